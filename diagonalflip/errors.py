@@ -1,0 +1,143 @@
+"""Every error that a caller can meet, and the only table of codes and HTTP statuses.
+
+    DiagonalFlipError
+    ├── InvalidPayload            400  the request's body cannot be read as images
+    │   ├── EmptyPayload          400  there is no image in it
+    │   ├── InvalidPadding        400  packed images: bad ``padding`` or non-zero padding bits
+    │   ├── InvalidJson           400  the body is not JSON of the documented shape
+    │   └── InvalidImage          400  one image is not four pixels of 0 or 1
+    ├── NotAcceptable             406  no form of answer satisfies ``Accept``
+    ├── TooManyImages             413  more images than one request may carry
+    ├── UnsupportedMediaType      415  ``Content-Type`` is none of ours
+    ├── InternalError             500  our fault: the request was well-formed
+    └── ArtifactError              -   a file of the model is missing, changed or wrong
+        └── CertificateError       -   the model's answers differ from the reference
+
+``status`` is None where an error never travels over HTTP. ``retryable`` says whether
+sending the same request again can help.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DiagonalFlipError(Exception):
+    """Base of all errors here; says what was got, what was expected and what to do.
+
+    Args:
+        got: What was found, short, in the caller's terms.
+        expected: What would have been right.
+        action: What the caller can do about it.
+    """
+
+    code: ClassVar[str] = "error"
+    title: ClassVar[str] = "Error"
+    status: ClassVar[int | None] = None
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, got: str, expected: str, action: str = "") -> None:
+        self.got = got
+        self.expected = expected
+        self.action = action
+        super().__init__(got, expected, action)
+
+    def __str__(self) -> str:
+        sentences = [f"got {self.got}; expected {self.expected}", self.action]
+        return ". ".join(filter(None, sentences))
+
+    def problem(self) -> dict[str, str | int]:
+        """The error as an RFC 9457 problem object, ready for JSON."""
+        fields: dict[str, str | int] = {
+            "type": f"urn:diagonalflip:problem:{self.code}",
+            "title": self.title,
+            "status": self.status or 500,
+            "detail": str(self),
+            "code": self.code,
+            "got": self.got,
+            "expected": self.expected,
+        }
+        return fields | ({"action": self.action} if self.action else {})
+
+
+class InvalidPayload(DiagonalFlipError):
+    """The body cannot be read as images."""
+
+    code = "invalid_payload"
+    title = "Invalid payload"
+    status = 400
+
+
+class EmptyPayload(InvalidPayload):
+    """The body holds no image."""
+
+    code = "empty_payload"
+    title = "Empty payload"
+
+
+class InvalidPadding(InvalidPayload):
+    """Packed images with a wrong ``padding`` parameter or padding bits that are not zero."""
+
+    code = "invalid_padding"
+    title = "Invalid padding"
+
+
+class InvalidJson(InvalidPayload):
+    """The body is not JSON, or not JSON of the documented shape."""
+
+    code = "invalid_json"
+    title = "Invalid JSON"
+
+
+class InvalidImage(InvalidPayload):
+    """One image of the request is not four pixels of 0 or 1."""
+
+    code = "invalid_image"
+    title = "Invalid image"
+
+
+class NotAcceptable(DiagonalFlipError):
+    """No form of answer that the server has satisfies ``Accept``."""
+
+    code = "not_acceptable"
+    title = "Not acceptable"
+    status = 406
+
+
+class TooManyImages(DiagonalFlipError):
+    """The request holds more images than one request may carry."""
+
+    code = "too_many_images"
+    title = "Too many images"
+    status = 413
+
+
+class UnsupportedMediaType(DiagonalFlipError):
+    """``Content-Type`` names a form of images that the server does not read."""
+
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
+    status = 415
+
+
+class InternalError(DiagonalFlipError):
+    """The server failed at a request that was well-formed."""
+
+    code = "internal_error"
+    title = "Internal error"
+    status = 500
+    retryable = True
+
+
+class ArtifactError(DiagonalFlipError):
+    """A file of the model is missing, changed or of the wrong shape."""
+
+    code = "artifact_error"
+    title = "Artifact error"
+
+
+class CertificateError(ArtifactError):
+    """The model's answers differ from the reference by more than the tolerance."""
+
+    code = "certificate_error"
+    title = "Certificate error"

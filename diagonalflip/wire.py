@@ -1,0 +1,119 @@
+"""The wire format: four bits an image, two images a byte, and the names around it.
+
+An image is 2x2 binary pixels, row-major; as a number 0-15 its first pixel is the
+highest bit, so ``0b1011`` is ``[[1, 0], [1, 1]]``. *Packed* images lie two to a byte,
+the first in the high nibble. An odd number of images leaves the last low nibble unused:
+it is zero, and the media type says so with the ``padding`` parameter that RFC 2046
+section 4.5.1 defines for ``application/octet-stream`` (padding bits at the end).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from diagonalflip.errors import EmptyPayload, InvalidImage, InvalidPadding, TooManyImages
+
+WIRE_VERSION = "1"
+"""Changes when an old client would misread a new server, or the other way round."""
+
+PIXELS = 4
+"""Pixels, and so bits, of an image; also the floats of a prediction."""
+
+MAX_IMAGES = 1 << 20
+"""Images that one request may carry: 512 KiB packed, a 16 MiB float32 answer."""
+
+NIBBLE_BITS = 4
+"""Padding bits after an odd number of images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Packed images, as they travel.
+
+    Attributes:
+        packed: ``ceil(count / 2)`` bytes, high nibble first, an unused last nibble zero.
+        count: Number of images, at least 1.
+    """
+
+    packed: bytes | bytearray
+    count: int
+
+
+def from_packed(body: bytes | bytearray, padding_bits: int = 0) -> Images:
+    """Checks packed bytes that came over the wire.
+
+    Args:
+        body: Two images a byte, high nibble first.
+        padding_bits: Unused bits at the end: 0, or 4 for an odd number of images.
+
+    Raises:
+        EmptyPayload: ``body`` has no bytes.
+        InvalidPadding: ``padding_bits`` is neither 0 nor 4, or the padding is not zero.
+        TooManyImages: More than ``MAX_IMAGES``.
+    """
+    if not body:
+        raise EmptyPayload("a body of 0 bytes", "at least one image", "send two images a byte")
+    if padding_bits not in (0, NIBBLE_BITS):
+        raise InvalidPadding(
+            f"padding={padding_bits}",
+            "padding=0, or padding=4 for an odd number of images",
+            "leave the parameter out when the number of images is even",
+        )
+    if padding_bits and body[-1] & 0x0F:
+        raise InvalidPadding(
+            f"last byte 0x{body[-1]:02x} with padding=4",
+            "its low nibble to be 0",
+            "put the last image into the high nibble and clear the low one",
+        )
+    count = 2 * len(body) - (1 if padding_bits else 0)
+    check_count(count)
+    return Images(body, count)
+
+
+def check_count(count: int) -> None:
+    """Raises TooManyImages if one request may not carry ``count`` images."""
+    if count > MAX_IMAGES:
+        raise TooManyImages(
+            f"{count} images",
+            f"at most {MAX_IMAGES} in one request",
+            "send them in several requests",
+        )
+
+
+def pack(numbers: npt.ArrayLike) -> Images:
+    """Packs image numbers.
+
+    Args:
+        numbers: ``int[n]``, each 0-15, n at least 1.
+
+    Raises:
+        EmptyPayload: n is 0.
+        InvalidImage: A number is below 0 or above 15.
+    """
+    array = np.asarray(numbers)
+    if array.size == 0:
+        raise EmptyPayload("0 images", "at least one image")
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InvalidImage(f"{array.dtype}{list(array.shape)}", "integers of shape [n]")
+    wrong = np.flatnonzero((array < 0) | (array > 15))
+    if wrong.size:
+        raise InvalidImage(f"number {array[wrong[0]]} at index {wrong[0]}", "numbers 0 to 15")
+    nibbles = np.zeros(array.size + array.size % 2, dtype=np.uint8)
+    nibbles[: array.size] = array
+    return Images(((nibbles[0::2] << 4) | nibbles[1::2]).tobytes(), array.size)
+
+
+def unpack(images: Images) -> npt.NDArray[np.uint8]:
+    """The image numbers, ``uint8[count]``, of packed images."""
+    octets = np.frombuffer(images.packed, dtype=np.uint8)
+    nibbles = np.stack([octets >> 4, octets & 0x0F], axis=1).reshape(-1)
+    return nibbles[: images.count]
+
+
+def to_pixels(numbers: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    """The pixels, ``uint8[n, 2, 2]`` row-major, of image numbers ``int[n]``."""
+    shifts = np.array([3, 2, 1, 0])
+    return ((np.asarray(numbers)[:, None] >> shifts) & 1).astype(np.uint8).reshape(-1, 2, 2)

@@ -1,0 +1,1 @@
+"""Builds what is served: weights to TorchScript, ONNX and a proven TorchServe archive."""

@@ -1,0 +1,73 @@
+"""Packs the TorchServe archive, and lists what is in it with digests.
+
+A TorchServe archive is a zip with ``MAR-INF/MANIFEST.json`` inside
+(pytorch/serve: model-archiver/README.md). It is written here rather than by
+``torch-model-archiver`` because that one stamps the time into manifest and members.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+MODEL_NAME = "diagonal_flip"
+MODEL_VERSION = "1.0"
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = {
+    "flip_handler.py": ROOT / "handlers/flip_handler.py",
+    "flip_engine.py": ROOT / "handlers/flip_engine.py",
+    "flip_forms.py": ROOT / "handlers/flip_forms.py",
+    "model-config.yaml": ROOT / "handlers/model-config.yaml",
+    "diagonalflip/__init__.py": ROOT / "diagonalflip/__init__.py",
+    "diagonalflip/errors.py": ROOT / "diagonalflip/errors.py",
+    "diagonalflip/wire.py": ROOT / "diagonalflip/wire.py",
+}
+"""Archive member to the file it is a copy of. TorchServe imports the handler as a
+top-level module from the unpacked archive, so its folder is flat."""
+
+SERVE_MANIFEST = {
+    "archiverVersion": "0.12.0",
+    "runtime": "python",
+    "model": {
+        "modelName": MODEL_NAME,
+        "modelVersion": MODEL_VERSION,
+        "serializedFile": f"{MODEL_NAME}.pt",
+        "handler": "flip_handler.py",
+        "configFile": "model-config.yaml",
+    },
+}
+
+
+def write_archive(path: Path, torchscript: Path, certificate: bytes) -> dict[str, bytes]:
+    """Writes the archive to ``path`` and returns its members.
+
+    Args:
+        path: The ``.mar`` file to write.
+        torchscript: The serialized network.
+        certificate: JSON that workers repeat at start (see ``export.verify``).
+    """
+    members = {name: source.read_bytes() for name, source in SOURCES.items()}
+    members[torchscript.name] = torchscript.read_bytes()
+    members["certificate.json"] = certificate
+    members["MAR-INF/MANIFEST.json"] = json.dumps(SERVE_MANIFEST, indent=2).encode()
+    write_zip(path, members, compression=zipfile.ZIP_DEFLATED)
+    return members
+
+
+def write_zip(path: Path, members: Mapping[str, bytes], compression: int) -> None:
+    """Writes ``members`` to a zip whose bytes depend on nothing but them."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name in sorted(members):
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = compression
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, members[name])
+
+
+def digest(data: bytes) -> dict[str, str | int]:
+    """SHA-256 and size in bytes, as ``manifest.json`` lists them."""
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}

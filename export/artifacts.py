@@ -1,0 +1,68 @@
+"""Writes the network as TorchScript and as ONNX, with the same bytes wherever it runs."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+import zipfile
+from pathlib import Path
+
+import onnx
+import torch
+
+from diagonalflip.wire import PIXELS
+from export.archive import write_zip
+from export.net import DiagonalFlipNet
+
+INPUT_NAME = "pixels"
+OUTPUT_NAME = "prediction"
+
+
+def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
+    """Scripts ``net`` into ``path``.
+
+    ``*.debug_pkl`` members hold source paths of the machine that exported; they serve
+    stack traces only and are left out. ``serialization_id`` is a hash over them.
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # TorchScript is deprecated in favour of torch.export; TorchServe wants it.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(net), buffer)
+    with zipfile.ZipFile(buffer) as saved:
+        members = {
+            # The members' root folder is named after the file that torch thought it wrote.
+            f"{path.stem}/{name.split('/', 1)[1]}": saved.read(name)
+            for name in saved.namelist()
+            if not name.endswith((".debug_pkl", "serialization_id"))
+        }
+    write_zip(path, members, compression=zipfile.ZIP_STORED)
+
+
+def write_onnx(net: DiagonalFlipNet, path: Path) -> None:
+    """Exports ``net`` to one self-contained ONNX file with a dynamic batch axis."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    program = torch.onnx.export(
+        net,
+        (torch.zeros(2, PIXELS),),
+        dynamo=True,
+        input_names=[INPUT_NAME],
+        output_names=[OUTPUT_NAME],
+        dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    # The exporter notes stack traces, and so paths, in metadata and doc strings.
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for part in [*model.graph.node, *model.graph.value_info, *model.graph.input]:
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for initializer in model.graph.initializer:
+        del initializer.metadata_props[:]
+    for value in model.graph.output:
+        del value.metadata_props[:]
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,78 @@
+"""The network, and its published weights from ``weights.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from diagonalflip.errors import ArtifactError
+from diagonalflip.wire import PIXELS
+
+WEIGHTS_FILE = Path(__file__).with_name("weights.json")
+
+
+class DiagonalFlipNet(nn.Module):
+    """Linear 4 -> hidden, ReLU, Linear hidden -> 4, without an output activation.
+
+    Args:
+        hidden: Width of the hidden layer. 3 has 31 parameters, 5 has 49.
+    """
+
+    def __init__(self, hidden: int = 3) -> None:
+        super().__init__()
+        self.layer1 = nn.Linear(PIXELS, hidden)
+        self.layer2 = nn.Linear(hidden, PIXELS)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Maps ``float32[batch, 4]`` pixels to ``float32[batch, 4]`` predictions."""
+        return self.layer2(torch.relu(self.layer1(pixels)))
+
+
+def load_net(weights_file: Path = WEIGHTS_FILE, hidden: int = 3) -> DiagonalFlipNet:
+    """A network in evaluation mode with the weights of ``weights_file``.
+
+    Args:
+        weights_file: JSON object: tensor name to nested lists, shaped (out, in) as
+            ``nn.Linear`` stores them.
+        hidden: Width of the hidden layer that the weights must have.
+
+    Raises:
+        ArtifactError: The file is missing or not JSON, or a tensor is missing,
+            superfluous, not numeric, not finite or of another shape.
+    """
+    net = DiagonalFlipNet(hidden)
+    state = net.state_dict()
+    tensors = _read(weights_file)
+    if tensors.keys() != state.keys():
+        raise ArtifactError(
+            f"tensors {sorted(tensors)} in {weights_file.name}", f"tensors {sorted(state)}"
+        )
+    for name, wanted in state.items():
+        try:
+            tensor = torch.tensor(tensors[name], dtype=torch.float32)
+        except (ValueError, TypeError) as error:
+            raise ArtifactError(f"{name}: {error}", "numbers in nested lists") from error
+        if tensor.shape != wanted.shape:
+            raise ArtifactError(
+                f"{name} of shape {list(tensor.shape)}",
+                f"shape {list(wanted.shape)} (out, in)",
+                f"correct {weights_file.name}, or the width of the hidden layer ({hidden})",
+            )
+        if not tensor.isfinite().all():
+            raise ArtifactError(f"{name} with NaN or infinity", "finite numbers")
+        state[name] = tensor
+    net.load_state_dict(state)
+    return net.eval().requires_grad_(False)
+
+
+def _read(weights_file: Path) -> dict[str, object]:
+    try:
+        tensors = json.loads(weights_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{weights_file}: {error}", "a readable JSON file") from error
+    if not isinstance(tensors, dict):
+        raise ArtifactError(f"a JSON {type(tensors).__name__}", "an object of named tensors")
+    return tensors
