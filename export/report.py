@@ -1,0 +1,61 @@
+"""What an export tells the person who ran it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from export.net import DiagonalFlipNet
+from export.verify import IMAGES, Forward, all_pixels, targets
+
+INK = ("·", "█")
+
+
+def network_table(net: DiagonalFlipNet, forward: Forward) -> str:
+    """All 16 images drawn as 2x2 blocks, with prediction, target and squared error."""
+    pixels, flipped = all_pixels(), targets()
+    predictions = forward(pixels)
+    errors = np.mean((predictions - flipped) ** 2, axis=1)
+    lines = ["   #  image  prediction                        target  error"]
+    for number in range(IMAGES):
+        top, bottom = _draw(pixels[number])
+        flip_top, flip_bottom = _draw(flipped[number])
+        values = "  ".join(f"{value:+.4f}" for value in predictions[number])
+        lines.append(f"  {number:2}  {top}     {values}  {flip_top}      {errors[number]:.4f}")
+        lines.append(f"      {bottom}     {'':34}{flip_bottom}")
+    batch_row, single_row = forward(pixels)[11], forward(pixels[11:12])[0]
+    same = "equals" if np.array_equal(batch_row, single_row) else "DIFFERS FROM"
+    parameters = sum(tensor.numel() for tensor in net.state_dict().values())
+    lines += [
+        "",
+        f"  mean squared error over all {IMAGES} images: {errors.mean():.5f}",
+        f"  parameters: {parameters}",
+        f"  image 11 in a batch of {IMAGES} {same} image 11 alone",
+    ]
+    return "\n".join(lines)
+
+
+def certificate_lines(certificate: dict[str, Any]) -> str:
+    """The certificate, a line a pair of engines."""
+    sizes = ", ".join(map(str, certificate["batch_sizes"]))
+    lines = [
+        f"  {IMAGES} images at {certificate['positions_per_batch_size']} positions"
+        f" in batches of {sizes}"
+    ]
+    for pair, worst in certificate["pairs"].items():
+        lines.append(f"  [✓] {pair:24} {worst['deviation']:.2e}  {worst['ulp']} ULP")
+    return "\n".join(lines)
+
+
+def file_lines(files: dict[str, dict[str, Any]]) -> str:
+    """Files written, with sizes and digests."""
+    return "\n".join(
+        f"  {name:20} {entry['bytes']:>7} bytes  sha256 {entry['sha256']}"
+        for name, entry in files.items()
+    )
+
+
+def _draw(image: np.ndarray[Any, Any]) -> tuple[str, str]:
+    marks = [INK[int(pixel)] * 2 for pixel in image]
+    return "".join(marks[:2]), "".join(marks[2:])

@@ -1,0 +1,147 @@
+"""The certificate: proof that eager, TorchScript and ONNX Runtime are the same function.
+
+There are only 16 images, so nothing is sampled: every image is compared, alone and at
+several positions of batches of many sizes, between all engines and with float64 NumPy.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+
+from diagonalflip.errors import CertificateError
+from diagonalflip.wire import PIXELS, to_pixels
+from export.net import DiagonalFlipNet
+
+TOLERANCE = 1e-6
+"""Largest absolute deviation, between any two engines, that is let through."""
+
+BATCH_SIZES = (1, 2, 3, 7, 16, 17, 64, 1000, 65536)
+"""Batch sizes in images: alone, odd, around the SIMD widths, and large."""
+
+IMAGES = 16
+
+Forward = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.floating[Any]]]
+
+
+def all_pixels() -> npt.NDArray[np.float32]:
+    """Every image there is, by number: ``float32[16, 4]``."""
+    return to_pixels(np.arange(IMAGES)).reshape(IMAGES, PIXELS).astype(np.float32)
+
+
+def targets() -> npt.NDArray[np.float32]:
+    """The diagonal flip (transpose) of every image: ``float32[16, 4]``."""
+    flipped = all_pixels().reshape(IMAGES, 2, 2).transpose(0, 2, 1)
+    return flipped.reshape(IMAGES, PIXELS)
+
+
+def reference(net: DiagonalFlipNet) -> npt.NDArray[np.float64]:
+    """Predictions for every image by NumPy in double precision: ``float64[16, 4]``."""
+    weights = {name: tensor.double().numpy() for name, tensor in net.state_dict().items()}
+    hidden = all_pixels().astype(np.float64) @ weights["layer1.weight"].T + weights["layer1.bias"]
+    hidden = np.maximum(hidden, 0.0)
+    return np.asarray(hidden @ weights["layer2.weight"].T + weights["layer2.bias"])
+
+
+def engines(net: DiagonalFlipNet, torchscript: Path, onnx: Path) -> dict[str, Forward]:
+    """The network in memory and both files, each as a function of ``float32[n, 4]``."""
+    scripted = torch.jit.load(str(torchscript), map_location="cpu")
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+
+    def run_torch(module: torch.nn.Module) -> Forward:
+        return lambda pixels: module(torch.from_numpy(pixels)).numpy()
+
+    return {
+        "eager": run_torch(net),
+        "torchscript": run_torch(scripted),
+        "onnxruntime": lambda pixels: session.run(["prediction"], {"pixels": pixels})[0],
+    }
+
+
+def certify(forwards: Mapping[str, Forward], expected: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Compares all engines with each other and with ``expected``, on every image.
+
+    Args:
+        forwards: Name to engine.
+        expected: ``float64[16, 4]``, one row an image.
+
+    Returns:
+        The certificate: what was compared, the largest deviations in absolute terms and
+        in units in the last place (ULP), and the reference predictions.
+
+    Raises:
+        CertificateError: A deviation above ``TOLERANCE``, NaN or infinity, a wrong
+            shape or dtype, or an answer that depends on the rest of its batch.
+    """
+    deviations = {f"{a}/{b}": [0.0, 0] for a, b in itertools.combinations(forwards, 2)}
+    deviations |= {f"{name}/float64": [0.0, 0] for name in forwards}
+    alone = {name: _alone(name, forward) for name, forward in forwards.items()}
+    for size, shift in itertools.product(BATCH_SIZES, range(IMAGES)):
+        rows = (np.arange(size) + shift) % IMAGES
+        answers = {name: _answer(name, f, rows) for name, f in forwards.items()}
+        for name, answer in answers.items():
+            if not np.array_equal(answer, alone[name][rows]):
+                raise CertificateError(
+                    f"{name} answers that change inside a batch of {size}",
+                    "the same bits for an image alone and in any batch",
+                )
+        answers["float64"] = expected.astype(np.float32)[rows]
+        for pair, worst in deviations.items():
+            left, right = (answers[name] for name in pair.split("/"))
+            exact = expected[rows] if pair.endswith("float64") else right.astype(np.float64)
+            worst[0] = max(worst[0], float(np.abs(left.astype(np.float64) - exact).max()))
+            worst[1] = max(worst[1], int(_ulps(left, right).max()))
+    _refuse_deviation(deviations)
+    return {
+        "images": IMAGES,
+        "batch_sizes": list(BATCH_SIZES),
+        "positions_per_batch_size": IMAGES,
+        "tolerance": TOLERANCE,
+        "largest_deviation": max(absolute for absolute, _ in deviations.values()),
+        "largest_ulp": max(ulps for _, ulps in deviations.values()),
+        "pairs": {pair: {"deviation": a, "ulp": u} for pair, (a, u) in deviations.items()},
+        "batch_invariant": True,
+        "reference": expected.tolist(),
+    }
+
+
+def _alone(name: str, forward: Forward) -> npt.NDArray[np.float32]:
+    return np.concatenate([_answer(name, forward, np.array([row])) for row in range(IMAGES)])
+
+
+def _answer(name: str, forward: Forward, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    answer = np.asarray(forward(all_pixels()[rows]))
+    if answer.dtype != np.float32 or answer.shape != (len(rows), PIXELS):
+        raise CertificateError(
+            f"{answer.dtype}{list(answer.shape)} from {name}", f"float32[{len(rows)}, {PIXELS}]"
+        )
+    if not np.isfinite(answer).all():
+        raise CertificateError(f"NaN or infinity from {name}", "finite predictions")
+    return answer
+
+
+def _refuse_deviation(deviations: Mapping[str, list[float]]) -> None:
+    for pair, (deviation, _) in deviations.items():
+        if not deviation <= TOLERANCE:
+            raise CertificateError(
+                f"a deviation of {deviation:.3g} between {pair.replace('/', ' and ')}",
+                f"at most {TOLERANCE:g}",
+                "check the weights and the versions of torch and onnxruntime",
+            )
+
+
+def _ulps(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """How many float32 values lie between two: their bit patterns, made monotonic."""
+
+    def order(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        bits = np.ascontiguousarray(values).view(np.int32).astype(np.int64)
+        return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+
+    return np.abs(order(left) - order(right))

@@ -1,0 +1,181 @@
+"""Packed images in, predictions out, on one device. Knows nothing of servers.
+
+All requests of a call become one row of packed bytes, which goes to the device as it is
+(an eighth of a byte a pixel), is unpacked there, and passes through the network in chunks.
+Only a few batch shapes ever run, and ``FlipEngine.warm_up`` tries every image at every
+position of each: what it proves at start is all that can happen later.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from diagonalflip.errors import ArtifactError, CertificateError
+from diagonalflip.wire import PIXELS, Images
+
+IMAGES_PER_BYTE = 2
+SMALLEST_BATCH = 16
+LARGEST_BATCH = 1 << 16
+"""Images a forward pass: 64 Ki of them hold 256 KiB of float32 pixels a row of the cache's size;
+larger passes were slower, as they leave the cache."""
+
+TOLERANCE = 1e-6
+"""Largest absolute deviation from the certificate's reference, as at export."""
+
+logger = logging.getLogger(__name__)
+
+
+def pick_device(gpu_id: int | str | None) -> torch.device:
+    """The GPU that the server assigned, if this machine can use it, else the CPU.
+
+    A server may assign ``gpu_id`` 0 on a host without a GPU, so it is not believed.
+    """
+    if gpu_id is not None and torch.cuda.is_available():
+        return torch.device("cuda", int(gpu_id))
+    return torch.device("cpu")
+
+
+class FlipEngine:
+    """A loaded network on one device. Not thread-safe: one engine a worker.
+
+    Args:
+        model_file: TorchScript of ``float32[n, 4]`` -> ``float32[n, 4]``.
+        device: Where to unpack and compute.
+
+    Raises:
+        ArtifactError: ``model_file`` cannot be loaded.
+    """
+
+    def __init__(self, model_file: Path, device: torch.device) -> None:
+        # cuBLAS reads this when it is first used; without it, it may not be deterministic:
+        # https://docs.pytorch.org/docs/stable/generated/torch.use_deterministic_algorithms.html
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        self.device = device
+        self.batch_sizes = [
+            1 << bits
+            for bits in range(SMALLEST_BATCH.bit_length() - 1, LARGEST_BATCH.bit_length())
+        ]
+        try:
+            network = torch.jit.load(str(model_file), map_location=device)
+            self._network = torch.jit.freeze(network.eval())
+        except (RuntimeError, ValueError) as error:
+            raise ArtifactError(
+                f"{model_file.name}: {str(error).splitlines()[0]}", "TorchScript", "run the export"
+            ) from error
+        self._shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
+
+    def predict(self, requests: Sequence[Images]) -> list[npt.NDArray[np.float32]]:
+        """Predicts all requests in one pass.
+
+        Args:
+            requests: Packed images; the images of one never meet those of another.
+
+        Returns:
+            For each request ``float32[count, 4]``: views of one buffer, in order.
+        """
+        sizes = [len(request.packed) for request in requests]
+        total_bytes = sum(sizes)
+        chunks = self._chunks(total_bytes)
+        padded_bytes = chunks[-1].stop
+        padding = bytes(padded_bytes - total_bytes)
+        packed = bytearray().join([*(request.packed for request in requests), padding])
+        rows = self._forward(torch.frombuffer(packed, dtype=torch.uint8), chunks)
+        starts = np.cumsum([0, *sizes[:-1]]) * IMAGES_PER_BYTE
+        return [
+            rows[start : start + request.count]
+            for start, request in zip(starts, requests, strict=True)
+        ]
+
+    def warm_up(self, reference: npt.NDArray[np.float64]) -> float:
+        """Runs every batch shape and checks every image at every position of it.
+
+        Shapes whose answers differ in any bit from those of the largest one are given up
+        (their images go into larger batches), so that no answer depends on its batch.
+
+        Args:
+            reference: ``float64[16, 4]``, the certificate's predictions by image number.
+
+        Returns:
+            The largest absolute deviation from ``reference``.
+
+        Raises:
+            CertificateError: An answer deviates by more than ``TOLERANCE``, or is NaN, or
+                depends on its position in the largest batch.
+        """
+        largest = self.batch_sizes[-1]
+        expected = self._answers(largest)[0][:16].copy()
+        deviation = float(np.abs(expected - reference).max())
+        if not deviation <= TOLERANCE:
+            raise CertificateError(
+                f"a deviation of {deviation:.3g} on {self.device}",
+                f"at most {TOLERANCE:g} from the certificate",
+                "export again; if it stays, this device computes wrongly",
+            )
+        proven = []
+        for size in self.batch_sizes:
+            rows = np.arange(size)
+            same = [
+                np.array_equal(answer, expected[(rows + 2 * shift) % 16])
+                for shift, answer in enumerate(self._answers(size))
+            ]
+            if all(same):
+                proven.append(size)
+        if largest not in proven:
+            raise CertificateError(
+                f"answers that depend on the position in a batch of {largest}",
+                "the same bits for an image at every position",
+            )
+        for size in set(self.batch_sizes) - set(proven):
+            logger.warning("batches of %d images are not run: other bits on %s", size, self.device)
+        self.batch_sizes = proven
+        return deviation
+
+    def _answers(self, size: int) -> list[npt.NDArray[np.float32]]:
+        """Answers to all images over and over, in batches of ``size``, shifted by 0, 2, 4...
+
+        Nothing of a smaller shape than the batch's is run. The positions of all 16 images
+        are covered by the eight shifts of whole bytes and their odd ones by swapped nibbles.
+        """
+        cycle = bytes.fromhex("0123456789abcdef")
+        answers = []
+        for shift in range(8):
+            shifted = (cycle[shift:] + cycle[:shift]) * (size // 16)
+            packed = torch.frombuffer(bytearray(shifted), dtype=torch.uint8)
+            answers.append(self._forward(packed, [slice(0, len(shifted))]))
+        return answers
+
+    def _chunks(self, total_bytes: int) -> list[slice]:
+        """Cuts packed bytes into slices of proven batch sizes, the last one padded up."""
+        step = self.batch_sizes[-1] // IMAGES_PER_BYTE
+        chunks = [slice(start, start + step) for start in range(0, total_bytes, step)]
+        rest = total_bytes - chunks[-1].start
+        fitting = next(s for s in self.batch_sizes if s >= rest * IMAGES_PER_BYTE)
+        chunks[-1] = slice(chunks[-1].start, chunks[-1].start + fitting // IMAGES_PER_BYTE)
+        return chunks
+
+    @torch.inference_mode()
+    def _forward(self, packed: torch.Tensor, chunks: Sequence[slice]) -> npt.NDArray[np.float32]:
+        """Runs ``uint8[bytes]`` chunk by chunk; gives ``float32[2 * bytes, 4]`` on the host."""
+        on_gpu = self.device.type == "cuda"
+        rows = torch.empty(
+            (packed.numel() * IMAGES_PER_BYTE, PIXELS), dtype=torch.float32, pin_memory=on_gpu
+        )
+        on_device = (packed.pin_memory() if on_gpu else packed).to(self.device, non_blocking=True)
+        for chunk in chunks:
+            bits = (on_device[chunk].unsqueeze(1) >> self._shifts) & 1
+            prediction = self._network(bits.to(torch.float32).view(-1, PIXELS))
+            images = slice(chunk.start * IMAGES_PER_BYTE, chunk.stop * IMAGES_PER_BYTE)
+            rows[images].copy_(prediction, non_blocking=True)
+        if on_gpu:
+            torch.cuda.synchronize(self.device)
+        return rows.numpy()
