@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {
     "flip_handler.py": ROOT / "handlers/flip_handler.py",
     "flip_engine.py": ROOT / "handlers/flip_engine.py",
-    "flip_forms.py": ROOT / "handlers/flip_forms.py",
+    "flip_decode.py": ROOT / "handlers/flip_decode.py",
+    "flip_encode.py": ROOT / "handlers/flip_encode.py",
+    "flip_media.py": ROOT / "handlers/flip_media.py",
     "model-config.yaml": ROOT / "handlers/model-config.yaml",
     "diagonalflip/__init__.py": ROOT / "diagonalflip/__init__.py",
     "diagonalflip/errors.py": ROOT / "diagonalflip/errors.py",

@@ -43,15 +43,17 @@ def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
 def write_onnx(net: DiagonalFlipNet, path: Path) -> None:
     """Exports ``net`` to one self-contained ONNX file with a dynamic batch axis."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    program = torch.onnx.export(
-        net,
-        (torch.zeros(2, PIXELS),),
-        dynamo=True,
-        input_names=[INPUT_NAME],
-        output_names=[OUTPUT_NAME],
-        dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 warns of its own internals
+        program = torch.onnx.export(
+            net,
+            (torch.zeros(2, PIXELS),),
+            dynamo=True,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
     assert program is not None
     model = program.model_proto
     # The exporter notes stack traces, and so paths, in metadata and doc strings.

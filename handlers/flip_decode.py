@@ -1,0 +1,185 @@
+"""Request bodies to packed images: one function a media type."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from itertools import chain, compress, repeat
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from diagonalflip.errors import (
+    EmptyPayload,
+    InvalidImage,
+    InvalidJson,
+    InvalidPadding,
+    UnsupportedMediaType,
+)
+from diagonalflip.wire import Images, check_count, from_packed, pack
+from flip_media import JSON, PACKED, MediaType, parse_media_type
+
+Body = bytes | bytearray
+Numbers = npt.NDArray[np.int64]
+
+IMAGE_FORMS = 'a number 0-15, a string "1011", [1,0,1,1] or [[1,0],[1,1]]'
+
+
+def decode(content_type: str, body: Body) -> Images:
+    """Reads the images of a request.
+
+    Args:
+        content_type: The ``Content-Type`` header, parameters included; "" if absent.
+        body: The body as it came.
+
+    Raises:
+        InvalidPayload: One of its kinds, naming what is wrong and where.
+        TooManyImages: More than one request may carry.
+        UnsupportedMediaType: None of ``DECODERS`` is meant.
+    """
+    media_type = parse_media_type(content_type)
+    decoder = DECODERS.get(media_type.name)
+    if decoder is None:
+        raise UnsupportedMediaType(
+            f"Content-Type {media_type.name!r}" if media_type.name else "no Content-Type",
+            " or ".join(DECODERS),
+            "with curl, add -H 'Content-Type: application/octet-stream'",
+        )
+    return decoder(media_type, body)
+
+
+def decode_packed(media_type: MediaType, body: Body) -> Images:
+    """Two images a byte, high nibble first; ``padding=4`` for an odd number."""
+    padding = media_type.parameters.get("padding", "0")
+    if not (padding.isascii() and padding.isdigit() and len(padding) < 4):
+        raise InvalidPadding(f"padding={padding!r}", "padding=0 or padding=4")
+    return from_packed(body, int(padding))
+
+
+def decode_json(media_type: MediaType, body: Body) -> Images:
+    """``{"images": [...]}`` with each image in any of the forms of ``IMAGE_FORMS``."""
+    charset = media_type.parameters.get("charset", "utf-8").lower()
+    if charset not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType(f"charset {charset!r}", "JSON in UTF-8")
+    if not body:
+        raise EmptyPayload("a body of 0 bytes", '{"images": [...]}')
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJson(str(error), "a JSON document", 'send {"images": [11, 6]}') from error
+    if not isinstance(document, dict) or document.keys() != {"images"}:
+        raise InvalidJson(_describe(document), 'an object with the one key "images"')
+    images = document["images"]
+    if not isinstance(images, list):
+        raise InvalidJson(f'"images": {_describe(images)}', f"a list of images, each {IMAGE_FORMS}")
+    if not images:
+        raise EmptyPayload("0 images", "at least one image")
+    check_count(len(images))
+    return pack(image_numbers(images))
+
+
+def image_numbers(images: list[Any]) -> Numbers:
+    """Image numbers of JSON images in any mixture of forms, without a Python loop over them.
+
+    Args:
+        images: Decoded JSON values.
+
+    Returns:
+        ``int64[n]``, each 0-15.
+
+    Raises:
+        InvalidImage: Some image is malformed; the first one is named.
+    """
+    kinds = list(map(type, images))
+    numbers = np.empty(len(images), dtype=np.int64)
+    for kind in set(kinds):
+        mask = np.fromiter(map(operator.is_, kinds, repeat(kind)), dtype=bool, count=len(images))
+        form = _FORMS.get(kind)
+        part = form(list(compress(images, mask))) if form else None
+        if part is None:
+            raise _first_invalid(images)
+        numbers[mask] = part
+    return numbers
+
+
+def _from_numbers(images: list[int]) -> Numbers | None:
+    try:
+        numbers = np.array(images, dtype=np.int64)
+    except OverflowError:
+        return None
+    return numbers if ((numbers >= 0) & (numbers <= 15)).all() else None
+
+
+def _from_strings(images: list[str]) -> Numbers | None:
+    text = "".join(images)
+    if set(map(len, images)) != {4} or not text.isascii():
+        return None
+    pixels = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) - ord("0")
+    return _from_pixels(pixels)
+
+
+def _from_lists(images: list[list[Any]]) -> Numbers | None:
+    lengths = np.fromiter(map(len, images), dtype=np.int64, count=len(images))
+    numbers = np.empty(len(images), dtype=np.int64)
+    for length, flatten in ((4, _flatten), (2, _flatten_rows)):
+        mask = lengths == length
+        if not mask.any():
+            continue
+        values = flatten(list(compress(images, mask)))
+        if values is None or set(map(type, values)) != {int}:
+            return None
+        try:
+            part = _from_pixels(np.array(values, dtype=np.int64))
+        except OverflowError:
+            return None
+        if part is None:
+            return None
+        numbers[mask] = part
+    return numbers if np.isin(lengths, (2, 4)).all() else None
+
+
+def _flatten(images: list[list[Any]]) -> list[Any]:
+    return list(chain.from_iterable(images))
+
+
+def _flatten_rows(images: list[list[Any]]) -> list[Any] | None:
+    rows = _flatten(images)
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {2}:
+        return None
+    return _flatten(rows)
+
+
+def _from_pixels(pixels: Numbers) -> Numbers | None:
+    if ((pixels < 0) | (pixels > 1)).any():
+        return None
+    return np.asarray(pixels.reshape(-1, 4) @ np.array([8, 4, 2, 1]))
+
+
+_FORMS: dict[type, Callable[[list[Any]], Numbers | None]] = {
+    int: _from_numbers,
+    str: _from_strings,
+    list: _from_lists,
+}
+
+
+def _first_invalid(images: list[Any]) -> InvalidImage:
+    """Names the first malformed image. Only a refused request pays for this search."""
+    for index, image in enumerate(images):
+        form = _FORMS.get(type(image))
+        if form is None or form([image]) is None:
+            return InvalidImage(f"image {index}: {_describe(image)}", IMAGE_FORMS)
+    raise AssertionError("every image is valid alone")
+
+
+def _describe(value: object) -> str:
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+DECODERS: dict[str, Callable[[MediaType, Body], Images]] = {
+    PACKED: decode_packed,
+    JSON: decode_json,
+}
+"""Media type to decoder."""
