@@ -20,8 +20,9 @@ OUTPUT_NAME = "prediction"
 
 
 def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
-    """Scripts ``net`` into ``path``.
+    """Scripts ``net``, which is in evaluation mode, into ``path``.
 
+    Frozen, since the constants of unfrozen layers are written in the order of a set.
     ``*.debug_pkl`` members hold source paths of the machine that exported; they serve
     stack traces only and are left out. ``serialization_id`` is a hash over them.
     """
@@ -29,7 +30,7 @@ def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
     with warnings.catch_warnings():
         # TorchScript is deprecated in favour of torch.export; TorchServe wants it.
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.script(net), buffer)
+        torch.jit.save(torch.jit.freeze(torch.jit.script(net)), buffer)
     with zipfile.ZipFile(buffer) as saved:
         members = {
             # The members' root folder is named after the file that torch thought it wrote.

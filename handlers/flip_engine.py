@@ -65,8 +65,7 @@ class FlipEngine:
             for bits in range(SMALLEST_BATCH.bit_length() - 1, LARGEST_BATCH.bit_length())
         ]
         try:
-            network = torch.jit.load(str(model_file), map_location=device)
-            self._network = torch.jit.freeze(network.eval())
+            self._network = torch.jit.load(str(model_file), map_location=device)
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(
                 f"{model_file.name}: {str(error).splitlines()[0]}", "TorchScript", "run the export"
