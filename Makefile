@@ -1,0 +1,70 @@
+# `make` alone explains itself. Everything is installed below .venv, nothing elsewhere.
+
+PYTHON ?= python3
+MODEL_STORE ?= model_store
+VENV := .venv
+BIN := $(VENV)/bin
+export MODEL_STORE
+
+# What the artifacts are made from; any newer file makes them stale.
+SOURCES := $(wildcard export/*.py export/weights.json handlers/* diagonalflip/*.py)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve test export lint format lock clean
+
+help: ## this list
+	@echo "make TARGET [SETTING=value ...]"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 25
+	@echo
+	@echo "Settings of serve, also read from the environment:"
+	@$(PYTHON) -m server.settings
+
+serve: $(BIN)/.serve $(MODEL_STORE)/manifest.json ## install, export if needed, and serve until Ctrl-C
+	@exec $(BIN)/python -m server
+
+test: $(BIN)/.dev ## install, and run every test
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+export: $(MODEL_STORE)/manifest.json ## write and prove TorchScript, ONNX and archive
+
+lint: $(BIN)/.dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(BIN)/.dev ## let ruff format and fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(BIN)/.dev ## pin requirements/*.in anew
+	@for name in serve dev; do \
+	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --custom-compile-command "make lock" \
+	    requirements/$$name.in -o requirements/$$name.txt || exit 1; \
+	done
+
+clean: ## remove artifacts and logs, keep the virtual environment
+	rm -rf $(MODEL_STORE) logs
+
+$(MODEL_STORE)/manifest.json: $(SOURCES) | $(BIN)/.serve
+	@echo "==> Exporting the model to $(MODEL_STORE)"
+	@$(BIN)/python -m export --output $(MODEL_STORE)
+
+$(BIN)/.serve: requirements/serve.txt requirements/torch.txt
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "$(PYTHON) is missing, older than 3.11 or without venv: install Python 3.11+ with venv" \
+	    "(Debian: python3-venv), or name one with PYTHON=" >&2; exit 1; }
+	@echo "==> Making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "==> Installing pinned packages (the first time takes a minute or more)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/serve.txt
+	@echo "==> Installing PyTorch"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	@touch $@
+
+$(BIN)/.dev: $(BIN)/.serve requirements/dev.txt
+	@echo "==> Installing what the tests need"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@

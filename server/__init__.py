@@ -1,0 +1,1 @@
+"""Runs TorchServe with the exported archive, from start to a clean stop."""

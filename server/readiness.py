@@ -1,0 +1,83 @@
+"""Ready means: a correct prediction came back over HTTP."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import requests
+
+from diagonalflip.errors import CertificateError, DiagonalFlipError
+from diagonalflip.wire import pack
+from server.artifacts import Artifacts
+from server.torchserve import TorchServe
+
+TOLERANCE = 1e-6
+POLL_S = 0.1
+
+
+class StartError(DiagonalFlipError):
+    """TorchServe did not come to answer."""
+
+    code = "start_error"
+    title = "Start error"
+
+
+def wait(server: TorchServe, artifacts: Artifacts) -> None:
+    """Blocks until the server answers all 16 images correctly.
+
+    Raises:
+        CertificateError: An answer is wrong.
+        StartError: Java ended, or the time is over; with the last error of the logs.
+    """
+    settings = server.settings
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+    url = f"http://{host}:{settings.port}/predictions/{artifacts.model}"
+    deadline = time.monotonic() + settings.start_timeout_s
+    while time.monotonic() < deadline:
+        if server.exit_status() is not None:
+            break
+        answer = _ask(url)
+        if answer is not None:
+            _compare(answer, artifacts)
+            return
+        time.sleep(POLL_S)
+    status = server.exit_status()
+    got = f"no prediction in {settings.start_timeout_s} s" if status is None else f"exit {status}"
+    last = _last_error(settings.log_dir)
+    raise StartError(f"{got}; {last}", "a prediction", f"see {settings.log_dir}")
+
+
+def _ask(url: str) -> bytes | None:
+    try:
+        response = requests.post(
+            url,
+            data=pack(np.arange(16)).packed,
+            headers={"Content-Type": "application/octet-stream"},
+            timeout=5,
+        )
+    except requests.RequestException:
+        return None
+    return response.content if response.status_code == requests.codes.ok else None
+
+
+def _compare(answer: bytes, artifacts: Artifacts) -> None:
+    expected = np.array(artifacts.reference)
+    if len(answer) != 4 * expected.size:
+        raise CertificateError(f"{len(answer)} bytes", f"{4 * expected.size} bytes")
+    got = np.frombuffer(answer, dtype="<f4").reshape(expected.shape)
+    deviation = float(np.abs(got - expected).max())
+    if not deviation <= TOLERANCE:
+        raise CertificateError(f"a deviation of {deviation:.3g}", f"at most {TOLERANCE:g}")
+
+
+def _last_error(logs: Path) -> str:
+    """The last line that names an error or exception, of the worker if it has one."""
+    for name in ("worker.log", "server.log", "java.log"):
+        path = logs / name
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        for line in reversed(lines):
+            if "Error" in line or "Exception" in line:
+                return f"{name}: {line.partition(' - ')[2] or line}"
+    return "no error in the logs"
