@@ -54,9 +54,9 @@ class FlipEngine:
 
     def __init__(self, model_file: Path, device: torch.device) -> None:
         # cuBLAS reads this when it is first used; without it, it may not be deterministic:
-        # https://docs.pytorch.org/docs/stable/generated/torch.use_deterministic_algorithms.html
+        # https://docs.pytorch.org/docs/stable/notes/randomness.html
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.device = device

@@ -1,0 +1,118 @@
+"""The real server on free ports, and ONNX Runtime on the exported ONNX to judge its answers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+import requests
+
+from diagonalflip.wire import to_pixels
+
+ROOT = Path(__file__).resolve().parents[2]
+FREE_PORTS = dict.fromkeys(
+    ("PORT", "MANAGEMENT_PORT", "METRICS_PORT", "GRPC_PORT", "GRPC_MANAGEMENT_PORT"), "0"
+)
+
+Oracle = Callable[[npt.ArrayLike], npt.NDArray[np.float32]]
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    process: subprocess.Popen[str]
+    url: str
+    logs: Path
+
+    def post(
+        self, body: bytes, content_type: str | None, accept: str | None = None
+    ) -> requests.Response:
+        """POSTs to the model, on a connection of its own; None leaves a header out."""
+        headers = {"Content-Type": content_type, "Accept": accept}
+        return requests.post(self.url, data=body, headers=headers, timeout=120)
+
+    def stop(self, with_signal: signal.Signals = signal.SIGINT) -> int:
+        """Signals the server and returns its exit status."""
+        self.process.send_signal(with_signal)
+        return self.process.wait(30)
+
+
+@contextmanager
+def run_server(artifacts: Path, logs: Path, **settings: str) -> Iterator[Server]:
+    """``python -m server``, from its start to its end whatever happens between."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server"],
+        cwd=ROOT,
+        env=os.environ
+        | FREE_PORTS
+        | {"MODEL_STORE": str(artifacts), "LOG_DIR": str(logs)}
+        | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        printed = []
+        for line in process.stdout:
+            printed.append(line)
+            if line.startswith("http://"):
+                break
+        else:
+            pytest.fail(f"the server did not start:\n{''.join(printed)}\n{read_logs(logs)}")
+        yield Server(process, line.strip(), logs)
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def read_logs(logs: Path) -> str:
+    """The ends of all logs, to go with a failure."""
+    return "\n".join(
+        f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
+        for path in sorted(logs.glob("*.log"))
+    )
+
+
+@pytest.fixture(scope="session")
+def server(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server with two workers for all tests that leave it as it was."""
+    with run_server(artifacts, tmp_path_factory.mktemp("logs"), WORKERS="2") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def oracle(artifacts: Path) -> Oracle:
+    """ONNX Runtime on the exported ONNX: image numbers ``int[n]`` to ``float32[n, 4]``."""
+    session = onnxruntime.InferenceSession(
+        str(artifacts / "diagonal_flip.onnx"), providers=["CPUExecutionProvider"]
+    )
+
+    def predict(numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        pixels = to_pixels(numbers).reshape(-1, 4).astype(np.float32)
+        return np.asarray(session.run(["prediction"], {"pixels": pixels})[0])
+
+    return predict
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:
+    """Attaches the server's logs to a failed test."""
+    report = yield
+    running = getattr(item, "funcargs", {}).get("server")
+    if report.failed and running is not None:  # type: ignore[attr-defined]
+        report.sections.append(("server logs", read_logs(running.logs)))  # type: ignore[attr-defined]
+    return report

@@ -1,0 +1,173 @@
+"""Start, stop and start again; and what the operator reads when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration.conftest import FREE_PORTS, ROOT, Oracle, run_server
+from tests.integration.test_predictions import assert_predicts, packed_request
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_exits_0_and_a_restart_answers_the_same(
+    artifacts: Path, oracle: Oracle, tmp_path: Path, with_signal: signal.Signals
+) -> None:
+    answers = []
+    for _ in range(2):
+        with run_server(artifacts, tmp_path / "logs") as server:
+            processes = psutil.Process(server.process.pid).children(recursive=True)
+            response = server.post(*packed_request(range(16)))
+            assert_predicts(response, oracle(range(16)))
+            answers.append(response.content)
+            assert server.stop(with_signal) == 0
+            assert len(processes) >= 2, "Java and at least one worker"
+            assert not psutil.wait_procs(processes, timeout=10)[1], "left running"
+    assert answers[0] == answers[1]
+
+
+def test_no_orphans_when_the_server_is_killed(artifacts: Path, tmp_path: Path) -> None:
+    with run_server(artifacts, tmp_path / "logs") as server:
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+        server.process.kill()
+        assert not psutil.wait_procs(processes, timeout=30)[1]
+
+
+def test_a_killed_worker_comes_back(artifacts: Path, oracle: Oracle, tmp_path: Path) -> None:
+    with run_server(artifacts, tmp_path / "logs") as server:
+        for process in psutil.Process(server.process.pid).children(recursive=True):
+            if "python" in process.name():
+                process.kill()
+                process.wait(10)
+        # TorchServe queues the request until the new worker has loaded.
+        response = server.post(*packed_request(range(16)))
+        while response.status_code == 500:  # it was in flight to the dead one
+            response = server.post(*packed_request(range(16)))
+        assert_predicts(response, oracle(range(16)))
+
+
+def test_ctrl_c_in_a_terminal_is_a_clean_end_of_make(artifacts: Path, tmp_path: Path) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        settings = FREE_PORTS | {"LOG_DIR": str(tmp_path / "logs")}
+        os.environ.update(settings)
+        os.execvp("make", ["make", "serve", f"MODEL_STORE={artifacts}"])
+    output = b""
+    while b"curl http://" not in output:
+        part = os.read(terminal, 4096)
+        assert part, output.decode()
+        output += part
+    os.write(terminal, b"\x03")
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def start_and_fail(artifacts: Path, logs: Path, **settings: str) -> str:
+    """Runs a server that cannot start, and returns the one line that it says why."""
+    result = subprocess.run(
+        [sys.executable, "-m", "server"],
+        cwd=ROOT,
+        env=os.environ
+        | FREE_PORTS
+        | {"MODEL_STORE": str(artifacts), "LOG_DIR": str(logs)}
+        | settings,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def test_a_busy_port_is_named(artifacts: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        line = start_and_fail(artifacts, tmp_path, PORT=port)
+    assert f"PORT={port}" in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"PORT": "http"}, "PORT=http"),
+        ({"BATCH_SIZE": "0"}, "BATCH_SIZE=0"),
+        ({"JAVA_HOME": "/nowhere"}, "JAVA_HOME=/nowhere"),
+    ],
+)
+def test_an_unusable_setting_is_named(
+    artifacts: Path, tmp_path: Path, settings: dict[str, str], told: str
+) -> None:
+    assert told in start_and_fail(artifacts, tmp_path, **settings)
+
+
+@pytest.mark.parametrize("name", ["diagonal_flip.mar", "diagonal_flip.pt", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing"])
+def test_a_damaged_artifact_is_named(
+    artifacts: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(artifacts, store)
+    path = store / name
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[0] ^= 0x80
+        path.write_bytes(content)
+    line = start_and_fail(store, tmp_path / "logs")
+    assert name in line
+    assert "make clean export" in line
+
+
+def test_an_archive_with_a_wrong_certificate_never_becomes_ready(
+    artifacts: Path, tmp_path: Path
+) -> None:
+    """One weight off by a bit that matters: digests agree, the worker's own check does not."""
+    store = tmp_path / "store"
+    source = tmp_path / "weights.json"
+    weights = (ROOT / "export/weights.json").read_text()
+    source.write_text(weights.replace("0.3, -0.1, 0.2]", "0.3, -0.1, 0.2001]", 1))
+    subprocess.run(
+        [sys.executable, "-m", "export", "--output", str(store), "--weights", str(source)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    put_certificate_of(artifacts / "diagonal_flip.mar", store)
+    line = start_and_fail(store, tmp_path / "logs", START_TIMEOUT_S="15")
+    assert "CertificateError" in line
+
+
+def put_certificate_of(archive: Path, store: Path) -> None:
+    """Swaps the certificate inside the store's archive, and lists the new digest."""
+    import hashlib
+    import json
+    import zipfile
+
+    target = store / "diagonal_flip.mar"
+    with zipfile.ZipFile(archive) as good, zipfile.ZipFile(target) as bad:
+        members = {name: bad.read(name) for name in bad.namelist()}
+        members["certificate.json"] = good.read("certificate.json")
+    with zipfile.ZipFile(target, "w") as rewritten:
+        for name, content in members.items():
+            rewritten.writestr(name, content)
+    manifest = json.loads((store / "manifest.json").read_text())
+    digest = hashlib.sha256(target.read_bytes()).hexdigest()
+    manifest["artifacts"]["diagonal_flip.mar"]["sha256"] = digest
+    (store / "manifest.json").write_text(json.dumps(manifest))
