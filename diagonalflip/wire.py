@@ -116,4 +116,5 @@ def unpack(images: Images) -> npt.NDArray[np.uint8]:
 def to_pixels(numbers: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     """The pixels, ``uint8[n, 2, 2]`` row-major, of image numbers ``int[n]``."""
     shifts = np.array([3, 2, 1, 0])
-    return ((np.asarray(numbers)[:, None] >> shifts) & 1).astype(np.uint8).reshape(-1, 2, 2)
+    bits: npt.NDArray[np.int64] = (np.asarray(numbers)[:, None] >> shifts) & 1
+    return bits.astype(np.uint8).reshape(-1, 2, 2)

@@ -77,6 +77,7 @@ def _json(document: dict[str, Any]) -> bytes:
 
 
 def main() -> int:
+    """Exports as the command line says; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("model_store"), help="folder to fill")
     parser.add_argument("--weights", type=Path, default=WEIGHTS_FILE, help="weights to load")

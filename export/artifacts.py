@@ -7,6 +7,7 @@ import logging
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -46,7 +47,7 @@ def write_onnx(net: DiagonalFlipNet, path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 warns of its own internals
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             net,
             (torch.zeros(2, PIXELS),),
             dynamo=True,
@@ -55,7 +56,6 @@ def write_onnx(net: DiagonalFlipNet, path: Path) -> None:
             dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
             verbose=False,
         )
-    assert program is not None
     model = program.model_proto
     # The exporter notes stack traces, and so paths, in metadata and doc strings.
     del model.metadata_props[:]

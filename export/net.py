@@ -28,7 +28,8 @@ class DiagonalFlipNet(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Maps ``float32[batch, 4]`` pixels to ``float32[batch, 4]`` predictions."""
-        return self.layer2(torch.relu(self.layer1(pixels)))
+        prediction: torch.Tensor = self.layer2(torch.relu(self.layer1(pixels)))
+        return prediction
 
 
 def load_net(weights_file: Path = WEIGHTS_FILE, hidden: int = 3) -> DiagonalFlipNet:

@@ -39,10 +39,8 @@ def network_table(net: DiagonalFlipNet, forward: Forward) -> str:
 def certificate_lines(certificate: dict[str, Any]) -> str:
     """The certificate, a line a pair of engines."""
     sizes = ", ".join(map(str, certificate["batch_sizes"]))
-    lines = [
-        f"  {IMAGES} images at {certificate['positions_per_batch_size']} positions"
-        f" in batches of {sizes}"
-    ]
+    positions = certificate["positions_per_batch_size"]
+    lines = [f"  {IMAGES} images at {positions} positions in batches of {sizes}"]
     for pair, worst in certificate["pairs"].items():
         lines.append(f"  [✓] {pair:24} {worst['deviation']:.2e}  {worst['ulp']} ULP")
     return "\n".join(lines)

@@ -52,7 +52,7 @@ def reference(net: DiagonalFlipNet) -> npt.NDArray[np.float64]:
 
 def engines(net: DiagonalFlipNet, torchscript: Path, onnx: Path) -> dict[str, Forward]:
     """The network in memory and both files, each as a function of ``float32[n, 4]``."""
-    scripted = torch.jit.load(str(torchscript), map_location="cpu")
+    scripted = torch.jit.load(str(torchscript), map_location="cpu")  # type: ignore[no-untyped-call]
     session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
 
     def run_torch(module: torch.nn.Module) -> Forward:

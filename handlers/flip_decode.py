@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import orjson
+from flip_media import JSON, PACKED, MediaType, parse_media_type
 
 from diagonalflip.errors import (
     EmptyPayload,
@@ -19,7 +20,6 @@ from diagonalflip.errors import (
     UnsupportedMediaType,
 )
 from diagonalflip.wire import Images, check_count, from_packed, pack
-from flip_media import JSON, PACKED, MediaType, parse_media_type
 
 Body = bytes | bytearray
 Numbers = npt.NDArray[np.int64]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import orjson
+from flip_media import JSON, PACKED, negotiate, parse_media_type
 
 from diagonalflip.errors import DiagonalFlipError, NotAcceptable
-from flip_media import JSON, PACKED, negotiate, parse_media_type
 
 Predictions = npt.NDArray[np.float32]
 

@@ -61,11 +61,10 @@ class FlipEngine:
         torch.backends.cudnn.allow_tf32 = False
         self.device = device
         self.batch_sizes = [
-            1 << bits
-            for bits in range(SMALLEST_BATCH.bit_length() - 1, LARGEST_BATCH.bit_length())
+            1 << bits for bits in range(SMALLEST_BATCH.bit_length() - 1, LARGEST_BATCH.bit_length())
         ]
         try:
-            self._network = torch.jit.load(str(model_file), map_location=device)
+            self._network = torch.jit.load(str(model_file), map_location=device)  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(
                 f"{model_file.name}: {str(error).splitlines()[0]}", "TorchScript", "run the export"

@@ -21,7 +21,7 @@ class MediaType:
 
 @lru_cache(maxsize=256)
 def parse_media_type(value: str) -> MediaType:
-    """Reads a ``Content-Type``, or one range of ``Accept``. Never fails: rubbish is no known type."""
+    """Reads a ``Content-Type``, or a range of ``Accept``; rubbish becomes an unknown type."""
     name, *rest = value.split(";")
     parameters = {}
     for part in rest:

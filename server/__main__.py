@@ -13,7 +13,7 @@ from types import FrameType
 from diagonalflip.errors import DiagonalFlipError
 from server import artifacts, readiness
 from server.settings import Settings
-from server.torchserve import TorchServe
+from server.torchserve import find_java, running
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -39,21 +39,18 @@ def _serve(settings: Settings) -> int:
     started = time.monotonic()
     _say(f"Checking {settings.model_store} against its manifest")
     model = artifacts.check(settings.model_store)
-    server = TorchServe(settings, model)
-    _say(f"Starting TorchServe (Java: {server.java})")
-    with server:
+    _say(f"Starting TorchServe on Java from {find_java()}")
+    with running(settings, model) as server:
         _say(f"Waiting for a correct prediction (logs: {settings.log_dir})")
         readiness.wait(server, model)
         _say(f"Ready after {time.monotonic() - started:.1f} s. Ctrl-C stops it.\n")
-        print(_invitation(server.settings, model.model), flush=True)
-        status = server.wait()
+        print(_invitation(f"{server.settings.url}/predictions/{model.model}"), flush=True)
+        status = server.process.wait()
     print(f"TorchServe ended by itself, status {status}: see {settings.log_dir}", file=sys.stderr)
     return 1
 
 
-def _invitation(settings: Settings, model: str) -> str:
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-    url = f"http://{host}:{settings.port}/predictions/{model}"
+def _invitation(url: str) -> str:
     data = '{"images": [11, "0110", [[1, 1], [0, 0]]]}'
     return f"{url}\n\n  curl {url} -H 'Content-Type: application/json' -d '{data}'\n"
 
@@ -66,7 +63,7 @@ def _say(line: str) -> None:
 def _stop_on_signal() -> Iterator[None]:
     """Turns the first signal into StopRequested; more of them do not disturb the stop."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         for each in STOPPING:
             signal.signal(each, signal.SIG_IGN)
         raise StopRequested(signal.Signals(number).name)

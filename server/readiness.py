@@ -32,18 +32,17 @@ def wait(server: TorchServe, artifacts: Artifacts) -> None:
         StartError: Java ended, or the time is over; with the last error of the logs.
     """
     settings = server.settings
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-    url = f"http://{host}:{settings.port}/predictions/{artifacts.model}"
+    url = f"{settings.url}/predictions/{artifacts.model}"
     deadline = time.monotonic() + settings.start_timeout_s
     while time.monotonic() < deadline:
-        if server.exit_status() is not None:
+        if server.process.poll() is not None:
             break
         answer = _ask(url)
         if answer is not None:
             _compare(answer, artifacts)
             return
         time.sleep(POLL_S)
-    status = server.exit_status()
+    status = server.process.poll()
     got = f"no prediction in {settings.start_timeout_s} s" if status is None else f"exit {status}"
     last = _last_error(settings.log_dir)
     raise StartError(f"{got}; {last}", "a prediction", f"see {settings.log_dir}")
@@ -53,7 +52,7 @@ def _ask(url: str) -> bytes | None:
     try:
         response = requests.post(
             url,
-            data=pack(np.arange(16)).packed,
+            data=bytes(pack(np.arange(16)).packed),
             headers={"Content-Type": "application/octet-stream"},
             timeout=5,
         )

@@ -46,6 +46,12 @@ class Settings:
     model_store: Path = _setting(Path("model_store"), "folder that `make export` filled")
     log_dir: Path = _setting(Path("logs"), "folder of the logs")
 
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the inference port, whatever address it listens on."""
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - read, not bound
+        return f"http://{everywhere.get(self.host, self.host)}:{self.port}"
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
         """Reads every setting that is in ``environment`` and not empty.

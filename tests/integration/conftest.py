@@ -108,7 +108,8 @@ def oracle(artifacts: Path) -> Oracle:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
+    item: pytest.Item,
+    call: pytest.CallInfo[None],  # noqa: ARG001 - the hook's signature
 ) -> Iterator[None]:
     """Attaches the server's logs to a failed test."""
     report = yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pty
 import shutil
@@ -9,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import psutil
@@ -61,7 +64,7 @@ def test_ctrl_c_in_a_terminal_is_a_clean_end_of_make(artifacts: Path, tmp_path: 
         os.chdir(ROOT)
         settings = FREE_PORTS | {"LOG_DIR": str(tmp_path / "logs")}
         os.environ.update(settings)
-        os.execvp("make", ["make", "serve", f"MODEL_STORE={artifacts}"])
+        os.execvp("make", ["make", "serve", f"MODEL_STORE={artifacts}"])  # noqa: S606
     output = b""
     while b"curl http://" not in output:
         part = os.read(terminal, 4096)
@@ -156,10 +159,6 @@ def test_an_archive_with_a_wrong_certificate_never_becomes_ready(
 
 def put_certificate_of(archive: Path, store: Path) -> None:
     """Swaps the certificate inside the store's archive, and lists the new digest."""
-    import hashlib
-    import json
-    import zipfile
-
     target = store / "diagonal_flip.mar"
     with zipfile.ZipFile(archive) as good, zipfile.ZipFile(target) as bad:
         members = {name: bad.read(name) for name in bad.namelist()}

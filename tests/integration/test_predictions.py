@@ -72,9 +72,7 @@ def test_the_known_answer(server: Server) -> None:
 @pytest.mark.parametrize("size", [2, 3, 16, 1_000, 1_000_001])
 @pytest.mark.parametrize("content_type", [PACKED, JSON])
 @pytest.mark.parametrize("accept", [PACKED, JSON])
-def test_batches(
-    server: Server, oracle: Oracle, size: int, content_type: str, accept: str
-) -> None:
+def test_batches(server: Server, oracle: Oracle, size: int, content_type: str, accept: str) -> None:
     numbers = np.random.default_rng(size).integers(0, 16, size)
     if content_type == PACKED:
         body, content_type = packed_request(numbers)
