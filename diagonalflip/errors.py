@@ -5,8 +5,12 @@
     │   ├── EmptyPayload          400  there is no image in it
     │   ├── InvalidPadding        400  packed images: bad ``padding`` or non-zero padding bits
     │   ├── InvalidJson           400  the body is not JSON of the documented shape
-    │   └── InvalidImage          400  one image is not four pixels of 0 or 1
+    │   ├── InvalidImage          400  one image is not four pixels of 0 or 1
+    │   ├── InvalidText           400  a character that is no hex digit
+    │   ├── InvalidPicture        400  not a 1-bit picture of even width and height
+    │   └── InvalidTensor         400  Open Inference Protocol: not the documented tensor
     ├── NotAcceptable             406  no form of answer satisfies ``Accept``
+    ├── ModelMismatch             412  ``If-Match`` names a model that is not served
     ├── TooManyImages             413  more images than one request may carry
     ├── UnsupportedMediaType      415  ``Content-Type`` is none of ours
     ├── InternalError             500  our fault: the request was well-formed
@@ -96,6 +100,27 @@ class InvalidImage(InvalidPayload):
     title = "Invalid image"
 
 
+class InvalidText(InvalidPayload):
+    """Text images hold a character that is neither a hex digit nor white space."""
+
+    code = "invalid_text"
+    title = "Invalid text"
+
+
+class InvalidPicture(InvalidPayload):
+    """The body is no whole 1-bit picture of even width and height."""
+
+    code = "invalid_picture"
+    title = "Invalid picture"
+
+
+class InvalidTensor(InvalidPayload):
+    """An Open Inference Protocol request without exactly the documented tensor."""
+
+    code = "invalid_tensor"
+    title = "Invalid tensor"
+
+
 class NotAcceptable(DiagonalFlipError):
     """No form of answer that the server has satisfies ``Accept``."""
 
@@ -104,12 +129,29 @@ class NotAcceptable(DiagonalFlipError):
     status = 406
 
 
+class ModelMismatch(DiagonalFlipError):
+    """``If-Match`` names a model other than the one that is served."""
+
+    code = "model_mismatch"
+    title = "Model mismatch"
+    status = 412
+
+
 class TooManyImages(DiagonalFlipError):
-    """The request holds more images than one request may carry."""
+    """The request holds more images than one request may carry.
+
+    Args:
+        count: Images got.
+        limit: Images that are allowed.
+    """
 
     code = "too_many_images"
     title = "Too many images"
     status = 413
+
+    def __init__(self, count: int, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"{count} images", f"at most {limit}", "send them in several requests")
 
 
 class UnsupportedMediaType(DiagonalFlipError):

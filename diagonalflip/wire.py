@@ -10,6 +10,7 @@ section 4.5.1 defines for ``application/octet-stream`` (padding bits at the end)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +37,12 @@ class Images:
     Attributes:
         packed: ``ceil(count / 2)`` bytes, high nibble first, an unused last nibble zero.
         count: Number of images, at least 1.
+        columns: Tiles in a row, if the images came as a picture; else 0.
     """
 
     packed: bytes | bytearray
     count: int
+    columns: int = 0
 
 
 def from_packed(body: bytes | bytearray, padding_bits: int = 0) -> Images:
@@ -73,14 +76,10 @@ def from_packed(body: bytes | bytearray, padding_bits: int = 0) -> Images:
     return Images(body, count)
 
 
-def check_count(count: int) -> None:
+def check_count(count: int, limit: int = MAX_IMAGES) -> None:
     """Raises TooManyImages if one request may not carry ``count`` images."""
-    if count > MAX_IMAGES:
-        raise TooManyImages(
-            f"{count} images",
-            f"at most {MAX_IMAGES} in one request",
-            "send them in several requests",
-        )
+    if count > limit:
+        raise TooManyImages(count, limit)
 
 
 def pack(numbers: npt.ArrayLike) -> Images:
@@ -111,6 +110,13 @@ def unpack(images: Images) -> npt.NDArray[np.uint8]:
     octets = np.frombuffer(images.packed, dtype=np.uint8)
     nibbles = np.stack([octets >> 4, octets & 0x0F], axis=1).reshape(-1)
     return nibbles[: images.count]
+
+
+def pack_pixels(pixels: npt.NDArray[Any], columns: int = 0) -> Images:
+    """Packs pixels ``uint8[n, 4]`` or ``bool[n, 4]`` that are 0 or 1; n at least 1."""
+    if len(pixels) == 0:
+        raise EmptyPayload("0 images", "at least one image")
+    return Images(np.packbits(pixels).tobytes(), len(pixels), columns)
 
 
 def to_pixels(numbers: npt.ArrayLike) -> npt.NDArray[np.uint8]:

@@ -18,15 +18,11 @@ MODEL_VERSION = "1.0"
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {
-    "flip_handler.py": ROOT / "handlers/flip_handler.py",
-    "flip_engine.py": ROOT / "handlers/flip_engine.py",
-    "flip_decode.py": ROOT / "handlers/flip_decode.py",
-    "flip_encode.py": ROOT / "handlers/flip_encode.py",
-    "flip_media.py": ROOT / "handlers/flip_media.py",
-    "model-config.yaml": ROOT / "handlers/model-config.yaml",
-    "diagonalflip/__init__.py": ROOT / "diagonalflip/__init__.py",
-    "diagonalflip/errors.py": ROOT / "diagonalflip/errors.py",
-    "diagonalflip/wire.py": ROOT / "diagonalflip/wire.py",
+    **{path.name: path for path in sorted((ROOT / "handlers").iterdir()) if path.is_file()},
+    **{
+        f"diagonalflip/{name}": ROOT / "diagonalflip" / name
+        for name in ("__init__.py", "errors.py", "wire.py")
+    },
 }
 """Archive member to the file it is a copy of. TorchServe imports the handler as a
 top-level module from the unpacked archive, so its folder is flat."""

@@ -31,7 +31,8 @@ def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
     with warnings.catch_warnings():
         # TorchScript is deprecated in favour of torch.export; TorchServe wants it.
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.freeze(torch.jit.script(net)), buffer)
+        scripted = torch.jit.freeze(torch.jit.script(net), preserved_attrs=["explain"])
+        torch.jit.save(scripted, buffer)
     with zipfile.ZipFile(buffer) as saved:
         members = {
             # The members' root folder is named after the file that torch thought it wrote.

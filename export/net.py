@@ -31,6 +31,18 @@ class DiagonalFlipNet(nn.Module):
         prediction: torch.Tensor = self.layer2(torch.relu(self.layer1(pixels)))
         return prediction
 
+    @torch.jit.export
+    def explain(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Every step for ``float32[batch, 4]`` pixels.
+
+        Returns:
+            Pre-activation and hidden layer ``float32[batch, hidden]``, prediction
+            ``float32[batch, 4]``.
+        """
+        pre_activation = self.layer1(pixels)
+        hidden = torch.relu(pre_activation)
+        return pre_activation, hidden, self.layer2(hidden)
+
 
 def load_net(weights_file: Path = WEIGHTS_FILE, hidden: int = 3) -> DiagonalFlipNet:
     """A network in evaluation mode with the weights of ``weights_file``.
@@ -54,7 +66,7 @@ def load_net(weights_file: Path = WEIGHTS_FILE, hidden: int = 3) -> DiagonalFlip
     for name, wanted in state.items():
         try:
             tensor = torch.tensor(tensors[name], dtype=torch.float32)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise ArtifactError(f"{name}: {error}", "numbers in nested lists") from error
         if tensor.shape != wanted.shape:
             raise ArtifactError(

@@ -10,19 +10,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import orjson
-from flip_media import JSON, PACKED, MediaType, parse_media_type
+from flip_media import JSON, PACKED, PBM, PNG, TEXT, VENDOR_PACKED, MediaType, parse_media_type
+from flip_picture import decode_pbm, decode_png
 
 from diagonalflip.errors import (
     EmptyPayload,
     InvalidImage,
     InvalidJson,
     InvalidPadding,
+    InvalidText,
     UnsupportedMediaType,
 )
 from diagonalflip.wire import Images, check_count, from_packed, pack
 
 Body = bytes | bytearray
 Numbers = npt.NDArray[np.int64]
+
+HEX_DIGITS = b"0123456789abcdefABCDEF"
+HEX_VALUES = bytes.maketrans(HEX_DIGITS, bytes([*range(16), *range(10, 16)]))
+WHITE_SPACE = b" \t\r\n"
 
 IMAGE_FORMS = 'a number 0-15, a string "1011", [1,0,1,1] or [[1,0],[1,1]]'
 
@@ -60,9 +66,7 @@ def decode_packed(media_type: MediaType, body: Body) -> Images:
 
 def decode_json(media_type: MediaType, body: Body) -> Images:
     """``{"images": [...]}`` with each image in any of the forms of ``IMAGE_FORMS``."""
-    charset = media_type.parameters.get("charset", "utf-8").lower()
-    if charset not in ("utf-8", "utf8", "us-ascii"):
-        raise UnsupportedMediaType(f"charset {charset!r}", "JSON in UTF-8")
+    _check_charset(media_type)
     if not body:
         raise EmptyPayload("a body of 0 bytes", '{"images": [...]}')
     try:
@@ -78,6 +82,26 @@ def decode_json(media_type: MediaType, body: Body) -> Images:
         raise EmptyPayload("0 images", "at least one image")
     check_count(len(images))
     return pack(image_numbers(images))
+
+
+def decode_text(media_type: MediaType, body: Body) -> Images:
+    """One hex digit an image; white space is ignored."""
+    _check_charset(media_type)
+    wrong = body.translate(None, HEX_DIGITS + WHITE_SPACE)
+    if wrong:
+        raise InvalidText(
+            f"{wrong[:1]!r} at byte {body.index(wrong[:1])}",
+            "hex digits, one an image, and white space",
+        )
+    digits = body.translate(HEX_VALUES, WHITE_SPACE)
+    check_count(len(digits))
+    return pack(np.frombuffer(digits, dtype=np.uint8))
+
+
+def _check_charset(media_type: MediaType) -> None:
+    charset = media_type.parameters.get("charset", "utf-8").lower()
+    if charset not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType(f"charset {charset!r}", "UTF-8")
 
 
 def image_numbers(images: list[Any]) -> Numbers:
@@ -174,12 +198,19 @@ def _first_invalid(images: list[Any]) -> InvalidImage:
 
 
 def _describe(value: object) -> str:
-    text = orjson.dumps(value).decode()
+    try:
+        text = orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+        return f"a deeply nested {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 DECODERS: dict[str, Callable[[MediaType, Body], Images]] = {
     PACKED: decode_packed,
+    VENDOR_PACKED: decode_packed,
     JSON: decode_json,
+    TEXT: decode_text,
+    PNG: decode_png,
+    PBM: decode_pbm,
 }
 """Media type to decoder."""

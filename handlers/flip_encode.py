@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
-from flip_media import JSON, PACKED, negotiate, parse_media_type
+from flip_media import (
+    JSON,
+    PACKED,
+    PBM,
+    PNG,
+    TEXT,
+    VENDOR_FLOAT16,
+    VENDOR_PACKED,
+    negotiate,
+    parse_media_type,
+)
+from flip_picture import encode_png
 
-from diagonalflip.errors import DiagonalFlipError, NotAcceptable
+from diagonalflip.errors import NotAcceptable
+from diagonalflip.wire import PIXELS, Images, pack_pixels, unpack
 
 Predictions = npt.NDArray[np.float32]
+Encoded = tuple[bytes, str]
+"""Body and ``Content-Type``."""
+
+FLIP_THRESHOLD = 0.5
+TABLE_HEADINGS = "image  prediction\n"
 
 
 def choose(accept: str, content_type: str) -> str:
-    """The media type to answer with: what ``Accept`` likes best, by default the request's own.
+    """The media type to answer with: what ``Accept`` likes best, by default the request's twin.
 
     Raises:
         NotAcceptable: ``accept`` rules out everything in ``ENCODERS``.
     """
-    twin = parse_media_type(content_type).name
+    sent = parse_media_type(content_type).name
+    twin = PNG if sent == PBM else sent
     offers = tuple(sorted(ENCODERS, key=lambda name: name != twin))
     chosen = negotiate(accept, offers)
     if chosen is None:
@@ -29,25 +47,56 @@ def choose(accept: str, content_type: str) -> str:
     return chosen
 
 
-def encode(media_type: str, predictions: Predictions) -> bytes:
+def encode(media_type: str, images: Images, predictions: Predictions) -> Encoded:
     """Writes ``float32[n, 4]`` as ``media_type``, one of ``ENCODERS``."""
-    return ENCODERS[media_type](predictions)
+    return ENCODERS[media_type](images, predictions)
 
 
-def encode_packed(predictions: Predictions) -> bytes:
+def encode_float32(_images: Images, predictions: Predictions) -> Encoded:
     """Little-endian float32, four an image, in order."""
-    return (predictions if sys.byteorder == "little" else predictions.byteswap()).tobytes()
+    return predictions.astype("<f4", copy=False).tobytes(), PACKED
 
 
-def encode_json(predictions: Predictions) -> bytes:
+def encode_float16(_images: Images, predictions: Predictions) -> Encoded:
+    """Little-endian binary16, four an image, rounded to nearest even."""
+    return predictions.astype("<f2").tobytes(), VENDOR_FLOAT16
+
+
+def encode_flips(_images: Images, predictions: Predictions) -> Encoded:
+    """Thresholded outputs, packed as images are."""
+    flips = pack_pixels(predictions >= FLIP_THRESHOLD)
+    padding = "; padding=4" if flips.count % 2 else ""
+    return bytes(flips.packed), VENDOR_PACKED + padding
+
+
+def encode_json(_images: Images, predictions: Predictions) -> Encoded:
     """``{"predictions": [[4 numbers], ...]}``; read as float32 they are exact."""
-    return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return dump({"predictions": predictions}), JSON
 
 
-def encode_error(error: DiagonalFlipError) -> bytes:
-    """An RFC 9457 problem document."""
-    return orjson.dumps(error.problem())
+def encode_text(images: Images, predictions: Predictions) -> Encoded:
+    """A table for people, written by one formatting of all values."""
+    bits = [f"{number:04b}" for number in range(16)]
+    cells: list[Any] = [None] * (images.count * (1 + PIXELS))
+    cells[:: 1 + PIXELS] = map(bits.__getitem__, unpack(images).tolist())
+    for pixel in range(PIXELS):
+        cells[1 + pixel :: 1 + PIXELS] = predictions[:, pixel].tolist()
+    line = "%s " + " %9.6f" * PIXELS + "\n"
+    table = TABLE_HEADINGS + line * images.count % tuple(cells)
+    return table.encode(), f"{TEXT}; charset=utf-8"
 
 
-ENCODERS: dict[str, Callable[[Predictions], bytes]] = {PACKED: encode_packed, JSON: encode_json}
+def dump(document: object) -> bytes:
+    """JSON; NumPy arrays become lists of the shortest numbers that are exact in their dtype."""
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+ENCODERS: dict[str, Callable[[Images, Predictions], Encoded]] = {
+    PACKED: encode_float32,
+    JSON: encode_json,
+    TEXT: encode_text,
+    PNG: lambda images, predictions: (encode_png(images, predictions), PNG),
+    VENDOR_FLOAT16: encode_float16,
+    VENDOR_PACKED: encode_flips,
+}
 """Media type to encoder."""

@@ -129,6 +129,18 @@ class FlipEngine:
         self.batch_sizes = proven
         return deviation
 
+    @torch.inference_mode()
+    def explain(self, images: Images) -> tuple[npt.NDArray[np.float32], ...]:
+        """Every step of the network for some images, for people rather than for speed.
+
+        Returns:
+            Pre-activation and hidden layer ``float32[count, 3]``, prediction
+            ``float32[count, 4]``.
+        """
+        packed = torch.frombuffer(bytearray(images.packed), dtype=torch.uint8)
+        steps = self._network.explain(self._unpack(packed.to(self.device)))
+        return tuple(step[: images.count].cpu().numpy() for step in steps)
+
     def _repeats(self, size: int, expected: npt.NDArray[np.float32]) -> bool:
         """Whether a batch of ``size`` gives ``expected`` bits for every image everywhere."""
         return all(
@@ -161,10 +173,14 @@ class FlipEngine:
         )
         on_device = (packed.pin_memory() if on_gpu else packed).to(self.device, non_blocking=True)
         for chunk in chunks:
-            bits = (on_device[chunk].unsqueeze(1) >> self._shifts) & 1
-            prediction = self._network(bits.to(torch.float32).view(-1, PIXELS))
+            prediction = self._network(self._unpack(on_device[chunk]))
             images = slice(chunk.start * IMAGES_PER_BYTE, chunk.stop * IMAGES_PER_BYTE)
             rows[images].copy_(prediction, non_blocking=True)
         if on_gpu:
             torch.cuda.synchronize(self.device)
         return rows.numpy()
+
+    def _unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """``uint8[bytes]`` to pixels ``float32[2 * bytes, 4]``, on the device of ``packed``."""
+        bits = (packed.unsqueeze(1) >> self._shifts) & 1
+        return bits.to(torch.float32).view(-1, PIXELS)

@@ -7,23 +7,35 @@ for every batch (pytorch/serve: ts/model_loader.py, ts/service.py). It is no sub
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import re
 from http import HTTPStatus
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import flip_decode
 import flip_encode
+import flip_request
 import numpy as np
+import numpy.typing as npt
 import torch
 from flip_engine import FlipEngine, pick_device
-from flip_media import PROBLEM
+from flip_frames import send_large_ahead
+from flip_request import Exchange
 
-from diagonalflip.errors import DiagonalFlipError, InternalError
-from diagonalflip.wire import MAX_IMAGES, WIRE_VERSION, Images
+from diagonalflip.errors import ArtifactError, DiagonalFlipError, InternalError
+from diagonalflip.wire import MAX_IMAGES, PIXELS, WIRE_VERSION
 
 logger = logging.getLogger(__name__)
+
+ECHOED = {"x-request-id": "Flip-Request-Id", "traceparent": "traceparent"}
+"""Request header to response header; TorchServe overwrites ``X-Request-Id`` with its own."""
+
+ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""What may go back into a header: a line break there would kill the worker."""
 
 
 class FlipHandler:
@@ -36,22 +48,33 @@ class FlipHandler:
             ArtifactError: The archive is damaged, or the device answers wrongly. The
                 worker then never becomes ready.
         """
+        _quieten()
         properties = context.system_properties
         folder = Path(properties["model_dir"])
+        model = context.manifest["model"]
         device = pick_device(properties.get("gpu_id"))
         # Every worker would start a thread a core, and together they only disturb each other.
         torch.set_num_threads(1)
-        self._engine = FlipEngine(folder / context.manifest["model"]["serializedFile"], device)
-        certificate = json.loads((folder / "certificate.json").read_text(encoding="utf-8"))
-        deviation = self._engine.warm_up(np.array(certificate["reference"]))
+        model_file = folder / model["serializedFile"]
+        self._engine = FlipEngine(model_file, device)
+        self._digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
+        deviation = self._engine.warm_up(_reference(folder / "certificate.json"))
+        self._headers = {
+            "Flip-Model-Version": model["modelVersion"],
+            "Flip-Model-Digest": self._digest,
+            "Flip-Wire-Version": WIRE_VERSION,
+            "Flip-Device": device.type,
+        }
         self._description = {
-            "model": context.manifest["model"]["modelName"],
-            "version": context.manifest["model"]["modelVersion"],
+            "model": model["modelName"],
+            "version": model["modelVersion"],
+            "model_digest": self._digest,
             "wire_version": WIRE_VERSION,
             "device": str(device),
             "device_name": _device_name(device),
             "largest_deviation": deviation,
             "max_images": MAX_IMAGES,
+            "max_explained_images": flip_request.MAX_EXPLAINED,
             "batch_sizes": self._engine.batch_sizes,
             "request_media_types": list(flip_decode.DECODERS),
             "response_media_types": list(flip_encode.ENCODERS),
@@ -68,56 +91,110 @@ class FlipHandler:
         Returns:
             One body a request, in order.
         """
-        headers = [_headers(context, index) for index in range(len(data))]
-        if headers and headers[0].get("describe") == "True":
-            return [self._description for _ in data]
-        bodies: list[Any] = [None] * len(data)
-        accepted: dict[int, tuple[str, Images]] = {}
-        for index, (request, header) in enumerate(zip(data, headers, strict=True)):
-            content_type = header.get("content-type", "")
-            try:
-                answer_type = flip_encode.choose(header.get("accept", ""), content_type)
-                images = flip_decode.decode(content_type, request.get("body", b""))
-                accepted[index] = (answer_type, images)
-            except DiagonalFlipError as error:
-                bodies[index] = _refuse(context, index, error)
-        if accepted:
-            self._answer(accepted, bodies, context)
+        exchanges = [
+            Exchange(_headers(context, index, inputs), inputs.get("body", b""))
+            for index, inputs in enumerate(data)
+        ]
+        # Description comes alone and without any input; a client's header alone is no proof.
+        if data == [{}] and exchanges[0].headers.get("describe") == "True":
+            return [self._description]
+        for exchange in exchanges:
+            self._read(exchange)
+        self._predict([exchange for exchange in exchanges if exchange.request])
+        bodies = [self._reply(exchange, index, context) for index, exchange in enumerate(exchanges)]
+        send_large_ahead(bodies, context)
         return bodies
 
-    def _answer(
-        self, accepted: dict[int, tuple[str, Images]], bodies: list[Any], context: Any
-    ) -> None:
-        """Fills ``bodies`` for all accepted requests, from one pass through the network."""
+    def _read(self, exchange: Exchange) -> None:
+        started = perf_counter()
         try:
-            predictions = self._engine.predict([images for _, images in accepted.values()])
+            exchange.request = flip_request.read(
+                exchange.headers, exchange.body, self._engine, self._digest
+            )
+        except DiagonalFlipError as error:
+            exchange.error = error
+        exchange.decode_ms = _ms_since(started)
+
+    def _predict(self, exchanges: list[Exchange]) -> None:
+        """One pass through the network for all requests that could be read."""
+        if not exchanges:
+            return
+        started = perf_counter()
+        try:
+            results = self._engine.predict([e.request.images for e in exchanges if e.request])
         except RuntimeError:
             # Raised further, it would reach every request of the batch as a bare 503.
             logger.exception("forward pass failed")
             error = InternalError("a failure of the forward pass", "a prediction", "send it again")
-            for index in accepted:
-                bodies[index] = _refuse(context, index, error)
+            for exchange in exchanges:
+                exchange.error = error
             return
-        for (index, (answer_type, _)), rows in zip(accepted.items(), predictions, strict=True):
-            bodies[index] = flip_encode.encode(answer_type, rows)
-            context.set_response_content_type(index, answer_type)
-            context.set_response_status(200, "OK", index)
+        forward_ms = _ms_since(started)
+        for exchange, predictions in zip(exchanges, results, strict=True):
+            exchange.predictions = predictions
+            exchange.forward_ms = forward_ms
+
+    def _reply(self, exchange: Exchange, index: int, context: Any) -> bytes:
+        """Sets status and headers of one answer, and returns its body."""
+        status = 200
+        if exchange.error is None and exchange.request and exchange.predictions is not None:
+            started = perf_counter()
+            body, content_type, headers = exchange.request.answer(exchange.predictions)
+            headers |= self._headers
+            headers["Flip-Images"] = str(exchange.request.images.count)
+            headers["Server-Timing"] = (
+                f"decode;dur={exchange.decode_ms:.3f}, forward;dur={exchange.forward_ms:.3f}, "
+                f"encode;dur={_ms_since(started):.3f}"
+            )
+        else:
+            error = exchange.error or InternalError("no prediction", "one", "send it again")
+            status = error.status or 500
+            body, content_type, headers = flip_request.refuse(
+                exchange.headers, exchange.body, error
+            )
+        for name, spelling in ECHOED.items():
+            value = exchange.headers.get(name, "")
+            if ECHOABLE.fullmatch(value):
+                headers[spelling] = value
+        context.set_response_status(status, HTTPStatus(status).phrase, index)
+        context.set_response_content_type(index, content_type)
+        for name, value in headers.items():
+            context.set_response_header(index, name, value)
+        return body
 
 
-def _headers(context: Any, index: int) -> dict[str, str]:
+def _headers(context: Any, index: int, inputs: dict[str, Any]) -> dict[str, str]:
     """The request's headers by lower-case name; TorchServe keeps the client's spelling.
 
-    TorchServe also lists the body's content type there, as a dict under ``body``.
+    TorchServe also lists the content types of inputs there, as dicts. Inputs beside the
+    body are how a gRPC request brings headers.
     """
     received = context.get_all_request_header(index)
-    return {name.lower(): value for name, value in received.items() if isinstance(value, str)}
+    headers = {name.lower(): value for name, value in received.items() if isinstance(value, str)}
+    for name, value in inputs.items():
+        if name != "body" and isinstance(value, bytes | bytearray):
+            headers.setdefault(name.lower(), value.decode("ascii", "replace"))
+    return headers
 
 
-def _refuse(context: Any, index: int, error: DiagonalFlipError) -> bytes:
-    status = error.status or 500
-    context.set_response_status(status, HTTPStatus(status).phrase, index)
-    context.set_response_content_type(index, PROBLEM)
-    return flip_encode.encode_error(error)
+def _reference(certificate: Path) -> npt.NDArray[np.float64]:
+    """The certificate's predictions by image number, ``float64[16, 4]``."""
+    try:
+        document = json.loads(certificate.read_text(encoding="utf-8"))
+        return np.array(document["reference"], dtype=np.float64).reshape(16, PIXELS)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{certificate.name}: {error!r}", "16 predictions") from error
+
+
+def _ms_since(started: float) -> float:
+    return (perf_counter() - started) * 1e3
+
+
+def _quieten() -> None:
+    """Silences TorchServe's own line a request; metrics travel as log lines and stay."""
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("ts.metrics.caching_metric").setLevel(logging.INFO)
+    logger.setLevel(logging.INFO)
 
 
 def _device_name(device: torch.device) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from diagonalflip.wire import to_pixels
 
 ROOT = Path(__file__).resolve().parents[2]
 FREE_PORTS = dict.fromkeys(
-    ("PORT", "MANAGEMENT_PORT", "METRICS_PORT", "GRPC_PORT", "GRPC_MANAGEMENT_PORT"), "0"
+    ("PORT", "MANAGEMENT_PORT", "METRICS_PORT", "GRPC_MANAGEMENT_PORT"), "0"
 )
 
 Oracle = Callable[[npt.ArrayLike], npt.NDArray[np.float32]]
@@ -29,11 +30,19 @@ Oracle = Callable[[npt.ArrayLike], npt.NDArray[np.float32]]
 
 @dataclass
 class Server:
-    """A running server."""
+    """A running server.
+
+    Attributes:
+        process: ``python -m server``.
+        url: Where it predicts.
+        logs: Folder of its logs.
+        grpc_port: Port of TorchServe's gRPC inference, on 127.0.0.1.
+    """
 
     process: subprocess.Popen[str]
     url: str
     logs: Path
+    grpc_port: int
 
     def post(
         self, body: bytes, content_type: str | None, accept: str | None = None
@@ -51,6 +60,7 @@ class Server:
 @contextmanager
 def run_server(artifacts: Path, logs: Path, **settings: str) -> Iterator[Server]:
     """``python -m server``, from its start to its end whatever happens between."""
+    settings = {"GRPC_PORT": str(_free_port())} | settings
     process = subprocess.Popen(
         [sys.executable, "-m", "server"],
         cwd=ROOT,
@@ -71,10 +81,17 @@ def run_server(artifacts: Path, logs: Path, **settings: str) -> Iterator[Server]
                 break
         else:
             pytest.fail(f"the server did not start:\n{''.join(printed)}\n{read_logs(logs)}")
-        yield Server(process, line.strip(), logs)
+        yield Server(process, line.strip(), logs, int(settings["GRPC_PORT"]))
     finally:
         process.terminate()
         process.communicate(timeout=30)
+
+
+def _free_port() -> int:
+    """A port that is free now: the server prints no gRPC port, so 0 would leave it unknown."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def read_logs(logs: Path) -> str:

@@ -1,0 +1,77 @@
+"""Pictures: sheets of 2x2 tiles, each an image on the way in and a prediction on the way out."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from flip_media import MediaType
+from PIL import Image
+
+from diagonalflip.errors import EmptyPayload, InvalidPicture
+from diagonalflip.wire import MAX_IMAGES, PIXELS, Images, check_count, pack_pixels
+
+Body = bytes | bytearray
+PICTURE = "a 1-bit picture of even width and height"
+
+# What Pillow's decoders let out for damaged files.
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowError, IndexError)
+
+
+def decode_png(_media_type: MediaType, body: Body) -> Images:
+    """A PNG of bit depth 1; sample 1 is pixel 1."""
+    return _from_sheet(_open(body, "PNG"))
+
+
+def decode_pbm(_media_type: MediaType, body: Body) -> Images:
+    """A PBM, plain (P1) or raw (P4); bit 1, which is black, is pixel 1."""
+    return _from_sheet(~_open(body, "PPM"))
+
+
+def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
+    """The samples, ``bool[height, width]``; True is white.
+
+    Raises:
+        EmptyPayload: ``body`` has no bytes.
+        InvalidPicture: Not a whole picture of that format, depth and size.
+        TooManyImages: More tiles than one request may carry; it is not decoded then.
+    """
+    if not body:
+        raise EmptyPayload("a body of 0 bytes", PICTURE)
+    try:
+        with warnings.catch_warnings():
+            # Pillow's guard against decompression bombs; ours below is narrower.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(body), formats=[format_name])
+        width, height = picture.size
+        if picture.mode != "1" or width % 2 or height % 2:
+            raise InvalidPicture(f"{width}x{height} pixels, mode {picture.mode!r}", PICTURE)
+        check_count(width * height // PIXELS)
+        return np.asarray(picture, dtype=np.bool_)
+    except Image.DecompressionBombError as error:
+        raise InvalidPicture(str(error), f"a picture of at most {MAX_IMAGES} tiles") from error
+    except BROKEN as error:
+        raise InvalidPicture(str(error) or type(error).__name__, PICTURE) from error
+
+
+def _from_sheet(sheet: npt.NDArray[np.bool_]) -> Images:
+    rows, columns = sheet.shape[0] // 2, sheet.shape[1] // 2
+    tiles = sheet.reshape(rows, 2, columns, 2).transpose(0, 2, 1, 3).reshape(-1, PIXELS)
+    return pack_pixels(tiles, columns)
+
+
+def encode_png(images: Images, predictions: npt.NDArray[np.float32]) -> bytes:
+    """Predictions ``float32[n, 4]`` as greys: 0 is black, 1 is white, clipped."""
+    columns = images.columns or math.ceil(math.sqrt(images.count))
+    rows = math.ceil(images.count / columns)
+    greys = np.zeros((rows * columns, PIXELS), dtype=np.uint8)
+    greys[: images.count] = np.rint(np.clip(predictions.astype(np.float64), 0, 1) * 255)
+    sheet = greys.reshape(rows, columns, 2, 2).transpose(0, 2, 1, 3)
+    written = io.BytesIO()
+    picture = Image.fromarray(np.ascontiguousarray(sheet).reshape(rows * 2, columns * 2))
+    picture.save(written, format="PNG", compress_level=1)
+    return written.getvalue()

@@ -1,0 +1,192 @@
+"""Open Inference Protocol V2: JSON and the binary tensor data extension.
+
+https://github.com/kserve/open-inference-protocol and, for binary tensors,
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from flip_encode import dump
+from flip_media import JSON, PACKED, parse_media_type
+
+from diagonalflip.errors import InvalidJson, InvalidTensor
+from diagonalflip.wire import (
+    NIBBLE_BITS,
+    PIXELS,
+    check_count,
+    from_packed,
+)
+
+HEADER_LENGTH = "inference-header-content-length"
+Body = bytes | bytearray
+
+PIXEL_TYPES: dict[str, np.dtype[Any]] = {
+    "FP32": np.dtype("<f4"),
+    "UINT8": np.dtype("u1"),
+    "BOOL": np.dtype("u1"),
+}
+TENSORS = "one input, pixels FP32, UINT8 or BOOL [n, 4] or packed UINT8 [bytes]"
+
+
+def recognises(headers: Mapping[str, str], body: Body) -> bool:
+    """Whether a request speaks V2; its path, which would tell, does not reach a worker."""
+    if HEADER_LENGTH in headers:
+        return True
+    if parse_media_type(headers.get("content-type", "")).name not in ("", JSON):
+        return False
+    if b'"inputs"' not in body:
+        return False
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(document, dict) and "inputs" in document
+
+
+class V2Request:
+    """One V2 inference request.
+
+    Args:
+        headers: Request headers by lower-case name.
+        body: JSON, and after it the binary tensors if the headers give the JSON's length.
+
+    Attributes:
+        images: What is to be predicted.
+
+    Raises:
+        InvalidJson: The JSON part is none.
+        InvalidTensor: Not exactly one documented input tensor, or no such output.
+        InvalidPayload: The tensor's content is wrong.
+        TooManyImages: More than one request may carry.
+    """
+
+    def __init__(self, headers: Mapping[str, str], body: Body) -> None:
+        document, binary = _split(headers, body)
+        self._id = document.get("id")
+        inputs = document.get("inputs")
+        if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+            raise InvalidTensor("other inputs", TENSORS)
+        self._binary_answer = _wants_binary(document)
+        tensor = inputs[0]
+        values = _values(tensor, binary)
+        if tensor["name"] == "packed":
+            padding = _parameters(tensor).get("padding", 0)
+            if padding not in (0, NIBBLE_BITS):
+                raise InvalidTensor(f"padding {padding!r}", "padding 0 or 4")
+            self.images = from_packed(values.astype(np.uint8).tobytes(), int(padding))
+        else:
+            self.images = pack_pixels(values.astype(np.uint8).reshape(-1, PIXELS))
+
+    def answer(self, predictions: npt.NDArray[np.float32]) -> tuple[bytes, str, dict[str, str]]:
+        """Body, ``Content-Type`` and headers for predictions ``float32[n, 4]``."""
+        output: dict[str, Any] = {
+            "name": "prediction",
+            "datatype": "FP32",
+            "shape": list(predictions.shape),
+        }
+        document = {"model_name": "diagonal_flip", "outputs": [output]}
+        if self._id is not None:
+            document["id"] = self._id
+        if not self._binary_answer:
+            output["data"] = predictions.reshape(-1)
+            return dump(document), JSON, {}
+        tensor = predictions.astype("<f4", copy=False).tobytes()
+        output["parameters"] = {"binary_data_size": len(tensor)}
+        head = dump(document)
+        return head + tensor, PACKED, {"Inference-Header-Content-Length": str(len(head))}
+
+
+def _split(headers: Mapping[str, str], body: Body) -> tuple[dict[str, Any], Body | None]:
+    """The JSON document, and the binary part if there is one."""
+    binary = None
+    length = headers.get(HEADER_LENGTH)
+    if length is not None:
+        if not (length.isascii() and length.isdigit() and int(length[:18]) <= len(body)):
+            raise InvalidTensor(
+                f"Inference-Header-Content-Length {length[:20]!r}",
+                f"0 to {len(body)}, a body's part",
+            )
+        body, binary = body[: int(length)], body[int(length) :]
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJson(str(error), "a V2 inference request") from error
+    if not isinstance(document, dict):
+        raise InvalidJson(f"a JSON {type(document).__name__}", "a V2 inference request")
+    request_id = document.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise InvalidTensor(f"id {request_id!r}", "a string")
+    return document, binary
+
+
+def _parameters(part: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = part.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InvalidTensor(f"parameters {parameters!r}"[:80], "an object")
+    return parameters
+
+
+def _wants_binary(document: dict[str, Any]) -> bool:
+    outputs = document.get("outputs") or [{"name": "prediction"}]
+    if (
+        not isinstance(outputs, list)
+        or len(outputs) != 1
+        or not isinstance(outputs[0], dict)
+        or outputs[0].get("name") != "prediction"
+    ):
+        raise InvalidTensor("other outputs", 'the output "prediction", or none named')
+    default = _parameters(document).get("binary_data_output", False)
+    return bool(_parameters(outputs[0]).get("binary_data", default))
+
+
+def _values(tensor: dict[str, Any], binary: Body | None) -> npt.NDArray[Any]:
+    """The tensor's values, flat; for ``pixels`` all of them are 0 or 1."""
+    name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
+    pixels = name == "pixels"
+    dtype = (PIXEL_TYPES if pixels else {"UINT8": np.dtype("u1")}).get(str(datatype))
+    if name not in ("pixels", "packed") or dtype is None:
+        raise InvalidTensor(f"input {name!r} of {datatype!r}"[:80], TENSORS)
+    if (
+        not isinstance(shape, list)
+        or any(type(size) is not int or size < 0 for size in shape)
+        or len(shape) != (2 if pixels else 1)
+        or (pixels and shape[1] != PIXELS)
+    ):
+        raise InvalidTensor(f"{name} of shape {shape!r}"[:80], TENSORS)
+    size = math.prod(shape)
+    check_count(size // PIXELS if pixels else 2 * size - 1)
+    values = _read_binary(tensor, binary, dtype) if binary else _read_json(tensor)
+    if values.size != size:
+        raise InvalidTensor(f"{values.size} values", f"{size}, as the shape says")
+    if not pixels and ((values < 0) | (values > 255)).any():
+        raise InvalidTensor("a byte out of range", "UINT8, 0 to 255")
+    if pixels and not ((values == 0) | (values == 1)).all():
+        wrong = values[(values != 0) & (values != 1)][0]
+        raise InvalidTensor(f"pixel {wrong}", "every pixel 0 or 1")
+    return values
+
+
+def _read_binary(tensor: dict[str, Any], binary: Body, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    size = _parameters(tensor).get("binary_data_size")
+    if size != len(binary) or len(binary) % dtype.itemsize:
+        raise InvalidTensor(f"{len(binary)} binary bytes", f"binary_data_size, which is {size!r}")
+    return np.frombuffer(binary, dtype=dtype)
+
+
+def _read_json(tensor: dict[str, Any]) -> npt.NDArray[Any]:
+    try:
+        values = np.array(tensor.get("data"))
+    except ValueError as error:
+        raise InvalidTensor("ragged data", "a flat list, or lists of the shape") from error
+    if values.dtype.kind not in "biuf" and values.size:
+        raise InvalidTensor("data that are not numbers", "numbers or booleans")
+    if values.dtype.kind == "f" and not (values == np.rint(values)).all():
+        raise InvalidTensor("a fraction", "whole numbers")
+    return values.reshape(-1)

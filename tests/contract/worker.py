@@ -1,0 +1,41 @@
+"""TorchServe's worker in little: the real loader and service behind an inherited socket.
+
+Run as ``python worker.py ARCHIVE_FOLDER SOCKET_FD`` with the folder first on PYTHONPATH,
+as TorchServe's frontend does. Prints ``loaded`` and where modules came from, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+import ts
+from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+from ts.model_loader import TsModelLoader
+from ts.protocol.otf_message_handler import retrieve_msg
+
+
+def main() -> None:
+    folder, descriptor = sys.argv[1:]
+    metrics = MetricsCacheYamlImpl(str(Path(ts.__file__).parent / "configs/metrics.yaml"))
+    metrics.initialize_cache()
+    service = TsModelLoader().load(
+        "diagonal_flip", folder, "flip_handler.py", None, 8, None, True, metrics
+    )
+    origins = {
+        name: module.__file__
+        for name, module in list(sys.modules.items())
+        if name.startswith(("flip_", "diagonalflip"))
+    }
+    print(f"loaded {json.dumps(origins)}", flush=True)
+    with socket.socket(fileno=int(descriptor)) as connection:
+        service.set_cl_socket(connection)
+        while True:  # until the other end closes: retrieve_msg exits then
+            _, batch = retrieve_msg(connection)
+            connection.sendall(service.predict(batch))
+
+
+if __name__ == "__main__":
+    main()

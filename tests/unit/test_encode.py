@@ -1,0 +1,110 @@
+"""Answers hold the very float32 values that the network gave."""
+
+from __future__ import annotations
+
+import json
+
+import flip_encode
+import numpy as np
+import numpy.typing as npt
+import pytest
+from flip_media import JSON, PACKED
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from diagonalflip.errors import DiagonalFlipError, InvalidImage, NotAcceptable
+
+Rows = npt.NDArray[np.float32]
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+PREDICTIONS = hnp.arrays(np.float32, st.tuples(st.integers(1, 20), st.just(4)), elements=FINITE)
+EXAMPLE = np.array([[0.1, -0.1, -0.05, -0.25], [0, 1, -1, 1e-7]], dtype=np.float32)
+
+
+def read_packed(body: bytes) -> Rows:
+    return np.frombuffer(body, dtype="<f4").reshape(-1, 4).astype(np.float32)
+
+
+def read_json(body: bytes) -> Rows:
+    document = json.loads(body)
+    assert list(document) == ["predictions"]
+    return np.array(document["predictions"], dtype=np.float32)
+
+
+READERS = {PACKED: read_packed, JSON: read_json}
+
+
+@pytest.mark.parametrize("media_type", READERS)
+@given(predictions=PREDICTIONS)
+def test_answers_are_exact_to_the_bit(media_type: str, predictions: Rows) -> None:
+    read = READERS[media_type](flip_encode.encode(media_type, predictions))
+    assert read.shape == predictions.shape
+    assert read.tobytes() == predictions.tobytes()
+
+
+@pytest.mark.parametrize("media_type", READERS)
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(1, 2), slice(0, 2)])
+def test_a_view_of_a_larger_buffer_gives_its_own_rows_only(media_type: str, rows: slice) -> None:
+    read = READERS[media_type](flip_encode.encode(media_type, EXAMPLE[rows]))
+    assert read.tobytes() == EXAMPLE[rows].tobytes()
+
+
+def test_packed_answers_are_little_endian_in_order() -> None:
+    assert flip_encode.encode_packed(np.array([[1, 2, -1, 0]], dtype=np.float32)) == bytes.fromhex(
+        "0000803f 00000040 000080bf 00000000"
+    )
+
+
+def test_a_big_endian_machine_swaps_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flip_encode.sys.byteorder", "big")
+    assert flip_encode.encode_packed(np.ones((1, 4), np.float32)) == 4 * b"\x3f\x80\x00\x00"
+
+
+def test_json_answers_are_short_numbers() -> None:
+    body = flip_encode.encode_json(EXAMPLE[:1])
+    assert body == b'{"predictions":[[0.1,-0.1,-0.05,-0.25]]}'
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type", "chosen"),
+    [
+        ("", PACKED, PACKED),
+        ("", JSON, JSON),
+        ("", f"{JSON}; charset=utf-8", JSON),
+        ("", f"{PACKED};padding=4", PACKED),
+        ("", "", PACKED),
+        ("", "text/html", PACKED),
+        ("*/*", JSON, JSON),
+        ("*/*", PACKED, PACKED),
+        (PACKED, JSON, PACKED),
+        (JSON, PACKED, JSON),
+        (f"{JSON}, {PACKED};q=0.5", PACKED, JSON),
+    ],
+)
+def test_the_answer_is_what_accept_likes_best_else_the_requests_own(
+    accept: str, content_type: str, chosen: str
+) -> None:
+    assert flip_encode.choose(accept, content_type) == chosen
+
+
+@pytest.mark.parametrize("accept", ["text/html", "*/*;q=0", "rubbish", "text/" + 5000 * "x"])
+def test_what_accept_rules_out_is_not_sent(accept: str) -> None:
+    with pytest.raises(NotAcceptable) as caught:
+        flip_encode.choose(accept, JSON)
+    assert accept[:100] in caught.value.got
+    assert len(caught.value.got) < 200
+    assert JSON in caught.value.expected
+    assert PACKED in caught.value.expected
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_headers_choose_one_of_ours_or_are_refused(accept: str, content_type: str) -> None:
+    try:
+        assert flip_encode.choose(accept, content_type) in flip_encode.ENCODERS
+    except DiagonalFlipError as error:
+        assert json.loads(flip_encode.encode_error(error))["status"] == 406
+
+
+def test_an_error_is_its_problem_as_json() -> None:
+    error = InvalidImage('image 3: "12"', "four pixels")
+    assert json.loads(flip_encode.encode_error(error)) == error.problem()

@@ -1,0 +1,235 @@
+"""The engine gives ONNX Runtime's answers, the same bits wherever an image lies."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+import torch
+from flip_engine import LARGEST_BATCH, FlipEngine, pick_device
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diagonalflip.errors import ArtifactError, CertificateError
+from diagonalflip.wire import Images, from_packed, pack, to_pixels
+
+CPU = torch.device("cpu")
+Rows = npt.NDArray[np.float32]
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def reference(unpacked_archive: Path) -> npt.NDArray[np.float64]:
+    text = (unpacked_archive / "certificate.json").read_text(encoding="utf-8")
+    return np.array(json.loads(text)["reference"])
+
+
+@pytest.fixture(scope="module")
+def engine(unpacked_archive: Path, reference: npt.NDArray[np.float64]) -> FlipEngine:
+    engine = FlipEngine(unpacked_archive / "diagonal_flip.pt", CPU)
+    assert engine.warm_up(reference) <= 1e-6
+    return engine
+
+
+@pytest.fixture
+def cold_engine(artifacts: Path) -> FlipEngine:
+    return FlipEngine(artifacts / "diagonal_flip.pt", CPU)
+
+
+@pytest.fixture(scope="module")
+def table(engine: FlipEngine) -> Rows:
+    """Each image's bits when it is alone."""
+    return np.concatenate([engine.predict([pack([number])])[0] for number in range(16)])
+
+
+def expected(table: Rows, images: Images) -> bytes:
+    octets = np.frombuffer(images.packed, np.uint8)
+    numbers = np.stack([octets >> 4, octets & 15], axis=1).reshape(-1)[: images.count]
+    return table[numbers].tobytes()
+
+
+def test_all_images_are_answered_as_by_onnxruntime(engine: FlipEngine, artifacts: Path) -> None:
+    session = onnxruntime.InferenceSession(
+        str(artifacts / "diagonal_flip.onnx"), providers=["CPUExecutionProvider"]
+    )
+    pixels = to_pixels(np.arange(16)).reshape(16, 4).astype(np.float32)
+    (wanted,) = session.run(["prediction"], {"pixels": pixels})
+    (answer,) = engine.predict([pack(np.arange(16))])
+    assert answer.dtype == np.float32
+    assert answer == pytest.approx(wanted, abs=1e-6)
+
+
+def test_image_11_has_the_known_answer(table: Rows) -> None:
+    assert table[11] == pytest.approx(np.array([0.1, -0.1, -0.05, -0.25]), abs=1e-6)
+
+
+@given(st.lists(st.lists(st.integers(0, 15), min_size=1, max_size=40), min_size=1, max_size=8))
+def test_any_batch_of_odd_and_even_requests_gives_each_its_own_bits(
+    engine: FlipEngine, table: Rows, batch: list[list[int]]
+) -> None:
+    requests = [pack(numbers) for numbers in batch]
+    answers = engine.predict(requests)
+    assert [answer.shape for answer in answers] == [(len(numbers), 4) for numbers in batch]
+    for numbers, answer in zip(batch, answers, strict=True):
+        assert answer.tobytes() == table[numbers].tobytes()
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [LARGEST_BATCH],
+        [LARGEST_BATCH - 1],
+        [LARGEST_BATCH + 1],
+        [LARGEST_BATCH + 1, 3],
+        [3, LARGEST_BATCH, 1],
+        [1, LARGEST_BATCH - 1, 1, 2],
+        [2 * LARGEST_BATCH, 1],
+        [3 * LARGEST_BATCH + 7, 5, LARGEST_BATCH],
+    ],
+)
+def test_chunk_borders_change_no_bit(engine: FlipEngine, table: Rows, counts: list[int]) -> None:
+    random = np.random.default_rng(sum(counts))
+    requests = [pack(random.integers(0, 16, count)) for count in counts]
+    for request, answer in zip(requests, engine.predict(requests), strict=True):
+        assert answer.shape == (request.count, 4)
+        assert answer.tobytes() == expected(table, request)
+
+
+@pytest.mark.parametrize("body", [b"\xb6\x90", bytearray(b"\xb6\x90")])
+def test_bytes_and_bytearrays_are_read_and_left_alone(
+    engine: FlipEngine, table: Rows, body: bytes | bytearray
+) -> None:
+    (answer,) = engine.predict([from_packed(body, 4)])
+    assert answer.tobytes() == table[[11, 6, 9]].tobytes()
+    assert body == b"\xb6\x90"
+
+
+def test_an_earlier_answer_survives_the_next_batch(engine: FlipEngine, table: Rows) -> None:
+    (first,) = engine.predict([pack([11])])
+    engine.predict([pack([4] * 100)])
+    assert first.tobytes() == table[[11]].tobytes()
+
+
+def test_no_shape_but_the_proven_ones_is_ever_run(
+    cold_engine: FlipEngine, reference: npt.NDArray[np.float64]
+) -> None:
+    sizes: set[int] = set()
+    honest = cold_engine._network
+
+    def recording(pixels: torch.Tensor) -> torch.Tensor:
+        sizes.add(len(pixels))
+        answer: torch.Tensor = honest(pixels)
+        return answer
+
+    cold_engine._network = recording
+    cold_engine.warm_up(reference)
+    proven = set(sizes)
+    assert proven == set(cold_engine.batch_sizes)
+    for count in (1, 15, 17, 1000, LARGEST_BATCH - 1, LARGEST_BATCH + 1):
+        cold_engine.predict([pack(np.zeros(count, np.uint8))])
+    assert sizes == proven
+
+
+def spoiled(honest: Network, size: int, rows: slice, by: float) -> Network:
+    """The honest network, but for ``rows`` of batches of ``size``."""
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        answer = honest(pixels).clone()
+        if len(pixels) == size:
+            answer[rows] += by
+        return answer
+
+    return forward
+
+
+@pytest.mark.parametrize("by", [2e-6, -2e-6, float("nan")])
+@pytest.mark.parametrize("number", [0, 15])
+def test_warm_up_refuses_a_wrong_reference(
+    cold_engine: FlipEngine, reference: npt.NDArray[np.float64], number: int, by: float
+) -> None:
+    wrong = reference.copy()
+    wrong[number, 3] += by
+    with pytest.raises(CertificateError) as caught:
+        cold_engine.warm_up(wrong)
+    assert "deviation" in caught.value.got
+    assert "1e-06" in caught.value.expected
+
+
+@pytest.mark.parametrize("size", [16, 64, LARGEST_BATCH // 2])
+@pytest.mark.parametrize("rows", [slice(None), slice(3, 4)])
+def test_warm_up_gives_up_batch_sizes_whose_bits_differ(
+    cold_engine: FlipEngine,
+    reference: npt.NDArray[np.float64],
+    table: Rows,
+    size: int,
+    rows: slice,
+) -> None:
+    before = list(cold_engine.batch_sizes)
+    cold_engine._network = spoiled(cold_engine._network, size, rows, 5e-7)
+    cold_engine.warm_up(reference)
+    assert cold_engine.batch_sizes == [other for other in before if other != size]
+    request = pack(np.arange(size) % 16)
+    (answer,) = cold_engine.predict([request])
+    assert answer.tobytes() == expected(table, request)
+
+
+def test_a_batch_size_given_up_is_logged(
+    cold_engine: FlipEngine,
+    reference: npt.NDArray[np.float64],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cold_engine._network = spoiled(cold_engine._network, 64, slice(None), 5e-7)
+    with caplog.at_level(logging.WARNING):
+        cold_engine.warm_up(reference)
+    assert [record.args for record in caplog.records] == [(64, CPU)]
+
+
+@pytest.mark.parametrize("row", [0, 16, LARGEST_BATCH - 1])
+def test_warm_up_refuses_a_largest_batch_that_depends_on_position(
+    cold_engine: FlipEngine, reference: npt.NDArray[np.float64], row: int
+) -> None:
+    network = spoiled(cold_engine._network, LARGEST_BATCH, slice(row, row + 1), 5e-7)
+    cold_engine._network = network
+    with pytest.raises(CertificateError, match=f"position in a batch of {LARGEST_BATCH}"):
+        cold_engine.warm_up(reference)
+
+
+@pytest.mark.parametrize("gpu_id", [0, "0", 3, None])
+def test_without_a_gpu_the_device_is_the_cpu(
+    gpu_id: int | str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device(gpu_id) == CPU
+
+
+@pytest.mark.parametrize(
+    ("gpu_id", "device"),
+    [(1, torch.device("cuda", 1)), ("0", torch.device("cuda", 0)), (None, CPU)],
+)
+def test_with_a_gpu_the_device_is_the_assigned_one(
+    gpu_id: int | str | None, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device(gpu_id) == device
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -100])
+def test_a_truncated_model_is_an_artifact_error(artifacts: Path, tmp_path: Path, keep: int) -> None:
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes((artifacts / "diagonal_flip.pt").read_bytes()[:keep])
+    with pytest.raises(ArtifactError, match=r"damaged\.pt"):
+        FlipEngine(damaged, CPU)
+
+
+def test_another_kind_of_file_is_an_artifact_error(artifacts: Path, tmp_path: Path) -> None:
+    shutil.copy(artifacts / "diagonal_flip.onnx", tmp_path / "wrong.pt")
+    for path in (tmp_path / "wrong.pt", tmp_path / "missing.pt", tmp_path):
+        with pytest.raises(ArtifactError, match=path.name):
+            FlipEngine(path, CPU)

@@ -1,0 +1,93 @@
+"""The drawn tree of errors is the real one, and each error is a well-formed problem."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from diagonalflip import errors
+from diagonalflip.errors import DiagonalFlipError
+
+LINE = re.compile(r"^ {4}(?P<branch>[ │├└─]*)(?P<name>[A-Z]\w+)(?:\s+(?P<status>\d{3}|-)\s.*)?$")
+
+
+def drawn() -> Iterator[tuple[str, str | None, int | None]]:
+    """Name, parent and status of every line of the drawing."""
+    ancestors: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        if match := LINE.match(line):
+            depth = len(match["branch"]) // 4
+            ancestors[depth:] = [match["name"]]
+            status = match["status"]
+            parent = ancestors[depth - 1] if depth else None
+            yield match["name"], parent, int(status) if status and status != "-" else None
+
+
+def real(kind: type[DiagonalFlipError] = DiagonalFlipError) -> Iterator[type[DiagonalFlipError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from real(child)
+
+
+KINDS = list(real())
+
+
+def test_the_drawn_tree_is_the_real_one() -> None:
+    root, *rest = KINDS
+    assert sorted(drawn(), key=str) == sorted(
+        [
+            (root.__name__, None, root.status),
+            *((kind.__name__, kind.__mro__[1].__name__, kind.status) for kind in rest),
+        ],
+        key=str,
+    )
+
+
+def test_the_tree_is_not_empty() -> None:
+    assert len(KINDS) == 12
+
+
+@pytest.mark.parametrize("field", ["code", "title"])
+def test_codes_and_titles_are_unique(field: str) -> None:
+    assert len({getattr(kind, field) for kind in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_are_stable_identifiers(kind: type[DiagonalFlipError]) -> None:
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", kind.code)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("action", ["", "do better"])
+def test_a_problem_is_an_rfc_9457_object(kind: type[DiagonalFlipError], action: str) -> None:
+    error = kind("this", "that", action)
+    problem = json.loads(json.dumps(error.problem()))
+    assert problem["type"] == f"urn:diagonalflip:problem:{kind.code}"
+    assert problem["title"] == kind.title
+    assert problem["status"] == (kind.status or 500)
+    assert problem["detail"] == str(error)
+    assert problem["code"] == kind.code
+    assert (problem["got"], problem["expected"]) == ("this", "that")
+    assert problem.get("action", "") == action
+
+
+def test_messages_say_got_expected_and_action() -> None:
+    assert str(DiagonalFlipError("a", "b")) == "got a; expected b"
+    assert str(DiagonalFlipError("a", "b", "do c")) == "got a; expected b. do c"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_our_own_failure_is_worth_repeating(kind: type[DiagonalFlipError]) -> None:
+    assert kind.retryable == (kind is errors.InternalError)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_errors_survive_another_process(kind: type[DiagonalFlipError]) -> None:
+    copy = pickle.loads(pickle.dumps(kind("a", "b", "c")))  # noqa: S301 - our own bytes
+    assert type(copy) is kind
+    assert copy.problem() == kind("a", "b", "c").problem()

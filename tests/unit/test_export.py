@@ -1,0 +1,191 @@
+"""Exports are reproducible to the byte, listed with digests, portable, and all or nothing.
+
+Each export is a process of its own and takes some seconds: such tests are few.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from diagonalflip.wire import WIRE_VERSION
+from export.archive import SOURCES
+from export.net import WEIGHTS_FILE
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("diagonal_flip.pt", "diagonal_flip.onnx", "diagonal_flip.mar", "manifest.json")
+ARCHIVE = "diagonal_flip.mar"
+
+
+def run_export(
+    tree: Path, output: Path, *arguments: str, hash_seed: str = "1"
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "export", "--output", str(output), *arguments],
+        cwd=tree,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def read_manifest(artifacts: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((artifacts / "manifest.json").read_text("utf-8"))
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def second_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made from a copy of the tree, elsewhere, with another hash seed."""
+    tree = tmp_path_factory.mktemp("a-copy-of") / "the tree"
+    for name in ("diagonalflip", "export", "handlers"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    output = tree / "deep" / "output"
+    finished = run_export(tree, output, hash_seed="4242")
+    assert finished.returncode == 0, finished.stderr
+    return output
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_two_exports_elsewhere_are_the_same_bytes(
+    artifacts: Path, second_export: Path, name: str
+) -> None:
+    assert (artifacts / name).read_bytes() == (second_export / name).read_bytes()
+
+
+def test_an_export_leaves_its_files_and_nothing_else(artifacts: Path) -> None:
+    assert sorted(path.name for path in artifacts.iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", FILES[:3])
+def test_the_manifest_lists_each_artifact_with_size_and_digest(artifacts: Path, name: str) -> None:
+    data = (artifacts / name).read_bytes()
+    assert read_manifest(artifacts)["artifacts"][name] == {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": len(data),
+    }
+
+
+def test_the_manifest_lists_each_member_of_the_archive(artifacts: Path) -> None:
+    with zipfile.ZipFile(artifacts / ARCHIVE) as archive:
+        assert archive.testzip() is None
+        members = {name: archive.read(name) for name in archive.namelist()}
+    assert read_manifest(artifacts)["archive_members"] == {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        for name, data in members.items()
+    }
+    assert read_manifest(artifacts)["wire_version"] == WIRE_VERSION
+
+
+def test_the_archive_holds_the_sources_the_model_and_the_certificate(artifacts: Path) -> None:
+    with zipfile.ZipFile(artifacts / ARCHIVE) as archive:
+        assert set(archive.namelist()) == {
+            *SOURCES,
+            "diagonal_flip.pt",
+            "certificate.json",
+            "MAR-INF/MANIFEST.json",
+        }
+        for name, source in SOURCES.items():
+            assert archive.read(name) == source.read_bytes()
+        assert archive.read("diagonal_flip.pt") == (artifacts / "diagonal_flip.pt").read_bytes()
+        serve_manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+        for key in ("serializedFile", "handler", "configFile"):
+            assert serve_manifest["model"][key] in archive.namelist()
+        certificate = json.loads(archive.read("certificate.json"))
+    assert certificate == read_manifest(artifacts)["certificate"]
+
+
+def test_every_handler_module_is_in_the_archive() -> None:
+    modules = {path.name for path in (ROOT / "handlers").iterdir() if path.is_file()}
+    assert modules <= SOURCES.keys()
+
+
+def test_top_level_names_cannot_be_shadowed_by_the_workers_own(artifacts: Path) -> None:
+    with zipfile.ZipFile(artifacts / ARCHIVE) as archive:
+        tops = {name.partition("/")[0] for name in archive.namelist() if name.endswith(".py")}
+    assert all(top == "diagonalflip" or top.startswith("flip_") for top in tops)
+
+
+@pytest.mark.parametrize("kind", ["get_inputs", "get_outputs"])
+def test_onnx_takes_and_gives_float32_of_any_batch(artifacts: Path, kind: str) -> None:
+    session = onnxruntime.InferenceSession(
+        str(artifacts / "diagonal_flip.onnx"), providers=["CPUExecutionProvider"]
+    )
+    (value,) = getattr(session, kind)()
+    assert value.name == {"get_inputs": "pixels", "get_outputs": "prediction"}[kind]
+    assert value.type == "tensor(float)"
+    assert value.shape == ["batch", 4]
+    for size in (1, 3, 100):
+        (answer,) = session.run(None, {"pixels": np.zeros((size, 4), np.float32)})
+        assert answer.shape == (size, 4)
+
+
+def test_onnx_is_one_file_of_standard_operators(artifacts: Path) -> None:
+    model = onnx.load(artifacts / "diagonal_flip.onnx", load_external_data=False)
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    assert sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer) == 31
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [entry.domain for entry in model.opset_import] == [""]
+    onnx.checker.check_model(model, full_check=True)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_path_of_the_machine_is_in_any_artifact(artifacts: Path, name: str) -> None:
+    blobs = {name: (artifacts / name).read_bytes()}
+    if name.endswith((".mar", ".pt")):
+        with zipfile.ZipFile(artifacts / name) as archive:
+            blobs |= {member: archive.read(member) for member in archive.namelist()}
+    traces = {
+        *map(str, (ROOT, artifacts, Path.home(), sys.prefix, tempfile.gettempdir())),
+        "site-packages",
+        ".py:",
+        ".export-",
+    }
+    for blob in blobs.values():
+        assert not [trace for trace in traces - {"/"} if trace.encode() in blob]
+
+
+def with_nan(tensors: dict[str, Any]) -> None:
+    tensors["layer2.bias"][0] = float("nan")
+
+
+def with_large_values(tensors: dict[str, Any]) -> None:
+    """Valid weights, for which float32 rounding alone is beyond the tolerance."""
+    tensors["layer2.weight"] = [
+        [1000.1 * value for value in row] for row in tensors["layer2.weight"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"), [(with_nan, "layer2.bias"), (with_large_values, "a deviation of")]
+)
+def test_a_failed_export_leaves_no_archive_even_if_one_was_there(
+    artifacts: Path, tmp_path: Path, spoil: Any, message: str
+) -> None:
+    output = tmp_path / "output"
+    shutil.copytree(artifacts, output)
+    (output / "unrelated.mar").touch()
+    tensors = json.loads(WEIGHTS_FILE.read_text("utf-8"))
+    spoil(tensors)
+    weights = tmp_path / "weights.json"
+    weights.write_text(json.dumps(tensors), encoding="utf-8")
+    finished = run_export(ROOT, output, "--weights", str(weights))
+    assert finished.returncode == 1, finished.stdout
+    assert finished.stderr.splitlines()[-1].startswith("export failed: got ")
+    assert message in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert [path.name for path in output.iterdir()] == ["unrelated.mar"]

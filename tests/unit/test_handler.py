@@ -1,0 +1,227 @@
+"""The handler answers each request of a batch by itself: status, type and body."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from flip_handler import FlipHandler
+
+from diagonalflip.errors import ArtifactError, CertificateError
+from diagonalflip.wire import MAX_IMAGES, WIRE_VERSION
+from tests.unit.fake_context import FakeContext
+
+PACKED, JSON = "application/octet-stream", "application/json"
+PROBLEM = "application/problem+json"
+
+
+class Request(NamedTuple):
+    """What a client sends; None for no body at all, as after a form post."""
+
+    body: bytes | None
+    headers: dict[str, Any]
+
+
+class Answer(NamedTuple):
+    """What the client gets."""
+
+    status: tuple[int, str]
+    content_type: str
+    body: bytes
+
+
+GOOD = {
+    "even": Request(b"\xb6", {"Content-Type": PACKED}),
+    "odd": Request(b"\xb6\x90", {"Content-Type": f"{PACKED};padding=4"}),
+    "json": Request(b'{"images":[11,"0110",[[1,0],[0,1]]]}', {"Content-Type": JSON}),
+    "as json": Request(b"\xb6", {"Content-Type": PACKED, "Accept": JSON}),
+    "as packed": Request(b'{"images":[11]}', {"content-type": JSON, "ACCEPT": PACKED}),
+}
+BAD = {
+    "empty": (Request(b"", {"Content-Type": PACKED}), 400, "empty_payload"),
+    "padding": (Request(b"\xb6", {"Content-Type": f"{PACKED};padding=4"}), 400, "invalid_padding"),
+    "broken json": (Request(b"{", {"Content-Type": JSON}), 400, "invalid_json"),
+    "image": (Request(b'{"images":[16]}', {"Content-Type": JSON}), 400, "invalid_image"),
+    "deep": (Request(b"[" * 500 + b"]" * 500, {"Content-Type": JSON}), 400, "invalid_json"),
+    "accept": (
+        Request(b"\xb6", {"Content-Type": PACKED, "Accept": "text/html"}),
+        406,
+        "not_acceptable",
+    ),
+    "too many": (
+        Request(bytes(MAX_IMAGES // 2 + 1), {"Content-Type": PACKED}),
+        413,
+        "too_many_images",
+    ),
+    "type": (Request(b"\xb6", {"Content-Type": "text/plain"}), 415, "unsupported_media_type"),
+    "no type": (Request(b"\xb6", {}), 415, "unsupported_media_type"),
+    "form": (
+        Request(None, {"Content-Type": "application/x-www-form-urlencoded"}),
+        415,
+        "unsupported_media_type",
+    ),
+    "no body": (Request(None, {"Content-Type": PACKED}), 400, "empty_payload"),
+}
+
+
+@pytest.fixture(scope="module")
+def handler(unpacked_archive: Path) -> FlipHandler:
+    handler = FlipHandler()
+    handler.initialize(FakeContext(unpacked_archive))
+    return handler
+
+
+def ask(handler: FlipHandler, *requests: Request) -> list[Answer]:
+    """Sends one batch, framed as TorchServe frames it."""
+    data, headers = [], []
+    for body, sent in requests:
+        data.append({} if body is None else {"body": bytearray(body)})
+        header: dict[str, Any] = {} if body is None else {"body": {"content-type": ""}}
+        headers.append(header | sent)
+    context = FakeContext(Path(), headers)
+    bodies = handler.handle(data, context)
+    assert len(bodies) == len(requests)
+    assert set(context.statuses) == set(context.content_types) == set(range(len(requests)))
+    return [
+        Answer(context.statuses[index], context.content_types[index], body)
+        for index, body in enumerate(bodies)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content_type", "numbers"),
+    [
+        ("even", PACKED, [11, 6]),
+        ("odd", PACKED, [11, 6, 9]),
+        ("json", JSON, [11, 6, 9]),
+        ("as json", JSON, [11, 6]),
+        ("as packed", PACKED, [11]),
+    ],
+)
+def test_a_good_request_is_answered_in_its_form(
+    handler: FlipHandler,
+    unpacked_archive: Path,
+    name: str,
+    content_type: str,
+    numbers: list[int],
+) -> None:
+    (answer,) = ask(handler, GOOD[name])
+    assert answer.status == (200, "OK")
+    assert answer.content_type == content_type
+    assert type(answer.body) is bytes
+    if content_type == JSON:
+        predictions = np.array(json.loads(answer.body)["predictions"])
+    else:
+        predictions = np.frombuffer(answer.body, "<f4").reshape(-1, 4)
+    certificate = json.loads((unpacked_archive / "certificate.json").read_text("utf-8"))
+    assert predictions == pytest.approx(np.array(certificate["reference"])[numbers], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_request_gets_its_status_and_problem(handler: FlipHandler, name: str) -> None:
+    request, status, code = BAD[name]
+    (answer,) = ask(handler, request)
+    assert answer.status[0] == status
+    assert answer.status[1].isascii()
+    assert answer.status[1]
+    assert answer.content_type == PROBLEM
+    problem = json.loads(answer.body)
+    assert (problem["status"], problem["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("position", [0, 2, len(GOOD)])
+def test_a_bad_request_changes_no_byte_of_its_neighbours(
+    handler: FlipHandler, name: str, position: int
+) -> None:
+    batch = list(GOOD.values())
+    batch.insert(position, BAD[name][0])
+    alone = [ask(handler, request)[0] for request in batch]
+    assert ask(handler, *batch) == alone
+    assert [answer.status[0] == 200 for answer in alone].count(False) == 1
+
+
+def test_a_batch_of_bad_requests_only_refuses_each(handler: FlipHandler) -> None:
+    answers = ask(handler, *(request for request, _, _ in BAD.values()))
+    assert [answer.status[0] for answer in answers] == [status for _, status, _ in BAD.values()]
+
+
+@pytest.mark.parametrize("name", ["body", "Body", "BODY"])
+def test_a_client_header_named_body_is_a_header_like_others(
+    handler: FlipHandler, name: str
+) -> None:
+    body, headers = GOOD["odd"]
+    assert ask(handler, Request(body, {**headers, name: "text/html"})) == ask(handler, GOOD["odd"])
+
+
+@pytest.mark.parametrize("name", ["content-type", "Content-Type", "CONTENT-TYPE"])
+@pytest.mark.parametrize("accept", ["accept", "Accept", "ACCEPT"])
+def test_headers_are_read_in_any_case(handler: FlipHandler, name: str, accept: str) -> None:
+    request = Request(b"\xb6", {name: PACKED, accept: JSON})
+    assert ask(handler, request) == ask(handler, GOOD["as json"])
+
+
+def test_describe_says_what_is_served_and_how(handler: FlipHandler) -> None:
+    context = FakeContext(Path(), [{"describe": "True"}])
+    (description,) = handler.handle([{}], context)
+    assert json.loads(json.dumps(description)) == description
+    assert description["model"] == "diagonal_flip"
+    assert description["wire_version"] == WIRE_VERSION
+    assert description["device"] == "cpu"
+    assert description["max_images"] == MAX_IMAGES
+    assert 0 <= description["largest_deviation"] <= 1e-6
+    assert set(description["request_media_types"]) == {PACKED, JSON}
+    assert set(description["response_media_types"]) == {PACKED, JSON}
+
+
+def test_a_client_that_sends_describe_takes_no_answer_from_its_neighbours(
+    handler: FlipHandler,
+) -> None:
+    body, headers = GOOD["even"]
+    context = FakeContext(Path(), [{"describe": "True"}, headers])
+    bodies = handler.handle([{"body": bytearray()}, {"body": body}], context)
+    assert bodies[1] == ask(handler, GOOD["even"])[0].body
+    assert context.statuses[1] == (200, "OK")
+
+
+def test_a_failed_forward_pass_is_a_500_for_the_accepted_only(
+    handler: FlipHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("CUDA error: a secret of the machine")
+
+    monkeypatch.setattr(handler._engine, "predict", fail)
+    good, (bad, _, _), also_good = GOOD["even"], BAD["image"], GOOD["json"]
+    answers = ask(handler, good, bad, also_good)
+    assert [answer.status[0] for answer in answers] == [500, 400, 500]
+    for index in (0, 2):
+        assert answers[index].content_type == PROBLEM
+        assert json.loads(answers[index].body)["code"] == "internal_error"
+        assert b"secret" not in answers[index].body
+
+
+def spoil(folder: Path, certificate: str | None) -> None:
+    (folder / "certificate.json").unlink()
+    if certificate is not None:
+        (folder / "certificate.json").write_text(certificate, encoding="utf-8")
+
+
+@pytest.mark.parametrize("certificate", [None, "{", "{}", "[]", '{"reference": "x"}'])
+def test_a_damaged_certificate_is_an_artifact_error(
+    unpacked_archive: Path, tmp_path: Path, certificate: str | None
+) -> None:
+    shutil.copytree(unpacked_archive, tmp_path / "copy")
+    spoil(tmp_path / "copy", certificate)
+    with pytest.raises(ArtifactError):
+        FlipHandler().initialize(FakeContext(tmp_path / "copy"))
+
+
+def test_a_wrong_reference_is_a_certificate_error(unpacked_archive: Path, tmp_path: Path) -> None:
+    shutil.copytree(unpacked_archive, tmp_path / "copy")
+    spoil(tmp_path / "copy", json.dumps({"reference": [[0.0] * 4] * 16}))
+    with pytest.raises(CertificateError, match="deviation"):
+        FlipHandler().initialize(FakeContext(tmp_path / "copy"))

@@ -1,0 +1,158 @@
+"""The certificate passes for the real engines, and for nothing that is a little wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from diagonalflip.errors import CertificateError
+from export import verify
+from export.net import load_net
+from export.verify import IMAGES, Forward, all_pixels, certify, reference
+
+Array = npt.NDArray[Any]
+Spoil = Callable[[Array, Array], Array]
+
+
+@pytest.fixture(scope="session")
+def forwards(artifacts: Path) -> dict[str, Forward]:
+    return verify.engines(
+        load_net(), artifacts / "diagonal_flip.pt", artifacts / "diagonal_flip.onnx"
+    )
+
+
+@pytest.fixture(scope="session")
+def certificate(forwards: dict[str, Forward]) -> dict[str, Any]:
+    return certify(forwards, reference(load_net()))
+
+
+def numbers_of(pixels: Array) -> Array:
+    return np.asarray(pixels @ np.array([8, 4, 2, 1], np.float32)).astype(int)
+
+
+def test_the_real_engines_pass_within_the_tolerance(certificate: dict[str, Any]) -> None:
+    assert set(certificate["pairs"]) == {
+        "eager/torchscript",
+        "eager/onnxruntime",
+        "torchscript/onnxruntime",
+        "eager/float64",
+        "torchscript/float64",
+        "onnxruntime/float64",
+    }
+    assert certificate["largest_deviation"] <= certificate["tolerance"] == 1e-6
+    assert certificate["batch_invariant"] is True
+    assert certificate["images"] == IMAGES == len(certificate["reference"])
+
+
+def test_the_largest_numbers_are_those_of_the_pairs(certificate: dict[str, Any]) -> None:
+    pairs = certificate["pairs"].values()
+    assert certificate["largest_deviation"] == max(pair["deviation"] for pair in pairs)
+    assert certificate["largest_ulp"] == max(pair["ulp"] for pair in pairs)
+    assert certificate["largest_deviation"] > 0
+
+
+def test_the_certificate_is_json_that_gives_the_same_reference(
+    certificate: dict[str, Any], artifacts: Path
+) -> None:
+    read = json.loads(json.dumps(certificate))
+    assert np.array_equal(np.array(read["reference"]), reference(load_net()))
+    manifest = json.loads((artifacts / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["certificate"]["reference"] == read["reference"]
+
+
+def moved(by: float, number: int, column: int) -> Spoil:
+    def spoil(pixels: Array, answer: Array) -> Array:
+        answer[numbers_of(pixels) == number, column] += np.float32(by)
+        return answer
+
+    return spoil
+
+
+def set_to(value: float) -> Spoil:
+    def spoil(pixels: Array, answer: Array) -> Array:
+        answer[numbers_of(pixels) == 9, 2] = value
+        return answer
+
+    return spoil
+
+
+def depends_on_size(pixels: Array, answer: Array) -> Array:
+    return np.nextafter(answer, np.float32(9)) if len(pixels) == 7 else answer
+
+
+def depends_on_position(_: Array, answer: Array) -> Array:
+    answer[40:41] = np.nextafter(answer[40:41], np.float32(9))
+    return answer
+
+
+def depends_on_neighbours(pixels: Array, answer: Array) -> Array:
+    return np.asarray(answer + np.float32(1e-8) * pixels.sum(dtype=np.float32))
+
+
+@pytest.mark.parametrize("engine", ["eager", "torchscript", "onnxruntime"])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (moved(2e-6, number=0, column=0), "a deviation of 2"),
+        (moved(-2e-6, number=11, column=3), "a deviation of 2"),
+        (set_to(float("nan")), "NaN or infinity from {}"),
+        (set_to(float("inf")), "NaN or infinity from {}"),
+        (lambda _, answer: answer.astype(np.float64), "float64.* from {}"),
+        (lambda _, answer: answer[:, :3], r"float32\[1, 3\] from {}"),
+        (lambda _, answer: answer[:-1], r"float32\[0, 4\] from {}"),
+        (lambda _, answer: answer.reshape(-1), r"float32\[4\] from {}"),
+        (depends_on_size, "{} answers that change inside a batch of 7"),
+        (depends_on_position, "{} answers that change inside a batch of 64"),
+        (depends_on_neighbours, "{} answers that change inside a batch of"),
+    ],
+    ids=[
+        "2e-6 more", "2e-6 less", "nan", "inf", "float64", "3 columns", "a row less", "flat",
+        "batch size", "position", "neighbours",
+    ],
+)  # fmt: skip
+def test_one_spoiled_engine_is_caught(
+    forwards: dict[str, Forward], engine: str, spoil: Spoil, message: str
+) -> None:
+    honest = forwards[engine]
+
+    def spoiled(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.floating[Any]]:
+        return spoil(pixels, np.array(honest(pixels)))
+
+    with pytest.raises(CertificateError, match=message.format(engine)):
+        certify({**forwards, engine: spoiled}, reference(load_net()))
+
+
+def test_a_deviation_within_the_tolerance_passes(forwards: dict[str, Forward]) -> None:
+    nudge = moved(5e-7, number=5, column=1)
+    eager = forwards["eager"]
+    nudged = {"eager": eager, "nudged": lambda pixels: nudge(pixels, np.array(eager(pixels)))}
+    certificate = certify(nudged, reference(load_net()))
+    assert 4e-7 < certificate["pairs"]["eager/nudged"]["deviation"] < 6e-7
+
+
+def test_engines_that_agree_on_a_wrong_answer_are_caught(forwards: dict[str, Forward]) -> None:
+    with pytest.raises(CertificateError, match="and float64"):
+        certify(forwards, reference(load_net()) + 2e-6)
+
+
+def test_every_image_is_asked_by_number() -> None:
+    assert numbers_of(all_pixels()).tolist() == list(range(IMAGES))
+    assert numbers_of(verify.targets()).tolist() == [
+        0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "ulps"),
+    [(1.0, 1.0, 0), (1.0, np.nextafter(np.float32(1), np.float32(2)), 1), (1e-7, -1e-7, 0)],
+)
+def test_ulps_count_float32_values_away_from_zero(left: float, right: float, ulps: int) -> None:
+    pair = np.array([left], np.float32), np.array([right], np.float32)
+    assert verify._ulps(*pair).tolist() == [ulps]
+    assert verify._ulps(*(-value for value in pair)).tolist() == [ulps]
