@@ -22,6 +22,7 @@ from diagonalflip.wire import (
     PIXELS,
     check_count,
     from_packed,
+    pack_pixels,
 )
 
 HEADER_LENGTH = "inference-header-content-length"
