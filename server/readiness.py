@@ -35,7 +35,7 @@ def wait(server: TorchServe, artifacts: Artifacts) -> None:
     url = f"{settings.url}/predictions/{artifacts.model}"
     deadline = time.monotonic() + settings.start_timeout_s
     while time.monotonic() < deadline:
-        if server.process.poll() is not None:
+        if server.process.poll() is not None or _refused_itself(settings.log_dir):
             break
         answer = _ask(url)
         if answer is not None:
@@ -43,9 +43,18 @@ def wait(server: TorchServe, artifacts: Artifacts) -> None:
             return
         time.sleep(POLL_S)
     status = server.process.poll()
-    got = f"no prediction in {settings.start_timeout_s} s" if status is None else f"exit {status}"
-    last = _last_error(settings.log_dir)
-    raise StartError(f"{got}; {last}", "a prediction", f"see {settings.log_dir}")
+    got = f"TorchServe's exit, status {status}" if status is not None else "no prediction"
+    raise StartError(
+        f"{got}; {_last_error(settings.log_dir)}",
+        f"a correct prediction within {settings.start_timeout_s} s",
+        f"see the logs in {settings.log_dir}",
+    )
+
+
+def _refused_itself(logs: Path) -> bool:
+    """Whether a worker found its own archive wrong; TorchServe would start it again and again."""
+    worker = logs / "worker.log"
+    return worker.exists() and b"diagonalflip.errors." in worker.read_bytes()
 
 
 def _ask(url: str) -> bytes | None:

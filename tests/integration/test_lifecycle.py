@@ -153,7 +153,7 @@ def test_an_archive_with_a_wrong_certificate_never_becomes_ready(
         capture_output=True,
     )
     put_certificate_of(artifacts / "diagonal_flip.mar", store)
-    line = start_and_fail(store, tmp_path / "logs", START_TIMEOUT_S="15")
+    line = start_and_fail(store, tmp_path / "logs")
     assert "CertificateError" in line
 
 
