@@ -11,7 +11,7 @@ SOURCES := $(wildcard export/*.py export/weights.json handlers/* diagonalflip/*.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test export lint format lock clean
+.PHONY: help serve test export gpu-check lint format lock clean
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -28,6 +28,9 @@ test: $(BIN)/.dev ## install, and run every test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 export: $(MODEL_STORE)/manifest.json ## write and prove TorchScript, ONNX and archive
+
+gpu-check: $(BIN)/.serve ## prove and measure everything on this host's GPU
+	@$(BIN)/python -m benchmarks.device_check
 
 lint: $(BIN)/.dev ## ruff and mypy
 	$(BIN)/ruff check .

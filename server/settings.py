@@ -46,6 +46,11 @@ class Settings:
     model_store: Path = _setting(Path("model_store"), "folder that `make export` filled")
     log_dir: Path = _setting(Path("logs"), "folder of the logs")
 
+    @classmethod
+    def ports(cls) -> list[str]:
+        """Names of all settings that are ports."""
+        return [entry.name for entry in fields(cls) if entry.name.endswith("port")]
+
     @property
     def url(self) -> str:
         """Where this machine reaches the inference port, whatever address it listens on."""

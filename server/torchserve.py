@@ -22,7 +22,6 @@ from server.artifacts import Artifacts
 from server.settings import SettingError, Settings
 
 HERE = Path(__file__).resolve().parent
-PORTS = ("port", "management_port", "metrics_port", "grpc_port", "grpc_management_port")
 STOP_TIMEOUT_S = 10
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -153,7 +152,7 @@ def _take_ports(settings: Settings) -> dict[str, Any]:
     """Checks that every port is free, and picks numbers for those that are 0."""
     taken: dict[str, Any] = {}
     with contextlib.ExitStack() as held:
-        for name in PORTS:
+        for name in settings.ports():
             wanted = getattr(settings, name)
             listener = held.enter_context(socket.socket())
             # As Java binds: what lingers of closed connections does not matter.

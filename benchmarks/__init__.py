@@ -1,0 +1,1 @@
+"""Figures, and the proof on a GPU: every benchmark here checks the answers it times."""

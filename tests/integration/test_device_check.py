@@ -1,0 +1,30 @@
+"""The proof that runs on GPU hosts also runs, and can fail, on this machine's CPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.device_check import compare
+from tests.integration.conftest import ROOT
+
+
+def test_every_step_runs_and_is_written_down(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.device_check"]
+    subprocess.run([*command, "--device", "cpu", "--results", str(tmp_path)], cwd=ROOT, check=True)
+    (path,) = tmp_path.glob("*.json")
+    report = json.loads(path.read_text())
+    assert all(row["median_us"] > 0 for row in report["engine"] + report["served"])
+
+
+def test_a_wrong_answer_ends_it() -> None:
+    right = np.zeros((3, 4), dtype=np.float32)
+    compare(right, right)
+    for wrong in (right[:2], right + np.float32(2e-6), right * np.float32(np.nan)):
+        with pytest.raises(SystemExit):
+            compare(wrong, right)
