@@ -1,0 +1,65 @@
+"""Settings come from the environment, are checked, and are all documented."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from server.settings import SettingError, Settings, table
+from tests.conftest import ROOT
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_environment({}) == Settings()
+    assert Settings.from_environment({"PORT": "", "HOST": ""}) == Settings()
+
+
+def test_every_setting_is_read() -> None:
+    given = {"HOST": "::1", "PORT": "1", "WORKERS": "3", "BATCH_SIZE": "7", "LOG_DIR": "/x"}
+    read = Settings.from_environment(given)
+    assert (read.host, read.port, read.workers, read.batch_size) == ("::1", 1, 3, 7)
+    assert read.log_dir == Path("/x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "8080 "),
+        ("PORT", "٨"),
+        ("BATCH_SIZE", "0"),
+        ("MAX_BATCH_DELAY_MS", "0"),
+        ("WORKERS", "two"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_range(name: str, value: str) -> None:
+    with pytest.raises(SettingError, match=f"{name}={value}") as caught:
+        Settings.from_environment({name: value})
+    assert "whole number" in caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8080"),
+        ("0.0.0.0", "http://127.0.0.1:8080"),
+        ("::", "http://[::1]:8080"),
+    ],
+)
+def test_the_url_is_one_that_this_machine_can_reach(host: str, url: str) -> None:
+    assert Settings(host=host).url == url
+
+
+def test_make_help_lists_every_target_and_setting() -> None:
+    text = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in ("serve", "test", "export", "lint", "clean", "gpu-check"):
+        assert f"\n  {name} " in text
+    for entry in fields(Settings):
+        assert entry.name.upper() in text
+    assert table() in text
