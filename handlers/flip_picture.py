@@ -33,7 +33,7 @@ def decode_pbm(_media_type: MediaType, body: Body) -> Images:
 
 
 def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
-    """The samples, ``bool[height, width]``; True is white.
+    """The samples, ``bool[height, width]``; True is white, or the second colour of a palette.
 
     Raises:
         EmptyPayload: ``body`` has no bytes.
@@ -48,14 +48,21 @@ def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(body), formats=[format_name])
         width, height = picture.size
-        if picture.mode != "1" or width % 2 or height % 2:
+        if not _has_bit_depth_1(picture, body) or width % 2 or height % 2:
             raise InvalidPicture(f"{width}x{height} pixels, mode {picture.mode!r}", PICTURE)
         check_count(width * height // PIXELS)
         return np.asarray(picture, dtype=np.bool_)
     except Image.DecompressionBombError as error:
         raise InvalidPicture(str(error), f"a picture of at most {MAX_IMAGES} tiles") from error
     except BROKEN as error:
-        raise InvalidPicture(str(error) or type(error).__name__, PICTURE) from error
+        raise InvalidPicture(
+            f"{len(body)} bytes that are no whole picture of that type", PICTURE
+        ) from error
+
+
+def _has_bit_depth_1(picture: Image.Image, body: Body) -> bool:
+    """Pillow tells no depth of palettes; a PNG's depth is byte 24, in its first chunk."""
+    return picture.mode == "1" or (picture.mode == "P" and body[24] == 1)
 
 
 def _from_sheet(sheet: npt.NDArray[np.bool_]) -> Images:
