@@ -55,7 +55,7 @@ $(MODEL_STORE)/manifest.json: $(SOURCES) | $(BIN)/.serve
 	@echo "==> Exporting the model to $(MODEL_STORE)"
 	@$(BIN)/python -m export --output $(MODEL_STORE)
 
-$(BIN)/.serve: requirements/serve.txt requirements/torch.txt
+$(BIN)/.serve: requirements/serve.txt requirements/torch.txt pyproject.toml
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "$(PYTHON) is missing, older than 3.11 or without venv: install Python 3.11+ with venv" \
 	    "(Debian: python3-venv), or name one with PYTHON=" >&2; exit 1; }
@@ -65,6 +65,7 @@ $(BIN)/.serve: requirements/serve.txt requirements/torch.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/serve.txt
 	@echo "==> Installing PyTorch"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.serve requirements/dev.txt

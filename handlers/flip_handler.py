@@ -113,6 +113,8 @@ class FlipHandler:
             )
         except DiagonalFlipError as error:
             exchange.error = error
+        except Exception as error:
+            exchange.error = _our_fault("reading the request", error)
         exchange.decode_ms = _ms_since(started)
 
     def _predict(self, exchanges: list[Exchange]) -> None:
@@ -122,12 +124,10 @@ class FlipHandler:
         started = perf_counter()
         try:
             results = self._engine.predict([e.request.images for e in exchanges if e.request])
-        except RuntimeError:
-            # Raised further, it would reach every request of the batch as a bare 503.
-            logger.exception("forward pass failed")
-            error = InternalError("a failure of the forward pass", "a prediction", "send it again")
+        except Exception as error:
+            fault = _our_fault("the forward pass", error)
             for exchange in exchanges:
-                exchange.error = error
+                exchange.error = fault
             return
         forward_ms = _ms_since(started)
         for exchange, predictions in zip(exchanges, results, strict=True):
@@ -136,31 +136,40 @@ class FlipHandler:
 
     def _reply(self, exchange: Exchange, index: int, context: Any) -> bytes:
         """Sets status and headers of one answer, and returns its body."""
-        status = 200
-        if exchange.error is None and exchange.request and exchange.predictions is not None:
-            started = perf_counter()
-            body, content_type, headers = exchange.request.answer(exchange.predictions)
-            headers |= self._headers
-            headers["Flip-Images"] = str(exchange.request.images.count)
-            headers["Server-Timing"] = (
-                f"decode;dur={exchange.decode_ms:.3f}, forward;dur={exchange.forward_ms:.3f}, "
-                f"encode;dur={_ms_since(started):.3f}"
-            )
-        else:
-            error = exchange.error or InternalError("no prediction", "one", "send it again")
-            status = error.status or 500
-            body, content_type, headers = flip_request.refuse(
-                exchange.headers, exchange.body, error
-            )
+        answer = None
+        try:
+            answer = self._answer(exchange)
+        except Exception as error:
+            exchange.error = _our_fault("writing the answer", error)
+        status = HTTPStatus.OK
+        if answer is None:
+            refusal = exchange.error or InternalError("no prediction", "one")
+            status = HTTPStatus(refusal.status or HTTPStatus.INTERNAL_SERVER_ERROR)
+            answer = flip_request.refuse(exchange.headers, exchange.body, refusal)
+        body, content_type, headers = answer
         for name, spelling in ECHOED.items():
             value = exchange.headers.get(name, "")
             if ECHOABLE.fullmatch(value):
                 headers[spelling] = value
-        context.set_response_status(status, HTTPStatus(status).phrase, index)
+        context.set_response_status(status.value, status.phrase, index)
         context.set_response_content_type(index, content_type)
         for name, value in headers.items():
             context.set_response_header(index, name, value)
         return body
+
+    def _answer(self, exchange: Exchange) -> flip_request.Answer | None:
+        """The good answer with our headers; None if there is an error to tell."""
+        if exchange.error or exchange.request is None or exchange.predictions is None:
+            return None
+        started = perf_counter()
+        body, content_type, headers = exchange.request.answer(exchange.predictions)
+        headers |= self._headers
+        headers["Flip-Images"] = str(exchange.request.images.count)
+        headers["Server-Timing"] = (
+            f"decode;dur={exchange.decode_ms:.3f}, forward;dur={exchange.forward_ms:.3f}, "
+            f"encode;dur={_ms_since(started):.3f}"
+        )
+        return body, content_type, headers
 
 
 def _headers(context: Any, index: int, inputs: dict[str, Any]) -> dict[str, str]:
@@ -184,6 +193,12 @@ def _reference(certificate: Path) -> npt.NDArray[np.float64]:
         return np.array(document["reference"], dtype=np.float64).reshape(16, PIXELS)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{certificate.name}: {error!r}", "16 predictions") from error
+
+
+def _our_fault(step: str, error: Exception) -> InternalError:
+    """Logs what is being handled. Raised further, it would fail the whole batch as a bare 503."""
+    logger.error("%s failed", step, exc_info=error)
+    return InternalError(f"a failure of {step}", "an answer", "send it again, and tell us")
 
 
 def _ms_since(started: float) -> float:

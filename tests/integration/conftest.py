@@ -21,9 +21,7 @@ import requests
 from diagonalflip.wire import to_pixels
 
 ROOT = Path(__file__).resolve().parents[2]
-FREE_PORTS = dict.fromkeys(
-    ("PORT", "MANAGEMENT_PORT", "METRICS_PORT", "GRPC_MANAGEMENT_PORT"), "0"
-)
+FREE_PORTS = dict.fromkeys(("PORT", "MANAGEMENT_PORT", "METRICS_PORT", "GRPC_MANAGEMENT_PORT"), "0")
 
 Oracle = Callable[[npt.ArrayLike], npt.NDArray[np.float32]]
 
@@ -60,7 +58,7 @@ class Server:
 @contextmanager
 def run_server(artifacts: Path, logs: Path, **settings: str) -> Iterator[Server]:
     """``python -m server``, from its start to its end whatever happens between."""
-    settings = {"GRPC_PORT": str(_free_port())} | settings
+    settings = {"GRPC_PORT": str(free_port())} | settings
     process = subprocess.Popen(
         [sys.executable, "-m", "server"],
         cwd=ROOT,
@@ -87,7 +85,7 @@ def run_server(artifacts: Path, logs: Path, **settings: str) -> Iterator[Server]
         process.communicate(timeout=30)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that is free now: the server prints no gRPC port, so 0 would leave it unknown."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

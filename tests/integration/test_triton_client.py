@@ -17,7 +17,7 @@ from tests.integration.conftest import Oracle, Server
 
 MODEL = "diagonal_flip"
 TOLERANCE = 1e-6
-DTYPES = {"FP32": np.float32, "UINT8": np.uint8, "BOOL": np.bool_}
+DTYPES: dict[str, npt.DTypeLike] = {"FP32": np.float32, "UINT8": np.uint8, "BOOL": np.bool_}
 BINARY = pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
 
 Client = Any  # tritonclient has no types
@@ -34,7 +34,7 @@ def pixels_input(
     numbers: npt.ArrayLike, datatype: str = "FP32", *, binary: bool = True
 ) -> triton.InferInput:
     """``pixels`` of image numbers ``int[n]``."""
-    pixels = to_pixels(numbers).reshape(-1, 4).astype(DTYPES[datatype])
+    pixels: npt.NDArray[Any] = to_pixels(numbers).reshape(-1, 4).astype(DTYPES[datatype])
     tensor = triton.InferInput("pixels", list(pixels.shape), datatype)
     tensor.set_data_from_numpy(pixels, binary_data=binary)
     return tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ class FakeContext:
     request_headers: list[dict[str, Any]] = field(default_factory=list)
     statuses: dict[int, tuple[int, str]] = field(default_factory=dict)
     content_types: dict[int, str] = field(default_factory=dict)
+    response_headers: dict[int, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
 
     @property
     def system_properties(self) -> dict[str, Any]:
@@ -40,3 +42,7 @@ class FakeContext:
     def set_response_content_type(self, idx: int, value: str) -> None:
         """Mind the order of arguments: TorchServe's own."""
         self.content_types[idx] = value
+
+    def set_response_header(self, idx: int, key: str, value: str) -> None:
+        """Mind the order of arguments: TorchServe's own."""
+        self.response_headers[idx][key] = value

@@ -8,12 +8,13 @@ import flip_encode
 import numpy as np
 import numpy.typing as npt
 import pytest
-from flip_media import JSON, PACKED
+from flip_media import JSON, PACKED, TEXT, VENDOR_FLOAT16, VENDOR_PACKED
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from diagonalflip.errors import DiagonalFlipError, InvalidImage, NotAcceptable
+from diagonalflip.errors import DiagonalFlipError, NotAcceptable
+from diagonalflip.wire import Images, pack, to_pixels
 
 Rows = npt.NDArray[np.float32]
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -34,10 +35,20 @@ def read_json(body: bytes) -> Rows:
 READERS = {PACKED: read_packed, JSON: read_json}
 
 
+def images_like(predictions: Rows) -> Images:
+    return pack(np.arange(len(predictions)) % 16)
+
+
+def encode(media_type: str, predictions: Rows) -> bytes:
+    body, content_type = flip_encode.encode(media_type, images_like(predictions), predictions)
+    assert content_type == media_type
+    return body
+
+
 @pytest.mark.parametrize("media_type", READERS)
 @given(predictions=PREDICTIONS)
 def test_answers_are_exact_to_the_bit(media_type: str, predictions: Rows) -> None:
-    read = READERS[media_type](flip_encode.encode(media_type, predictions))
+    read = READERS[media_type](encode(media_type, predictions))
     assert read.shape == predictions.shape
     assert read.tobytes() == predictions.tobytes()
 
@@ -45,24 +56,49 @@ def test_answers_are_exact_to_the_bit(media_type: str, predictions: Rows) -> Non
 @pytest.mark.parametrize("media_type", READERS)
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(1, 2), slice(0, 2)])
 def test_a_view_of_a_larger_buffer_gives_its_own_rows_only(media_type: str, rows: slice) -> None:
-    read = READERS[media_type](flip_encode.encode(media_type, EXAMPLE[rows]))
+    read = READERS[media_type](encode(media_type, EXAMPLE[rows]))
     assert read.tobytes() == EXAMPLE[rows].tobytes()
 
 
 def test_packed_answers_are_little_endian_in_order() -> None:
-    assert flip_encode.encode_packed(np.array([[1, 2, -1, 0]], dtype=np.float32)) == bytes.fromhex(
+    assert encode(PACKED, np.array([[1, 2, -1, 0]], dtype=np.float32)) == bytes.fromhex(
         "0000803f 00000040 000080bf 00000000"
     )
 
 
-def test_a_big_endian_machine_swaps_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flip_encode.sys.byteorder", "big")
-    assert flip_encode.encode_packed(np.ones((1, 4), np.float32)) == 4 * b"\x3f\x80\x00\x00"
+def test_a_big_endian_machine_swaps_bytes() -> None:
+    assert encode(PACKED, np.ones((1, 4), ">f4")) == 4 * b"\x00\x00\x80\x3f"
 
 
 def test_json_answers_are_short_numbers() -> None:
-    body = flip_encode.encode_json(EXAMPLE[:1])
-    assert body == b'{"predictions":[[0.1,-0.1,-0.05,-0.25]]}'
+    assert encode(JSON, EXAMPLE[:1]) == b'{"predictions":[[0.1,-0.1,-0.05,-0.25]]}'
+
+
+def test_float16_is_rounded_to_nearest_even() -> None:
+    halfway = np.array([[1 + 2**-11, 1 + 3 * 2**-11, -0.0, 0.1]], dtype=np.float32)
+    assert encode(VENDOR_FLOAT16, halfway) == bytes.fromhex("003c 023c 0080 662e")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_flips_are_thresholded_at_one_half_and_packed_like_images(count: int) -> None:
+    below = np.nextafter(np.float32(0.5), np.float32(0))
+    numbers = (np.arange(count) * 5 + 11) % 16
+    predictions = np.where(to_pixels(numbers).reshape(-1, 4) == 1, np.float32(0.5), below)
+    body, content_type = flip_encode.encode(
+        VENDOR_PACKED, images_like(predictions), predictions.astype(np.float32)
+    )
+    assert content_type == VENDOR_PACKED + ("; padding=4" if count % 2 else "")
+    assert body == pack(numbers).packed
+
+
+def test_text_is_a_line_an_image_below_the_headings() -> None:
+    images = pack([11, 0])
+    body, content_type = flip_encode.encode(TEXT, images, EXAMPLE)
+    assert content_type == "text/plain; charset=utf-8"
+    heading, first, second = body.decode().splitlines()
+    assert heading.split() == ["image", "prediction"]
+    assert first.split() == ["1011", "0.100000", "-0.100000", "-0.050000", "-0.250000"]
+    assert second.split() == ["0000", "0.000000", "1.000000", "-1.000000", "0.000000"]
 
 
 @pytest.mark.parametrize(
@@ -102,9 +138,4 @@ def test_headers_choose_one_of_ours_or_are_refused(accept: str, content_type: st
     try:
         assert flip_encode.choose(accept, content_type) in flip_encode.ENCODERS
     except DiagonalFlipError as error:
-        assert json.loads(flip_encode.encode_error(error))["status"] == 406
-
-
-def test_an_error_is_its_problem_as_json() -> None:
-    error = InvalidImage('image 3: "12"', "four pixels")
-    assert json.loads(flip_encode.encode_error(error)) == error.problem()
+        assert error.status == 406

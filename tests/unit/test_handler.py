@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flip_decode
+import flip_encode
 import numpy as np
 import pytest
 from flip_handler import FlipHandler
@@ -32,6 +36,14 @@ class Answer(NamedTuple):
     status: tuple[int, str]
     content_type: str
     body: bytes
+    headers: dict[str, str]
+
+
+def same(left: Answer, right: Answer) -> bool:
+    """Whether two answers agree in all but the times they took."""
+    return left[:3] == right[:3] and {
+        name: value for name, value in left.headers.items() if name != "Server-Timing"
+    } == {name: value for name, value in right.headers.items() if name != "Server-Timing"}
 
 
 GOOD = {
@@ -57,7 +69,7 @@ BAD = {
         413,
         "too_many_images",
     ),
-    "type": (Request(b"\xb6", {"Content-Type": "text/plain"}), 415, "unsupported_media_type"),
+    "type": (Request(b"\xb6", {"Content-Type": "text/html"}), 415, "unsupported_media_type"),
     "no type": (Request(b"\xb6", {}), 415, "unsupported_media_type"),
     "form": (
         Request(None, {"Content-Type": "application/x-www-form-urlencoded"}),
@@ -87,7 +99,12 @@ def ask(handler: FlipHandler, *requests: Request) -> list[Answer]:
     assert len(bodies) == len(requests)
     assert set(context.statuses) == set(context.content_types) == set(range(len(requests)))
     return [
-        Answer(context.statuses[index], context.content_types[index], body)
+        Answer(
+            context.statuses[index],
+            context.content_types[index],
+            body,
+            context.response_headers[index],
+        )
         for index, body in enumerate(bodies)
     ]
 
@@ -141,7 +158,8 @@ def test_a_bad_request_changes_no_byte_of_its_neighbours(
     batch = list(GOOD.values())
     batch.insert(position, BAD[name][0])
     alone = [ask(handler, request)[0] for request in batch]
-    assert ask(handler, *batch) == alone
+    together = ask(handler, *batch)
+    assert all(map(same, together, alone))
     assert [answer.status[0] == 200 for answer in alone].count(False) == 1
 
 
@@ -155,14 +173,15 @@ def test_a_client_header_named_body_is_a_header_like_others(
     handler: FlipHandler, name: str
 ) -> None:
     body, headers = GOOD["odd"]
-    assert ask(handler, Request(body, {**headers, name: "text/html"})) == ask(handler, GOOD["odd"])
+    (answer,) = ask(handler, Request(body, {**headers, name: "text/html"}))
+    assert same(answer, ask(handler, GOOD["odd"])[0])
 
 
 @pytest.mark.parametrize("name", ["content-type", "Content-Type", "CONTENT-TYPE"])
 @pytest.mark.parametrize("accept", ["accept", "Accept", "ACCEPT"])
 def test_headers_are_read_in_any_case(handler: FlipHandler, name: str, accept: str) -> None:
     request = Request(b"\xb6", {name: PACKED, accept: JSON})
-    assert ask(handler, request) == ask(handler, GOOD["as json"])
+    assert same(ask(handler, request)[0], ask(handler, GOOD["as json"])[0])
 
 
 def test_describe_says_what_is_served_and_how(handler: FlipHandler) -> None:
@@ -174,8 +193,8 @@ def test_describe_says_what_is_served_and_how(handler: FlipHandler) -> None:
     assert description["device"] == "cpu"
     assert description["max_images"] == MAX_IMAGES
     assert 0 <= description["largest_deviation"] <= 1e-6
-    assert set(description["request_media_types"]) == {PACKED, JSON}
-    assert set(description["response_media_types"]) == {PACKED, JSON}
+    assert {PACKED, JSON, "text/plain", "image/png"} < set(description["request_media_types"])
+    assert {PACKED, JSON, "text/plain", "image/png"} < set(description["response_media_types"])
 
 
 def test_a_client_that_sends_describe_takes_no_answer_from_its_neighbours(
@@ -186,6 +205,67 @@ def test_a_client_that_sends_describe_takes_no_answer_from_its_neighbours(
     bodies = handler.handle([{"body": bytearray()}, {"body": body}], context)
     assert bodies[1] == ask(handler, GOOD["even"])[0].body
     assert context.statuses[1] == (200, "OK")
+
+
+def test_a_good_answer_says_what_answered_and_how_long_it_took(
+    handler: FlipHandler, unpacked_archive: Path
+) -> None:
+    body, headers = GOOD["odd"]
+    echo = {"x-request-id": "a.b:1-2", "TraceParent": "00-ab-cd-01"}
+    (answer,) = ask(handler, Request(body, headers | echo))
+    digest = hashlib.sha256((unpacked_archive / "diagonal_flip.pt").read_bytes()).hexdigest()
+    timing = answer.headers.pop("Server-Timing")
+    assert re.fullmatch(
+        r"decode;dur=\d+\.\d{3}, forward;dur=\d+\.\d{3}, encode;dur=\d+\.\d{3}", timing
+    )
+    assert answer.headers == {
+        "Flip-Images": "3",
+        "Flip-Model-Version": "1.0",
+        "Flip-Model-Digest": digest,
+        "Flip-Wire-Version": WIRE_VERSION,
+        "Flip-Device": "cpu",
+        "Flip-Request-Id": "a.b:1-2",
+        "traceparent": "00-ab-cd-01",
+    }
+
+
+@pytest.mark.parametrize("value", ["", "a\r\nb: c", "ä", "x" * 129, "a b"])
+def test_what_could_break_a_header_is_not_echoed(handler: FlipHandler, value: str) -> None:
+    body, headers = GOOD["odd"]
+    (answer,) = ask(handler, Request(body, headers | {"X-Request-Id": value}))
+    assert "Flip-Request-Id" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"),
+    [("*", 200), ('"{}"', 200), ("{}", 200), ('"other", "{}"', 200), ('"other"', 412), ("", 412)],
+)
+def test_if_match_admits_the_model_that_is_served(
+    handler: FlipHandler, wanted: str, status: int
+) -> None:
+    body, headers = GOOD["odd"]
+    digest = ask(handler, GOOD["odd"])[0].headers["Flip-Model-Digest"]
+    (answer,) = ask(handler, Request(body, headers | {"If-Match": wanted.format(digest)}))
+    assert answer.status[0] == status
+
+
+@pytest.mark.parametrize("step", ["read", "answer"])
+def test_a_fault_of_ours_stays_with_its_own_request(
+    handler: FlipHandler, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    victim, neighbour = GOOD["json"], GOOD["even"]
+    alone = ask(handler, neighbour)[0]
+    if step == "read":
+        monkeypatch.setitem(flip_decode.DECODERS, JSON, fail)
+    else:
+        monkeypatch.setitem(flip_encode.ENCODERS, JSON, fail)
+    first, second = ask(handler, victim, neighbour)
+    assert first.status[0] == 500
+    assert json.loads(first.body)["code"] == "internal_error"
+    assert same(second, alone)
 
 
 def test_a_failed_forward_pass_is_a_500_for_the_accepted_only(
