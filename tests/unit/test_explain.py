@@ -1,0 +1,74 @@
+"""Explanations are the steps that one would compute by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import flip_request
+import numpy as np
+import pytest
+import torch
+from flip_engine import FlipEngine
+
+from diagonalflip.errors import TooManyImages
+from diagonalflip.wire import pack, to_pixels
+from tests.conftest import ROOT
+
+HEADERS = {"explain": "True", "content-type": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def engine(artifacts: Path) -> FlipEngine:
+    return FlipEngine(artifacts / "diagonal_flip.pt", torch.device("cpu"))
+
+
+def explain(engine: FlipEngine, numbers: list[int]) -> list[dict[str, Any]]:
+    request = flip_request.read(HEADERS, pack(numbers).packed, engine, "digest")
+    (predictions,) = engine.predict([request.images])
+    body, content_type, _ = request.answer(predictions)
+    assert content_type == "application/json"
+    steps: list[dict[str, Any]] = json.loads(body)["explanations"]
+    return steps
+
+
+def test_every_step_of_every_image_agrees_with_float64(engine: FlipEngine) -> None:
+    weights = {
+        name: np.array(values, dtype=np.float64)
+        for name, values in json.loads((ROOT / "export/weights.json").read_text()).items()
+    }
+    steps = explain(engine, list(range(16)))
+    assert [step["image"] for step in steps] == list(range(16))
+    for number, step in enumerate(steps):
+        pixels = to_pixels([number])[0].astype(np.float64)
+        before = weights["layer1.weight"] @ pixels.reshape(4) + weights["layer1.bias"]
+        hidden = np.maximum(before, 0)
+        prediction = weights["layer2.weight"] @ hidden + weights["layer2.bias"]
+        target = pixels.T.reshape(4)
+        assert step["pixels"] == pixels.reshape(4).tolist()
+        assert step["target"] == target.tolist()
+        assert step["pre_activation"] == pytest.approx(before, abs=1e-6)
+        assert step["hidden"] == pytest.approx(hidden, abs=1e-6)
+        assert step["prediction"] == pytest.approx(prediction, abs=1e-6)
+        assert step["squared_error"] == pytest.approx(np.mean((prediction - target) ** 2), abs=1e-6)
+
+
+def test_the_last_of_an_odd_number_is_explained_and_its_padding_is_not(engine: FlipEngine) -> None:
+    numbers = [3, 9, 14]
+    request = flip_request.read(
+        HEADERS | {"content-type": "application/octet-stream; padding=4"},
+        pack(numbers).packed,
+        engine,
+        "digest",
+    )
+    body, _, _ = request.answer(engine.predict([request.images])[0])
+    assert [step["image"] for step in json.loads(body)["explanations"]] == numbers
+
+
+def test_more_than_the_limit_is_refused_with_it(engine: FlipEngine) -> None:
+    most = flip_request.MAX_EXPLAINED
+    assert len(explain(engine, [1] * most)) == most
+    with pytest.raises(TooManyImages) as caught:
+        explain(engine, [1] * (most + 2))
+    assert caught.value.limit == most

@@ -1,0 +1,187 @@
+"""Pictures: sheets of tiles in, greys out, and no way to hurt the decoder."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import flip_decode
+import flip_picture
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from diagonalflip.errors import DiagonalFlipError, EmptyPayload, InvalidPicture, TooManyImages
+from diagonalflip.wire import Images, pack, unpack
+
+PNG, PBM = "image/png", "image/x-portable-bitmap"
+
+
+def sheet(rows: int, columns: int) -> npt.NDArray[np.bool_]:
+    """Random samples of a sheet of tiles."""
+    return np.random.default_rng(rows * 100 + columns).random((2 * rows, 2 * columns)) < 0.5
+
+
+def tiles_by_hand(samples: npt.NDArray[np.bool_]) -> list[int]:
+    """The image numbers, tile by tile, pixel by pixel."""
+    numbers = []
+    for top in range(0, samples.shape[0], 2):
+        for left in range(0, samples.shape[1], 2):
+            number = 0
+            for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                number = number * 2 + int(samples[top + y, left + x])
+            numbers.append(number)
+    return numbers
+
+
+def png(picture: Image.Image, **options: int) -> bytes:
+    written = io.BytesIO()
+    picture.save(written, format="PNG", **options)
+    return written.getvalue()
+
+
+def png_of(samples: npt.NDArray[np.bool_]) -> bytes:
+    return png(Image.fromarray(samples))
+
+
+def palette_png_of(samples: npt.NDArray[np.bool_]) -> bytes:
+    picture = Image.fromarray(samples.astype(np.uint8), mode="P")
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    return png(picture, bits=1)
+
+
+def plain_pbm_of(samples: npt.NDArray[np.bool_]) -> bytes:
+    rows = "\n".join(" ".join("01"[int(bit)] for bit in row) for row in samples)
+    return f"P1\n# a comment\n{samples.shape[1]} {samples.shape[0]}\n{rows}\n".encode()
+
+
+def raw_pbm_of(samples: npt.NDArray[np.bool_]) -> bytes:
+    header = f"P4\n{samples.shape[1]} {samples.shape[0]}\n".encode()
+    return header + np.packbits(samples, axis=1).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "write"),
+    [(PNG, png_of), (PNG, palette_png_of), (PBM, plain_pbm_of), (PBM, raw_pbm_of)],
+)
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (3, 9), (40, 33)])
+def test_a_sheet_is_its_tiles_row_by_row(
+    content_type: str, write: object, size: tuple[int, int]
+) -> None:
+    samples = sheet(*size)
+    images = flip_decode.decode(content_type, write(samples))  # type: ignore[operator]
+    assert unpack(images).tolist() == tiles_by_hand(samples)
+    assert images.columns == size[1]
+
+
+@pytest.mark.parametrize("size", [(3, 2), (2, 3), (1, 1)])
+def test_odd_sizes_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(InvalidPicture, match=f"{size[0]}x{size[1]} pixels"):
+        flip_decode.decode(PNG, png(Image.new("1", size)))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "I;16"])
+def test_other_depths_are_refused(mode: str) -> None:
+    with pytest.raises(InvalidPicture, match="expected a 1-bit picture"):
+        flip_decode.decode(PNG, png(Image.new(mode, (2, 2))))
+
+
+def test_a_palette_of_more_than_two_colours_is_refused() -> None:
+    picture = Image.new("P", (2, 2), 3)
+    picture.putpalette(range(12))
+    with pytest.raises(InvalidPicture, match="mode 'P'"):
+        flip_decode.decode(PNG, png(picture))
+
+
+@pytest.mark.parametrize("body", [b"P5\n2 2\n255\n\0\0\0\0", b"P6\n2 2\n255\n" + bytes(12)])
+def test_other_netpbm_formats_are_refused(body: bytes) -> None:
+    with pytest.raises(InvalidPicture):
+        flip_decode.decode(PBM, body)
+
+
+def test_a_picture_of_another_type_than_said_is_refused() -> None:
+    samples = sheet(2, 2)
+    with pytest.raises(InvalidPicture):
+        flip_decode.decode(PNG, raw_pbm_of(samples))
+    with pytest.raises(InvalidPicture):
+        flip_decode.decode(PBM, png_of(samples))
+
+
+@pytest.mark.parametrize(
+    ("content_type", "write"), [(PNG, png_of), (PBM, plain_pbm_of), (PBM, raw_pbm_of)]
+)
+def test_what_is_cut_short_is_refused_without_a_leak(content_type: str, write: object) -> None:
+    body: bytes = write(sheet(9, 9))  # type: ignore[operator]
+    with pytest.raises(EmptyPayload):
+        flip_decode.decode(content_type, b"")
+    for length in range(1, len(body) - 20, 7):
+        with pytest.raises(InvalidPicture) as caught:
+            flip_decode.decode(content_type, body[:length])
+        assert "0x" not in str(caught.value)
+        assert "<" not in str(caught.value)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small PNG that claims to be ``width`` x ``height``."""
+    content = bytearray(png(Image.new("1", (2, 2))))
+    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize("size", [(2050, 2048), (10_000, 10_000)])
+def test_a_sheet_over_the_limit_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    with pytest.raises(TooManyImages, match=f"{size[0] * size[1] // 4} images"):
+        flip_decode.decode(PNG, bomb(*size))
+
+
+def test_a_decompression_bomb_is_refused() -> None:
+    with pytest.raises(InvalidPicture):
+        flip_decode.decode(PNG, bomb(1 << 20, 1 << 20))
+    with pytest.raises(InvalidPicture):
+        flip_decode.decode(PBM, b"P4\n4000000 4000000\n")
+
+
+@given(st.sampled_from([PNG, PBM]), st.binary(max_size=300), st.binary(max_size=40))
+def test_arbitrary_bytes_give_only_our_errors(content_type: str, tail: bytes, cut: bytes) -> None:
+    starts = {PNG: png_of(sheet(2, 2)), PBM: b"P4 4 2 "}
+    body = starts[content_type][: 8 + len(cut)] + tail
+    try:
+        assert flip_decode.decode(content_type, body).count >= 1
+    except DiagonalFlipError as error:
+        assert error.status in (400, 413)
+
+
+def read_greys(body: bytes) -> npt.NDArray[np.uint8]:
+    picture = Image.open(io.BytesIO(body))
+    assert (picture.format, picture.mode) == ("PNG", "L")
+    return np.asarray(picture)
+
+
+def test_greys_are_clipped_scaled_and_rounded_half_to_even() -> None:
+    values = np.array([[-1, 2, 0.5, 1.5 / 255]], dtype=np.float32)
+    greys = read_greys(flip_picture.encode_png(pack([0]), values))
+    assert greys.tolist() == [[0, 255], [128, 2]]
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "size"),
+    [(6, 3, (4, 6)), (6, 6, (2, 12)), (1, 0, (2, 2)), (5, 0, (4, 6)), (9, 0, (6, 6))],
+)
+def test_tiles_lie_as_in_the_picture_sent_else_in_a_square(
+    count: int, columns: int, size: tuple[int, int]
+) -> None:
+    packed = pack(np.arange(count))
+    images = Images(packed.packed, count, columns)
+    values = np.arange(1, count * 4 + 1, dtype=np.float32).reshape(-1, 4) / np.float32(255)
+    greys = read_greys(flip_picture.encode_png(images, values))
+    assert greys.shape == size
+    wide = size[1] // 2
+    for index in range(count):
+        top, left = 2 * (index // wide), 2 * (index % wide)
+        tile = greys[top : top + 2, left : left + 2].reshape(-1)
+        assert tile.tolist() == [4 * index + 1, 4 * index + 2, 4 * index + 3, 4 * index + 4]
+    assert greys.astype(int).sum() == sum(range(1, count * 4 + 1)), "unused tiles are black"

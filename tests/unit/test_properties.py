@@ -1,0 +1,116 @@
+"""However images travel and whoever they meet, their predictions are the same bits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import flip_request
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from flip_engine import FlipEngine
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diagonalflip.wire import Images, pack, to_pixels, unpack
+
+NUMBERS = st.lists(st.integers(0, 15), min_size=1, max_size=70)
+FLOAT32 = "application/octet-stream"
+
+
+@pytest.fixture(scope="module")
+def engine(artifacts: Path) -> FlipEngine:
+    return FlipEngine(artifacts / "diagonal_flip.pt", torch.device("cpu"))
+
+
+def pbm(numbers: list[int]) -> bytes:
+    rows = to_pixels(numbers).reshape(-1, 2)
+    return f"P1 2 {len(rows)} ".encode() + " ".join(map(str, rows.reshape(-1))).encode()
+
+
+def v2(numbers: list[int]) -> bytes:
+    pixels = to_pixels(numbers).reshape(-1, 4)
+    tensor = {"name": "pixels", "datatype": "BOOL", "shape": list(pixels.shape)}
+    document = {
+        "inputs": [tensor | {"data": pixels.astype(bool).tolist()}],
+        "parameters": {"binary_data_output": True},
+    }
+    return json.dumps(document).encode()
+
+
+def json_images(numbers: list[int]) -> bytes:
+    forms: list[Any] = [
+        lambda n: n,
+        lambda n: f"{n:04b}",
+        lambda n: to_pixels([n])[0].tolist(),
+        lambda n: to_pixels([n]).reshape(4).tolist(),
+    ]
+    images = [forms[index % 4](number) for index, number in enumerate(numbers)]
+    return json.dumps({"images": images}).encode()
+
+
+def padding(numbers: list[int]) -> str:
+    return "; padding=4" if len(numbers) % 2 else ""
+
+
+FORMS: dict[str, Any] = {
+    "packed": lambda n: (FLOAT32 + padding(n), bytes(pack(n).packed)),
+    "vendor": lambda n: (
+        f"application/vnd.diagonalflip.packed{padding(n)}",
+        bytes(pack(n).packed),
+    ),
+    "json": lambda n: ("application/json", json_images(n)),
+    "text": lambda n: ("text/plain", "".join(f"{x:x}" for x in n).encode()),
+    "pbm": lambda n: ("image/x-portable-bitmap", pbm(n)),
+    "v2": lambda n: ("", v2(n)),
+}
+
+
+def read(engine: FlipEngine, form: str, numbers: list[int]) -> flip_request.Request:
+    content_type, body = FORMS[form](numbers)
+    return flip_request.read({"content-type": content_type, "accept": FLOAT32}, body, engine, "d")
+
+
+def answer(request: flip_request.Request, predictions: npt.NDArray[np.float32]) -> bytes:
+    """The float32 bytes of an answer, without V2's JSON before them."""
+    body, _, headers = request.answer(predictions)
+    return body[int(headers.get("Inference-Header-Content-Length", 0)) :]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(numbers=NUMBERS)
+def test_every_form_brings_the_images_that_were_sent(
+    engine: FlipEngine, form: str, numbers: list[int]
+) -> None:
+    assert unpack(read(engine, form, numbers).images).tolist() == numbers
+
+
+@given(numbers=NUMBERS)
+def test_every_form_gives_the_same_bits(engine: FlipEngine, numbers: list[int]) -> None:
+    requests = [read(engine, form, numbers) for form in FORMS]
+    results = engine.predict([request.images for request in requests])
+    answers = {answer(r, rows) for r, rows in zip(requests, results, strict=True)}
+    assert len(answers) == 1
+
+
+@given(batch=st.lists(st.tuples(st.sampled_from(list(FORMS)), NUMBERS), min_size=1, max_size=8))
+def test_no_image_depends_on_its_company(
+    engine: FlipEngine, batch: list[tuple[str, list[int]]]
+) -> None:
+    alone = np.concatenate([engine.predict([pack([number])])[0] for number in range(16)])
+    requests = [read(engine, form, numbers) for form, numbers in batch]
+    results = engine.predict([request.images for request in requests])
+    for request, rows, (_, numbers) in zip(requests, results, batch, strict=True):
+        assert answer(request, rows) == alone[numbers].tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 65_535, 65_536, 65_537, 200_001])
+def test_every_length_class_gives_the_bits_of_single_images(engine: FlipEngine, count: int) -> None:
+    alone = np.concatenate([engine.predict([pack([number])])[0] for number in range(16)])
+    numbers = np.random.default_rng(count).integers(0, 16, count)
+    companion = Images(b"\x50", 1)
+    _, rows, _ = engine.predict([companion, pack(numbers), companion])
+    assert rows.tobytes() == alone[numbers].tobytes()

@@ -1,0 +1,198 @@
+"""Open Inference Protocol V2: JSON, binary tensors, and everything that is neither."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import flip_v2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diagonalflip.errors import DiagonalFlipError, InvalidJson, InvalidTensor, TooManyImages
+from diagonalflip.wire import MAX_IMAGES, pack, to_pixels, unpack
+
+NUMBERS = [11, 6, 9]
+PIXELS = to_pixels(NUMBERS).reshape(-1, 4)
+DTYPES = {"FP32": "<f4", "UINT8": "u1", "BOOL": "u1"}
+
+
+def tensor(**changes: Any) -> dict[str, Any]:
+    made = {"name": "pixels", "datatype": "UINT8", "shape": [3, 4], "data": PIXELS.tolist()}
+    return {key: value for key, value in (made | changes).items() if value is not ...}
+
+
+def request(*inputs: Any, **more: Any) -> bytes:
+    return json.dumps({"inputs": list(inputs)} | more).encode()
+
+
+def read(body: bytes, length: int | None = None) -> flip_v2.V2Request:
+    headers = {} if length is None else {flip_v2.HEADER_LENGTH: str(length)}
+    assert flip_v2.recognises(headers, body)
+    return flip_v2.V2Request(headers, body)
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+@pytest.mark.parametrize("flat", [True, False])
+def test_pixels_in_json(datatype: str, flat: bool) -> None:
+    values: Any = PIXELS.astype({"FP32": float, "UINT8": int, "BOOL": bool}[datatype])
+    data = (values.reshape(-1) if flat else values).tolist()
+    assert unpack(read(request(tensor(datatype=datatype, data=data))).images).tolist() == NUMBERS
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+def test_pixels_in_binary(datatype: str) -> None:
+    content = PIXELS.astype(DTYPES[datatype]).tobytes()
+    head = request(
+        tensor(datatype=datatype, data=..., parameters={"binary_data_size": len(content)})
+    )
+    assert unpack(read(head + content, len(head)).images).tolist() == NUMBERS
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("numbers", [[11, 6], [11, 6, 9]])
+def test_packed_images(binary: bool, numbers: list[int]) -> None:
+    content = bytes(pack(numbers).packed)
+    parameters = {"padding": 4 * (len(numbers) % 2)}
+    made = tensor(name="packed", shape=[len(content)], data=list(content))
+    if binary:
+        made = made | {"parameters": parameters | {"binary_data_size": len(content)}}
+        del made["data"]
+        head = request(made)
+        images = read(head + content, len(head)).images
+    else:
+        images = read(request(made | {"parameters": parameters})).images
+    assert unpack(images).tolist() == numbers
+
+
+@pytest.mark.parametrize(
+    ("more", "binary"),
+    [
+        ({}, False),
+        ({"parameters": {"binary_data_output": True}}, True),
+        ({"outputs": [{"name": "prediction", "parameters": {"binary_data": True}}]}, True),
+        (
+            {
+                "parameters": {"binary_data_output": True},
+                "outputs": [{"name": "prediction", "parameters": {"binary_data": False}}],
+            },
+            False,
+        ),
+    ],
+)
+def test_the_answer_comes_as_asked_for_with_its_id(more: dict[str, Any], binary: bool) -> None:
+    predictions = np.array([[0.1, -0.1, -0.05, -0.25]] * 3, dtype=np.float32)
+    body, content_type, headers = read(request(tensor(), id="a-7", **more)).answer(predictions)
+    length = int(headers.get("Inference-Header-Content-Length", len(body)))
+    document = json.loads(body[:length])
+    assert document["id"] == "a-7"
+    (output,) = document["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("prediction", "FP32", [3, 4])
+    assert content_type == ("application/octet-stream" if binary else "application/json")
+    if binary:
+        assert output["parameters"]["binary_data_size"] == len(body) - length
+        got = np.frombuffer(body[length:], "<f4")
+    else:
+        got = np.array(output["data"], dtype=np.float32)
+    assert got.tobytes() == predictions.tobytes()
+
+
+MALFORMED = {
+    "no input": request(),
+    "two inputs": request(tensor(), tensor()),
+    "an input that is no object": request(3),
+    "another name": request(tensor(name="images")),
+    "another type": request(tensor(datatype="INT64")),
+    "packed as FP32": request(tensor(name="packed", datatype="FP32", shape=[1], data=[1])),
+    "no shape": request(tensor(shape=...)),
+    "a flat shape": request(tensor(shape=[12])),
+    "five columns": request(tensor(shape=[3, 5])),
+    "a negative shape": request(tensor(shape=[-3, 4])),
+    "a boolean shape": request(tensor(shape=[True, 4])),
+    "too little data": request(tensor(data=[1, 0])),
+    "no data": request(tensor(data=...)),
+    "ragged data": request(tensor(data=[[1], [1, 0]])),
+    "text": request(tensor(data=["1"] * 12)),
+    "a fraction": request(tensor(datatype="FP32", data=[0.5] * 12)),
+    "pixel 2": request(tensor(data=[2] * 12)),
+    "an endless number": request(tensor(data=[10**400] * 12)),
+    "a byte of 256": request(tensor(name="packed", shape=[1], data=[256])),
+    "a padding of 3": request(
+        tensor(name="packed", shape=[1], data=[0], parameters={"padding": 3})
+    ),
+    "a number as id": request(tensor(), id=7),
+    "another output": request(tensor(), outputs=[{"name": "logits"}]),
+    "parameters that are none": request(tensor(), parameters=[1]),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_is_malformed_is_refused(name: str) -> None:
+    with pytest.raises((InvalidTensor, InvalidJson)) as caught:
+        flip_v2.V2Request({}, MALFORMED[name])
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "99999", "1" * 5000, "٣"])
+def test_a_wrong_header_length_is_refused(length: str) -> None:
+    with pytest.raises(InvalidTensor, match="Inference-Header-Content-Length"):
+        flip_v2.V2Request({flip_v2.HEADER_LENGTH: length}, request(tensor()))
+
+
+def test_a_wrong_binary_size_is_refused() -> None:
+    head = request(tensor(data=..., parameters={"binary_data_size": 13}))
+    with pytest.raises(InvalidTensor, match="12 binary bytes"):
+        read(head + bytes(12), len(head))
+
+
+@pytest.mark.parametrize("shape", [[MAX_IMAGES + 1, 4], [2**62, 4]])
+def test_too_many_images_are_refused_by_the_shape_alone(shape: list[int]) -> None:
+    with pytest.raises(TooManyImages):
+        read(request(tensor(shape=shape, data=[])))
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"content-type": "application/json"}, b'{"images": [1]}'),
+        ({"content-type": "application/json"}, b'{"images": ["inputs"]}'),
+        ({"content-type": "text/plain"}, request(tensor())),
+        ({}, b'"inputs"'),
+        ({}, b"\xb6"),
+    ],
+)
+def test_other_requests_are_not_taken_for_v2(headers: dict[str, str], body: bytes) -> None:
+    assert not flip_v2.recognises(headers, body)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.dictionaries(
+            st.sampled_from(["name", "datatype", "shape", "data", "parameters", "padding"]), inner
+        )
+    ),
+    max_leaves=20,
+)
+NEAR_TENSORS = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["pixels", "packed", "x"]) | JSON_VALUES,
+        "datatype": st.sampled_from(["UINT8", "FP32", "BOOL"]) | JSON_VALUES,
+        "shape": st.sampled_from([[1], [1, 4], [0, 4], [0]]) | JSON_VALUES,
+    },
+    optional={"data": JSON_VALUES, "parameters": JSON_VALUES},
+)
+
+
+@given(st.lists(NEAR_TENSORS | JSON_VALUES, max_size=2) | JSON_VALUES, st.binary(max_size=20))
+def test_arbitrary_requests_give_only_our_errors(inputs: Any, binary: bytes) -> None:
+    head = json.dumps({"inputs": inputs}).encode()
+    for length in (str(len(head)), str(len(head) - 1), "0"):
+        try:
+            found = flip_v2.V2Request({flip_v2.HEADER_LENGTH: length}, head + binary)
+            assert found.images.count >= 1
+        except DiagonalFlipError as error:
+            assert error.status in (400, 413)
