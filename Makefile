@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 export MODEL_STORE
 
 # What the artifacts are made from; any newer file makes them stale.
-SOURCES := $(wildcard export/*.py export/weights.json handlers/* diagonalflip/*.py)
+SOURCES := $(wildcard export/*.py export/weights.json handlers/*) \
+  $(addprefix diagonalflip/,__init__.py errors.py wire.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -10,22 +10,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from diagonalflip.aio import AsyncClient
+    from diagonalflip.client import Client, ServerInfo
     from diagonalflip.errors import DiagonalFlipError
     from diagonalflip.wire import MAX_IMAGES, WIRE_VERSION, Images, pack, to_pixels, unpack
 
 __all__ = [
     "MAX_IMAGES",
     "WIRE_VERSION",
+    "AsyncClient",
+    "Client",
     "DiagonalFlipError",
     "Images",
+    "ServerInfo",
     "pack",
     "to_pixels",
     "unpack",
 ]
 
+_HOMES = {
+    "AsyncClient": "aio",
+    "Client": "client",
+    "DiagonalFlipError": "errors",
+    "ServerInfo": "client",
+}
+
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'diagonalflip' has no attribute {name!r}")
-    home = "errors" if name == "DiagonalFlipError" else "wire"
-    return getattr(import_module(f"diagonalflip.{home}"), name)
+    return getattr(import_module(f"diagonalflip.{_HOMES.get(name, 'wire')}"), name)

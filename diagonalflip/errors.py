@@ -14,8 +14,17 @@
     ├── TooManyImages             413  more images than one request may carry
     ├── UnsupportedMediaType      415  ``Content-Type`` is none of ours
     ├── InternalError             500  our fault: the request was well-formed
-    └── ArtifactError              -   a file of the model is missing, changed or wrong
-        └── CertificateError       -   the model's answers differ from the reference
+    ├── ArtifactError              -   a file of the model is missing, changed or wrong
+    │   └── CertificateError       -   the model's answers differ from the reference
+    ├── SettingError               -   the server cannot be started with these settings
+    ├── StartError                 -   the server was started and did not come to answer
+    └── ClientError                -   the client cannot be used so, or got no usable answer
+        ├── ConnectionFailed       -   no connection, or it was lost before a whole answer
+        ├── DeadlineExceeded       -   no whole answer within the deadline
+        ├── InvalidAnswer          -   an answer that is not what was asked for
+        ├── NotAuthorized         401  the token is missing, wrong or not enough (403 too)
+        ├── ModelNotFound         404  the server knows no model of that name
+        └── ServerOverloaded      503  the queue is full, or no worker is up
 
 ``status`` is None where an error never travels over HTTP. ``retryable`` says whether
 sending the same request again can help.
@@ -141,17 +150,25 @@ class TooManyImages(DiagonalFlipError):
     """The request holds more images than one request may carry.
 
     Args:
-        count: Images got.
-        limit: Images that are allowed.
+        got: How many there are.
+        expected: How many there may be.
+        action: What the caller can do about it.
+        limit: The same number of images, for programs.
     """
 
     code = "too_many_images"
     title = "Too many images"
     status = 413
 
-    def __init__(self, count: int, limit: int) -> None:
+    def __init__(self, got: str, expected: str, action: str = "", limit: int = 0) -> None:
+        super().__init__(got, expected, action)
         self.limit = limit
-        super().__init__(f"{count} images", f"at most {limit}", "send them in several requests")
+        self.args = (got, expected, action, limit)  # what a pickle is made from
+
+    @classmethod
+    def of(cls, count: int, limit: int) -> TooManyImages:
+        """The error for ``count`` images where ``limit`` are allowed."""
+        return cls(f"{count} images", f"at most {limit}", "send them in several requests", limit)
 
 
 class UnsupportedMediaType(DiagonalFlipError):
@@ -183,3 +200,72 @@ class CertificateError(ArtifactError):
 
     code = "certificate_error"
     title = "Certificate error"
+
+
+class SettingError(DiagonalFlipError):
+    """A setting cannot be used, or the machine lacks what it asks for."""
+
+    code = "setting_error"
+    title = "Setting error"
+
+
+class StartError(DiagonalFlipError):
+    """The server was started, and did not come to answer."""
+
+    code = "start_error"
+    title = "Start error"
+
+
+class ClientError(DiagonalFlipError):
+    """The client was set up wrongly, or got no answer that it could use."""
+
+    code = "client_error"
+    title = "Client error"
+
+
+class ConnectionFailed(ClientError):
+    """There was no connection, or it was lost before a whole answer."""
+
+    code = "connection_failed"
+    title = "Connection failed"
+    retryable = True
+
+
+class DeadlineExceeded(ClientError):
+    """No whole answer came within the deadline, retries included."""
+
+    code = "deadline_exceeded"
+    title = "Deadline exceeded"
+
+
+class InvalidAnswer(ClientError):
+    """The answer has another status, form, length or meaning than was asked for."""
+
+    code = "invalid_answer"
+    title = "Invalid answer"
+
+
+class NotAuthorized(ClientError):
+    """The token is missing or wrong (401), or does not allow this (403)."""
+
+    code = "not_authorized"
+    title = "Not authorized"
+    status = 401
+
+
+class ModelNotFound(ClientError):
+    """The server knows no model of that name."""
+
+    code = "model_not_found"
+    title = "Model not found"
+    status = 404
+
+
+class ServerOverloaded(ClientError):
+    """The queue is full, or no worker is up; ``retry_after_s`` is what the server asked for."""
+
+    code = "server_overloaded"
+    title = "Server overloaded"
+    status = 503
+    retryable = True
+    retry_after_s: float = 0.0

@@ -79,7 +79,7 @@ def from_packed(body: bytes | bytearray, padding_bits: int = 0) -> Images:
 def check_count(count: int, limit: int = MAX_IMAGES) -> None:
     """Raises TooManyImages if one request may not carry ``count`` images."""
     if count > limit:
-        raise TooManyImages(count, limit)
+        raise TooManyImages.of(count, limit)
 
 
 def pack(numbers: npt.ArrayLike) -> Images:

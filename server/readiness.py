@@ -8,20 +8,13 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from diagonalflip.errors import CertificateError, DiagonalFlipError
+from diagonalflip.errors import CertificateError, StartError
 from diagonalflip.wire import pack
 from server.artifacts import Artifacts
 from server.torchserve import TorchServe
 
 TOLERANCE = 1e-6
 POLL_S = 0.1
-
-
-class StartError(DiagonalFlipError):
-    """TorchServe did not come to answer."""
-
-    code = "start_error"
-    title = "Start error"
 
 
 def wait(server: TorchServe, artifacts: Artifacts) -> None:

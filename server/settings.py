@@ -11,14 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from diagonalflip.errors import DiagonalFlipError
-
-
-class SettingError(DiagonalFlipError):
-    """A setting cannot be used, or the machine lacks what it asks for."""
-
-    code = "setting_error"
-    title = "Setting error"
+from diagonalflip.errors import SettingError
 
 
 def _setting(default: Any, help_text: str, least: int = 0, most: int = 1 << 31) -> Any:

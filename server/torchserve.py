@@ -18,8 +18,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from diagonalflip.errors import SettingError
 from server.artifacts import Artifacts
-from server.settings import SettingError, Settings
+from server.settings import Settings
 
 HERE = Path(__file__).resolve().parent
 STOP_TIMEOUT_S = 10

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import SettingError, Settings, table
+from diagonalflip.errors import SettingError
+from server.settings import Settings, table
 from tests.conftest import ROOT
 
 

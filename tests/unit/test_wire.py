@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diagonalflip
-from diagonalflip import wire
+from diagonalflip import aio, client, errors, wire
 from diagonalflip.errors import (
     DiagonalFlipError,
     EmptyPayload,
@@ -185,8 +185,9 @@ def test_nothing_cannot_be_packed() -> None:
 
 @pytest.mark.parametrize("name", diagonalflip.__all__)
 def test_public_names_are_those_of_their_modules(name: str) -> None:
-    home = wire if hasattr(wire, name) else diagonalflip.errors
-    assert getattr(diagonalflip, name) is getattr(home, name)
+    homes = [wire, errors, client, aio]
+    (owner,) = {id(getattr(home, name)) for home in homes if hasattr(home, name)}
+    assert id(getattr(diagonalflip, name)) == owner
 
 
 def test_unknown_names_are_attribute_errors() -> None:

@@ -1,0 +1,109 @@
+"""HTTP by aiohttp; asyncio itself ends what takes too long."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import aiohttp
+
+from diagonalflip._deadline import Deadline
+from diagonalflip._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply
+from diagonalflip.errors import ClientError, ConnectionFailed
+from diagonalflip.wire import Images
+
+
+class AsyncTransport:
+    """Sends requests on kept connections of one event loop.
+
+    Args:
+        endpoint: Where to, and what to say.
+        verify: Whether to check certificates, or the path of a CA bundle.
+        cert: Path of the client's certificate; a pair if the key is in another file.
+        connections: At most; further requests queue.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        verify: bool | str,
+        cert: str | tuple[str, str] | None,
+        connections: int,
+    ) -> None:
+        self._endpoint = endpoint
+        self._tls = _tls(verify, cert)
+        self._connections = connections
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    async def exchange(self, images: Images, form: Form, deadline: Deadline) -> Reply:
+        """Sends one request and reads its whole answer, whatever that is.
+
+        Raises:
+            ConnectionFailed: The connection failed before a whole answer.
+            DeadlineExceeded: The deadline passed before a whole answer.
+            ClientError: The request cannot be sent; or the client is closed.
+        """
+        if self._closed:
+            raise ClientError("a closed client", "an open one", "make another AsyncClient")
+        try:
+            async with asyncio.timeout(deadline.check()):
+                return await self._exchange(images, form)
+        except TimeoutError as error:
+            raise deadline.exceeded() from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise ClientError(f"{error}", "a trusted certificate", "check verify") from error
+        except (aiohttp.InvalidURL, ValueError) as error:
+            raise ClientError(f"{error}", "a request", "check the client's settings") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ConnectionFailed(
+                str(error) or repr(error), "a whole answer", "check the server"
+            ) from error
+
+    async def _exchange(self, images: Images, form: Form) -> Reply:
+        headers = self._endpoint.headers(images, form)
+        if self._endpoint.token is not None:
+            headers["Authorization"] = f"Bearer {self._endpoint.token}"
+        async with self._connected().post(
+            self._endpoint.url, data=bytes(images.packed), headers=headers, allow_redirects=False
+        ) as response:
+            is_answer = response.status == 200
+            most = form.length_bytes(images.count) + 1 if is_answer else LONGEST_PROBLEM_BYTES
+            body = bytearray()
+            while len(body) < most and (part := await response.content.read(most - len(body))):
+                body += part
+            return Reply(response.status, response.headers, bytes(body))
+
+    def _connected(self) -> aiohttp.ClientSession:
+        """The session; made late, because it belongs to the running event loop."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._tls),
+                timeout=aiohttp.ClientTimeout(),  # the deadline's business
+                auto_decompress=False,
+                trust_env=True,
+            )
+        return self._session
+
+
+def _tls(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext | bool:
+    """What ``requests`` calls ``verify`` and ``cert``, as aiohttp takes it."""
+    if isinstance(verify, bool) and cert is None:
+        return verify
+    context = ssl.create_default_context()
+    if verify is False:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif isinstance(verify, str):
+        folder = verify if Path(verify).is_dir() else None
+        context = ssl.create_default_context(cafile=None if folder else verify, capath=folder)
+    if cert is not None:
+        context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
+    return context

@@ -1,0 +1,193 @@
+"""Reading what came back: a checked array, or the error that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diagonalflip import errors
+from diagonalflip._endpoint import Form, Reply
+from diagonalflip.errors import (
+    ConnectionFailed,
+    DiagonalFlipError,
+    InternalError,
+    InvalidAnswer,
+    ModelNotFound,
+    NotAuthorized,
+    ServerOverloaded,
+    TooManyImages,
+)
+from diagonalflip.wire import PIXELS, WIRE_VERSION
+
+WORKER_DIED = "Worker died."
+"""TorchServe's words in JSON for requests that were with a worker when it ended.
+
+The status is 500, or 507 after SIGKILL, which TorchServe takes for a lack of memory.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What answers a client.
+
+    Attributes:
+        model_version: Of the model.
+        model_digest: SHA-256 (hex) of the model; what ``Client(model_digest=...)`` compares.
+        wire_version: Of the wire contract.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    model_version: str
+    model_digest: str
+    wire_version: str
+    device: str
+
+
+def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
+    """The answer for ``count`` images, ``form.dtype[count, *form.shape]``.
+
+    Raises:
+        DiagonalFlipError: The server refused, or its answer is not what was asked for.
+    """
+    if reply.status != 200:
+        raise refusal(reply, count)
+    wanted = {
+        "Content-Type": _media_type(form.content_type(count)),
+        "Content-Encoding": None,
+        "Flip-Images": str(count),
+        "Flip-Wire-Version": WIRE_VERSION,
+    }
+    for name, expected in wanted.items():
+        got: Any = reply.headers.get(name)
+        if name == "Content-Type":
+            got = _media_type(got or "")
+        elif got is None:
+            continue
+        if got != expected:
+            raise InvalidAnswer(f"{name}: {reply.headers.get(name)}", f"{expected}", _LOOK)
+    if len(reply.body) != form.length_bytes(count):
+        more = "or more " if len(reply.body) > form.length_bytes(count) else ""
+        raise InvalidAnswer(
+            f"a body of {len(reply.body)} bytes {more}for {count} images",
+            f"{form.length_bytes(count)} bytes",
+            _LOOK,
+        )
+    return form.decode(reply.body, count)
+
+
+_LOOK = "check that the URL is a DiagonalFlipNet server and what proxies on the way do"
+
+
+def refusal(reply: Reply, count: int) -> DiagonalFlipError:
+    """The error that a status other than 200 stands for."""
+    problem = _document(reply.body)
+    status = reply.status
+    if status == TooManyImages.status:
+        return _too_many(reply, count)
+    told = str(problem.get("message") or problem.get("detail") or reply.body[:200])
+    kind = _KINDS.get(str(problem.get("code")))
+    if kind is not None and kind.status == status:
+        error = kind.__new__(kind)  # TooManyImages alone is made from other arguments
+        fields = (str(problem.get(name, "")) for name in ("got", "expected", "action"))
+        DiagonalFlipError.__init__(error, *fields)
+        return error
+    return _other_refusal(reply, f"status {status}: {told}", problem.get("message") == WORKER_DIED)
+
+
+def _other_refusal(reply: Reply, got: str, worker_died: bool) -> DiagonalFlipError:
+    """Errors that are not our server's own: TorchServe's, and those of proxies on the way."""
+    if reply.status == ServerOverloaded.status:
+        overloaded = ServerOverloaded(got, "an answer", "send it again later")
+        overloaded.retry_after_s = _seconds(reply.headers.get("Retry-After", ""))
+        return overloaded
+    if reply.status in (401, 403):
+        return NotAuthorized(got, "an accepted token", "check the token")
+    if reply.status == ModelNotFound.status:
+        return ModelNotFound(got, "a model of that name", "check url and model")
+    if reply.status in (502, 504):
+        return ConnectionFailed(got, "an answer from behind the gateway", "send it again")
+    if reply.status >= 500 and worker_died:
+        return InternalError(got, "an answer", "send it again")
+    return InvalidAnswer(got, "status 200", _LOOK)
+
+
+def info(reply: Reply) -> ServerInfo:
+    """What the headers of an answer say about the server.
+
+    Raises:
+        InvalidAnswer: A header is missing.
+    """
+    names = ("Flip-Model-Version", "Flip-Model-Digest", "Flip-Wire-Version", "Flip-Device")
+    for name in names:
+        if name not in reply.headers:
+            raise InvalidAnswer(f"no header {name}", "one", _LOOK)
+    return ServerInfo(*(reply.headers[name] for name in names))
+
+
+def check_all_16(
+    together: npt.NDArray[np.float32], alone: Sequence[npt.NDArray[np.float32]]
+) -> None:
+    """Checks predictions of all images: ``float32[16, 4]``, and 16 times ``float32[1, 4]``.
+
+    Raises:
+        InvalidAnswer: One is not finite, or differs by a bit between alone and together.
+    """
+    if not np.isfinite(together).all():
+        raise InvalidAnswer("a prediction that is not finite", "finite ones", _LOOK)
+    if np.concatenate(alone).reshape(-1, PIXELS).tobytes() != together.tobytes():
+        raise InvalidAnswer("an image predicted otherwise alone than in a batch", "the same bits")
+
+
+def _too_many(reply: Reply, count: int) -> DiagonalFlipError:
+    """Carries in ``limit`` how many images to send instead."""
+    if count == 1:
+        return InvalidAnswer("status 413 for a single image", "status 200", _LOOK)
+    told = reply.headers.get("Flip-Max-Images", "")
+    published = int(told) if told.isdecimal() else 0
+    # Whoever refuses without a number, or with a senseless one, gets half.
+    return TooManyImages.of(count, published if 0 < published < count else count // 2)
+
+
+def _media_type(text: str) -> tuple[str, str]:
+    """Type and padding of a ``Content-Type``; other parameters do not matter."""
+    header = Message()
+    header["Content-Type"] = text
+    return header.get_content_type(), str(header.get_param("padding", "0"))
+
+
+def _seconds(retry_after: str) -> float:
+    """``Retry-After``, either seconds or a date, as seconds from now; 0 if it is neither."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except (TypeError, ValueError):
+        return 0.0
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _tree(kind: type[DiagonalFlipError]) -> Iterator[type[DiagonalFlipError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from _tree(child)
+
+
+_KINDS = {kind.code: kind for kind in _tree(DiagonalFlipError)}

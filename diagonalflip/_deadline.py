@@ -1,0 +1,59 @@
+"""How long a call may still take, whatever it is doing; and how to end it early."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from diagonalflip.errors import DeadlineExceeded
+
+
+class Deadline:
+    """A point in time that every part of one call shares.
+
+    Args:
+        seconds: From now on; positive.
+        cancelled: Ends the call early once it is set; shared by deadlines that end together.
+    """
+
+    def __init__(self, seconds: float, cancelled: threading.Event | None = None) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+        self._cancelled = cancelled or threading.Event()
+
+    def restarted(self) -> Deadline:
+        """The same number of seconds from now on; cancelled together with this one."""
+        return Deadline(self._seconds, self._cancelled)
+
+    def cancel(self) -> None:
+        """Ends every call that waits for this deadline or for one restarted from it."""
+        self._cancelled.set()
+
+    def left_s(self) -> float:
+        """Seconds left, at least 0."""
+        return 0.0 if self._cancelled.is_set() else max(0.0, self._end - time.monotonic())
+
+    def check(self) -> float:
+        """Seconds left, more than 0.
+
+        Raises:
+            DeadlineExceeded: None are.
+        """
+        left_s = self.left_s()
+        if left_s <= 0:
+            raise self.exceeded()
+        return left_s
+
+    def exceeded(self) -> DeadlineExceeded:
+        """The error to raise when no time is left."""
+        if self._cancelled.is_set():
+            return DeadlineExceeded("a cancelled call", "a whole answer")
+        return DeadlineExceeded(
+            f"no whole answer after {self._seconds:g} s",
+            "one within the deadline",
+            "raise deadline_s, send fewer images at once, or look at the server's load",
+        )
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps, but not past the deadline or a cancellation."""
+        self._cancelled.wait(min(seconds, self.left_s()))

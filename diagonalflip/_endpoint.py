@@ -1,0 +1,109 @@
+"""What is said to a server: its URL, a request's headers, and the forms of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+from diagonalflip.errors import ClientError
+from diagonalflip.wire import NIBBLE_BITS, PIXELS, Images, to_pixels, unpack
+
+OCTETS = "application/octet-stream"
+PACKED = "application/vnd.diagonalflip.packed"
+LONGEST_PROBLEM_BYTES = 1 << 16
+"""What is read of an answer that is no prediction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP response; ``headers`` ignores case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of answer.
+
+    Attributes:
+        media_type: What to accept.
+        shape: Of one image's answer.
+        dtype: Of the decoded answer.
+        length_bytes: Body's length for a number of images.
+        decode: Body and number of images to ``dtype[n, *shape]``, writable.
+    """
+
+    media_type: str
+    shape: tuple[int, ...]
+    dtype: type[Any]
+    length_bytes: Callable[[int], int]
+    decode: Callable[[bytes, int], npt.NDArray[Any]]
+
+    def content_type(self, count: int) -> str:
+        """The media type, with the padding of ``count`` images if this form is packed."""
+        return with_padding(self.media_type, count) if self is FLIPS else self.media_type
+
+
+def _floats(body: bytes, _count: int) -> npt.NDArray[np.float32]:
+    return np.frombuffer(body, dtype="<f4").astype(np.float32).reshape(-1, PIXELS)
+
+
+def _flips(body: bytes, count: int) -> npt.NDArray[np.uint8]:
+    return to_pixels(unpack(Images(body, count)))
+
+
+PREDICTIONS = Form(OCTETS, (PIXELS,), np.float32, lambda count: 4 * PIXELS * count, _floats)
+FLIPS = Form(PACKED, (2, 2), np.uint8, lambda count: (count + 1) // 2, _flips)
+
+
+def with_padding(media_type: str, count: int) -> str:
+    """The media type of ``count`` packed images."""
+    return f"{media_type}; padding={NIBBLE_BITS}" if count % 2 else media_type
+
+
+class Endpoint:
+    """Where predictions are asked for, and how.
+
+    Args:
+        url: Of the server, without a path of ours: ``http://host:port``.
+        model: Its name.
+        token: For ``Authorization: Bearer``.
+        model_digest: The only model whose answers are wanted.
+
+    Raises:
+        ClientError: ``url`` is no http or https URL.
+    """
+
+    def __init__(
+        self, url: str, model: str, token: str | None, model_digest: str | None = None
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ClientError(f"url={url!r}", "a URL such as http://127.0.0.1:8080")
+        self.url = f"{url.rstrip('/')}/predictions/{quote(model, safe='')}"
+        self.token = token
+        # The lengths that are checked are those of bodies that no one has compressed.
+        self._headers = {"Accept-Encoding": "identity"}
+        if model_digest is not None:
+            self._headers["If-Match"] = f'"{model_digest}"'
+
+    def headers(self, images: Images, form: Form) -> dict[str, str]:
+        """Headers of a request, all but the token."""
+        return self._headers | {
+            "Content-Type": with_padding(OCTETS, images.count),
+            "Accept": form.media_type,
+        }
+
+
+def check_positive(**settings: float) -> None:
+    """Raises ClientError for the first setting that is not above 0."""
+    for name, value in settings.items():
+        if not value > 0:
+            raise ClientError(f"{name}={value}", "more than 0")

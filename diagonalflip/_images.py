@@ -1,0 +1,167 @@
+"""What a caller may hand over as images, read into packed ones."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diagonalflip.errors import EmptyPayload, InvalidImage, InvalidPadding
+from diagonalflip.wire import NIBBLE_BITS, PIXELS, Images, pack, pack_pixels
+
+Packed = bytes | bytearray | memoryview
+"""Two images a byte, high nibble first."""
+
+Image = int | str | Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any]
+"""A number 0-15, a bit string ``"1011"``, ``[1, 0, 1, 1]`` or ``[[1, 0], [1, 1]]``."""
+
+ImagesLike = Images | Packed | npt.NDArray[Any] | Iterable[Image]
+"""Everything that ``Client.predict`` takes."""
+
+_FORMS = 'a number 0 to 15, a bit string such as "1011", or 2x2 pixels of 0 or 1'
+_BIT_STRINGS = {f"{number:04b}": number for number in range(16)}
+_SHAPES = ((PIXELS,), (2, 2))
+
+
+def to_images(images: ImagesLike) -> Images:
+    """Packs whatever a caller has.
+
+    Args:
+        images: ``Images``; packed bytes (an even number of images); ``int[n]`` numbers;
+            ``uint8[n, 2, 2]`` or ``uint8[n, 4]`` pixels; or an iterable of numbers, bit
+            strings and 2x2 nested lists or arrays, in any mixture.
+
+    Raises:
+        EmptyPayload: There is no image.
+        InvalidImage: An image is malformed; the first one is named.
+        InvalidPadding: An ``Images`` whose count does not fit its bytes.
+    """
+    if isinstance(images, Images):
+        return packed_images(images.packed, images.count)
+    if isinstance(images, bytes | bytearray | memoryview):
+        return packed_images(images)
+    if isinstance(images, str):
+        raise InvalidImage(f"the string {images[:20]!r}", "several images", "put it into a list")
+    if isinstance(images, np.ndarray):
+        return _from_array(images)
+    try:
+        items = list(images)
+    except TypeError:
+        raise InvalidImage(
+            f"{type(images).__name__}", "several images", "put a single image into a list"
+        ) from None
+    return _from_items(items)
+
+
+def packed_images(packed: Packed, count: int | None = None) -> Images:
+    """Checks packed bytes against the number of images in them.
+
+    Args:
+        packed: ``uint8[ceil(count / 2)]``; an unused last nibble is 0.
+        count: Images; None means two a byte.
+
+    Raises:
+        EmptyPayload: ``packed`` has no bytes.
+        InvalidPadding: ``count`` fits another number of bytes, or the padding is not 0.
+    """
+    body = packed if isinstance(packed, bytes | bytearray) else memoryview(packed).tobytes()
+    return Images(body, checked_count(len(body), body[-1:], count))
+
+
+def checked_count(length_bytes: int, last: bytes | bytearray, count: int | None) -> int:
+    """Number of images in ``length_bytes`` packed bytes that end in ``last``.
+
+    Raises:
+        EmptyPayload: There are no bytes.
+        InvalidPadding: As ``packed_images``.
+    """
+    if count == 0 or not length_bytes:
+        raise EmptyPayload(f"{length_bytes} bytes of images", "at least one image")
+    if count is None:
+        return 2 * length_bytes
+    if not 0 <= 2 * length_bytes - count <= 1:
+        raise InvalidPadding(
+            f"{length_bytes} bytes for {count} images",
+            f"{(count + 1) // 2} bytes",
+            "pack two images a byte, and count the images",
+        )
+    if count % 2 and last[0] & ((1 << NIBBLE_BITS) - 1):
+        raise InvalidPadding(
+            f"a last byte of 0x{last[0]:02x} after an odd number of images",
+            "its low nibble to be 0",
+            "put the last image into the high nibble and clear the low one",
+        )
+    return count
+
+
+def _from_array(array: npt.NDArray[Any]) -> Images:
+    if array.ndim == 1 and array.dtype.kind not in "biuf":
+        return _from_items(array.tolist())
+    if array.ndim < 2:
+        return pack(array)
+    return _from_pixels(array)
+
+
+def _from_pixels(array: npt.NDArray[Any]) -> Images:
+    if array.dtype.kind not in "biu" or array.shape[1:] not in _SHAPES:
+        raise InvalidImage(
+            f"{array.dtype}{list(array.shape)}",
+            "integers of shape [n], or pixels uint8[n, 2, 2]",
+            "put a single image into a list",
+        )
+    wrong = np.argwhere((array != 0) & (array != 1))
+    if wrong.size:
+        value = array[tuple(wrong[0])]
+        raise InvalidImage(f"pixel {value} in image {wrong[0][0]}", "pixels 0 or 1")
+    return pack_pixels(array.reshape(-1, PIXELS))
+
+
+def _from_items(items: list[Any]) -> Images:
+    """Uniform lists are read at numpy's speed, mixed ones one by one."""
+    kinds = set(map(type, items))
+    if kinds <= {int}:
+        try:
+            return pack(np.array(items, dtype=np.int64))
+        except OverflowError:
+            pass  # an integer of more than 64 bits: found and named below
+    elif str not in kinds:
+        try:
+            array = np.array(items)
+        except ValueError:
+            pass  # images of several forms
+        else:
+            if array.dtype.kind in "biu" and array.shape[1:] in _SHAPES:
+                return _from_pixels(array)
+    return pack(np.fromiter((_number(*item) for item in enumerate(items)), np.int64, len(items)))
+
+
+def _number(index: int, item: Any) -> int:
+    number = -1
+    if isinstance(item, str):
+        number = _BIT_STRINGS.get(item, -1)
+    elif isinstance(item, Sequence | np.ndarray):
+        number = _number_of_pixels(item)
+    elif not isinstance(item, bool):
+        try:
+            number = operator.index(item)
+        except TypeError:
+            number = -1
+    if not 0 <= number <= 15:
+        raise InvalidImage(f"{repr(item)[:60]} at index {index}", _FORMS)
+    return number
+
+
+def _number_of_pixels(item: Any) -> int:
+    """The image number of four pixels, or -1."""
+    try:
+        pixels = np.array(item)
+    except ValueError:  # rows of different lengths
+        return -1
+    if pixels.shape not in _SHAPES or pixels.dtype.kind not in "biu":
+        return -1
+    if ((pixels != 0) & (pixels != 1)).any():
+        return -1
+    return int(np.packbits(pixels)[0]) >> NIBBLE_BITS

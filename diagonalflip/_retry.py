@@ -1,0 +1,130 @@
+"""When to send again: only what can help, and only while the deadline allows it.
+
+``urllib3.Retry`` knows no total deadline, sleeps through ``Retry-After`` however long, and
+cannot tell a worker that died from any other 500. tenacity leaves those three to us and
+keeps the loop, the exponential backoff and its full jitter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    wait_random,
+    wait_random_exponential,
+)
+
+from diagonalflip._deadline import Deadline
+from diagonalflip.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    DiagonalFlipError,
+    InternalError,
+    ModelNotFound,
+    ServerOverloaded,
+)
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+
+STRANGERS_ATTEMPTS = 6
+"""Attempts to connect to what has never answered: a wrong address must not take a minute."""
+
+NOT_YET = (ConnectionFailed, DeadlineExceeded, InternalError, ModelNotFound, ServerOverloaded)
+"""What a server may answer that is still coming up."""
+
+PROBE_S = 5.0
+"""Longest wait for one proof while the server is coming up."""
+
+_BACKOFF = wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
+
+
+def retrying(deadline: Deadline, has_answered: Callable[[], bool]) -> Retrying:
+    """Calls a function until it succeeds or fails for good; then its own error is raised.
+
+    Args:
+        deadline: No pause ends after it.
+        has_answered: Whether the server has ever answered this client.
+    """
+    return Retrying(sleep=deadline.sleep, **_policy(deadline, has_answered))
+
+
+def retrying_async(deadline: Deadline, has_answered: Callable[[], bool]) -> AsyncRetrying:
+    """As ``retrying``, for coroutine functions."""
+    return AsyncRetrying(**_policy(deadline, has_answered))
+
+
+def until_ready(check: Callable[[Deadline], None], timeout_s: float) -> None:
+    """Calls ``check`` until it passes.
+
+    Args:
+        check: Proves that the server is ready, within the deadline given.
+        timeout_s: Seconds in all.
+
+    Raises:
+        DeadlineExceeded: No check passed; says how the last one failed.
+    """
+    deadline = Deadline(timeout_s)
+    try:
+        Retrying(sleep=deadline.sleep, **_patience(deadline))(lambda: check(_probe(deadline)))
+    except NOT_YET as error:
+        raise _never_ready(timeout_s, error) from error
+
+
+async def until_ready_async(check: Callable[[Deadline], Awaitable[None]], timeout_s: float) -> None:
+    """As ``until_ready``, for a coroutine function."""
+    deadline = Deadline(timeout_s)
+
+    async def attempt() -> None:
+        await check(_probe(deadline))
+
+    try:
+        await AsyncRetrying(**_patience(deadline))(attempt)
+    except NOT_YET as error:
+        raise _never_ready(timeout_s, error) from error
+
+
+def _probe(deadline: Deadline) -> Deadline:
+    return Deadline(min(PROBE_S, deadline.check()))
+
+
+def _patience(deadline: Deadline) -> dict[str, Any]:
+    return {
+        "retry": retry_if_exception_type(NOT_YET),
+        "wait": wait_random(0.05, 0.25),
+        "stop": lambda state: state.upcoming_sleep >= deadline.left_s(),
+        "reraise": True,
+    }
+
+
+def _never_ready(timeout_s: float, error: DiagonalFlipError) -> DeadlineExceeded:
+    return DeadlineExceeded(f"no correct prediction after {timeout_s:g} s, but {error}", "one")
+
+
+def _policy(deadline: Deadline, has_answered: Callable[[], bool]) -> dict[str, Any]:
+    def stop(state: RetryCallState) -> bool:
+        if state.upcoming_sleep >= deadline.left_s():
+            return True
+        lost = isinstance(_error(state), ConnectionFailed)
+        return lost and state.attempt_number >= STRANGERS_ATTEMPTS and not has_answered()
+
+    return {"retry": _can_help, "wait": _pause_s, "stop": stop, "reraise": True}
+
+
+def _can_help(state: RetryCallState) -> bool:
+    error = _error(state)
+    return isinstance(error, DiagonalFlipError) and error.retryable
+
+
+def _pause_s(state: RetryCallState) -> float:
+    """The server's own wish, and a random part on top so that not all come back at once."""
+    return float(getattr(_error(state), "retry_after_s", 0.0)) + _BACKOFF(state)
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None

@@ -1,0 +1,20 @@
+"""The command ``diagonalflip``: predict, check, wait, info and load; see docs/command.md."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+NEEDS = ("typer", "rich", "requests")
+
+
+def main() -> None:
+    """Runs the command and exits with one of the codes of ``diagonalflip.cli.exits``."""
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        names = ", ".join(missing)
+        print(f"diagonalflip: {names} missing: pip install 'diagonalflip[cli]'", file=sys.stderr)
+        sys.exit(2)
+    from diagonalflip.cli.app import app  # noqa: PLC0415 - only now is it known to import
+
+    app(prog_name="diagonalflip")

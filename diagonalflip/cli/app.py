@@ -1,0 +1,96 @@
+"""The subcommands and the global options, put together."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from diagonalflip.cli import check, info, load, predict, wait
+from diagonalflip.cli.connection import DEFAULT_URL, Connection
+from diagonalflip.cli.exits import ExitCode, complain, exit_code
+from diagonalflip.client import Client
+from diagonalflip.errors import DiagonalFlipError
+
+HELP = """
+Predict 2x2 images with a DiagonalFlipNet server, and judge such servers.
+
+Exit codes: 0 good; 1 the server said no, or its answer is wrong; 2 the command line or the
+input cannot be used; 3 no connection, or no answer in time; 130 interrupted.
+"""
+
+
+class Commands(TyperGroup):
+    """A group whose every error is one line on stderr and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs a command line and exits."""
+        sys.exit(self._status(*args, **kwargs | {"standalone_mode": False}))
+
+    def _status(self, *args: Any, **kwargs: Any) -> int:
+        try:
+            status = super().main(*args, **kwargs) or ExitCode.OK
+            sys.stdout.flush()  # or a reader that has gone away is met only at exit
+        except typer.Abort:
+            status = ExitCode.INTERRUPTED
+        except DiagonalFlipError as error:
+            complain(error)
+            return exit_code(error)
+        except BrokenPipeError:
+            _point_stdout_nowhere()
+            return ExitCode.REFUSED
+        except typer.TyperException as error:
+            complain(f"{error.format_message()} See --help.")
+            return ExitCode.USAGE
+        except OSError as error:
+            complain(error)
+            return ExitCode.USAGE
+        if status == ExitCode.INTERRUPTED:
+            complain("interrupted")
+        return int(status)
+
+
+def _point_stdout_nowhere() -> None:
+    """Keeps the interpreter from flushing, at its exit, into a pipe that no one reads."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+app = typer.Typer(
+    cls=Commands,
+    help=HELP,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def globally(
+    context: typer.Context,
+    url: Annotated[
+        str, typer.Option(envvar="DIAGONALFLIP_URL", help="The server.", show_default=True)
+    ] = DEFAULT_URL,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="DIAGONALFLIP_TOKEN", help="Sent as Authorization: Bearer."),
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(exists=True, readable=True, help="Certificates (PEM) to trust."),
+    ] = None,
+    deadline_s: Annotated[
+        float, typer.Option(min=0.001, help="Seconds an answer may take, retries included.")
+    ] = 60.0,
+) -> None:
+    """Remembers how to reach the server."""
+    context.obj = Connection(url, token, ca, deadline_s, context.obj or Client)
+
+
+app.command(epilog=predict.EPILOG)(predict.predict)
+app.command()(check.check)
+app.command()(wait.wait)
+app.command()(info.info)
+app.command()(load.load)

@@ -1,0 +1,53 @@
+"""Exit codes, and how an error reads on stderr: one line, and never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from enum import IntEnum
+
+from diagonalflip.errors import (
+    ClientError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    DiagonalFlipError,
+    InvalidPayload,
+    ServerOverloaded,
+    TooManyImages,
+)
+
+
+class ExitCode(IntEnum):
+    """What the command says to a script."""
+
+    OK = 0
+    REFUSED = 1
+    """The server said no, or its answer is wrong; a promise is broken."""
+    USAGE = 2
+    """The command line, a file or the images in it cannot be used."""
+    UNREACHABLE = 3
+    """No connection, or no answer within the deadline."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+
+
+class UsageError(DiagonalFlipError):
+    """The command was asked for something that it cannot do."""
+
+    code = "usage"
+    title = "Usage"
+
+
+def exit_code(error: DiagonalFlipError) -> ExitCode:
+    """The exit code that an error stands for."""
+    if isinstance(error, ConnectionFailed | DeadlineExceeded | ServerOverloaded):
+        return ExitCode.UNREACHABLE
+    theirs = isinstance(error, UsageError | InvalidPayload | TooManyImages)
+    # A mere ClientError is a setting that cannot be used; its subclasses are answers.
+    if theirs or type(error) is ClientError:
+        return ExitCode.USAGE
+    return ExitCode.REFUSED
+
+
+def complain(text: object) -> None:
+    """Says on stderr, in one line, what went wrong."""
+    print(f"diagonalflip: {' '.join(str(text).split())}", file=sys.stderr)

@@ -1,0 +1,86 @@
+"""``diagonalflip predict``: a few images to look at, or files of any size."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from diagonalflip.cli import jobs
+from diagonalflip.cli.connection import Connection, connection_of
+from diagonalflip.cli.exits import UsageError
+from diagonalflip.cli.forms import PICTURES, InputForm, OutputForm, input_form, output_form
+from diagonalflip.cli.notation import READING, blocks_for, draw, read_images
+from diagonalflip.cli.outputs import shortest
+
+EPILOG = READING
+
+
+def predict(  # noqa: PLR0913, PLR0917 - options, by name
+    context: typer.Context,
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Images; see below.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--input", metavar="FILE", help="Images, - for stdin.")
+    ] = None,
+    output: Annotated[
+        str, typer.Option(metavar="FILE", help="Predictions of --input, - for stdout.")
+    ] = "-",
+    source_form: Annotated[
+        InputForm | None, typer.Option("--from", help="Form of the input, if not by suffix.")
+    ] = None,
+    output_to: Annotated[
+        OutputForm | None, typer.Option("--to", help="Form of the output, if not by suffix.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Images in a packed input, if an odd number.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON: a line an image, or a summary of a file.")
+    ] = False,
+) -> None:
+    """Predict images: those named here, or those of a file."""
+    connection = connection_of(context)
+    if source is None:
+        if output != "-" or source_form or output_to or count:
+            raise UsageError("--output, --from, --to or --count without --input", "--input FILE")
+        if not images:
+            raise UsageError("no images", "some, or --input FILE")
+        _predict_words(connection, images, as_json=as_json)
+        return
+    if images:
+        raise UsageError("images and --input", "one of them")
+    form = input_form(source, source_form)
+    job = jobs.Job(source, form, output, output_form(output, output_to, form), count)
+    _refuse_nonsense(job, as_json=as_json)
+    started = time.monotonic()
+    done = (jobs.predict_picture if form in PICTURES else jobs.predict_stream)(connection, job)
+    if as_json:
+        seconds = round(time.monotonic() - started, 3)
+        typer.echo(json.dumps({"images": done, "seconds": seconds, "output": output}))
+
+
+def _refuse_nonsense(job: jobs.Job, *, as_json: bool) -> None:
+    if job.count and job.source_form is not InputForm.PACKED:
+        raise UsageError(f"--count for {job.source_form}", "it for packed images only")
+    if job.output == "-" and as_json:
+        raise UsageError("--json, and predictions on stdout", "--output FILE")
+    if job.output == "-" and job.output_form is not OutputForm.JSONL and sys.stdout.isatty():
+        raise UsageError(f"{job.output_form} for a terminal", "--output FILE, or a pipe")
+
+
+def _predict_words(connection: Connection, words: list[str], *, as_json: bool) -> None:
+    numbers = read_images(words)
+    with connection.client() as client:
+        predictions = client.predict(numbers)
+    blocks = blocks_for(sys.stdout.encoding)
+    for number, prediction in zip(numbers, predictions, strict=True):
+        if as_json:
+            found = {"image": number, "bits": f"{number:04b}", "prediction": shortest(prediction)}
+            typer.echo(json.dumps(found))
+        else:
+            typer.echo(draw(number, prediction, blocks) + "\n")

@@ -1,0 +1,228 @@
+"""What docs/wire-format.md promises and no single request can show."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from diagonalflip.cli.raw import PREDICTIONS, Answer, Raw
+from diagonalflip.cli.vectors import require
+from diagonalflip.errors import InvalidAnswer
+from diagonalflip.wire import MAX_IMAGES, PIXELS, Images, pack, to_pixels
+
+OCTETS = "application/octet-stream"
+JSON = "application/json"
+VENDOR = "application/vnd.diagonalflip.packed"
+FLOAT16 = "application/vnd.diagonalflip.float16"
+PROMISED_HEADERS = (
+    "Flip-Images",
+    "Flip-Model-Version",
+    "Flip-Model-Digest",
+    "Flip-Wire-Version",
+    "Flip-Device",
+    "Server-Timing",
+)
+THREADS = 8
+ROUNDS = 64
+ATTEMPTS = 5
+PAUSE_S = 0.2
+
+Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What promises are checked with.
+
+    Attributes:
+        raw: The server.
+        alone: Predictions of all images, each asked for alone, ``float32[16, 4]``.
+    """
+
+    raw: Raw
+    alone: Rows
+
+
+def kit(raw: Raw) -> Kit:
+    """Asks for every image alone; what everything else is compared with."""
+    return Kit(raw, np.concatenate([rows(post(raw, [number]), 1) for number in range(16)]))
+
+
+def typed(media_type: str, images: Images) -> str:
+    """The media type of packed images, with their padding."""
+    return f"{media_type}; padding=4" if images.count % 2 else media_type
+
+
+def post(raw: Raw, numbers: npt.ArrayLike, **headers: str) -> Answer:
+    """Sends images packed, and again where the contract says so: 503."""
+    images = pack(numbers)
+    sent = {"Content-Type": typed(OCTETS, images)} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
+    answer = raw.post(bytes(images.packed), sent)
+    for _ in range(ATTEMPTS - 1):
+        if answer.status != 503:
+            break
+        time.sleep(PAUSE_S)
+        answer = raw.post(bytes(images.packed), sent)
+    return answer
+
+
+def rows(answer: Answer, count: int) -> Rows:
+    """The predictions in a binary answer, ``float32[count, 4]``."""
+    require("status", answer.status, 200)
+    require("Content-Type", answer.headers.get("Content-Type"), OCTETS)
+    require("bytes", len(answer.body), 4 * PIXELS * count)
+    return np.frombuffer(answer.body, "<f4").reshape(-1, PIXELS)
+
+
+def same_bits(got: Rows, expected: Rows) -> None:
+    """Raises InvalidAnswer at the first row that differs by a bit."""
+    require("shape", got.shape, expected.shape)
+    wrong = np.flatnonzero((got.view(np.uint32) != expected.view(np.uint32)).any(axis=1))
+    if wrong.size:
+        row = int(wrong[0])
+        raise InvalidAnswer(f"{got[row].tolist()} in row {row}", f"{expected[row].tolist()}")
+
+
+def _every_length(kit: Kit) -> None:
+    for count in range(1, 34):
+        numbers = np.arange(count) % 16
+        answer = post(kit.raw, numbers)
+        same_bits(rows(answer, count), kit.alone[numbers])
+        require("Flip-Images", answer.headers.get("Flip-Images"), str(count))
+
+
+def _batch(count: int, kit: Kit) -> None:
+    numbers = np.random.default_rng(count).integers(0, 16, count)
+    same_bits(rows(post(kit.raw, numbers), count), kit.alone[numbers])
+
+
+def _finite(kit: Kit) -> None:
+    if not np.isfinite(kit.alone).all():
+        raise InvalidAnswer("a prediction that is not finite", "finite ones")
+
+
+def _forms(kit: Kit) -> None:
+    pixels = to_pixels(range(16)).tolist()
+    flat = to_pixels(range(16)).reshape(16, PIXELS).tolist()
+    bits = [f"{number:04b}" for number in range(16)]
+    mixed = [*range(4), *bits[4:8], *pixels[8:12], *flat[12:]]
+    bodies = (
+        (VENDOR, bytes(pack(range(16)).packed)),
+        (JSON, json.dumps({"images": mixed}).encode()),
+        ("text/plain", b"01234567 89ABCDEF\r\n"),
+        ("image/x-portable-bitmap", b"P4\n8 8\n" + _sheet()),
+    )
+    for media_type, body in bodies:
+        answer = kit.raw.post(body, {"Content-Type": media_type, "Accept": OCTETS})
+        same_bits(rows(answer, 16), kit.alone)
+
+
+def _sheet() -> bytes:
+    """The 16 images as a sheet of 4x4 tiles, ``uint8[8]`` of bits."""
+    tiles = to_pixels(range(16)).reshape(4, 4, 2, 2)
+    return np.packbits(tiles.transpose(0, 2, 1, 3).reshape(8, 8), axis=1).tobytes()
+
+
+def _json_answers(kit: Kit) -> None:
+    answer = post(kit.raw, range(16), Accept=JSON)
+    require("status", answer.status, 200)
+    same_bits(np.array(json.loads(answer.body)["predictions"], np.float32), kit.alone)
+
+
+def _float16_answers(kit: Kit) -> None:
+    answer = post(kit.raw, range(16), Accept=FLOAT16)
+    require("status", answer.status, 200)
+    require("body", answer.body.hex(), kit.alone.astype("<f2").tobytes().hex())
+
+
+def _flipped_answers(kit: Kit) -> None:
+    answer = post(kit.raw, range(15), Accept=VENDOR)
+    require("status", answer.status, 200)
+    images = Images(np.packbits(kit.alone[:15] >= 0.5).tobytes(), 15)
+    require("body", answer.body.hex(), bytes(images.packed).hex())
+    require("Content-Type", answer.headers.get("Content-Type"), typed(VENDOR, images))
+
+
+def _answer_headers(kit: Kit) -> None:
+    headers = post(kit.raw, [11]).headers
+    require("missing headers", [name for name in PROMISED_HEADERS if name not in headers], [])
+    digest = headers["Flip-Model-Digest"]
+    require("Flip-Model-Digest of hex digits", set(digest) <= set("0123456789abcdef"), True)
+    require("length of Flip-Model-Digest", len(digest), 64)
+    require("Flip-Wire-Version", headers["Flip-Wire-Version"], "1")
+    require("Flip-Device known", headers["Flip-Device"] in ("cpu", "cuda"), True)
+    phases = [entry.partition(";")[0].strip() for entry in headers["Server-Timing"].split(",")]
+    require("phases in Server-Timing", phases, ["decode", "forward", "encode"])
+    for entry in headers["Server-Timing"].split(","):
+        float(entry.partition("dur=")[2])
+
+
+def _error_headers(kit: Kit) -> None:
+    for accept in (OCTETS, "image/png", "text/plain", "audio/*"):
+        sent = {"Content-Type": JSON, "Accept": accept, "X-Request-Id": "check-1"}
+        answer = kit.raw.post(b"{", sent)
+        require("error", answer.status in (400, 406), True)
+        require("Content-Type", answer.headers.get("Content-Type"), "application/problem+json")
+        kept = [name for name in PROMISED_HEADERS if name in answer.headers]
+        require("headers of an answer on an error", kept, [])
+        require("Flip-Request-Id", answer.headers.get("Flip-Request-Id"), "check-1")
+
+
+def _own_digest(kit: Kit) -> None:
+    digest = post(kit.raw, [11]).headers.get("Flip-Model-Digest", "")
+    for condition in (f'"{digest}"', f'"{"0" * 64}", "{digest}"'):
+        same_bits(rows(post(kit.raw, [11], If_Match=condition), 1), kit.alone[11:12])
+    require("status", post(kit.raw, [11], If_Match=f'"{digest[::-1]}"').status, 412)
+
+
+def _query(kit: Kit) -> None:
+    answer = kit.raw.post(b"\xb0", {"Content-Type": OCTETS}, f"{PREDICTIONS}?padding=4")
+    same_bits(rows(answer, 2), kit.alone[[11, 0]])
+
+
+def _other_model(kit: Kit) -> None:
+    answer = kit.raw.post(b"\xb0", {"Content-Type": OCTETS}, "/predictions/no_such_model")
+    require("status", answer.status, 404)
+
+
+def _concurrency(kit: Kit) -> None:
+    def one(seed: int) -> None:
+        if seed % 4 == 3:  # a bad one among the good, which may share its batch
+            broken = kit.raw.post(b"", {"Content-Type": OCTETS})
+            require("status of an empty body", broken.status in (400, 503), True)
+            return
+        numbers = np.random.default_rng(seed).integers(0, 16, 1 + seed % 40)
+        name = f"check-{seed}"
+        answer = post(kit.raw, numbers, X_Request_Id=name)
+        same_bits(rows(answer, len(numbers)), kit.alone[numbers])
+        require("Flip-Request-Id", answer.headers.get("Flip-Request-Id"), name)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(one, range(ROUNDS)))
+
+
+def promises() -> Iterator[tuple[str, Callable[[Kit], None]]]:
+    """Names, which say what is promised, and checks that raise InvalidAnswer if it is not so."""
+    yield "predictions are finite", _finite
+    yield "1 to 33 images: the same bits as each alone, and Flip-Images", _every_length
+    for count in (1_000, 65_537, MAX_IMAGES):
+        yield f"{count} images in one request: the same bits as alone", partial(_batch, count)
+    yield "packed, JSON, text and PBM requests: the same bits", _forms
+    yield "JSON answers, read as float32, are exact", _json_answers
+    yield "float16 answers are the float32 ones, rounded to nearest even", _float16_answers
+    yield "packed answers are 1 where the prediction is at least 0.5", _flipped_answers
+    yield "an answer has all promised headers, well-formed", _answer_headers
+    yield "an error has none of them, and is problem+json whatever Accept says", _error_headers
+    yield "If-Match takes the model's own digest and refuses another", _own_digest
+    yield "the query string is ignored", _query
+    yield "another model's name is 404", _other_model
+    yield f"{ROUNDS} requests from {THREADS} threads, some bad: each gets its own", _concurrency

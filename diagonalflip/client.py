@@ -1,0 +1,206 @@
+"""The client: many images in, checked predictions out, in as many requests as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from diagonalflip import _answers, _files
+from diagonalflip._answers import ServerInfo
+from diagonalflip._chunks import ChunkLimit, chunks
+from diagonalflip._deadline import Deadline
+from diagonalflip._endpoint import FLIPS, PREDICTIONS, Endpoint, check_positive
+from diagonalflip._files import Destination, Source
+from diagonalflip._images import ImagesLike, Packed, packed_images, to_images
+from diagonalflip._retry import until_ready
+from diagonalflip._sender import Sender
+from diagonalflip._transport import Transport
+from diagonalflip.wire import Images, pack
+
+__all__ = ["Client", "ServerInfo"]
+
+
+class Client:
+    """Predicts over HTTP. Thread-safe; connections are kept, so keep the client too.
+
+    Jobs of any size are cut into requests that the server takes; several travel at once;
+    what was lost is sent again, for predictions have no effects; every answer is checked.
+
+    Args:
+        url: Of the server: ``http://host:port``, and a path if it is behind one.
+        model: Name of the model.
+        deadline_s: Seconds that a call may take in all, queueing and retries included. In
+            ``predict_chunks`` and ``predict_file``, whose work has no bound, each chunk
+            has as many.
+        connections: Chunks of one call in flight at once.
+        token: Sent as ``Authorization: Bearer``.
+        verify: Whether to check the server's certificate, or the path of a CA bundle.
+        cert: Path of the client's certificate; a pair if the key is in another file.
+        model_digest: SHA-256 (hex) of the only model whose answers are wanted.
+        images_per_request: Images a chunk; falls by itself to what the server takes.
+
+    Raises:
+        ClientError: A setting cannot be used.
+
+    All that predicts raises, besides what is said there:
+        ConnectionFailed: No connection, or it was lost again and again.
+        DeadlineExceeded: No whole answer within the deadline.
+        ServerOverloaded: 503, until no time was left to send again.
+        NotAuthorized, ModelNotFound, ModelMismatch: The server refuses.
+        InvalidAnswer: An answer of another form or length than was asked for.
+        InternalError: The server failed, again and again.
+    """
+
+    def __init__(  # noqa: PLR0913 - settings, by keyword
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        model: str = "diagonal_flip",
+        deadline_s: float = 60.0,
+        connections: int = 4,
+        token: str | None = None,
+        verify: bool | str = True,
+        cert: str | tuple[str, str] | None = None,
+        model_digest: str | None = None,
+        images_per_request: int = 65536,
+    ) -> None:
+        check_positive(
+            deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
+        )
+        self._transport = Transport(Endpoint(url, model, token, model_digest), verify, cert)
+        self._limit = ChunkLimit(images_per_request)
+        self._sender = Sender(self._transport, self._limit, connections)
+        self._deadline_s = deadline_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; the client is of no use afterwards."""
+        self._transport.close()
+
+    def predict(self, images: ImagesLike) -> npt.NDArray[np.float32]:
+        """Predictions, ``float32[n, 4]``, a row an image and in their order.
+
+        Args:
+            images: ``int[n]`` numbers 0-15; pixels ``uint8[n, 2, 2]``; an iterable of
+                numbers, bit strings ``"1011"`` and 2x2 nested lists or arrays, in any
+                mixture; packed bytes (two images each); or ``Images``.
+
+        Raises:
+            EmptyPayload: There is no image.
+            InvalidImage: An image is malformed; the first one is named.
+        """
+        return self._sender.collect(to_images(images), PREDICTIONS, self._deadline())
+
+    def predict_packed(self, packed: Packed, count: int | None = None) -> npt.NDArray[np.float32]:
+        """Predictions, ``float32[count, 4]``, of packed images.
+
+        Args:
+            packed: ``uint8[ceil(count / 2)]``, the first image of a byte in its high nibble.
+            count: Images; None means two a byte.
+
+        Raises:
+            EmptyPayload: There is no image.
+            InvalidPadding: ``count`` does not fit, or an unused last nibble is not 0.
+        """
+        images = packed_images(packed, count)
+        return self._sender.collect(images, PREDICTIONS, self._deadline())
+
+    def flip(self, images: ImagesLike) -> npt.NDArray[np.uint8]:
+        """The predicted images, ``uint8[n, 2, 2]``: 1 where a prediction is at least 0.5.
+
+        Args:
+            images: As in ``predict``, and the same errors.
+        """
+        return self._sender.collect(to_images(images), FLIPS, self._deadline())
+
+    def predict_chunks(
+        self, pieces: Iterable[Packed], *, count: int | None = None
+    ) -> Generator[npt.NDArray[np.float32], None, None]:
+        """Predictions of any number of images, in order, in memory that does not grow.
+
+        Args:
+            pieces: Packed images in pieces of any sizes; only the very last nibble of all
+                may be padding. Read as answers are taken.
+            count: Images in all; None means two a byte.
+
+        Yields:
+            ``float32[m, 4]``; m varies. ``close()`` ends what is still in flight.
+
+        Raises:
+            EmptyPayload: There is no image.
+            InvalidPadding: As ``predict_packed``; known only after the last piece.
+        """
+        deadline = self._deadline()
+        cut = chunks(iter(pieces), self._limit, count)
+        return self._sender.stream(cut, PREDICTIONS, deadline, deadline.restarted)
+
+    def predict_file(
+        self,
+        source: Source,
+        destination: Destination,
+        *,
+        count: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Predicts a file of packed images into a file of little-endian float32.
+
+        Args:
+            source: Path, or binary file that is read from where it stands.
+            destination: Binary file, or path: it appears there whole or not at all.
+            count: Images in all; None means two a byte.
+            progress: Called with the number of images done so far, after every chunk.
+
+        Returns:
+            Number of images.
+
+        Raises:
+            EmptyPayload, InvalidPadding: As ``predict_chunks``.
+            OSError: A file cannot be read or written.
+        """
+        done = 0
+        with (
+            _files.reading(source) as images,
+            _files.writing(destination) as output,
+            closing(self.predict_chunks(_files.pieces(images), count=count)) as answers,
+        ):
+            for predictions in answers:
+                _files.write(output, predictions)
+                done += len(predictions)
+                if progress is not None:
+                    progress(done)
+        return done
+
+    def info(self) -> ServerInfo:
+        """What answers: model version and digest, wire version, device."""
+        return _answers.info(self._sender.exchange(pack([0]), PREDICTIONS, self._deadline())[0])
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Blocks until the server predicts all 16 images, the same alone and together.
+
+        Args:
+            timeout_s: Seconds to wait at most.
+
+        Raises:
+            DeadlineExceeded: It did not by then; says what came instead.
+            InvalidAnswer: It answers, but wrongly.
+        """
+
+        def check(patience: Deadline) -> None:
+            def one(images: Images) -> npt.NDArray[np.float32]:
+                return self._sender.once(images, PREDICTIONS, patience)[1]
+
+            _answers.check_all_16(one(pack(range(16))), [one(pack([n])) for n in range(16)])
+
+        until_ready(check, timeout_s)
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self._deadline_s)

@@ -1,0 +1,129 @@
+"""A server of a few lines that predicts from a table: quick to start, and easy to set up."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+
+import numpy as np
+
+from diagonalflip.wire import WIRE_VERSION, Images, unpack
+
+TABLE = np.random.default_rng(7).normal(size=(16, 4)).astype(np.float32)
+"""Predictions by image number, ``float32[16, 4]``."""
+
+FLIPPED = "application/vnd.diagonalflip.packed"
+INFO = {
+    "Flip-Model-Version": "1.0",
+    "Flip-Model-Digest": "d" * 64,
+    "Flip-Wire-Version": WIRE_VERSION,
+    "Flip-Device": "cpu",
+}
+
+
+def response(status: int, headers: dict[str, str], body: bytes) -> bytes:
+    """An HTTP response as bytes."""
+    lines = [f"HTTP/1.1 {status} Status", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def read_request(reader: asyncio.StreamReader) -> tuple[dict[str, str], bytes]:
+    """Headers by lower-case name, and body."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    pairs = (line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+    headers = {name.lower(): value for name, value in pairs}
+    return headers, await reader.readexactly(int(headers.get("content-length", 0)))
+
+
+class FakeServer:
+    """Answers like the real one, from ``TABLE``.
+
+    Attributes:
+        max_images: More are answered 413.
+        publishes: Whether that 413 says ``Flip-Max-Images``.
+        counts: Images of every request so far.
+        headers: Of every request so far.
+    """
+
+    def __init__(self, max_images: int = 1 << 20, *, publishes: bool = True) -> None:
+        self.max_images = max_images
+        self.publishes = publishes
+        self.counts: list[int] = []
+        self.headers: list[dict[str, str]] = []
+
+    def answer(self, headers: dict[str, str], body: bytes) -> bytes:
+        """The response to one request."""
+        odd = "padding=4" in headers["content-type"]
+        images = Images(body, 2 * len(body) - odd)
+        self.counts.append(images.count)
+        self.headers.append(headers)
+        if images.count > self.max_images:
+            limit = {"Flip-Max-Images": str(self.max_images)} if self.publishes else {}
+            return response(413, limit, b"")
+        predictions = TABLE[unpack(images)]
+        content_type, content = "application/octet-stream", predictions.astype("<f4").tobytes()
+        if headers["accept"] == FLIPPED:
+            content_type = FLIPPED + ("; padding=4" if odd else "")
+            content = np.packbits(predictions >= 0.5).tobytes()
+        told = INFO | {"Content-Type": content_type, "Flip-Images": str(images.count)}
+        return response(200, told, content)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers all requests of one connection."""
+        try:
+            while True:
+                writer.write(self.answer(*await read_request(reader)))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextmanager
+def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serves connections with ``serve(reader, writer)`` in a thread; gives the URL."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+    writers: set[asyncio.StreamWriter] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.add(writer)
+        await serve(reader, writer)
+
+    start = asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
+    server = asyncio.run_coroutine_threadsafe(start, loop).result(10)
+    try:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        stopping = _stop(server, writers)
+        asyncio.run_coroutine_threadsafe(stopping, loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+async def _stop(server: asyncio.Server, writers: set[asyncio.StreamWriter]) -> None:
+    """Ends whatever is still served, and waits until every socket is closed."""
+    server.close()
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    for writer in writers:
+        writer.transport.abort()
+    closed = (writer.wait_closed() for writer in writers)
+    await asyncio.gather(*rest, *closed, return_exceptions=True)
+
+
+def expected_flips(numbers: np.typing.ArrayLike) -> np.typing.NDArray[np.uint8]:
+    """What ``flip`` answers from ``TABLE``, ``uint8[n, 2, 2]``."""
+    bits: np.typing.NDArray[np.uint8] = (TABLE[np.asarray(numbers)] >= 0.5).astype(np.uint8)
+    return bits.reshape(-1, 2, 2)

@@ -1,0 +1,71 @@
+"""Over TLS: the right certificate, the wrong one, and a server that says nothing after it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diagonalflip.errors import ClientError, DeadlineExceeded
+from tests.faults.conftest import Call
+from tests.faults.fake_server import TABLE, FakeServer, listening
+
+pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+
+NEW_CERTIFICATE = (
+    "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 "
+    "-subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where ``cert.pem`` and ``key.pem`` are."""
+    path = tmp_path_factory.mktemp("tls")
+    subprocess.run(NEW_CERTIFICATE.split(), cwd=path, check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def context(folder: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+@pytest.fixture
+def url(context: ssl.SSLContext) -> Iterator[str]:
+    with listening(FakeServer().serve, context) as url:
+        yield url
+
+
+def test_a_known_certificate(url: str, call: Call, folder: Path) -> None:
+    numbers = np.arange(5000) % 16
+    verify = str(folder / "cert.pem")
+    got = call(url, "predict", numbers, verify=verify, images_per_request=100)
+    assert np.array_equal(got, TABLE[numbers])
+
+
+def test_an_unknown_certificate_ends_at_once(url: str, call: Call) -> None:
+    with pytest.raises(ClientError, match="verify") as caught:
+        call(url, "predict", [1])
+    assert type(caught.value) is ClientError
+
+
+def test_the_deadline_holds(context: ssl.SSLContext, call: Call, folder: Path) -> None:
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        while await reader.read(1 << 16):
+            pass
+
+    with listening(silent, context) as url:
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            call(url, "predict", [1], verify=str(folder / "cert.pem"), deadline_s=0.5)
+        assert time.monotonic() - started < 3

@@ -1,0 +1,144 @@
+"""The clients against the real server, judged by ONNX Runtime; and its worker killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import pytest
+
+from diagonalflip import AsyncClient, Client, pack, to_pixels
+from diagonalflip.errors import ModelMismatch, ModelNotFound
+from tests.integration.conftest import Oracle, Server, run_server
+
+TOLERANCE = 1e-6
+ALL = list(range(16))
+FORMS: dict[str, Any] = {
+    "numbers": ALL,
+    "array of numbers": np.arange(16),
+    "bit strings": [f"{number:04b}" for number in ALL],
+    "nested lists": to_pixels(ALL).tolist(),
+    "arrays": list(to_pixels(ALL)),
+    "uint8[n, 2, 2]": to_pixels(ALL),
+    "packed": bytes(pack(ALL).packed),
+    "Images": pack(ALL),
+    "mixed": [0, "0001", [[0, 0], [1, 0]], to_pixels([3])[0], *ALL[4:]],
+}
+
+
+def base(server: Server) -> str:
+    return server.url.removesuffix("/predictions/diagonal_flip")
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(base(server)) as client:
+        yield client
+
+
+def assert_close(got: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> None:
+    assert got.dtype == np.float32
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("images", FORMS.values(), ids=FORMS)
+def test_every_input_form(client: Client, oracle: Oracle, images: Any) -> None:
+    assert_close(client.predict(images), oracle(ALL))
+    assert np.array_equal(client.flip(images).reshape(16, 4), oracle(ALL) >= 0.5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 65535, 65536, 65537, 1_000_001])
+def test_any_number_of_images(client: Client, oracle: Oracle, count: int) -> None:
+    numbers = np.random.default_rng(count).integers(0, 16, count)
+    assert_close(client.predict(numbers), oracle(numbers))
+    assert len(client.flip(numbers)) == count
+
+
+def test_a_million_and_one_images_through_chunks(client: Client, oracle: Oracle) -> None:
+    numbers = np.random.default_rng(5).integers(0, 16, 1_000_001)
+    packed = bytes(pack(numbers).packed)
+    pieces = (packed[start : start + 77_777] for start in range(0, len(packed), 77_777))
+    got = np.concatenate(list(client.predict_chunks(pieces, count=1_000_001)))
+    assert_close(got, oracle(numbers))
+
+
+def test_more_than_the_server_takes_at_once(server: Server, oracle: Oracle) -> None:
+    numbers = np.random.default_rng(6).integers(0, 16, 3_000_001)
+    with Client(base(server), images_per_request=1 << 22) as client:
+        assert_close(client.predict(numbers), oracle(numbers))
+
+
+def test_threads(client: Client, oracle: Oracle) -> None:
+    def work(seed: int) -> None:
+        numbers = np.random.default_rng(seed).integers(0, 16, 1 + 17 * seed)
+        assert_close(client.predict(numbers), oracle(numbers))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(64)))
+
+
+def test_many_small_requests_of_the_async_client(server: Server, oracle: Oracle) -> None:
+    async def all_at_once() -> list[npt.NDArray[np.float32]]:
+        async with AsyncClient(base(server)) as client:
+            await client.wait_until_ready(30)
+            big = client.predict(np.arange(200_001) % 16)
+            small = (client.predict([number % 16]) for number in range(300))
+            return await asyncio.gather(big, *small)
+
+    big, *small = asyncio.run(all_at_once())
+    assert_close(big, oracle(np.arange(200_001) % 16))
+    assert_close(np.concatenate(small), oracle(np.arange(300) % 16))
+
+
+def test_ready_and_info(server: Server, client: Client, artifacts: Path) -> None:
+    client.wait_until_ready(30)
+    info = client.info()
+    manifest = json.loads((artifacts / "manifest.json").read_text())
+    assert info.model_digest == manifest["artifacts"]["diagonal_flip.pt"]["sha256"]
+    assert info.wire_version == "1"
+    assert info.device in ("cpu", "cuda")
+    with Client(base(server), model_digest=info.model_digest) as same:
+        assert same.info() == info
+
+
+def test_the_servers_errors_come_back_as_ours(server: Server) -> None:
+    with Client(base(server), model_digest="0" * 64) as client, pytest.raises(ModelMismatch):
+        client.predict([1])
+    with Client(base(server), model="another") as client, pytest.raises(ModelNotFound):
+        client.predict([1])
+
+
+def test_a_worker_killed_in_the_middle_loses_nothing(
+    artifacts: Path, oracle: Oracle, tmp_path: Path
+) -> None:
+    numbers = np.random.default_rng(8).integers(0, 16, 2_000_001)
+    source, destination = tmp_path / "images", tmp_path / "predictions"
+    source.write_bytes(pack(numbers).packed)
+    with run_server(artifacts, tmp_path / "logs") as server:
+        killed = threading.Event()
+
+        def kill_workers(done: int) -> None:
+            if done > 500_000 and not killed.is_set():
+                killed.set()
+                for process in psutil.Process(server.process.pid).children(recursive=True):
+                    if "python" in process.name():
+                        process.kill()
+                        process.wait(10)
+
+        with Client(base(server), images_per_request=20_000) as client:
+            count = client.predict_file(
+                source, destination, count=len(numbers), progress=kill_workers
+            )
+    assert killed.is_set()
+    assert count == len(numbers)
+    got = np.fromfile(destination, dtype="<f4").reshape(-1, 4).astype(np.float32)
+    assert_close(got, oracle(numbers))

@@ -1,0 +1,157 @@
+"""How ``diagonalflip check`` judges answers and reports what it found."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diagonalflip import errors
+from diagonalflip.cli import vectors
+from diagonalflip.cli.check import Verdict, line_of, verdicts
+from diagonalflip.cli.raw import Answer, Raw
+from tests.unit.test_cli_commands import FakeClient, Run, client, run
+
+__all__ = ["client", "run"]  # fixtures
+
+PREDICTION = [0.1, -0.1, -0.05, -0.25]
+JSON = "application/json"
+
+
+def answer(body: bytes | dict[str, Any], status: int = 200, **headers: str) -> Answer:
+    content = json.dumps(body).encode() if isinstance(body, dict) else body
+    return Answer(
+        status, {name.replace("_", "-"): value for name, value in headers.items()}, content
+    )
+
+
+def png(pixels: list[int], mode: str = "L") -> bytes:
+    file = io.BytesIO()
+    Image.frombytes("L", (2, 2), bytes(pixels)).convert(mode).save(file, "PNG")
+    return file.getvalue()
+
+
+def v2(data: list[float], **members: Any) -> dict[str, Any]:
+    output = {"name": "prediction", "datatype": "FP32", "shape": [1, 4], "data": data}
+    return {"model_name": "diagonal_flip", "outputs": [output]} | members
+
+
+FLOATS = {"status": 200, "float32": [PREDICTION]}
+V2 = FLOATS | {"output": {"shape": [1, 4]}, "binary": False}
+TABLE = {"status": 200, "table": [["1011", *PREDICTION]]}
+SHEET = {"status": 200, "width": 2, "height": 2, "pixels_hex": "19000000", "pixel_tolerance": 1}
+CODE = {"status": 400, "code": "invalid_json"}
+PROBLEM: dict[str, Any] = dict.fromkeys(vectors.PROBLEM_MEMBERS, "x") | CODE
+EXPLAINED = {"status": 200, "explanations": [{"image": 11, "hidden": [0, 0, 0.5]}]}
+LINE = "image  a  b  c  d\n1011 0.100000 -0.100000 -0.050000 -0.250000\n"
+RAW = np.array(PREDICTION, "<f4").tobytes()
+
+GOOD: dict[str, tuple[Answer, dict[str, Any]]] = {
+    "raw": (answer(RAW), FLOATS),
+    "JSON": (answer({"predictions": [PREDICTION]}, Content_Type=JSON), FLOATS),
+    "V2": (answer(v2(PREDICTION)), V2),
+    "float16": (
+        answer(np.array([0.5, 1, 0, 2], "<f2").tobytes()),
+        {"status": 200, "float16": [[0.5, 1, 0, 2]]},
+    ),
+    "table": (answer(LINE.encode()), TABLE),
+    "picture": (answer(png([26, 0, 0, 0])), SHEET),
+    "problem": (answer(PROBLEM, 400), CODE),
+    "V2 error": (answer({"error": "no"}, 400), {"status": 400, "error": True}),
+    "explanations": (
+        answer({"explanations": [{"image": 11, "hidden": [0, 7.5e-9, 0.5]}]}),
+        EXPLAINED,
+    ),
+    "type": (
+        answer(b"", Content_Type="A/b;c=d"),
+        {"status": 200, "content_type": "a/b; c=d"},
+    ),
+    "headers": (answer(b"", A="b"), {"status": 200, "headers": {"A": "b", "C": None}}),
+    "body": (
+        answer(b"\xb0\xff\xff"),
+        {"status": 200, "body_hex": "b0", "body_repeat": {"byte_hex": "ff", "count": 2}},
+    ),
+}
+BAD: dict[str, tuple[Answer, dict[str, Any]]] = {
+    "status": (answer(RAW, 500), FLOATS),
+    "another number": (answer(np.array([0.1, -0.1, -0.05, -0.24], "<f4").tobytes()), FLOATS),
+    "NaN": (answer(np.full(4, np.nan, "<f4").tobytes()), FLOATS),
+    "too few": (answer(RAW[:12]), FLOATS),
+    "ragged": (answer(RAW[:13]), FLOATS),
+    "no JSON": (answer(b"{", Content_Type=JSON), FLOATS),
+    "JSON of another shape": (answer(b"[]", Content_Type=JSON), FLOATS),
+    "V2 without outputs": (answer({"model_name": "diagonal_flip"}), V2),
+    "V2 with an id no one sent": (answer(v2(PREDICTION, id="1")), V2),
+    "table of five decimals": (answer(LINE.replace("0000 ", "000 ").encode()), TABLE),
+    "table of other bits": (answer(LINE.replace("1011", "1010").encode()), TABLE),
+    "darker picture": (answer(png([23, 0, 0, 0])), SHEET),
+    "picture in colours": (answer(png([26, 0, 0, 0], "RGB")), SHEET),
+    "no picture": (answer(b"PNG"), SHEET),
+    "another code": (answer(PROBLEM | {"code": "invalid_text"}, 400), CODE),
+    "problem without got": (answer({"code": "invalid_json", "status": 400}, 400), CODE),
+    "V2 error that is no string": (answer({"error": 1}, 400), {"status": 400, "error": True}),
+    "fewer explanations": (answer({"explanations": []}), EXPLAINED),
+    "another header": (answer(b"", A="x"), {"status": 200, "headers": {"A": "b"}}),
+    "a header too many": (answer(b"", C="x"), {"status": 200, "headers": {"C": None}}),
+    "another type": (answer(b""), {"status": 200, "content_type": "a/b"}),
+    "another body": (answer(b"\xb1"), {"status": 200, "body_hex": "b0"}),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_answer_passes(name: str) -> None:
+    got, expected = GOOD[name]
+    vectors.judge(got, expected, 1e-6)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_answer_is_told_from_a_good_one(name: str) -> None:
+    got, expected = BAD[name]
+    with pytest.raises(errors.InvalidAnswer):
+        vectors.judge(got, expected, 1e-6)
+
+
+def test_every_member_of_every_vector_has_a_judge() -> None:
+    members = {name for _, _, vector in vectors.vectors() for name in vector["response"]}
+    assert members <= vectors._JUDGES.keys() | vectors._DETAILS
+
+
+class Deaf:
+    """A server that answers everything with the same words."""
+
+    url = "http://deaf"
+
+    def __init__(self, same: Answer) -> None:
+        self.same = same
+
+    def post(self, *_: Any, **__: Any) -> Answer:
+        """As ``Raw.post``."""
+        return self.same
+
+
+def test_a_server_that_predicts_nothing_is_no_matter_of_promises() -> None:
+    with pytest.raises(errors.InvalidAnswer, match="404"):
+        list(verdicts(cast("Raw", Deaf(answer(b"", 404)))))
+
+
+def test_a_server_with_one_answer_keeps_few_promises() -> None:
+    same = answer(RAW, Content_Type="application/octet-stream", Flip_Images="1")
+    found = list(verdicts(cast("Raw", Deaf(same))))
+    broken = {verdict.promise for verdict in found if not verdict.passed}
+    assert len(broken) > len(found) // 2
+    assert "JSON answers, read as float32, are exact" in broken
+    assert all(verdict.reason for verdict in found if not verdict.passed)
+
+
+def test_a_verdict_for_people() -> None:
+    assert line_of(Verdict("a", "b", passed=True)) == "pass  a: b"
+    assert line_of(Verdict("a", "b", passed=False, reason="c")) == "FAIL  a: b\n      c"
+
+
+def test_a_url_that_is_none(run: Run, client: FakeClient) -> None:
+    assert run("check", "nowhere").exit_code == 2
+    assert client.made == {"url": ""}

@@ -1,0 +1,277 @@
+"""The command line: what each subcommand asks of a client, says, and exits with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from typer.testing import CliRunner, Result
+
+from diagonalflip import errors
+from diagonalflip._images import to_images
+from diagonalflip.cli.app import app
+from diagonalflip.cli.exits import ExitCode, UsageError, exit_code
+from diagonalflip.cli.notation import blocks_for, draw, read_images
+from diagonalflip.client import ServerInfo
+from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.wire import Images, unpack
+
+Run = Callable[..., Result]
+
+
+def predicted(numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """What the fake predicts, ``float32[n, 4]``: other numbers for every image and pixel."""
+    offsets = np.array([0.1, 0.25, -0.5, 0], np.float32)
+    return np.asarray(numbers, np.float32)[:, None] + offsets
+
+
+class FakeClient:
+    """Predicts without a server, or fails as it is told."""
+
+    def __init__(self, url: str = "", **settings: Any) -> None:
+        self.made = {"url": url} | settings
+        self.error: BaseException | None = None
+        self.waited_s = 0.0
+
+    def make(self, url: str, **settings: Any) -> Self:
+        """Takes the place of the class."""
+        self.made = {"url": url} | settings
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def predict(self, images: Any) -> npt.NDArray[np.float32]:
+        """As ``Client.predict``."""
+        self._fail()
+        return predicted(unpack(to_images(images)))
+
+    def predict_chunks(
+        self, pieces: Iterable[bytes]
+    ) -> Generator[npt.NDArray[np.float32], None, None]:
+        """As ``Client.predict_chunks``."""
+        held = b""
+        for piece in pieces:  # as the real one: an answer comes after more was read
+            if held:
+                yield predicted(unpack(Images(held, 2 * len(held))))
+            held = piece
+        self._fail()
+        yield predicted(unpack(Images(held, 2 * len(held))))
+
+    def info(self) -> ServerInfo:
+        """As ``Client.info``."""
+        self._fail()
+        return ServerInfo("1.0", "ab" * 32, "1", "cpu")
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """As ``Client.wait_until_ready``."""
+        self._fail()
+        self.waited_s = timeout_s
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    return FakeClient()
+
+
+@pytest.fixture
+def run(client: FakeClient) -> Run:
+    def invoke(*args: object, stdin: bytes = b"") -> Result:
+        words = [str(arg) for arg in args]
+        return CliRunner().invoke(app, words, input=stdin, obj=client.make)
+
+    return invoke
+
+
+@pytest.mark.parametrize(
+    ("word", "numbers"),
+    [
+        ("1011", [11]),
+        ("0000", [0]),
+        ("0b0110", [6]),
+        ("0b110", [6]),
+        ("0B1", [1]),
+        ("11", [11]),
+        ("7", [7]),
+        ("07", [7]),
+        ("00", [0]),
+        ("15", [15]),
+        ("16", [1, 6]),
+        ("b6f0", [11, 6, 15, 0]),
+        ("B", [11]),
+        ("011", [0, 1, 1]),
+        ("1012", [1, 0, 1, 2]),
+        ("10110", [1, 0, 1, 1, 0]),
+        ("0x11", [1, 1]),
+        ("0x1011", [1, 0, 1, 1]),
+        ("0X0b6", [0, 11, 6]),
+    ],
+)
+def test_an_image_is_read_in_one_way(word: str, numbers: list[int]) -> None:
+    assert read_images([word]) == numbers
+
+
+@pytest.mark.parametrize("word", ["", "g", "0b", "0b2", "0b6f", "0b01101", "0x", "-1", "1.0", "²"])
+def test_anything_else_is_no_image(word: str) -> None:
+    with pytest.raises(errors.InvalidImage, match="the image"):
+        read_images(["1", word])
+
+
+def test_an_image_is_drawn_beside_its_prediction() -> None:
+    prediction = np.array([0.1, -0.1, -0.05, -0.25], np.float32)
+    assert draw(11, prediction, "░█") == (
+        "1011  ██░░    0.1000   -0.1000\n      ████   -0.0500   -0.2500"
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "blocks"), [("utf-8", "░█"), ("latin-1", ".#"), (None, ".#"), ("none", ".#")]
+)
+def test_blocks_are_characters_that_the_terminal_has(encoding: str | None, blocks: str) -> None:
+    assert blocks_for(encoding) == blocks
+
+
+def test_predict_draws_every_image_in_order(run: Run) -> None:
+    result = run("predict", "1011", "b6")
+    assert result.exit_code == 0, result.stderr
+    drawn = [line for line in result.stdout.splitlines() if line[:1] in ("0", "1")]
+    assert [line[:4] for line in drawn] == ["1011", "1011", "0110"]
+    assert "11.1000" in drawn[0]
+    assert result.stderr == ""
+
+
+def test_predict_as_json_is_a_line_an_image(run: Run) -> None:
+    result = run("predict", "--json", "11", "0")
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [entry["image"] for entry in found] == [11, 0]
+    assert [entry["bits"] for entry in found] == ["1011", "0000"]
+    got = np.array([entry["prediction"] for entry in found], np.float32)
+    assert got.tobytes() == predicted([11, 0]).tobytes()
+
+
+def test_info(run: Run) -> None:
+    assert json.loads(run("info", "--json").stdout) == {
+        "model_version": "1.0",
+        "model_digest": "ab" * 32,
+        "wire_version": "1",
+        "device": "cpu",
+    }
+    assert "model version  1.0" in run("info").stdout
+
+
+def test_wait(run: Run, client: FakeClient) -> None:
+    result = run("wait", "http://here:1", "--timeout-s", "7")
+    assert (result.exit_code, result.output) == (0, "")
+    assert client.waited_s == 7
+    assert client.made["url"] == "http://here:1"
+
+
+def test_global_options_reach_the_client(run: Run, client: FakeClient, tmp_path: Any) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.touch()
+    run("--url", "https://h/", "--token", "t", "--ca", ca, "--deadline-s", "2", "predict", "1")
+    assert client.made == {"url": "https://h", "deadline_s": 2.0, "token": "t", "verify": str(ca)}
+
+
+def test_the_environment_names_the_server(
+    run: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIAGONALFLIP_URL", "http://there:2")
+    monkeypatch.setenv("DIAGONALFLIP_TOKEN", "secret")
+    run("info")
+    assert (client.made["url"], client.made["token"]) == ("http://there:2", "secret")
+    run("--url", "http://option:3", "info")
+    assert client.made["url"] == "http://option:3"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ConnectionFailed("a", "b"), 3),
+        (errors.DeadlineExceeded("a", "b"), 3),
+        (errors.ServerOverloaded("a", "b"), 3),
+        (errors.InvalidAnswer("a", "b"), 1),
+        (errors.NotAuthorized("a", "b"), 1),
+        (errors.ModelNotFound("a", "b"), 1),
+        (errors.ModelMismatch("a", "b"), 1),
+        (errors.InternalError("a", "b"), 1),
+        (errors.ClientError("a", "b"), 2),
+        (errors.InvalidImage("a", "b"), 2),
+        (UsageError("a", "b"), 2),
+        (OSError("a; expected b"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+@pytest.mark.parametrize("command", [("predict", "1"), ("info",), ("wait",)])
+def test_an_error_is_one_line_and_a_documented_code(
+    run: Run, client: FakeClient, command: tuple[str, ...], error: BaseException, code: int
+) -> None:
+    client.error = error
+    result = run(*command)
+    assert result.exit_code == code
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    expected = "interrupted" if code == 130 else "expected b"
+    assert line.startswith("diagonalflip: ")
+    assert expected in line
+
+
+def test_every_error_has_an_exit_code() -> None:
+    def tree(kind: type[DiagonalFlipError]) -> list[type[DiagonalFlipError]]:
+        return [kind, *(found for child in kind.__subclasses__() for found in tree(child))]
+
+    for kind in tree(DiagonalFlipError):
+        assert exit_code(kind.__new__(kind)) in set(ExitCode) - {ExitCode.OK, ExitCode.INTERRUPTED}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("frobnicate",),
+        ("predict",),
+        ("predict", "--nonsense"),
+        ("predict", "zz"),
+        ("predict", "1", "--output", "x.npy"),
+        ("predict", "1", "--count", "3"),
+        ("predict", "1", "--input", "x.bin"),
+        ("predict", "--input", "x.unknown"),
+        ("predict", "--input", "-"),
+        ("predict", "--input", "x.bin", "--output", "x.unknown"),
+        ("predict", "--input", "x.bin", "--output", "x.png"),
+        ("predict", "--input", "x.npy", "--count", "3"),
+        ("predict", "--input", "x.bin", "--json"),
+        ("predict", "--input", "/no/such/file.bin"),
+        ("--url", "ftp://h", "info"),
+        ("--url", "http://", "info"),
+        ("--ca", "/no/such/file", "info"),
+        ("wait", "--timeout-s", "0"),
+        ("load", "--rate", "1e9"),
+        ("load", "--plot", "x.pdf"),
+        ("load", "--plot", "/no/such/folder/x.svg"),
+    ],
+)
+def test_misuse_is_one_line_and_code_2(run: Run, args: tuple[str, ...]) -> None:
+    result = run(*args)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("diagonalflip: ")
+
+
+@pytest.mark.parametrize("command", ["predict", "check", "wait", "info", "load"])
+def test_help(run: Run, command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "--help" in result.stdout

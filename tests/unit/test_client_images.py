@@ -1,0 +1,165 @@
+"""What a caller may hand over, and how it is cut into requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diagonalflip._chunks import ChunkLimit, chunks, split
+from diagonalflip._images import Packed, packed_images, to_images
+from diagonalflip.errors import DiagonalFlipError, EmptyPayload, InvalidImage, InvalidPadding
+from diagonalflip.wire import Images, pack, to_pixels, unpack
+
+NUMBERS = st.lists(st.integers(0, 15), min_size=1, max_size=50)
+PIXELS = to_pixels(range(16))
+
+
+def nested(number: int) -> Any:
+    return PIXELS[number].tolist()
+
+
+FORMS: dict[str, Any] = {
+    "number": int,
+    "numpy number": np.uint8,
+    "bit string": lambda number: f"{number:04b}",
+    "flat pixels": lambda number: PIXELS[number].reshape(4).tolist(),
+    "nested list": nested,
+    "nested tuple": lambda number: tuple(map(tuple, nested(number))),
+    "array": lambda number: PIXELS[number],
+    "flat array": lambda number: PIXELS[number].reshape(4),
+    "bool array": lambda number: PIXELS[number].astype(bool),
+}
+WHOLE: dict[str, Any] = {
+    "tuple": tuple,
+    "generator": iter,
+    "int64[n]": np.array,
+    "uint8[n]": lambda numbers: np.array(numbers, dtype=np.uint8),
+    "uint8[n, 2, 2]": to_pixels,
+    "bool[n, 2, 2]": lambda numbers: to_pixels(numbers).astype(bool),
+    "float-free[n, 4]": lambda numbers: to_pixels(numbers).reshape(-1, 4).astype(np.int32),
+    "not contiguous": lambda numbers: np.repeat(numbers, 2)[::2],
+    "strings[n]": lambda numbers: np.array([f"{number:04b}" for number in numbers]),
+    "Images": pack,
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@given(numbers=NUMBERS)
+def test_lists_of_one_form(form: Any, numbers: list[int]) -> None:
+    assert unpack(to_images([form(number) for number in numbers])).tolist() == numbers
+
+
+@given(mixed=st.lists(st.tuples(st.integers(0, 15), st.sampled_from(list(FORMS))), min_size=1))
+def test_lists_of_mixed_forms(mixed: list[tuple[int, str]]) -> None:
+    got = to_images([FORMS[form](number) for number, form in mixed])
+    assert unpack(got).tolist() == [number for number, _ in mixed]
+
+
+@pytest.mark.parametrize("form", WHOLE.values(), ids=WHOLE)
+@given(numbers=NUMBERS)
+def test_whole_inputs(form: Any, numbers: list[int]) -> None:
+    assert unpack(to_images(form(numbers))).tolist() == numbers
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_packed_bytes(kind: Any) -> None:
+    assert unpack(to_images(kind(b"\xb6\xc0"))).tolist() == [11, 6, 12, 0]
+    assert packed_images(kind(b"\xb6\xc0"), 3) == Images(b"\xb6\xc0", 3)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        *("1011", 11, None, 1.5),
+        *([16], [-1], [1 << 70], [True], [1.0], [None], ["101"], ["10 1"], ["2011"], [[1, 0]]),
+        *([[1, 0], [1, 1]], [[[1, 0], [1, 2]]], [[[1, 0], [1]]], [3, [[1, 0], [1, 0.5]]]),
+        *([3, True], ["1011", 16], [{}], [b"\x01"], {11: 1, "x": 2}),
+        *(np.zeros(3), np.zeros((2, 2, 2)), np.zeros((2, 3), int), np.full((1, 2, 2), 2)),
+        *(np.array(3), np.array([16]), np.array(["1"]), np.array([None])),
+    ],
+    ids=repr,
+)
+def test_what_is_no_image(images: Any) -> None:
+    with pytest.raises(InvalidImage):
+        to_images(images)
+
+
+@pytest.mark.parametrize("where", [0, 7, 19])
+def test_the_first_bad_image_is_named(where: int) -> None:
+    for good, bad in ((3, 16), ("0011", "0012"), (nested(3), [[1, 0], [1, 7]])):
+        images = [good] * where + [bad] + [good] * (20 - where)
+        with pytest.raises(InvalidImage, match=rf"\b{where}\b"):
+            to_images(images)
+
+
+@pytest.mark.parametrize("images", [[], (), b"", np.array([], int), np.zeros((0, 2, 2), int)])
+def test_no_image(images: Any) -> None:
+    with pytest.raises(EmptyPayload):
+        to_images(images)
+
+
+@pytest.mark.parametrize(
+    ("packed", "count", "error"),
+    [
+        (b"\xb6", 3, InvalidPadding),
+        (b"\xb6\xc0", 2, InvalidPadding),
+        (b"\xb6\xc1", 3, InvalidPadding),
+        (b"\xb6", 0, EmptyPayload),
+        (b"\xb6", -1, InvalidPadding),
+        (b"", None, EmptyPayload),
+    ],
+)
+@pytest.mark.parametrize("piece_bytes", [1, 2])
+def test_counts_that_do_not_fit(
+    packed: bytes, count: int | None, error: type[DiagonalFlipError], piece_bytes: int
+) -> None:
+    with pytest.raises(error):
+        packed_images(packed, count)
+    pieces = [packed[i : i + piece_bytes] for i in range(0, len(packed), piece_bytes)]
+    with pytest.raises(error):
+        list(chunks(iter(pieces), ChunkLimit(100), count))
+
+
+@given(
+    pieces=st.lists(st.binary(max_size=40), min_size=1),
+    limit=st.integers(1, 30),
+    falls_to=st.integers(1, 30),
+    odd=st.booleans(),
+)
+def test_chunks_hold_the_same_images(
+    pieces: list[bytes], limit: int, falls_to: int, odd: bool
+) -> None:
+    packed = bytearray(b"".join(pieces) + b"\x17")
+    count = 2 * len(packed) - odd
+    packed[-1] &= 0xF0 if odd else 0xFF
+    shrinking = ChunkLimit(limit)
+    got: list[npt.NDArray[np.uint8]] = []
+    total: list[Packed] = [*pieces, b"", memoryview(packed)[-1:]]
+    for chunk in chunks(iter(total), shrinking, count):
+        assert chunk.count <= max(2, limit) or got
+        assert chunk.count == 2 * len(chunk.packed) or odd
+        got.append(unpack(chunk))
+        shrinking.lower(falls_to)
+    assert np.array_equal(np.concatenate(got), unpack(Images(bytes(packed), count)))
+    assert all(len(part) % 2 == 0 for part in got[:-1])
+
+
+@given(numbers=NUMBERS, limit=st.integers(1, 60))
+def test_split_holds_the_same_images(numbers: list[int], limit: int) -> None:
+    parts = split(pack(numbers), limit)
+    assert max(part.count for part in parts) <= limit
+    assert np.concatenate([unpack(part) for part in parts]).tolist() == numbers
+
+
+def test_too_many_bytes_are_noticed_before_the_end() -> None:
+    def endless() -> Any:
+        while True:
+            yield b"\x00" * 10
+
+    with pytest.raises(InvalidPadding):
+        list(chunks(endless(), ChunkLimit(4), 100))
