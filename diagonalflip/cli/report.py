@@ -76,6 +76,8 @@ def draw(outcome: Outcome, path: Path, title: str) -> None:
     axes.plot(odds, latencies_ms)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     ticks = [2] + [10**power for power in range(1, 8) if 10**power <= count]
     axes.set_xticks(ticks, [f"{100 * (1 - 1 / one_in):.7g} %" for one_in in ticks])
     axes.set_xlabel("percentile of requests")
