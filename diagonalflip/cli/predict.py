@@ -45,15 +45,13 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
 ) -> None:
     """Predict images: those named here, or those of a file."""
     connection = connection_of(context)
-    if source is None:
-        if output != "-" or source_form or output_to or count:
-            raise UsageError("--output, --from, --to or --count without --input", "--input FILE")
-        if not images:
-            raise UsageError("no images", "some, or --input FILE")
-        _predict_words(connection, images, as_json=as_json)
+    if source is None and (output != "-" or source_form or output_to or count):
+        raise UsageError("--output, --from, --to or --count without --input", "--input FILE")
+    if bool(images) == bool(source):
+        raise UsageError("images and --input" if images else "no images", "images or --input FILE")
+    if not source:
+        _predict_words(connection, images or [], as_json=as_json)
         return
-    if images:
-        raise UsageError("images and --input", "one of them")
     form = input_form(source, source_form)
     job = jobs.Job(source, form, output, output_form(output, output_to, form), count)
     _refuse_nonsense(job, as_json=as_json)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pty
-import signal
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -22,7 +18,7 @@ from PIL import Image
 from requests.structures import CaseInsensitiveDict
 
 from diagonalflip.cli.check import Verdict, verdicts
-from diagonalflip.cli.raw import PREDICTIONS, Answer, Raw
+from diagonalflip.cli.raw import Answer, Raw
 from diagonalflip.wire import pack, to_pixels
 from tests.integration.conftest import ROOT, Oracle, Server
 
@@ -52,32 +48,6 @@ def good(*args: object, stdin: bytes = b"") -> bytes:
     finished = run(*args, stdin=stdin)
     assert (finished.returncode, finished.stderr.decode()) == (0, "")
     return finished.stdout
-
-
-@contextmanager
-def silent_server() -> Iterator[tuple[str, threading.Event]]:
-    """A URL that takes connections and never answers; set once something has connected."""
-    connected = threading.Event()
-    kept: list[socket.socket] = []
-
-    def accept() -> None:
-        while True:
-            try:
-                kept.append(listener.accept()[0])
-            except OSError:
-                return
-            connected.set()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=accept)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}", connected
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for connection in kept:
-                connection.close()
 
 
 def test_predict_words(server: Server) -> None:
@@ -151,24 +121,6 @@ def test_a_picture_that_the_server_refuses(server: Server, tmp_path: Path) -> No
     assert not output.exists()
 
 
-def test_ctrl_c_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
-    images, output = tmp_path / "in.bin", tmp_path / "out.bin"
-    images.write_bytes(bytes(1 << 20))
-    with silent_server() as (url, connected):
-        process = subprocess.Popen(
-            command("--url", url, "predict", "--input", images, "--output", output),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert connected.wait(SLOW_S)
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=SLOW_S)
-    assert process.returncode == 130
-    assert (stdout, stderr) == (b"", b"diagonalflip: interrupted\n")
-    assert list(tmp_path.iterdir()) == [images]
-
-
 def test_a_terminal_gets_a_bar_and_a_pipe_does_not(server: Server, tmp_path: Path) -> None:
     """Through a pipe, standard error stays empty: ``good`` sees to that everywhere."""
     images, output = tmp_path / "in.bin", tmp_path / "out.bin"
@@ -220,17 +172,6 @@ def test_info_and_wait(server: Server) -> None:
     assert found["wire_version"] == "1"
     assert found["device"] in ("cpu", "cuda")
     assert good("wait", base(server), "--timeout-s", SLOW_S) == b""
-
-
-@pytest.mark.parametrize(
-    "args", [("wait", "--timeout-s", "0.2"), ("predict", "1"), ("check",), ("load",), ("info",)]
-)
-def test_silence_is_code_3_within_the_deadline(args: tuple[str, ...]) -> None:
-    with silent_server() as (url, _):
-        finished = run("--url", url, "--deadline-s", "0.2", *args)
-    assert finished.returncode == 3, finished.stderr
-    assert finished.stderr.count(b"\n") == 1
-    assert finished.stdout == b""
 
 
 def test_check_passes(server: Server) -> None:
@@ -291,20 +232,3 @@ def test_load(server: Server, tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"<?xml")
     fixed = good("load", base(server), *options, "--arrivals", "fixed").decode()
     assert "25 of 25 requests answered" in fixed
-
-
-def test_the_token_is_sent() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        process = subprocess.Popen(
-            command("--url", url, "--token", "secret", "info"), cwd=ROOT, stderr=subprocess.PIPE
-        )
-        connection = listener.accept()[0]
-        with connection, connection.makefile("rb") as request:
-            lines = [line.strip() for line in iter(request.readline, b"\r\n")]
-            connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-        stderr = process.communicate(timeout=SLOW_S)[1]
-    assert lines[0].startswith(f"POST {PREDICTIONS} ".encode())
-    assert b"Authorization: Bearer secret" in lines
-    assert process.returncode == 1
-    assert b"token" in stderr
