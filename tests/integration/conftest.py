@@ -55,6 +55,12 @@ class Server:
         return self.process.wait(30)
 
 
+def server_environment(artifacts: Path, logs: Path, settings: dict[str, str]) -> dict[str, str]:
+    """Everything that ``python -m server`` reads: free ports unless ``settings`` say otherwise."""
+    folders = {"MODEL_STORE": str(artifacts), "LOG_DIR": str(logs)}
+    return os.environ | FREE_PORTS | folders | settings
+
+
 @contextmanager
 def run_server(artifacts: Path, logs: Path, **settings: str) -> Iterator[Server]:
     """``python -m server``, from its start to its end whatever happens between."""
@@ -62,10 +68,7 @@ def run_server(artifacts: Path, logs: Path, **settings: str) -> Iterator[Server]
     process = subprocess.Popen(
         [sys.executable, "-m", "server"],
         cwd=ROOT,
-        env=os.environ
-        | FREE_PORTS
-        | {"MODEL_STORE": str(artifacts), "LOG_DIR": str(logs)}
-        | settings,
+        env=server_environment(artifacts, logs, settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

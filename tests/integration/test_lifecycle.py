@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.conftest import FREE_PORTS, ROOT, Oracle, run_server
+from tests.integration.conftest import FREE_PORTS, ROOT, Oracle, run_server, server_environment
 from tests.integration.test_predictions import assert_predicts, packed_request
 
 
@@ -81,10 +81,7 @@ def start_and_fail(artifacts: Path, logs: Path, **settings: str) -> str:
     result = subprocess.run(
         [sys.executable, "-m", "server"],
         cwd=ROOT,
-        env=os.environ
-        | FREE_PORTS
-        | {"MODEL_STORE": str(artifacts), "LOG_DIR": str(logs)}
-        | settings,
+        env=server_environment(artifacts, logs, settings),
         capture_output=True,
         text=True,
         timeout=120,
