@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export MODEL_STORE
 
 # What the artifacts are made from; any newer file makes them stale.
-SOURCES := $(wildcard export/*.py export/weights.json handlers/*) \
+SOURCES := $(wildcard export/*.py export/weights.json handlers/*.py handlers/*.yaml) \
   $(addprefix diagonalflip/,__init__.py errors.py wire.py)
 
 .DEFAULT_GOAL := help

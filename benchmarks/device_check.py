@@ -27,7 +27,7 @@ import onnxruntime
 import requests
 import torch
 
-from diagonalflip.wire import Images, pack, to_pixels, unpack
+from diagonalflip.wire import TOLERANCE, Images, pack, to_pixels, unpack, with_padding
 from server import artifacts, readiness
 from server.settings import Settings
 from server.torchserve import running
@@ -35,7 +35,6 @@ from server.torchserve import running
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "handlers"))
 from flip_engine import FlipEngine
 
-TOLERANCE = 1e-6
 ENGINE_IMAGES = (2, 64, 1_000, 65_536, 1 << 20, 1 << 22)
 SERVED_IMAGES = (1, 2, 3, 16, 1_000, 65_537, 1 << 20)
 SECONDS_A_SIZE = 1.0
@@ -142,8 +141,7 @@ def check_server(
 
 def poster(session: requests.Session, url: str, images: Images) -> Callable[[], requests.Response]:
     """A function that sends ``images`` once and returns the good answer."""
-    padding = "; padding=4" if images.count % 2 else ""
-    headers = {"Content-Type": f"application/octet-stream{padding}"}
+    headers = {"Content-Type": with_padding("application/octet-stream", images.count)}
 
     def post() -> requests.Response:
         response = session.post(url, data=bytes(images.packed), headers=headers, timeout=60)

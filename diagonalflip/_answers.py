@@ -95,10 +95,7 @@ def refusal(reply: Reply, count: int) -> DiagonalFlipError:
     told = str(problem.get("message") or problem.get("detail") or reply.body[:200])
     kind = _KINDS.get(str(problem.get("code")))
     if kind is not None and kind.status == status:
-        error = kind.__new__(kind)  # TooManyImages alone is made from other arguments
-        fields = (str(problem.get(name, "")) for name in ("got", "expected", "action"))
-        DiagonalFlipError.__init__(error, *fields)
-        return error
+        return kind(*(str(problem.get(name, "")) for name in ("got", "expected", "action")))
     return _other_refusal(reply, f"status {status}: {told}", problem.get("message") == WORKER_DIED)
 
 

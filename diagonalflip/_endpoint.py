@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diagonalflip.errors import ClientError
-from diagonalflip.wire import NIBBLE_BITS, PIXELS, Images, to_pixels, unpack
+from diagonalflip.wire import PIXELS, Images, to_pixels, unpack, with_padding
 
 OCTETS = "application/octet-stream"
 PACKED = "application/vnd.diagonalflip.packed"
@@ -61,11 +61,6 @@ def _flips(body: bytes, count: int) -> npt.NDArray[np.uint8]:
 
 PREDICTIONS = Form(OCTETS, (PIXELS,), np.float32, lambda count: 4 * PIXELS * count, _floats)
 FLIPS = Form(PACKED, (2, 2), np.uint8, lambda count: (count + 1) // 2, _flips)
-
-
-def with_padding(media_type: str, count: int) -> str:
-    """The media type of ``count`` packed images."""
-    return f"{media_type}; padding={NIBBLE_BITS}" if count % 2 else media_type
 
 
 class Endpoint:

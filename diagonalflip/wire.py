@@ -29,6 +29,9 @@ MAX_IMAGES = 1 << 20
 NIBBLE_BITS = 4
 """Padding bits after an odd number of images."""
 
+TOLERANCE = 1e-6
+"""Largest absolute deviation of a prediction from the network's in double precision."""
+
 
 @dataclass(frozen=True, slots=True)
 class Images:
@@ -80,6 +83,11 @@ def check_count(count: int, limit: int = MAX_IMAGES) -> None:
     """Raises TooManyImages if one request may not carry ``count`` images."""
     if count > limit:
         raise TooManyImages.of(count, limit)
+
+
+def with_padding(media_type: str, count: int) -> str:
+    """The media type of ``count`` packed images, with its ``padding`` if that is odd."""
+    return f"{media_type}; padding={NIBBLE_BITS}" if count % 2 else media_type
 
 
 def pack(numbers: npt.ArrayLike) -> Images:

@@ -17,11 +17,8 @@ import onnxruntime
 import torch
 
 from diagonalflip.errors import CertificateError
-from diagonalflip.wire import PIXELS, to_pixels
+from diagonalflip.wire import PIXELS, TOLERANCE, to_pixels
 from export.net import DiagonalFlipNet
-
-TOLERANCE = 1e-6
-"""Largest absolute deviation, between any two engines, that is let through."""
 
 BATCH_SIZES = (1, 2, 3, 7, 16, 17, 64, 1000, 65536)
 """Batch sizes in images: alone, odd, around the SIMD widths, and large."""

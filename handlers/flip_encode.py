@@ -22,7 +22,7 @@ from flip_media import (
 from flip_picture import encode_png
 
 from diagonalflip.errors import NotAcceptable
-from diagonalflip.wire import PIXELS, Images, pack_pixels, unpack
+from diagonalflip.wire import PIXELS, Images, pack_pixels, unpack, with_padding
 
 Predictions = npt.NDArray[np.float32]
 Encoded = tuple[bytes, str]
@@ -65,8 +65,7 @@ def encode_float16(_images: Images, predictions: Predictions) -> Encoded:
 def encode_flips(_images: Images, predictions: Predictions) -> Encoded:
     """Thresholded outputs, packed as images are."""
     flips = pack_pixels(predictions >= FLIP_THRESHOLD)
-    padding = "; padding=4" if flips.count % 2 else ""
-    return bytes(flips.packed), VENDOR_PACKED + padding
+    return bytes(flips.packed), with_padding(VENDOR_PACKED, flips.count)
 
 
 def encode_json(_images: Images, predictions: Predictions) -> Encoded:

@@ -18,15 +18,12 @@ import numpy.typing as npt
 import torch
 
 from diagonalflip.errors import ArtifactError, CertificateError
-from diagonalflip.wire import PIXELS, Images, pack
+from diagonalflip.wire import PIXELS, TOLERANCE, Images, pack
 
 IMAGES_PER_BYTE = 2
 SMALLEST_BATCH = 16
 LARGEST_BATCH = 1 << 16
 """Images a forward pass at most: what bounds the memory of a pass (1 MiB of pixels)."""
-
-TOLERANCE = 1e-6
-"""Largest absolute deviation from the certificate's reference, as at export."""
 
 logger = logging.getLogger(__name__)
 

@@ -120,9 +120,7 @@ def read(headers: Mapping[str, str], body: Body, engine: FlipEngine, model_diges
         )
     if headers.get("explain") == "True":  # TorchServe's mark of /explanations
         return ExplainRequest(headers, body, engine)
-    if flip_v2.recognises(headers, body):
-        return flip_v2.V2Request(headers, body)
-    return PredictRequest(headers, body)
+    return flip_v2.read(headers, body) or PredictRequest(headers, body)
 
 
 def refuse(headers: Mapping[str, str], body: Body, error: DiagonalFlipError) -> Answer:

@@ -38,39 +38,47 @@ TENSORS = "one input, pixels FP32, UINT8 or BOOL [n, 4] or packed UINT8 [bytes]"
 
 def recognises(headers: Mapping[str, str], body: Body) -> bool:
     """Whether a request speaks V2; its path, which would tell, does not reach a worker."""
+    return HEADER_LENGTH in headers or _inputs_document(headers, body) is not None
+
+
+def read(headers: Mapping[str, str], body: Body) -> V2Request | None:
+    """Understands a V2 inference request; None if it is none.
+
+    Args:
+        headers: Request headers by lower-case name.
+        body: JSON, and after it the binary tensors if the headers give the JSON's length.
+
+    Raises:
+        InvalidJson: The JSON before binary tensors is none.
+        InvalidPayload: As ``V2Request``.
+        TooManyImages: As ``V2Request``.
+    """
     if HEADER_LENGTH in headers:
-        return True
-    if parse_media_type(headers.get("content-type", "")).name not in ("", JSON):
-        return False
-    if b'"inputs"' not in body:
-        return False
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(document, dict) and "inputs" in document
+        return V2Request(*_split(headers[HEADER_LENGTH], body))
+    document = _inputs_document(headers, body)
+    return None if document is None else V2Request(document)
 
 
 class V2Request:
     """One V2 inference request.
 
     Args:
-        headers: Request headers by lower-case name.
-        body: JSON, and after it the binary tensors if the headers give the JSON's length.
+        document: The JSON object.
+        binary: The binary tensors.
 
     Attributes:
         images: What is to be predicted.
 
     Raises:
-        InvalidJson: The JSON part is none.
         InvalidTensor: Not exactly one documented input tensor, or no such output.
         InvalidPayload: The tensor's content is wrong.
         TooManyImages: More than one request may carry.
     """
 
-    def __init__(self, headers: Mapping[str, str], body: Body) -> None:
-        document, binary = _split(headers, body)
+    def __init__(self, document: dict[str, Any], binary: Body = b"") -> None:
         self._id = document.get("id")
+        if self._id is not None and not isinstance(self._id, str):
+            raise InvalidTensor(f"id {self._id!r}", "a string")
         inputs = document.get("inputs")
         if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
             raise InvalidTensor("other inputs", TENSORS)
@@ -104,27 +112,33 @@ class V2Request:
         return head + tensor, PACKED, {"Inference-Header-Content-Length": str(len(head))}
 
 
-def _split(headers: Mapping[str, str], body: Body) -> tuple[dict[str, Any], Body | None]:
-    """The JSON document, and the binary part if there is one."""
-    binary = None
-    length = headers.get(HEADER_LENGTH)
-    if length is not None:
-        if not (length.isascii() and length.isdigit() and int(length[:18]) <= len(body)):
-            raise InvalidTensor(
-                f"Inference-Header-Content-Length {length[:20]!r}",
-                f"0 to {len(body)}, a body's part",
-            )
-        body, binary = body[: int(length)], body[int(length) :]
+def _inputs_document(headers: Mapping[str, str], body: Body) -> dict[str, Any] | None:
+    """The JSON object with the key ``inputs`` that a body without binary tensors may be."""
+    if parse_media_type(headers.get("content-type", "")).name not in ("", JSON):
+        return None
+    if b'"inputs"' not in body:
+        return None
     try:
         document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) and "inputs" in document else None
+
+
+def _split(length: str, body: Body) -> tuple[dict[str, Any], Body]:
+    """The JSON object in the first ``length`` bytes of ``body``, and the binary tensors."""
+    digits = length.isascii() and length.isdigit() and len(length) < 19
+    if not digits or int(length) > len(body):
+        raise InvalidTensor(
+            f"Inference-Header-Content-Length {length[:20]!r}", f"0 to {len(body)}, a body's part"
+        )
+    try:
+        document = orjson.loads(body[: int(length)])
     except orjson.JSONDecodeError as error:
         raise InvalidJson(str(error), "a V2 inference request") from error
     if not isinstance(document, dict):
         raise InvalidJson(f"a JSON {type(document).__name__}", "a V2 inference request")
-    request_id = document.get("id")
-    if request_id is not None and not isinstance(request_id, str):
-        raise InvalidTensor(f"id {request_id!r}", "a string")
-    return document, binary
+    return document, body[int(length) :]
 
 
 def _parameters(part: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +161,7 @@ def _wants_binary(document: dict[str, Any]) -> bool:
     return bool(_parameters(outputs[0]).get("binary_data", default))
 
 
-def _values(tensor: dict[str, Any], binary: Body | None) -> npt.NDArray[Any]:
+def _values(tensor: dict[str, Any], binary: Body) -> npt.NDArray[Any]:
     """The tensor's values, flat; for ``pixels`` all of them are 0 or 1."""
     name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
     pixels = name == "pixels"

@@ -9,11 +9,10 @@ import numpy as np
 import requests
 
 from diagonalflip.errors import CertificateError, StartError
-from diagonalflip.wire import pack
+from diagonalflip.wire import TOLERANCE, pack
 from server.artifacts import Artifacts
 from server.torchserve import TorchServe
 
-TOLERANCE = 1e-6
 POLL_S = 0.1
 
 

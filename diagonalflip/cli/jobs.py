@@ -19,7 +19,6 @@ from diagonalflip.cli.forms import PICTURES, InputForm, OutputForm
 from diagonalflip.cli.inputs import JsonLinesReader, NpyReader, PackedReader, Reader
 from diagonalflip.cli.outputs import WRITERS, opened
 from diagonalflip.cli.progress import ImageProgress
-from diagonalflip.cli.raw import Answer
 from diagonalflip.errors import InvalidAnswer, InvalidPicture
 from diagonalflip.wire import PIXELS
 
@@ -96,7 +95,7 @@ def _reader(job: Job, file: BinaryIO) -> Reader:
     return NpyReader(file) if job.source_form is InputForm.NPY else JsonLinesReader(file)
 
 
-def _checked(answer: Answer, accept: str) -> int:
+def _checked(answer: Reply, accept: str) -> int:
     """Number of images in a picture's answer."""
     if answer.status == 413:
         raise _too_large(answer)
@@ -113,7 +112,7 @@ def _checked(answer: Answer, accept: str) -> int:
     return int(told)
 
 
-def _too_large(answer: Answer) -> InvalidPicture:
+def _too_large(answer: Reply) -> InvalidPicture:
     most = answer.headers.get("Flip-Max-Images", "64 MiB and 1048576")
     try:
         problem: dict[str, Any] = json.loads(answer.body)

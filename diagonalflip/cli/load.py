@@ -13,10 +13,10 @@ import typer
 from diagonalflip.cli import driver, report
 from diagonalflip.cli.connection import UrlArgument, connection_of
 from diagonalflip.cli.exits import ExitCode, UsageError
-from diagonalflip.cli.promises import OCTETS, kit, typed
+from diagonalflip.cli.promises import OCTETS, kit
 from diagonalflip.cli.raw import Raw
 from diagonalflip.errors import InvalidAnswer, ServerOverloaded
-from diagonalflip.wire import MAX_IMAGES, pack
+from diagonalflip.wire import MAX_IMAGES, pack, with_padding
 
 BODIES = 16
 """Different requests that are sent in turn."""
@@ -89,7 +89,9 @@ def checked_send(raw: Raw, count: int) -> driver.Send:
     for _ in range(BODIES):
         numbers = generator.integers(0, 16, count)
         images = pack(numbers)
-        bodies.append((bytes(images.packed), typed(OCTETS, images), alone[numbers].tobytes()))
+        bodies.append(
+            (bytes(images.packed), with_padding(OCTETS, images.count), alone[numbers].tobytes())
+        )
 
     def send(index: int, left_s: float) -> None:
         body, media_type, expected = bodies[index % BODIES]

@@ -12,10 +12,11 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from diagonalflip.cli.raw import PREDICTIONS, Answer, Raw
+from diagonalflip._endpoint import Reply
+from diagonalflip.cli.raw import PREDICTIONS, Raw
 from diagonalflip.cli.vectors import require
 from diagonalflip.errors import InvalidAnswer
-from diagonalflip.wire import MAX_IMAGES, PIXELS, Images, pack, to_pixels
+from diagonalflip.wire import MAX_IMAGES, PIXELS, Images, pack, to_pixels, with_padding
 
 OCTETS = "application/octet-stream"
 JSON = "application/json"
@@ -55,15 +56,10 @@ def kit(raw: Raw) -> Kit:
     return Kit(raw, np.concatenate([rows(post(raw, [number]), 1) for number in range(16)]))
 
 
-def typed(media_type: str, images: Images) -> str:
-    """The media type of packed images, with their padding."""
-    return f"{media_type}; padding=4" if images.count % 2 else media_type
-
-
-def post(raw: Raw, numbers: npt.ArrayLike, **headers: str) -> Answer:
+def post(raw: Raw, numbers: npt.ArrayLike, **headers: str) -> Reply:
     """Sends images packed, and again where the contract says so: 503."""
     images = pack(numbers)
-    sent = {"Content-Type": typed(OCTETS, images)} | {
+    sent = {"Content-Type": with_padding(OCTETS, images.count)} | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
     answer = raw.post(bytes(images.packed), sent)
@@ -75,7 +71,7 @@ def post(raw: Raw, numbers: npt.ArrayLike, **headers: str) -> Answer:
     return answer
 
 
-def rows(answer: Answer, count: int) -> Rows:
+def rows(answer: Reply, count: int) -> Rows:
     """The predictions in a binary answer, ``float32[count, 4]``."""
     require("status", answer.status, 200)
     require("Content-Type", answer.headers.get("Content-Type"), OCTETS)
@@ -149,7 +145,7 @@ def _flipped_answers(kit: Kit) -> None:
     require("status", answer.status, 200)
     images = Images(np.packbits(kit.alone[:15] >= 0.5).tobytes(), 15)
     require("body", answer.body.hex(), bytes(images.packed).hex())
-    require("Content-Type", answer.headers.get("Content-Type"), typed(VENDOR, images))
+    require("Content-Type", answer.headers.get("Content-Type"), with_padding(VENDOR, images.count))
 
 
 def _answer_headers(kit: Kit) -> None:

@@ -5,25 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import requests
 import urllib3
 
+from diagonalflip._endpoint import Reply
 from diagonalflip.errors import ClientError, ConnectionFailed, DeadlineExceeded
 
 PREDICTIONS = "/predictions/diagonal_flip"
 PIECE_BYTES = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP response, read to its end; ``headers`` ignores case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class Raw:
@@ -59,7 +50,7 @@ class Raw:
         headers: Mapping[str, str],
         path: str = PREDICTIONS,
         timeout_s: float | None = None,
-    ) -> Answer:
+    ) -> Reply:
         """Sends one request, with these headers and no other ``Content-Type`` or ``Accept``.
 
         Raises:
@@ -79,9 +70,7 @@ class Raw:
         except (requests.RequestException, OSError) as error:
             raise ClientError(f"{error}", "a request", "check the options") from error
 
-    def _post(
-        self, body: bytes, headers: Mapping[str, str], path: str, patience_s: float
-    ) -> Answer:
+    def _post(self, body: bytes, headers: Mapping[str, str], path: str, patience_s: float) -> Reply:
         end = time.monotonic() + patience_s
         session = self._session()
         with session.post(
@@ -100,7 +89,7 @@ class Raw:
                     raise requests.Timeout
         if response.status_code != requests.codes.ok:
             session.close()  # so does TorchServe, maybe just when the next request is under way
-        return Answer(response.status_code, response.headers, b"".join(pieces))
+        return Reply(response.status_code, response.headers, b"".join(pieces))
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._threads, "session", None)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diagonalflip.cli.raw import Answer, Raw
+from diagonalflip._endpoint import Reply
+from diagonalflip.cli.raw import Raw
 from diagonalflip.errors import InvalidAnswer
 
 Vector = Mapping[str, Any]
@@ -30,13 +31,13 @@ def vectors() -> Iterator[tuple[str, Mapping[str, Any], Vector]]:
             yield name, file, vector
 
 
-def ask(raw: Raw, file: Mapping[str, Any], vector: Vector) -> Answer:
+def ask(raw: Raw, file: Mapping[str, Any], vector: Vector) -> Reply:
     """Sends a vector's request."""
     request = vector["request"]
     return raw.post(_bytes(request), request["headers"], request.get("path", file["path"]))
 
 
-def judge(answer: Answer, expected: Mapping[str, Any], tolerance: float) -> None:
+def judge(answer: Reply, expected: Mapping[str, Any], tolerance: float) -> None:
     """Compares an answer with a vector's ``response``.
 
     Raises:
@@ -76,7 +77,7 @@ def _bytes(described: Mapping[str, Any]) -> bytes:
     return body
 
 
-def _content_type(answer: Answer, expected: Vector, _tolerance: float) -> None:
+def _content_type(answer: Reply, expected: Vector, _tolerance: float) -> None:
     def parts(header: str) -> list[str]:
         return [part.strip().lower() for part in header.split(";")]
 
@@ -84,16 +85,16 @@ def _content_type(answer: Answer, expected: Vector, _tolerance: float) -> None:
     require("Content-Type", parts(got), parts(expected["content_type"]))
 
 
-def _headers(answer: Answer, expected: Vector, _tolerance: float) -> None:
+def _headers(answer: Reply, expected: Vector, _tolerance: float) -> None:
     for name, value in expected["headers"].items():
         require(name, answer.headers.get(name), value)
 
 
-def _body(answer: Answer, expected: Vector, _tolerance: float) -> None:
+def _body(answer: Reply, expected: Vector, _tolerance: float) -> None:
     require("body", answer.body.hex(), _bytes(expected).hex())
 
 
-def _float32(answer: Answer, expected: Vector, tolerance: float) -> None:
+def _float32(answer: Reply, expected: Vector, tolerance: float) -> None:
     if "output" in expected:
         got = _v2_predictions(answer, expected)
     elif answer.headers.get("Content-Type") == "application/json":
@@ -105,7 +106,7 @@ def _float32(answer: Answer, expected: Vector, tolerance: float) -> None:
     require_close(got, expected["float32"], tolerance)
 
 
-def _v2_predictions(answer: Answer, expected: Vector) -> Any:
+def _v2_predictions(answer: Reply, expected: Vector) -> Any:
     end = int(answer.headers.get("Inference-Header-Content-Length", len(answer.body)))
     document, tail = json.loads(answer.body[:end]), answer.body[end:]
     require("id", document.get("id"), expected.get("id"))
@@ -121,12 +122,12 @@ def _v2_predictions(answer: Answer, expected: Vector) -> Any:
     return np.reshape(output["data"], output["shape"])
 
 
-def _float16(answer: Answer, expected: Vector, tolerance: float) -> None:
+def _float16(answer: Reply, expected: Vector, tolerance: float) -> None:
     got = np.frombuffer(answer.body, "<f2").reshape(-1, 4)
     require_close(got, expected["float16"], tolerance)
 
 
-def _table(answer: Answer, expected: Vector, tolerance: float) -> None:
+def _table(answer: Reply, expected: Vector, tolerance: float) -> None:
     rows = [line.split() for line in answer.body.decode().splitlines()[1:]]
     wanted = expected["table"]
     require("bits", ["".join(row[:-4]) for row in rows], [row[0] for row in wanted])
@@ -136,7 +137,7 @@ def _table(answer: Answer, expected: Vector, tolerance: float) -> None:
     require_close([float(number) for number in printed], numbers, tolerance + ROUNDED)
 
 
-def _picture(answer: Answer, expected: Vector, _tolerance: float) -> None:
+def _picture(answer: Reply, expected: Vector, _tolerance: float) -> None:
     picture = Image.open(io.BytesIO(answer.body))
     require("picture", (picture.format, picture.mode), ("PNG", "L"))
     require("size", picture.size, (expected["width"], expected["height"]))
@@ -144,20 +145,20 @@ def _picture(answer: Answer, expected: Vector, _tolerance: float) -> None:
     require_close(list(picture.tobytes()), list(pixels), expected["pixel_tolerance"])
 
 
-def _code(answer: Answer, expected: Vector, _tolerance: float) -> None:
+def _code(answer: Reply, expected: Vector, _tolerance: float) -> None:
     problem = json.loads(answer.body)
     require("code", problem.get("code"), expected["code"])
     require("status in the problem", problem.get("status"), expected["status"])
     require("missing members", PROBLEM_MEMBERS - problem.keys(), set())
 
 
-def _error(answer: Answer, _expected: Vector, _tolerance: float) -> None:
+def _error(answer: Reply, _expected: Vector, _tolerance: float) -> None:
     document = json.loads(answer.body)
     require("members", set(document), {"error"})
     require("type of error", type(document["error"]), str)
 
 
-def _explanations(answer: Answer, expected: Vector, tolerance: float) -> None:
+def _explanations(answer: Reply, expected: Vector, tolerance: float) -> None:
     document = json.loads(answer.body)
     require("members", set(document), {"explanations"})
     require("explanations", len(document["explanations"]), len(expected["explanations"]))
@@ -167,7 +168,7 @@ def _explanations(answer: Answer, expected: Vector, tolerance: float) -> None:
             require_close(got[key], wanted[key], tolerance)
 
 
-_JUDGES: dict[str, Callable[[Answer, Vector, float], None]] = {
+_JUDGES: dict[str, Callable[[Reply, Vector, float], None]] = {
     "content_type": _content_type,
     "headers": _headers,
     "body_hex": _body,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from threading import Thread
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ class FakeServer:
             writer.close()
 
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 
 @contextmanager
@@ -93,34 +94,36 @@ def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever)
     thread.start()
-    writers: set[asyncio.StreamWriter] = set()
+    served: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
 
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.add(writer)
-        await serve(reader, writer)
+    def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served[writer] = loop.create_task(serve(reader, writer))
 
     start = asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
     server = asyncio.run_coroutine_threadsafe(start, loop).result(10)
     try:
         yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        stopping = _stop(server, writers)
+        stopping = _stop(server, served)
         asyncio.run_coroutine_threadsafe(stopping, loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
 
 
-async def _stop(server: asyncio.Server, writers: set[asyncio.StreamWriter]) -> None:
+async def _stop(
+    server: asyncio.Server, served: dict[asyncio.StreamWriter, asyncio.Task[None]]
+) -> None:
     """Ends whatever is still served, and waits until every socket is closed."""
     server.close()
-    rest = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in rest:
+    # What asyncio is accepting just now becomes served; cancelled, it would leak its socket.
+    ours = {asyncio.current_task(), *served.values()}
+    await asyncio.gather(*(asyncio.all_tasks() - ours), return_exceptions=True)
+    for writer, task in served.items():
         task.cancel()
-    for writer in writers:
         writer.transport.abort()
-    closed = (writer.wait_closed() for writer in writers)
-    await asyncio.gather(*rest, *closed, return_exceptions=True)
+    closed = (writer.wait_closed() for writer in served)
+    await asyncio.gather(*served.values(), *closed, return_exceptions=True)
 
 
 def expected_flips(numbers: np.typing.ArrayLike) -> np.typing.NDArray[np.uint8]:

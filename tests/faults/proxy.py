@@ -33,18 +33,20 @@ class Passing:
         """Reads one request, and gets the server's whole response to it."""
         headers, body = await read_request(self.reader)
         reader, writer = await asyncio.open_connection(*self.upstream)
-        lines = [f"{name}: {value}" for name, value in headers.items()]
-        head = "\r\n".join(["POST /predictions/diagonal_flip HTTP/1.1", *lines, "", ""])
-        writer.write(head.encode() + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        length = next(
-            int(line.split(b":")[1])
-            for line in answer.splitlines()
-            if line.lower().startswith(b"content-length")
-        )
-        answer += await reader.readexactly(length)
-        writer.close()
-        return answer
+        try:
+            lines = [f"{name}: {value}" for name, value in headers.items()]
+            head = "\r\n".join(["POST /predictions/diagonal_flip HTTP/1.1", *lines, "", ""])
+            writer.write(head.encode() + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = next(
+                int(line.split(b":")[1])
+                for line in answer.splitlines()
+                if line.lower().startswith(b"content-length")
+            )
+            return answer + await reader.readexactly(length)
+        finally:
+            writer.transport.abort()
+            await writer.wait_closed()
 
     async def send(self, data: bytes) -> None:
         """Sends bytes to the client, as far as it takes them."""

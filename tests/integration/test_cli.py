@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 from requests.structures import CaseInsensitiveDict
 
+from diagonalflip._endpoint import Reply
 from diagonalflip.cli.check import Verdict, verdicts
-from diagonalflip.cli.raw import Answer, Raw
+from diagonalflip.cli.raw import Raw
 from diagonalflip.wire import pack, to_pixels
 from tests.integration.conftest import ROOT, Oracle, Server
 
@@ -185,12 +186,12 @@ def test_check_passes(server: Server) -> None:
 class Tampering:
     """A server behind something that changes answers."""
 
-    def __init__(self, url: str, change: Callable[[Answer], Answer]) -> None:
+    def __init__(self, url: str, change: Callable[[Reply], Reply]) -> None:
         self.url = url
         self._raw = Raw(url, None, True, SLOW_S)
         self._change = change
 
-    def post(self, *args: Any, **kwargs: Any) -> Answer:
+    def post(self, *args: Any, **kwargs: Any) -> Reply:
         """As ``Raw.post``."""
         return self._change(self._raw.post(*args, **kwargs))
 
@@ -202,21 +203,21 @@ class Tampering:
 
 
 def test_check_sees_a_missing_header(server: Server) -> None:
-    def change(answer: Answer) -> Answer:
+    def change(answer: Reply) -> Reply:
         kept = CaseInsensitiveDict(answer.headers)
         kept.pop("Server-Timing", None)
-        return Answer(answer.status, kept, answer.body)
+        return Reply(answer.status, kept, answer.body)
 
     broken = Tampering(base(server), change).broken()
     assert broken == {"an answer has all promised headers, well-formed"}
 
 
 def test_check_sees_one_bit_in_a_large_batch(server: Server) -> None:
-    def change(answer: Answer) -> Answer:
+    def change(answer: Reply) -> Reply:
         body = answer.body
         if len(body) == 16 * 65_537:
             body = body[:-4] + bytes([body[-4] ^ 1]) + body[-3:]
-        return Answer(answer.status, answer.headers, body)
+        return Reply(answer.status, answer.headers, body)
 
     broken = Tampering(base(server), change).broken()
     assert broken == {"65537 images in one request: the same bits as alone"}

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from diagonalflip import errors
+from diagonalflip._endpoint import Reply
 from diagonalflip.cli import vectors
 from diagonalflip.cli.check import Verdict, line_of, verdicts
-from diagonalflip.cli.raw import Answer, Raw
+from diagonalflip.cli.raw import Raw
 from tests.unit.test_cli_commands import FakeClient, Run, client, run
 
 __all__ = ["client", "run"]  # fixtures
@@ -22,9 +23,9 @@ PREDICTION = [0.1, -0.1, -0.05, -0.25]
 JSON = "application/json"
 
 
-def answer(body: bytes | dict[str, Any], status: int = 200, **headers: str) -> Answer:
+def answer(body: bytes | dict[str, Any], status: int = 200, **headers: str) -> Reply:
     content = json.dumps(body).encode() if isinstance(body, dict) else body
-    return Answer(
+    return Reply(
         status, {name.replace("_", "-"): value for name, value in headers.items()}, content
     )
 
@@ -50,7 +51,7 @@ EXPLAINED = {"status": 200, "explanations": [{"image": 11, "hidden": [0, 0, 0.5]
 LINE = "image  a  b  c  d\n1011 0.100000 -0.100000 -0.050000 -0.250000\n"
 RAW = np.array(PREDICTION, "<f4").tobytes()
 
-GOOD: dict[str, tuple[Answer, dict[str, Any]]] = {
+GOOD: dict[str, tuple[Reply, dict[str, Any]]] = {
     "raw": (answer(RAW), FLOATS),
     "JSON": (answer({"predictions": [PREDICTION]}, Content_Type=JSON), FLOATS),
     "V2": (answer(v2(PREDICTION)), V2),
@@ -76,7 +77,7 @@ GOOD: dict[str, tuple[Answer, dict[str, Any]]] = {
         {"status": 200, "body_hex": "b0", "body_repeat": {"byte_hex": "ff", "count": 2}},
     ),
 }
-BAD: dict[str, tuple[Answer, dict[str, Any]]] = {
+BAD: dict[str, tuple[Reply, dict[str, Any]]] = {
     "status": (answer(RAW, 500), FLOATS),
     "another number": (answer(np.array([0.1, -0.1, -0.05, -0.24], "<f4").tobytes()), FLOATS),
     "NaN": (answer(np.full(4, np.nan, "<f4").tobytes()), FLOATS),
@@ -125,10 +126,10 @@ class Deaf:
 
     url = "http://deaf"
 
-    def __init__(self, same: Answer) -> None:
+    def __init__(self, same: Reply) -> None:
         self.same = same
 
-    def post(self, *_: Any, **__: Any) -> Answer:
+    def post(self, *_: Any, **__: Any) -> Reply:
         """As ``Raw.post``."""
         return self.same
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from diagonalflip import errors
+from diagonalflip._endpoint import Reply
 from diagonalflip.cli import report
 from diagonalflip.cli.driver import Driver, Outcome, schedule
 from diagonalflip.cli.load import BODIES, checked_send
-from diagonalflip.cli.raw import Answer, Raw
+from diagonalflip.cli.raw import Raw
 from diagonalflip.wire import Images, unpack
 
 LONG_S = 60.0
@@ -108,16 +109,16 @@ class Flipping:
     """Answers right, or as a test wants."""
 
     def __init__(self) -> None:
-        self.wrong: Answer | None = None
+        self.wrong: Reply | None = None
 
-    def post(self, body: bytes, headers: dict[str, str], **_: Any) -> Answer:
+    def post(self, body: bytes, headers: dict[str, str], **_: Any) -> Reply:
         """As ``Raw.post``."""
         if self.wrong is not None:
             return self.wrong
         odd = headers["Content-Type"].endswith("; padding=4")
         numbers = unpack(Images(body, 2 * len(body) - odd))
         rows = np.repeat(numbers[:, None], 4, axis=1).astype("<f4")
-        return Answer(200, {"Content-Type": "application/octet-stream"}, rows.tobytes())
+        return Reply(200, {"Content-Type": "application/octet-stream"}, rows.tobytes())
 
 
 @pytest.mark.parametrize("count", [1, 2, 33])
@@ -130,13 +131,13 @@ def test_right_answers_pass(count: int) -> None:
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
-        (Answer(200, {}, b""), errors.InvalidAnswer),
-        (Answer(200, {}, np.array([1, 2, 3, 4], "<f4").tobytes()), errors.InvalidAnswer),
-        (Answer(500, {}, b""), errors.InvalidAnswer),
-        (Answer(503, {}, b""), errors.ServerOverloaded),
+        (Reply(200, {}, b""), errors.InvalidAnswer),
+        (Reply(200, {}, np.array([1, 2, 3, 4], "<f4").tobytes()), errors.InvalidAnswer),
+        (Reply(500, {}, b""), errors.InvalidAnswer),
+        (Reply(503, {}, b""), errors.ServerOverloaded),
     ],
 )
-def test_any_other_answer_is_a_failure(wrong: Answer, error: type[Exception]) -> None:
+def test_any_other_answer_is_a_failure(wrong: Reply, error: type[Exception]) -> None:
     server = Flipping()
     send = checked_send(cast("Raw", server), 1)
     server.wrong = wrong
@@ -147,7 +148,7 @@ def test_any_other_answer_is_a_failure(wrong: Answer, error: type[Exception]) ->
 def test_a_server_that_predicts_nan_is_not_loaded() -> None:
     server = Flipping()
     nan = np.full(4, np.nan, "<f4").tobytes()
-    server.wrong = Answer(200, {"Content-Type": "application/octet-stream"}, nan)
+    server.wrong = Reply(200, {"Content-Type": "application/octet-stream"}, nan)
     with pytest.raises(errors.InvalidAnswer, match="not finite"):
         checked_send(cast("Raw", server), 1)
 
