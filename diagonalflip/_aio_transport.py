@@ -7,6 +7,7 @@ import ssl
 from pathlib import Path
 
 import aiohttp
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 
 from diagonalflip._deadline import Deadline
 from diagonalflip._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply
@@ -85,7 +86,11 @@ class AsyncTransport:
         """The session; made late, because it belongs to the running event loop."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._tls),
+                connector=aiohttp.TCPConnector(
+                    limit=self._connections,
+                    ssl=self._tls,
+                    enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
+                ),
                 timeout=aiohttp.ClientTimeout(),  # the deadline's business
                 auto_decompress=False,
                 trust_env=True,

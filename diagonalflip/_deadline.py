@@ -20,6 +20,11 @@ class Deadline:
         self._seconds = seconds
         self._end = time.monotonic() + seconds
         self._cancelled = cancelled or threading.Event()
+        self._failure: BaseException | None = None
+
+    def note(self, failure: BaseException | None) -> None:
+        """Remembers why an attempt failed, for ``exceeded`` to tell."""
+        self._failure = failure
 
     def restarted(self) -> Deadline:
         """The same number of seconds from now on; cancelled together with this one."""
@@ -48,8 +53,10 @@ class Deadline:
         """The error to raise when no time is left."""
         if self._cancelled.is_set():
             return DeadlineExceeded("a cancelled call", "a whole answer")
+        failure = self._failure
+        before = f" (before: {type(failure).__name__}: {failure})" if failure else ""
         return DeadlineExceeded(
-            f"no whole answer after {self._seconds:g} s",
+            f"no whole answer after {self._seconds:g} s{before}",
             "one within the deadline",
             "raise deadline_s, send fewer images at once, or look at the server's load",
         )

@@ -113,7 +113,13 @@ def _policy(deadline: Deadline, has_answered: Callable[[], bool]) -> dict[str, A
         lost = isinstance(_error(state), ConnectionFailed)
         return lost and state.attempt_number >= STRANGERS_ATTEMPTS and not has_answered()
 
-    return {"retry": _can_help, "wait": _pause_s, "stop": stop, "reraise": True}
+    return {
+        "retry": _can_help,
+        "wait": _pause_s,
+        "before_sleep": lambda state: deadline.note(_error(state)),
+        "stop": stop,
+        "reraise": True,
+    }
 
 
 def _can_help(state: RetryCallState) -> bool:

@@ -104,11 +104,13 @@ def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     try:
         yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        stopping = _stop(server, served)
-        asyncio.run_coroutine_threadsafe(stopping, loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
+        try:
+            stopping = _stop(server, served)
+            asyncio.run_coroutine_threadsafe(stopping, loop).result(10)
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(10)
+            loop.close()
 
 
 async def _stop(
@@ -118,7 +120,8 @@ async def _stop(
     server.close()
     # What asyncio is accepting just now becomes served; cancelled, it would leak its socket.
     ours = {asyncio.current_task(), *served.values()}
-    await asyncio.gather(*(asyncio.all_tasks() - ours), return_exceptions=True)
+    if accepting := asyncio.all_tasks() - ours:
+        await asyncio.wait(accepting, timeout=5)  # a client that hangs in its handshake
     for writer, task in served.items():
         task.cancel()
         writer.transport.abort()

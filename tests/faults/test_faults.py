@@ -86,10 +86,12 @@ def test_a_fault_that_stays_ends_within_the_deadline(
 ) -> None:
     with fault_proxy(fake_url, always=fault) as proxy:
         started = time.monotonic()
-        with pytest.raises(error) as caught:
+        with pytest.raises((error, NO_TIME)) as caught:
             call(proxy.url, "predict", NUMBERS, deadline_s=DEADLINE_S)
         assert time.monotonic() - started < DEADLINE_S + SLACK_S
-    assert type(caught.value) is error
+    # An attempt that has begun may run out of time; what was wrong before it is told then.
+    assert type(caught.value) in (error, NO_TIME)
+    assert error.__name__ in f"{type(caught.value).__name__}: {caught.value}"
 
 
 @pytest.mark.parametrize(("fault", "error"), AT_ONCE.values(), ids=AT_ONCE)
