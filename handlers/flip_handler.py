@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from flip_engine import FlipEngine, pick_device
-from flip_frames import send_large_ahead
 from flip_request import Exchange
 
 from diagonalflip.errors import ArtifactError, DiagonalFlipError, InternalError
@@ -97,12 +96,11 @@ class FlipHandler:
         ]
         # Description comes alone and without any input; a client's header alone is no proof.
         if data == [{}] and exchanges[0].headers.get("describe") == "True":
-            return [self._description]
+            return [flip_encode.dump(self._description)]
         for exchange in exchanges:
             self._read(exchange)
         self._predict([exchange for exchange in exchanges if exchange.request])
         bodies = [self._reply(exchange, index, context) for index, exchange in enumerate(exchanges)]
-        send_large_ahead(bodies, context)
         return bodies
 
     def _read(self, exchange: Exchange) -> None:

@@ -61,6 +61,10 @@ def running(settings: Settings, artifacts: Artifacts) -> Iterator[TorchServe]:
         tempfile.TemporaryDirectory(prefix="diagonalflip-", ignore_cleanup_errors=True) as scratch,
         (logs / "java.log").open("wb") as output,
     ):
+        # In its home TorchServe looks for two files: its version, and what to start as a worker.
+        (Path(scratch) / "ts").mkdir()
+        (Path(scratch) / "ts/version.txt").symlink_to(_torchserve_home() / "ts/version.txt")
+        (Path(scratch) / "ts/model_service_worker.py").symlink_to(HERE / "worker.py")
         config = Path(scratch) / "config.properties"
         config.write_text(_configuration(settings, artifacts), encoding="utf-8")
         process = subprocess.Popen(
@@ -108,7 +112,7 @@ def _command(java: Path, config: Path, artifacts: Artifacts) -> list[str]:
     home = _torchserve_home()
     return [
         str(java),
-        f"-Dmodel_server_home={home}",
+        f"-Dmodel_server_home={config.parent}",
         f"-Djava.io.tmpdir={config.parent}",
         f"-Dlog4j.configurationFile=file://{HERE / 'log4j2.xml'}",
         "-XX:+ExitOnOutOfMemoryError",
