@@ -13,6 +13,11 @@
     ├── ModelMismatch             412  ``If-Match`` names a model that is not served
     ├── TooManyImages             413  more images than one request may carry
     ├── UnsupportedMediaType      415  ``Content-Type`` is none of ours
+    ├── InvalidRequest            400  not HTTP/1.1 as it should be
+    │   ├── MethodNotAllowed      405  another method than GET, HEAD or POST
+    │   ├── RequestTimeout        408  the request took too long to arrive
+    │   ├── RequestTooLarge       413  the body is longer than any form of the largest request
+    │   └── HeadersTooLarge       431  the headers are too long
     ├── InternalError             500  our fault: the request was well-formed
     ├── ArtifactError              -   a file of the model is missing, changed or wrong
     │   └── CertificateError       -   the model's answers differ from the reference
@@ -177,6 +182,47 @@ class UnsupportedMediaType(DiagonalFlipError):
     code = "unsupported_media_type"
     title = "Unsupported media type"
     status = 415
+
+
+class InvalidRequest(DiagonalFlipError):
+    """Not HTTP/1.1, or not in a way that this server speaks it."""
+
+    code = "invalid_request"
+    title = "Invalid request"
+    status = 400
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path is served, but not with this method."""
+
+    code = "method_not_allowed"
+    title = "Method not allowed"
+    status = 405
+
+
+class RequestTimeout(InvalidRequest):
+    """The request did not arrive as a whole in time."""
+
+    code = "request_timeout"
+    title = "Request timeout"
+    status = 408
+    retryable = True
+
+
+class RequestTooLarge(InvalidRequest):
+    """The body is longer than the largest request can be in any form."""
+
+    code = "request_too_large"
+    title = "Request too large"
+    status = 413
+
+
+class HeadersTooLarge(InvalidRequest):
+    """The headers are longer than any client needs."""
+
+    code = "headers_too_large"
+    title = "Headers too large"
+    status = 431
 
 
 class InternalError(DiagonalFlipError):

@@ -44,15 +44,19 @@ def _serve(settings: Settings) -> int:
         _say(f"Waiting for a correct prediction (logs: {settings.log_dir})")
         readiness.wait(server, model)
         _say(f"Ready after {time.monotonic() - started:.1f} s. Ctrl-C stops it.\n")
-        print(_invitation(f"{server.settings.url}/predictions/{model.model}"), flush=True)
+        print(_invitation(server.settings, f"/predictions/{model.model}"), flush=True)
         status = server.process.wait()
     print(f"TorchServe ended by itself, status {status}: see {settings.log_dir}", file=sys.stderr)
     return 1
 
 
-def _invitation(url: str) -> str:
+def _invitation(settings: Settings, path: str) -> str:
+    url = settings.url + path
     data = '{"images": [11, "0110", [[1, 1], [0, 0]]]}'
-    return f"{url}\n\n  curl {url} -H 'Content-Type: application/json' -d '{data}'\n"
+    return (
+        f"{url}\n{settings.direct_url}{path}\n\n"
+        f"  curl {url} -H 'Content-Type: application/json' -d '{data}'\n"
+    )
 
 
 def _say(line: str) -> None:

@@ -27,7 +27,8 @@ class Settings:
     """Settings by name in lower case; each is an environment variable in upper case."""
 
     host: str = _setting("127.0.0.1", "address for inference; the other ports stay on loopback")
-    port: int = _port(8080, "inference")
+    port: int = _port(8080, "inference, by TorchServe")
+    direct_port: int = _port(8090, "inference, straight from the workers: the same and faster")
     management_port: int = _port(8081, "TorchServe's management")
     metrics_port: int = _port(8082, "Prometheus metrics")
     grpc_port: int = _port(7070, "gRPC inference")
@@ -46,9 +47,18 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """Where this machine reaches the inference port, whatever address it listens on."""
+        """Where this machine reaches TorchServe's inference, whatever address it listens on."""
+        return f"http://{self._reachable_host}:{self.port}"
+
+    @property
+    def direct_url(self) -> str:
+        """Where this machine reaches the workers themselves."""
+        return f"http://{self._reachable_host}:{self.direct_port}"
+
+    @property
+    def _reachable_host(self) -> str:
         everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - read, not bound
-        return f"http://{everywhere.get(self.host, self.host)}:{self.port}"
+        return everywhere.get(self.host, self.host)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:

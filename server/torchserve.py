@@ -24,7 +24,14 @@ from server.settings import Settings
 
 HERE = Path(__file__).resolve().parent
 STOP_TIMEOUT_S = 10
+PUBLIC = ("port", "direct_port")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+WORKER = f"""import sys
+sys.path[0:1] = []  # nothing beside this file is for import,
+sys.path.append({str(HERE.parent)!r})  # and the archive's modules come before ours
+from server.worker import main
+main()
+"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def running(settings: Settings, artifacts: Artifacts) -> Iterator[TorchServe]:
         # In its home TorchServe looks for two files: its version, and what to start as a worker.
         (Path(scratch) / "ts").mkdir()
         (Path(scratch) / "ts/version.txt").symlink_to(_torchserve_home() / "ts/version.txt")
-        (Path(scratch) / "ts/model_service_worker.py").symlink_to(HERE / "worker.py")
+        (Path(scratch) / "ts/model_service_worker.py").write_text(WORKER, encoding="utf-8")
         config = Path(scratch) / "config.properties"
         config.write_text(_configuration(settings, artifacts), encoding="utf-8")
         process = subprocess.Popen(
@@ -72,7 +79,8 @@ def running(settings: Settings, artifacts: Artifacts) -> Iterator[TorchServe]:
             cwd=scratch,
             env=os.environ
             | {"TEMP": scratch, "TMPDIR": scratch, "OMP_NUM_THREADS": "1"}
-            | {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs)},
+            | {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs)}
+            | {"FLIP_DIRECT_HOST": settings.host, "FLIP_DIRECT_PORT": str(settings.direct_port)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -163,7 +171,7 @@ def _take_ports(settings: Settings) -> dict[str, Any]:
             # As Java binds: what lingers of closed connections does not matter.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                listener.bind((settings.host if name == "port" else "127.0.0.1", wanted))
+                listener.bind((settings.host if name in PUBLIC else "127.0.0.1", wanted))
             except OSError as error:
                 raise SettingError(
                     f"{name.upper()}={wanted}: {error.strerror}",

@@ -20,15 +20,18 @@ import os
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.model_loader import TsModelLoader
+
+from server import direct
+from server.batch import BatchContext, Item
 
 FRAME_BYTES = 1 << 18
 """Answers of a batch share a frame up to here: a few reads of the socket."""
@@ -104,43 +107,6 @@ class Reader:
             self._end += count
 
 
-@dataclass
-class Item:
-    """One request of a batch, and what the handler has set for its answer."""
-
-    request_id: bytes
-    headers: dict[str, str] = field(default_factory=dict)
-    inputs: dict[str, bytes] = field(default_factory=dict)
-    status: int = 200
-    phrase: str = ""
-    content_type: str = ""
-    response_headers: dict[str, str] = field(default_factory=dict)
-
-
-class BatchContext:
-    """A batch as the handler sees it: the part of ``ts.context.Context`` that ours uses."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self._items = items
-
-    def get_all_request_header(self, index: int) -> dict[str, str]:
-        """Request headers in the client's spelling."""
-        return self._items[index].headers
-
-    def set_response_status(self, code: int, phrase: str, idx: int) -> None:
-        """HTTP status of one answer."""
-        self._items[idx].status, self._items[idx].phrase = code, phrase
-
-    def set_response_content_type(self, idx: int, value: str) -> None:
-        """``Content-Type`` of one answer."""
-        self._items[idx].content_type = value
-        self._items[idx].response_headers["content-type"] = value
-
-    def set_response_header(self, idx: int, key: str, value: str) -> None:
-        """A header of one answer."""
-        self._items[idx].response_headers[key] = value
-
-
 def read_batch(reader: Reader) -> list[Item]:
     """Reads a prediction command behind its first byte: the requests of one batch."""
     items: list[Item] = []
@@ -190,50 +156,100 @@ def write_failure(
     connection.sendall(b"".join(frame) + _END)
 
 
-def serve(connection: socket.socket, metrics: Any) -> None:
-    """Loads the model that the frontend names, then answers batches until it disconnects."""
-    reader = Reader(connection)
-    service = None
-    while True:
-        command = reader.take(1)
-        if command == b"L":
-            service = _load(reader, metrics)
-            connection.sendall(_INT.pack(200) + _sized_text("loaded model") + _END)
-        elif command == b"I" and service is not None:
-            _answer(connection, service, read_batch(reader))
-        else:
-            raise ValueError(f"command {command!r}")
+class Worker:
+    """A loaded model and the ports it answers on; batches of both take turns.
 
+    Args:
+        connection: To TorchServe's frontend.
+        metrics: TorchServe's cache of metrics, which prints them for the frontend to read.
+    """
 
-def _load(reader: Reader, metrics: Any) -> Any:
-    """Reads a load command and has TorchServe's own loader load the archive."""
-    name, folder = reader.text(), reader.text()
-    batch_size = reader.number()
-    handler = reader.text()
-    gpu = reader.number()
-    reader.text()  # an envelope, which we have none of
-    reader.take(1)  # whether Pillow's limit holds; the handler sees to it
-    metrics.model_name = name
-    logger.info("model_name: %s, batchSize: %d", name, batch_size)
-    return TsModelLoader().load(
-        name, folder, handler, gpu if gpu >= 0 else None, batch_size, None, True, metrics
-    )
+    def __init__(self, connection: socket.socket, metrics: Any) -> None:
+        self._connection = connection
+        self._metrics = metrics
+        self._reader = Reader(connection)
+        self._handle: Any = None
+        self._lock = threading.Lock()
 
+    def serve(self) -> None:
+        """Loads the model that the frontend names, then answers batches.
 
-def _answer(connection: socket.socket, service: Any, items: list[Item]) -> None:
-    started = time.perf_counter()
-    try:
-        handle = service._entry_point  # noqa: SLF001 - the loader shows it in no other way
-        bodies = handle([item.inputs for item in items], BatchContext(items))
-    except Exception:
-        logger.exception("the handler failed")
-        write_failure(connection, items, 503, "Prediction failed")
-        return
-    duration_ms = round((time.perf_counter() - started) * 1e3, 2)
-    metrics = service.context.metrics
-    metrics.request_ids = {0: items[0].request_id.decode()}  # all of them: a long line to parse
-    metrics.add_time("PredictionTime", duration_ms)
-    write_replies(connection, items, bodies)
+        Raises:
+            DisconnectedError: The frontend has closed the connection.
+            ValueError: It sent something else.
+        """
+        while True:
+            command = self._reader.take(1)
+            if command == b"L":
+                self._load()
+                reply = _INT.pack(200) + _sized_text("loaded model") + _END
+                self._connection.sendall(reply)
+            elif command == b"I" and self._handle is not None:
+                self._answer_frontend(read_batch(self._reader))
+            else:
+                raise ValueError(f"command {command!r}")
+
+    def answer(self, items: Sequence[Item]) -> list[bytes]:
+        """Passes a batch through the handler; for any thread."""
+        with self._lock:
+            bodies: list[bytes] = self._handle([item.inputs for item in items], BatchContext(items))
+            return bodies
+
+    def _load(self) -> None:
+        """Reads a load command and has TorchServe's own loader load the archive."""
+        reader = self._reader
+        name, folder = reader.text(), reader.text()
+        batch_size = reader.number()
+        handler = reader.text()
+        gpu = reader.number()
+        reader.text()  # an envelope, which we have none of
+        reader.take(1)  # whether Pillow's limit holds; the handler sees to it
+        self._metrics.model_name = name
+        logger.info("model_name: %s, batchSize: %d", name, batch_size)
+        service = TsModelLoader().load(
+            *(name, folder, handler, gpu if gpu >= 0 else None, batch_size, None, True),
+            self._metrics,
+        )
+        self._handle = service._entry_point  # noqa: SLF001 - the loader shows it in no other way
+        if "FLIP_DIRECT_PORT" in os.environ:
+            self._serve_directly(name, service.context.manifest["model"]["modelVersion"])
+
+    def _answer_frontend(self, items: list[Item]) -> None:
+        started = time.perf_counter()
+        try:
+            bodies = self.answer(items)
+        except Exception:
+            logger.exception("the handler failed")
+            write_failure(self._connection, items, 503, "Prediction failed")
+            return
+        duration_ms = round((time.perf_counter() - started) * 1e3, 2)
+        # The first id stands for all: the frontend has to parse the line.
+        self._metrics.request_ids = {0: items[0].request_id.decode()}
+        self._metrics.add_time("PredictionTime", duration_ms)
+        write_replies(self._connection, items, bodies)
+
+    def _serve_directly(self, model: str, version: str) -> None:
+        """Opens the direct port, in a thread; if that ends, the whole worker does."""
+        server = direct.DirectServer(self._answer_directly, model, version)
+        host, port = os.environ["FLIP_DIRECT_HOST"], int(os.environ["FLIP_DIRECT_PORT"])
+        opened = threading.Event()
+
+        def run() -> None:
+            try:
+                direct.run(server, host, port, opened.set)
+            except BaseException:
+                logger.exception("the direct port failed")
+                os._exit(1)
+
+        threading.Thread(target=run, name="direct", daemon=True).start()
+        opened.wait()
+
+    def _answer_directly(self, items: Sequence[Item]) -> list[bytes]:
+        try:
+            return self.answer(items)
+        except Exception:
+            logger.exception("the handler failed")
+            raise
 
 
 def _answer_head(item: Item, length: int) -> bytes:
@@ -275,8 +291,6 @@ def main() -> None:
     parser.add_argument("--sock-name", type=Path, required=True)
     parser.add_argument("--metrics-config", required=True)
     arguments = parser.parse_args()
-    # This file's folder must not offer modules to the handler.
-    sys.path[:] = [path for path in sys.path if path != str(Path(__file__).resolve().parent)]
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
 
     metrics = MetricsCacheYamlImpl(arguments.metrics_config)
@@ -293,7 +307,7 @@ def main() -> None:
     try:
         with connection:
             connection.setblocking(True)
-            serve(connection, metrics)
+            Worker(connection, metrics).serve()
     except DisconnectedError:
         logger.info("Frontend disconnected.")
     except Exception:

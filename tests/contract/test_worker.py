@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import ts
 
-from server.worker import FRAME_BYTES, Item, Reader, read_batch, write_failure, write_replies
+from server.batch import Item
+from server.worker import FRAME_BYTES, Reader, read_batch, write_failure, write_replies
 from tests.conftest import ROOT
 from tests.contract.frames import Answer, Reply, Request, load_frame, predict_frame
 from tests.contract.test_torchserve_loader import BAD, GOOD, PACKED
@@ -55,11 +56,11 @@ def started(folder: Path, scratch: Path) -> Iterator[Worker]:
     name = scratch / ".ts.sock.9000"
     with subprocess.Popen(
         [
-            *(sys.executable, str(ROOT / "server/worker.py"), "--sock-type", "unix"),
+            *(sys.executable, "-m", "server.worker", "--sock-type", "unix"),
             *("--sock-name", str(name), "--metrics-config", str(METRICS)),
         ],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder)},
+        env={**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,9 @@ import requests
 from diagonalflip.wire import to_pixels
 
 ROOT = Path(__file__).resolve().parents[2]
-FREE_PORTS = dict.fromkeys(("PORT", "MANAGEMENT_PORT", "METRICS_PORT", "GRPC_MANAGEMENT_PORT"), "0")
+FREE_PORTS = dict.fromkeys(
+    ("PORT", "DIRECT_PORT", "MANAGEMENT_PORT", "METRICS_PORT", "GRPC_MANAGEMENT_PORT"), "0"
+)
 
 Oracle = Callable[[npt.ArrayLike], npt.NDArray[np.float32]]
 
@@ -33,12 +35,14 @@ class Server:
     Attributes:
         process: ``python -m server``.
         url: Where it predicts.
+        direct_url: Where its workers predict without TorchServe in between.
         logs: Folder of its logs.
         grpc_port: Port of TorchServe's gRPC inference, on 127.0.0.1.
     """
 
     process: subprocess.Popen[str]
     url: str
+    direct_url: str
     logs: Path
     grpc_port: int
 
@@ -82,7 +86,8 @@ def run_server(artifacts: Path, logs: Path, **settings: str) -> Iterator[Server]
                 break
         else:
             pytest.fail(f"the server did not start:\n{''.join(printed)}\n{read_logs(logs)}")
-        yield Server(process, line.strip(), logs, int(settings["GRPC_PORT"]))
+        url, direct_url = line.strip(), process.stdout.readline().strip()
+        yield Server(process, url, direct_url, logs, int(settings["GRPC_PORT"]))
     finally:
         process.terminate()
         process.communicate(timeout=30)
@@ -104,10 +109,18 @@ def read_logs(logs: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def server(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def running(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server with two workers for all tests that leave it as it was."""
-    with run_server(artifacts, tmp_path_factory.mktemp("logs"), WORKERS="2") as running:
-        yield running
+    with run_server(artifacts, tmp_path_factory.mktemp("logs"), WORKERS="2") as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: Server, request: pytest.FixtureRequest) -> Server:
+    """The running server; marked ``both_ports`` also by its workers' own port."""
+    if getattr(request, "param", "torchserve") == "direct":
+        return replace(running, url=running.direct_url)
+    return running
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +135,12 @@ def oracle(artifacts: Path) -> Oracle:
         return np.asarray(session.run(["prediction"], {"pixels": pixels})[0])
 
     return predict
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs tests marked ``both_ports`` on TorchServe's port and on the workers' own."""
+    if "server" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_ports"):
+        metafunc.parametrize("server", ["torchserve", "direct"], indirect=True)
 
 
 @pytest.hookimpl(wrapper=True)

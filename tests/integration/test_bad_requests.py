@@ -10,6 +10,8 @@ import pytest
 from diagonalflip.wire import MAX_IMAGES, pack
 from tests.integration.conftest import Oracle, Server
 
+pytestmark = pytest.mark.both_ports
+
 PACKED = "application/octet-stream"
 JSON = "application/json"
 

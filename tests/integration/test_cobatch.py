@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import psutil
+import pytest
 from PIL import Image
 
 from diagonalflip.wire import MAX_IMAGES, pack, to_pixels
 from tests.integration.conftest import Oracle, Server
+
+pytestmark = pytest.mark.both_ports
 
 CLIENTS = 32
 REQUESTS_A_CLIENT = 640

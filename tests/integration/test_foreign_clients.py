@@ -13,6 +13,8 @@ import pytest
 
 from tests.integration.conftest import Oracle, Server
 
+pytestmark = pytest.mark.both_ports
+
 CLIENTS = Path(__file__).resolve().parent.parent / "clients"
 TOLERANCE = 1e-6 + 0.5e-6  # the server's, and six printed decimals
 

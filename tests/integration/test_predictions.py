@@ -15,6 +15,8 @@ import requests
 from diagonalflip.wire import pack, to_pixels
 from tests.integration.conftest import Oracle, Server
 
+pytestmark = pytest.mark.both_ports
+
 PACKED = "application/octet-stream"
 JSON = "application/json"
 TOLERANCE = 1e-6

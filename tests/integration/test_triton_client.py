@@ -15,6 +15,8 @@ from tritonclient.utils import InferenceServerException
 from diagonalflip.wire import pack, to_pixels
 from tests.integration.conftest import Oracle, Server
 
+pytestmark = pytest.mark.both_ports
+
 MODEL = "diagonal_flip"
 TOLERANCE = 1e-6
 DTYPES: dict[str, npt.DTypeLike] = {"FP32": np.float32, "UINT8": np.uint8, "BOOL": np.bool_}

@@ -16,6 +16,8 @@ from PIL import Image
 
 from tests.integration.conftest import Server
 
+pytestmark = pytest.mark.both_ports
+
 Vector = dict[str, Any]
 FILES = {
     name: json.loads((resources.files("diagonalflip") / f"vectors/{name}.json").read_text("utf-8"))
