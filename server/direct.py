@@ -17,6 +17,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from time import perf_counter
 from typing import cast
 
 import httptools
@@ -60,6 +61,9 @@ STALLED_S = 60.0
 LINGER_S = 5.0
 """For a refused client to read why: closing at once could reset the connection before."""
 
+COUNTERS = ("direct_requests", "direct_refusals", "direct_batches", "direct_handler_ms")
+"""What is counted: answers, those of status 400 and up, batches, and time in the handler."""
+
 READ, PROBE = frozenset({b"GET", b"HEAD", b"POST"}), frozenset({b"GET", b"HEAD"})
 
 
@@ -71,8 +75,7 @@ class Batcher:
         self._waiting: deque[tuple[Connection, Item, bytes | None]] = deque()
         self._running = False
         self.held_bytes = 0
-        self.requests = 0
-        self.refused = 0
+        self.counts = dict.fromkeys(COUNTERS, 0.0)
 
     def put(self, connection: Connection, item: Item, body: bytes | None) -> None:
         """Queues a request, or with ``body`` an answer that is known and waits for its turn."""
@@ -90,8 +93,8 @@ class Batcher:
         for connection, item, body in taken:
             if connection.lost:
                 continue
-            self.requests += 1
-            self.refused += item.status >= HTTPStatus.BAD_REQUEST
+            self.counts["direct_requests"] += 1
+            self.counts["direct_refusals"] += item.status >= HTTPStatus.BAD_REQUEST
             connection.reply(item, next(bodies) if body is None else body)
         self._running = bool(self._waiting)
         if self._running:
@@ -110,11 +113,15 @@ class Batcher:
         return taken
 
     def _bodies(self, items: list[Item]) -> list[bytes]:
+        started = perf_counter()
+        self.counts["direct_batches"] += 1
         try:
             return self._answer(items)
         except Exception:  # logged where it happened
             fault = InternalError("a failure of the handler", "an answer", "send it again")
             return [refuse(item, fault) for item in items]
+        finally:
+            self.counts["direct_handler_ms"] += (perf_counter() - started) * 1e3
 
 
 class Connection(asyncio.Protocol):
@@ -154,9 +161,11 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            return  # refused by its headers
         except httptools.HttpParserCallbackError:
             raise
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except httptools.HttpParserError as error:
             if not self._ignoring:
                 self._refuse(InvalidRequest(f"{type(error).__name__}: {error}", "HTTP/1.1"))
             return
@@ -203,6 +212,9 @@ class Connection(asyncio.Protocol):
         """All headers are there."""
         self._in_head = False
         if self._ignoring:
+            return
+        if self._parser.should_upgrade():
+            self._refuse(InvalidRequest("an upgrade", "HTTP/1.1", "leave Upgrade out"))
             return
         if self._length + len(self._url) > MAX_HEAD_BYTES:
             self._refuse_head()
@@ -266,10 +278,14 @@ class Connection(asyncio.Protocol):
         elif not self._pending and not self._in_request:
             self._expect(IDLE_S)
 
+    def abort(self) -> None:
+        """Ends the connection at once."""
+        self._transport.abort()
+
     def expire(self) -> None:
         """Its deadline has passed."""
         if self._ignoring or self._transport.get_write_buffer_size():
-            self._transport.abort()
+            self.abort()
         elif self._in_request:
             self._refuse(RequestTimeout(f"half a request in {REQUEST_S:g} s", "a whole one"))
         else:
@@ -316,12 +332,21 @@ class DirectServer:
     Args:
         answer: Answers a batch; called in the event loop's thread.
         model, version: What the paths name.
+        report: Takes what was counted since it was last called, by names in ``COUNTERS``;
+            at most once a second, and not while nothing happens.
     """
 
-    def __init__(self, answer: Answer, model: str, version: str) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        model: str,
+        version: str,
+        report: Callable[[dict[str, float]], None],
+    ) -> None:
         self.batcher = Batcher(answer)
         self.connections: set[Connection] = set()
         self._model = model
+        self._report = report
         self._date = ""
         self._predicting: dict[bytes, bool] = {}
         for path, explain in (("predictions", False), ("explanations", True)):
@@ -384,13 +409,17 @@ class DirectServer:
         return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
 
     def _tick(self) -> None:
-        """Every second: the date, and connections whose time is over."""
+        """Every second: the date, connections whose time is over, and counters."""
         loop = asyncio.get_running_loop()
         self._date = f"date: {formatdate(usegmt=True)}"
         now = loop.time()
         for connection in list(self.connections):
             if connection.deadline is not None and connection.deadline < now:
                 connection.expire()
+        counts = self.batcher.counts
+        if counts["direct_requests"]:
+            self.batcher.counts = dict.fromkeys(COUNTERS, 0.0)
+            self._report(counts)
         loop.call_later(1.0, self._tick)
 
 

@@ -18,8 +18,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import yaml
+
 from diagonalflip.errors import SettingError
 from server.artifacts import Artifacts
+from server.direct import COUNTERS
 from server.settings import Settings
 
 HERE = Path(__file__).resolve().parent
@@ -72,8 +75,9 @@ def running(settings: Settings, artifacts: Artifacts) -> Iterator[TorchServe]:
         (Path(scratch) / "ts").mkdir()
         (Path(scratch) / "ts/version.txt").symlink_to(_torchserve_home() / "ts/version.txt")
         (Path(scratch) / "ts/model_service_worker.py").write_text(WORKER, encoding="utf-8")
-        config = Path(scratch) / "config.properties"
-        config.write_text(_configuration(settings, artifacts), encoding="utf-8")
+        config, metrics = Path(scratch) / "config.properties", Path(scratch) / "metrics.yaml"
+        metrics.write_text(_metrics(), encoding="utf-8")
+        config.write_text(_configuration(settings, artifacts, metrics), encoding="utf-8")
         process = subprocess.Popen(
             _command(java, config, artifacts),
             cwd=scratch,
@@ -104,14 +108,24 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _configuration(settings: Settings, artifacts: Artifacts) -> str:
+def _metrics() -> str:
+    """TorchServe's own metrics, and what the direct port counts."""
+    stock = _torchserve_home() / "ts/configs/metrics.yaml"
+    configuration = yaml.safe_load(stock.read_text(encoding="utf-8"))
+    configuration["model_metrics"]["counter"] = [
+        {"name": name, "unit": "Count", "dimensions": ["ModelName", "Level"]} for name in COUNTERS
+    ]
+    return yaml.safe_dump(configuration)
+
+
+def _configuration(settings: Settings, artifacts: Artifacts, metrics: Path) -> str:
     template = Template((HERE / "config.properties").read_text(encoding="utf-8"))
     values = asdict(settings) | {
         "workers": settings.workers or count_gpus() or 1,
         "archive": artifacts.archive.name,
         "model": artifacts.model,
         "version": artifacts.version,
-        "metrics_config": _torchserve_home() / "ts/configs/metrics.yaml",
+        "metrics_config": metrics,
     }
     return template.substitute(values)
 

@@ -224,13 +224,14 @@ class Worker:
             return
         duration_ms = round((time.perf_counter() - started) * 1e3, 2)
         # The first id stands for all: the frontend has to parse the line.
-        self._metrics.request_ids = {0: items[0].request_id.decode()}
-        self._metrics.add_time("PredictionTime", duration_ms)
+        with self._lock:
+            self._metrics.request_ids = {0: items[0].request_id.decode()}
+            self._metrics.add_time("PredictionTime", duration_ms)
         write_replies(self._connection, items, bodies)
 
     def _serve_directly(self, model: str, version: str) -> None:
         """Opens the direct port, in a thread; if that ends, the whole worker does."""
-        server = direct.DirectServer(self._answer_directly, model, version)
+        server = direct.DirectServer(self._answer_directly, model, version, self._count)
         host, port = os.environ["FLIP_DIRECT_HOST"], int(os.environ["FLIP_DIRECT_PORT"])
         opened = threading.Event()
 
@@ -243,6 +244,12 @@ class Worker:
 
         threading.Thread(target=run, name="direct", daemon=True).start()
         opened.wait()
+
+    def _count(self, counts: dict[str, float]) -> None:
+        """Prints counters of the direct port, for TorchServe to publish among its metrics."""
+        with self._lock:
+            for name, value in counts.items():
+                self._metrics.add_counter(name, value)
 
     def _answer_directly(self, items: Sequence[Item]) -> list[bytes]:
         try:

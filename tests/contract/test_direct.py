@@ -1,0 +1,357 @@
+"""The direct port as clients see it on the wire: framing, order, limits and time, no model."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import socket
+from collections.abc import Iterator, Sequence
+from http.client import HTTPResponse
+from queue import Queue
+from threading import Event, Thread
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server import direct
+from server.batch import Item
+
+PATH = "/predictions/diagonal_flip"
+POST = f"POST {PATH} HTTP/1.1\r\nHost: a\r\n"
+
+
+class Echo:
+    """Answers every request with its own body; counts batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.headers: list[dict[str, str]] = []
+        self.fails = False
+        self.go_on = Event()
+        self.go_on.set()
+
+    def __call__(self, items: Sequence[Item]) -> list[bytes]:
+        self.go_on.wait(30)
+        self.batches.append(len(items))
+        if self.fails:
+            raise RuntimeError("spoiled")
+        for item in items:
+            self.headers.append(item.headers)
+            item.response_headers["content-type"] = "text/plain"
+        return [item.inputs["body"] for item in items]
+
+
+class Port:
+    """A direct port in a thread of this process."""
+
+    def __init__(self) -> None:
+        self.echo = Echo()
+        self.counts: Queue[dict[str, float]] = Queue()
+        self.server = direct.DirectServer(self.echo, "diagonal_flip", "1.0", self.counts.put)
+        self._loop = asyncio.new_event_loop()
+        self._opened = Event()
+        with socket.socket() as chosen:
+            chosen.bind(("127.0.0.1", 0))
+            self.number = chosen.getsockname()[1]
+        self._thread = Thread(target=self._run)
+        self._thread.start()
+        assert self._opened.wait(10)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        serving = self.server.serve("127.0.0.1", self.number, self._opened.set)
+        self._task = self._loop.create_task(serving)
+        with pytest.raises(asyncio.CancelledError):
+            self._loop.run_until_complete(self._task)
+        for connection in list(self.server.connections):
+            connection.abort()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+    def close(self) -> None:
+        self.echo.go_on.set()
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(10)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.number), timeout=30)
+
+    def ask(self, *requests: bytes, pieces: int = 1 << 20) -> list[tuple[HTTPResponse, bytes]]:
+        """Sends everything on one connection, and reads one answer a request."""
+        with self.connect() as connection:
+            sent = b"".join(requests)
+            for start in range(0, len(sent), pieces):
+                connection.sendall(sent[start : start + pieces])
+            return [read(connection) for _ in requests]
+
+
+def read(connection: socket.socket, method: str = "POST") -> tuple[HTTPResponse, bytes]:
+    """One answer, without a byte of the next one."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        part = connection.recv(1)
+        assert part, f"closed after {head!r}"
+        head += part
+
+    class Head:
+        def makefile(self, *_: Any) -> Any:
+            return io.BytesIO(head)
+
+    response = HTTPResponse(Head(), method=method)  # type: ignore[arg-type]
+    response.begin()
+    length = 0 if method == "HEAD" else int(response.headers["content-length"])
+    body = b""
+    while len(body) < length:
+        body += (part := connection.recv(length - len(body)))
+        assert part
+    return response, body
+
+
+def post(body: bytes, extra: str = "") -> bytes:
+    return f"{POST}{extra}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+@pytest.fixture
+def port() -> Iterator[Port]:
+    opened = Port()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 1 << 20])
+def test_pipelined_requests_are_answered_in_their_order(port: Port, pieces: int) -> None:
+    requests = [post(f"number {n}".encode()) for n in range(40)]
+    requests[7] = b"GET /nowhere HTTP/1.1\r\n\r\n"
+    requests[8] = b"GET /ping HTTP/1.1\r\n\r\n"
+    answers = port.ask(*requests, pieces=pieces)
+    assert [answer[0].status for answer in answers] == [200] * 7 + [404] + [200] * 32
+    assert [answer[1] for answer in answers[9:]] == [b"number %d" % n for n in range(9, 40)]
+    assert json.loads(answers[8][1]) == {"status": "Healthy"}
+
+
+def test_what_arrives_while_a_batch_runs_becomes_the_next_batch(port: Port) -> None:
+    port.echo.go_on.clear()
+    with port.connect() as first:
+        first.sendall(post(b"first"))
+        rest = [port.connect() for _ in range(50)]
+        for connection in rest:
+            connection.sendall(post(b"rest"))
+        port.echo.go_on.set()
+        assert read(first)[1] == b"first"
+        for connection in rest:
+            assert read(connection)[1] == b"rest"
+            connection.close()
+    assert sum(port.echo.batches) == 51
+    assert len(port.echo.batches) < 51
+
+
+def test_chunked_bodies_and_interim_answers(port: Port) -> None:
+    chunked = (
+        f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + b"2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n"
+    )
+    assert port.ask(chunked)[0][1] == b"abcde"
+    with port.connect() as connection:
+        connection.sendall(f"{POST}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n".encode())
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"xy")
+        assert read(connection)[1] == b"xy"
+
+
+def test_head_has_no_body_and_other_methods_are_not_allowed(port: Port) -> None:
+    with port.connect() as connection:
+        connection.sendall(f"HEAD {PATH} HTTP/1.1\r\n\r\n".encode() + post(b"z"))
+        assert read(connection, "HEAD")[0].status == 200
+        assert read(connection)[1] == b"z"
+    response, body = port.ask(f"PUT {PATH} HTTP/1.1\r\n\r\n".encode())[0]
+    assert (response.status, response.headers["allow"]) == (405, "GET, HEAD, POST")
+    assert json.loads(body)["code"] == "method_not_allowed"
+    assert port.ask(b"POST /ping HTTP/1.1\r\n\r\n")[0][0].headers["allow"] == "GET, HEAD"
+
+
+def test_explanations_are_marked_by_their_path_alone(port: Port) -> None:
+    port.ask(
+        post(b"", "explain: True\r\n"),
+        post(b"").replace(b"predictions", b"explanations"),
+        post(b"").replace(b" HTTP", b"/1.0 HTTP"),
+        post(b"").replace(b" HTTP", b"?explain=True HTTP"),
+    )
+    assert [headers.get("explain") for headers in port.echo.headers] == [None, "True", None, None]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        (b"rubbish\r\n\r\n", 400, "invalid_request"),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "invalid_request"),
+        (POST.encode() + b"Content-Length: x\r\n\r\n", 400, "invalid_request"),
+        (
+            POST.encode() + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            *(400, "invalid_request"),
+        ),
+        (
+            post(b"a", "Upgrade: h2c\r\nConnection: upgrade\r\n"),
+            *(400, "invalid_request"),
+        ),
+        (POST.encode() + b"a: " + b"b" * 17000 + b"\r\n\r\n", 431, "headers_too_large"),
+        (POST.encode() + b"a: " + b"b" * 400_000, 431, "headers_too_large"),
+        (b"GET /" + b"a" * 17000 + b" HTTP/1.1\r\n\r\n", 431, "headers_too_large"),
+        (POST.encode() + b"Content-Length: 67108865\r\n\r\n", 413, "request_too_large"),
+        (POST.encode() + b"Content-Length: 9999999999999999999\r\n\r\n", 413, "request_too_large"),
+    ],
+)
+def test_what_is_no_request_is_told_so_and_ends_the_connection(
+    port: Port, request_: bytes, status: int, code: str
+) -> None:
+    with port.connect() as connection:
+        connection.sendall(post(b"before") + request_)
+        assert read(connection)[1] == b"before"
+        response, body = read(connection)
+        assert (response.status, json.loads(body)["code"]) == (status, code)
+        assert response.headers["connection"] == "close"
+        assert connection.recv(1) == b""
+    assert port.ask(post(b"after"))[0][1] == b"after"
+
+
+def test_a_chunked_body_has_the_same_limit(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "MAX_BODY_BYTES", 1000)
+    chunk = b"200\r\n" + b"a" * 512 + b"\r\n"
+    request = f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + chunk * 4
+    assert port.ask(request)[0][0].status == 413
+
+
+def test_full_memory_is_a_503_that_may_be_sent_again(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct, "MAX_HELD_BYTES", 1000)
+    with port.connect() as holder:
+        holder.sendall(post(b"a" * 900)[:-1])
+        holder.sendall(b"")
+        response, body = until_refused(port)
+        assert (response.status, response.headers["retry-after"]) == (503, "1")
+        assert json.loads(body)["code"] == "server_overloaded"
+        holder.sendall(b"a")
+        assert read(holder)[1] == b"a" * 900
+    assert port.ask(post(b"b" * 900))[0][1] == b"b" * 900
+    assert port.server.batcher.held_bytes == 0
+
+
+def until_refused(port: Port) -> tuple[HTTPResponse, bytes]:
+    """The first answer that is no 200: the other client's bytes may still be on their way."""
+    while True:
+        answer = port.ask(post(b"b" * 500))[0]
+        if answer[0].status != 200:
+            return answer
+
+
+def test_too_many_connections_are_a_503(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "MAX_CONNECTIONS", 1)
+    with port.connect() as only:
+        only.sendall(post(b"a"))
+        assert read(only)[1] == b"a"
+        with port.connect() as further:
+            assert read(further)[0].status == 503
+        only.sendall(post(b"b"))
+        assert read(only)[1] == b"b"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [(POST.encode(), 408), (post(b"abc")[:-1], 408), (b"", None)]
+)
+def test_a_client_has_only_so_much_time(
+    port: Port, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int | None
+) -> None:
+    monkeypatch.setattr(direct, "REQUEST_S", 0.1)
+    monkeypatch.setattr(direct, "IDLE_S", 0.1)
+    with port.connect() as slow:
+        slow.sendall(sent)
+        if status is not None:
+            response, body = read(slow)
+            assert (response.status, json.loads(body)["code"]) == (status, "request_timeout")
+        assert slow.recv(1) == b""
+
+
+def send_for_ever(connection: socket.socket) -> None:
+    while True:
+        connection.send(b"a")
+
+
+def test_a_client_that_does_not_read_is_dropped(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct, "STALLED_S", 0.1)
+    with port.connect() as deaf:
+        deaf.sendall(post(bytes(32 << 20)))
+        with pytest.raises(ConnectionResetError):  # as soon as the server has given up
+            send_for_ever(deaf)
+    assert port.ask(post(b"after"))[0][1] == b"after"
+
+
+def test_a_client_that_closes_its_half_still_gets_its_answers(port: Port) -> None:
+    with port.connect() as connection:
+        connection.sendall(post(b"a") + post(b"b"))
+        connection.shutdown(socket.SHUT_WR)
+        assert [read(connection)[1], read(connection)[1]] == [b"a", b"b"]
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [post(b"a", "Connection: close\r\n"), post(b"a").replace(b"HTTP/1.1", b"HTTP/1.0")],
+)
+def test_the_connection_ends_when_the_client_wants_it(port: Port, request_: bytes) -> None:
+    with port.connect() as connection:
+        connection.sendall(request_)
+        response, body = read(connection)
+        assert (body, response.headers["connection"]) == (b"a", "close")
+        assert connection.recv(1) == b""
+
+
+def test_who_hangs_up_disturbs_nobody(port: Port) -> None:
+    port.echo.go_on.clear()
+    with port.connect() as first:
+        first.sendall(post(b"first"))
+        gone = port.connect()
+        gone.sendall(post(b"gone"))
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        gone.close()
+        port.echo.go_on.set()
+        assert read(first)[1] == b"first"
+        first.sendall(post(b"second"))
+        assert read(first)[1] == b"second"
+    assert port.server.batcher.held_bytes == 0
+
+
+def test_who_has_hung_up_is_not_computed_for() -> None:
+    echo = Echo()
+    replies = []
+
+    async def main() -> None:
+        batcher = direct.Batcher(echo)
+        gone: Any = SimpleNamespace(lost=True)
+        here: Any = SimpleNamespace(lost=False, reply=lambda _, body: replies.append(body))
+        for connection in (gone, here, gone):
+            batcher.put(connection, Item(inputs={"body": b"a"}), None)
+        await asyncio.sleep(0)  # the batch runs in the next turn of the loop
+
+    asyncio.run(main())
+    assert (replies, echo.batches) == ([b"a"], [1])
+
+
+def test_what_happened_is_counted_once(port: Port) -> None:
+    port.ask(post(b"a"), post(b"b"), b"GET /nowhere HTTP/1.1\r\n\r\n")
+    counts = [port.counts.get(timeout=30)]
+    while sum(count["direct_requests"] for count in counts) < 3:
+        counts.append(port.counts.get(timeout=30))
+    assert sum(count["direct_requests"] for count in counts) == 3
+    assert sum(count["direct_refusals"] for count in counts) == 1
+    assert sum(count["direct_batches"] for count in counts) == len(port.echo.batches)
+
+
+def test_a_handler_that_fails_is_a_500_for_its_batch_only(port: Port) -> None:
+    port.echo.fails = True
+    response, body = port.ask(post(b"a"))[0]
+    assert (response.status, json.loads(body)["code"]) == (500, "internal_error")
+    port.echo.fails = False
+    assert port.ask(post(b"a"))[0][1] == b"a"
