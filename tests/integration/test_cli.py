@@ -175,6 +175,7 @@ def test_info_and_wait(server: Server) -> None:
     assert good("wait", base(server), "--timeout-s", SLOW_S) == b""
 
 
+@pytest.mark.both_ports
 def test_check_passes(server: Server) -> None:
     report = json.loads(good("check", base(server), "--json"))
     assert [entry for entry in report["promises"] if not entry["passed"]] == []
