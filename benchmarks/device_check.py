@@ -33,7 +33,7 @@ from server.settings import Settings
 from server.torchserve import running
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "handlers"))
-from flip_engine import FlipEngine
+from flip_engine import open_engine
 
 ENGINE_IMAGES = (2, 64, 1_000, 65_536, 1 << 20, 1 << 22)
 SERVED_IMAGES = (1, 2, 3, 16, 1_000, 65_537, 1 << 20)
@@ -96,7 +96,7 @@ def load_oracle(onnx: Path) -> Oracle:
 
 def check_engine(store: Path, device: torch.device, oracle: Oracle) -> list[dict[str, Any]]:
     """Warms the engine up, compares it at every size, and times it."""
-    engine = FlipEngine(store / "diagonal_flip.pt", device)
+    engine = open_engine(store / "diagonal_flip.pt", device)
     deviation = engine.warm_up(np.array(artifacts.check(store).reference))
     print(f"==> Engine on {device_name(device)}: certificate deviation {deviation:.2e}")
     print("      images   median µs   M images/s")

@@ -206,7 +206,6 @@ class RequestTimeout(InvalidRequest):
     code = "request_timeout"
     title = "Request timeout"
     status = 408
-    retryable = True
 
 
 class RequestTooLarge(InvalidRequest):

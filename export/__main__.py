@@ -46,7 +46,7 @@ def export(output: Path, weights_file: Path = WEIGHTS_FILE) -> dict[str, Any]:
         certificate = verify.certify(forwards, verify.reference(net))
         print(report.network_table(net, forwards["torchscript"]))
         print(f"\nCertificate\n{report.certificate_lines(certificate)}")
-        members = write_archive(archive, torchscript, _json(certificate))
+        members = write_archive(archive, torchscript, onnx_file, _json(certificate))
         manifest = _manifest([torchscript, onnx_file, archive], members, certificate)
         for path in (torchscript, onnx_file, archive):
             path.rename(output / path.name)

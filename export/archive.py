@@ -40,16 +40,19 @@ SERVE_MANIFEST = {
 }
 
 
-def write_archive(path: Path, torchscript: Path, certificate: bytes) -> dict[str, bytes]:
+def write_archive(
+    path: Path, torchscript: Path, onnx_file: Path, certificate: bytes
+) -> dict[str, bytes]:
     """Writes the archive to ``path`` and returns its members.
 
     Args:
         path: The ``.mar`` file to write.
-        torchscript: The serialized network.
+        torchscript: The serialized network, for GPUs.
+        onnx_file: The same for CPUs.
         certificate: JSON that workers repeat at start (see ``export.verify``).
     """
     members = {name: source.read_bytes() for name, source in SOURCES.items()}
-    members[torchscript.name] = torchscript.read_bytes()
+    members |= {model.name: model.read_bytes() for model in (torchscript, onnx_file)}
     members["certificate.json"] = certificate
     members["MAR-INF/MANIFEST.json"] = json.dumps(SERVE_MANIFEST, indent=2).encode()
     write_zip(path, members, compression=zipfile.ZIP_DEFLATED)

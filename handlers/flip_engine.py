@@ -2,8 +2,9 @@
 
 All requests of a call become one row of packed bytes, which goes to the device as it is
 (an eighth of a byte a pixel), is unpacked there, and passes through the network in chunks.
-Only a few batch shapes ever run, and ``FlipEngine.warm_up`` tries every image at every
-position of each: what it proves at start is all that can happen later.
+A GPU runs the network as TorchScript; a CPU by ONNX Runtime, which is 2 to 3 times as fast
+there. Only a few batch shapes ever run, and ``FlipEngine.warm_up`` tries every image at
+every position of each: what it proves at start is all that can happen later.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import torch
 
 from diagonalflip.errors import ArtifactError, CertificateError
@@ -24,6 +26,9 @@ IMAGES_PER_BYTE = 2
 SMALLEST_BATCH = 16
 LARGEST_BATCH = 1 << 16
 """Images a forward pass at most: what bounds the memory of a pass (1 MiB of pixels)."""
+
+OCTET_PIXELS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
+"""The eight pixels of every byte, ``float32[256, 8]``."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +43,28 @@ def pick_device(gpu_id: int | str | None) -> torch.device:
     return torch.device("cpu")
 
 
+def open_engine(model_file: Path, device: torch.device) -> FlipEngine:
+    """The engine for ``device``.
+
+    Args:
+        model_file: TorchScript; ONNX of the same name lies beside it.
+        device: Where to compute.
+
+    Raises:
+        ArtifactError: One of the files cannot be loaded.
+    """
+    if device.type == "cpu":
+        return OnnxEngine(model_file, model_file.with_suffix(".onnx"))
+    return FlipEngine(model_file, device)
+
+
 class FlipEngine:
     """A loaded network on one device. Not thread-safe: one engine a worker.
+
+    Attributes:
+        device: Where it computes.
+        runtime: By what.
+        batch_sizes: Images of the batch shapes that run, ascending.
 
     Args:
         model_file: TorchScript of ``float32[n, 4]`` -> ``float32[n, 4]``.
@@ -48,6 +73,8 @@ class FlipEngine:
     Raises:
         ArtifactError: ``model_file`` cannot be loaded.
     """
+
+    runtime = "TorchScript"
 
     def __init__(self, model_file: Path, device: torch.device) -> None:
         # cuBLAS reads this when it is first used; without it, it may not be deterministic:
@@ -77,18 +104,17 @@ class FlipEngine:
         Returns:
             For each request ``float32[count, 4]``: views of one buffer, in order.
         """
-        sizes = [len(request.packed) for request in requests]
-        total_bytes = sum(sizes)
+        total_bytes = sum([len(request.packed) for request in requests])
         chunks = self._chunks(total_bytes)
-        padded_bytes = chunks[-1].stop
-        padding = bytes(padded_bytes - total_bytes)
-        packed = bytearray().join([*(request.packed for request in requests), padding])
-        rows = self._forward(torch.frombuffer(packed, dtype=torch.uint8), chunks)
-        starts = np.cumsum([0, *sizes[:-1]]) * IMAGES_PER_BYTE
-        return [
-            rows[start : start + request.count]
-            for start, request in zip(starts, requests, strict=True)
-        ]
+        padding = bytes(chunks[-1].stop - total_bytes)
+        packed = bytearray().join([*[request.packed for request in requests], padding])
+        rows = self._forward(packed, chunks)
+        answers = []
+        start = 0
+        for request in requests:
+            answers.append(rows[start : start + request.count])
+            start += IMAGES_PER_BYTE * len(request.packed)
+        return answers
 
     def warm_up(self, reference: npt.NDArray[np.float64]) -> float:
         """Runs every batch shape and checks every image at every position of it.
@@ -148,9 +174,8 @@ class FlipEngine:
 
     def _answer_all(self, size: int, first: int) -> npt.NDArray[np.float32]:
         """One forward pass over images ``first``, ``first + 1``, ... modulo 16."""
-        packed = pack((np.arange(size) + first) % 16).packed
-        tensor = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
-        return self._forward(tensor, [slice(0, len(packed))])
+        packed = bytearray(pack((np.arange(size) + first) % 16).packed)
+        return self._forward(packed, [slice(0, len(packed))])
 
     def _chunks(self, total_bytes: int) -> list[slice]:
         """Cuts packed bytes into slices of proven batch sizes, the last one padded up."""
@@ -162,13 +187,14 @@ class FlipEngine:
         return chunks
 
     @torch.inference_mode()
-    def _forward(self, packed: torch.Tensor, chunks: Sequence[slice]) -> npt.NDArray[np.float32]:
-        """Runs ``uint8[bytes]`` chunk by chunk; gives ``float32[2 * bytes, 4]`` on the host."""
+    def _forward(self, packed: bytearray, chunks: Sequence[slice]) -> npt.NDArray[np.float32]:
+        """Runs packed bytes chunk by chunk; gives ``float32[2 * bytes, 4]`` on the host."""
         on_gpu = self.device.type == "cuda"
         rows = torch.empty(
-            (packed.numel() * IMAGES_PER_BYTE, PIXELS), dtype=torch.float32, pin_memory=on_gpu
+            (len(packed) * IMAGES_PER_BYTE, PIXELS), dtype=torch.float32, pin_memory=on_gpu
         )
-        on_device = (packed.pin_memory() if on_gpu else packed).to(self.device, non_blocking=True)
+        on_host = torch.frombuffer(packed, dtype=torch.uint8)
+        on_device = (on_host.pin_memory() if on_gpu else on_host).to(self.device, non_blocking=True)
         for chunk in chunks:
             prediction = self._network(self._unpack(on_device[chunk]))
             images = slice(chunk.start * IMAGES_PER_BYTE, chunk.stop * IMAGES_PER_BYTE)
@@ -181,3 +207,41 @@ class FlipEngine:
         """``uint8[bytes]`` to pixels ``float32[2 * bytes, 4]``, on the device of ``packed``."""
         bits = (packed.unsqueeze(1) >> self._shifts) & 1
         return bits.to(torch.float32).view(-1, PIXELS)
+
+
+class OnnxEngine(FlipEngine):
+    """The same on the CPU, by ONNX Runtime on one thread.
+
+    Args:
+        model_file: TorchScript, for the steps of ``explain``.
+        onnx_file: ONNX: input ``pixels`` ``float32[n, 4]``, output ``prediction`` of that shape.
+
+    Raises:
+        ArtifactError: One of the files cannot be loaded.
+    """
+
+    runtime = "ONNX Runtime"
+
+    def __init__(self, model_file: Path, onnx_file: Path) -> None:
+        super().__init__(model_file, torch.device("cpu"))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(onnx_file), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its errors have no common base but this
+            raise ArtifactError(
+                f"{onnx_file.name}: {str(error).splitlines()[0]}", "ONNX", "run the export"
+            ) from error
+
+    def _forward(self, packed: bytearray, chunks: Sequence[slice]) -> npt.NDArray[np.float32]:
+        octets = np.frombuffer(packed, np.uint8)
+        parts = [self._run(OCTET_PIXELS.take(octets[chunk], axis=0)) for chunk in chunks]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _run(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """One forward pass over ``float32[bytes, 8]``."""
+        feed = {"pixels": pixels.reshape(-1, PIXELS)}
+        rows: npt.NDArray[np.float32] = self._session.run(["prediction"], feed)[0]
+        return rows

@@ -22,7 +22,7 @@ import flip_request
 import numpy as np
 import numpy.typing as npt
 import torch
-from flip_engine import FlipEngine, pick_device
+from flip_engine import open_engine, pick_device
 from flip_request import Exchange
 
 from diagonalflip.errors import ArtifactError, DiagonalFlipError, InternalError
@@ -55,7 +55,7 @@ class FlipHandler:
         # Every worker would start a thread a core, and together they only disturb each other.
         torch.set_num_threads(1)
         model_file = folder / model["serializedFile"]
-        self._engine = FlipEngine(model_file, device)
+        self._engine = open_engine(model_file, device)
         self._digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
         deviation = self._engine.warm_up(_reference(folder / "certificate.json"))
         self._headers = {
@@ -71,6 +71,7 @@ class FlipHandler:
             "wire_version": WIRE_VERSION,
             "device": str(device),
             "device_name": _device_name(device),
+            "runtime": self._engine.runtime,
             "largest_deviation": deviation,
             "max_images": MAX_IMAGES,
             "max_explained_images": flip_request.MAX_EXPLAINED,
@@ -100,8 +101,7 @@ class FlipHandler:
         for exchange in exchanges:
             self._read(exchange)
         self._predict([exchange for exchange in exchanges if exchange.request])
-        bodies = [self._reply(exchange, index, context) for index, exchange in enumerate(exchanges)]
-        return bodies
+        return [self._reply(exchange, index, context) for index, exchange in enumerate(exchanges)]
 
     def _read(self, exchange: Exchange) -> None:
         started = perf_counter()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 import torch
-from flip_engine import LARGEST_BATCH, FlipEngine, pick_device
+from flip_engine import LARGEST_BATCH, FlipEngine, OnnxEngine, open_engine, pick_device
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,9 +31,12 @@ def reference(unpacked_archive: Path) -> npt.NDArray[np.float64]:
     return np.array(json.loads(text)["reference"])
 
 
-@pytest.fixture(scope="module")
-def engine(unpacked_archive: Path, reference: npt.NDArray[np.float64]) -> FlipEngine:
-    engine = FlipEngine(unpacked_archive / "diagonal_flip.pt", CPU)
+@pytest.fixture(scope="module", params=[open_engine, FlipEngine], ids=["for the CPU", "for a GPU"])
+def engine(
+    unpacked_archive: Path, reference: npt.NDArray[np.float64], request: pytest.FixtureRequest
+) -> FlipEngine:
+    """Both engines, on the CPU."""
+    engine: FlipEngine = request.param(unpacked_archive / "diagonal_flip.pt", CPU)
     assert engine.warm_up(reference) <= 1e-6
     return engine
 
@@ -167,11 +170,11 @@ def test_warm_up_refuses_a_wrong_reference(
 def test_warm_up_gives_up_batch_sizes_whose_bits_differ(
     cold_engine: FlipEngine,
     reference: npt.NDArray[np.float64],
-    table: Rows,
     size: int,
     rows: slice,
 ) -> None:
     before = list(cold_engine.batch_sizes)
+    (table,) = cold_engine.predict([pack(np.arange(LARGEST_BATCH) % 16)])
     cold_engine._network = spoiled(cold_engine._network, size, rows, 5e-7)
     cold_engine.warm_up(reference)
     assert cold_engine.batch_sizes == [other for other in before if other != size]
@@ -199,6 +202,38 @@ def test_warm_up_refuses_a_largest_batch_that_depends_on_position(
     cold_engine._network = network
     with pytest.raises(CertificateError, match=f"position in a batch of {LARGEST_BATCH}"):
         cold_engine.warm_up(reference)
+
+
+def test_the_cpu_has_an_engine_of_its_own(engine: FlipEngine, artifacts: Path) -> None:
+    assert isinstance(open_engine(artifacts / "diagonal_flip.pt", CPU), OnnxEngine)
+    assert engine.runtime == ("ONNX Runtime" if isinstance(engine, OnnxEngine) else "TorchScript")
+
+
+def test_warm_up_tries_the_cpus_own_engine_too(
+    artifacts: Path, reference: npt.NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = OnnxEngine(artifacts / "diagonal_flip.pt", artifacts / "diagonal_flip.onnx")
+    honest = engine._run
+    sizes: set[int] = set()
+
+    def spoiling(pixels: Rows) -> Rows:
+        sizes.add(2 * len(pixels))
+        return honest(pixels) + np.float32(5e-7 if len(pixels) == 32 else 0)
+
+    monkeypatch.setattr(engine, "_run", spoiling)
+    before = set(engine.batch_sizes)
+    engine.warm_up(reference)
+    assert sizes == before
+    assert set(engine.batch_sizes) == before - {64}
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100])
+def test_a_truncated_onnx_is_an_artifact_error(artifacts: Path, tmp_path: Path, keep: int) -> None:
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes((artifacts / "diagonal_flip.onnx").read_bytes()[:keep])
+    for path in (damaged, tmp_path / "missing.onnx"):
+        with pytest.raises(ArtifactError, match=path.name):
+            OnnxEngine(artifacts / "diagonal_flip.pt", path)
 
 
 @pytest.mark.parametrize("gpu_id", [0, "0", 3, None])

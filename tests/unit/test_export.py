@@ -96,6 +96,7 @@ def test_the_archive_holds_the_sources_the_model_and_the_certificate(artifacts: 
         assert set(archive.namelist()) == {
             *SOURCES,
             "diagonal_flip.pt",
+            "diagonal_flip.onnx",
             "certificate.json",
             "MAR-INF/MANIFEST.json",
         }

@@ -1,0 +1,125 @@
+"""The benchmark's report, from made-up slots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import bench, plot, report
+from benchmarks.driver import Outcome
+from benchmarks.machine import cpu_model, pinned, slug
+from benchmarks.report import MEASURES, Results, Spread
+from benchmarks.workloads import WORKLOADS
+
+W1, W2, W4 = MEASURES[0], MEASURES[2], MEASURES[6]
+
+
+def slot(turn: int, server: str, workload: str, figure: float, **others: Any) -> dict[str, Any]:
+    return {
+        "round": turn,
+        "server": server,
+        "workload": workload,
+        "requests_per_s": figure,
+        "m_images_per_s": figure,
+        "latency_us": {"p50": figure, "p99": 2 * figure, "max": 3 * figure},
+        "compared": 10,
+        "wrong": 0,
+        "errors": 0,
+        "failed": False,
+    } | others
+
+
+def results(*more: dict[str, Any]) -> Results:
+    """Three rounds in which the machine gets slower, for both alike but once."""
+    slots = [
+        slot(turn, server, workload, figure)
+        for workload in ("W1", "W2", "W3", "W4")
+        for server, row in (("direct", (400, 210, 90)), ("fastapi", (200, 100, 50)))
+        for turn, figure in enumerate(row)
+    ]
+    about = {"date": "2026-01-02", "cpu": "Some CPU", "cores": 2, "memory_gib": 4.0}
+    about |= {"kernel": "6.0", "load_before": 0.1, "commit": "abc", "driver": "wrk"}
+    about |= {"rounds": 3, "seconds": 1, "versions": {"python": "3.11"}}
+    start = {"round": 0, "server": "direct", "ready_s": 2.5, "idle_mib": 300, "loaded_mib": 310}
+    titles = {"direct": "ours", "fastapi": "FastAPI"}
+    return Results(about, titles, ["direct"], [*slots, *more], [start])
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    assert report.ratio(results(), "direct", W2) == Spread(2.0, 1.8, 2.1)
+    assert report.ratio(results(), "fastapi", W2) == Spread(1.0, 1.0, 1.0)
+
+
+def test_a_failed_slot_has_no_figure() -> None:
+    found = results(slot(3, "direct", "W2", 1e9, failed=True), slot(3, "fastapi", "W2", 1.0))
+    assert set(report.figures(found, "direct", W2)) == {0, 1, 2}
+    assert report.ratio(found, "direct", W2) == Spread(2.0, 1.8, 2.1)
+    assert "1 of 26 slots failed" in report.markdown(found)
+
+
+@pytest.mark.parametrize(
+    ("timed", "check", "failed"),
+    [
+        (Outcome(requests=9, elapsed_s=1), Outcome(compared=5), False),
+        (Outcome(requests=9, elapsed_s=1), Outcome(compared=5, wrong=1), True),
+        (Outcome(requests=9, elapsed_s=1, wrong=1), Outcome(compared=5), True),
+        (Outcome(), Outcome(compared=5), True),
+    ],
+)
+def test_one_wrong_answer_fails_its_slot(timed: Outcome, check: Outcome, failed: bool) -> None:
+    entry = bench._entry(WORKLOADS["W1"], timed, [check])
+    assert (entry["failed"], entry["compared"]) == (failed, 5)
+
+
+def test_without_the_other_server_there_is_no_ratio() -> None:
+    assert report.ratio(results(), "direct", report.TO_CEILING) is None
+
+
+def test_markdown_shows_figures_ratios_and_goals() -> None:
+    text = report.markdown(results())
+    assert "| ours | 210 (90 to 400) |" in text
+    assert "| W1 p50 µs, over fastapi | ≤ 1.0 | ≤ 0.8 | 2 (1.80 to 2.10) | 1 |" in text
+    assert "| W4 M images/s, over fixed |  | ≥ 0.8 |  |  |" in text
+    assert "by form of answer" not in text
+    assert "by connections" not in text
+
+
+def test_forms_and_sweep_have_tables_of_their_own() -> None:
+    text = report.markdown(
+        results(slot(0, "direct", "W4-packed", 12.34), slot(0, "direct", "W2@8", 5_000))
+    )
+    assert "| ours | 210 (90 to 400) |  | 12.3 |" in text
+    assert "| ours | 8 | 5,000 | 5 | 10 | 15 | 0 |" in text
+
+
+def test_files(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    report.write(results(), folder)
+    plot.draw(results(), folder / "ratios.svg")
+    assert {path.name for path in folder.iterdir()} == {"report.md", "results.json", "ratios.svg"}
+    assert len(json.loads((folder / "results.json").read_text())["slots"]) == 24
+    drawing = (folder / "ratios.svg").read_bytes()
+    plot.draw(results(), folder / "ratios.svg")
+    assert (folder / "ratios.svg").read_bytes() == drawing
+
+
+@pytest.mark.parametrize(
+    ("spread", "text"),
+    [
+        (Spread(1.234, 1.0, 2.0), "1.23 (1 to 2)"),
+        (Spread(12345.6, 12345.6, 12345.6), "12,346"),
+        (Spread(56.78, 0.5, 99.96), "56.8 (0.50 to 100.0)"),
+    ],
+)
+def test_numbers_are_short(spread: Spread, text: str) -> None:
+    assert str(spread) == text
+
+
+def test_the_machine() -> None:
+    text = "processor\t: 0\nmodel name\t: Maker(R) CPU @ 2 GHz\nflags\t: x\n"
+    assert cpu_model(text) == "Maker(R) CPU @ 2 GHz"
+    assert slug("Maker(R) CPU @ 2 GHz") == "maker-r-cpu-2-ghz"
+    assert pinned("# x==1\nsome-name==1.2.3 \\\n    --hash=sha256:00\n") == {"some-name": "1.2.3"}
