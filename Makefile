@@ -12,7 +12,7 @@ SOURCES := $(wildcard export/*.py export/weights.json handlers/*.py handlers/*.y
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test export gpu-check lint format lock clean
+.PHONY: help serve test export gpu-check bench lint format lock clean
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -32,6 +32,9 @@ export: $(MODEL_STORE)/manifest.json ## write and prove TorchScript, ONNX and ar
 
 gpu-check: $(BIN)/.serve ## prove and measure everything on this host's GPU
 	@$(BIN)/python -m benchmarks.device_check
+
+bench: $(BIN)/.dev $(MODEL_STORE)/manifest.json .bench/fastapi/.ready .bench/litserve/.ready ## compare with FastAPI, LitServe and nginx, in 10 minutes
+	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
 lint: $(BIN)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
@@ -72,4 +75,10 @@ $(BIN)/.serve: requirements/serve.txt requirements/torch.txt pyproject.toml
 $(BIN)/.dev: $(BIN)/.serve requirements/dev.txt
 	@echo "==> Installing what the tests need"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.bench/%/.ready: benchmarks/peers/%.txt
+	@echo "==> Making an environment for $* in .bench"
+	@$(PYTHON) -m venv --clear .bench/$*
+	@.bench/$*/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

@@ -1,0 +1,74 @@
+"""What was measured on: the machine, the commit, the versions; nothing that names the host."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.servers import PEERS, ROOT
+from server.torchserve import find_java
+
+OURS = ("torchserve", "torch", "numpy")
+THEIRS = {
+    "fastapi": ("fastapi", "uvicorn", "uvloop", "httptools", "onnxruntime", "numpy"),
+    "litserve": ("litserve", "uvicorn", "onnxruntime", "numpy"),
+}
+
+
+def describe() -> dict[str, Any]:
+    """Everything that a reader needs to judge the figures."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _output(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]),
+        "cpu": cpu_model(Path("/proc/cpuinfo").read_text(encoding="utf-8")),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "kernel": platform.release(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "versions": _versions(),
+    }
+
+
+def cpu_model(cpuinfo: str) -> str:
+    """The processor's name, from the text of ``/proc/cpuinfo``."""
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
+
+
+def slug(text: str) -> str:
+    """``text`` as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def pinned(requirements: str) -> dict[str, str]:
+    """Versions by name, from the text of a file of pinned requirements."""
+    return dict(re.findall(r"^([\w.-]+)==([\w.+]+)", requirements, re.MULTILINE))
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in OURS}
+    java = re.search(r'"([^"]+)"', _output([str(find_java()), "-version"]))
+    versions["java"] = java[1] if java else ""
+    for peer, names in THEIRS.items():
+        pins = pinned((PEERS / f"{peer}.txt").read_text(encoding="utf-8"))
+        versions |= {f"{peer}: {name}": pins[name] for name in names}
+    for tool in ("nginx", "wrk"):
+        if shutil.which(tool):
+            found = re.search(r"\d+\.[\w.+-]+", _output([tool, "-v"]))
+            versions[tool] = found[0] if found else ""
+    return versions
+
+
+def _output(command: list[str]) -> str:
+    finished = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    return finished.stdout.strip()

@@ -1,0 +1,225 @@
+"""What a run of the benchmark found, as Markdown and JSON; ``plot`` draws it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+BASELINE = "fastapi"
+CEILING = "fixed"
+
+
+@dataclass(frozen=True)
+class Results:
+    """A whole run.
+
+    Attributes:
+        about: The machine, the commit, versions, options.
+        titles: Of each server, by name.
+        ours: Names of this product's servers.
+        slots: A server, a workload, a round, and what was seen.
+        starts: A server, a round, seconds to ready, and MiB.
+    """
+
+    about: dict[str, Any]
+    titles: dict[str, str]
+    ours: list[str]
+    slots: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of a workload, and what we want of it.
+
+    Attributes:
+        title: Head of the column.
+        workload: Where it is measured.
+        pick: Takes it from a slot.
+        higher_is_better: Else lower is.
+        against: The server that ratios are to.
+        goal: What the ratio of ours should be.
+        aim: What it would be at best.
+    """
+
+    title: str
+    workload: str
+    pick: Callable[[dict[str, Any]], float]
+    higher_is_better: bool = True
+    against: str = BASELINE
+    goal: float | None = None
+    aim: float | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median of the rounds, and the least and the most of them."""
+
+    median: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        if self.least == self.most:
+            return _number(self.median)
+        return f"{_number(self.median)} ({_number(self.least)} to {_number(self.most)})"
+
+
+def _latency(name: str, unit_us: float = 1.0) -> Callable[[dict[str, Any]], float]:
+    return lambda slot: float(slot["latency_us"][name]) / unit_us
+
+
+MEASURES = (
+    Measure("W1 p50 µs", "W1", _latency("p50"), higher_is_better=False, goal=1.0, aim=0.8),
+    Measure("W1 p99 µs", "W1", _latency("p99"), higher_is_better=False),
+    Measure("W2 req/s", "W2", lambda slot: float(slot["requests_per_s"]), goal=2.0, aim=3.0),
+    Measure("W2 p99 ms", "W2", _latency("p99", 1e3), higher_is_better=False),
+    Measure("W2 errors", "W2", lambda slot: float(slot["errors"]), higher_is_better=False),
+    Measure("W3 M images/s", "W3", lambda slot: float(slot["m_images_per_s"]), goal=1.0, aim=1.5),
+    Measure("W4 M images/s", "W4", lambda slot: float(slot["m_images_per_s"]), goal=0.6, aim=1.0),
+)
+TO_CEILING = Measure("W4 M images/s", "W4", MEASURES[-1].pick, against=CEILING, aim=0.8)
+
+
+def spread(values: list[float]) -> Spread | None:
+    """Median, least and most; None of nothing."""
+    return Spread(statistics.median(values), min(values), max(values)) if values else None
+
+
+def figures(results: Results, server: str, measure: Measure) -> dict[int, float]:
+    """A measure of a server by round, of the slots that did not fail."""
+    return {
+        slot["round"]: measure.pick(slot)
+        for slot in results.slots
+        if (slot["server"], slot["workload"]) == (server, measure.workload) and not slot["failed"]
+    }
+
+
+def ratio(results: Results, server: str, measure: Measure) -> Spread | None:
+    """A server's figure over that of the measure's other server, round by round."""
+    other = figures(results, measure.against, measure)
+    mine = figures(results, server, measure)
+    return spread([mine[turn] / other[turn] for turn in mine if other.get(turn)])
+
+
+def markdown(results: Results) -> str:
+    """The report."""
+    parts = [_about(results), _main_table(results), _ratio_table(results)]
+    parts += [_answers_table(results), _sweep_table(results), _checks(results)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write(results: Results, folder: Path) -> None:
+    """Writes ``results.json`` and ``report.md``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asdict(results), indent=1, ensure_ascii=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(markdown(results), encoding="utf-8")
+
+
+def _about(results: Results) -> str:
+    about = results.about
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return (
+        f"# Benchmark, {about['date']}\n\n"
+        f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB, Linux "
+        f"{about['kernel']}; load before: {about['load_before']}. Commit {about['commit']}.\n\n"
+        f"Driver: {about['driver']}, on the same cores, loopback, keep-alive. {about['rounds']} "
+        f"rounds of {about['seconds']} s, one server running at a time: median (least to most). "
+        "MiB: proportional set size of all its processes.\n\n"
+        "W1: 2 images, 1 connection. W2: 2 images, 64 connections. W3: 1,024 images, 16 "
+        f"connections. W4: 131,072 images, 4 connections.\n\n{versions}."
+    )
+
+
+def _main_table(results: Results) -> str:
+    rows = []
+    for server, title in results.titles.items():
+        starts = [start for start in results.starts if start["server"] == server]
+        costs = [
+            spread([start[name] for start in starts])
+            for name in ("idle_mib", "loaded_mib", "ready_s")
+        ]
+        cells = [spread(list(figures(results, server, each).values())) for each in MEASURES]
+        rows.append([title, *cells, *costs])
+    heads = [each.title for each in MEASURES]
+    return _table(["server", *heads, "idle MiB", "loaded MiB", "ready s"], rows)
+
+
+def _ratio_table(results: Results) -> str:
+    """Ratios within a round, then their median, with what we want of them."""
+    rows: list[list[Any]] = []
+    for measure in (*MEASURES, TO_CEILING):
+        if measure.goal is None and measure.aim is None:
+            continue
+        sign = "≥" if measure.higher_is_better else "≤"
+        goal = [
+            f"{sign} {level}" if level is not None else None
+            for level in (measure.goal, measure.aim)
+        ]
+        cells = [ratio(results, server, measure) for server in results.titles]
+        rows.append([f"{measure.title}, over {measure.against}", *goal, *cells])
+    return "## Ratios\n\n" + _table(["", "goal (ours)", "aim (ours)", *results.titles], rows)
+
+
+def _answers_table(results: Results) -> str:
+    """W4 in the smaller forms of answers, which only ours have."""
+    names = ["W4", "W4-float16", "W4-packed"]
+    if not any(slot["workload"] in names[1:] for slot in results.slots):
+        return ""
+    measures = [Measure(name, name, MEASURES[-1].pick) for name in names]
+    rows = [
+        [results.titles[server]]
+        + [spread(list(figures(results, server, measure).values())) for measure in measures]
+        for server in results.ours
+    ]
+    heads = ["M images/s", "float32, 2 MiB", "float16, 1 MiB", "packed, 64 KiB"]
+    return "## W4 by form of answer\n\n" + _table(heads, rows)
+
+
+def _sweep_table(results: Results) -> str:
+    """W2 over the number of connections."""
+    names = list(dict.fromkeys(slot["workload"] for slot in results.slots))
+    rows = []
+    for server in results.ours:
+        for name in (each for each in names if each.startswith("W2@")):
+            latencies = [_latency(which, 1e3) for which in ("p50", "p99", "max")]
+            picks = [MEASURES[2].pick, *latencies, MEASURES[4].pick]
+            cells = [
+                spread(list(figures(results, server, Measure("", name, pick)).values()))
+                for pick in picks
+            ]
+            rows.append([results.titles[server], name.removeprefix("W2@"), *cells])
+    heads = ["server", "connections", "req/s", "p50 ms", "p99 ms", "max ms", "errors"]
+    return "## W2 by connections\n\n" + _table(heads, rows) if rows else ""
+
+
+def _checks(results: Results) -> str:
+    compared, wrong = (sum(slot[name] for slot in results.slots) for name in ("compared", "wrong"))
+    failed = sum(slot["failed"] for slot in results.slots)
+    return (
+        f"## Answers\n\n{compared:,} answers compared, {wrong:,} wrong; {failed} of "
+        f"{len(results.slots)} slots failed. Before and after each timed slot answers are "
+        "compared with ONNX Runtime within 1e-6; ours must also repeat their bits, over restarts "
+        "too; of the fixed answers only the length is compared. While wrk is timed, statuses and "
+        "the sum of bytes are checked: comparing bodies there would cost some servers half of "
+        "their throughput."
+    )
+
+
+def _table(heads: list[str], rows: list[list[Any]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(
+        f"| {' | '.join('' if cell is None else str(cell) for cell in line)} |" for line in lines
+    )
+
+
+def _number(value: float) -> str:
+    """Three significant digits or so, and thousands apart."""
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

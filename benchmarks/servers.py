@@ -1,0 +1,226 @@
+"""Starts and stops each server that is compared; while one runs, no other does."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import psutil
+
+from benchmarks.driver import Address
+from benchmarks.workloads import WORKLOADS, Rule, Workload
+from server import artifacts
+from server.settings import Settings
+from server.torchserve import running
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = Path(__file__).with_name("peers")
+ENVIRONMENTS = ROOT / ".bench"
+PATH = "/predictions/diagonal_flip"
+STOP_TIMEOUT_S = 10
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+NGINX = Template((PEERS / "nginx.conf").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that was started, and answers some time later.
+
+    Attributes:
+        process: The first of its processes.
+        port: Where it listens on loopback.
+        fixed: Whether its path is the answer's length.
+    """
+
+    process: psutil.Process
+    port: int
+    fixed: bool = False
+
+    def address(self, workload: Workload) -> Address:
+        """Where to send ``workload``."""
+        return Address(self.port, f"/{workload.answer_bytes}" if self.fixed else PATH)
+
+    def alive(self) -> bool:
+        """Whether the first process still runs."""
+        return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
+
+    def pss_mib(self) -> float:
+        """MiB of the whole process tree; memory that processes share counts once."""
+        total = 0
+        for process in [self.process, *self.process.children(recursive=True)]:
+            with contextlib.suppress(OSError):  # it may have ended
+                rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+                total += int(re.findall(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[0])
+        return total / 1024
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server to compare.
+
+    Attributes:
+        title: As in the report.
+        start: Starts it; is given a folder for all that it writes.
+        rule: How its answers are compared.
+        ours: Whether it is this product.
+    """
+
+    title: str
+    start: Callable[[Path], contextlib.AbstractContextManager[Running]]
+    rule: Rule = Rule.TOLERANCE
+    ours: bool = False
+
+
+@contextlib.contextmanager
+def _ours(scratch: Path, *, direct: bool) -> Iterator[Running]:
+    ports: dict[str, Any] = dict.fromkeys(Settings.ports(), 0)
+    settings = Settings(model_store=model_store(), log_dir=scratch / "logs", **ports)
+    with running(settings, artifacts.check(settings.model_store)) as server:
+        port = server.settings.direct_port if direct else server.settings.port
+        yield Running(psutil.Process(server.process.pid), port)
+
+
+@contextlib.contextmanager
+def _torchserve(scratch: Path) -> Iterator[Running]:
+    with _ours(scratch, direct=False) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _direct(scratch: Path) -> Iterator[Running]:
+    with _ours(scratch, direct=True) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _fastapi(scratch: Path) -> Iterator[Running]:
+    port = free_port()
+    command = [str(_python("fastapi")), "-m", "uvicorn", "--app-dir", str(PEERS)]
+    command += ["--port", str(port), "--workers", "2", "--loop", "uvloop", "--http", "httptools"]
+    command += ["--no-access-log", "--log-level", "warning", "fastapi_app:app"]
+    with _process(command, scratch) as process:
+        yield Running(process, port)
+
+
+@contextlib.contextmanager
+def _litserve(scratch: Path) -> Iterator[Running]:
+    port = free_port()
+    command = [str(_python("litserve")), str(PEERS / "litserve_app.py"), str(port)]
+    with _process(command, scratch) as process:
+        yield Running(process, port)
+
+
+@contextlib.contextmanager
+def _fixed(scratch: Path) -> Iterator[Running]:
+    port = free_port()
+    if shutil.which("nginx") is None:
+        command = [sys.executable, str(PEERS / "fixed_app.py"), str(port)]
+    else:
+        answers = scratch / "answers"
+        answers.mkdir(parents=True, exist_ok=True)
+        for workload in WORKLOADS.values():
+            (answers / str(workload.answer_bytes)).write_bytes(bytes(workload.answer_bytes))
+        (scratch / "nginx.conf").write_text(NGINX.substitute(port=port), encoding="utf-8")
+        command = ["nginx", "-p", str(scratch), "-c", "nginx.conf", "-e", "stderr"]
+        if os.geteuid() == 0:
+            command += ["-g", "user root;"]  # or its workers could not read the scratch folder
+    with _process(command, scratch) as process:
+        yield Running(process, port, fixed=True)
+
+
+SERVERS = {
+    "torchserve": Server("ours, TorchServe's port", _torchserve, Rule.BITS, ours=True),
+    "direct": Server("ours, direct port", _direct, Rule.BITS, ours=True),
+    "fastapi": Server("FastAPI + uvicorn + ONNX Runtime, 2 workers, no batching", _fastapi),
+    "litserve": Server("LitServe + ONNX Runtime, dynamic batch 64, 1 ms", _litserve),
+    "fixed": Server(
+        "nginx, fixed answer of the same size"
+        if shutil.which("nginx")
+        else "bare asyncio (no nginx here), fixed answer of the same size",
+        _fixed,
+        Rule.LENGTH,
+    ),
+}
+
+
+@contextlib.contextmanager
+def _process(command: list[str], scratch: Path) -> Iterator[psutil.Process]:
+    scratch.mkdir(parents=True, exist_ok=True)
+    environment = {"FLIP_ONNX": str(model_store() / "diagonal_flip.onnx"), "OMP_NUM_THREADS": "1"}
+    with (scratch / "output.log").open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=scratch,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own, to be swept at the end
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has one thread
+        )
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_until(answers: Callable[[], bool], server: Running, timeout_s: float = 120) -> None:
+    """Blocks until ``answers`` says that a right answer came.
+
+    Raises:
+        RuntimeError: The server ended, or the time is over.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not answers():
+        if not server.alive() or time.monotonic() > deadline:
+            raise RuntimeError("the server ended, or gave no right answer in time")
+        time.sleep(0.02)
+
+
+def log_tail(folder: Path) -> str:
+    """The last of what a server wrote into ``folder``."""
+    logs = [path.read_text(errors="replace").strip() for path in sorted(folder.rglob("*.log"))]
+    return "\n".join(text[-1000:] for text in logs if text) or "no logs"
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def model_store() -> Path:
+    """The folder that ``make export`` filled."""
+    return Path(os.environ.get("MODEL_STORE") or ROOT / "model_store").resolve()
+
+
+def _python(environment: str) -> Path:
+    python = ENVIRONMENTS / environment / "bin/python"
+    if not python.exists():
+        raise RuntimeError(f"no environment for {environment}: run `make bench`")
+    return python
+
+
+def _die_with_parent() -> None:
+    """In the child: if this process is killed outright, the server goes as well."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,138 @@
+"""What is asked of every server, and what a right answer is."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from diagonalflip.wire import TOLERANCE
+
+PAYLOADS = 5
+"""Different payloads a workload sends in turn, so that no server can answer from memory."""
+
+OCTETS = "application/octet-stream"
+FLOAT16 = "application/vnd.diagonalflip.float16"
+PACKED = "application/vnd.diagonalflip.packed"
+
+Predictions = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kind of load.
+
+    Attributes:
+        name: As on the command line.
+        images: Images a request, even.
+        connections: Kept-alive connections, each with one request under way.
+        accept: Media type of the answer.
+        ours_only: Whether only this product has such answers, or the load says little of others.
+    """
+
+    name: str
+    images: int
+    connections: int
+    accept: str = OCTETS
+    ours_only: bool = False
+
+    @property
+    def answer_bytes(self) -> int:
+        """Bytes of one answer's body."""
+        return {OCTETS: 16, FLOAT16: 8}.get(self.accept, 0) * self.images or self.images // 2
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("W1", 2, 1),
+        Workload("W2", 2, 64),
+        Workload("W3", 1_024, 16),
+        Workload("W4", 131_072, 4),
+        Workload("W4-float16", 131_072, 4, FLOAT16, ours_only=True),
+        Workload("W4-packed", 131_072, 4, PACKED, ours_only=True),
+    )
+}
+SWEEP = [Workload(f"W2@{count}", 2, count, ours_only=True) for count in (1, 8, 64, 256, 1_000)]
+
+
+class Rule(enum.Enum):
+    """How strictly answers are compared."""
+
+    BITS = "bits"
+    """Within 1e-6 of ONNX Runtime at first, then the same bits for ever."""
+    TOLERANCE = "tolerance"
+    """Within 1e-6 of ONNX Runtime, every time."""
+    LENGTH = "length"
+    """The right number of bytes: a server that computes nothing."""
+
+
+class Judge:
+    """Decides whether answers to one payload are right.
+
+    Attributes:
+        seen: The first right body, or nothing before there was one.
+    """
+
+    def __init__(self, reference: Predictions, workload: Workload, rule: Rule) -> None:
+        self._reference, self._workload, self._rule = reference, workload, rule
+        self.seen = b""
+
+    def __call__(self, body: bytes) -> bool:
+        """Whether ``body`` is right."""
+        if self.seen == body:
+            return True
+        if len(body) != self._workload.answer_bytes or (self.seen and self._rule is Rule.BITS):
+            return False
+        right = self._rule is Rule.LENGTH or self._agrees(body)
+        self.seen = self.seen or (body if right else b"")
+        return right
+
+    def _agrees(self, body: bytes) -> bool:
+        if self._workload.accept == PACKED:
+            # A prediction within the tolerance of 0.5 may fall on either side.
+            bits = np.unpackbits(np.frombuffer(body, np.uint8)).reshape(-1, 4)
+            sure = np.abs(self._reference - 0.5) > TOLERANCE
+            return bool(((bits == (self._reference >= 0.5)) | ~sure).all())
+        halved = self._workload.accept == FLOAT16
+        got = np.frombuffer(body, "<f2" if halved else "<f4").reshape(-1, 4).astype(np.float64)
+        # float16 keeps 11 bits, so rounding to nearest is off by 2**-11 of the value at most.
+        limit = TOLERANCE + (np.abs(self._reference) * 2.0**-11 if halved else 0.0)
+        return bool((np.abs(got - self._reference) <= limit).all())
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request's body and the judge of its answers."""
+
+    payload: bytes
+    judge: Judge
+
+
+def load_reference(onnx: Path) -> Callable[[bytes], Predictions]:
+    """ONNX Runtime on the CPU: ``float32[n, 4]`` of packed images."""
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+
+    def predict(packed: bytes) -> Predictions:
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8))
+        return np.asarray(
+            session.run(["prediction"], {"pixels": bits.reshape(-1, 4).astype(np.float32)})[0]
+        )
+
+    return predict
+
+
+def exchanges(
+    workload: Workload, rule: Rule, predict: Callable[[bytes], Predictions]
+) -> list[Exchange]:
+    """The payloads of a workload, the same in every run, each with a judge of its own."""
+    payloads = [
+        np.random.default_rng([workload.images, turn]).bytes(workload.images // 2)
+        for turn in range(PAYLOADS)
+    ]
+    return [Exchange(each, Judge(predict(each), workload, rule)) for each in payloads]
