@@ -73,7 +73,11 @@ class AsyncTransport:
         if self._endpoint.token is not None:
             headers["Authorization"] = f"Bearer {self._endpoint.token}"
         async with self._connected().post(
-            self._endpoint.url, data=bytes(images.packed), headers=headers, allow_redirects=False
+            self._endpoint.url,
+            data=bytes(images.packed),
+            headers=headers,
+            skip_auto_headers=("Content-Type",),
+            allow_redirects=False,
         ) as response:
             is_answer = response.status == 200
             most = form.length_bytes(images.count) + 1 if is_answer else LONGEST_PROBLEM_BYTES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -39,16 +39,28 @@ class ServerInfo:
     """What answers a client.
 
     Attributes:
-        model_version: Of the model.
+        version: Of the model.
         model_digest: SHA-256 (hex) of the model; what ``Client(model_digest=...)`` compares.
         wire_version: Of the wire contract.
-        device: ``cpu`` or ``cuda``.
+        workers: Processes that the server was started with; None if it does not know.
+        device: ``cpu``, or ``cuda:0`` and so on, of the worker that answered.
+        device_name: Of that device.
+        runtime: What runs the network there.
+        max_images: That one request may carry.
+        max_explained_images: That one request to ``/explanations`` may carry.
+        largest_deviation: From the certificate, of all 16 images on that device.
     """
 
-    model_version: str
+    version: str
     model_digest: str
     wire_version: str
+    workers: int | None
     device: str
+    device_name: str
+    runtime: str
+    max_images: int
+    max_explained_images: int
+    largest_deviation: float
 
 
 def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
@@ -117,16 +129,21 @@ def _other_refusal(reply: Reply, got: str, worker_died: bool) -> DiagonalFlipErr
 
 
 def info(reply: Reply) -> ServerInfo:
-    """What the headers of an answer say about the server.
+    """What a server says about itself.
 
     Raises:
-        InvalidAnswer: A header is missing.
+        DiagonalFlipError: The server refused, or does not say everything.
     """
-    names = ("Flip-Model-Version", "Flip-Model-Digest", "Flip-Wire-Version", "Flip-Device")
-    for name in names:
-        if name not in reply.headers:
-            raise InvalidAnswer(f"no header {name}", "one", _LOOK)
-    return ServerInfo(*(reply.headers[name] for name in names))
+    if reply.status != 200:
+        raise refusal(reply, 0)
+    try:
+        told = json.loads(reply.body)
+        return ServerInfo(**{field.name: told[field.name] for field in fields(ServerInfo)})
+    except (ValueError, KeyError, TypeError) as error:
+        got = (
+            f"a description that lacks {error}" if isinstance(error, KeyError) else "no JSON object"
+        )
+        raise InvalidAnswer(got, "a server's description", _LOOK) from error
 
 
 def check_all_16(

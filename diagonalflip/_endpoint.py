@@ -59,8 +59,16 @@ def _flips(body: bytes, count: int) -> npt.NDArray[np.uint8]:
     return to_pixels(unpack(Images(body, count)))
 
 
+def _octets(body: bytes, _count: int) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(body, np.uint8)
+
+
 PREDICTIONS = Form(OCTETS, (PIXELS,), np.float32, lambda count: 4 * PIXELS * count, _floats)
 FLIPS = Form(PACKED, (2, 2), np.uint8, lambda count: (count + 1) // 2, _flips)
+
+DESCRIPTION = Form("application/json", (), object, lambda _: LONGEST_PROBLEM_BYTES, _octets)
+"""The answer to a request without images: what is served."""
+NO_IMAGES = Images(b"", 0)
 
 
 class Endpoint:
@@ -91,10 +99,10 @@ class Endpoint:
 
     def headers(self, images: Images, form: Form) -> dict[str, str]:
         """Headers of a request, all but the token."""
-        return self._headers | {
-            "Content-Type": with_padding(OCTETS, images.count),
-            "Accept": form.media_type,
-        }
+        headers = self._headers | {"Accept": form.media_type}
+        if images.count:
+            headers["Content-Type"] = with_padding(OCTETS, images.count)
+        return headers
 
 
 def check_positive(**settings: float) -> None:

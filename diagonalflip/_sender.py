@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from diagonalflip import _answers
+from diagonalflip._answers import ServerInfo
 from diagonalflip._chunks import ChunkLimit, chunks, split
 from diagonalflip._deadline import Deadline
-from diagonalflip._endpoint import Form, Reply
+from diagonalflip._endpoint import DESCRIPTION, NO_IMAGES, Form, Reply
 from diagonalflip._retry import retrying
 from diagonalflip._transport import Transport
 from diagonalflip.errors import TooManyImages
@@ -90,6 +91,14 @@ class Sender:
         reply = self._transport.exchange(images, form, deadline)
         self._has_answered = True
         return reply, _answers.read(reply, images.count, form)
+
+    def info(self, deadline: Deadline) -> ServerInfo:
+        """What the server says about itself."""
+
+        def once() -> ServerInfo:
+            return _answers.info(self._transport.exchange(NO_IMAGES, DESCRIPTION, deadline))
+
+        return retrying(deadline, lambda: self._has_answered)(once)
 
     def _answer(self, images: Images, form: Form, deadline: Deadline) -> Answer:
         """The answers of one chunk, in several requests if the server takes no such many."""

@@ -17,7 +17,9 @@ from diagonalflip._answers import ServerInfo
 from diagonalflip._chunks import ChunkLimit, Rechunker, split
 from diagonalflip._deadline import Deadline
 from diagonalflip._endpoint import (
+    DESCRIPTION,
     FLIPS,
+    NO_IMAGES,
     PREDICTIONS,
     Endpoint,
     Form,
@@ -119,9 +121,14 @@ class AsyncClient:
         return done
 
     async def info(self) -> ServerInfo:
-        """What answers: model version and digest, wire version, device."""
-        reply, _ = await self._exchange(pack([0]), PREDICTIONS, Deadline(self._deadline_s))
-        return _answers.info(reply)
+        """What answers: model, device, workers and limits."""
+        deadline = Deadline(self._deadline_s)
+
+        async def once() -> ServerInfo:
+            reply = await self._transport.exchange(NO_IMAGES, DESCRIPTION, deadline)
+            return _answers.info(reply)
+
+        return await retrying_async(deadline, lambda: self._has_answered)(once)
 
     async def wait_until_ready(self, timeout_s: float) -> None:
         """Waits for a correct prediction of all 16 images; see ``Client.wait_until_ready``."""

@@ -180,8 +180,8 @@ class Client:
         return done
 
     def info(self) -> ServerInfo:
-        """What answers: model version and digest, wire version, device."""
-        return _answers.info(self._sender.exchange(pack([0]), PREDICTIONS, self._deadline())[0])
+        """What answers: model, device, workers and limits."""
+        return self._sender.info(self._deadline())
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Blocks until the server predicts all 16 images, the same alone and together.

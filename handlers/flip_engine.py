@@ -105,6 +105,8 @@ class FlipEngine:
             For each request ``float32[count, 4]``: views of one buffer, in order.
         """
         total_bytes = sum([len(request.packed) for request in requests])
+        if not total_bytes:
+            return [np.empty((0, PIXELS), np.float32)] * len(requests)
         chunks = self._chunks(total_bytes)
         padding = bytes(chunks[-1].stop - total_bytes)
         packed = bytearray().join([*[request.packed for request in requests], padding])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 from http import HTTPStatus
 from pathlib import Path
@@ -64,11 +65,12 @@ class FlipHandler:
             "Flip-Wire-Version": WIRE_VERSION,
             "Flip-Device": device.type,
         }
-        self._description = {
+        description = {
             "model": model["modelName"],
             "version": model["modelVersion"],
             "model_digest": self._digest,
             "wire_version": WIRE_VERSION,
+            "workers": int(os.environ["FLIP_WORKERS"]) if "FLIP_WORKERS" in os.environ else None,
             "device": str(device),
             "device_name": _device_name(device),
             "runtime": self._engine.runtime,
@@ -79,7 +81,8 @@ class FlipHandler:
             "request_media_types": list(flip_decode.DECODERS),
             "response_media_types": list(flip_encode.ENCODERS),
         }
-        logger.info("ready: %s", json.dumps(self._description))
+        self._description = flip_encode.dump(description)
+        logger.info("ready: %s", json.dumps(description))
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
         """Answers one batch.
@@ -97,7 +100,7 @@ class FlipHandler:
         ]
         # Description comes alone and without any input; a client's header alone is no proof.
         if data == [{}] and exchanges[0].headers.get("describe") == "True":
-            return [flip_encode.dump(self._description)]
+            return [self._description]
         for exchange in exchanges:
             self._read(exchange)
         self._predict([exchange for exchange in exchanges if exchange.request])
@@ -107,7 +110,7 @@ class FlipHandler:
         started = perf_counter()
         try:
             exchange.request = flip_request.read(
-                exchange.headers, exchange.body, self._engine, self._digest
+                exchange.headers, exchange.body, self._engine, self._digest, self._description
             )
         except DiagonalFlipError as error:
             exchange.error = error

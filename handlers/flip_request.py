@@ -12,13 +12,16 @@ import flip_v2
 import numpy as np
 import numpy.typing as npt
 from flip_engine import FlipEngine
-from flip_media import JSON, PROBLEM
+from flip_media import JSON, PROBLEM, negotiate
 
-from diagonalflip.errors import DiagonalFlipError, ModelMismatch, TooManyImages
+from diagonalflip.errors import DiagonalFlipError, ModelMismatch, NotAcceptable, TooManyImages
 from diagonalflip.wire import PIXELS, Images, check_count, to_pixels, unpack
 
 MAX_EXPLAINED = 4096
 """Images that one request to ``/explanations`` may carry: their answer is for people."""
+
+SAYING_WHAT = {"content-type", flip_v2.HEADER_LENGTH}
+"""Headers that say what a body is; a body that is empty nevertheless is a mistake."""
 
 Body = bytes | bytearray
 Predictions = npt.NDArray[np.float32]
@@ -97,7 +100,32 @@ class ExplainRequest:
         return flip_encode.dump({"explanations": rows}), JSON, {}
 
 
-def read(headers: Mapping[str, str], body: Body, engine: FlipEngine, model_digest: str) -> Request:
+class DescribeRequest:
+    """No body and no ``Content-Type``, as of a plain GET: what is served here, in JSON.
+
+    Raises:
+        NotAcceptable: ``Accept`` rules out JSON.
+    """
+
+    def __init__(self, headers: Mapping[str, str], description: bytes) -> None:
+        accept = headers.get("accept", "")
+        if negotiate(accept, (JSON,)) is None:
+            raise NotAcceptable(f"Accept {accept[:100]!r}", JSON)
+        self.images = Images(b"", 0)
+        self._description = description
+
+    def answer(self, _predictions: Predictions) -> Answer:
+        """The description."""
+        return self._description, JSON, {}
+
+
+def read(
+    headers: Mapping[str, str],
+    body: Body,
+    engine: FlipEngine,
+    model_digest: str,
+    description: bytes,
+) -> Request:
     """Understands one request.
 
     Args:
@@ -105,6 +133,7 @@ def read(headers: Mapping[str, str], body: Body, engine: FlipEngine, model_diges
         body: The body as it came.
         engine: Asked for steps by ``/explanations``.
         model_digest: SHA-256 (hex) of the model that is served.
+        description: Answers a request that says nothing.
 
     Raises:
         DiagonalFlipError: One of those that travel over HTTP.
@@ -120,6 +149,8 @@ def read(headers: Mapping[str, str], body: Body, engine: FlipEngine, model_diges
         )
     if headers.get("explain") == "True":  # TorchServe's mark of /explanations
         return ExplainRequest(headers, body, engine)
+    if not body and not headers.keys() & SAYING_WHAT:
+        return DescribeRequest(headers, description)
     return flip_v2.read(headers, body) or PredictRequest(headers, body)
 
 

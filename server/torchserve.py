@@ -61,7 +61,8 @@ def running(settings: Settings, artifacts: Artifacts) -> Iterator[TorchServe]:
         SettingError: A port is taken, or there is no Java or TorchServe.
     """
     java = find_java()
-    settings = replace(settings, **_take_ports(settings))
+    workers = settings.workers or count_gpus() or 1
+    settings = replace(settings, workers=workers, **_take_ports(settings))
     logs = settings.log_dir.resolve()
     logs.mkdir(parents=True, exist_ok=True)
     for name in ("server.log", "worker.log"):
@@ -84,7 +85,8 @@ def running(settings: Settings, artifacts: Artifacts) -> Iterator[TorchServe]:
             env=os.environ
             | {"TEMP": scratch, "TMPDIR": scratch, "OMP_NUM_THREADS": "1"}
             | {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs)}
-            | {"FLIP_DIRECT_HOST": settings.host, "FLIP_DIRECT_PORT": str(settings.direct_port)},
+            | {"FLIP_DIRECT_HOST": settings.host, "FLIP_DIRECT_PORT": str(settings.direct_port)}
+            | {"FLIP_WORKERS": str(settings.workers)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -121,7 +123,6 @@ def _metrics() -> str:
 def _configuration(settings: Settings, artifacts: Artifacts, metrics: Path) -> str:
     template = Template((HERE / "config.properties").read_text(encoding="utf-8"))
     values = asdict(settings) | {
-        "workers": settings.workers or count_gpus() or 1,
         "archive": artifacts.archive.name,
         "model": artifacts.model,
         "version": artifacts.version,

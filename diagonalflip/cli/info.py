@@ -16,11 +16,11 @@ def info(
     url: UrlArgument = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Show the model's version and digest, the wire version and the device."""
+    """Show the model's version and digest, the device, workers and limits."""
     with connection_of(context).client(url) as client:
         found = asdict(client.info())
     if as_json:
         typer.echo(json.dumps(found))
         return
     for name, value in found.items():
-        typer.echo(f"{name.replace('_', ' '):<15}{value}")
+        typer.echo(f"{name.replace('_', ' '):<22}{value}")

@@ -26,7 +26,8 @@ GOOD = [
     Request(b"\xb6", {"CONTENT-TYPE": PACKED, "ACCEPT": JSON, "body": "text/html"}),
 ]
 BAD = [
-    (Request(b"", {}), 415),
+    (Request(b"x", {}), 415),
+    (Request(b"", {"Accept": "text/plain"}), 406),
     (Request(b"", {"Content-Type": PACKED}), 400),
     (Request(b'{"images":[16]}', {"Content-Type": JSON}), 400),
     (Request(b"[" * 500 + b"]" * 500, {"Content-Type": JSON}), 400),

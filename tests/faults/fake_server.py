@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,18 @@ INFO = {
     "Flip-Model-Digest": "d" * 64,
     "Flip-Wire-Version": WIRE_VERSION,
     "Flip-Device": "cpu",
+}
+DESCRIPTION: dict[str, Any] = {
+    "version": "1.0",
+    "model_digest": "d" * 64,
+    "wire_version": WIRE_VERSION,
+    "workers": 2,
+    "device": "cpu",
+    "device_name": "CPU",
+    "runtime": "a table",
+    "max_images": 1 << 20,
+    "max_explained_images": 4096,
+    "largest_deviation": 0.0,
 }
 
 
@@ -58,6 +71,9 @@ class FakeServer:
 
     def answer(self, headers: dict[str, str], body: bytes) -> bytes:
         """The response to one request."""
+        if not body:
+            description = json.dumps(DESCRIPTION | {"max_images": self.max_images})
+            return response(200, {"Content-Type": "application/json"}, description.encode())
         odd = "padding=4" in headers["content-type"]
         images = Images(body, 2 * len(body) - odd)
         self.counts.append(images.count)

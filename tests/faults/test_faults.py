@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
-from typing import Any
 
 import numpy as np
 import pytest
 
-from diagonalflip import errors
+from diagonalflip import ServerInfo, errors
 from diagonalflip.errors import DiagonalFlipError
 from tests.faults import proxy as faults
 from tests.faults.conftest import Call
-from tests.faults.fake_server import INFO, TABLE
+from tests.faults.fake_server import DESCRIPTION, TABLE
 from tests.faults.proxy import Fault, fault_proxy, instead
 
 NUMBERS = np.arange(15)
@@ -163,11 +163,32 @@ def test_waiting_compares_alone_and_together(fake_url: str, call: Call) -> None:
             call(proxy.url, "wait_until_ready", 60.0)
 
 
-@pytest.mark.parametrize("missing", [name for name in INFO if name != "Flip-Wire-Version"])
-def test_info_wants_every_header(fake_url: str, call: Call, missing: str) -> None:
-    told: dict[str, Any] = {k: v for k, v in INFO.items() if k != missing} | OCTETS
+@pytest.mark.parametrize("missing", DESCRIPTION)
+def test_info_wants_everything(fake_url: str, call: Call, missing: str) -> None:
+    told = json.dumps({k: v for k, v in DESCRIPTION.items() if k != missing}).encode()
     with (
-        fault_proxy(fake_url, instead(200, told, bytes(16))) as proxy,
+        fault_proxy(fake_url, instead(200, {}, told)) as proxy,
         pytest.raises(errors.InvalidAnswer, match=missing),
     ):
         call(proxy.url, "info")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (instead(200, {}, b"hello"), errors.InvalidAnswer),
+        (instead(200, {}, b"[1]"), errors.InvalidAnswer),
+        (instead(415, {}, b'{"code": "unsupported_media_type"}'), errors.UnsupportedMediaType),
+    ],
+)
+def test_info_of_another_server_is_a_clear_error(
+    fake_url: str, call: Call, fault: Fault, error: type[DiagonalFlipError]
+) -> None:
+    with fault_proxy(fake_url, fault) as proxy, pytest.raises(error):
+        call(proxy.url, "info")
+
+
+def test_info_is_asked_again_where_that_helps(fake_url: str, call: Call) -> None:
+    with fault_proxy(fake_url, instead(503, {})) as proxy:
+        assert call(proxy.url, "info") == ServerInfo(**DESCRIPTION)
+        assert proxy.requests == 2

@@ -20,7 +20,7 @@ from requests.structures import CaseInsensitiveDict
 from diagonalflip._endpoint import Reply
 from diagonalflip.cli.check import Verdict, verdicts
 from diagonalflip.cli.raw import Raw
-from diagonalflip.wire import pack, to_pixels
+from diagonalflip.wire import MAX_IMAGES, pack, to_pixels
 from tests.integration.conftest import ROOT, Oracle, Server
 
 TOLERANCE = 1e-6
@@ -171,7 +171,7 @@ def test_a_reader_that_goes_away_is_no_traceback(server: Server, tmp_path: Path)
 def test_info_and_wait(server: Server) -> None:
     found = json.loads(good("info", base(server), "--json"))
     assert found["wire_version"] == "1"
-    assert found["device"] in ("cpu", "cuda")
+    assert (found["workers"], found["max_images"]) == (2, MAX_IMAGES)
     assert good("wait", base(server), "--timeout-s", SLOW_S) == b""
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from diagonalflip import AsyncClient, Client, pack, to_pixels
 from diagonalflip.errors import ModelMismatch, ModelNotFound
+from diagonalflip.wire import MAX_IMAGES
 from tests.integration.conftest import Oracle, Server, run_server
 
 TOLERANCE = 1e-6
@@ -105,7 +106,8 @@ def test_ready_and_info(server: Server, client: Client, artifacts: Path) -> None
     manifest = json.loads((artifacts / "manifest.json").read_text())
     assert info.model_digest == manifest["artifacts"]["diagonal_flip.pt"]["sha256"]
     assert info.wire_version == "1"
-    assert info.device in ("cpu", "cuda")
+    assert (info.workers, info.max_images) == (2, MAX_IMAGES)
+    assert info.largest_deviation <= 1e-6
     with Client(base(server), model_digest=info.model_digest) as same:
         assert same.info() == info
 

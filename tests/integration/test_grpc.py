@@ -45,10 +45,10 @@ def stubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]
 
 
 @pytest.fixture(scope="module")
-def stub(server: Server, stubs: tuple[Any, Any]) -> Iterator[Any]:
+def stub(running: Server, stubs: tuple[Any, Any]) -> Iterator[Any]:
     """A stub on a channel to the server."""
     _, services = stubs
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
         grpc.channel_ready_future(channel).result(timeout=30)
         yield services.InferenceAPIsServiceStub(channel)
 

@@ -70,6 +70,7 @@ def schema() -> Any:
 PIXELS = b'{"inputs":[{"name":"pixels","datatype":"UINT8","shape":[1,4],"data":[1,0,1,1]}]}'
 TWO_MANY = b'{"inputs":[{"name":"packed","datatype":"UINT8","shape":[524289],"data":[]}]}'
 OTHER_MODEL = {"If-Match": '"0"'}
+NOTHING = Request(b"", None)
 PDF = Request(content_type="application/pdf")
 # internal_error needs a broken forward pass, which a client cannot cause: unit tests do. A
 # client can cause TorchServe's own 500, by a form that its decoder does not understand.
@@ -83,6 +84,9 @@ CASES: dict[tuple[str, str], Request] = {
     ("predict", "413"): Request(bytes(MAX_IMAGES // 2 + 1)),
     ("predict", "415"): PDF,
     ("predict", "500"): BROKEN_FORM,
+    ("describe", "200"): NOTHING,
+    ("describe", "406"): NOTHING._replace(headers={"Accept": "text/plain"}),
+    ("describe", "412"): NOTHING._replace(headers=OTHER_MODEL),
     ("explain", "200"): Request(),
     ("explain", "400"): Request(b"g", "text/plain"),
     ("explain", "412"): Request(headers=OTHER_MODEL),
@@ -99,11 +103,15 @@ CASES: dict[tuple[str, str], Request] = {
 }
 # Reached on a server that has no worker, below.
 WITHOUT_WORKER = {
+    ("describe", "503"): NOTHING,
     ("predict", "503"): Request(),
     ("explain", "503"): Request(),
     ("infer", "503"): Request(PIXELS, JSON),
 }
-NOT_TRIED = {("ping", "500"): "takes maxRetryTimeoutInSec, 300 s, of failing reloads"}
+NOT_TRIED = {
+    ("ping", "500"): "takes maxRetryTimeoutInSec, 300 s, of failing reloads",
+    ("describe", "500"): "has no body to break a form with; the other operations have",
+}
 
 
 def check(schema: Any, operation_id: str, status: str, response: requests.Response) -> None:
@@ -189,7 +197,8 @@ def find_examples() -> Iterator[tuple[str, Request]]:
                 yield operation_id, Request(read_example(example), media_type)
         for parameter in map(resolve, operation.get("parameters", [])):
             for value in parameter["schema"].get("examples", []):
-                yield operation_id, Request(headers={parameter["name"]: value})
+                request = Request() if content else NOTHING
+                yield operation_id, request._replace(headers={parameter["name"]: value})
 
 
 EXAMPLES = list(find_examples())

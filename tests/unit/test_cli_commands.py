@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +21,7 @@ from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import Images, unpack
 
 Run = Callable[..., Result]
+SERVER = ServerInfo("1.0", "ab" * 32, "1", 2, "cpu", "CPU", "table", 1 << 20, 4096, 2.5e-08)
 
 
 def predicted(numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -71,7 +73,7 @@ class FakeClient:
     def info(self) -> ServerInfo:
         """As ``Client.info``."""
         self._fail()
-        return ServerInfo("1.0", "ab" * 32, "1", "cpu")
+        return SERVER
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """As ``Client.wait_until_ready``."""
@@ -112,13 +114,9 @@ def test_predict_as_json_is_a_line_an_image(run: Run) -> None:
 
 
 def test_info(run: Run) -> None:
-    assert json.loads(run("info", "--json").stdout) == {
-        "model_version": "1.0",
-        "model_digest": "ab" * 32,
-        "wire_version": "1",
-        "device": "cpu",
-    }
-    assert "model version  1.0" in run("info").stdout
+    assert json.loads(run("info", "--json").stdout) == asdict(SERVER)
+    printed = run("info").stdout.splitlines()
+    assert [line.split()[-1] for line in printed] == [str(v) for v in asdict(SERVER).values()]
 
 
 def test_wait(run: Run, client: FakeClient) -> None:

@@ -23,7 +23,7 @@ from diagonalflip.errors import (
 )
 from diagonalflip.wire import pack, to_pixels
 from tests.faults.conftest import Call, call_async, call_sync
-from tests.faults.fake_server import INFO, TABLE, FakeServer, expected_flips, listening
+from tests.faults.fake_server import DESCRIPTION, TABLE, FakeServer, expected_flips, listening
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = np.random.default_rng(1).integers(0, 16, 5001)
@@ -66,7 +66,7 @@ def test_every_verb_in_every_chunk_size(url: str, call: Call, chunk: int) -> Non
 
 
 def test_info(url: str, call: Call) -> None:
-    assert call(url, "info") == ServerInfo(*INFO.values())
+    assert call(url, "info") == ServerInfo(**DESCRIPTION)
 
 
 @pytest.mark.parametrize("publishes", [True, False], ids=["published", "unpublished"])

@@ -25,7 +25,7 @@ def engine(artifacts: Path) -> FlipEngine:
 
 
 def explain(engine: FlipEngine, numbers: list[int]) -> list[dict[str, Any]]:
-    request = flip_request.read(HEADERS, pack(numbers).packed, engine, "digest")
+    request = flip_request.read(HEADERS, pack(numbers).packed, engine, "digest", b"{}")
     (predictions,) = engine.predict([request.images])
     body, content_type, _ = request.answer(predictions)
     assert content_type == "application/json"
@@ -61,6 +61,7 @@ def test_the_last_of_an_odd_number_is_explained_and_its_padding_is_not(engine: F
         pack(numbers).packed,
         engine,
         "digest",
+        b"{}",
     )
     body, _, _ = request.answer(engine.predict([request.images])[0])
     assert [step["image"] for step in json.loads(body)["explanations"]] == numbers

@@ -77,6 +77,9 @@ BAD = {
         "unsupported_media_type",
     ),
     "no body": (Request(None, {"Content-Type": PACKED}), 400, "empty_payload"),
+    "nothing, as text": (Request(b"", {"Accept": "text/plain"}), 406, "not_acceptable"),
+    "nothing, of another model": (Request(b"", {"If-Match": '"0"'}), 412, "model_mismatch"),
+    "no explanation": (Request(b"", {"explain": "True"}), 415, "unsupported_media_type"),
 }
 
 
@@ -187,7 +190,12 @@ def test_headers_are_read_in_any_case(handler: FlipHandler, name: str, accept: s
 def test_describe_says_what_is_served_and_how(handler: FlipHandler) -> None:
     context = FakeContext(Path(), [{"describe": "True"}])
     (body,) = handler.handle([{}], context)
+    (beside, asked, _) = ask(handler, GOOD["odd"], Request(b"", {"Accept": "*/*"}), GOOD["even"])
+    assert (asked.status, asked.content_type, asked.body) == ((200, "OK"), JSON, body)
+    assert beside.body == ask(handler, GOOD["odd"])[0].body
+    assert ask(handler, Request(b"", {}))[0].body == body
     description = json.loads(body)
+    assert description["workers"] is None
     assert description["model"] == "diagonal_flip"
     assert description["wire_version"] == WIRE_VERSION
     assert (description["device"], description["runtime"]) == ("cpu", "ONNX Runtime")

@@ -71,7 +71,8 @@ FORMS: dict[str, Any] = {
 
 def read(engine: FlipEngine, form: str, numbers: list[int]) -> flip_request.Request:
     content_type, body = FORMS[form](numbers)
-    return flip_request.read({"content-type": content_type, "accept": FLOAT32}, body, engine, "d")
+    headers = {"content-type": content_type, "accept": FLOAT32}
+    return flip_request.read(headers, body, engine, "d", b"{}")
 
 
 def answer(request: flip_request.Request, predictions: npt.NDArray[np.float32]) -> bytes:

@@ -1,0 +1,81 @@
+"""A user's own program under mypy strict, outside this repository: the types say everything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+from collections.abc import AsyncGenerator, Generator
+from typing import assert_type
+
+import numpy as np
+import numpy.typing as npt
+
+from diagonalflip import AsyncClient, Client, ServerInfo
+from diagonalflip.errors import DiagonalFlipError, ServerOverloaded
+
+
+def work(url: str, many: npt.NDArray[np.uint8]) -> None:
+    with Client(url, deadline_s=5.0, token="secret") as client:
+        client.wait_until_ready(10)
+        assert_type(client.predict([11, "0110", [[1, 1], [0, 0]]]), npt.NDArray[np.float32])
+        assert_type(client.predict(many), npt.NDArray[np.float32])
+        assert_type(client.predict_packed(b"\\xb6", 2), npt.NDArray[np.float32])
+        assert_type(client.flip(many), npt.NDArray[np.uint8])
+        assert_type(client.info(), ServerInfo)
+        assert_type(client.info().workers, int | None)
+        pieces = client.predict_chunks([b"\\xb6"])
+        assert_type(pieces, Generator[npt.NDArray[np.float32], None, None])
+        assert_type(client.predict_file("a.bin", "b.bin"), int)
+
+
+async def work_async(url: str) -> None:
+    async with AsyncClient(url) as client:
+        await client.wait_until_ready(10)
+        assert_type(await client.predict([1, 2]), npt.NDArray[np.float32])
+        assert_type(await client.flip([1, 2]), npt.NDArray[np.uint8])
+        assert_type(await client.info(), ServerInfo)
+        pieces = client.predict_chunks([b"\\xb6"])
+        assert_type(pieces, AsyncGenerator[npt.NDArray[np.float32], None])
+
+
+def told(error: DiagonalFlipError) -> str:
+    return error.got + error.expected + error.action if error.retryable else error.code
+
+
+def pause(error: ServerOverloaded) -> float:
+    return error.retry_after_s
+"""
+WRONG = """
+from diagonalflip import Client
+
+client = Client(8080)
+client.predict(1.5)
+client.predict_packed("b6")
+wrong: str = client.info().max_images
+client.forecast([1])
+"""
+
+
+def mypy(folder: Path, program: str) -> list[str]:
+    """What mypy says about ``program``, as a user runs it: without this project's settings."""
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    finished = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder), "program.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return finished.stdout.splitlines()
+
+
+def test_a_right_program_passes(tmp_path: Path) -> None:
+    assert mypy(tmp_path, PROGRAM) == ["Success: no issues found in 1 source file"]
+
+
+def test_every_mistake_is_found(tmp_path: Path) -> None:
+    lines = [line.split(":")[1] for line in mypy(tmp_path, WRONG) if ": error:" in line]
+    assert lines == ["4", "5", "6", "7", "8"]
