@@ -2,6 +2,7 @@
 
 ``make gpu-check`` runs it on a GPU host and writes ``benchmarks/results/DEVICE.json``.
 With ``--device cpu`` the same steps run anywhere. It ends with 1 at the first wrong answer.
+Figures are given beside two limits: the copy of answers out of the GPU, and one launch.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnxruntime
 import requests
 import torch
 
-from diagonalflip.wire import TOLERANCE, Images, pack, to_pixels, unpack, with_padding
+from benchmarks.driver import Address, Outcome, run_python, run_wrk, write_job, wrk_is_here
+from benchmarks.workloads import WORKLOADS, Predictions, Rule, Workload, exchanges, load_reference
+from diagonalflip.wire import TOLERANCE, Images, pack, with_padding
 from server import artifacts, readiness
 from server.settings import Settings
 from server.torchserve import running
@@ -38,9 +39,11 @@ from flip_engine import open_engine
 ENGINE_IMAGES = (2, 64, 1_000, 65_536, 1 << 20, 1 << 22)
 SERVED_IMAGES = (1, 2, 3, 16, 1_000, 65_537, 1 << 20)
 SECONDS_A_SIZE = 1.0
+SECONDS_A_WORKLOAD = 3
 RESULTS = Path(__file__).with_name("results")
 
-Oracle = Callable[[Images], npt.NDArray[np.float32]]
+Oracle = Callable[[bytes], Predictions]
+"""ONNX Runtime on the CPU; a lone last image has a neighbour of zeros."""
 
 
 def main() -> int:
@@ -64,15 +67,15 @@ def main() -> int:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        oracle = load_oracle(store / "diagonal_flip.onnx")
+        oracle = load_reference(store / "diagonal_flip.onnx")
         report = {
             "device": device_name(device),
             "platform": f"{platform.machine()}, Python {platform.python_version()}",
             "torch": torch.__version__,
             "commit": commit(),
+            "limits": limits(device),
             "engine": check_engine(store, device, oracle),
-            "copy_gb_per_s": copy_bandwidth(device),
-            "served": check_server(store, device, oracle, Path(folder) / "logs"),
+            "served": check_server(store, device, oracle, Path(folder)),
             "nvidia_smi": nvidia_smi("--query-gpu=name,driver_version,memory.used"),
         }
     arguments.results.mkdir(parents=True, exist_ok=True)
@@ -81,17 +84,6 @@ def main() -> int:
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"==> All answers agree with ONNX Runtime. Figures are in {path}")
     return 0
-
-
-def load_oracle(onnx: Path) -> Oracle:
-    """ONNX Runtime on the CPU: predictions ``float32[count, 4]`` of packed images."""
-    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
-
-    def predict(images: Images) -> npt.NDArray[np.float32]:
-        pixels = to_pixels(unpack(images)).reshape(-1, 4).astype(np.float32)
-        return np.asarray(session.run(["prediction"], {"pixels": pixels})[0])
-
-    return predict
 
 
 def check_engine(store: Path, device: torch.device, oracle: Oracle) -> list[dict[str, Any]]:
@@ -103,66 +95,120 @@ def check_engine(store: Path, device: torch.device, oracle: Oracle) -> list[dict
     rows = []
     for count in ENGINE_IMAGES:
         images = random_images(count)
-        compare(engine.predict([images])[0], oracle(images))
+        compare(engine.predict([images])[0], oracle(bytes(images.packed))[:count])
         seconds = median_seconds(partial(engine.predict, [images]))
-        rows.append({"images": count, "median_us": seconds * 1e6, "images_per_s": count / seconds})
+        rows.append(
+            {
+                "images": count,
+                "median_us": seconds * 1e6,
+                "images_per_s": count / seconds,
+                "answer_gb_per_s": 16 * count / seconds / 1e9,
+            }
+        )
         print(f"  {count:>10} {seconds * 1e6:>11.1f} {count / seconds / 1e6:>12.1f}", flush=True)
     return rows
 
 
 def check_server(
-    store: Path, device: torch.device, oracle: Oracle, logs: Path
-) -> list[dict[str, Any]]:
-    """Serves the archive, compares every size over HTTP, and sees where it was computed."""
+    store: Path, device: torch.device, oracle: Oracle, scratch: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """Serves the archive; compares every size over HTTP, then drives it, on both ports."""
     model = artifacts.check(store)
     free_ports = dict.fromkeys(map(str.upper, Settings.ports()), "0")
     settings = Settings.from_environment(
-        free_ports | {"MODEL_STORE": str(store), "LOG_DIR": str(logs)}
+        free_ports | {"MODEL_STORE": str(store), "LOG_DIR": str(scratch / "logs")}
     )
-    rows = []
+    rows: dict[str, list[dict[str, Any]]] = {}
     print("==> Serving")
-    with running(settings, model) as server, requests.Session() as session:
+    with running(settings, model) as server:
         readiness.wait(server, model)
-        url = f"{server.settings.url}/predictions/{model.model}"
-        for count in SERVED_IMAGES:
-            images = random_images(count)
-            post = poster(session, url, images)
-            answer = post()
-            if answer.headers["Flip-Device"] != device.type:
-                raise SystemExit(f"computed on {answer.headers['Flip-Device']}, not on {device}")
-            compare(np.frombuffer(answer.content, "<f4").reshape(-1, 4), oracle(images))
-            seconds = median_seconds(post)
-            rows.append({"images": count, "median_us": seconds * 1e6})
-            print(f"  {count:>10} {seconds * 1e6:>11.1f}", flush=True)
+        for name, port in (
+            ("torchserve", server.settings.port),
+            ("direct", server.settings.direct_port),
+        ):
+            address = Address(port, f"/predictions/{model.model}")
+            check_sizes(address, device, oracle)
+            print(f"      {name:<12}  requests/s   M images/s   p50 µs")
+            rows[name] = [
+                drive(address, workload, oracle, scratch / name) for workload in WORKLOADS.values()
+            ]
         if device.type == "cuda":
             print(nvidia_smi("--query-compute-apps=pid,process_name,used_memory"))
     return rows
 
 
-def poster(session: requests.Session, url: str, images: Images) -> Callable[[], requests.Response]:
-    """A function that sends ``images`` once and returns the good answer."""
+def check_sizes(address: Address, device: torch.device, oracle: Oracle) -> None:
+    """Compares answers to requests of many sizes, and sees where they were computed."""
+    url = f"http://127.0.0.1:{address.port}{address.path}"
+    with requests.Session() as session:
+        for count in SERVED_IMAGES:
+            images = random_images(count)
+            answer = post(session, url, images)
+            if answer.headers["Flip-Device"] != device.type:
+                raise SystemExit(f"computed on {answer.headers['Flip-Device']}, not on {device}")
+            compare(
+                np.frombuffer(answer.content, "<f4").reshape(-1, 4),
+                oracle(bytes(images.packed))[:count],
+            )
+
+
+def drive(address: Address, workload: Workload, oracle: Oracle, scratch: Path) -> dict[str, Any]:
+    """Times one of the benchmark's workloads; before and after, every answer is compared."""
+    work = exchanges(workload, Rule.BITS, oracle)
+    check = partial(run_python, address, workload, work, requests=4 * workload.connections + 16)
+    before = check()
+    if wrk_is_here() and not before.wrong:
+        job = scratch / workload.name
+        write_job(job, work, before.least_wire_bytes)
+        timed = run_wrk(address, workload, SECONDS_A_WORKLOAD, job, compare=None)
+    else:
+        timed = run_python(address, workload, work, seconds=SECONDS_A_WORKLOAD)
+    for outcome in (before, timed, check()):
+        refuse_failures(outcome, workload)
+    images_per_s = timed.requests_per_s * workload.images
+    print(
+        f"      {workload.name:<12}{timed.requests_per_s:>12,.0f}{images_per_s / 1e6:>13.2f}"
+        f"{timed.latency_us['p50']:>9.0f}",
+        flush=True,
+    )
+    return {
+        "workload": workload.name,
+        "driver": "wrk" if wrk_is_here() else "asyncio",
+        "requests_per_s": timed.requests_per_s,
+        "images_per_s": images_per_s,
+        "latency_us": timed.latency_us,
+    }
+
+
+def refuse_failures(outcome: Outcome, workload: Workload) -> None:
+    """Ends the run if an answer was wrong or missing."""
+    if outcome.wrong or outcome.errors or not outcome.requests:
+        raise SystemExit(f"{workload.name}: {outcome.wrong} wrong, {outcome.errors} failed")
+
+
+def post(session: requests.Session, url: str, images: Images) -> requests.Response:
+    """Sends ``images`` and returns the good answer."""
     headers = {"Content-Type": with_padding("application/octet-stream", images.count)}
-
-    def post() -> requests.Response:
-        response = session.post(url, data=bytes(images.packed), headers=headers, timeout=60)
-        response.raise_for_status()
-        return response
-
-    return post
+    response = session.post(url, data=bytes(images.packed), headers=headers, timeout=60)
+    response.raise_for_status()
+    return response
 
 
-def copy_bandwidth(device: torch.device) -> float | None:
-    """GB/s of a 64 MiB copy from the GPU into pinned memory: the limit of large answers."""
+def limits(device: torch.device) -> dict[str, float] | None:
+    """What the machine allows: GB/s of a 64 MiB copy into pinned memory, µs of one launch."""
     if device.type != "cuda":
         return None
     source = torch.empty(1 << 26, dtype=torch.uint8, device=device)
     target = torch.empty(1 << 26, dtype=torch.uint8, pin_memory=True)
 
-    def copy() -> None:
-        target.copy_(source, non_blocking=True)
+    def launch(count: int) -> None:
+        target[:count].copy_(source[:count], non_blocking=True)
         torch.cuda.synchronize(device)
 
-    return source.numel() / median_seconds(copy) / 1e9
+    return {
+        "copy_gb_per_s": source.numel() / median_seconds(partial(launch, 1 << 26)) / 1e9,
+        "launch_us": median_seconds(partial(launch, 16)) * 1e6,
+    }
 
 
 def median_seconds(work: Callable[[], object]) -> float:
@@ -180,7 +226,7 @@ def random_images(count: int) -> Images:
     return pack(np.random.default_rng(count).integers(0, 16, count))
 
 
-def compare(got: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> None:
+def compare(got: Predictions, expected: Predictions) -> None:
     """Ends the run if an answer deviates."""
     if got.shape != expected.shape or not np.abs(got - expected).max() <= TOLERANCE:
         raise SystemExit(f"wrong answers for {len(expected)} images")

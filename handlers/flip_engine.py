@@ -2,9 +2,9 @@
 
 All requests of a call become one row of packed bytes, which goes to the device as it is
 (an eighth of a byte a pixel), is unpacked there, and passes through the network in chunks.
-A GPU runs the network as TorchScript; a CPU by ONNX Runtime, which is 2 to 3 times as fast
-there. Only a few batch shapes ever run, and ``FlipEngine.warm_up`` tries every image at
-every position of each: what it proves at start is all that can happen later.
+A GPU runs the network as TorchScript (flip_lane.py says how); a CPU by ONNX Runtime, which
+is 2 to 3 times as fast there. Only a few batch shapes ever run, and ``FlipEngine.warm_up``
+tries every image at every position of each: what it proves is all that can happen later.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
+from flip_lane import IMAGES_PER_BYTE, Lane
 
 from diagonalflip.errors import ArtifactError, CertificateError
 from diagonalflip.wire import PIXELS, TOLERANCE, Images, pack
 
-IMAGES_PER_BYTE = 2
 SMALLEST_BATCH = 16
 LARGEST_BATCH = 1 << 16
 """Images a forward pass at most: what bounds the memory of a pass (1 MiB of pixels)."""
+
+LARGEST_GPU_BATCH = 1 << 18
+"""The same on a GPU: long enough (4 MiB of answers) for a copy to outlast the next launch."""
 
 OCTET_PIXELS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
 """The eight pixels of every byte, ``float32[256, 8]``."""
@@ -75,6 +78,8 @@ class FlipEngine:
     """
 
     runtime = "TorchScript"
+    lanes = 2
+    """Chunks under way at a time."""
 
     def __init__(self, model_file: Path, device: torch.device) -> None:
         # cuBLAS reads this when it is first used; without it, it may not be deterministic:
@@ -84,8 +89,9 @@ class FlipEngine:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.device = device
+        largest = LARGEST_GPU_BATCH if device.type == "cuda" else LARGEST_BATCH
         self.batch_sizes = [
-            1 << bits for bits in range(SMALLEST_BATCH.bit_length() - 1, LARGEST_BATCH.bit_length())
+            1 << bits for bits in range(SMALLEST_BATCH.bit_length() - 1, largest.bit_length())
         ]
         try:
             self._network = torch.jit.load(str(model_file), map_location=device)  # type: ignore[no-untyped-call]
@@ -93,7 +99,7 @@ class FlipEngine:
             raise ArtifactError(
                 f"{model_file.name}: {str(error).splitlines()[0]}", "TorchScript", "run the export"
             ) from error
-        self._shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
+        self._lanes = [Lane(self._run_network, device, largest) for _ in range(self.lanes)]
 
     def predict(self, requests: Sequence[Images]) -> list[npt.NDArray[np.float32]]:
         """Predicts all requests in one pass.
@@ -121,7 +127,7 @@ class FlipEngine:
     def warm_up(self, reference: npt.NDArray[np.float64]) -> float:
         """Runs every batch shape and checks every image at every position of it.
 
-        Shapes whose answers differ in any bit from those of the largest one are given up
+        On every lane. Shapes whose answers differ in any bit from those of the largest are given up
         (their images go into larger batches), so that no answer depends on its batch.
 
         Args:
@@ -163,21 +169,23 @@ class FlipEngine:
             ``float32[count, 4]``.
         """
         packed = torch.frombuffer(bytearray(images.packed), dtype=torch.uint8)
-        steps = self._network.explain(self._unpack(packed.to(self.device)))
+        steps = self._network.explain(self._lanes[0].unpack(packed.to(self.device)))
         return tuple(step[: images.count].cpu().numpy() for step in steps)
 
     def _repeats(self, size: int, expected: npt.NDArray[np.float32]) -> bool:
         """Whether a batch of ``size`` gives ``expected`` bits for every image everywhere."""
+        wanted = np.tile(expected, (size // 16 * self.lanes + 1, 1))
         return all(
-            self._answer_all(size, first).tobytes()
-            == expected[(np.arange(size) + first) % 16].tobytes()
+            self._answer_all(size, first).tobytes() == wanted[first : first - 16].tobytes()
             for first in range(16)
         )
 
     def _answer_all(self, size: int, first: int) -> npt.NDArray[np.float32]:
-        """One forward pass over images ``first``, ``first + 1``, ... modulo 16."""
-        packed = bytearray(pack((np.arange(size) + first) % 16).packed)
-        return self._forward(packed, [slice(0, len(packed))])
+        """Images ``first``, ``first + 1``, ... modulo 16: a batch of ``size`` on every lane."""
+        packed = bytearray(pack((np.arange(size * self.lanes) + first) % 16).packed)
+        step = size // IMAGES_PER_BYTE
+        chunks = [slice(start, start + step) for start in range(0, len(packed), step)]
+        return self._forward(packed, chunks)
 
     def _chunks(self, total_bytes: int) -> list[slice]:
         """Cuts packed bytes into slices of proven batch sizes, the last one padded up."""
@@ -188,27 +196,25 @@ class FlipEngine:
         chunks[-1] = slice(chunks[-1].start, chunks[-1].start + fitting // IMAGES_PER_BYTE)
         return chunks
 
-    @torch.inference_mode()
     def _forward(self, packed: bytearray, chunks: Sequence[slice]) -> npt.NDArray[np.float32]:
         """Runs packed bytes chunk by chunk; gives ``float32[2 * bytes, 4]`` on the host."""
         on_gpu = self.device.type == "cuda"
         rows = torch.empty(
             (len(packed) * IMAGES_PER_BYTE, PIXELS), dtype=torch.float32, pin_memory=on_gpu
         )
-        on_host = torch.frombuffer(packed, dtype=torch.uint8)
-        on_device = (on_host.pin_memory() if on_gpu else on_host).to(self.device, non_blocking=True)
-        for chunk in chunks:
-            prediction = self._network(self._unpack(on_device[chunk]))
-            images = slice(chunk.start * IMAGES_PER_BYTE, chunk.stop * IMAGES_PER_BYTE)
-            rows[images].copy_(prediction, non_blocking=True)
+        octets = torch.frombuffer(packed, dtype=torch.uint8)
         if on_gpu:
-            torch.cuda.synchronize(self.device)
+            octets = octets.pin_memory()
+        for turn, chunk in enumerate(chunks):
+            images = slice(chunk.start * IMAGES_PER_BYTE, chunk.stop * IMAGES_PER_BYTE)
+            self._lanes[turn % self.lanes].launch(octets[chunk], rows[images])
+        for lane in self._lanes[: len(chunks)]:
+            lane.wait()
         return rows.numpy()
 
-    def _unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """``uint8[bytes]`` to pixels ``float32[2 * bytes, 4]``, on the device of ``packed``."""
-        bits = (packed.unsqueeze(1) >> self._shifts) & 1
-        return bits.to(torch.float32).view(-1, PIXELS)
+    def _run_network(self, pixels: torch.Tensor) -> torch.Tensor:
+        predictions: torch.Tensor = self._network(pixels)
+        return predictions
 
 
 class OnnxEngine(FlipEngine):
@@ -223,6 +229,7 @@ class OnnxEngine(FlipEngine):
     """
 
     runtime = "ONNX Runtime"
+    lanes = 1
 
     def __init__(self, model_file: Path, onnx_file: Path) -> None:
         super().__init__(model_file, torch.device("cpu"))

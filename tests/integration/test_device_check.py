@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.device_check import compare
+from benchmarks.device_check import compare, refuse_failures
+from benchmarks.driver import Outcome
+from benchmarks.workloads import WORKLOADS
 from tests.integration.conftest import ROOT
 
 
@@ -19,7 +21,11 @@ def test_every_step_runs_and_is_written_down(tmp_path: Path) -> None:
     subprocess.run([*command, "--device", "cpu", "--results", str(tmp_path)], cwd=ROOT, check=True)
     (path,) = tmp_path.glob("*.json")
     report = json.loads(path.read_text())
-    assert all(row["median_us"] > 0 for row in report["engine"] + report["served"])
+    assert all(row["median_us"] > 0 for row in report["engine"])
+    assert set(report["served"]) == {"torchserve", "direct"}
+    for rows in report["served"].values():
+        assert {row["workload"] for row in rows} == set(WORKLOADS)
+        assert all(row["requests_per_s"] > 0 for row in rows)
 
 
 def test_a_wrong_answer_ends_it() -> None:
@@ -28,3 +34,12 @@ def test_a_wrong_answer_ends_it() -> None:
     for wrong in (right[:2], right + np.float32(2e-6), right * np.float32(np.nan)):
         with pytest.raises(SystemExit):
             compare(wrong, right)
+
+
+@pytest.mark.parametrize(
+    "outcome", [Outcome(), Outcome(requests=9, wrong=1), Outcome(requests=9, errors=1)]
+)
+def test_a_load_that_was_not_all_right_ends_it(outcome: Outcome) -> None:
+    refuse_failures(Outcome(requests=9), WORKLOADS["W1"])
+    with pytest.raises(SystemExit, match="W1"):
+        refuse_failures(outcome, WORKLOADS["W1"])

@@ -74,6 +74,17 @@ def test_json_answers_are_short_numbers() -> None:
     assert encode(JSON, EXAMPLE[:1]) == b'{"predictions":[[0.1,-0.1,-0.05,-0.25]]}'
 
 
+def test_every_float16_and_every_tie_between_two_is_rounded_as_by_numpy() -> None:
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    ties = (halves[:-1] + halves[1:]) / 2
+    near = [np.nextafter(ties, np.float32(np.inf)), np.nextafter(ties, np.float32(0))]
+    values = np.concatenate([halves, ties, *near])
+    rows = np.concatenate([values, -values])
+    rows = rows[: len(rows) // 4 * 4].reshape(-1, 4)
+    body, _ = flip_encode.encode(VENDOR_FLOAT16, images_like(rows), rows)
+    assert body == rows.astype("<f2").tobytes()
+
+
 def test_float16_is_rounded_to_nearest_even() -> None:
     halfway = np.array([[1 + 2**-11, 1 + 3 * 2**-11, -0.0, 0.1]], dtype=np.float32)
     assert encode(VENDOR_FLOAT16, halfway) == bytes.fromhex("003c 023c 0080 662e")

@@ -194,6 +194,19 @@ def test_a_batch_size_given_up_is_logged(
     assert [record.args for record in caplog.records] == [(64, CPU)]
 
 
+def test_every_lane_is_proven(
+    cold_engine: FlipEngine, reference: npt.NDArray[np.float64], caplog: pytest.LogCaptureFixture
+) -> None:
+    second = cold_engine._lanes[1]
+    second._network = spoiled(second._network, 64, slice(None), 5e-7)
+    with caplog.at_level(logging.WARNING):
+        cold_engine.warm_up(reference)
+    assert 64 not in cold_engine.batch_sizes
+    second._network = spoiled(second._network, LARGEST_BATCH, slice(None), 5e-7)
+    with pytest.raises(CertificateError):
+        cold_engine.warm_up(reference)
+
+
 @pytest.mark.parametrize("row", [0, 16, LARGEST_BATCH - 1])
 def test_warm_up_refuses_a_largest_batch_that_depends_on_position(
     cold_engine: FlipEngine, reference: npt.NDArray[np.float64], row: int
