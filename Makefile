@@ -12,7 +12,7 @@ SOURCES := $(wildcard export/*.py export/weights.json handlers/*.py handlers/*.y
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test export gpu-check bench lint format lock clean
+.PHONY: help serve test export gpu-check bench profile soak lint format lock clean
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -35,6 +35,12 @@ gpu-check: $(BIN)/.serve ## prove and measure everything on this host's GPU
 
 bench: $(BIN)/.dev $(MODEL_STORE)/manifest.json .bench/fastapi/.ready .bench/litserve/.ready ## compare with FastAPI, LitServe and nginx, in 10 minutes
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
+
+profile: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## say where the time goes, in worker and Java
+	@$(BIN)/python -m benchmarks.profile $(PROFILE_ARGS)
+
+soak: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## ten minutes of large requests: is the memory flat?
+	@$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
 
 lint: $(BIN)/.dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -26,7 +26,14 @@ import numpy as np
 import requests
 import torch
 
-from benchmarks.driver import Address, Outcome, run_python, run_wrk, write_job, wrk_is_here
+from benchmarks.driver import (
+    Address,
+    refuse_failures,
+    run_python,
+    run_wrk,
+    write_job,
+    wrk_is_here,
+)
 from benchmarks.workloads import WORKLOADS, Predictions, Rule, Workload, exchanges, load_reference
 from diagonalflip.wire import TOLERANCE, Images, pack, with_padding
 from server import artifacts, readiness
@@ -178,12 +185,6 @@ def drive(address: Address, workload: Workload, oracle: Oracle, scratch: Path) -
         "images_per_s": images_per_s,
         "latency_us": timed.latency_us,
     }
-
-
-def refuse_failures(outcome: Outcome, workload: Workload) -> None:
-    """Ends the run if an answer was wrong or missing."""
-    if outcome.wrong or outcome.errors or not outcome.requests:
-        raise SystemExit(f"{workload.name}: {outcome.wrong} wrong, {outcome.errors} failed")
 
 
 def post(session: requests.Session, url: str, images: Images) -> requests.Response:

@@ -227,6 +227,12 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, int]:
     return int(status.split()[1]), body, len(head) + len(body)
 
 
+def refuse_failures(outcome: Outcome, workload: Workload) -> None:
+    """Ends the run if an answer was wrong or missing."""
+    if outcome.wrong or outcome.errors or not outcome.requests:
+        raise SystemExit(f"{workload.name}: {outcome.wrong} wrong, {outcome.errors} failed")
+
+
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """All of an outcome, for the results."""
     return asdict(outcome) | {"requests_per_s": outcome.requests_per_s}

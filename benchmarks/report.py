@@ -147,7 +147,7 @@ def _main_table(results: Results) -> str:
         cells = [spread(list(figures(results, server, each).values())) for each in MEASURES]
         rows.append([title, *cells, *costs])
     heads = [each.title for each in MEASURES]
-    return _table(["server", *heads, "idle MiB", "loaded MiB", "ready s"], rows)
+    return table(["server", *heads, "idle MiB", "loaded MiB", "ready s"], rows)
 
 
 def _ratio_table(results: Results) -> str:
@@ -163,7 +163,7 @@ def _ratio_table(results: Results) -> str:
         ]
         cells = [ratio(results, server, measure) for server in results.titles]
         rows.append([f"{measure.title}, over {measure.against}", *goal, *cells])
-    return "## Ratios\n\n" + _table(["", "goal (ours)", "aim (ours)", *results.titles], rows)
+    return "## Ratios\n\n" + table(["", "goal (ours)", "aim (ours)", *results.titles], rows)
 
 
 def _answers_table(results: Results) -> str:
@@ -178,7 +178,7 @@ def _answers_table(results: Results) -> str:
         for server in results.ours
     ]
     heads = ["M images/s", "float32, 2 MiB", "float16, 1 MiB", "packed, 64 KiB"]
-    return "## W4 by form of answer\n\n" + _table(heads, rows)
+    return "## W4 by form of answer\n\n" + table(heads, rows)
 
 
 def _sweep_table(results: Results) -> str:
@@ -195,7 +195,7 @@ def _sweep_table(results: Results) -> str:
             ]
             rows.append([results.titles[server], name.removeprefix("W2@"), *cells])
     heads = ["server", "connections", "req/s", "p50 ms", "p99 ms", "max ms", "errors"]
-    return "## W2 by connections\n\n" + _table(heads, rows) if rows else ""
+    return "## W2 by connections\n\n" + table(heads, rows) if rows else ""
 
 
 def _checks(results: Results) -> str:
@@ -211,7 +211,8 @@ def _checks(results: Results) -> str:
     )
 
 
-def _table(heads: list[str], rows: list[list[Any]]) -> str:
+def table(heads: list[str], rows: list[list[Any]]) -> str:
+    """A table in Markdown; None is an empty cell."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(
         f"| {' | '.join('' if cell is None else str(cell) for cell in line)} |" for line in lines

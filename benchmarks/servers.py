@@ -24,7 +24,7 @@ from benchmarks.driver import Address
 from benchmarks.workloads import WORKLOADS, Rule, Workload
 from server import artifacts
 from server.settings import Settings
-from server.torchserve import running
+from server.torchserve import TorchServe, running
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).with_name("peers")
@@ -85,10 +85,17 @@ class Server:
 
 
 @contextlib.contextmanager
-def _ours(scratch: Path, *, direct: bool) -> Iterator[Running]:
+def our_server(scratch: Path) -> Iterator[TorchServe]:
+    """This product on free ports, with its logs below ``scratch``; it serves some seconds later."""
     ports: dict[str, Any] = dict.fromkeys(Settings.ports(), 0)
     settings = Settings(model_store=model_store(), log_dir=scratch / "logs", **ports)
     with running(settings, artifacts.check(settings.model_store)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _ours(scratch: Path, *, direct: bool) -> Iterator[Running]:
+    with our_server(scratch) as server:
         port = server.settings.direct_port if direct else server.settings.port
         yield Running(psutil.Process(server.process.pid), port)
 

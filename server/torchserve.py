@@ -22,7 +22,7 @@ import yaml
 
 from diagonalflip.errors import SettingError
 from server.artifacts import Artifacts
-from server.direct import COUNTERS
+from server.batch import COUNTERS
 from server.settings import Settings
 
 HERE = Path(__file__).resolve().parent
@@ -139,6 +139,7 @@ def _command(java: Path, config: Path, artifacts: Artifacts) -> list[str]:
         f"-Djava.io.tmpdir={config.parent}",
         f"-Dlog4j.configurationFile=file://{HERE / 'log4j2.xml'}",
         "-XX:+ExitOnOutOfMemoryError",
+        "-XX:+UseSerialGC",  # measured beside G1: under half of the memory, and more requests/s
         *("-cp", f"{home}/ts/frontend/*"),
         "org.pytorch.serve.ModelServer",
         *("--python", sys.executable),

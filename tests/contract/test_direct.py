@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from server import direct
+from server import batch, direct
 from server.batch import Item
 
 PATH = "/predictions/diagonal_flip"
@@ -215,7 +215,7 @@ def test_what_is_no_request_is_told_so_and_ends_the_connection(
 
 
 def test_a_chunked_body_has_the_same_limit(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct, "MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr("server.connection.MAX_BODY_BYTES", 1000)
     chunk = b"200\r\n" + b"a" * 512 + b"\r\n"
     request = f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + chunk * 4
     assert port.ask(request)[0][0].status == 413
@@ -224,7 +224,7 @@ def test_a_chunked_body_has_the_same_limit(port: Port, monkeypatch: pytest.Monke
 def test_full_memory_is_a_503_that_may_be_sent_again(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(direct, "MAX_HELD_BYTES", 1000)
+    monkeypatch.setattr("server.connection.MAX_HELD_BYTES", 1000)
     with port.connect() as holder:
         holder.sendall(post(b"a" * 900)[:-1])
         holder.sendall(b"")
@@ -246,7 +246,7 @@ def until_refused(port: Port) -> tuple[HTTPResponse, bytes]:
 
 
 def test_too_many_connections_are_a_503(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr("server.connection.MAX_CONNECTIONS", 1)
     with port.connect() as only:
         only.sendall(post(b"a"))
         assert read(only)[1] == b"a"
@@ -262,8 +262,8 @@ def test_too_many_connections_are_a_503(port: Port, monkeypatch: pytest.MonkeyPa
 def test_a_client_has_only_so_much_time(
     port: Port, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int | None
 ) -> None:
-    monkeypatch.setattr(direct, "REQUEST_S", 0.1)
-    monkeypatch.setattr(direct, "IDLE_S", 0.1)
+    monkeypatch.setattr("server.connection.REQUEST_S", 0.1)
+    monkeypatch.setattr("server.connection.IDLE_S", 0.1)
     with port.connect() as slow:
         slow.sendall(sent)
         if status is not None:
@@ -280,7 +280,7 @@ def send_for_ever(connection: socket.socket) -> None:
 def test_a_client_that_does_not_read_is_dropped(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(direct, "STALLED_S", 0.1)
+    monkeypatch.setattr("server.connection.STALLED_S", 0.1)
     with port.connect() as deaf:
         deaf.sendall(post(bytes(32 << 20)))
         with pytest.raises(ConnectionResetError):  # as soon as the server has given up
@@ -328,7 +328,7 @@ def test_who_has_hung_up_is_not_computed_for() -> None:
     replies = []
 
     async def main() -> None:
-        batcher = direct.Batcher(echo)
+        batcher = batch.Batcher(echo)
         gone: Any = SimpleNamespace(lost=True)
         here: Any = SimpleNamespace(lost=False, reply=lambda _, body: replies.append(body))
         for connection in (gone, here, gone):

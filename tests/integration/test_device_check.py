@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.device_check import compare, refuse_failures
-from benchmarks.driver import Outcome
+from benchmarks.device_check import compare
+from benchmarks.driver import Outcome, refuse_failures
 from benchmarks.workloads import WORKLOADS
 from tests.integration.conftest import ROOT
 

@@ -1,0 +1,118 @@
+"""Memory and descriptors under W4 for minutes: are they flat?
+
+    python -m benchmarks.soak --minutes 10
+
+Both ports are driven in turn, a slot at a time; answers are compared between the slots, and the
+memory (proportional set size) and open descriptors of Java and the workers are read there, when
+no request is under way. It ends with 1 if an answer was wrong, or if the last third of the run
+held more than the second by ``TOLERATED_GROWTH`` or by a descriptor. The first third is warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks import machine
+from benchmarks.driver import Address, run_python
+from benchmarks.servers import PATH, Running, model_store, our_server
+from benchmarks.workloads import WORKLOADS, Exchange, Rule, exchanges, load_reference
+from server import artifacts, readiness
+from server.torchserve import TorchServe
+
+SLOT_S = 10.0
+TOLERATED_GROWTH = 1.02
+RESULTS = Path(__file__).with_name("results")
+W4 = WORKLOADS["W4"]
+
+Sample = dict[str, Any]
+
+
+def main() -> int:
+    """Runs the soak; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the figures")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder, our_server(Path(folder)) as server:
+        readiness.wait(server, artifacts.check(model_store()))
+        samples = soak(server, options.minutes * 60)
+    growth = compare_thirds(samples)
+    about = machine.describe()
+    report = {"machine": about, "workload": "W4", "samples": samples, "growth": growth}
+    path = options.results / f"{about['date']}-{machine.slug(about['cpu'])}" / "soak.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    requests = sum(sample["requests"] for sample in samples)
+    print(f"{requests:,} W4 requests, every answer compared; figures are in {path}")
+    for name, (before, after) in growth.items():
+        print(f"  {name:24} {before:10.1f} then {after:10.1f}")
+    return int(grew(growth) or any(sample["wrong"] or sample["errors"] for sample in samples))
+
+
+def soak(server: TorchServe, seconds: float) -> list[Sample]:
+    """Drives both ports in turn for ``seconds``; one sample a slot."""
+    settings = server.settings
+    work = exchanges(W4, Rule.BITS, load_reference(model_store() / "diagonal_flip.onnx"))
+    started = time.monotonic()
+    samples: list[Sample] = []
+    while time.monotonic() - started < seconds:
+        port = (settings.port, settings.direct_port)[len(samples) % 2]
+        samples.append(slot(port, work) | memory(server.process.pid))
+        samples[-1]["at_s"] = time.monotonic() - started
+        print(json.dumps(samples[-1]), flush=True)
+    return samples
+
+
+def slot(port: int, work: list[Exchange]) -> Sample:
+    """Ten seconds of W4, every answer compared."""
+    outcome = run_python(Address(port, PATH), W4, work, seconds=SLOT_S)
+    return {"requests": outcome.requests, "wrong": outcome.wrong, "errors": outcome.errors}
+
+
+def memory(java: int) -> Sample:
+    """MiB and descriptors of Java, and of all workers together."""
+    process = psutil.Process(java)
+    workers = process.children(recursive=True)
+    return {
+        "java_mib": Running(process, 0).pss_mib() - sum(Running(w, 0).pss_mib() for w in workers),
+        "workers_mib": sum(Running(worker, 0).pss_mib() for worker in workers),
+        "java_descriptors": process.num_fds(),
+        "workers_descriptors": sum(worker.num_fds() for worker in workers),
+    }
+
+
+def compare_thirds(samples: list[Sample]) -> dict[str, tuple[float, float]]:
+    """Medians of the second and of the last third of a run, by what was sampled."""
+    third = len(samples) // 3
+    if not third:
+        raise SystemExit("too short to compare: at least a minute")
+    names = ("java_mib", "workers_mib", "java_descriptors", "workers_descriptors")
+
+    def median(name: str, some: list[Sample]) -> float:
+        return float(statistics.median(sample[name] for sample in some))
+
+    return {
+        name: (median(name, samples[third:-third]), median(name, samples[-third:]))
+        for name in names
+    }
+
+
+def grew(growth: dict[str, tuple[float, float]]) -> bool:
+    """Whether anything is more than it was."""
+    return any(
+        after > (before * TOLERATED_GROWTH if name.endswith("_mib") else before)
+        for name, (before, after) in growth.items()
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
