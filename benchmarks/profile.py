@@ -53,7 +53,7 @@ WORKER: Groups = {
     "sending to TorchServe": ("write_replies (server/worker.py",),
     "sending to clients": ("reply (server/connection.py",),
     "batching": ("_run (server/batch.py", "put (server/batch.py", "_spin (server/batch.py"),
-    "event loop and sockets": ("run (server/direct.py",),
+    "event loop and sockets": ("HttpServer.run (server/http.py",),
     "metrics": ("(ts/metrics/", "(logging/__init__.py"),
     "worker loop": ("_answer_frontend (server/worker.py", "Worker.serve (server/worker.py"),
 }

@@ -6,7 +6,7 @@ import json
 
 from benchmarks.profile import JAVA, WORKER, java_stacks, markdown, shares, worker_stacks
 
-LOOP = "<module> (model_service_worker.py:5);run (server/direct.py:126);run (uvloop/__init__.py:92)"
+LOOP = "<module> (w.py:5);HttpServer.run (server/http.py:60);run (uvloop/__init__.py:92)"
 RECORDED = f"""\
 {LOOP} 3
 {LOOP};Batcher._run (server/batch.py:108);FlipHandler._predict (flip_handler.py:127);run (o.py:9) 4
