@@ -22,6 +22,7 @@ from diagonalflip.errors import (
     InvalidAnswer,
     ModelNotFound,
     NotAuthorized,
+    RateLimited,
     ServerOverloaded,
     TooManyImages,
 )
@@ -107,22 +108,28 @@ def refusal(reply: Reply, count: int) -> DiagonalFlipError:
     told = str(problem.get("message") or problem.get("detail") or reply.body[:200])
     kind = _KINDS.get(str(problem.get("code")))
     if kind is not None and kind.status == status:
-        return kind(*(str(problem.get(name, "")) for name in ("got", "expected", "action")))
-    return _other_refusal(reply, f"status {status}: {told}", problem.get("message") == WORKER_DIED)
+        error = kind(*(str(problem.get(name, "")) for name in ("got", "expected", "action")))
+    else:
+        worker_died = problem.get("message") == WORKER_DIED
+        error = _other_refusal(reply, f"status {status}: {told}", worker_died)
+    if isinstance(error, RateLimited | ServerOverloaded):
+        error.retry_after_s = _seconds(reply.headers.get("Retry-After", ""))
+    return error
 
 
 def _other_refusal(reply: Reply, got: str, worker_died: bool) -> DiagonalFlipError:
     """Errors that are not our server's own: TorchServe's, and those of proxies on the way."""
-    if reply.status == ServerOverloaded.status:
-        overloaded = ServerOverloaded(got, "an answer", "send it again later")
-        overloaded.retry_after_s = _seconds(reply.headers.get("Retry-After", ""))
-        return overloaded
-    if reply.status in (401, 403):
-        return NotAuthorized(got, "an accepted token", "check the token")
-    if reply.status == ModelNotFound.status:
-        return ModelNotFound(got, "a model of that name", "check url and model")
-    if reply.status in (502, 504):
-        return ConnectionFailed(got, "an answer from behind the gateway", "send it again")
+    known: dict[int, DiagonalFlipError] = {
+        401: NotAuthorized(got, "an accepted token", "check the token"),
+        403: NotAuthorized(got, "an accepted token", "check the token"),
+        404: ModelNotFound(got, "a model of that name", "check url and model"),
+        429: RateLimited(got, "fewer requests", "send it again later"),
+        502: ConnectionFailed(got, "an answer from behind the gateway", "send it again"),
+        503: ServerOverloaded(got, "an answer", "send it again later"),
+        504: ConnectionFailed(got, "an answer from behind the gateway", "send it again"),
+    }
+    if reply.status in known:
+        return known[reply.status]
     if reply.status >= 500 and worker_died:
         return InternalError(got, "an answer", "send it again")
     return InvalidAnswer(got, "status 200", _LOOK)

@@ -27,8 +27,10 @@
         ├── ConnectionFailed       -   no connection, or it was lost before a whole answer
         ├── DeadlineExceeded       -   no whole answer within the deadline
         ├── InvalidAnswer          -   an answer that is not what was asked for
-        ├── NotAuthorized         401  the token is missing, wrong or not enough (403 too)
+        ├── NotAuthorized         401  the token is missing or unknown
+        │   └── TokenRevoked      403  the token was good once
         ├── ModelNotFound         404  the server knows no model of that name
+        ├── RateLimited           429  more requests than the token may send
         └── ServerOverloaded      503  the queue is full, or no worker is up
 
 ``status`` is None where an error never travels over HTTP. ``retryable`` says whether
@@ -291,11 +293,19 @@ class InvalidAnswer(ClientError):
 
 
 class NotAuthorized(ClientError):
-    """The token is missing or wrong (401), or does not allow this (403)."""
+    """The token is missing or unknown; a gateway's 403 is this too."""
 
     code = "not_authorized"
     title = "Not authorized"
     status = 401
+
+
+class TokenRevoked(NotAuthorized):
+    """The token was good once, and is not any more."""
+
+    code = "token_revoked"
+    title = "Token revoked"
+    status = 403
 
 
 class ModelNotFound(ClientError):
@@ -304,6 +314,16 @@ class ModelNotFound(ClientError):
     code = "model_not_found"
     title = "Model not found"
     status = 404
+
+
+class RateLimited(ClientError):
+    """The token has sent too much; ``retry_after_s`` is what the server asked for."""
+
+    code = "rate_limited"
+    title = "Rate limited"
+    status = 429
+    retryable = True
+    retry_after_s: float = 0.0
 
 
 class ServerOverloaded(ClientError):

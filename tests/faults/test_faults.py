@@ -31,6 +31,7 @@ PASSES = {
     "half a header": faults.half_a_header,
     "503": instead(503, {}),
     "503 with Retry-After": instead(503, {"Retry-After": "0"}),
+    "429": instead(429, {"Retry-After": "0"}),
     "worker died": instead(500, {}, DIED),
     "worker killed": instead(507, {}, DIED),
     "our own 500": instead(500, {"Content-Type": "application/problem+json"}, OURS),
@@ -67,7 +68,6 @@ AT_ONCE: dict[str, tuple[Fault, type[DiagonalFlipError]]] = {
     "403": (instead(403, {}), errors.NotAuthorized),
     "404": (instead(404, {}, b'{"code": 404}'), errors.ModelNotFound),
     "412": (instead(412, {}, b'{"code": "model_mismatch"}'), errors.ModelMismatch),
-    "429": (instead(429, {"Retry-After": "0"}), errors.InvalidAnswer),
     "invalid image": (instead(400, {}, b'{"code": "invalid_image"}'), errors.InvalidImage),
 }
 

@@ -49,7 +49,7 @@ def test_the_drawn_tree_is_the_real_one() -> None:
 
 
 def test_the_tree_is_not_empty() -> None:
-    assert len(KINDS) == 30
+    assert len(KINDS) == 32
 
 
 @pytest.mark.parametrize("field", ["code", "title"])
@@ -83,7 +83,8 @@ def test_messages_say_got_expected_and_action() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_what_may_pass_is_worth_repeating(kind: type[DiagonalFlipError]) -> None:
-    passing = {errors.InternalError, errors.ConnectionFailed, errors.ServerOverloaded}
+    passing = {errors.InternalError, errors.ConnectionFailed}
+    passing |= {errors.RateLimited, errors.ServerOverloaded}
     assert kind.retryable == (kind in passing)
 
 
