@@ -12,7 +12,7 @@ SOURCES := $(wildcard export/*.py export/weights.json handlers/*.py handlers/*.y
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test export gpu-check bench profile soak lint format lock clean
+.PHONY: help serve token test export gpu-check bench profile soak drill lint format lock clean
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -24,6 +24,9 @@ help: ## this list
 
 serve: $(BIN)/.serve $(MODEL_STORE)/manifest.json ## install, export if needed, and serve until Ctrl-C
 	@exec $(BIN)/python -m server
+
+token: $(BIN)/.serve ## print a new token for NAME, and add its digest to TOKENS_FILE
+	@$(BIN)/python -m server.tokens
 
 test: $(BIN)/.dev ## install, and run every test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -41,6 +44,9 @@ profile: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## say where the time goes, in
 
 soak: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## ten minutes of large requests: is the memory flat?
 	@$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
+
+drill: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## break the service in every way under load, in 10 minutes
+	@$(BIN)/python -m drills $(DRILL_ARGS)
 
 lint: $(BIN)/.dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -3,78 +3,85 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from diagonalflip.errors import DiagonalFlipError
-from server import artifacts, readiness
+from server import artifacts
 from server.settings import Settings
-from server.torchserve import find_java, running
+from server.supervisor import GaveUpError, StopRequested, Supervisor
+from server.torchserve import find_java
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
+STOPPED, NOT_STARTED, GAVE_UP = 0, 1, 3
+"""Exit statuses: as asked; it could not start; what died did not come back."""
 
-class StopRequested(Exception):
-    """A signal asked for the end."""
+logger = logging.getLogger("server")
 
 
 def main() -> int:
-    """Serves; returns 0 after a requested stop, 1 if it cannot start or Java ends by itself."""
+    """Serves; returns an exit status."""
+    logging.basicConfig(stream=sys.stdout, format="==> %(message)s", level=logging.INFO)
     try:
-        with _foreground(), _stop_on_signal():
-            return _serve(Settings.from_environment())
-    except StopRequested:
-        _say("Stopped.")
-        return 0
+        with _foreground() as has_terminal:
+            return _serve(Settings.from_environment(), has_terminal=has_terminal)
     except DiagonalFlipError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+        return NOT_STARTED
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, *, has_terminal: bool) -> int:
     started = time.monotonic()
-    _say(f"Checking {settings.model_store} against its manifest")
-    model = artifacts.check(settings.model_store)
-    _say(f"Starting TorchServe on Java from {find_java()}")
-    with running(settings, model) as server:
-        _say(f"Waiting for a correct prediction (logs: {settings.log_dir})")
-        readiness.wait(server, model)
-        _say(f"Ready after {time.monotonic() - started:.1f} s. Ctrl-C stops it.\n")
-        print(_invitation(server.settings, f"/predictions/{model.model}"), flush=True)
-        status = server.process.wait()
-    print(f"TorchServe ended by itself, status {status}: see {settings.log_dir}", file=sys.stderr)
-    return 1
+    try:
+        _stop_on((*STOPPING, signal.SIGHUP) if has_terminal else STOPPING)
+        logger.info("Checking %s against its manifest", settings.model_store)
+        model = artifacts.check(settings.model_store)
+        supervisor = Supervisor(settings, model)
+        if not has_terminal:
+            signal.signal(signal.SIGHUP, lambda *_: supervisor.reload())
+        logger.info("Starting TorchServe on Java from %s", find_java())
+        logger.info("Waiting for correct predictions (logs: %s)", settings.log_dir)
+
+        def ready() -> None:
+            seconds = time.monotonic() - started
+            logger.info("Ready after %.1f s. Ctrl-C stops it.\n", seconds)
+            print(_invitation(supervisor.settings, f"/predictions/{model.model}"), flush=True)
+
+        supervisor.run(ready)
+    except StopRequested:
+        logger.info("Stopped.")
+        return STOPPED
+    except GaveUpError as error:
+        print(f"Giving up: {error}; see {settings.log_dir}", file=sys.stderr)
+        return GAVE_UP
+    return STOPPED
 
 
 def _invitation(settings: Settings, path: str) -> str:
-    url = settings.url + path
+    urls = [settings.url + path, settings.direct_url + path]
+    if settings.tokens_file is not None:
+        urls.append(settings.edge_url + path)
     data = '{"images": [11, "0110", [[1, 1], [0, 0]]]}'
-    return (
-        f"{url}\n{settings.direct_url}{path}\n\n"
-        f"  curl {url} -H 'Content-Type: application/json' -d '{data}'\n"
-    )
+    curl = f"curl {urls[0]} -H 'Content-Type: application/json' -d '{data}'"
+    return "\n".join([*urls, settings.operations_url + "/metrics", "", f"  {curl}", ""])
 
 
-def _say(line: str) -> None:
-    print(f"==> {line}", flush=True)
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[None]:
+def _stop_on(signals: Sequence[signal.Signals]) -> None:
     """Turns the first signal into StopRequested; more of them do not disturb the stop."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        for each in STOPPING:
+        for each in signals:
             signal.signal(each, signal.SIG_IGN)
         raise StopRequested(signal.Signals(number).name)
 
-    for each in STOPPING:
+    for each in signals:
         signal.signal(each, stop)
-    yield
 
 
 def _owned_terminal() -> int | None:
@@ -87,15 +94,15 @@ def _owned_terminal() -> int | None:
 
 
 @contextlib.contextmanager
-def _foreground() -> Iterator[None]:
+def _foreground() -> Iterator[bool]:
     """Takes the terminal, if there is one, so that Ctrl-C reaches this process alone.
 
     Otherwise make, in the same process group, would be interrupted too and report a
-    failure for what is a clean stop.
+    failure for what is a clean stop. Gives whether there is a terminal.
     """
     terminal = _owned_terminal()
     if terminal is None:
-        yield
+        yield False
         return
     owner = os.getpgrp()
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or taking it would stop us
@@ -104,7 +111,7 @@ def _foreground() -> Iterator[None]:
         os.setpgid(0, 0)
     os.tcsetpgrp(terminal, os.getpgrp())
     try:
-        yield
+        yield True
     finally:
         with contextlib.suppress(OSError):
             os.tcsetpgrp(terminal, owner)

@@ -21,8 +21,15 @@ SPIN_S = 1e-4
 """After a lone request, how long to look for the next one before sleeping: being woken up is
 a good part of a lone request's latency. Not under load, where the processor has better to do."""
 
-COUNTERS = ("direct_requests", "direct_refusals", "direct_batches", "direct_handler_ms")
-"""What is counted: answers, those of status 400 and up, batches, and time in the handler."""
+COUNTERS = (
+    "direct_requests",
+    "direct_refusals",
+    "direct_batches",
+    "direct_handler_ms",
+    "direct_queue_ms",
+)
+"""What is counted: answers, those of status 400 and up, batches, and milliseconds of batches in
+the handler and of requests waiting for it."""
 
 
 @dataclass(slots=True)
@@ -33,6 +40,7 @@ class Item:
         request_id: TorchServe's; empty for requests that came directly.
         headers: In the client's spelling.
         inputs: ``body``, or the named inputs of a form or a gRPC request.
+        weight: What a byte of its body counts in ``BATCH_BYTES``.
     """
 
     request_id: bytes = b""
@@ -41,6 +49,7 @@ class Item:
     status: int = 200
     phrase: str = "OK"
     content_type: str = ""
+    weight: int = 1
     response_headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -78,8 +87,16 @@ class Client(Protocol):
     lost: bool
     """Whether nobody waits any more."""
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether its last request waits for none before."""
+
     def reply(self, item: Item, body: bytes) -> None:
         """Takes one answer; called in the order of the client's requests."""
+
+
+Waiting = tuple[Client, Item, bytes | None, float]
+"""A request, its answer if that is known, and when it came (``time.perf_counter``)."""
 
 
 class Batcher:
@@ -87,15 +104,21 @@ class Batcher:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self._waiting: deque[tuple[Client, Item, bytes | None]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._running = False
         self._spin_until = 0.0
         self.held_bytes = 0
         self.counts = dict.fromkeys(COUNTERS, 0.0)
 
     def put(self, client: Client, item: Item, body: bytes | None) -> None:
-        """Queues a request, or with ``body`` an answer that is known and waits for its turn."""
-        self._waiting.append((client, item, body))
+        """Queues a request, or with ``body`` an answer that is known and waits for its turn.
+
+        So a probe is answered at once, however much work is queued.
+        """
+        if body is not None and client.in_turn:
+            self._reply(client, item, body)
+            return
+        self._waiting.append((client, item, body, perf_counter()))
         self.held_bytes += len(item.inputs.get("body", b""))
         if not self._running:
             self._running = True
@@ -104,14 +127,13 @@ class Batcher:
     def _run(self) -> None:
         """Answers one batch; the event loop reads what has arrived before the next one."""
         taken = self._take()
-        items = [item for client, item, body in taken if body is None and not client.lost]
+        now = perf_counter()
+        self.counts["direct_queue_ms"] += 1e3 * sum(now - arrived for *_, arrived in taken)
+        items = [item for client, item, body, _ in taken if body is None and not client.lost]
         bodies = iter(self._bodies(items) if items else [])
-        for client, item, body in taken:
-            if client.lost:
-                continue
-            self.counts["direct_requests"] += 1
-            self.counts["direct_refusals"] += item.status >= HTTPStatus.BAD_REQUEST
-            client.reply(item, next(bodies) if body is None else body)
+        for client, item, body, _ in taken:
+            if not client.lost:
+                self._reply(client, item, next(bodies) if body is None else body)
         self._running = bool(self._waiting)
         if self._running:
             asyncio.get_running_loop().call_soon(self._run)
@@ -124,16 +146,22 @@ class Batcher:
         if not self._running and perf_counter() < self._spin_until:
             asyncio.get_running_loop().call_soon(self._spin)
 
-    def _take(self) -> list[tuple[Client, Item, bytes | None]]:
-        taken: list[tuple[Client, Item, bytes | None]] = []
-        length = 0
+    def _reply(self, client: Client, item: Item, body: bytes) -> None:
+        self.counts["direct_requests"] += 1
+        self.counts["direct_refusals"] += item.status >= HTTPStatus.BAD_REQUEST
+        client.reply(item, body)
+
+    def _take(self) -> list[Waiting]:
+        taken: list[Waiting] = []
+        weight = 0
         while self._waiting and len(taken) < BATCH_ITEMS:
-            more = len(self._waiting[0][1].inputs.get("body", b""))
-            if taken and length + more > BATCH_BYTES:
+            item = self._waiting[0][1]
+            length = len(item.inputs.get("body", b""))
+            weight += length * item.weight
+            if taken and weight > BATCH_BYTES:
                 break
-            length += more
+            self.held_bytes -= length
             taken.append(self._waiting.popleft())
-        self.held_bytes -= length
         return taken
 
     def _bodies(self, items: list[Item]) -> list[bytes]:

@@ -73,6 +73,11 @@ class Connection(asyncio.Protocol):
         self.lost = False
         self.deadline: float | None = None
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether its last request waits for none before."""
+        return len(self._pending) == 1
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = cast("asyncio.Transport", transport)

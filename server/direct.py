@@ -1,30 +1,30 @@
 """HTTP straight into a worker: the wire contract without TorchServe's frontend in between.
 
-Every worker listens on the same port (SO_REUSEPORT: the kernel spreads the connections). A
-batch is whatever has arrived when the worker is free, so an idle worker answers at once and
-batches grow with the load. The handler is the one that TorchServe calls: a request means
-the same on both ports.
+Every worker listens on the same port (SO_REUSEPORT: the kernel spreads the connections), and
+on a Unix socket of its own for the edge. A batch is whatever has arrived when the worker is
+free, so an idle worker answers at once and batches grow with the load. The handler is the
+one that TorchServe calls: a request means the same on both ports.
 """
 
 from __future__ import annotations
 
-import asyncio
+import fcntl
 import json
-import socket
 from collections.abc import Callable
-from email.utils import formatdate
-from functools import lru_cache
+from io import TextIOWrapper
+from pathlib import Path
 
-import uvloop
+from diagonalflip.errors import ModelNotFound
+from server.batch import COUNTERS, Answer, Item
+from server.connection import text
+from server.http import PROBE, HttpServer, allow
 
-from diagonalflip.errors import MethodNotAllowed, ModelNotFound
-from server.batch import COUNTERS, Answer, Batcher, Item
-from server.connection import Connection, text
-
-READ, PROBE = frozenset({b"GET", b"HEAD", b"POST"}), frozenset({b"GET", b"HEAD"})
+READ = PROBE | {b"POST"}
+EXPLAIN_WEIGHT = 64
+"""An explanation takes about as much longer than a prediction, for the same images."""
 
 
-class DirectServer:
+class DirectServer(HttpServer):
     """The direct port of one worker.
 
     Args:
@@ -41,11 +41,9 @@ class DirectServer:
         version: str,
         report: Callable[[dict[str, float]], None],
     ) -> None:
-        self.batcher = Batcher(answer)
-        self.connections: set[Connection] = set()
+        super().__init__(answer)
         self._model = model
         self._report = report
-        self._date = ""
         self._predicting: dict[bytes, bool] = {}
         for path, explain in (("predictions", False), ("explanations", True)):
             for suffix in ("", f"/{version}"):
@@ -58,74 +56,49 @@ class DirectServer:
             b"/v2/health/ready": {"ready": True},
         }
 
-    async def serve(self, host: str, port: int, opened: Callable[[], None]) -> None:
-        """Serves for ever; calls ``opened`` once the port is open.
-
-        Raises:
-            OSError: The port cannot be opened.
-        """
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind((host, port))
-            server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(self), sock=listener, backlog=2048
-            )
-            self._tick()
-            opened()
-            await server.serve_forever()
-
     def route(self, item: Item, method: bytes, path: bytes) -> bytes | None:
-        """The known answer of a probe; None for a request to the handler.
-
-        Raises:
-            ModelNotFound: Nothing is served at ``path``.
-            MethodNotAllowed: Not in this way.
-        """
+        """The known answer of a probe; None for a request to the handler."""
         explain = self._predicting.get(path)
         probe = self._probes.get(path)
         if explain is None and probe is None:
             raise ModelNotFound(text(path[:100]), f"/predictions/{self._model}")
-        allowed = READ if probe is None else PROBE
-        if method not in allowed:
-            item.response_headers["allow"] = ", ".join(sorted(map(text, allowed)))
-            raise MethodNotAllowed(text(method), item.response_headers["allow"])
+        allow(item, method, READ if probe is None else PROBE)
         if probe is not None:
             item.response_headers["content-type"] = "application/json"
             return json.dumps(probe).encode()
         if explain:
             item.headers["explain"] = "True"  # as TorchServe marks it for the handler
+            item.weight = EXPLAIN_WEIGHT
         else:
             item.headers.pop("explain", None)
         return None
 
-    def head(self, item: Item, length: int, *, keep: bool) -> bytes:
-        """Status line and headers of an answer."""
-        lines = [_status_line(item.status, item.phrase), self._date, f"content-length: {length}"]
-        lines += [f"{name}: {value}" for name, value in item.response_headers.items()]
-        if not keep:
-            lines.append("connection: close")
-        return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
-
-    def _tick(self) -> None:
-        """Every second: the date, connections whose time is over, and counters."""
-        loop = asyncio.get_running_loop()
-        self._date = f"date: {formatdate(usegmt=True)}"
-        now = loop.time()
-        for connection in list(self.connections):
-            if connection.deadline is not None and connection.deadline < now:
-                connection.expire()
+    def tick(self) -> None:
+        """Reports what was counted."""
         counts = self.batcher.counts
         if counts["direct_requests"]:
             self.batcher.counts = dict.fromkeys(COUNTERS, 0.0)
             self._report(counts)
-        loop.call_later(1.0, self._tick)
 
 
-def run(server: DirectServer, host: str, port: int, opened: Callable[[], None]) -> None:
-    """``server.serve`` on an event loop of its own."""
-    uvloop.run(server.serve(host, port, opened))
+def worker_socket(folder: Path, number: int) -> Path:
+    """Where worker ``number``, from 0, listens for the edge."""
+    return folder / f"worker-{number}.sock"
 
 
-@lru_cache(maxsize=256)
-def _status_line(status: int, phrase: str) -> str:
-    return f"HTTP/1.1 {status} {phrase}"
+def take_socket(folder: Path, workers: int) -> tuple[Path, TextIOWrapper]:
+    """The first socket that no living worker has, and the lock to be held for it.
+
+    Raises:
+        OSError: All ``workers`` have one.
+    """
+    for number in range(workers):
+        path = worker_socket(folder, number)
+        lock = path.with_suffix(".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+        else:
+            return path, lock
+    raise OSError(f"{workers} workers are there already")

@@ -1,23 +1,22 @@
-"""Ready means: a correct prediction came back over HTTP."""
+"""Ready means: every worker, and TorchServe's port, have answered all 16 images correctly."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
-import numpy as np
 import requests
 
-from diagonalflip.errors import CertificateError, StartError
-from diagonalflip.wire import TOLERANCE, pack
+from diagonalflip.errors import StartError
 from server.artifacts import Artifacts
+from server.audit import ALL_IMAGES, HEADERS, compare
 from server.torchserve import TorchServe
 
 POLL_S = 0.1
 
 
 def wait(server: TorchServe, artifacts: Artifacts) -> None:
-    """Blocks until the server answers all 16 images correctly.
+    """Blocks until each worker by itself, and TorchServe, answered all 16 images correctly.
 
     Raises:
         CertificateError: An answer is wrong.
@@ -29,13 +28,15 @@ def wait(server: TorchServe, artifacts: Artifacts) -> None:
     while time.monotonic() < deadline:
         if server.process.poll() is not None or _refused_itself(settings.log_dir):
             break
-        answer = _ask(url)
+        answer = _ask(url) if server.audit.proven == settings.workers else None
         if answer is not None:
-            _compare(answer, artifacts)
+            compare(answer, artifacts)
             return
         time.sleep(POLL_S)
     status = server.process.poll()
-    got = f"TorchServe's exit, status {status}" if status is not None else "no prediction"
+    got = f"{server.audit.proven} of {settings.workers} workers proven"
+    if status is not None:
+        got = f"TorchServe's exit, status {status}"
     raise StartError(
         f"{got}; {_last_error(settings.log_dir)}",
         f"a correct prediction within {settings.start_timeout_s} s",
@@ -51,25 +52,10 @@ def _refused_itself(logs: Path) -> bool:
 
 def _ask(url: str) -> bytes | None:
     try:
-        response = requests.post(
-            url,
-            data=bytes(pack(np.arange(16)).packed),
-            headers={"Content-Type": "application/octet-stream"},
-            timeout=5,
-        )
+        response = requests.post(url, data=ALL_IMAGES, headers=HEADERS, timeout=5)
     except requests.RequestException:
         return None
     return response.content if response.status_code == requests.codes.ok else None
-
-
-def _compare(answer: bytes, artifacts: Artifacts) -> None:
-    expected = np.array(artifacts.reference)
-    if len(answer) != 4 * expected.size:
-        raise CertificateError(f"{len(answer)} bytes", f"{4 * expected.size} bytes")
-    got = np.frombuffer(answer, dtype="<f4").reshape(expected.shape)
-    deviation = float(np.abs(got - expected).max())
-    if not deviation <= TOLERANCE:
-        raise CertificateError(f"a deviation of {deviation:.3g}", f"at most {TOLERANCE:g}")
 
 
 def _last_error(logs: Path) -> str:

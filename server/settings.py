@@ -13,6 +13,8 @@ from typing import Any
 
 from diagonalflip.errors import SettingError
 
+LOOPBACK = "127.0.0.1"
+
 
 def _setting(default: Any, help_text: str, least: int = 0, most: int = 1 << 31) -> Any:
     return field(default=default, metadata={"help": help_text, "range": (least, most)})
@@ -22,20 +24,39 @@ def _port(default: int, purpose: str) -> Any:
     return _setting(default, f"port of {purpose}; 0 takes a free one", 0, 65535)
 
 
+def _reachable(host: str) -> str:
+    """Where this machine reaches what listens on ``host``, as a URL has it."""
+    everywhere = {"0.0.0.0": LOOPBACK, "::": "[::1]"}  # noqa: S104 - read, not bound
+    return everywhere.get(host, f"[{host}]" if ":" in host else host)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings by name in lower case; each is an environment variable in upper case."""
 
-    host: str = _setting("127.0.0.1", "address for inference; the other ports stay on loopback")
+    host: str = _setting("127.0.0.1", "address of the edge; all else listens on loopback only")
+    edge_port: int = _port(8443, "the edge: TLS, tokens and limits in front of the workers")
+    tokens_file: Path | None = _setting(None, "who may ask the edge; it is on where this is set")
+    tls_cert: Path | None = _setting(None, "certificate chain of the edge, PEM")
+    tls_key: Path | None = _setting(None, "its private key, PEM")
+    plain_http: int = _setting(
+        0, "1 lets HOST be public without TLS: something before ends it", 0, 1
+    )
+    token_rate: int = _setting(50_000, "requests a second that one token may send", 1)
     port: int = _port(8080, "inference, by TorchServe")
     direct_port: int = _port(8090, "inference, straight from the workers: the same and faster")
     management_port: int = _port(8081, "TorchServe's management")
-    metrics_port: int = _port(8082, "Prometheus metrics")
+    metrics_port: int = _port(8082, "TorchServe's Prometheus metrics")
+    operations_host: str = _setting("127.0.0.1", "address of the operations port")
+    operations_port: int = _port(8083, "operations: liveness, readiness, metrics of everything")
     grpc_port: int = _port(7070, "gRPC inference")
     grpc_management_port: int = _port(7071, "gRPC management")
     workers: int = _setting(0, "worker processes; 0 takes one a GPU, or 1 without", 0, 1024)
     batch_size: int = _setting(16, "requests that a worker answers together", 1, 1024)
     max_batch_delay_ms: int = _setting(1, "wait for a batch to fill, after its first request", 1)
+    audit_s: int = _setting(2, "seconds between proofs of every worker, by all 16 images", 1, 3600)
+    drain_s: int = _setting(0, "after a stop signal: seconds of serving on, but not ready", 0, 3600)
+    stop_s: int = _setting(20, "then: seconds to finish what was accepted", 1, 3600)
     start_timeout_s: int = _setting(120, "seconds until a correct prediction, else it failed", 1)
     model_store: Path = _setting(Path("model_store"), "folder that `make export` filled")
     log_dir: Path = _setting(Path("logs"), "folder of the logs")
@@ -47,18 +68,29 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """Where this machine reaches TorchServe's inference, whatever address it listens on."""
-        return f"http://{self._reachable_host}:{self.port}"
+        """Where TorchServe's inference is reached."""
+        return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def direct_url(self) -> str:
-        """Where this machine reaches the workers themselves."""
-        return f"http://{self._reachable_host}:{self.direct_port}"
+        """Where the workers themselves are reached."""
+        return f"http://{LOOPBACK}:{self.direct_port}"
 
     @property
-    def _reachable_host(self) -> str:
-        everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - read, not bound
-        return everywhere.get(self.host, self.host)
+    def operations_url(self) -> str:
+        """Where this machine reaches the operations port."""
+        return f"http://{_reachable(self.operations_host)}:{self.operations_port}"
+
+    @property
+    def edge_url(self) -> str:
+        """Where this machine reaches the edge, whatever address it listens on."""
+        scheme = "https" if self.tls_cert else "http"
+        return f"{scheme}://{_reachable(self.host)}:{self.edge_port}"
+
+    def host_of(self, port: str) -> str:
+        """The address that the port of that name listens on."""
+        hosts = {"edge_port": self.host, "operations_port": self.operations_host}
+        return hosts.get(port, LOOPBACK)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -74,7 +106,7 @@ class Settings:
             if not text:
                 continue
             values[entry.name] = text
-            if isinstance(entry.default, Path):
+            if entry.default is None or isinstance(entry.default, Path):
                 values[entry.name] = Path(text)
             elif isinstance(entry.default, int):
                 least, most = entry.metadata["range"]
@@ -86,10 +118,11 @@ class Settings:
 
 def table() -> str:
     """Every setting with its default, a line each."""
-    return "\n".join(
-        f"  {entry.name.upper():22} {entry.default!s:14} {entry.metadata['help']}"
-        for entry in fields(Settings)
-    )
+    lines = []
+    for entry in fields(Settings):
+        default = "" if entry.default is None else str(entry.default)
+        lines.append(f"  {entry.name.upper():22} {default:14} {entry.metadata['help']}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ import yaml
 
 from diagonalflip.errors import SettingError
 from server.artifacts import Artifacts
+from server.audit import Audit
 from server.batch import COUNTERS
-from server.settings import Settings
+from server.settings import LOOPBACK, Settings
 
 HERE = Path(__file__).resolve().parent
 STOP_TIMEOUT_S = 10
-PUBLIC = ("port", "direct_port")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WORKER = f"""import sys
 sys.path[0:1] = []  # nothing beside this file is for import,
@@ -44,33 +44,38 @@ class TorchServe:
     Attributes:
         process: Java; the workers are its children, in the process group of the same number.
         settings: As given, with the ports that were really taken.
+        audit: Proves the workers again and again.
     """
 
     process: subprocess.Popen[bytes]
     settings: Settings
+    audit: Audit
 
 
 @contextlib.contextmanager
-def running(settings: Settings, artifacts: Artifacts) -> Iterator[TorchServe]:
+def running(settings: Settings, artifacts: Artifacts, sockets: Path) -> Iterator[TorchServe]:
     """Starts TorchServe, and stops it at the end whatever happens; it serves some seconds later.
 
     The process is Java itself, not the ``torchserve`` command: that one hides Java's exit
     status, and leaves Java running when it is killed (pytorch/serve: ts/model_server.py).
 
+    Args:
+        settings: As ``resolve`` returned them.
+        artifacts: What to serve.
+        sockets: Folder for the sockets that the workers listen on.
+
     Raises:
-        SettingError: A port is taken, or there is no Java or TorchServe.
+        SettingError: There is no Java or no TorchServe.
     """
     java = find_java()
-    workers = settings.workers or count_gpus() or 1
-    settings = replace(settings, workers=workers, **_take_ports(settings))
     logs = settings.log_dir.resolve()
     logs.mkdir(parents=True, exist_ok=True)
-    for name in ("server.log", "worker.log"):
+    for name in ("server.log", "worker.log", "java.log"):
         (logs / name).unlink(missing_ok=True)
     # TorchServe's sockets and unpacked archives: two servers sharing them break each other.
     with (
         tempfile.TemporaryDirectory(prefix="diagonalflip-", ignore_cleanup_errors=True) as scratch,
-        (logs / "java.log").open("wb") as output,
+        (logs / "java.log").open("ab") as output,
     ):
         # In its home TorchServe looks for two files: its version, and what to start as a worker.
         (Path(scratch) / "ts").mkdir()
@@ -85,18 +90,21 @@ def running(settings: Settings, artifacts: Artifacts) -> Iterator[TorchServe]:
             env=os.environ
             | {"TEMP": scratch, "TMPDIR": scratch, "OMP_NUM_THREADS": "1"}
             | {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs)}
-            | {"FLIP_DIRECT_HOST": settings.host, "FLIP_DIRECT_PORT": str(settings.direct_port)}
-            | {"FLIP_WORKERS": str(settings.workers)},
+            | {"FLIP_DIRECT_HOST": LOOPBACK, "FLIP_DIRECT_PORT": str(settings.direct_port)}
+            | {"FLIP_WORKERS": str(settings.workers), "FLIP_SOCKETS": str(sockets.resolve())},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             # A group of its own: Ctrl-C is ours to handle, and the group can be swept.
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has one thread
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - it only makes a system call
         )
+        audit = Audit(sockets, settings.workers, artifacts, settings.audit_s)
+        audit.start()
         try:
-            yield TorchServe(process, settings)
+            yield TorchServe(process, settings, audit)
         finally:
+            audit.stop()
             _stop(process)
 
 
@@ -177,17 +185,24 @@ def count_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def _take_ports(settings: Settings) -> dict[str, Any]:
-    """Checks that every port is free, and picks numbers for those that are 0."""
+def resolve(settings: Settings) -> Settings:
+    """Checks that every port is free, and picks numbers for those that are 0, and the workers.
+
+    Raises:
+        SettingError: A port is taken.
+    """
     taken: dict[str, Any] = {}
     with contextlib.ExitStack() as held:
         for name in settings.ports():
+            if name == "edge_port" and settings.tokens_file is None:
+                continue
             wanted = getattr(settings, name)
-            listener = held.enter_context(socket.socket())
+            family = socket.AF_INET6 if ":" in settings.host_of(name) else socket.AF_INET
+            listener = held.enter_context(socket.socket(family))
             # As Java binds: what lingers of closed connections does not matter.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                listener.bind((settings.host if name in PUBLIC else "127.0.0.1", wanted))
+                listener.bind((settings.host_of(name), wanted))
             except OSError as error:
                 raise SettingError(
                     f"{name.upper()}={wanted}: {error.strerror}",
@@ -195,7 +210,7 @@ def _take_ports(settings: Settings) -> dict[str, Any]:
                     f"stop what listens there, or set {name.upper()} to another, 0 for any",
                 ) from error
             taken[name] = listener.getsockname()[1]
-    return taken
+    return replace(settings, workers=settings.workers or count_gpus() or 1, **taken)
 
 
 def _torchserve_home() -> Path:
@@ -206,6 +221,6 @@ def _torchserve_home() -> Path:
     return Path(spec.origin).resolve().parent.parent
 
 
-def _die_with_parent() -> None:
-    """In the child, before Java: if this process is killed outright, Java goes as well."""
+def die_with_parent() -> None:
+    """In a child, before it runs its program: if this process is killed, the child ends too."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

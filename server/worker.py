@@ -30,8 +30,8 @@ from typing import Any
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.model_loader import TsModelLoader
 
-from server import direct
 from server.batch import BatchContext, Item
+from server.direct import DirectServer, take_socket
 
 FRAME_BYTES = 1 << 18
 """Answers of a batch share a frame up to here: a few reads of the socket."""
@@ -231,13 +231,16 @@ class Worker:
 
     def _serve_directly(self, model: str, version: str) -> None:
         """Opens the direct port, in a thread; if that ends, the whole worker does."""
-        server = direct.DirectServer(self._answer_directly, model, version, self._count)
-        host, port = os.environ["FLIP_DIRECT_HOST"], int(os.environ["FLIP_DIRECT_PORT"])
+        server = DirectServer(self._answer_directly, model, version, self._count)
+        port = os.environ["FLIP_DIRECT_HOST"], int(os.environ["FLIP_DIRECT_PORT"])
+        path, self._held = take_socket(
+            Path(os.environ["FLIP_SOCKETS"]), int(os.environ["FLIP_WORKERS"])
+        )
         opened = threading.Event()
 
         def run() -> None:
             try:
-                direct.run(server, host, port, opened.set)
+                server.run([port, path], opened.set)
             except BaseException:
                 logger.exception("the direct port failed")
                 os._exit(1)

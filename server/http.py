@@ -1,0 +1,115 @@
+"""A small HTTP/1.1 server on asyncio: listeners, answers' heads, and deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+from functools import lru_cache
+from pathlib import Path
+
+import uvloop
+
+from diagonalflip.errors import MethodNotAllowed
+from server.batch import Answer, Batcher, Item
+from server.connection import Connection, text
+
+Address = tuple[str, int] | Path
+"""Host and port, or the path of a Unix socket."""
+
+PROBE = frozenset({b"GET", b"HEAD"})
+
+
+class HttpServer(ABC):
+    """Answers requests, those that ``route`` does not know by ``answer``.
+
+    Args:
+        answer: Answers a batch; called in the event loop's thread.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        self.batcher = Batcher(answer)
+        self.connections: set[Connection] = set()
+        self._date = ""
+
+    @abstractmethod
+    def route(self, item: Item, method: bytes, path: bytes) -> bytes | None:
+        """The known answer to a request; None for one to the handler.
+
+        Raises:
+            ModelNotFound: Nothing is served at ``path``.
+            MethodNotAllowed: Not in this way.
+        """
+
+    async def serve(self, addresses: Sequence[Address], opened: Callable[[], None]) -> None:
+        """Serves for ever; calls ``opened`` once every address is open.
+
+        Raises:
+            OSError: An address cannot be opened.
+        """
+        loop = asyncio.get_running_loop()
+        async with contextlib.AsyncExitStack() as servers:
+            for address in addresses:
+                listening = loop.create_server(
+                    lambda: Connection(self), sock=_listener(address), backlog=2048
+                )
+                await servers.enter_async_context(await listening)
+            self._every_second()
+            opened()
+            await asyncio.Event().wait()
+
+    def run(self, addresses: Sequence[Address], opened: Callable[[], None]) -> None:
+        """``serve`` on an event loop of its own."""
+        uvloop.run(self.serve(addresses, opened))
+
+    def head(self, item: Item, length: int, *, keep: bool) -> bytes:
+        """Status line and headers of an answer."""
+        lines = [_status_line(item.status, item.phrase), self._date, f"content-length: {length}"]
+        lines += [f"{name}: {value}" for name, value in item.response_headers.items()]
+        if not keep:
+            lines.append("connection: close")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+
+    def tick(self) -> None:  # noqa: B027 - there may be nothing to do
+        """Called every second."""
+
+    def _every_second(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._date = f"date: {formatdate(usegmt=True)}"
+        now = loop.time()
+        for connection in list(self.connections):
+            if connection.deadline is not None and connection.deadline < now:
+                connection.expire()
+        self.tick()
+        loop.call_later(1.0, self._every_second)
+
+
+def allow(item: Item, method: bytes, allowed: frozenset[bytes]) -> None:
+    """Refuses a method that is not among those of a path.
+
+    Raises:
+        MethodNotAllowed: It is not; the answer names those that are.
+    """
+    if method not in allowed:
+        item.response_headers["allow"] = ", ".join(sorted(map(text, allowed)))
+        raise MethodNotAllowed(text(method), item.response_headers["allow"])
+
+
+def _listener(address: Address) -> socket.socket:
+    if isinstance(address, Path):
+        address.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(address))
+        return listener
+    listener = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(address)
+    return listener
+
+
+@lru_cache(maxsize=256)
+def _status_line(status: int, phrase: str) -> str:
+    return f"HTTP/1.1 {status} {phrase}"

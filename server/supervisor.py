@@ -1,0 +1,237 @@
+"""Owns TorchServe, its workers and the edge: starts, watches, restarts and drains them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import requests
+
+from diagonalflip.errors import ArtifactError, SettingError, StartError
+from server import artifacts, operations, readiness
+from server.artifacts import Artifacts
+from server.audit import UnixConnection
+from server.edge import Edge, refuse_unsafe
+from server.operations import Health
+from server.settings import LOOPBACK, Settings
+from server.torchserve import TorchServe, resolve, running
+
+TICK_S = 0.1
+CHORES_S = 2.0
+SILENCE_S = 10.0
+"""How long TorchServe may not answer for its metrics, until it counts as hanging."""
+
+STABLE_S = 60.0
+"""A part that lived this long is started again at once; a shorter life makes a longer pause."""
+
+MAX_SHORT_LIVES = 5
+"""In a row; then the supervisor gives up."""
+
+LOG_BYTES = 1 << 26
+"""What the logs that log4j does not rotate may grow to; the part before is kept as ``.1``."""
+
+logger = logging.getLogger(__name__)
+
+
+class StopRequested(Exception):
+    """A signal asked for the end."""
+
+
+class GaveUpError(Exception):
+    """A part dies again and again."""
+
+
+class Lives:
+    """When to start a part again that has ended.
+
+    Raises:
+        GaveUpError: By ``ended``, after ``MAX_SHORT_LIVES``.
+    """
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+        self._short = 0
+        self._born = time.monotonic()
+
+    def begin(self) -> None:
+        """The part has started."""
+        self._born = time.monotonic()
+
+    def ended(self) -> float:
+        """The part has ended; returns the seconds until it should start again."""
+        if time.monotonic() - self._born > STABLE_S:
+            self._short = 0
+        self._short += 1
+        if self._short > MAX_SHORT_LIVES:
+            raise GaveUpError(f"{self.part} ended {self._short} times, each soon after its start")
+        return float(2 ** (self._short - 1) - 1)
+
+
+class Supervisor:
+    """Serves until it is asked to stop.
+
+    Args:
+        settings: What to serve, and where.
+        model: What the model store holds.
+
+    Raises:
+        SettingError: The settings are unsafe, or a port is taken.
+    """
+
+    def __init__(self, settings: Settings, model: Artifacts) -> None:
+        refuse_unsafe(settings)
+        self.settings = resolve(settings)
+        self.health = Health()
+        self._model = model
+        self._edge: Edge | None = None
+        self._torchserve_lives, self._edge_lives = Lives("torchserve"), Lives("edge")
+        self._edge_due = 0.0
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Serves for ever; calls ``ready`` when it first can.
+
+        Raises:
+            StopRequested: From the caller's signal handler, when all has ended in order.
+            GaveUpError: A part died again and again.
+            DiagonalFlipError: It cannot start.
+        """
+        settings = self.settings
+        with tempfile.TemporaryDirectory(prefix="diagonalflip-") as folder:
+            sockets = Path(folder)
+            address = (settings.operations_host, settings.operations_port)
+            operations.serve(self.health, [address, sockets / "operations.sock"])
+            if settings.tokens_file is not None:
+                self._edge = Edge(settings, settings.tokens_file, self._model, sockets)
+            try:
+                with self._torchserve(sockets) as server:
+                    self._earn(server)
+                    if self._edge is not None:
+                        self._edge.start()
+                    ready()
+                    self._watch(server, sockets)
+                while True:
+                    self._serve_again(sockets)
+            finally:
+                if self._edge is not None:
+                    self._edge.stop()
+
+    def reload(self) -> None:
+        """Has the edge read tokens and certificates again, at once."""
+        if self._edge is not None:
+            self._edge.forget_files()
+
+    @contextlib.contextmanager
+    def _torchserve(self, sockets: Path) -> Iterator[TorchServe]:
+        """TorchServe; when a stop is requested it ends after the edge has drained."""
+        with running(self.settings, self._model, sockets) as server:
+            self.health.audit = server.audit
+            try:
+                yield server
+            except StopRequested:
+                self._drain()
+                raise
+            finally:
+                self.health.earned = False
+
+    def _earn(self, server: TorchServe) -> None:
+        readiness.wait(server, self._model)
+        self.health.earned = True
+
+    def _serve_again(self, sockets: Path) -> None:
+        pause_s = self._torchserve_lives.ended()
+        self.health.restarts["torchserve"] += 1
+        logger.error("TorchServe is started again in %g s", pause_s)
+        time.sleep(pause_s)
+        self._torchserve_lives.begin()
+        try:
+            self._model = artifacts.check(self.settings.model_store)
+            with self._torchserve(sockets) as server:
+                self._earn(server)
+                logger.info("Ready again")
+                self._watch(server, sockets)
+        except (StartError, ArtifactError) as error:
+            logger.error("TorchServe did not come back: %s", error)  # noqa: TRY400
+
+    def _drain(self) -> None:
+        """First not ready, then no new connections, then what was accepted is finished."""
+        self.health.draining = True
+        settings = self.settings
+        logger.info("Stopping: not ready any more")
+        time.sleep(settings.drain_s)
+        if self._edge is not None:
+            logger.info("Finishing what was accepted, for %d s at most", settings.stop_s)
+            self._edge.drain(settings.stop_s)
+
+    def _watch(self, server: TorchServe, sockets: Path) -> None:
+        """Returns, saying why, when TorchServe has to be started again."""
+        chores_due = 0.0
+        heard = proven = time.monotonic()
+        while True:
+            now = time.monotonic()
+            status = server.process.poll()
+            if status is not None:
+                logger.error("TorchServe ended by itself, status %d", status)
+                return
+            if now >= chores_due:
+                chores_due = now + CHORES_S
+                heard = now if self._scrape(sockets) else heard
+                self._limit_logs()
+            proven = now if self.health.proven else proven
+            if now - heard > SILENCE_S:
+                logger.error("TorchServe has not answered for %g s", now - heard)
+                return
+            if now - proven > self.settings.start_timeout_s:
+                logger.error("no worker has been proven for %g s", now - proven)
+                return
+            if self._edge is not None:
+                self._watch_edge(self._edge, now)
+            time.sleep(TICK_S)
+
+    def _watch_edge(self, edge: Edge, now: float) -> None:
+        if edge.ended:
+            if not self._edge_due:
+                pause_s = self._edge_lives.ended()
+                self._edge_due = now + pause_s
+                self.health.restarts["edge"] += 1
+                logger.error("the edge ended by itself; it is started again in %g s", pause_s)
+            if now >= self._edge_due:
+                self._edge_due = 0.0
+                self._edge_lives.begin()
+                edge.start()
+            return
+        try:
+            if edge.follow_files():
+                logger.info("The edge took over changed tokens or certificates")
+        except SettingError as error:
+            logger.error("the edge goes on with what it had: %s", error)  # noqa: TRY400
+
+    def _scrape(self, sockets: Path) -> bool:
+        """Keeps the metrics of every part; False if TorchServe did not give any."""
+        pages = self.health.pages
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if self._edge is not None:
+                connection = UnixConnection(sockets / "edge-metrics.sock", 1.0)
+                with contextlib.closing(connection):
+                    connection.request("GET", "/metrics")
+                    pages["edge"] = connection.getresponse().read().decode()
+        url = f"http://{LOOPBACK}:{self.settings.metrics_port}/metrics"
+        try:
+            pages["torchserve"] = requests.get(url, timeout=1).text
+        except requests.RequestException:
+            return False
+        return True
+
+    def _limit_logs(self) -> None:
+        for name in ("java.log", "edge.log"):
+            path = self.settings.log_dir / name
+            with contextlib.suppress(OSError):  # a full disk, say: serving goes on
+                if path.stat().st_size > LOG_BYTES:
+                    shutil.copyfile(path, path.with_suffix(".log.1"))
+                    os.truncate(path, 0)

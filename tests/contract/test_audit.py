@@ -1,0 +1,130 @@
+"""Audits of processes that answer rightly, wrongly, late or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from server import audit
+from server.artifacts import Artifacts
+from server.audit import Audit
+
+REFERENCE = [[n / 16, -n / 16, 0.0, 1.0] for n in range(16)]
+ARTIFACTS = Artifacts(Path("x.mar"), "diagonal_flip", "1.0", REFERENCE)
+
+WORKER = """
+import socket, struct, sys, time
+path, behaviour = sys.argv[1:]
+values = [[n / 16, -n / 16, 0.0, 1.0] for n in range(16)]
+status = 200
+if behaviour == "wrong":
+    values[7][2] = 1e-4
+if behaviour == "not a number":
+    values[7][2] = float("nan")
+body = b"".join(struct.pack("<4f", *row) for row in values)
+if behaviour == "short":
+    body = body[:-4]
+if behaviour == "refuses":
+    status = 500
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(path)
+listener.listen(5)
+print("open", flush=True)
+while True:
+    connection, _ = listener.accept()
+    request = b""
+    while not request.endswith(bytes.fromhex("0123456789abcdef")):
+        request += connection.recv(4096)
+    if behaviour == "busy":
+        end = time.process_time() + 3
+        while time.process_time() < end:
+            pass
+    if behaviour == "hangs":
+        time.sleep(60)
+    head = f"HTTP/1.1 {status} x\\r\\ncontent-length: {len(body)}\\r\\n\\r\\n"
+    connection.sendall(head.encode() + body)
+    connection.close()
+"""
+
+
+@contextmanager
+def worker(folder: Path, behaviour: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-c", WORKER, str(folder / "worker-0.sock"), behaviour]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        yield process
+        process.kill()
+
+
+@contextmanager
+def auditing(folder: Path) -> Iterator[Audit]:
+    audits = Audit(folder, 1, ARTIFACTS, 0.05)
+    audits.start()
+    yield audits
+    audits.stop()
+
+
+def wait_until_counted(audits: Audit, event: str) -> None:
+    while not audits.events[event]:
+        time.sleep(0.01)  # the test's own time limit ends this
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Short enough for a socket's path."""
+    return tmp_path_factory.mktemp("w")
+
+
+def test_right_answers_prove_a_worker(folder: Path) -> None:
+    with worker(folder, "right") as process, auditing(folder) as audits:
+        while audits.events["audits_passed"] < 3:
+            time.sleep(0.01)
+        assert audits.proven == 1
+        assert audits.workers[0].pid == process.pid
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize("behaviour", ["wrong", "not a number", "short", "refuses"])
+def test_a_worker_that_is_wrong_is_killed(folder: Path, behaviour: str) -> None:
+    with worker(folder, behaviour) as process, auditing(folder) as audits:
+        assert process.wait(30) == -signal.SIGKILL
+        assert audits.events["audits_wrong"] == audits.events["workers_killed"] == 1
+        assert audits.proven == 0
+
+
+@pytest.mark.parametrize("behaviour", ["hangs", "stopped"])
+def test_a_worker_that_hangs_is_killed(folder: Path, behaviour: str) -> None:
+    with worker(folder, behaviour) as process, auditing(folder) as audits:
+        if behaviour == "stopped":
+            wait_until_counted(audits, "audits_passed")
+            os.kill(process.pid, signal.SIGSTOP)
+        assert process.wait(30) == -signal.SIGKILL
+        wait_until_counted(audits, "audits_without_answer")
+        assert audits.events["audits_wrong"] == 0
+
+
+def test_a_worker_that_works_may_take_its_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "PATIENCE_S", 0.5)
+    with worker(folder, "busy") as process, auditing(folder) as audits:
+        wait_until_counted(audits, "audits_passed")
+        assert process.poll() is None
+
+
+def test_a_worker_that_is_not_there_is_not_proven(folder: Path) -> None:
+    with worker(folder, "right") as process, auditing(folder) as audits:
+        wait_until_counted(audits, "audits_passed")
+        process.kill()
+        while audits.proven:
+            time.sleep(0.01)
+        assert audits.events["workers_killed"] == 0

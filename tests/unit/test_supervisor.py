@@ -1,0 +1,98 @@
+"""When a part that ended starts again, and what the operations port says of it all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diagonalflip.errors import SettingError
+from server import supervisor
+from server.audit import Audit
+from server.edge import refuse_unsafe
+from server.operations import Health
+from server.settings import Settings
+from server.supervisor import GaveUpError, Lives
+from tests.contract.test_audit import ARTIFACTS
+
+
+def test_pauses_grow_and_end() -> None:
+    lives = Lives("torchserve")
+    pauses = [lives.ended() for _ in range(supervisor.MAX_SHORT_LIVES)]
+    assert pauses == [0, 1, 3, 7, 15]
+    with pytest.raises(GaveUpError, match="torchserve"):
+        lives.ended()
+
+
+def test_a_long_life_is_no_part_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    lives = Lives("edge")
+    for _ in range(3):
+        lives.ended()
+    monkeypatch.setattr(supervisor, "STABLE_S", -1.0)
+    assert lives.ended() == 0
+
+
+def test_readiness_is_earned_and_lost(tmp_path: Path) -> None:
+    health = Health()
+    assert not health.ready
+    health.audit = Audit(tmp_path, 2, ARTIFACTS, 1.0)
+    health.audit.workers[0].proven = True
+    assert not health.ready, "not yet every worker"
+    health.earned = True
+    assert health.ready
+    health.audit.workers[0].proven = False
+    assert not health.ready, "no worker is left"
+    health.audit.workers[1].proven = True
+    health.draining = True
+    assert not health.ready, "it stops"
+
+
+def test_metrics_of_every_part_are_on_one_page(tmp_path: Path) -> None:
+    health = Health(Audit(tmp_path, 2, ARTIFACTS, 1.0), earned=True)
+    health.restarts["edge"] += 3
+    health.pages = {"torchserve": "a 1\n", "edge": "b 2\n"}
+    lines = health.metrics().splitlines()
+    expected = {
+        "diagonalflip_ready 0",
+        "diagonalflip_workers 2",
+        "diagonalflip_audits_wrong_total 0",
+        'diagonalflip_restarts_total{part="edge"} 3',
+        'diagonalflip_restarts_total{part="torchserve"} 0',
+        "a 1",
+        "b 2",
+    }
+    assert expected <= set(lines)
+
+
+TOKENS, PEM = Path("tokens"), Path("x.pem")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(),
+        Settings(host="127.0.0.2"),
+        Settings(host="::1"),
+        Settings(host="localhost"),
+        Settings(tokens_file=TOKENS),
+        Settings(host="0.0.0.0", tokens_file=TOKENS, tls_cert=PEM, tls_key=PEM),
+        Settings(host="0.0.0.0", tokens_file=TOKENS, plain_http=1),
+    ],
+)
+def test_what_is_safe_may_start(settings: Settings) -> None:
+    refuse_unsafe(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (Settings(host="0.0.0.0"), "TOKENS_FILE"),
+        (Settings(host="::", tls_cert=PEM, tls_key=PEM), "TOKENS_FILE"),
+        (Settings(host="example.org", plain_http=1), "TOKENS_FILE"),
+        (Settings(host="10.0.0.1", tokens_file=TOKENS), "TLS_CERT"),
+        (Settings(tls_cert=PEM), "TLS_KEY"),
+    ],
+)
+def test_what_is_not_safe_is_refused(settings: Settings, told: str) -> None:
+    with pytest.raises(SettingError, match=told):
+        refuse_unsafe(settings)
