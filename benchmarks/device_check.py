@@ -38,7 +38,7 @@ from benchmarks.workloads import WORKLOADS, Predictions, Rule, Workload, exchang
 from diagonalflip.wire import TOLERANCE, Images, pack, with_padding
 from server import artifacts, readiness
 from server.settings import Settings
-from server.torchserve import running
+from server.torchserve import resolve, running
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "handlers"))
 from flip_engine import open_engine
@@ -122,12 +122,14 @@ def check_server(
     """Serves the archive; compares every size over HTTP, then drives it, on both ports."""
     model = artifacts.check(store)
     free_ports = dict.fromkeys(map(str.upper, Settings.ports()), "0")
-    settings = Settings.from_environment(
-        free_ports | {"MODEL_STORE": str(store), "LOG_DIR": str(scratch / "logs")}
+    settings = resolve(
+        Settings.from_environment(
+            free_ports | {"MODEL_STORE": str(store), "LOG_DIR": str(scratch / "logs")}
+        )
     )
     rows: dict[str, list[dict[str, Any]]] = {}
     print("==> Serving")
-    with running(settings, model) as server:
+    with running(settings, model, scratch) as server:
         readiness.wait(server, model)
         for name, port in (
             ("torchserve", server.settings.port),

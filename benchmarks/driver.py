@@ -30,10 +30,11 @@ READ_LIMIT_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens on loopback."""
+    """Where a server listens on loopback, and the token that it wants, if any."""
 
     port: int
     path: str
+    token: str = ""
 
 
 @dataclass
@@ -91,7 +92,8 @@ def run_wrk(
         ],
         env=os.environ
         | {"BENCH_JOB": str(job), "BENCH_COMPARE": mode, "BENCH_LENGTH": length}
-        | {"BENCH_ACCEPT": workload.accept, "BENCH_CONTENT": OCTETS},
+        | {"BENCH_ACCEPT": workload.accept, "BENCH_CONTENT": OCTETS}
+        | {"BENCH_TOKEN": address.token},
         capture_output=True,
         text=True,
         timeout=seconds + TIMEOUT_S + 60,
@@ -155,7 +157,9 @@ class _Drive:
     ) -> None:
         head = (
             f"POST {address.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {OCTETS}\r\n"
-            f"Accept: {workload.accept}\r\nContent-Length: {workload.images // 2}\r\n\r\n"
+            f"Accept: {workload.accept}\r\nContent-Length: {workload.images // 2}\r\n"
+            + (f"Authorization: Bearer {address.token}\r\n" if address.token else "")
+            + "\r\n"
         ).encode()
         self._work = [(head + each.payload, each.judge) for each in work]
         self._port, self._connections = address.port, workload.connections

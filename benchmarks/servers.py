@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,15 +23,15 @@ import psutil
 
 from benchmarks.driver import Address
 from benchmarks.workloads import WORKLOADS, Rule, Workload
-from server import artifacts
+from server import artifacts, tokens
 from server.settings import Settings
-from server.torchserve import TorchServe, running
+from server.torchserve import TorchServe, resolve, running
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).with_name("peers")
 ENVIRONMENTS = ROOT / ".bench"
 PATH = "/predictions/diagonal_flip"
-STOP_TIMEOUT_S = 10
+STOP_TIMEOUT_S = 30
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 NGINX = Template((PEERS / "nginx.conf").read_text(encoding="utf-8"))
 
@@ -43,15 +44,18 @@ class Running:
         process: The first of its processes.
         port: Where it listens on loopback.
         fixed: Whether its path is the answer's length.
+        token: That it wants, if any.
     """
 
     process: psutil.Process
     port: int
     fixed: bool = False
+    token: str = ""
 
     def address(self, workload: Workload) -> Address:
         """Where to send ``workload``."""
-        return Address(self.port, f"/{workload.answer_bytes}" if self.fixed else PATH)
+        path = f"/{workload.answer_bytes}" if self.fixed else PATH
+        return Address(self.port, path, self.token)
 
     def alive(self) -> bool:
         """Whether the first process still runs."""
@@ -88,28 +92,38 @@ class Server:
 def our_server(scratch: Path) -> Iterator[TorchServe]:
     """This product on free ports, with its logs below ``scratch``; it serves some seconds later."""
     ports: dict[str, Any] = dict.fromkeys(Settings.ports(), 0)
-    settings = Settings(model_store=model_store(), log_dir=scratch / "logs", **ports)
-    with running(settings, artifacts.check(settings.model_store)) as server:
+    settings = resolve(Settings(model_store=model_store(), log_dir=scratch / "logs", **ports))
+    model = artifacts.check(settings.model_store)
+    with (
+        tempfile.TemporaryDirectory() as sockets,
+        running(settings, model, Path(sockets)) as server,
+    ):
         yield server
 
 
 @contextlib.contextmanager
-def _ours(scratch: Path, *, direct: bool) -> Iterator[Running]:
-    with our_server(scratch) as server:
-        port = server.settings.direct_port if direct else server.settings.port
-        yield Running(psutil.Process(server.process.pid), port)
+def _ours(scratch: Path, port: str, token: str = "", **settings: str) -> Iterator[Running]:
+    """The whole product, as ``make serve`` runs it, asked on the port of that name."""
+    environment = {name.upper(): str(free_port()) for name in Settings.ports()}
+    environment |= {"MODEL_STORE": str(model_store()), "LOG_DIR": str(scratch / "logs")}
+    environment |= {"PYTHONPATH": str(ROOT)} | settings
+    with _process([sys.executable, "-m", "server"], scratch, environment) as process:
+        yield Running(process, int(environment[port]), token=token)
 
 
-@contextlib.contextmanager
-def _torchserve(scratch: Path) -> Iterator[Running]:
-    with _ours(scratch, direct=False) as server:
-        yield server
+def _torchserve(scratch: Path) -> contextlib.AbstractContextManager[Running]:
+    return _ours(scratch, "PORT")
 
 
-@contextlib.contextmanager
-def _direct(scratch: Path) -> Iterator[Running]:
-    with _ours(scratch, direct=True) as server:
-        yield server
+def _direct(scratch: Path) -> contextlib.AbstractContextManager[Running]:
+    return _ours(scratch, "DIRECT_PORT")
+
+
+def _edge(scratch: Path) -> contextlib.AbstractContextManager[Running]:
+    scratch.mkdir(parents=True, exist_ok=True)
+    token = tokens.add(scratch / "tokens", "bench")
+    rate = str(1 << 30)  # here one client is all the load
+    return _ours(scratch, "EDGE_PORT", token, TOKENS_FILE=str(scratch / "tokens"), TOKEN_RATE=rate)
 
 
 @contextlib.contextmanager
@@ -151,6 +165,7 @@ def _fixed(scratch: Path) -> Iterator[Running]:
 SERVERS = {
     "torchserve": Server("ours, TorchServe's port", _torchserve, Rule.BITS, ours=True),
     "direct": Server("ours, direct port", _direct, Rule.BITS, ours=True),
+    "edge": Server("ours, through the edge", _edge, Rule.BITS, ours=True),
     "fastapi": Server("FastAPI + uvicorn + ONNX Runtime, 2 workers, no batching", _fastapi),
     "litserve": Server("LitServe + ONNX Runtime, dynamic batch 64, 1 ms", _litserve),
     "fixed": Server(
@@ -164,9 +179,12 @@ SERVERS = {
 
 
 @contextlib.contextmanager
-def _process(command: list[str], scratch: Path) -> Iterator[psutil.Process]:
+def _process(
+    command: list[str], scratch: Path, settings: dict[str, str] | None = None
+) -> Iterator[psutil.Process]:
     scratch.mkdir(parents=True, exist_ok=True)
     environment = {"FLIP_ONNX": str(model_store() / "diagonal_flip.onnx"), "OMP_NUM_THREADS": "1"}
+    environment |= settings or {}
     with (scratch / "output.log").open("ab") as output:
         process = subprocess.Popen(
             command,

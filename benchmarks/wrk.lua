@@ -30,6 +30,8 @@ function init()
     ["Content-Type"] = os.getenv("BENCH_CONTENT"),
     ["Accept"] = os.getenv("BENCH_ACCEPT"),
   }
+  local token = os.getenv("BENCH_TOKEN")
+  if token ~= "" then headers["Authorization"] = "Bearer " .. token end
   while true do
     local payload = read(#requests + 1 .. ".request")
     if not payload then break end
