@@ -1,0 +1,1 @@
+"""What happens when something breaks, tried on the running service under load."""

@@ -1,0 +1,79 @@
+"""Breaks the service in every way we know, under load, and prints how it came through.
+
+    make drill
+    python -m drills --only worker_killed,java_killed
+
+Every answer is compared with ONNX Runtime's. A drill fails if one was wrong, if the client,
+which sends again what is safe to send again, failed at anything, or if the service was not
+whole again in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.report import table
+from drills.faults import DRILLS
+from drills.load import Table, reference
+from drills.scene import Scene
+
+HEAD = ["drill", "noticed s", "whole s", "sent once", "refused", "unreachable", "lost", "wrong"]
+HEAD += ["retried by the client, failed", "verdict", "seen"]
+
+
+def run(title: str, expected: Table, folder: Path, *, long: bool) -> Scene:
+    """Runs one drill, and notes in ``faults`` whatever every drill demands."""
+    drill = DRILLS[title]
+    scene = Scene(folder / drill.__name__, expected, long)
+    try:
+        drill(scene)
+    except TimeoutError as error:
+        scene.faults.append(str(error))
+    tally = scene.tally
+    scene.demand(tally.wrong == 0, f"{tally.wrong} wrong answers")
+    scene.demand(not tally.failed, f"the client failed: {dict(tally.failed)}")
+    scene.demand(not set(tally.refused) - {503}, f"refusals: {dict(tally.refused)}")
+    return scene
+
+
+def row(title: str, scene: Scene) -> list[str]:
+    """A line of the table."""
+    tally = scene.tally
+    times = [f"{s:.1f}" if s is not None else "-" for s in (scene.detected_s, scene.recovered_s)]
+    refused = ", ".join(f"{count:,} with {status}" for status, count in tally.refused.items())
+    counts = [f"{tally.sent:,}", refused or "0", *map(str, (tally.unreachable, tally.lost))]
+    clients = f"{tally.retried:,}, {tally.failed.total()}"
+    verdict = f"FAILED: {'; '.join(scene.faults)}" if scene.faults else "passed"
+    notes = "; ".join(scene.notes)
+    return [title, *times, *counts, str(tally.wrong), clients, verdict, notes]
+
+
+def main() -> int:
+    """Runs the drills; returns 1 if one failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = {drill.__name__: title for title, drill in DRILLS.items()}
+    parser.add_argument("--only", default=",".join(names), help=f"some of {','.join(names)}")
+    parser.add_argument("--short", action="store_true", help="as CI does")
+    options = parser.parse_args()
+    chosen = [names[name] for name in options.only.split(",")]
+    expected = reference(Path(os.environ.get("MODEL_STORE", "model_store")) / "diagonal_flip.onnx")
+    rows, failed = [], 0
+    with tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True) as folder:
+        for title in chosen:
+            print(f"==> {title}", file=sys.stderr, flush=True)
+            scene = run(title, expected, Path(folder), long=not options.short)
+            rows.append(row(title, scene))
+            failed += bool(scene.faults)
+            print("    " + " | ".join(rows[-1][1:]), file=sys.stderr, flush=True)
+    print(table(HEAD, rows))
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""A steady load whose every answer is compared with ONNX Runtime's."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from diagonalflip import Client
+from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.wire import TOLERANCE, pack, to_pixels
+from drills.service import PATH, Service
+
+SIZES = (2, 2, 2, 64, 1024, 4096, 131_072)
+TIMEOUT_S = 75.0
+RETRYING_DEADLINE_S = 60.0
+
+Table = npt.NDArray[np.float32]
+"""Predictions of all 16 images by number, ``float32[16, 4]``."""
+
+
+@dataclass
+class Tally:
+    """What became of requests.
+
+    Attributes:
+        right: Answered, and within the tolerance of ONNX Runtime.
+        wrong: Answered otherwise.
+        refused: Answered by another status than 200, by status.
+        unreachable: No connection was made, or it was ended before the request was sent.
+        lost: Sent, and the connection ended without an answer, or none came in time.
+        retried: Calls of the client, which may send again.
+        failed: Those of them that failed in the end, by error.
+    """
+
+    right: int = 0
+    wrong: int = 0
+    refused: Counter[int] = field(default_factory=Counter)
+    unreachable: int = 0
+    lost: int = 0
+    retried: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def sent(self) -> int:
+        """All requests that were sent once."""
+        return self.right + self.wrong + self.refused.total() + self.unreachable + self.lost
+
+
+def reference(onnx: Path) -> Table:
+    """ONNX Runtime's predictions."""
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    pixels = to_pixels(np.arange(16)).reshape(-1, 4).astype(np.float32)
+    return np.asarray(session.run(["prediction"], {"pixels": pixels})[0])
+
+
+class Load:
+    """Threads that send requests once, each on a connection of its own, and one that retries.
+
+    Args:
+        service: Where to.
+        table: What the answers should be.
+        senders: Threads that send once.
+    """
+
+    def __init__(self, service: Service, table: Table, senders: int = 3) -> None:
+        self.tally = Tally()
+        self._service, self._table = service, table
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._send_once, args=(seed,)) for seed in range(senders)
+        ]
+        self._threads.append(threading.Thread(target=self._retry))
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send_once(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        while not self._ended.is_set():
+            numbers = random.integers(16, size=random.choice(SIZES))
+            outcome = self._exchange(numbers)
+            with self._lock:
+                if isinstance(outcome, int):
+                    self.tally.refused[outcome] += 1
+                else:
+                    setattr(self.tally, outcome, getattr(self.tally, outcome) + 1)
+            if outcome not in ("right", "wrong"):
+                self._ended.wait(0.05)
+
+    def _exchange(self, numbers: npt.NDArray[np.int64]) -> str | int:
+        """The name of the tally's field to count it in, or the status of a refusal."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=TIMEOUT_S)
+        try:
+            connection.connect()
+        except OSError:
+            return "unreachable"
+        headers = {"Content-Type": "application/octet-stream"}
+        headers["Authorization"] = f"Bearer {self._service.token}"
+        try:
+            connection.request("POST", PATH, bytes(pack(numbers).packed), headers)
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException):
+            return "lost"
+        finally:
+            connection.close()
+        if answer.status != http.client.OK:
+            return answer.status
+        return "right" if self._agrees(numbers, body) else "wrong"
+
+    def _agrees(self, numbers: npt.NDArray[np.int64], body: bytes) -> bool:
+        if len(body) != 16 * len(numbers):
+            return False
+        got = np.frombuffer(body, "<f4").reshape(-1, 4)
+        return bool((np.abs(got - self._table[numbers]) <= TOLERANCE).all())
+
+    def _retry(self) -> None:
+        random = np.random.default_rng(99)
+        service = self._service
+        with Client(service.url, token=service.token, deadline_s=RETRYING_DEADLINE_S) as client:
+            while not self._ended.is_set():
+                numbers = random.integers(16, size=random.choice(SIZES[:-1]))
+                self.tally.retried += 1
+                try:
+                    got = client.predict(pack(numbers))
+                except DiagonalFlipError as error:
+                    self.tally.failed[type(error).__name__] += 1
+                    continue
+                self.tally.wrong += not (np.abs(got - self._table[numbers]) <= TOLERANCE).all()

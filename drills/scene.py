@@ -1,0 +1,68 @@
+"""One drill under way, and what it saw."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from drills.load import Load, Table, Tally
+from drills.service import Service
+
+PATIENCE_S = 90.0
+CALM_S = 1.0
+"""Of load before and after what is done."""
+
+
+@dataclass
+class Scene:
+    """One drill under way.
+
+    Attributes:
+        folder: For what it writes.
+        table: What answers should be.
+        long: Whether to take the time that an operator would, rather than CI.
+        detected_s: From the fault until the service had noticed.
+        recovered_s: From the fault until it was whole again.
+        tally: What became of the load's requests.
+        notes: What else was seen.
+        faults: What was not as it should be.
+    """
+
+    folder: Path
+    table: Table
+    long: bool = False
+    detected_s: float | None = None
+    recovered_s: float | None = None
+    tally: Tally = field(default_factory=Tally)
+    notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def loaded(self, **settings: str) -> Iterator[Service]:
+        """A healthy service under load, from some time before to some time after."""
+        with Service(self.folder, **settings) as service, Load(service, self.table) as load:
+            self.tally = load.tally
+            time.sleep(CALM_S)
+            yield service
+            time.sleep(CALM_S)
+
+    def broken(self, service: Service, noticed: Callable[[], bool], limit_s: float) -> None:
+        """Waits until the service has noticed, then until it is whole, within ``limit_s``.
+
+        The limit holds only in long drills: tests assert no times.
+        """
+        started = time.monotonic()
+        service.wait(noticed, PATIENCE_S)
+        self.detected_s = time.monotonic() - started
+        service.wait(service.healthy, PATIENCE_S)
+        self.recovered_s = time.monotonic() - started
+        if self.long:
+            self.demand(self.recovered_s <= limit_s, f"whole again only after {limit_s:g} s")
+
+    def demand(self, holds: bool, otherwise: str) -> None:
+        """Notes a fault unless ``holds``."""
+        if not holds:
+            self.faults.append(otherwise)

@@ -1,0 +1,156 @@
+"""The service as an operator runs it, with its edge on, on free ports of loopback."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import psutil
+import requests
+
+from server import tokens
+from server.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+PATH = "/predictions/diagonal_flip"
+START_S = 120.0
+POLL_S = 0.01
+
+
+class Service:
+    """``python -m server`` with two workers and the edge, from ``with`` to its end.
+
+    Args:
+        folder: For its logs, tokens and output.
+        settings: Further settings, by name in upper case.
+
+    Attributes:
+        process: The supervisor.
+        url: Of the edge.
+        token: That it takes.
+        folder: As given.
+    """
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.tokens_file = folder / "tokens"
+        self.token = tokens.add(self.tokens_file, "drill")
+        ports = {name.upper(): str(free_port()) for name in Settings.ports()}
+        self._environment = ports | {
+            "WORKERS": "2",
+            "AUDIT_S": "1",
+            "LOG_DIR": str(folder / "logs"),
+            "TOKENS_FILE": str(self.tokens_file),
+            **settings,
+        }
+        self.port = int(self._environment["EDGE_PORT"])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.operations_url = f"http://127.0.0.1:{self._environment['OPERATIONS_PORT']}"
+        self.workers_wanted = int(self._environment["WORKERS"])
+
+    def __enter__(self) -> Self:
+        self._output = (self.folder / "output.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "server"],
+            cwd=ROOT,
+            env=os.environ | self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+        )
+        self.wait(self.healthy, START_S)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(60)
+        self._output.close()
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float) -> float:
+        """Seconds until ``condition`` held.
+
+        Raises:
+            TimeoutError: It did not.
+        """
+        started = time.monotonic()
+        while not condition():
+            if time.monotonic() - started > timeout_s:
+                raise TimeoutError(f"not within {timeout_s:g} s\n{self.output()[-2000:]}")
+            time.sleep(POLL_S)
+        return time.monotonic() - started
+
+    def healthy(self) -> bool:
+        """Whether it is ready, every worker is proven, and the edge answers."""
+        metrics = self.metrics()
+        proven = metrics.get("diagonalflip_workers_proven") == self.workers_wanted
+        return proven and metrics.get("diagonalflip_ready") == 1 and self.edge_answers()
+
+    def edge_answers(self) -> bool:
+        """Whether the edge lets an empty request through to a worker: the description."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        try:
+            answer = requests.get(self.url + PATH, headers=headers, timeout=2)
+        except requests.RequestException:
+            return False
+        return bool(answer.status_code == requests.codes.ok)
+
+    def ready(self) -> bool:
+        """What the operations port says."""
+        try:
+            answer = requests.get(f"{self.operations_url}/v2/health/ready", timeout=2)
+        except requests.RequestException:
+            return False
+        return bool(answer.status_code == requests.codes.ok)
+
+    def metrics(self) -> dict[str, float]:
+        """The supervisor's own metrics; none while it is down."""
+        try:
+            text = requests.get(f"{self.operations_url}/metrics", timeout=2).text
+        except requests.RequestException:
+            return {}
+        found = re.findall(r"^(diagonalflip_[^ ]+) ([0-9.e+]+)$", text, re.MULTILINE)
+        return {name: float(value) for name, value in found}
+
+    def java(self) -> psutil.Process:
+        """TorchServe."""
+        return self._child("java")
+
+    def edge(self) -> psutil.Process:
+        """The master process of the edge."""
+        return self._child("haproxy")
+
+    def workers(self) -> list[psutil.Process]:
+        """The workers."""
+        return self.java().children()
+
+    def tree(self) -> list[psutil.Process]:
+        """The supervisor and all below it."""
+        supervisor = psutil.Process(self.process.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
+
+    def output(self) -> str:
+        """What it has said so far."""
+        return (self.folder / "output.log").read_text(errors="replace")
+
+    def _child(self, name: str) -> psutil.Process:
+        for process in psutil.Process(self.process.pid).children():
+            if process.name() == name:
+                return process
+        raise TimeoutError(f"no {name} runs")
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,35 @@
+"""The drills in their short form; ``make drill`` takes longer and asserts times as well."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drills.__main__ import run
+from drills.faults import DRILLS
+from drills.load import Table, reference
+
+
+@pytest.fixture(scope="module")
+def expected(artifacts: Path) -> Table:
+    return reference(artifacts / "diagonal_flip.onnx")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Short enough for the path of a socket."""
+    with tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+@pytest.mark.parametrize("title", [title for title in DRILLS if "saturates" not in title])
+def test_the_service_comes_through(
+    title: str, expected: Table, folder: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_STORE", str(artifacts))
+    scene = run(title, expected, folder, long=False)
+    assert not scene.faults, (scene.tally, scene.notes)
+    assert scene.tally.right > 0
