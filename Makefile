@@ -4,6 +4,9 @@ PYTHON ?= python3
 MODEL_STORE ?= model_store
 VENV := .venv
 BIN := $(VENV)/bin
+AUDIT_SERVICE ?= pypi
+PIP_AUDIT = .audit/bin/pip-audit --strict --disable-pip --progress-spinner off \
+  --vulnerability-service $(AUDIT_SERVICE) $(AUDIT_ARGS)
 export MODEL_STORE
 
 # What the artifacts are made from; any newer file makes them stale.
@@ -12,7 +15,8 @@ SOURCES := $(wildcard export/*.py export/weights.json handlers/*.py handlers/*.y
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve token test export gpu-check bench profile soak drill lint format lock clean
+.PHONY: help serve token test export gpu-check bench profile soak drill audit sbom lint format lock \
+  clean
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -48,6 +52,18 @@ soak: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## ten minutes of large requests:
 drill: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## break the service in every way under load, in 10 minutes
 	@$(BIN)/python -m drills $(DRILL_ARGS)
 
+# A service that knows nothing of jinja2 2.4.1 knows nothing: pip-audit would find all in order.
+audit: .audit/.ready ## known vulnerabilities of the pinned packages? (AUDIT_SERVICE=pypi or osv)
+	@echo jinja2==2.4.1 > .audit/control.txt
+	@$(PIP_AUDIT) --no-deps -r .audit/control.txt 2>/dev/null | grep -qE 'PYSEC|GHSA|CVE' || \
+	  { echo "Nothing was audited: the advisory service ($(AUDIT_SERVICE)) cannot be reached," \
+	    "or has no advisories" >&2; exit 1; }
+	@$(PIP_AUDIT) --require-hashes -r requirements/serve.txt
+	@$(PIP_AUDIT) --no-deps -r requirements/torch.txt
+
+sbom: $(BIN)/.serve .audit/.ready ## write sbom.json: Python packages and Java libraries served
+	@$(BIN)/python -m server.sbom .audit/bin/cyclonedx-py sbom.json
+
 lint: $(BIN)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,7 +74,7 @@ format: $(BIN)/.dev ## let ruff format and fix
 	$(BIN)/ruff format .
 
 lock: $(BIN)/.dev ## pin requirements/*.in anew
-	@for name in serve dev; do \
+	@for name in serve dev audit; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --custom-compile-command "make lock" \
 	    requirements/$$name.in -o requirements/$$name.txt || exit 1; \
@@ -93,4 +109,10 @@ $(BIN)/.dev: $(BIN)/.serve requirements/dev.txt
 	@echo "==> Making an environment for $* in .bench"
 	@$(PYTHON) -m venv --clear .bench/$*
 	@.bench/$*/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.audit/.ready: requirements/audit.txt
+	@echo "==> Making an environment for audits in .audit"
+	@$(PYTHON) -m venv --clear .audit
+	@.audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

@@ -20,7 +20,7 @@ from drills.service import PATH, Service
 
 SIZES = (2, 2, 2, 64, 1024, 4096, 131_072)
 TIMEOUT_S = 75.0
-RETRYING_DEADLINE_S = 60.0
+RETRYING_DEADLINE_S = 20.0
 
 Table = npt.NDArray[np.float32]
 """Predictions of all 16 images by number, ``float32[16, 4]``."""
