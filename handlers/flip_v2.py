@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import chain
+from reprlib import repr as brief  # short at any depth
 from typing import Any
 
 import numpy as np
@@ -78,7 +80,7 @@ class V2Request:
     def __init__(self, document: dict[str, Any], binary: Body = b"") -> None:
         self._id = document.get("id")
         if self._id is not None and not isinstance(self._id, str):
-            raise InvalidTensor(f"id {self._id!r}", "a string")
+            raise InvalidTensor(f"id {brief(self._id)}", "a string")
         inputs = document.get("inputs")
         if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
             raise InvalidTensor("other inputs", TENSORS)
@@ -88,7 +90,7 @@ class V2Request:
         if tensor["name"] == "packed":
             padding = _parameters(tensor).get("padding", 0)
             if padding not in (0, NIBBLE_BITS):
-                raise InvalidTensor(f"padding {padding!r}", "padding 0 or 4")
+                raise InvalidTensor(f"padding {brief(padding)}", "padding 0 or 4")
             self.images = from_packed(values.astype(np.uint8).tobytes(), int(padding))
         else:
             self.images = pack_pixels(values.astype(np.uint8).reshape(-1, PIXELS))
@@ -144,7 +146,7 @@ def _split(length: str, body: Body) -> tuple[dict[str, Any], Body]:
 def _parameters(part: Mapping[str, Any]) -> dict[str, Any]:
     parameters = part.get("parameters", {})
     if not isinstance(parameters, dict):
-        raise InvalidTensor(f"parameters {parameters!r}"[:80], "an object")
+        raise InvalidTensor(f"parameters {brief(parameters)}"[:80], "an object")
     return parameters
 
 
@@ -165,16 +167,18 @@ def _values(tensor: dict[str, Any], binary: Body) -> npt.NDArray[Any]:
     """The tensor's values, flat; for ``pixels`` all of them are 0 or 1."""
     name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
     pixels = name == "pixels"
-    dtype = (PIXEL_TYPES if pixels else {"UINT8": np.dtype("u1")}).get(str(datatype))
+    dtype = (PIXEL_TYPES if pixels else {"UINT8": np.dtype("u1")}).get(
+        datatype if isinstance(datatype, str) else ""
+    )
     if name not in ("pixels", "packed") or dtype is None:
-        raise InvalidTensor(f"input {name!r} of {datatype!r}"[:80], TENSORS)
+        raise InvalidTensor(f"input {brief(name)} of {brief(datatype)}"[:80], TENSORS)
     if (
         not isinstance(shape, list)
         or any(type(size) is not int or size < 0 for size in shape)
         or len(shape) != (2 if pixels else 1)
         or (pixels and shape[1] != PIXELS)
     ):
-        raise InvalidTensor(f"{name} of shape {shape!r}"[:80], TENSORS)
+        raise InvalidTensor(f"{name} of shape {brief(shape)}"[:80], TENSORS)
     size = math.prod(shape)
     check_count(size // PIXELS if pixels else 2 * size - 1)
     values = _read_binary(tensor, binary, dtype) if binary else _read_json(tensor)
@@ -191,13 +195,18 @@ def _values(tensor: dict[str, Any], binary: Body) -> npt.NDArray[Any]:
 def _read_binary(tensor: dict[str, Any], binary: Body, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     size = _parameters(tensor).get("binary_data_size")
     if size != len(binary) or len(binary) % dtype.itemsize:
-        raise InvalidTensor(f"{len(binary)} binary bytes", f"binary_data_size, which is {size!r}")
+        raise InvalidTensor(
+            f"{len(binary)} binary bytes", f"binary_data_size, which is {brief(size)}"
+        )
     return np.frombuffer(binary, dtype=dtype)
 
 
 def _read_json(tensor: dict[str, Any]) -> npt.NDArray[Any]:
+    data = tensor.get("data")
+    if _holds_text(data):  # NumPy would make all values as long as the longest
+        raise InvalidTensor("data that are not numbers", "numbers or booleans")
     try:
-        values = np.array(tensor.get("data"))
+        values = np.array(data)
     except ValueError as error:
         raise InvalidTensor("ragged data", "a flat list, or lists of the shape") from error
     if values.dtype.kind not in "biuf" and values.size:
@@ -205,3 +214,16 @@ def _read_json(tensor: dict[str, Any]) -> npt.NDArray[Any]:
     if values.dtype.kind == "f" and not (values == np.rint(values)).all():
         raise InvalidTensor("a fraction", "whole numbers")
     return values.reshape(-1)
+
+
+def _holds_text(data: object) -> bool:
+    """Whether a text is among the values, in lists of any depth."""
+    level = data if isinstance(data, list) else []
+    while level:
+        kinds = set(map(type, level))
+        if str in kinds:
+            return True
+        if list not in kinds:
+            return False
+        level = list(chain.from_iterable(part for part in level if type(part) is list))
+    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import flip_v2
@@ -135,6 +136,38 @@ def test_what_is_malformed_is_refused(name: str) -> None:
     with pytest.raises((InvalidTensor, InvalidJson)) as caught:
         read(MALFORMED[name], len(MALFORMED[name]))
     assert len(str(caught.value)) < 300
+
+
+DEEP = "[" * 1010 + "]" * 1010
+
+
+@pytest.mark.parametrize("key", ["id", "name", "datatype", "shape", "parameters", "padding"])
+def test_deep_nesting_is_refused_wherever_it_is(key: str) -> None:
+    known = tensor(name="packed", shape=[1], data=[0])
+    if key == "padding":
+        body = request(known | {"parameters": {"padding": "deep"}})
+    else:
+        body = request(known, id="deep") if key == "id" else request(known | {key: "deep"})
+    with pytest.raises(InvalidTensor) as caught:
+        read(body.replace(b'"deep"', DEEP.encode()))
+    assert len(str(caught.value)) < 300
+
+
+def test_a_deeply_nested_binary_size_is_refused() -> None:
+    made = tensor(data=..., parameters={"binary_data_size": "deep"})
+    head = request(made).replace(b'"deep"', DEEP.encode())
+    with pytest.raises(InvalidTensor, match="12 binary bytes"):
+        read(head + bytes(12), len(head))
+
+
+@pytest.mark.parametrize("data", [["a" * 10**6, *[""] * 10**5], [["a" * 10**6, *[""] * 10**5]]])
+def test_a_long_text_among_many_values_takes_no_memory(data: list[Any]) -> None:
+    tracemalloc.start()
+    with pytest.raises(InvalidTensor, match="not numbers"):
+        read(request(tensor(data=data)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 << 20
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "99999", "1" * 5000, "0" * 5000, "٣"])
