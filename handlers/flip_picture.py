@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import warnings
 
@@ -18,6 +19,9 @@ from diagonalflip.wire import MAX_IMAGES, PIXELS, Images, check_count, pack_pixe
 Body = bytes | bytearray
 PICTURE = "a 1-bit picture of even width and height"
 
+COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
+"""Of a plain PBM. Pillow drops them as well, but copies all the rest for each."""
+
 # What Pillow's decoders let out for damaged files.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowError, IndexError)
 
@@ -29,7 +33,8 @@ def decode_png(_media_type: MediaType, body: Body) -> Images:
 
 def decode_pbm(_media_type: MediaType, body: Body) -> Images:
     """A PBM, plain (P1) or raw (P4); bit 1, which is black, is pixel 1."""
-    return _from_sheet(~_open(body, "PPM"))
+    plain = COMMENT.sub(b"", body) if body[:2] == b"P1" else body
+    return _from_sheet(~_open(plain, "PPM"))
 
 
 def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:

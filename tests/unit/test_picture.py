@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import zlib
 
 import flip_decode
@@ -185,3 +186,10 @@ def test_tiles_lie_as_in_the_picture_sent_else_in_a_square(
         tile = greys[top : top + 2, left : left + 2].reshape(-1)
         assert tile.tolist() == [4 * index + 1, 4 * index + 2, 4 * index + 3, 4 * index + 4]
     assert greys.astype(int).sum() == sum(range(1, count * 4 + 1)), "unused tiles are black"
+
+
+def test_a_million_comments_take_no_longer_than_their_bytes() -> None:
+    started = time.process_time()
+    content = b"P1 2 2\n1 0" + b"#\n" * (1 << 20) + b"1#1\r1 # the end"
+    assert unpack(flip_decode.decode(PBM, content)).tolist() == [11]
+    assert time.process_time() - started < 5
