@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._pending: deque[tuple[bool, bool]] = deque()  # keep alive, head only
         self._ignoring = False  # whatever the client still sends
         self._ended = False  # the client sends no more
+        self._finished = False  # the last answer is written
         self._in_head = False
         self._in_request = False
         self._read_bytes = 0
@@ -201,7 +202,7 @@ class Connection(asyncio.Protocol):
     def reply(self, item: Item, body: bytes) -> None:
         """Writes one answer; ends the connection if the client or the answer wants it."""
         keep, head_only = self._pending.popleft()
-        if self._transport.is_closing():
+        if self._finished or self._transport.is_closing():
             return
         head = self._server.head(item, len(body), keep=keep)
         if head_only:
@@ -258,7 +259,7 @@ class Connection(asyncio.Protocol):
         self._server.batcher.put(self, item, refuse(item, error))
 
     def _linger(self) -> None:
-        self._ignoring = True
+        self._ignoring = self._finished = True
         self._expect(LINGER_S)
         if self._transport.can_write_eof():
             with contextlib.suppress(OSError):

@@ -309,6 +309,14 @@ def test_the_connection_ends_when_the_client_wants_it(port: Port, request_: byte
         assert connection.recv(1) == b""
 
 
+def test_what_follows_the_last_request_is_not_answered(port: Port) -> None:
+    with port.connect() as connection:
+        connection.sendall(post(b"a", "Connection: close\r\n") + post(b"b"))
+        assert read(connection)[1] == b"a"
+        assert connection.recv(1) == b""
+    assert port.ask(post(b"after"))[0][1] == b"after"
+
+
 def test_who_hangs_up_disturbs_nobody(port: Port) -> None:
     port.echo.go_on.clear()
     with port.connect() as first:
