@@ -116,6 +116,14 @@ def image_numbers(images: list[Any]) -> Numbers:
     Raises:
         InvalidImage: Some image is malformed; the first one is named.
     """
+    numbers = _numbers(images)
+    if numbers is None:
+        raise _first_invalid(images)
+    return numbers
+
+
+def _numbers(images: list[Any]) -> Numbers | None:
+    """As ``image_numbers``; None if some image is malformed."""
     kinds = list(map(type, images))
     numbers = np.empty(len(images), dtype=np.int64)
     for kind in set(kinds):
@@ -123,7 +131,7 @@ def image_numbers(images: list[Any]) -> Numbers:
         form = _FORMS.get(kind)
         part = form(list(compress(images, mask))) if form else None
         if part is None:
-            raise _first_invalid(images)
+            return None
         numbers[mask] = part
     return numbers
 
@@ -189,12 +197,15 @@ _FORMS: dict[type, Callable[[list[Any]], Numbers | None]] = {
 
 
 def _first_invalid(images: list[Any]) -> InvalidImage:
-    """Names the first malformed image. Only a refused request pays for this search."""
-    for index, image in enumerate(images):
-        form = _FORMS.get(type(image))
-        if form is None or form([image]) is None:
-            return InvalidImage(f"image {index}: {_describe(image)}", IMAGE_FORMS)
-    raise AssertionError("every image is valid alone")
+    """Names the first malformed image, by halving: others wait while a request is refused."""
+    start, end = 0, len(images)
+    while end - start > 1:
+        middle = (start + end) // 2
+        if _numbers(images[start:middle]) is None:
+            end = middle
+        else:
+            start = middle
+    return InvalidImage(f"image {start}: {_describe(images[start])}", IMAGE_FORMS)
 
 
 def _describe(value: object) -> str:

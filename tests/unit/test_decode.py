@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import flip_decode
@@ -147,6 +148,15 @@ def test_the_malformed_value_is_quoted_but_not_at_length() -> None:
     with pytest.raises(InvalidImage) as caught:
         flip_decode.decode(JSON, body_of("é" * 100_000))
     assert len(caught.value.got) < 100
+
+
+@pytest.mark.parametrize("last", [b"16", b"[1,0,1]", b"null"])
+def test_a_malformed_image_is_found_about_as_fast_as_good_ones_are_read(last: bytes) -> None:
+    index = wire.MAX_IMAGES - 1
+    started = time.process_time()
+    with pytest.raises(InvalidImage, match=f"image {index}: "):
+        flip_decode.decode(JSON, b'{"images":[' + b"7," * index + last + b"]}")
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("depth", [3, 200, 300, 1000])
