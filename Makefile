@@ -15,7 +15,7 @@ SOURCES := $(wildcard export/*.py export/weights.json handlers/*.py handlers/*.y
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve token test export gpu-check bench profile soak drill audit sbom lint format lock \
+.PHONY: help serve token test export gpu-check bench profile soak drill fuzz audit sbom lint format lock \
   clean
 
 help: ## this list
@@ -63,6 +63,9 @@ audit: .audit/.ready ## known vulnerabilities of the pinned packages? (AUDIT_SER
 
 sbom: $(BIN)/.serve .audit/.ready ## write sbom.json: Python packages and Java libraries served
 	@$(BIN)/python -m server.sbom .audit/bin/cyclonedx-py sbom.json
+
+fuzz: $(BIN)/.dev ## ten million hostile requests and streams: does anything give way?
+	@$(BIN)/python -m tests.fuzz.fuzz_decoders --executions 5000000 $(FUZZ_ARGS)
 
 lint: $(BIN)/.dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,0 +1,247 @@
+"""The direct port's connection on a transport and an event loop that are none.
+
+The bytes are: how many cuts there are, each cut's place (two bytes) and what happens after it,
+how often pieces of the stream between two marks are repeated, and the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.events import _set_running_loop
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from time import thread_time_ns
+from typing import Any, cast
+
+from server.batch import Item
+from server.connection import MAX_HEAD_BYTES, Connection
+from server.direct import DirectServer
+from tests.fuzz.source import Execution, Source, repeat
+
+ANSWER, STALL, EXPIRE, HALF_CLOSE, HANG_UP = 1, 2, 3, 4, 5
+"""What may happen after a piece; nothing else does for any other byte."""
+
+LONGEST = 24 << 10
+"""Bytes that a repeated piece may fill: more than the longest head."""
+
+PATH = b"/predictions/diagonal_flip"
+POST = b"POST %b HTTP/1.1\r\nHost: a\r\n" % PATH
+STREAMS = (
+    POST + b"Content-Length: 2\r\n\r\nab",
+    POST + b"Content-Length: 0\r\n\r\nGET /ping HTTP/1.1\r\n\r\nHEAD /nowhere HTTP/1.1\r\n\r\n",
+    POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n3;x=y\r\ncde\r\n0\r\nTrailer: a\r\n\r\n",
+    POST + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\na" + POST + b"\r\n",
+    POST + b"Connection: close\r\nContent-Length: 1\r\n\r\na" + POST + b"\r\n",
+    b"POST /explanations/diagonal_flip HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    POST + b"Upgrade: h2c\r\nConnection: upgrade\r\n\r\n",
+    POST + b"Content-Length: 67108865\r\n\r\n",
+    b"PUT %b?a=b HTTP/1.1\r\nAccept: */*\r\nX: a,\r\n b\r\n\r\n" % PATH,
+    b"CONNECT a:1 HTTP/1.1\r\n\r\nrubbish",
+    b"~GET /ping HTTP/1.1\r\n\r\n~",
+    POST + b"~X: y\r\n~\r\n",
+    b"GET /~" + b"a" * 600 + b"~ HTTP/1.1\r\n\r\n",
+)
+
+
+class Connections:
+    """Any bytes from a client, cut anywhere: framing, order, and what is held in memory."""
+
+    tokens: Sequence[bytes] = (
+        *(
+            POST,
+            b"\r\n\r\n",
+            b"GET ",
+            b"HEAD ",
+            b" HTTP/1.1\r\n",
+            b" HTTP/1.0\r\n",
+            b"PRI * HTTP/2.0",
+        ),
+        *(
+            b"Content-Length: ",
+            b"Transfer-Encoding: chunked\r\n",
+            b"0\r\n\r\n",
+            b"1\r\na\r\n",
+            b"~",
+        ),
+        *(b"Connection: close\r\n", b"Connection: upgrade\r\n", b"Upgrade: a\r\n", b"keep-alive"),
+        *(b"Expect: 100-continue\r\n", b"/ping", b"/explanations", b"\0", b"\xff", b"67108865"),
+    )
+
+    def seeds(self) -> list[bytes]:
+        """Streams whole, in pieces, and each with something that happens in between."""
+        made = []
+        for number, stream in enumerate(STREAMS):
+            times = 206 if b"~" in stream else 0
+            made += [bytes([0, times]) + stream, bytes([1, 0, 30, 0, times]) + stream]
+            made.append(bytes([2, 0, 9, ANSWER, 0, 70, 1 + number % HANG_UP, times]) + stream)
+        return made
+
+    def run(self, data: bytes) -> Execution:
+        """Feeds a stream whole and in pieces, and compares what the handler is given."""
+        source = Source(data)
+        cuts = []
+        for _ in range(source.byte() % 16):
+            place = source.byte() << 8 | source.byte()
+            cuts.append((place, source.byte()))
+        times = source.byte()
+        stream = repeat(source.rest(), times, LONGEST)
+        whole = Exchange(stream, [])
+        pieces = Exchange(stream, cuts)
+        if len(stream) <= MAX_HEAD_BYTES and not pieces.disturbed:
+            assert pieces.seen == whole.seen
+        form = "refused" if pieces.refused else "answered" if pieces.seen else "nothing"
+        return Execution(f"{form} HTTP", len(stream), pieces.ns, pieces.refused)
+
+
+class Exchange:
+    """All that happens on one connection, to its end.
+
+    Attributes:
+        seen: Headers and body of every request that the handler was given.
+        refused: Whether any request was.
+        disturbed: Whether the client or the clock ended the connection early.
+        ns: Processor time.
+    """
+
+    def __init__(self, stream: bytes, cuts: Sequence[tuple[int, int]]) -> None:
+        self.seen: list[tuple[dict[str, str], bytes]] = []
+        self.disturbed = False
+        self._loop = Loop()
+        self._server = DirectServer(self._answer, "diagonal_flip", "1.0", dict.clear)
+        self._connection = Connection(self._server)
+        self._transport = Transport(self._connection, self._loop)
+        _set_running_loop(cast("asyncio.AbstractEventLoop", self._loop))
+        started = thread_time_ns()
+        try:
+            self._connection.connection_made(self._transport)
+            self._feed(stream, cuts)
+            self._end()
+        finally:
+            _set_running_loop(None)
+        self.ns = thread_time_ns() - started
+        self.refused = self._server.batcher.counts["direct_refusals"] > 0
+        self._check()
+
+    def _answer(self, items: Sequence[Item]) -> list[bytes]:
+        self.seen += [(item.headers, item.inputs["body"]) for item in items]
+        return [b"answer"] * len(items)
+
+    def _feed(self, stream: bytes, cuts: Sequence[tuple[int, int]]) -> None:
+        places = sorted((place % (len(stream) + 1), action) for place, action in cuts)
+        start = 0
+        for end, action in [*places, (len(stream), 0)]:
+            if self._transport.reading_paused:
+                self._loop.run()
+                assert not self._transport.reading_paused, "reading is never resumed"
+            if self._transport.ended or self._connection.lost:
+                return
+            if end > start:
+                self._connection.data_received(stream[start:end])
+            start = end
+            self._happens(action)
+
+    def _happens(self, action: int) -> None:
+        self.disturbed |= action in (EXPIRE, HALF_CLOSE, HANG_UP)
+        if action == ANSWER:
+            self._loop.run()
+        elif action == STALL:
+            self._connection.pause_writing()
+            self._connection.resume_writing()
+        elif action == EXPIRE and not self._transport.is_closing():
+            self._connection.expire()
+        elif action == HALF_CLOSE:
+            self._transport.end()
+        elif action == HANG_UP:
+            self._transport.abort()
+            self._loop.run()
+
+    def _end(self) -> None:
+        self._loop.run()
+        self._transport.end()
+        self._loop.run()
+        self._transport.abort()
+        self._loop.run()
+
+    def _check(self) -> None:
+        """Nothing is left of a connection that has ended."""
+        batcher = self._server.batcher
+        assert self._connection.lost
+        assert not self._server.connections
+        assert not batcher._running
+        assert not batcher._waiting
+        assert batcher.held_bytes == 0
+        assert self.disturbed or not self._connection._pending
+
+
+class Loop:
+    """As much of an event loop as connections use."""
+
+    def __init__(self) -> None:
+        self._ready: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._now = 0.0
+
+    def time(self) -> float:
+        """A clock that goes on whenever it is looked at."""
+        self._now += 1e-3
+        return self._now
+
+    def call_soon(self, callback: Callable[..., object], *arguments: Any) -> None:
+        """Takes a callback for ``run``, but none that only passes the time."""
+        if getattr(callback, "__name__", "") != "_spin":
+            self._ready.append((callback, arguments))
+
+    def run(self) -> None:
+        """Calls what is to be called, and what comes of it."""
+        while self._ready:
+            callback, arguments = self._ready.popleft()
+            callback(*arguments)
+
+
+class Transport(asyncio.Transport):
+    """A transport to nowhere, as strict as uvloop's."""
+
+    def __init__(self, connection: Connection, loop: Loop) -> None:
+        super().__init__()
+        self._connection, self._loop = connection, loop
+        self.reading_paused = self.ended = self._closing = self._finished = False
+
+    def write(self, data: Any) -> None:
+        assert not self._finished, "write after write_eof"
+        assert not self._connection.lost, "write after the end"
+        assert data
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        self.write(b"".join(list_of_data))
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self._finished = True
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        self.reading_paused = True
+
+    def resume_reading(self) -> None:
+        self.reading_paused = False
+
+    def end(self) -> None:
+        """The client sends no more."""
+        if not (self.ended or self._closing):
+            self.ended = True
+            if not self._connection.eof_received():
+                self.close()
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._loop.call_soon(self._connection.connection_lost, None)
+
+    def abort(self) -> None:
+        self.close()

@@ -1,0 +1,223 @@
+"""Requests out of fuzz bytes, read as the handler reads them; there is no model.
+
+The bytes are: flags, ``Content-Type``, ``Accept``, ``If-Match``, how often pieces of the body
+between two marks are repeated, and the body.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from time import thread_time_ns
+from typing import Any, cast
+
+import flip_decode
+import flip_request
+from flip_media import JSON, PACKED, PBM, PNG, TEXT, VENDOR_PACKED, parse_media_type
+from flip_v2 import HEADER_LENGTH
+
+from diagonalflip import wire
+from diagonalflip.errors import DiagonalFlipError
+from tests.fuzz.source import Execution, Source, header_bytes, repeat
+
+EXPLAIN, SPLIT, MEND, ARRAY, LENGTH, RAW = (1 << bit for bit in range(6))
+"""Flags: an explanation; V2's binary tensors after an empty line; a PNG's checksums are made
+right; the body is a bytearray; V2's length as in the bytes; a PNG's data are deflated."""
+
+LONGEST = 640 << 10
+"""Bytes that a repeated piece may fill: more than the largest packed request has."""
+
+DIGEST = "5f" * 32
+STATUSES = {400, 406, 412, 413, 415}
+ODD = f"{PACKED}; padding=4"
+CONTENT_TYPES = (
+    *(None, PACKED, ODD, VENDOR_PACKED, f"{VENDOR_PACKED}; padding=4", JSON, TEXT, PNG, PBM),
+    *(f"{JSON}; charset=utf-8", f"{TEXT}; charset=us-ascii", f"{PACKED}; padding=0"),
+)
+ACCEPTS = (None, "*/*", PACKED, JSON, "image/*;q=0.5, */*;q=0.1", "text/plain, */*;q=0")
+IF_MATCHES = (None, None, "*", f'"{DIGEST}"', f'"x", "{DIGEST}"')
+LENGTHS = ("0", "2", "99")
+VECTORS = Path(__file__).parents[2] / "diagonalflip/vectors"
+
+TENSOR = b'{"name": "pixels", "datatype": "%b", "shape": [1, 4]%b}'
+DATA = b', "data": [1, 0, 1.0, true]'
+BINARY = b', "parameters": {"binary_data_size": @}'
+PACKED_TENSOR = (
+    b'{"inputs": [{"name": "packed", "datatype": "UINT8", "shape": [2], '
+    b'"parameters": {"padding": 4, "binary_data_size": @}}]}'
+)
+OUTPUT = b'{"name": "prediction", "parameters": {"binary_data": true}}'
+PLAIN = (
+    (0, PACKED, b"\xb6\xc0"),
+    (ARRAY, ODD, b"\xb6\xc0"),
+    (0, JSON, b'{"images": [11, "0110", [1, 1, 0, 0], [[1, 1], [0, 0]]]}'),
+    (0, TEXT, b"b6 c\r\n\t0F"),
+    (0, PBM, b"P1\n# a comment\n4 2\n1 0 1 1\n0 1 1 0#\n"),
+    (0, PBM, b"P4\n4 2\n\xb0\x60"),
+    (0, None, b""),
+    (0, JSON, b'{"inputs": [%b]}' % TENSOR % (b"FP32", DATA)),
+    (0, JSON, b'{"id": "a", "inputs": [%b], "outputs": [%b]}' % (TENSOR, OUTPUT) % (b"BOOL", DATA)),
+    (SPLIT, None, b'{"inputs": [%b]}\n\n\1\0\1\1' % TENSOR % (b"UINT8", BINARY)),
+    (SPLIT, None, PACKED_TENSOR + b"\n\n\xb6\xc0"),
+)
+NESTED = (b"[" * 31, b"]" * 31)
+REPEATED = (
+    (PACKED, b"~\xb6~"),
+    (TEXT, b"~b6 ~"),
+    (JSON, b'{"images": [~11,~0]}'),
+    (JSON, b'{"images": [~[1,0,1,1],~"0110"]}'),
+    (JSON, b'{"images": [~[~0]}'),
+    (JSON, b'{"inputs": [{"name": "packed", "datatype": "UINT8", "shape": ~%b~~%b~}]}' % NESTED),
+    (JSON, b'{"images": [~%b~~%b~]}' % NESTED),
+    (JSON, b'{"inputs": [%b]}' % TENSOR % (b"UINT8", b', "data": ["aaaa", ~"", ~0]')),
+    (PBM, b"P1 2 2 ~#\n~1111"),
+    (PBM, b"P1 64 64 ~1 ~"),
+)
+
+
+class Decoders:
+    """The decoders of every form, behind the handler's reading of requests."""
+
+    tokens: Sequence[bytes] = (
+        *(b'{"images": [', b"]}", b"[[1, 0], [1, 1]]", b'"1011"', b"11,", b"-1", b"1e999", b"null"),
+        *(b'{"inputs": [', b'"name": ', b'"packed"', b'"pixels"', b'"datatype": "FP32"', b'"BOOL"'),
+        *(b'"shape": [2, 4]', b'"data": [', b'"parameters": {', b'"padding": 4', b"true", b"~"),
+        *(b'"binary_data_size": @', b'"outputs": [', b'"binary_data": ', b"P1\n", b"P4 ", b"2 2 "),
+        *(b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"IEND", b"acTL", b"fcTL", b"fdAT", b"zTXt", b"iCCP"),
+        *(b"eXIf", b"\x89PNG\r\n\x1a\n", b"; padding=4", b";charset=", b"q=0.5", b"#\n", b"\0\0\0"),
+    )
+
+    def seeds(self) -> list[bytes]:
+        """Valid requests in every form, golden vectors, and repeated pieces."""
+        made = [seed(flags, kind, body) for flags, kind, body in PLAIN]
+        made += [
+            seed(MEND | RAW, PNG, png(depth, kind)) for depth, kind in ((1, 0), (1, 3), (8, 0))
+        ]
+        made += [seed(0, kind, body, times) for kind, body in REPEATED for times in (204, 220)]
+        made.append(seed(0, PACKED, b"~\xb6~", 255))
+        for path in sorted(VECTORS.glob("*.json")):
+            document = json.loads(path.read_bytes())
+            made += [from_vector(vector["request"], path) for vector in document["vectors"]]
+        return made
+
+    def run(self, data: bytes) -> Execution:
+        """Reads one request, and refuses it if it must be; then both are checked."""
+        headers, body = request(data)
+        found = None
+        started = thread_time_ns()
+        try:
+            found = flip_request.read(headers, body, cast("Any", None), DIGEST, b"{}")
+        except DiagonalFlipError as error:
+            answer = flip_request.refuse(headers, body, error)
+            ns = thread_time_ns() - started
+            assert error.status in STATUSES, error
+            assert isinstance(json.loads(answer[0]), dict)
+        else:
+            ns = thread_time_ns() - started
+        if found is not None and not isinstance(found, flip_request.DescribeRequest):
+            check(found.images)
+        check_packed(bytes(body[:1024]))
+        length = len(body) + sum(map(len, headers.values()))
+        return Execution(form(headers, body), length, ns, found is None)
+
+
+def request(data: bytes) -> tuple[dict[str, str], bytes | bytearray]:
+    """Headers as the handler sees them, and the body."""
+    source = Source(data)
+    flags = source.byte()
+    values = {
+        "content-type": source.header(CONTENT_TYPES),
+        "accept": source.header(ACCEPTS),
+        "if-match": source.header(IF_MATCHES),
+    }
+    times = source.byte()
+    if flags & LENGTH:
+        values[HEADER_LENGTH] = source.header(LENGTHS)
+    body = repeat(source.rest(), times, LONGEST)
+    if flags & EXPLAIN:
+        values["explain"] = "True"
+    if flags & SPLIT:
+        head, _, tensors = body.partition(b"\n\n")
+        head = head.replace(b"@", str(len(tensors)).encode())
+        values[HEADER_LENGTH], body = str(len(head)), head + tensors
+    if flags & MEND:
+        body = mended(body, deflate=bool(flags & RAW))
+    headers = {name: value for name, value in values.items() if value is not None}
+    return headers, bytearray(body) if flags & ARRAY else body
+
+
+def seed(flags: int, kind: str | None, body: bytes, times: int = 0, rest: bytes = b"\0\0") -> bytes:
+    """Bytes that ``request`` reads as this."""
+    return bytes([flags]) + header_bytes(kind, CONTENT_TYPES) + rest + bytes([times]) + body
+
+
+def from_vector(vector: dict[str, Any], path: Path) -> bytes:
+    """A golden vector's request; what it repeats is repeated, if not quite as often."""
+    headers = {name.lower(): value for name, value in vector["headers"].items()}
+    body, times = bytes.fromhex(vector["body_hex"]), 0
+    if "body_repeat" in vector:
+        body, times = body + b"~%b~" % bytes.fromhex(vector["body_repeat"]["byte_hex"]), 255
+    rest = header_bytes(headers.get("accept"), ACCEPTS)
+    rest += header_bytes(headers.get("if-match"), IF_MATCHES)
+    flags = EXPLAIN if path.stem == "explanations" else 0
+    if HEADER_LENGTH in headers:
+        flags |= LENGTH
+        body = header_bytes(headers[HEADER_LENGTH], LENGTHS) + body
+    return seed(flags, headers.get("content-type"), body, times, rest)
+
+
+def png(depth: int, kind: int) -> bytes:
+    """A PNG of 4x2 pixels, checksums left out and data not deflated."""
+    parts = {b"IHDR": bytes([0, 0, 0, 4, 0, 0, 0, 2, depth, kind, 0, 0, 0])}
+    parts |= {b"PLTE": bytes(6)} if kind else {}
+    row = b"\0\xb0" if depth == 1 else b"\0\0\1\0\1"
+    parts |= {b"IDAT": row * 2, b"IEND": b""}
+    chunks = [len(part).to_bytes(4, "big") + name + part + b"0000" for name, part in parts.items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def mended(picture: bytes, *, deflate: bool) -> bytes:
+    """A PNG whose chunks have their lengths and checksums, so that more than these is tried."""
+    made, at = [picture[:8]], 8
+    while at + 12 <= len(picture):
+        length = int.from_bytes(picture[at : at + 4], "big")
+        chunk = picture[at + 4 : at + 8 + length]
+        if deflate and chunk[:4] == b"IDAT":
+            chunk = b"IDAT" + zlib.compress(chunk[4:], 0)
+        made += [(len(chunk) - 4).to_bytes(4, "big"), chunk, zlib.crc32(chunk).to_bytes(4, "big")]
+        at += 12 + length
+    return b"".join(made)
+
+
+def check(images: wire.Images) -> None:
+    """What holds for the images of every request."""
+    numbers = wire.unpack(images)
+    assert 1 <= images.count <= wire.MAX_IMAGES
+    assert len(numbers) == images.count
+    assert numbers.max() <= 15
+    assert not images.columns or images.count % images.columns == 0
+    again = wire.pack(numbers)
+    assert (again.packed, again.count) == (bytes(images.packed), images.count)
+    kind = wire.with_padding(PACKED, images.count)
+    assert flip_decode.decode(kind, images.packed) == wire.Images(images.packed, images.count)
+
+
+def check_packed(body: bytes) -> None:
+    """Any bytes are packed images, and these are encoded as the same bytes."""
+    for kind, packed in (
+        (PACKED, body),
+        (ODD, body[:-1] + bytes([body[-1] & 0xF0]) if body else b""),
+    ):
+        if packed:
+            images = flip_decode.decode(kind, packed)
+            assert images.count == 2 * len(packed) - (kind == ODD)
+            assert wire.pack(wire.unpack(images)).packed == packed
+
+
+def form(headers: dict[str, str], body: bytes | bytearray) -> str:
+    """A request's form, in words."""
+    name = parse_media_type(headers.get("content-type", "")).name
+    known = name if name in flip_decode.DECODERS else "another type"
+    return f"V2 {known}" if HEADER_LENGTH in headers or b'"inputs"' in body else known

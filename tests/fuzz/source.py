@@ -1,0 +1,87 @@
+"""What both targets are made of: decisions out of fuzz bytes, and what an execution found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+MARK = b"~"
+
+SINGLE = 192
+"""Up to here, a byte that says how often a piece is repeated says once."""
+
+KNOWN = 224
+"""Up to here, a byte that says what a header is chooses from a list."""
+
+
+class Execution(NamedTuple):
+    """One execution without a finding: the request's form and bytes, and processor time."""
+
+    form: str
+    length: int
+    ns: int
+    refused: bool
+
+
+class Target(Protocol):
+    """What is fuzzed."""
+
+    tokens: Sequence[bytes]
+    """What mutations insert."""
+
+    def seeds(self) -> list[bytes]:
+        """Bytes to start from: valid requests in every form, and golden vectors."""
+
+    def run(self, data: bytes) -> Execution:
+        """Executes what ``data`` stands for; raises if anything is wrong."""
+
+
+class Source:
+    """Reads decisions off fuzz bytes; after their end, every one is 0."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def byte(self) -> int:
+        """The next byte."""
+        self._at += 1
+        return self._data[self._at - 1] if self._at <= len(self._data) else 0
+
+    def header(self, known: Sequence[str | None]) -> str | None:
+        """One of ``known``, or a text of its own."""
+        chosen = self.byte()
+        if chosen < KNOWN:
+            return known[chosen % len(known)]
+        length = self.byte()
+        self._at += length
+        return self._data[self._at - length : self._at].decode("latin-1")
+
+    def rest(self) -> bytes:
+        """All that is left."""
+        return self._data[self._at :]
+
+
+def header_bytes(value: str | None, known: Sequence[str | None]) -> bytes:
+    """What ``Source.header`` reads as ``value``."""
+    if value in known:
+        return bytes([known.index(value)])
+    text = (value or "").encode("latin-1")[:255]
+    return bytes([255, len(text)]) + text
+
+
+def repeat(data: bytes, times: int, longest: int) -> bytes:
+    """``data`` with what lies between marks repeated, two such pieces at most.
+
+    Args:
+        data: The bytes, marks included.
+        times: As drawn; from ``SINGLE`` on, every third value doubles the number.
+        longest: Bytes that a piece may fill.
+    """
+    parts = data.split(MARK, 4)
+    if times < SINGLE or len(parts) < 3:
+        return data
+    pieces = parts[1::2]
+    number = min(2 << (times - SINGLE) // 3, longest // max(1, *map(len, pieces)))
+    parts[1::2] = [piece * number for piece in pieces]
+    return b"".join(parts)

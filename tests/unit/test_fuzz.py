@@ -1,0 +1,36 @@
+"""The short form of `make fuzz`: the same targets, seeds and checks, always the same mutants."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+
+from tests.fuzz.connection_target import Connections
+from tests.fuzz.decode_target import Decoders
+from tests.fuzz.mutation import mutants
+from tests.fuzz.source import Target
+
+SHORT = 50_000
+"""Executions of a target: some seconds."""
+
+
+@pytest.mark.filterwarnings("default")  # Pillow warns of damaged animations, and goes on
+@pytest.mark.parametrize("kind", [Decoders, Connections])
+def test_whatever_comes_is_answered_or_refused(kind: type[Target]) -> None:
+    target = kind()
+    refused = 0
+    for data in islice(mutants(target.seeds(), target.tokens, 1), SHORT):
+        try:
+            refused += target.run(data).refused
+        except Exception as error:
+            pytest.fail(f"{data!r}: {error!r}")
+    assert 0 < refused < SHORT
+
+
+@pytest.mark.parametrize("kind", [Decoders, Connections])
+def test_mutants_are_the_same_for_the_same_number(kind: type[Target]) -> None:
+    target = kind()
+    first, second = (list(islice(mutants(target.seeds(), target.tokens, 7), 500)) for _ in range(2))
+    assert first == second
+    assert len(set(first)) > 300
