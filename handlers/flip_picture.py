@@ -7,6 +7,7 @@ import math
 import re
 import struct
 import warnings
+import zlib
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +23,22 @@ PICTURE = "a 1-bit picture of even width and height"
 COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
 """Of a plain PBM. Pillow drops them as well, but copies all the rest for each."""
 
+ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+"""Passes of an interlaced PNG: first column and row, and steps (PNG, section 8.2)."""
+
 # What Pillow's decoders let out for damaged files.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowError, IndexError)
 
 
 def decode_png(_media_type: MediaType, body: Body) -> Images:
     """A PNG of bit depth 1; sample 1 is pixel 1."""
-    return _from_sheet(_open(body, "PNG"))
+    sheet = _open(body, "PNG")
+    if not _is_whole(body, *sheet.shape):
+        raise InvalidPicture("less data than the picture's size needs", PICTURE)
+    return _from_sheet(sheet)
 
 
 def decode_pbm(_media_type: MediaType, body: Body) -> Images:
@@ -68,6 +78,23 @@ def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
 def _has_bit_depth_1(picture: Image.Image, body: Body) -> bool:
     """Pillow tells no depth of palettes; a PNG's depth is byte 24, in its first chunk."""
     return picture.mode == "1" or (picture.mode == "P" and body[24] == 1)
+
+
+def _is_whole(body: Body, height: int, width: int) -> bool:
+    """Whether a PNG that Pillow reads has data for all rows: it takes absent ones for zeros."""
+    passes = ADAM7 if body[28] else ((0, 0, 1, 1),)
+    sizes = [((width - x + dx - 1) // dx, (height - y + dy - 1) // dy) for x, y, dx, dy in passes]
+    needed = sum(rows * (1 + (columns + 7) // 8) for columns, rows in sizes if columns > 0)
+    parts, at = [], 8
+    while at < len(body):
+        length = int.from_bytes(body[at : at + 4], "big")
+        if body[at + 4 : at + 8] == b"IDAT":
+            parts.append(body[at + 8 : at + 8 + length])
+        at += 12 + length
+    try:
+        return len(zlib.decompressobj().decompress(b"".join(parts), needed)) == needed
+    except zlib.error:
+        return False
 
 
 def _from_sheet(sheet: npt.NDArray[np.bool_]) -> Images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import time
 import zlib
 
@@ -193,3 +194,29 @@ def test_a_million_comments_take_no_longer_than_their_bytes() -> None:
     content = b"P1 2 2\n1 0" + b"#\n" * (1 << 20) + b"1#1\r1 # the end"
     assert unpack(flip_decode.decode(PBM, content)).tolist() == [11]
     assert time.process_time() - started < 5
+
+
+def raw_png(width: int, height: int, data: bytes, interlaced: int = 0) -> bytes:
+    """A PNG of bit depth 1 with ``data`` for its scan lines, in two chunks."""
+    packed = zlib.compress(data)
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, interlaced)
+    parts = ((b"IHDR", header), (b"IDAT", packed[:3]), (b"IDAT", packed[3:]), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        for name, part in parts
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "interlaced", "needed"),
+    [(2, 2, 0, 4), (10, 6, 0, 18), (2, 2, 1, 2 + 2 + 2), (8, 8, 1, 2 + 2 + 2 + 4 + 4 + 8 + 8)],
+)
+def test_a_png_without_data_for_all_its_rows_is_not_whole(
+    width: int, height: int, interlaced: int, needed: int
+) -> None:
+    whole = raw_png(width, height, bytes(needed), interlaced)
+    assert flip_decode.decode(PNG, whole).count == width * height // 4
+    with pytest.raises(InvalidPicture):
+        flip_decode.decode(PNG, raw_png(width, height, bytes(needed - 1), interlaced))
+    with pytest.raises(InvalidPicture):
+        flip_decode.decode(PNG, raw_png(width, height + 2, bytes(needed), interlaced))
