@@ -132,9 +132,10 @@ class Exchange:
         for end, action in [*places, (len(stream), 0)]:
             if self._transport.reading_paused:
                 self._loop.run()
-                assert not self._transport.reading_paused, "reading is never resumed"
-            if self._transport.ended or self._connection.lost:
+            if self._transport.ended or self._transport.is_closing():
                 return
+            if self._transport.reading_paused:
+                raise AssertionError("reading is never resumed")
             if end > start:
                 self._connection.data_received(stream[start:end])
             start = end
@@ -147,7 +148,7 @@ class Exchange:
         elif action == STALL:
             self._connection.pause_writing()
             self._connection.resume_writing()
-        elif action == EXPIRE and not self._transport.is_closing():
+        elif action == EXPIRE and self._connection.deadline is not None:
             self._connection.expire()
         elif action == HALF_CLOSE:
             self._transport.end()

@@ -5,7 +5,8 @@
 Guided by coverage (Atheris, libFuzzer) where that is installed, else by mutations alone. A line
 a target says how many executions there were and how fast, the share of requests that were
 refused, the most processor time a byte with the form that took it, and how far the peak of
-memory rose. Whatever is found ends the run with 1, and with a file for ``--reproduce``.
+memory rose in a process; a KiB or two of that an execution is Atheris's own. Whatever is found
+ends the run with 1, and with a file for ``--reproduce``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import json
 import os
 import resource
 import subprocess
@@ -22,6 +24,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 from tests.fuzz.mutation import mutants
 from tests.fuzz.source import Execution, Target
@@ -36,15 +39,37 @@ INSTRUMENTED = [
 FLOOR_BYTES = 1 << 10
 """A request counts as at least as long: what it costs in any case is no byte's."""
 
+ROUND = 400_000
+"""Executions of a process."""
+
 HANG_S = 20
 """An execution that takes longer is a finding, under libFuzzer."""
 
 
-class Record:
-    """Executions of one target, and their figures."""
+class Figures(NamedTuple):
+    """What is told of some executions."""
 
-    def __init__(self, name: str, target: Target) -> None:
-        self._name, self._target = name, target
+    executions: int = 0
+    seconds: float = 0.0
+    refused: int = 0
+    worst: float = 0.0
+    form: str = "none"
+    memory: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.executions:,} executions, {self.executions / self.seconds:,.0f}/s, "
+            f"{self.refused / self.executions:.1%} refused, "
+            f"worst {self.worst:,.0f} ns/byte ({self.form}), memory +{self.memory:.1f} MiB, "
+            f"{'guided by coverage' if GUIDED else 'mutations'}"
+        )
+
+
+class Record:
+    """Executes one target, and keeps the figures."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
         self.executions = self._refused = 0
         self._worst, self._form = 0.0, "none"
         for seed in target.seeds():  # loads what is loaded late
@@ -61,39 +86,69 @@ class Record:
             if least > self._worst:
                 self._worst, self._form = least, f"{execution.form}, {execution.length} bytes"
 
-    def line(self) -> str:
-        """The figures."""
-        seconds = monotonic() - self._started
-        return (
-            f"{self._name}: {self.executions:,} executions, {self.executions / seconds:,.0f}/s, "
-            f"{self._refused / max(1, self.executions):.1%} refused, "
-            f"worst {self._worst:,.0f} ns/byte ({self._form}), "
-            f"memory +{peak_mib() - self._memory:.1f} MiB, "
-            f"{'guided by coverage' if GUIDED else 'mutations'}"
+    def figures(self) -> Figures:
+        """The figures so far."""
+        return Figures(
+            self.executions,
+            monotonic() - self._started,
+            self._refused,
+            self._worst,
+            self._form,
+            peak_mib() - self._memory,
         )
 
 
 def main() -> int:
-    """Fuzzes all targets, each in its own process; returns the exit status."""
+    """Fuzzes all targets, or does what was asked for; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--executions", type=int, default=1_000_000, help="of each target")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--target", choices=TARGETS, help="only this one, in this process")
-    parser.add_argument("--reproduce", type=Path, help="execute the bytes of this file once")
+    parser.add_argument("--target", choices=TARGETS, help="only this one")
+    parser.add_argument("--reproduce", type=Path, help="execute this file's bytes on --target")
+    parser.add_argument("--round", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.target is None:
-        return max(_in_process(name, options) for name in TARGETS)
     if options.reproduce is not None:
-        print(load(options.target).run(options.reproduce.read_bytes()))
-        return 0
-    (guided if GUIDED else unguided)(options.target, options.executions, options.seed)
+        print(load(options.target or TARGETS[0]).run(options.reproduce.read_bytes()))
+    elif options.round is not None:
+        fuzz = guided if GUIDED else unguided
+        fuzz(options.target, options.executions, options.seed, options.round)
+    else:
+        names = [options.target] if options.target else TARGETS
+        return max(rounds(name, options.executions, options.seed) for name in names)
     return 0
 
 
-def _in_process(name: str, options: argparse.Namespace) -> int:
-    numbers = ("--executions", str(options.executions), "--seed", str(options.seed))
-    command = [sys.executable, "-m", "tests.fuzz.fuzz_decoders", "--target", name, *numbers]
-    return int(subprocess.run(command, cwd=ROOT, check=False).returncode != 0)
+def rounds(name: str, executions: int, seed: int) -> int:
+    """Fuzzes a target in one process after the other: Atheris gives back no memory."""
+    total = Figures()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        while total.executions < executions:
+            number = min(ROUND, executions - total.executions)
+            arguments = ("--target", name, "--executions", str(number), "--seed", str(seed))
+            command = [sys.executable, "-m", "tests.fuzz.fuzz_decoders", *arguments]
+            finished = subprocess.run(
+                [*command, "--round", folder], cwd=ROOT, stdout=subprocess.PIPE, check=False
+            )
+            if finished.returncode:
+                print(f"{name}: seed {seed}: {finished.stdout.decode()}", flush=True)
+                return 1
+            total = add(total, Figures(*json.loads(finished.stdout.splitlines()[-1])))
+            seed += 1
+    print(f"{name}: {total}", flush=True)
+    return 0
+
+
+def add(total: Figures, more: Figures) -> Figures:
+    """Figures of two rounds; the worse of what is a worst."""
+    worse = max(total, more, key=lambda figures: figures.worst)
+    return Figures(
+        total.executions + more.executions,
+        total.seconds + more.seconds,
+        total.refused + more.refused,
+        worse.worst,
+        worse.form,
+        max(total.memory, more.memory),
+    )
 
 
 def load(name: str) -> Target:
@@ -110,39 +165,34 @@ def load(name: str) -> Target:
     return Connections()
 
 
-def unguided(name: str, executions: int, seed: int) -> None:
+def unguided(name: str, executions: int, seed: int, _folder: Path) -> None:
     """Executes the seeds and mutants of them."""
     target = load(name)
-    record = Record(name, target)
-    execute = reporting(record, name, executions)
+    execute = reporting(Record(target), name, executions)
     for mutant in mutants(target.seeds(), target.tokens, seed):
         execute(mutant)
 
 
-def guided(name: str, executions: int, seed: int) -> None:
-    """Has libFuzzer choose what to execute, by what it reaches."""
+def guided(name: str, executions: int, seed: int, folder: Path) -> None:
+    """Has libFuzzer choose what to execute, by what it reaches; ``folder`` keeps the corpus."""
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
         target = load(name)
-    folder = tempfile.TemporaryDirectory(prefix="fuzz-")
-    tokens = Path(folder.name, "tokens.dict")
+    tokens, corpus = folder / "tokens.dict", folder / "corpus"
     texts = ("".join(f"\\x{byte:02x}" for byte in token) for token in target.tokens)
     tokens.write_text("".join(f'"{text}"\n' for text in texts), encoding="ascii")
-    corpus = Path(folder.name, "corpus")
-    corpus.mkdir()
+    corpus.mkdir(exist_ok=True)
     for number, data in enumerate(target.seeds()):
         (corpus / f"{number:04}").write_bytes(data)
-    execute = reporting(Record(name, target), name, executions, folder.cleanup)
+    execute = reporting(Record(target), name, executions)
     limits = [f"-runs={2 * executions}", f"-timeout={HANG_S}", "-max_len=4096"]
     files = [f"-dict={tokens}", f"-artifact_prefix=fuzz-{name}-", str(corpus)]
     atheris.Setup([sys.argv[0], f"-seed={seed}", "-verbosity=0", *limits, *files], execute)
     atheris.Fuzz()
 
 
-def reporting(
-    record: Record, name: str, executions: int, clean_up: Callable[[], None] = lambda: None
-) -> Callable[[bytes], None]:
+def reporting(record: Record, name: str, executions: int) -> Callable[[bytes], None]:
     """Executes; ends the process with the figures, or with a reproducer of what was found."""
 
     def execute(data: bytes) -> None:
@@ -152,13 +202,11 @@ def reporting(
             traceback.print_exc()
             path = Path(f"fuzz-{name}-{hashlib.sha256(data).hexdigest()[:12]}.bin").resolve()
             path.write_bytes(data)
-            print(f"{name}: after {record.executions:,} executions --reproduce {path}", flush=True)
+            print(f"after {record.executions:,} executions --reproduce {path}", flush=True)
             sys.stderr.flush()
-            clean_up()
             os._exit(1)  # libFuzzer lets no exception through
         if record.executions == executions:
-            print(record.line(), flush=True)
-            clean_up()
+            print(json.dumps(record.figures()), flush=True)
             os._exit(0)
 
     return execute
