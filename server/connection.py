@@ -143,9 +143,9 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; the last of several of one name counts."""
+        """One header; the last of several of one name counts, and trailers do not."""
         self._length += len(name) + len(value)
-        if self._length <= MAX_HEAD_BYTES:
+        if self._in_head and self._length <= MAX_HEAD_BYTES:
             self._headers[text(name)] = text(value)
 
     def on_headers_complete(self) -> None:

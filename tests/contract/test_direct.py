@@ -160,6 +160,14 @@ def test_chunked_bodies_and_interim_answers(port: Port) -> None:
         assert read(connection)[1] == b"xy"
 
 
+def test_trailers_are_no_headers(port: Port) -> None:
+    body = b"1\r\na\r\n0\r\nAccept: text/plain\r\nX-More: b\r\n\r\n"
+    headers = f"{POST}Transfer-Encoding: chunked\r\nAccept: image/png\r\n\r\n"
+    assert port.ask(headers.encode() + body)[0][1] == b"a"
+    assert port.echo.headers[-1]["Accept"] == "image/png"
+    assert "X-More" not in port.echo.headers[-1]
+
+
 def test_head_has_no_body_and_other_methods_are_not_allowed(port: Port) -> None:
     with port.connect() as connection:
         connection.sendall(f"HEAD {PATH} HTTP/1.1\r\n\r\n".encode() + post(b"z"))
