@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from time import perf_counter
 from typing import Protocol
 
 from diagonalflip.errors import DiagonalFlipError, InternalError
+
+logger = logging.getLogger(__name__)
 
 BATCH_ITEMS = 256
 BATCH_BYTES = 1 << 20
@@ -94,6 +97,9 @@ class Client(Protocol):
     def reply(self, item: Item, body: bytes) -> None:
         """Takes one answer; called in the order of the client's requests."""
 
+    def abort(self) -> None:
+        """Ends the connection at once."""
+
 
 Waiting = tuple[Client, Item, bytes | None, float]
 """A request, its answer if that is known, and when it came (``time.perf_counter``)."""
@@ -149,7 +155,11 @@ class Batcher:
     def _reply(self, client: Client, item: Item, body: bytes) -> None:
         self.counts["direct_requests"] += 1
         self.counts["direct_refusals"] += item.status >= HTTPStatus.BAD_REQUEST
-        client.reply(item, body)
+        try:
+            client.reply(item, body)
+        except Exception:  # of one connection: the others go on
+            logger.exception("an answer could not be written")
+            client.abort()
 
     def _take(self) -> list[Waiting]:
         taken: list[Waiting] = []

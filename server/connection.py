@@ -266,7 +266,12 @@ class Connection(asyncio.Protocol):
                 self._transport.write_eof()
 
 
-@lru_cache(maxsize=4096)
 def text(raw: bytes) -> str:
     """A piece of a request's head."""
+    return _short_text(raw) if len(raw) <= 128 else raw.decode("latin-1")
+
+
+@lru_cache(maxsize=4096)
+def _short_text(raw: bytes) -> str:
+    """What many requests have in common: names, media types."""
     return raw.decode("latin-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import socket
@@ -372,3 +373,21 @@ def test_a_handler_that_fails_is_a_500_for_its_batch_only(port: Port) -> None:
     assert (response.status, json.loads(body)["code"]) == (500, "internal_error")
     port.echo.fails = False
     assert port.ask(post(b"a"))[0][1] == b"a"
+
+
+def test_an_answer_that_cannot_be_written_ends_its_connection_alone(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = DirectServer.head
+
+    def head(server: DirectServer, item: Item, length: int, *, keep: bool) -> bytes:
+        if length == 3:
+            raise RuntimeError
+        return right(server, item, length, keep=keep)
+
+    monkeypatch.setattr(DirectServer, "head", head)
+    with port.connect() as connection:
+        connection.sendall(post(b"bad"))
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+    assert port.ask(post(b"after"))[0][1] == b"after"
