@@ -15,8 +15,8 @@ SOURCES := $(wildcard export/*.py export/weights.json handlers/*.py handlers/*.y
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve token test export gpu-check bench profile soak drill fuzz audit sbom lint format lock \
-  clean
+.PHONY: help serve token test export gpu-check bench profile soak drill cluster-drill fuzz audit sbom \
+  image image-test manifests-test run-image lint format lock clean
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -52,6 +52,18 @@ soak: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## ten minutes of large requests:
 drill: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## break the service in every way under load, in 10 minutes
 	@$(BIN)/python -m drills $(DRILL_ARGS)
 
+image: ## build the container image (TARGET=cpu or gpu) with docker, podman or buildah
+	@docker/build.sh
+
+image-test: $(BIN)/.dev ## build the image and try it as an operator would
+	@IMAGE_TEST=1 $(BIN)/python -m pytest -s tests/image $(PYTEST_ARGS)
+
+manifests-test: $(BIN)/.dev .deploy/.ready ## check Kubernetes, KServe and compose files
+	@$(BIN)/python -m pytest tests/deploy $(PYTEST_ARGS)
+
+run-image: ## run the image on 127.0.0.1:8443, with TOKENS_FILE; Ctrl-C drains
+	@docker/run.sh
+
 # A service that knows nothing of jinja2 2.4.1 knows nothing: pip-audit would find all in order.
 audit: .audit/.ready ## known vulnerabilities of the pinned packages? (AUDIT_SERVICE=pypi or osv)
 	@echo jinja2==2.4.1 > .audit/control.txt
@@ -63,6 +75,9 @@ audit: .audit/.ready ## known vulnerabilities of the pinned packages? (AUDIT_SER
 
 sbom: $(BIN)/.serve .audit/.ready ## write sbom.json: Python packages and Java libraries served
 	@$(BIN)/python -m server.sbom .audit/bin/cyclonedx-py sbom.json
+
+cluster-drill: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## hosts behind a balancer: kill, cut, freeze, update, add (root)
+	@$(BIN)/python -m drills.cluster
 
 fuzz: $(BIN)/.dev ## ten million hostile requests and streams: does anything give way?
 	@$(BIN)/python -m tests.fuzz.fuzz_decoders --executions 5000000 $(FUZZ_ARGS)
@@ -77,7 +92,7 @@ format: $(BIN)/.dev ## let ruff format and fix
 	$(BIN)/ruff format .
 
 lock: $(BIN)/.dev ## pin requirements/*.in anew
-	@for name in serve dev audit; do \
+	@for name in serve dev audit deploy; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --custom-compile-command "make lock" \
 	    requirements/$$name.in -o requirements/$$name.txt || exit 1; \
@@ -101,11 +116,19 @@ $(BIN)/.serve: requirements/serve.txt requirements/torch.txt pyproject.toml
 	@echo "==> Installing PyTorch"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/torch.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$$($(BIN)/python -c 'from server.torchserve import find_java; print(find_java())') -Xshare:dump \
+	  -XX:+UseSerialGC >/dev/null 2>&1 || true  # the wheel's Java comes without parsed classes
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.serve requirements/dev.txt
 	@echo "==> Installing what the tests need"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.deploy/.ready: requirements/deploy.txt
+	@echo "==> Making an environment for the checks of manifests in .deploy"
+	@$(PYTHON) -m venv --clear .deploy
+	@.deploy/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 .bench/%/.ready: benchmarks/peers/%.txt

@@ -185,7 +185,10 @@ def _sweep_table(results: Results) -> str:
     """W2 over the number of connections."""
     names = list(dict.fromkeys(slot["workload"] for slot in results.slots))
     rows = []
-    for server in results.ours:
+    swept = {slot["server"] for slot in results.slots if slot["workload"].startswith("W2@")}
+    for server in [*results.ours, CEILING]:
+        if server not in swept:
+            continue
         for name in (each for each in names if each.startswith("W2@")):
             latencies = [_latency(which, 1e3) for which in ("p50", "p99", "max")]
             picks = [MEASURES[2].pick, *latencies, MEASURES[4].pick]

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,23 @@ import onnxruntime
 from diagonalflip import Client
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import TOLERANCE, pack, to_pixels
-from drills.service import PATH, Service
+from drills.service import PATH
 
 SIZES = (2, 2, 2, 64, 1024, 4096, 131_072)
 TIMEOUT_S = 75.0
 RETRYING_DEADLINE_S = 20.0
+
+
+class Target(Protocol):
+    """Where a load goes to."""
+
+    @property
+    def url(self) -> str:
+        """Of the edge."""
+
+    port: int
+    token: str
+
 
 Table = npt.NDArray[np.float32]
 """Predictions of all 16 images by number, ``float32[16, 4]``."""
@@ -70,7 +82,7 @@ class Load:
         senders: Threads that send once.
     """
 
-    def __init__(self, service: Service, table: Table, senders: int = 3) -> None:
+    def __init__(self, service: Target, table: Table, senders: int = 3) -> None:
         self.tally = Tally()
         self._service, self._table = service, table
         self._lock = threading.Lock()

@@ -34,7 +34,7 @@ class Service:
 
     Attributes:
         process: The supervisor.
-        url: Of the edge.
+        port: Of the edge.
         token: That it takes.
         folder: As given.
     """
@@ -53,7 +53,6 @@ class Service:
             **settings,
         }
         self.port = int(self._environment["EDGE_PORT"])
-        self.url = f"http://127.0.0.1:{self.port}"
         self.operations_url = f"http://127.0.0.1:{self._environment['OPERATIONS_PORT']}"
         self.workers_wanted = int(self._environment["WORKERS"])
 
@@ -75,6 +74,11 @@ class Service:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(60)
         self._output.close()
+
+    @property
+    def url(self) -> str:
+        """Of the edge."""
+        return f"http://127.0.0.1:{self.port}"
 
     def wait(self, condition: Callable[[], bool], timeout_s: float) -> float:
         """Seconds until ``condition`` held.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.errors import DiagonalFlipError, SettingError
 from server import artifacts
 from server.settings import Settings
 from server.supervisor import GaveUpError, StopRequested, Supervisor
@@ -27,10 +28,11 @@ logger = logging.getLogger("server")
 
 def main() -> int:
     """Serves; returns an exit status."""
-    logging.basicConfig(stream=sys.stdout, format="==> %(message)s", level=logging.INFO)
     try:
+        settings = Settings.from_environment()
+        _log_as(settings.log_format)
         with _foreground() as has_terminal:
-            return _serve(Settings.from_environment(), has_terminal=has_terminal)
+            return _serve(settings, has_terminal=has_terminal)
     except DiagonalFlipError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return NOT_STARTED
@@ -50,8 +52,9 @@ def _serve(settings: Settings, *, has_terminal: bool) -> int:
 
         def ready() -> None:
             seconds = time.monotonic() - started
-            logger.info("Ready after %.1f s. Ctrl-C stops it.\n", seconds)
-            print(_invitation(supervisor.settings, f"/predictions/{model.model}"), flush=True)
+            logger.info("Ready after %.1f s", seconds)
+            if settings.log_format == "text":
+                print(_invitation(supervisor.settings, f"/predictions/{model.model}"), flush=True)
 
         supervisor.run(ready)
     except StopRequested:
@@ -69,7 +72,27 @@ def _invitation(settings: Settings, path: str) -> str:
         urls.append(settings.edge_url + path)
     data = '{"images": [11, "0110", [[1, 1], [0, 0]]]}'
     curl = f"curl {urls[0]} -H 'Content-Type: application/json' -d '{data}'"
-    return "\n".join([*urls, settings.operations_url + "/metrics", "", f"  {curl}", ""])
+    lines = [*urls, settings.operations_url + "/metrics", "", f"  {curl}", "", "Ctrl-C stops it."]
+    return "\n".join(["", *lines, ""])
+
+
+class _JsonFormatter(logging.Formatter):
+    """A line of JSON a record, like those of TorchServe and the edge."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time_ = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
+        told = {"time": f"{time_},{record.msecs:03.0f}", "level": record.levelname}
+        return json.dumps(told | {"part": record.name, "message": record.getMessage()})
+
+
+def _log_as(log_format: str) -> None:
+    if log_format not in ("text", "json"):
+        raise SettingError(f"LOG_FORMAT={log_format}", "text or json")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        _JsonFormatter() if log_format == "json" else logging.Formatter("==> %(message)s")
+    )
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
 
 
 def _stop_on(signals: Sequence[signal.Signals]) -> None:

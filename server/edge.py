@@ -111,11 +111,16 @@ class Edge:
             self._process = subprocess.Popen(
                 [self._binary, "-W", "-db", "-f", str(self._folder / "haproxy.cfg")],
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=None if self._settings.log_format == "json" else output,
+                stderr=output,  # notices of its own, in no format
                 start_new_session=True,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - it only makes a system call
             )
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 before it was started."""
+        return self._process.pid if self._process is not None else 0
 
     @property
     def ended(self) -> bool:

@@ -60,6 +60,8 @@ class Settings:
     start_timeout_s: int = _setting(120, "seconds until a correct prediction, else it failed", 1)
     model_store: Path = _setting(Path("model_store"), "folder that `make export` filled")
     log_dir: Path = _setting(Path("logs"), "folder of the logs")
+    log_format: str = _setting("text", "text, or json: all logs as JSON lines on standard output")
+    require_gpu: int = _setting(0, "1 refuses to start on a host without a GPU", 0, 1)
 
     @classmethod
     def ports(cls) -> list[str]:

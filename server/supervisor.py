@@ -181,6 +181,7 @@ class Supervisor:
                 return
             if now >= chores_due:
                 chores_due = now + CHORES_S
+                self._reap(server)
                 heard = now if self._scrape(sockets) else heard
                 self._limit_logs()
             proven = now if self.health.proven else proven
@@ -211,6 +212,16 @@ class Supervisor:
                 logger.info("The edge took over changed tokens or certificates")
         except SettingError as error:
             logger.error("the edge goes on with what it had: %s", error)  # noqa: TRY400
+
+    def _reap(self, server: TorchServe) -> None:
+        """As the first process of a container it inherits orphans, the workers of a dead Java."""
+        known = {server.process.pid, self._edge.pid if self._edge is not None else 0}
+        if os.getpid() != 1:
+            return
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        for child in {int(pid) for pid in children} - known:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
 
     def _scrape(self, sockets: Path) -> bool:
         """Keeps the metrics of every part; False if TorchServe did not give any."""

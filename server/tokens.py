@@ -57,7 +57,7 @@ def add(path: Path, name: str) -> str:
     if not LINE.fullmatch(line) or name == "revoked":
         raise SettingError(f"NAME={name}", "1 to 64 letters, digits, dots, dashes or underscores")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         with os.fdopen(descriptor, "w") as file:
             file.write(line + "\n")
     except OSError as error:

@@ -1,0 +1,212 @@
+"""The real image, built from the real Dockerfile and run as an operator would."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diagonalflip import Client
+from drills.load import Load, reference
+from drills.service import free_port
+from server import tokens
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = shutil.which("docker") or shutil.which("podman")
+START_S = 120
+RIGHTS = (
+    *("--read-only", "--tmpfs", "/tmp:mode=1777", "--cap-drop", "ALL"),  # noqa: S108
+    *("--security-opt", "no-new-privileges", "--memory", "2g", "--pids-limit", "512"),
+)
+
+pytestmark = [
+    pytest.mark.skipif(not os.environ.get("IMAGE_TEST"), reason="takes minutes: make image-test"),
+    pytest.mark.skipif(ENGINE is None, reason="no docker or podman here"),
+    pytest.mark.timeout(1500),
+]
+
+
+def engine(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs the container engine; its output and errors are in ``stdout``."""
+    script = '. docker/engine.sh && exec "$engine" "$@"'
+    return subprocess.run(
+        ["bash", "-c", script, "engine", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=check,
+    )
+
+
+@pytest.fixture(scope="session")
+def images() -> dict[str, str]:
+    """Both targets, built; on a base of Debian's packages where no registry answers."""
+    environment = dict(os.environ)
+    if "BASE_IMAGE" not in environment and not _has_registry():
+        made = subprocess.run(
+            ["docker/debian-base.sh"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+        )
+        environment["BASE_IMAGE"] = made.stdout.strip()
+    names = {}
+    for target in ("cpu", "gpu"):
+        names[target] = f"localhost/diagonalflip:test-{target}"
+        more = {"TARGET": target, "IMAGE": names[target]}
+        subprocess.run(["docker/build.sh"], cwd=ROOT, env=environment | more, check=True)
+    return names
+
+
+def _has_registry() -> bool:
+    return engine("pull", "--quiet", "python:3.11-slim-bookworm", check=False).returncode == 0
+
+
+@dataclass
+class Container:
+    """A running container: what ``drills.load.Load`` asks of a service, and its id."""
+
+    id: str
+    port: int
+    token: str
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def run(self, *command: str) -> str:
+        return engine("exec", self.id, *command).stdout
+
+    def is_healthy(self) -> bool:
+        """What the image's own HEALTHCHECK finds."""
+        return (
+            engine("exec", self.id, "python", "docker/healthcheck.py", check=False).returncode == 0
+        )
+
+    def wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + START_S
+        while not self.is_healthy():
+            assert time.monotonic() < deadline, engine("logs", self.id).stdout
+            time.sleep(0.1)
+
+
+@contextmanager
+def running(image: str, folder: Path) -> Iterator[Container]:
+    token, port = tokens.add(folder / "tokens", "test"), free_port()
+    settings = ("--env", "TOKENS_FILE=/run/tokens", "--env", "PLAIN_HTTP=1", "--env", "DRAIN_S=2")
+    mounts = ("--volume", f"{folder / 'tokens'}:/run/tokens:ro")
+    publish = ("--publish", f"127.0.0.1:{port}:8443")
+    started = engine("run", "--detach", *publish, *RIGHTS, *settings, *mounts, image)
+    container = Container(started.stdout.split()[-1], port, token)
+    try:
+        container.wait_until_healthy()
+        yield container
+    finally:
+        engine("rm", "--force", container.id)
+
+
+@pytest.fixture(scope="module")
+def container(
+    images: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Container]:
+    with running(images["cpu"], tmp_path_factory.mktemp("image")) as container:
+        yield container
+
+
+def test_it_keeps_every_promise_of_the_contract(container: Container) -> None:
+    command = [sys.executable, "-m", "diagonalflip.cli", "--url", container.url]
+    command += ["--token", container.token, "check"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_it_predicts_what_onnx_runtime_does(container: Container, artifacts: Path) -> None:
+    table = reference(artifacts / "diagonal_flip.onnx")
+    numbers = np.random.default_rng(7).integers(16, size=300_001)
+    with Client(container.url, token=container.token) as client:
+        assert np.abs(client.predict(numbers) - table[numbers]).max() <= 1e-6
+
+
+def test_it_has_no_rights_and_nothing_to_build_with(container: Container) -> None:
+    assert container.run("id", "-u").strip() == "10001"
+    refused = engine("exec", container.id, "touch", "/opt/diagonalflip/x", check=False)
+    assert refused.returncode != 0
+    assert "Read-only" in refused.stdout
+    status = container.run("cat", "/proc/1/status")
+    assert "CapEff:\t0000000000000000" in status
+    assert "NoNewPrivs:\t1" in status
+    for tool in ("gcc", "cc", "make", "pip", "git"):
+        assert engine("exec", container.id, "which", tool, check=False).returncode != 0, tool
+
+
+def test_the_engine_knows_its_health_labels_and_size(
+    images: dict[str, str], container: Container
+) -> None:
+    described = json.loads(engine("inspect", images["cpu"]).stdout)[0]
+    configured = described["Config"]
+    assert "docker/healthcheck.py" in " ".join(configured["Healthcheck"]["Test"])
+    assert configured["User"] == "10001:10001"
+    assert configured["Labels"]["org.opencontainers.image.revision"]
+    size = described["Size"] / 1e9
+    print(f"size of the image: {size:.2f} GB\n{container.run('du', '-sh', '/opt/venv')}")
+    assert size < 2.0
+
+
+def test_every_line_of_its_logs_is_json(container: Container) -> None:
+    lines = engine("logs", container.id).stdout.splitlines()
+    told = [json.loads(line) for line in lines]
+    assert any("Ready after" in entry.get("message", "") for entry in told), lines
+
+
+def test_it_recovers_from_a_dead_java_and_leaves_no_zombies(container: Container) -> None:
+    find = (
+        "import os\n"
+        "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
+        "    stat = open(f'/proc/{pid}/stat').read()\n"
+        "    print(pid, stat.split('(')[1].split(')')[0], stat.rpartition(')')[2].split()[0])\n"
+    )
+    java = next(
+        x.split()[0] for x in container.run("python", "-c", find).splitlines() if "java" in x
+    )
+    container.run("python", "-c", f"import os; os.kill({java}, 9)")
+    while container.is_healthy():
+        time.sleep(0.05)
+    container.wait_until_healthy()
+    deadline = time.monotonic() + 30
+    while " Z" in container.run("python", "-c", find):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def test_a_stop_loses_nothing_that_was_accepted(
+    images: dict[str, str], artifacts: Path, tmp_path: Path
+) -> None:
+    with (
+        running(images["cpu"], tmp_path) as container,
+        Load(container, reference(artifacts / "diagonal_flip.onnx")) as load,
+    ):
+        while load.tally.right < 100:
+            time.sleep(0.05)
+        engine("stop", "--time", "40", container.id)
+        state = json.loads(engine("inspect", container.id).stdout)[0]["State"]
+    assert state["ExitCode"] == 0
+    assert (load.tally.lost, load.tally.wrong) == (0, 0), load.tally
+
+
+def test_it_says_what_it_needs(images: dict[str, str]) -> None:
+    without_tokens = engine("run", "--rm", *RIGHTS, images["cpu"], check=False)
+    assert without_tokens.returncode == 1
+    assert "TOKENS_FILE" in without_tokens.stdout
+    without_gpu = engine(
+        "run", "--rm", *RIGHTS, "--env", "HOST=127.0.0.1", images["gpu"], check=False
+    )
+    assert without_gpu.returncode == 1
+    assert "--gpus all" in without_gpu.stdout
