@@ -26,6 +26,7 @@ from diagonalflip.errors import (
     DiagonalFlipError,
     InternalError,
     ModelNotFound,
+    RateLimited,
     ServerOverloaded,
 )
 
@@ -35,7 +36,14 @@ LONGEST_PAUSE_S = 5.0
 STRANGERS_ATTEMPTS = 6
 """Attempts to connect to what has never answered: a wrong address must not take a minute."""
 
-NOT_YET = (ConnectionFailed, DeadlineExceeded, InternalError, ModelNotFound, ServerOverloaded)
+NOT_YET = (
+    ConnectionFailed,
+    DeadlineExceeded,
+    InternalError,
+    ModelNotFound,
+    RateLimited,
+    ServerOverloaded,
+)
 """What a server may answer that is still coming up."""
 
 PROBE_S = 5.0

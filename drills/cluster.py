@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.report import table
+from diagonalflip import Client
 from drills.load import Load, Table, reference
 from server import tokens
 from server.edge import find_haproxy
@@ -245,6 +246,9 @@ def run_drills(cluster: Cluster, expected: Table, store: Path) -> None:
             noticed_s = max(noticed_s, cluster.wait(host, up=False))
             host.start(newer)
             cluster.wait(host, up=True)
+        with Client(cluster.url, token=cluster.token) as client:
+            if client.info().version != "1.1":
+                raise RuntimeError("the hosts do not serve model 1.1")
         return noticed_s, time.monotonic() - started
 
     def added() -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -12,8 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from diagonalflip.errors import DiagonalFlipError, SettingError
-from server import artifacts
+from diagonalflip.errors import DiagonalFlipError
+from server import artifacts, logs
 from server.settings import Settings
 from server.supervisor import GaveUpError, StopRequested, Supervisor
 from server.torchserve import find_java
@@ -30,7 +29,7 @@ def main() -> int:
     """Serves; returns an exit status."""
     try:
         settings = Settings.from_environment()
-        _log_as(settings.log_format)
+        logs.configure(settings.log_format)
         with _foreground() as has_terminal:
             return _serve(settings, has_terminal=has_terminal)
     except DiagonalFlipError as error:
@@ -53,7 +52,7 @@ def _serve(settings: Settings, *, has_terminal: bool) -> int:
         def ready() -> None:
             seconds = time.monotonic() - started
             logger.info("Ready after %.1f s", seconds)
-            if settings.log_format == "text":
+            if settings.log_format == logs.TEXT:
                 print(_invitation(supervisor.settings, f"/predictions/{model.model}"), flush=True)
 
         supervisor.run(ready)
@@ -74,25 +73,6 @@ def _invitation(settings: Settings, path: str) -> str:
     curl = f"curl {urls[0]} -H 'Content-Type: application/json' -d '{data}'"
     lines = [*urls, settings.operations_url + "/metrics", "", f"  {curl}", "", "Ctrl-C stops it."]
     return "\n".join(["", *lines, ""])
-
-
-class _JsonFormatter(logging.Formatter):
-    """A line of JSON a record, like those of TorchServe and the edge."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        time_ = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
-        told = {"time": f"{time_},{record.msecs:03.0f}", "level": record.levelname}
-        return json.dumps(told | {"part": record.name, "message": record.getMessage()})
-
-
-def _log_as(log_format: str) -> None:
-    if log_format not in ("text", "json"):
-        raise SettingError(f"LOG_FORMAT={log_format}", "text or json")
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(
-        _JsonFormatter() if log_format == "json" else logging.Formatter("==> %(message)s")
-    )
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
 
 
 def _stop_on(signals: Sequence[signal.Signals]) -> None:

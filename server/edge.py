@@ -22,7 +22,7 @@ from string import Template
 
 from diagonalflip import errors
 from diagonalflip.errors import DiagonalFlipError, SettingError
-from server import tokens
+from server import logs, tokens
 from server.artifacts import Artifacts
 from server.batch import BATCH_ITEMS
 from server.connection import MAX_BODY_BYTES
@@ -107,12 +107,12 @@ class Edge:
     def start(self) -> None:
         """Starts it; its port is open a moment later."""
         self._seen = self._stamps()
-        with (self._settings.log_dir / "edge.log").open("ab") as output:
+        with logs.output_of("edge", self._settings) as output:
             self._process = subprocess.Popen(
                 [self._binary, "-W", "-db", "-f", str(self._folder / "haproxy.cfg")],
                 stdin=subprocess.DEVNULL,
-                stdout=None if self._settings.log_format == "json" else output,
-                stderr=output,  # notices of its own, in no format
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - it only makes a system call
             )

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import logging
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 import requests
 
 from diagonalflip.errors import ArtifactError, SettingError, StartError
-from server import artifacts, operations, readiness
+from server import artifacts, logs, operations, readiness
 from server.artifacts import Artifacts
 from server.audit import UnixConnection
 from server.edge import Edge, refuse_unsafe
@@ -33,9 +32,6 @@ STABLE_S = 60.0
 
 MAX_SHORT_LIVES = 5
 """In a row; then the supervisor gives up."""
-
-LOG_BYTES = 1 << 26
-"""What the logs that log4j does not rotate may grow to; the part before is kept as ``.1``."""
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +179,7 @@ class Supervisor:
                 chores_due = now + CHORES_S
                 self._reap(server)
                 heard = now if self._scrape(sockets) else heard
-                self._limit_logs()
+                logs.limit(self.settings)
             proven = now if self.health.proven else proven
             if now - heard > SILENCE_S:
                 logger.error("TorchServe has not answered for %g s", now - heard)
@@ -238,11 +234,3 @@ class Supervisor:
         except requests.RequestException:
             return False
         return True
-
-    def _limit_logs(self) -> None:
-        for name in ("java.log", "edge.log"):
-            path = self.settings.log_dir / name
-            with contextlib.suppress(OSError):  # a full disk, say: serving goes on
-                if path.stat().st_size > LOG_BYTES:
-                    shutil.copyfile(path, path.with_suffix(".log.1"))
-                    os.truncate(path, 0)

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from diagonalflip.errors import SettingError
+from server import logs
 from server.artifacts import Artifacts
 from server.audit import Audit
 from server.batch import COUNTERS
@@ -68,14 +69,14 @@ def running(settings: Settings, artifacts: Artifacts, sockets: Path) -> Iterator
         SettingError: There is no Java or no TorchServe.
     """
     java = find_java()
-    logs = settings.log_dir.resolve()
-    logs.mkdir(parents=True, exist_ok=True)
+    folder = settings.log_dir.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ("server.log", "worker.log", "java.log"):
-        (logs / name).unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
     # TorchServe's sockets and unpacked archives: two servers sharing them break each other.
     with (
         tempfile.TemporaryDirectory(prefix="diagonalflip-", ignore_cleanup_errors=True) as scratch,
-        (logs / "java.log").open("ab") as output,
+        logs.output_of("java", settings) as output,
     ):
         # In its home TorchServe looks for two files: its version, and what to start as a worker.
         (Path(scratch) / "ts").mkdir()
@@ -89,13 +90,11 @@ def running(settings: Settings, artifacts: Artifacts, sockets: Path) -> Iterator
             cwd=scratch,
             env=os.environ
             | {"TEMP": scratch, "TMPDIR": scratch, "OMP_NUM_THREADS": "1"}
-            | {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs)}
+            | {"LOG_LOCATION": str(folder), "METRICS_LOCATION": str(folder)}
             | {"FLIP_DIRECT_HOST": LOOPBACK, "FLIP_DIRECT_PORT": str(settings.direct_port)}
             | {"FLIP_WORKERS": str(settings.workers), "FLIP_SOCKETS": str(sockets.resolve())},
             stdin=subprocess.DEVNULL,
-            # Java's own few lines, on a crash say, are no JSON, so they stay in their file. What
-            # log4j writes of it as JSON it writes to the supervisor's standard output.
-            stdout=None if settings.log_format == "json" else output,
+            stdout=output,
             stderr=output,
             # A group of its own: Ctrl-C is ours to handle, and the group can be swept.
             start_new_session=True,
@@ -148,7 +147,7 @@ def _command(java: Path, config: Path, settings: Settings, artifacts: Artifacts)
         f"-Dmodel_server_home={config.parent}",
         f"-Djava.io.tmpdir={config.parent}",
         f"-Dlog4j.configurationFile=file://{HERE / 'log4j2.xml'}",
-        f"-Dflip.stdout={'info' if settings.log_format == 'json' else 'off'}",
+        f"-Dflip.json={'info' if settings.log_format == logs.JSON else 'off'}",
         "-XX:+ExitOnOutOfMemoryError",
         *_class_sharing(java),
         "-XX:+UseSerialGC",  # measured beside G1: under half of the memory, and more requests/s
