@@ -39,13 +39,6 @@ PATIENCE_S = 60.0
 HOSTS = 4
 HEAD = ["drill", "noticed s", "whole s", "sent once", "refused", "unreachable", "lost", "wrong"]
 HEAD += ["retried by the client, failed"]
-NEW_VERSION = """
-import sys
-from pathlib import Path
-import export.archive, export.__main__ as main
-export.archive.MODEL_VERSION = main.MODEL_VERSION = "1.1"
-main.export(Path(sys.argv[1]))
-"""
 
 
 def sh(*command: str | Path) -> str:
@@ -233,12 +226,8 @@ def run_drills(cluster: Cluster, expected: Table, store: Path) -> None:
     def upgraded() -> tuple[float, float]:
         started = time.monotonic()
         newer = cluster.folder / "newer"
-        subprocess.run(
-            [sys.executable, "-c", NEW_VERSION, str(newer)],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-        )
+        command = [sys.executable, "-m", "export", "--output", str(newer), "--model-version", "1.1"]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         noticed_s = 0.0
         for host in (one, two, three):
             if host.stop() != 0:

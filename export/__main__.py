@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -16,14 +17,14 @@ import torch
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import WIRE_VERSION
 from export import report, verify
-from export.archive import MODEL_NAME, MODEL_VERSION, digest, write_archive
+from export.archive import MODEL_NAME, digest, write_archive
 from export.artifacts import write_onnx, write_torchscript
 from export.net import WEIGHTS_FILE, load_net
 
 MANIFEST = "manifest.json"
 
 
-def export(output: Path, weights_file: Path = WEIGHTS_FILE) -> dict[str, Any]:
+def export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
     """Writes every artifact to ``output`` and returns the manifest.
 
     Files appear under their names only when all of them are proven; until then an
@@ -46,8 +47,8 @@ def export(output: Path, weights_file: Path = WEIGHTS_FILE) -> dict[str, Any]:
         certificate = verify.certify(forwards, verify.reference(net))
         print(report.network_table(net, forwards["torchscript"]))
         print(f"\nCertificate\n{report.certificate_lines(certificate)}")
-        members = write_archive(archive, torchscript, onnx_file, _json(certificate))
-        manifest = _manifest([torchscript, onnx_file, archive], members, certificate)
+        members = write_archive(archive, version, torchscript, onnx_file, _json(certificate))
+        manifest = _manifest(version, [torchscript, onnx_file, archive], members, certificate)
         for path in (torchscript, onnx_file, archive):
             path.rename(output / path.name)
     (output / MANIFEST).write_bytes(_json(manifest))
@@ -56,10 +57,10 @@ def export(output: Path, weights_file: Path = WEIGHTS_FILE) -> dict[str, Any]:
 
 
 def _manifest(
-    artifacts: list[Path], members: dict[str, bytes], certificate: dict[str, Any]
+    version: str, artifacts: list[Path], members: dict[str, bytes], certificate: dict[str, Any]
 ) -> dict[str, Any]:
     return {
-        "model": {"name": MODEL_NAME, "version": MODEL_VERSION},
+        "model": {"name": MODEL_NAME, "version": version},
         "wire_version": WIRE_VERSION,
         "versions": {
             "torch": torch.__version__.partition("+")[0],
@@ -81,13 +82,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("model_store"), help="folder to fill")
     parser.add_argument("--weights", type=Path, default=WEIGHTS_FILE, help="weights to load")
+    parser.add_argument("--model-version", type=_version, default="1.0", help="as clients see it")
     arguments = parser.parse_args()
     try:
-        export(arguments.output, arguments.weights)
+        export(arguments.output, arguments.weights, arguments.model_version)
     except DiagonalFlipError as error:
         print(f"export failed: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _version(text: str) -> str:
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected letters, digits, '.', '_' and '-'")
+    return text
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 MODEL_NAME = "diagonal_flip"
-MODEL_VERSION = "1.0"
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {
@@ -27,26 +27,15 @@ SOURCES = {
 """Archive member to the file it is a copy of. TorchServe imports the handler as a
 top-level module from the unpacked archive, so its folder is flat."""
 
-SERVE_MANIFEST = {
-    "archiverVersion": "0.12.0",
-    "runtime": "python",
-    "model": {
-        "modelName": MODEL_NAME,
-        "modelVersion": MODEL_VERSION,
-        "serializedFile": f"{MODEL_NAME}.pt",
-        "handler": "flip_handler.py",
-        "configFile": "model-config.yaml",
-    },
-}
-
 
 def write_archive(
-    path: Path, torchscript: Path, onnx_file: Path, certificate: bytes
+    path: Path, version: str, torchscript: Path, onnx_file: Path, certificate: bytes
 ) -> dict[str, bytes]:
     """Writes the archive to ``path`` and returns its members.
 
     Args:
         path: The ``.mar`` file to write.
+        version: Of the model, as TorchServe and its clients see it.
         torchscript: The serialized network, for GPUs.
         onnx_file: The same for CPUs.
         certificate: JSON that workers repeat at start (see ``export.verify``).
@@ -54,9 +43,23 @@ def write_archive(
     members = {name: source.read_bytes() for name, source in SOURCES.items()}
     members |= {model.name: model.read_bytes() for model in (torchscript, onnx_file)}
     members["certificate.json"] = certificate
-    members["MAR-INF/MANIFEST.json"] = json.dumps(SERVE_MANIFEST, indent=2).encode()
+    members["MAR-INF/MANIFEST.json"] = json.dumps(_serve_manifest(version), indent=2).encode()
     write_zip(path, members, compression=zipfile.ZIP_DEFLATED)
     return members
+
+
+def _serve_manifest(version: str) -> dict[str, Any]:
+    return {
+        "archiverVersion": "0.12.0",
+        "runtime": "python",
+        "model": {
+            "modelName": MODEL_NAME,
+            "modelVersion": version,
+            "serializedFile": f"{MODEL_NAME}.pt",
+            "handler": "flip_handler.py",
+            "configFile": "model-config.yaml",
+        },
+    }
 
 
 def write_zip(path: Path, members: Mapping[str, bytes], compression: int) -> None:

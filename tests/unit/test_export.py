@@ -190,3 +190,15 @@ def test_a_failed_export_leaves_no_archive_even_if_one_was_there(
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr
     assert [path.name for path in output.iterdir()] == ["unrelated.mar"]
+
+
+def test_the_model_has_the_version_that_it_is_given(tmp_path: Path) -> None:
+    finished = run_export(ROOT, tmp_path, "--model-version", "1.1")
+    assert finished.returncode == 0, finished.stderr
+    with zipfile.ZipFile(tmp_path / "diagonal_flip.mar") as archive:
+        told = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"]
+    manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    assert (told, manifest["model"]["version"]) == ("1.1", "1.1")
+    refused = run_export(ROOT, tmp_path, "--model-version", "../1")
+    assert refused.returncode == 2
+    assert "'../1'; expected letters" in refused.stderr
