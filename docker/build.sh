@@ -6,6 +6,11 @@ cd "$(dirname "$0")/.."
 target=${TARGET:-cpu}
 image=${IMAGE:-diagonalflip:1.0.0-$target}
 options=(--target "$target" --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)")
+for each in serve.txt:torchserve torch.txt:torch; do
+  pin=$(sed -n "s/^${each#*:}==\([0-9.]*\).*/\1/p" "requirements/${each%:*}")
+  options+=(--label "diagonalflip.${each#*:}.version=$pin")
+done
+options+=(--label "diagonalflip.weights.sha256=$(sha256sum export/weights.json | cut -d ' ' -f 1)")
 [ -n "${BASE_IMAGE:-}" ] && options+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 if [ "$engine" != docker ]; then
   options+=(--format docker)  # the other format has no HEALTHCHECK

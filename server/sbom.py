@@ -1,4 +1,4 @@
-"""What is served, as one CycloneDX document: its Python packages, and TorchServe's jar.
+"""What is served, as one CycloneDX document: Python packages, TorchServe's jar, Debian packages.
 
 That jar is some thirty others in one, and its build threw their ``pom.properties`` away
 (pytorch/serve: frontend/server/build.gradle), so that a scanner sees a single file. Many
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
 COMPRESS = "org/apache/commons/compress"
@@ -74,6 +75,20 @@ def _releases(content: zipfile.ZipFile) -> Iterator[tuple[str, str]]:
             yield release, f"time stamp of {name}.class"
 
 
+def debian_components(listed: str) -> list[dict[str, Any]]:
+    """Debian's packages, from lines of ``name version architecture``."""
+    return [
+        {
+            "type": "library",
+            "bom-ref": f"deb/{name}@{version}",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:deb/debian/{name}@{quote(version)}?arch={architecture}",
+        }
+        for name, version, architecture in map(str.split, listed.splitlines())
+    ]
+
+
 def merge(python: dict[str, Any], jar: list[dict[str, Any]], omitted: set[str]) -> dict[str, Any]:
     """One document of an environment's and a jar's, without the packages in ``omitted``."""
     parts = [part for part in python["components"] if _normal(part["name"]) not in omitted]
@@ -104,14 +119,23 @@ def find_jar() -> Path:
 
 
 def main() -> None:
-    """``python -m server.sbom CYCLONEDX_PY OUTPUT``: this environment, without the tests' tools."""
-    tool, output = sys.argv[1:]
+    """``python -m server.sbom CYCLONEDX_PY OUTPUT [--debian]``, without the tests' tools.
+
+    With ``--debian`` also this system's packages, for an image is all of it.
+    """
+    tool, output, *rest = sys.argv[1:]
     command = [tool, "environment", sys.executable, "--of", "JSON", "--output-reproducible"]
-    python = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     only_tests = names(REQUIREMENTS / "dev.txt") - names(REQUIREMENTS / "serve.txt")
-    document = merge(python, jar_components(find_jar()), only_tests)
+    document = merge(json.loads(_run(command)), jar_components(find_jar()), only_tests)
+    if "--debian" in rest:
+        listed = _run(["dpkg-query", "-W", "-f", "${Package} ${Version} ${Architecture}\n"])
+        document["components"] += debian_components(listed)
     Path(output).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(f"{output}: {len(document['components'])} components")
+
+
+def _run(command: list[str]) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
 
 
 if __name__ == "__main__":

@@ -85,6 +85,11 @@ class Container:
     def run(self, *command: str) -> str:
         return engine("exec", self.id, *command).stdout
 
+    def version(self, package: str) -> str:
+        """Of a Python package inside."""
+        told = f"from importlib.metadata import version; print(version('{package}'))"
+        return self.run("python", "-c", told).strip()
+
     def is_healthy(self) -> bool:
         """What the image's own HEALTHCHECK finds."""
         return (
@@ -156,10 +161,26 @@ def test_the_engine_knows_its_health_labels_and_size(
     health = configured.get("Healthcheck") or described["Healthcheck"]
     assert "docker/healthcheck.py" in " ".join(health["Test"])
     assert configured["User"] == "10001:10001"
-    assert configured["Labels"]["org.opencontainers.image.revision"]
+    labels = configured["Labels"]
+    assert labels["org.opencontainers.image.revision"]
+    assert labels["org.opencontainers.image.base.name"].endswith("python:3.11-slim-bookworm")
+    for name in ("torch", "torchserve"):
+        assert labels[f"diagonalflip.{name}.version"] == container.version(name).partition("+")[0]
+    digest = container.run("sha256sum", "export/weights.json").split()[0]
+    assert labels["diagonalflip.weights.sha256"] == digest
     size = described["Size"] / 1e9
     print(f"size of the image: {size:.2f} GB\n{container.run('du', '-sh', '/opt/venv')}")
     assert size < 2.0
+
+
+def test_it_brings_its_bill_of_materials(container: Container) -> None:
+    parts = json.loads(container.run("cat", "sbom.json"))["components"]
+    versions = {part["name"]: part["version"] for part in parts}
+    assert versions["torch"] == container.version("torch")
+    assert versions["numpy"] == container.version("numpy")
+    assert versions["netty-codec-http"] == "4.1.53.Final"
+    assert versions["libc6"] == container.run("dpkg-query", "-W", "-f", "${Version}", "libc6")
+    assert "pip" not in versions
 
 
 def test_every_line_of_its_logs_is_json(container: Container) -> None:

@@ -54,6 +54,11 @@ def test_no_library_is_lost(jar: dict[str, str]) -> None:
     assert expected <= set(jar)
 
 
+def test_debian_packages_have_their_addresses() -> None:
+    (part,) = sbom.debian_components("libssl3 3.0.17-1~deb12u3 amd64\n")
+    assert part["purl"] == "pkg:deb/debian/libssl3@3.0.17-1~deb12u3?arch=amd64"
+
+
 def test_what_only_tests_need_is_left_out() -> None:
     part = {"bom-ref": "g/a@1", "name": "a"}
     document = sbom.merge(environment("NumPy"), [part], {"pytest"})
