@@ -149,13 +149,16 @@ class Bench:
         address, seconds = server.address(workload), self.options.seconds
         if len(checked) < 2:
             return _entry(workload, Outcome(), checks)
+        before_s, started = server.cpu_s(), time.monotonic()
         if self.wrk:
             job = self._job(name, workload)
             timed = run_wrk(address, workload, seconds, job, compare=None)
         else:
             work = self._exchanges(name, workload)
             timed = run_python(address, workload, work, seconds=seconds)
-        return _entry(workload, timed, [*checks, self._compare(name, server, workload)])
+        busy_cores = (server.cpu_s() - before_s) / (time.monotonic() - started)
+        checks.append(self._compare(name, server, workload))
+        return _entry(workload, timed, checks) | {"busy_cores": busy_cores}
 
     def _job(self, name: str, workload: Workload) -> Path:
         return self.scratch / "jobs" / f"{name}-{workload.name}"

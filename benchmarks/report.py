@@ -109,7 +109,8 @@ def ratio(results: Results, server: str, measure: Measure) -> Spread | None:
 def markdown(results: Results) -> str:
     """The report."""
     parts = [_about(results), _main_table(results), _ratio_table(results)]
-    parts += [_answers_table(results), _sweep_table(results), _checks(results)]
+    parts += [_cores_table(results), _answers_table(results), _sweep_table(results)]
+    parts += [_checks(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -164,6 +165,23 @@ def _ratio_table(results: Results) -> str:
         cells = [ratio(results, server, measure) for server in results.titles]
         rows.append([f"{measure.title}, over {measure.against}", *goal, *cells])
     return "## Ratios\n\n" + table(["", "goal (ours)", "aim (ours)", *results.titles], rows)
+
+
+def _by_core(name: str) -> Callable[[dict[str, Any]], float]:
+    return lambda slot: float(slot[name]) / float(slot["busy_cores"])
+
+
+def _cores_table(results: Results) -> str:
+    """What a busy core of a server does; the driver's own is left out."""
+    names = {"W1": "requests_per_s", "W2": "requests_per_s", "W3": "m_images_per_s"}
+    names["W4"] = "m_images_per_s"
+    measures = [Measure(workload, workload, _by_core(name)) for workload, name in names.items()]
+    rows = [
+        [title, *(spread(list(figures(results, server, each).values())) for each in measures)]
+        for server, title in results.titles.items()
+    ]
+    heads = ["a busy core", "W1 req/s", "W2 req/s", "W3 M images/s", "W4 M images/s"]
+    return "## By core\n\n" + table(heads, rows)
 
 
 def _answers_table(results: Results) -> str:

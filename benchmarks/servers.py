@@ -61,10 +61,21 @@ class Running:
         """Whether the first process still runs."""
         return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
 
+    def cpu_s(self) -> float:
+        """Processor seconds that the whole process tree has used."""
+        used = 0.0
+        for process in self._tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                used += sum(process.cpu_times()[:2])
+        return used
+
+    def _tree(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
     def pss_mib(self) -> float:
         """MiB of the whole process tree; memory that processes share counts once."""
         total = 0
-        for process in [self.process, *self.process.children(recursive=True)]:
+        for process in self._tree():
             with contextlib.suppress(OSError):  # it may have ended
                 rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
                 total += int(re.findall(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[0])

@@ -24,6 +24,7 @@ def slot(turn: int, server: str, workload: str, figure: float, **others: Any) ->
         "workload": workload,
         "requests_per_s": figure,
         "m_images_per_s": figure,
+        "busy_cores": 0.5,
         "latency_us": {"p50": figure, "p99": 2 * figure, "max": 3 * figure},
         "compared": 10,
         "wrong": 0,
@@ -51,6 +52,10 @@ def results(*more: dict[str, Any]) -> Results:
 def test_ratios_are_taken_within_a_round() -> None:
     assert report.ratio(results(), "direct", W2) == Spread(2.0, 1.8, 2.1)
     assert report.ratio(results(), "fastapi", W2) == Spread(1.0, 1.0, 1.0)
+
+
+def test_a_core_is_told_from_the_time_that_it_was_busy() -> None:
+    assert "| ours | 420 (180 to 800) | 420 (180 to 800) |" in report.markdown(results())
 
 
 def test_a_failed_slot_has_no_figure() -> None:
