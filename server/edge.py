@@ -212,7 +212,7 @@ class Edge:
             max_body_bytes=MAX_BODY_BYTES,
             max_queue=MAX_QUEUE,
             headers="|".join(HEADERS),
-            requests_of_a_worker=BATCH_ITEMS,
+            requests_of_a_worker=2 * BATCH_ITEMS,  # one batch is answered, the next arrives
             workers="\n    ".join(
                 f"server worker-{number} unix@{worker_socket(folder, number)}"
                 for number in range(settings.workers)

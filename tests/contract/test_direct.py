@@ -149,6 +149,16 @@ def test_what_arrives_while_a_batch_runs_becomes_the_next_batch(port: Port) -> N
     assert len(port.echo.batches) < 51
 
 
+def test_no_batch_is_larger_than_it_may_be(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough requests are answered while the event loop still reads others."""
+    monkeypatch.setattr(batch, "BATCH_ITEMS", 4)
+    bodies = [f"number {n}".encode() for n in range(30)]
+    answers = port.ask(*map(post, bodies))
+    assert [answer[1] for answer in answers] == bodies
+    assert sum(port.echo.batches) == 30
+    assert max(port.echo.batches) == 4
+
+
 def test_chunked_bodies_and_interim_answers(port: Port) -> None:
     chunked = (
         f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + b"2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n"
