@@ -5,7 +5,8 @@ for each in docker podman buildah; do
   if [ -z "$engine" ] && "$each" info > /dev/null 2>&1; then engine=$each; fi
 done
 if [ -z "$engine" ]; then
-  echo "No docker, podman or buildah here: install one (Debian: apt-get install podman runc)" >&2
+  echo "No docker, podman or buildah here: install one (Debian:" \
+    "apt-get install podman runc netavark aardvark-dns catatonit iptables)" >&2
   exit 1
 fi
 if [ "$engine" != docker ] && [ -z "${CONTAINERS_CONF:-}" ] && [ "$(id -u)" = 0 ]; then

@@ -2,8 +2,9 @@
 
 It ends TLS, asks for a token, limits rate, size, time and connections, lets only our routes
 and methods through, sends a request that died with a worker to another one, and drains.
-HAProxy rather than Caddy or nginx: it checks each worker, queues for them, repeats what is
-safe, limits by token, compares digests and reloads without losing a connection, in one file.
+HAProxy rather than nginx, which is as fast as a plain proxy of W2 to W4, because it checks each
+worker, queues for them, limits by token, compares digests and reloads without losing a connection,
+all in one file; rather than Caddy, because that passes on a third to a half of W2 and W3.
 """
 
 from __future__ import annotations
