@@ -3,8 +3,8 @@
     python -m benchmarks.soak --minutes 10
 
 Both ports are driven in turn, a slot at a time; answers are compared between the slots, and the
-memory (proportional set size) and open descriptors of Java and the workers are read there, when
-no request is under way. It ends with 1 if an answer was wrong, or if the last third of the run
+resident memory and open descriptors of Java and the workers are read there, when no request is
+under way. It ends with 1 if an answer was wrong, or if the last third of the run
 held more than the second by ``TOLERATED_GROWTH`` or by a descriptor. The first third is warm-up.
 """
 
@@ -23,13 +23,14 @@ import psutil
 
 from benchmarks import machine
 from benchmarks.driver import Address, run_python
-from benchmarks.servers import PATH, Running, model_store, our_server
+from benchmarks.servers import PATH, model_store, our_server
 from benchmarks.workloads import WORKLOADS, Exchange, Rule, exchanges, load_reference
 from server import artifacts, readiness
 from server.torchserve import TorchServe
 
 SLOT_S = 10.0
 TOLERATED_GROWTH = 1.02
+MIB = 1 << 20
 RESULTS = Path(__file__).with_name("results")
 W4 = WORKLOADS["W4"]
 
@@ -79,12 +80,15 @@ def slot(port: int, work: list[Exchange]) -> Sample:
 
 
 def memory(java: int) -> Sample:
-    """MiB and descriptors of Java, and of all workers together."""
+    """MiB and descriptors of Java, and of all workers together.
+
+    Resident, which nobody else changes: a proportional share grows when another process ends.
+    """
     process = psutil.Process(java)
     workers = process.children(recursive=True)
     return {
-        "java_mib": Running(process, 0).pss_mib() - sum(Running(w, 0).pss_mib() for w in workers),
-        "workers_mib": sum(Running(worker, 0).pss_mib() for worker in workers),
+        "java_mib": process.memory_info().rss / MIB,
+        "workers_mib": sum(worker.memory_info().rss for worker in workers) / MIB,
         "java_descriptors": process.num_fds(),
         "workers_descriptors": sum(worker.num_fds() for worker in workers),
     }

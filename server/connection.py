@@ -92,6 +92,7 @@ class Connection(asyncio.Protocol):
         self.lost = True
         self._forget_body()
         self._server.connections.discard(self)
+        del self._parser  # it refers back: this is freed now, not when cycles are collected
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, which calls the ``on_`` methods below."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 import socket
+import weakref
 from collections.abc import Iterator, Sequence
 from http.client import HTTPResponse
 from queue import Queue
@@ -349,6 +351,21 @@ def test_who_hangs_up_disturbs_nobody(port: Port) -> None:
         first.sendall(post(b"second"))
         assert read(first)[1] == b"second"
     assert port.server.batcher.held_bytes == 0
+
+
+def test_an_ended_connection_is_freed_without_the_cycle_collector(port: Port) -> None:
+    gc.disable()
+    try:
+        with port.connect() as connection:
+            connection.sendall(post(b"a"))
+            read(connection)
+            (there,) = port.server.connections
+            freed = Event()
+            weakref.finalize(there, freed.set)
+            del there
+        assert freed.wait(10)
+    finally:
+        gc.enable()
 
 
 def test_who_has_hung_up_is_not_computed_for() -> None:
