@@ -8,13 +8,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Iterator
 
 from diagonalflip.errors import DiagonalFlipError
 from server import artifacts, logs
 from server.settings import Settings
-from server.supervisor import GaveUpError, StopRequested, Supervisor
+from server.stop import Stop, StopRequested
+from server.supervisor import GaveUpError, Supervisor
 from server.torchserve import find_java
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -40,10 +40,11 @@ def main() -> int:
 def _serve(settings: Settings, *, has_terminal: bool) -> int:
     started = time.monotonic()
     try:
-        _stop_on((*STOPPING, signal.SIGHUP) if has_terminal else STOPPING)
+        stop = Stop()
+        stop.on((*STOPPING, signal.SIGHUP) if has_terminal else STOPPING)
         logger.info("Checking %s against its manifest", settings.model_store)
         model = artifacts.check(settings.model_store)
-        supervisor = Supervisor(settings, model)
+        supervisor = Supervisor(settings, model, stop)
         if not has_terminal:
             signal.signal(signal.SIGHUP, lambda *_: supervisor.reload())
         logger.info("Starting TorchServe on Java from %s", find_java())
@@ -73,18 +74,6 @@ def _invitation(settings: Settings, path: str) -> str:
     curl = f"curl {urls[0]} -H 'Content-Type: application/json' -d '{data}'"
     lines = [*urls, settings.operations_url + "/metrics", "", f"  {curl}", "", "Ctrl-C stops it."]
     return "\n".join(["", *lines, ""])
-
-
-def _stop_on(signals: Sequence[signal.Signals]) -> None:
-    """Turns the first signal into StopRequested; more of them do not disturb the stop."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
-        raise StopRequested(signal.Signals(number).name)
-
-    for each in signals:
-        signal.signal(each, stop)
 
 
 def _owned_terminal() -> int | None:

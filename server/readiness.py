@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import requests
@@ -15,8 +16,15 @@ from server.torchserve import TorchServe
 POLL_S = 0.1
 
 
-def wait(server: TorchServe, artifacts: Artifacts) -> None:
+def wait(
+    server: TorchServe, artifacts: Artifacts, pause: Callable[[float], None] = time.sleep
+) -> None:
     """Blocks until each worker by itself, and TorchServe, answered all 16 images correctly.
+
+    Args:
+        server: Just started.
+        artifacts: What it serves.
+        pause: Sleeps between attempts; may raise to end this.
 
     Raises:
         CertificateError: An answer is wrong.
@@ -32,7 +40,7 @@ def wait(server: TorchServe, artifacts: Artifacts) -> None:
         if answer is not None:
             compare(answer, artifacts)
             return
-        time.sleep(POLL_S)
+        pause(POLL_S)
     status = server.process.poll()
     got = f"{server.audit.proven} of {settings.workers} workers proven"
     if status is not None:

@@ -20,9 +20,9 @@ from server.audit import UnixConnection
 from server.edge import Edge, refuse_unsafe
 from server.operations import Health
 from server.settings import LOOPBACK, Settings
+from server.stop import TICK_S, Stop, StopRequested
 from server.torchserve import TorchServe, resolve, running
 
-TICK_S = 0.1
 CHORES_S = 2.0
 SILENCE_S = 10.0
 """How long TorchServe may not answer for its metrics, until it counts as hanging."""
@@ -34,10 +34,6 @@ MAX_SHORT_LIVES = 5
 """In a row; then the supervisor gives up."""
 
 logger = logging.getLogger(__name__)
-
-
-class StopRequested(Exception):
-    """A signal asked for the end."""
 
 
 class GaveUpError(Exception):
@@ -76,16 +72,17 @@ class Supervisor:
     Args:
         settings: What to serve, and where.
         model: What the model store holds.
+        stop: Ends it.
 
     Raises:
         SettingError: The settings are unsafe, or a port is taken.
     """
 
-    def __init__(self, settings: Settings, model: Artifacts) -> None:
+    def __init__(self, settings: Settings, model: Artifacts, stop: Stop) -> None:
         refuse_unsafe(settings)
         self.settings = resolve(settings)
         self.health = Health()
-        self._model = model
+        self._model, self._stop = model, stop
         self._edge: Edge | None = None
         self._torchserve_lives, self._edge_lives = Lives("torchserve"), Lives("edge")
         self._edge_due = 0.0
@@ -94,7 +91,7 @@ class Supervisor:
         """Serves for ever; calls ``ready`` when it first can.
 
         Raises:
-            StopRequested: From the caller's signal handler, when all has ended in order.
+            StopRequested: A signal asked for it, and all has ended in order.
             GaveUpError: A part died again and again.
             DiagonalFlipError: It cannot start.
         """
@@ -137,14 +134,14 @@ class Supervisor:
                 self.health.earned = False
 
     def _earn(self, server: TorchServe) -> None:
-        readiness.wait(server, self._model)
+        readiness.wait(server, self._model, self._stop.pause)
         self.health.earned = True
 
     def _serve_again(self, sockets: Path) -> None:
         pause_s = self._torchserve_lives.ended()
         self.health.restarts["torchserve"] += 1
         logger.error("TorchServe is started again in %g s", pause_s)
-        time.sleep(pause_s)
+        self._stop.pause(pause_s)
         self._torchserve_lives.begin()
         try:
             self._model = artifacts.check(self.settings.model_store)
@@ -189,7 +186,7 @@ class Supervisor:
                 return
             if self._edge is not None:
                 self._watch_edge(self._edge, now)
-            time.sleep(TICK_S)
+            self._stop.pause(TICK_S)
 
     def _watch_edge(self, edge: Edge, now: float) -> None:
         if edge.ended:
