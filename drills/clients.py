@@ -10,24 +10,28 @@ from drills.service import PATH, Service
 
 SLOW_CLIENTS = 100
 PATIENCE_S = 90.0
-PACKED = "application/vnd.diagonalflip.packed"
-LARGE = bytes(65_536)
+EXPLANATIONS = PATH.replace("predictions", "explanations")
 PAUSE_S = 0.5
 """Of a client that was refused: half of what it is asked for."""
 
 HEAVY = bytes(2048)
 """To be explained: much work for the service, little for who sends it."""
 
+BURST = bytes(256)
+"""The same, when many wait for one another."""
+
 
 async def burst(service: Service, count: int) -> tuple[dict[str, int], float]:
-    """Statuses of ``count`` large requests sent at once, and the seconds of the last refusal."""
+    """Statuses of ``count`` requests sent at once, and the seconds of the slowest refusal."""
     found: dict[str, int] = {}
     slowest = 0.0
-    request = _head(service, len(LARGE), PACKED) + LARGE
+    request = _head(service, len(BURST), EXPLANATIONS) + BURST
+    connected = asyncio.Barrier(count)
 
     async def one() -> None:
         nonlocal slowest
-        reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1 << 20)
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        await connected.wait()
         started = time.monotonic()
         with contextlib.suppress(ConnectionError):
             writer.write(request)
@@ -48,7 +52,7 @@ async def burst(service: Service, count: int) -> tuple[dict[str, int], float]:
 async def drive(service: Service, connections: int, seconds: float) -> tuple[float, float]:
     """Answers and refusals a second, of clients that send again soon."""
     answered = refused = 0
-    request = _head(service, len(HEAVY), path=PATH.replace("predictions", "explanations")) + HEAVY
+    request = _head(service, len(HEAVY), EXPLANATIONS) + HEAVY
     deadline = time.monotonic() + seconds
 
     async def client() -> None:
@@ -108,11 +112,9 @@ async def slow_clients(service: Service) -> dict[str, int]:
     return endings
 
 
-def _head(
-    service: Service, length: int, accept: str = "application/octet-stream", path: str = PATH
-) -> bytes:
+def _head(service: Service, length: int, path: str = PATH) -> bytes:
     return (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {service.token}\r\n"
-        f"Content-Type: application/octet-stream\r\nAccept: {accept}\r\n"
+        f"Content-Type: application/octet-stream\r\nAccept: application/octet-stream\r\n"
         f"Content-Length: {length}\r\n\r\n"
     ).encode()
