@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -45,24 +44,33 @@ class HttpServer(ABC):
         """
 
     async def serve(self, addresses: Sequence[Address], opened: Callable[[], None]) -> None:
-        """Serves for ever; calls ``opened`` once every address is open.
+        """Serves until ``end``; calls ``opened`` once every address is open.
 
         Raises:
             OSError: An address cannot be opened.
         """
-        loop = asyncio.get_running_loop()
-        async with contextlib.AsyncExitStack() as servers:
-            for address in addresses:
-                listening = loop.create_server(
-                    lambda: Connection(self), sock=_listener(address), backlog=2048
-                )
-                await servers.enter_async_context(await listening)
-            self._every_second()
-            opened()
-            await asyncio.Event().wait()
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        servers = [
+            await self._loop.create_server(
+                lambda: Connection(self), sock=_listener(address), backlog=2048
+            )
+            for address in addresses
+        ]
+        self._every_second()
+        opened()
+        await self._ended.wait()
+        for server in servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.abort()
+
+    def end(self) -> None:
+        """Ends ``serve`` and every connection; to be called by another thread, after ``opened``."""
+        self._loop.call_soon_threadsafe(self._ended.set)
 
     def run(self, addresses: Sequence[Address], opened: Callable[[], None]) -> None:
-        """``serve`` on an event loop of its own."""
+        """``serve`` on a fast event loop, which only the end of the process can end safely."""
         uvloop.run(self.serve(addresses, opened))
 
     def head(self, item: Item, length: int, *, keep: bool) -> bytes:
@@ -106,7 +114,11 @@ def _listener(address: Address) -> socket.socket:
         return listener
     listener = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind(address)
+    try:
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -108,26 +110,35 @@ class OperationsServer(HttpServer):
         return self._health.metrics().encode()
 
 
-def serve(health: Health, addresses: Sequence[Address]) -> None:
-    """Opens the port in a thread of its own, and returns once it is open.
+@contextlib.contextmanager
+def serving(health: Health, addresses: Sequence[Address]) -> Iterator[None]:
+    """Keeps the port open, by a thread of its own.
 
     Raises:
         OSError: An address cannot be opened.
     """
+    server = OperationsServer(health)
     opened = threading.Event()
     failures: list[OSError] = []
 
     def run() -> None:
         try:
-            OperationsServer(health).run(addresses, opened.set)
+            asyncio.run(server.serve(addresses, opened.set))
         except OSError as error:
             failures.append(error)
             opened.set()
 
-    threading.Thread(target=run, name="operations", daemon=True).start()
+    thread = threading.Thread(target=run, name="operations")
+    thread.start()
     opened.wait()
     if failures:
+        thread.join()
         raise failures[0]
+    try:
+        yield
+    finally:
+        server.end()
+        thread.join()
 
 
 def _unreachable(_items: Sequence[Item]) -> list[bytes]:

@@ -96,10 +96,12 @@ class Supervisor:
             DiagonalFlipError: It cannot start.
         """
         settings = self.settings
-        with tempfile.TemporaryDirectory(prefix="diagonalflip-") as folder:
+        with contextlib.ExitStack() as held:
+            folder = held.enter_context(tempfile.TemporaryDirectory(prefix="diagonalflip-"))
             sockets = Path(folder)
-            address = (settings.operations_host, settings.operations_port)
-            operations.serve(self.health, [address, sockets / "operations.sock"])
+            port = (settings.operations_host, settings.operations_port)
+            addresses = (port, sockets / "operations.sock")
+            held.enter_context(operations.serving(self.health, addresses))
             if settings.tokens_file is not None:
                 self._edge = Edge(settings, settings.tokens_file, self._model, sockets)
             try:

@@ -330,17 +330,18 @@ def main() -> None:
         logger.info("[PID]%d", os.getpid())
         logger.info("Torch worker started.")
         connection, _ = listener.accept()
+    status = 0
     try:
-        with connection:
-            connection.setblocking(True)
-            Worker(connection, metrics).serve()
+        connection.setblocking(True)
+        Worker(connection, metrics).serve()
     except DisconnectedError:
         logger.info("Frontend disconnected.")
     except Exception:
         logger.exception("Backend worker process died.")
-        sys.exit(1)
-    finally:
-        arguments.sock_name.unlink(missing_ok=True)
+        status = 1
+    arguments.sock_name.unlink(missing_ok=True)
+    # At once: the interpreter's end could crash or hang in the direct port's thread.
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -54,29 +54,18 @@ class Port:
         self.echo = Echo()
         self.counts: Queue[dict[str, float]] = Queue()
         self.server = DirectServer(self.echo, "diagonal_flip", "1.0", self.counts.put)
-        self._loop = asyncio.new_event_loop()
-        self._opened = Event()
+        opened = Event()
         with socket.socket() as chosen:
             chosen.bind(("127.0.0.1", 0))
             self.number = chosen.getsockname()[1]
-        self._thread = Thread(target=self._run)
+        serving = self.server.serve([("127.0.0.1", self.number)], opened.set)
+        self._thread = Thread(target=asyncio.run, args=(serving,))
         self._thread.start()
-        assert self._opened.wait(10)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        serving = self.server.serve([("127.0.0.1", self.number)], self._opened.set)
-        self._task = self._loop.create_task(serving)
-        with pytest.raises(asyncio.CancelledError):
-            self._loop.run_until_complete(self._task)
-        for connection in list(self.server.connections):
-            connection.abort()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
+        assert opened.wait(10)
 
     def close(self) -> None:
         self.echo.go_on.set()
-        self._loop.call_soon_threadsafe(self._task.cancel)
+        self.server.end()
         self._thread.join(10)
 
     def connect(self) -> socket.socket:
