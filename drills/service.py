@@ -34,7 +34,7 @@ class Service:
 
     Attributes:
         process: The supervisor.
-        port: Of the edge.
+        port: Of the edge, once it has started.
         token: That it takes.
         folder: As given.
     """
@@ -44,16 +44,13 @@ class Service:
         self.folder = folder
         self.tokens_file = folder / "tokens"
         self.token = tokens.add(self.tokens_file, "drill")
-        ports = {name.upper(): str(free_port()) for name in Settings.ports()}
-        self._environment = ports | {
+        self._environment = {name.upper(): "0" for name in Settings.ports()} | {
             "WORKERS": "2",
             "AUDIT_S": "1",
             "LOG_DIR": str(folder / "logs"),
             "TOKENS_FILE": str(self.tokens_file),
             **settings,
         }
-        self.port = int(self._environment["EDGE_PORT"])
-        self.operations_url = f"http://127.0.0.1:{self._environment['OPERATIONS_PORT']}"
         self.workers_wanted = int(self._environment["WORKERS"])
 
     def __enter__(self) -> Self:
@@ -66,14 +63,24 @@ class Service:
             stdout=self._output,
             stderr=subprocess.STDOUT,
         )
-        self.wait(self.healthy, START_S)
+        try:
+            self.wait(lambda: "Ctrl-C stops it" in self.output(), START_S)
+            urls = re.findall(r"^http://127.0.0.1:(\d+)/", self.output(), re.MULTILINE)
+            self.port, self.operations_url = int(urls[2]), f"http://127.0.0.1:{urls[3]}"
+            self.wait(self.healthy, START_S)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait(60)
-        self._output.close()
+        try:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+                self.process.wait(60)
+        finally:
+            self.process.kill()
+            self._output.close()
 
     @property
     def url(self) -> str:
