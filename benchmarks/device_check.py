@@ -46,7 +46,6 @@ from flip_engine import open_engine
 ENGINE_IMAGES = (2, 64, 1_000, 65_536, 1 << 20, 1 << 22)
 SERVED_IMAGES = (1, 2, 3, 16, 1_000, 65_537, 1 << 20)
 SECONDS_A_SIZE = 1.0
-SECONDS_A_WORKLOAD = 3
 RESULTS = Path(__file__).with_name("results")
 
 Oracle = Callable[[bytes], Predictions]
@@ -58,6 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the figures")
+    parser.add_argument("--seconds", type=int, default=3, help="of load, for each workload")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print(
@@ -82,7 +82,7 @@ def main() -> int:
             "commit": commit(),
             "limits": limits(device),
             "engine": check_engine(store, device, oracle),
-            "served": check_server(store, device, oracle, Path(folder)),
+            "served": check_server(store, device, oracle, Path(folder), arguments.seconds),
             "nvidia_smi": nvidia_smi("--query-gpu=name,driver_version,memory.used"),
         }
     arguments.results.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def check_engine(store: Path, device: torch.device, oracle: Oracle) -> list[dict
 
 
 def check_server(
-    store: Path, device: torch.device, oracle: Oracle, scratch: Path
+    store: Path, device: torch.device, oracle: Oracle, scratch: Path, seconds: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Serves the archive; compares every size over HTTP, then drives it, on both ports."""
     model = artifacts.check(store)
@@ -139,7 +139,8 @@ def check_server(
             check_sizes(address, device, oracle)
             print(f"      {name:<12}  requests/s   M images/s   p50 µs")
             rows[name] = [
-                drive(address, workload, oracle, scratch / name) for workload in WORKLOADS.values()
+                drive(address, workload, oracle, scratch / name, seconds)
+                for workload in WORKLOADS.values()
             ]
         if device.type == "cuda":
             print(nvidia_smi("--query-compute-apps=pid,process_name,used_memory"))
@@ -161,7 +162,9 @@ def check_sizes(address: Address, device: torch.device, oracle: Oracle) -> None:
             )
 
 
-def drive(address: Address, workload: Workload, oracle: Oracle, scratch: Path) -> dict[str, Any]:
+def drive(
+    address: Address, workload: Workload, oracle: Oracle, scratch: Path, seconds: int
+) -> dict[str, Any]:
     """Times one of the benchmark's workloads; before and after, every answer is compared."""
     work = exchanges(workload, Rule.BITS, oracle)
     check = partial(run_python, address, workload, work, requests=4 * workload.connections + 16)
@@ -169,9 +172,9 @@ def drive(address: Address, workload: Workload, oracle: Oracle, scratch: Path) -
     if wrk_is_here() and not before.wrong:
         job = scratch / workload.name
         write_job(job, work, before.least_wire_bytes)
-        timed = run_wrk(address, workload, SECONDS_A_WORKLOAD, job, compare=None)
+        timed = run_wrk(address, workload, seconds, job, compare=None)
     else:
-        timed = run_python(address, workload, work, seconds=SECONDS_A_WORKLOAD)
+        timed = run_python(address, workload, work, seconds=seconds)
     for outcome in (before, timed, check()):
         refuse_failures(outcome, workload)
     images_per_s = timed.requests_per_s * workload.images
