@@ -29,7 +29,8 @@ MAX_BODY_BYTES = 1 << 26
 MAX_HEAD_BYTES = 1 << 14
 MAX_CONNECTIONS = 4096
 MAX_HELD_BYTES = 1 << 28
-"""Bodies that are being read or wait for the handler, at most; further ones are answered 503."""
+"""Bodies that are being read or wait for the handler, and answers that wait for slow clients,
+at most; further bodies are answered 503."""
 
 PIPELINED = 16
 """Unanswered requests of one connection, until reading from it pauses."""
@@ -39,7 +40,8 @@ REQUEST_S = 60.0
 """From a request's first byte to its last: a client slower than that is answered 408."""
 
 STALLED_S = 60.0
-"""Without progress of a client that does not read its answers."""
+READ_BYTES_PER_S = 1 << 16
+"""A client has ``STALLED_S``, and at this rate more, to read what did not leave at once."""
 
 LINGER_S = 5.0
 """For a refused client to read why: closing at once could reset the connection before."""
@@ -71,6 +73,8 @@ class Connection(asyncio.Protocol):
         self._in_head = False
         self._in_request = False
         self._read_bytes = 0
+        self._paused = False  # writing: the client reads slowly
+        self._unsent_bytes = 0
         self.lost = False
         self.deadline: float | None = None
 
@@ -83,7 +87,7 @@ class Connection(asyncio.Protocol):
         """A client has connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._server.connections.add(self)
-        self._expect(IDLE_S)
+        self._expect()
         if len(self._server.connections) > MAX_CONNECTIONS:
             self._refuse(ServerOverloaded("too many connections", f"{MAX_CONNECTIONS}"))
 
@@ -91,6 +95,7 @@ class Connection(asyncio.Protocol):
         """The connection has ended; what it still waits for is not computed."""
         self.lost = True
         self._forget_body()
+        self._server.batcher.held_bytes -= self._unsent_bytes
         self._server.connections.discard(self)
         del self._parser  # it refers back: this is freed now, not when cycles are collected
 
@@ -121,14 +126,17 @@ class Connection(asyncio.Protocol):
         return bool(self._pending)
 
     def pause_writing(self) -> None:
-        """The client reads too slowly."""
+        """The client reads slowly: it is not listened to meanwhile."""
+        self._paused = True
         self._transport.pause_reading()
-        self._expect(STALLED_S)
+        self._expect()
 
     def resume_writing(self) -> None:
         """The client has read."""
-        self._transport.resume_reading()
-        self._expect(IDLE_S)
+        self._paused = False
+        if len(self._pending) <= PIPELINED:
+            self._transport.resume_reading()
+        self._expect()
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
@@ -137,7 +145,7 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._length = self._head_bytes = 0
         self._in_head = self._in_request = True
-        self._expect(REQUEST_S)
+        self._expect()
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request's target."""
@@ -210,14 +218,14 @@ class Connection(asyncio.Protocol):
             self._transport.write(head)
         else:
             self._transport.writelines([head, body])
-        if len(self._pending) == PIPELINED:
+        if len(self._pending) == PIPELINED and not self._paused:
             self._transport.resume_reading()
         if self._ended and not self._pending:
             self._transport.close()
         elif not keep:
             self._linger()
-        elif not self._pending and not self._in_request:
-            self._expect(IDLE_S)
+        elif self._paused or not self._in_request:
+            self._expect()
 
     def abort(self) -> None:
         """Ends the connection at once."""
@@ -237,7 +245,22 @@ class Connection(asyncio.Protocol):
         self._read_bytes = 0
         self._body = []
 
-    def _expect(self, seconds: float) -> None:
+    def _expect(self) -> None:
+        """Sets how long the client may take for what it is to do, if it is its turn."""
+        unsent = self._transport.get_write_buffer_size() if self._paused or self._finished else 0
+        self._server.batcher.held_bytes += unsent - self._unsent_bytes
+        self._unsent_bytes = unsent
+        self.deadline = None
+        if unsent:
+            seconds = STALLED_S + unsent / READ_BYTES_PER_S
+        elif self._finished:
+            seconds = LINGER_S
+        elif self._in_request:
+            seconds = REQUEST_S
+        elif self._pending:
+            return
+        else:
+            seconds = IDLE_S
         self.deadline = asyncio.get_running_loop().time() + seconds
 
     def _refuse_head(self) -> None:
@@ -257,11 +280,12 @@ class Connection(asyncio.Protocol):
         self._forget_body()
         item = Item()
         self._pending.append((False, False))
+        self._expect()
         self._server.batcher.put(self, item, refuse(item, error))
 
     def _linger(self) -> None:
         self._ignoring = self._finished = True
-        self._expect(LINGER_S)
+        self._expect()
         if self._transport.can_write_eof():
             with contextlib.suppress(OSError):
                 self._transport.write_eof()

@@ -283,20 +283,67 @@ def test_a_client_has_only_so_much_time(
         assert slow.recv(1) == b""
 
 
-def send_for_ever(connection: socket.socket) -> None:
-    while True:
-        connection.send(b"a")
+def deaf_client(port: Port) -> socket.socket:
+    """A connection that takes in little unless it is read."""
+    deaf = socket.socket()
+    deaf.settimeout(30)
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+    deaf.connect(("127.0.0.1", port.number))
+    return deaf
 
 
 def test_a_client_that_does_not_read_is_dropped(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.connection.STALLED_S", 0.1)
-    with port.connect() as deaf:
+    monkeypatch.setattr("server.connection.READ_BYTES_PER_S", 1 << 30)
+    with deaf_client(port) as deaf:
         deaf.sendall(post(bytes(32 << 20)))
-        with pytest.raises(ConnectionResetError):  # as soon as the server has given up
-            send_for_ever(deaf)
+        (there,) = port.server.connections
+        dropped = Event()
+        weakref.finalize(there, dropped.set)
+        del there
+        assert dropped.wait(30)
     assert port.ask(post(b"after"))[0][1] == b"after"
+    assert port.server.batcher.held_bytes == 0
+
+
+@pytest.mark.parametrize("extra", ["", "Connection: close\r\n"])
+def test_a_client_may_read_slowly(port: Port, monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
+    monkeypatch.setattr("server.connection.LINGER_S", 0.0)
+    monkeypatch.setattr("server.connection.IDLE_S", 0.0)
+    sent = bytes(32 << 20)
+    with deaf_client(port) as slow:
+        slow.sendall(post(sent, extra))
+        wait_for_ticks(port, 3)
+        assert read(slow)[1] == sent
+        assert slow.recv(1) == b""
+
+
+def wait_for_ticks(port: Port, count: int) -> None:
+    """Until the server has looked for overdue clients so many times."""
+    ticks = Queue[None]()
+    port.server.tick = lambda: ticks.put(None)  # type: ignore[method-assign]
+    for _ in range(count):
+        ticks.get(timeout=30)
+
+
+def test_answers_that_nobody_reads_are_held_in_bounded_memory(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.connection.MAX_HELD_BYTES", 24 << 20)
+    sent = bytes(20 << 20)
+    with deaf_client(port) as deaf:
+        deaf.sendall(post(sent))
+        assert deaf.recv(1, socket.MSG_PEEK) == b"H"
+        response, body = port.ask(post(sent))[0]
+        assert (response.status, response.headers["retry-after"]) == (503, "1")
+        assert json.loads(body)["code"] == "server_overloaded"
+        assert read(deaf)[1] == sent
+        deaf.sendall(post(sent))
+        assert read(deaf)[1] == sent
+    assert port.ask(post(sent))[0][1] == sent
+    assert port.server.batcher.held_bytes == 0
 
 
 def test_a_client_that_closes_its_half_still_gets_its_answers(port: Port) -> None:

@@ -18,8 +18,11 @@ from server.connection import MAX_HEAD_BYTES, Connection
 from server.direct import DirectServer
 from tests.fuzz.source import Execution, Source, repeat
 
-ANSWER, STALL, EXPIRE, HALF_CLOSE, HANG_UP = 1, 2, 3, 4, 5
+ANSWER, DEAF, READ, EXPIRE, HALF_CLOSE, HANG_UP = range(1, 7)
 """What may happen after a piece; nothing else does for any other byte."""
+
+HIGH_WATER = 100
+"""Bytes that a client has not read, until no more should be written to it: some answers."""
 
 LONGEST = 24 << 10
 """Bytes that a repeated piece may fill: more than the longest head."""
@@ -39,6 +42,7 @@ STREAMS = (
     b"CONNECT a:1 HTTP/1.1\r\n\r\nrubbish",
     b"~GET /ping HTTP/1.1\r\n\r\n~",
     POST + b"~X: y\r\n~\r\n",
+    b"~" + POST + b"\r\n~",
     b"GET /~" + b"a" * 600 + b"~ HTTP/1.1\r\n\r\n",
 )
 
@@ -68,11 +72,12 @@ class Connections:
     )
 
     def seeds(self) -> list[bytes]:
-        """Streams whole, in pieces, and each with something that happens in between."""
+        """Streams whole, in pieces, to a deaf client, and with something in between."""
         made = []
         for number, stream in enumerate(STREAMS):
             times = 206 if b"~" in stream else 0
             made += [bytes([0, times]) + stream, bytes([1, 0, 30, 0, times]) + stream]
+            made.append(bytes([1, 0, 0, DEAF, times]) + stream)
             made.append(bytes([2, 0, 9, ANSWER, 0, 70, 1 + number % HANG_UP, times]) + stream)
         return made
 
@@ -135,6 +140,8 @@ class Exchange:
             if self._transport.ended or self._transport.is_closing():
                 return
             if self._transport.reading_paused:
+                self._transport.read()
+            if self._transport.reading_paused:
                 raise AssertionError("reading is never resumed")
             if end > start:
                 self._connection.data_received(stream[start:end])
@@ -145,9 +152,10 @@ class Exchange:
         self.disturbed |= action in (EXPIRE, HALF_CLOSE, HANG_UP)
         if action == ANSWER:
             self._loop.run()
-        elif action == STALL:
-            self._connection.pause_writing()
-            self._connection.resume_writing()
+        elif action == DEAF:
+            self._transport.deaf = True
+        elif action == READ:
+            self._transport.read()
         elif action == EXPIRE and self._connection.deadline is not None:
             self._connection.expire()
         elif action == HALF_CLOSE:
@@ -158,6 +166,8 @@ class Exchange:
 
     def _end(self) -> None:
         self._loop.run()
+        self._transport.read()
+        self._loop.run()
         self._transport.end()
         self._loop.run()
         self._transport.abort()
@@ -166,6 +176,7 @@ class Exchange:
     def _check(self) -> None:
         """Nothing is left of a connection that has ended."""
         batcher = self._server.batcher
+        assert not self._transport.misused, self._transport.misused
         assert self._connection.lost
         assert not self._server.connections
         assert not batcher._running
@@ -199,17 +210,39 @@ class Loop:
 
 
 class Transport(asyncio.Transport):
-    """A transport to nowhere, as strict as uvloop's."""
+    """A transport to nowhere, as strict as uvloop's.
+
+    Attributes:
+        reading_paused: Whether nothing is to be received.
+        ended: Whether the client has said that it sends no more.
+        deaf: Whether the client reads nothing.
+        misused: What was done that may not be; an exception would be caught on its way.
+    """
 
     def __init__(self, connection: Connection, loop: Loop) -> None:
         super().__init__()
         self._connection, self._loop = connection, loop
         self.reading_paused = self.ended = self._closing = self._finished = False
+        self.deaf = self._writing_paused = False
+        self._unsent = 0
+        self.misused: list[str] = []
 
     def write(self, data: Any) -> None:
-        assert not self._finished, "write after write_eof"
-        assert not self._connection.lost, "write after the end"
-        assert data
+        if self._finished or self._connection.lost or not data:
+            self.misused.append("a write of nothing, or after the end")
+        if self.deaf:
+            self._unsent += len(data)
+        if self._unsent > HIGH_WATER and not self._writing_paused:
+            self._writing_paused = True
+            self._connection.pause_writing()
+
+    def read(self) -> None:
+        """The client reads all that there is."""
+        self.deaf = False
+        self._unsent = 0
+        if self._writing_paused and not self._connection.lost:
+            self._writing_paused = False
+            self._connection.resume_writing()
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         self.write(b"".join(list_of_data))
@@ -224,12 +257,14 @@ class Transport(asyncio.Transport):
         return self._closing
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self._unsent
 
     def pause_reading(self) -> None:
         self.reading_paused = True
 
     def resume_reading(self) -> None:
+        if self._writing_paused:
+            self.misused.append("listening to a client that does not read")
         self.reading_paused = False
 
     def end(self) -> None:
