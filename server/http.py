@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,8 +18,13 @@ from diagonalflip.errors import MethodNotAllowed
 from server.batch import Answer, Batcher, Item
 from server.connection import Connection, text
 
+logger = logging.getLogger(__name__)
+
 Address = tuple[str, int] | Path
 """Host and port, or the path of a Unix socket."""
+
+BACKLOG = 2048
+ACCEPTED_AT_ONCE = 256
 
 PROBE = frozenset({b"GET", b"HEAD"})
 
@@ -33,6 +40,7 @@ class HttpServer(ABC):
         self.batcher = Batcher(answer)
         self.connections: set[Connection] = set()
         self._date = ""
+        self._opening: set[asyncio.Task[object]] = set()
 
     @abstractmethod
     def route(self, item: Item, method: bytes, path: bytes) -> bytes | None:
@@ -51,17 +59,15 @@ class HttpServer(ABC):
         """
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        servers = [
-            await self._loop.create_server(
-                lambda: Connection(self), sock=_listener(address), backlog=2048
-            )
-            for address in addresses
-        ]
-        self._every_second()
-        opened()
-        await self._ended.wait()
-        for server in servers:
-            server.close()
+        with contextlib.ExitStack() as open_sockets:
+            listeners = [open_sockets.enter_context(_listener(address)) for address in addresses]
+            for listener in listeners:
+                self._listen(listener)
+            self._every_second()
+            opened()
+            await self._ended.wait()
+            for listener in listeners:
+                self._loop.remove_reader(listener)
         for connection in list(self.connections):
             connection.abort()
 
@@ -83,6 +89,31 @@ class HttpServer(ABC):
 
     def tick(self) -> None:  # noqa: B027 - there may be nothing to do
         """Called every second."""
+
+    def _listen(self, listener: socket.socket) -> None:
+        self._loop.add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Accepts whoever waits.
+
+        libuv accepts one client in each turn of its loop. Under load a turn takes tens of
+        milliseconds, and hundreds of clients that connect together waited for many seconds.
+        """
+        try:
+            for _ in range(ACCEPTED_AT_ONCE):
+                accepted, _address = listener.accept()
+                accepted.setblocking(False)
+                opening = self._loop.create_task(
+                    self._loop.connect_accepted_socket(lambda: Connection(self), accepted)
+                )
+                self._opening.add(opening)
+                opening.add_done_callback(self._opening.discard)
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError:
+            logger.exception("no further client for a second")
+            self._loop.remove_reader(listener)
+            self._loop.call_later(1.0, self._listen, listener)
 
     def _every_second(self) -> None:
         loop = asyncio.get_running_loop()
@@ -110,15 +141,16 @@ def _listener(address: Address) -> socket.socket:
     if isinstance(address, Path):
         address.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(address))
-        return listener
-    listener = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    else:
+        listener = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        listener.bind(address)
+        listener.bind(str(address) if isinstance(address, Path) else address)
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
+    listener.setblocking(False)
     return listener
 
 

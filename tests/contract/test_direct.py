@@ -7,9 +7,11 @@ import contextlib
 import gc
 import io
 import json
+import os
+import resource
 import socket
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from http.client import HTTPResponse
 from queue import Queue
 from threading import Event, Thread
@@ -17,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
 
 from server import batch
 from server.batch import Item
@@ -50,7 +53,7 @@ class Echo:
 class Port:
     """A direct port in a thread of this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run) -> None:
         self.echo = Echo()
         self.counts: Queue[dict[str, float]] = Queue()
         self.server = DirectServer(self.echo, "diagonal_flip", "1.0", self.counts.put)
@@ -59,7 +62,7 @@ class Port:
             chosen.bind(("127.0.0.1", 0))
             self.number = chosen.getsockname()[1]
         serving = self.server.serve([("127.0.0.1", self.number)], opened.set)
-        self._thread = Thread(target=asyncio.run, args=(serving,))
+        self._thread = Thread(target=run, args=(serving,))
         self._thread.start()
         assert opened.wait(10)
 
@@ -138,6 +141,41 @@ def test_what_arrives_while_a_batch_runs_becomes_the_next_batch(port: Port) -> N
             connection.close()
     assert sum(port.echo.batches) == 51
     assert len(port.echo.batches) < 51
+
+
+def test_all_who_wait_are_accepted_together() -> None:
+    """And not one in each turn of the event loop, which takes long under load."""
+    with contextlib.closing(Port(uvloop.run)) as port:
+        port.echo.go_on.clear()
+        with port.connect() as first, contextlib.ExitStack() as rest:
+            first.sendall(post(b"first"))
+            connections = [rest.enter_context(port.connect()) for _ in range(100)]
+            for connection in connections:
+                connection.sendall(post(b"rest"))
+            port.echo.go_on.set()
+            assert [read(connection)[1] for connection in connections] == [b"rest"] * 100
+    assert sum(port.echo.batches) == 101
+    assert len(port.echo.batches) <= 10
+
+
+def test_without_descriptors_clients_wait_for_one(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Event()
+    monkeypatch.setattr("server.http.logger.exception", lambda _: told.set())
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as client:
+        client.settimeout(30)
+        free = os.dup(client.fileno())
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            client.connect(("127.0.0.1", port.number))
+            client.sendall(post(b"a"))
+            assert told.wait(30)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert read(client)[1] == b"a"
 
 
 def test_no_batch_is_larger_than_it_may_be(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
