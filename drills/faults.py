@@ -69,7 +69,7 @@ def interrupted(scene: Scene) -> None:
 
 
 def _drain(scene: Scene, number: signal.Signals) -> None:
-    with scene.loaded(DRAIN_S="1") as service:
+    with scene.loaded(10.0, DRAIN_S="1") as service:
         before = scene.tally.right
         service.process.send_signal(number)
         started = time.monotonic()
@@ -95,8 +95,8 @@ def queue_full(scene: Scene) -> None:
 
 
 def overload(scene: Scene) -> None:
-    with scene.loaded() as service:
-        seconds = 30.0 if scene.long else 5.0
+    seconds = 30.0 if scene.long else 5.0
+    with scene.loaded(deadline_s=2 * seconds) as service:  # the overload ends before
         capacity, _ = asyncio.run(clients.drive(service, 16, 5.0))
         before = _memory_mib(service)
         goodput, refused = asyncio.run(clients.drive(service, 1900, seconds))

@@ -19,8 +19,8 @@ from diagonalflip.wire import TOLERANCE, pack, to_pixels
 from drills.service import PATH
 
 SIZES = (2, 2, 2, 64, 1024, 4096, 131_072)
+SENDERS = 3
 TIMEOUT_S = 75.0
-RETRYING_DEADLINE_S = 20.0
 
 
 class Target(Protocol):
@@ -79,16 +79,17 @@ class Load:
     Args:
         service: Where to.
         table: What the answers should be.
-        senders: Threads that send once.
+        deadline_s: How long the client that retries goes on with one request.
     """
 
-    def __init__(self, service: Target, table: Table, senders: int = 3) -> None:
+    def __init__(self, service: Target, table: Table, deadline_s: float = 20.0) -> None:
         self.tally = Tally()
+        self._deadline_s = deadline_s
         self._service, self._table = service, table
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._threads = [
-            threading.Thread(target=self._send_once, args=(seed,)) for seed in range(senders)
+            threading.Thread(target=self._send_once, args=(seed,)) for seed in range(SENDERS)
         ]
         self._threads.append(threading.Thread(target=self._retry))
 
@@ -145,7 +146,7 @@ class Load:
     def _retry(self) -> None:
         random = np.random.default_rng(99)
         service = self._service
-        with Client(service.url, token=service.token, deadline_s=RETRYING_DEADLINE_S) as client:
+        with Client(service.url, token=service.token, deadline_s=self._deadline_s) as client:
             while not self._ended.is_set():
                 numbers = random.integers(16, size=random.choice(SIZES[:-1]))
                 self.tally.retried += 1

@@ -41,9 +41,12 @@ class Scene:
     faults: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def loaded(self, **settings: str) -> Iterator[Service]:
+    def loaded(self, deadline_s: float = 20.0, **settings: str) -> Iterator[Service]:
         """A healthy service under load, from some time before to some time after."""
-        with Service(self.folder, **settings) as service, Load(service, self.table) as load:
+        with (
+            Service(self.folder, **settings) as service,
+            Load(service, self.table, deadline_s) as load,
+        ):
             self.tally = load.tally
             time.sleep(CALM_S)
             yield service
