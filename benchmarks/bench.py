@@ -116,7 +116,7 @@ class Bench:
         self.starts.append(start | {"loaded_mib": server.pss_mib()})
 
     def _exchanges(self, name: str, workload: Workload) -> list[Exchange]:
-        """The same ones in every round, so that a server's bits are compared across starts."""
+        """The same ones in every round, so that a server is asked the same across starts."""
         key = (name, workload.name)
         if key not in self._work:
             self._work[key] = exchanges(workload, SERVERS[name].rule, self.predict)

@@ -104,7 +104,9 @@ class Profile:
 
     def run(self, address: Address, workload: Workload) -> dict[str, str]:
         """One column of the table: cells by row."""
-        work = exchanges(workload, Rule.BITS, load_reference(model_store() / "diagonal_flip.onnx"))
+        work = exchanges(
+            workload, Rule.TOLERANCE, load_reference(model_store() / "diagonal_flip.onnx")
+        )
         check = partial(run_python, address, workload, work, requests=4 * workload.connections + 16)
         before = check()
         drive = partial(run_python, address, workload, work, seconds=self._seconds + 3)

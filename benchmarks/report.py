@@ -225,10 +225,9 @@ def _checks(results: Results) -> str:
     return (
         f"## Answers\n\n{compared:,} answers compared, {wrong:,} wrong; {failed} of "
         f"{len(results.slots)} slots failed. Before and after each timed slot answers are "
-        "compared with ONNX Runtime within 1e-6; ours must also repeat their bits, over restarts "
-        "too; of the fixed answers only the length is compared. While wrk is timed, statuses and "
-        "the sum of bytes are checked: comparing bodies there would cost some servers half of "
-        "their throughput."
+        "compared with ONNX Runtime within 1e-6; of the fixed answers only the length is "
+        "compared. While wrk is timed, statuses and the sum of bytes are checked: comparing "
+        "bodies there would cost some servers half of their throughput."
     )
 
 

@@ -174,9 +174,9 @@ def _fixed(scratch: Path) -> Iterator[Running]:
 
 
 SERVERS = {
-    "torchserve": Server("ours, TorchServe's port", _torchserve, Rule.BITS, ours=True),
-    "direct": Server("ours, direct port", _direct, Rule.BITS, ours=True),
-    "edge": Server("ours, through the edge", _edge, Rule.BITS, ours=True),
+    "torchserve": Server("ours, TorchServe's port", _torchserve, ours=True),
+    "direct": Server("ours, direct port", _direct, ours=True),
+    "edge": Server("ours, through the edge", _edge, ours=True),
     "fastapi": Server("FastAPI + uvicorn + ONNX Runtime, 2 workers, no batching", _fastapi),
     "litserve": Server("LitServe + ONNX Runtime, dynamic batch 64, 1 ms", _litserve),
     "fixed": Server(

@@ -1,6 +1,6 @@
 -- Sends the payloads of a folder in turn; one line of JSON at the end. See driver.py.
 --
--- BENCH_COMPARE: none, or how answers are compared: bits, tolerance or length. wrk does not
+-- BENCH_COMPARE: none, or how answers are compared: tolerance or length. wrk does not
 -- say which request an answer belongs to, so a right one is that of any payload.
 
 local ffi = require("ffi")

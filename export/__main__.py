@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
+import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +26,61 @@ from export.artifacts import write_onnx, write_torchscript
 from export.net import WEIGHTS_FILE, load_net
 
 MANIFEST = "manifest.json"
+NAMES = tuple(f"{MODEL_NAME}.{suffix}" for suffix in ("pt", "onnx", "mar"))
 
 
 def export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
     """Writes every artifact to ``output`` and returns the manifest.
 
-    Files appear under their names only when all of them are proven; until then an
-    earlier archive is gone, so that nobody serves what a failed export left behind.
+    All of them are proven before the first appears under its name, each at once in place of
+    an earlier one. A failed export also removes the earlier ones, so that nobody serves them.
 
     Raises:
         ArtifactError: The weights cannot be used.
         CertificateError: The artifacts do not agree.
+        OSError: ``output`` cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)
-    names = [f"{MODEL_NAME}.pt", f"{MODEL_NAME}.onnx", f"{MODEL_NAME}.mar"]
-    for name in [*names, MANIFEST]:
-        (output / name).unlink(missing_ok=True)
+    with _alone_in(output):
+        try:
+            return _export(output, weights_file, version)
+        except DiagonalFlipError:
+            for name in (*NAMES, MANIFEST):
+                (output / name).unlink(missing_ok=True)
+            raise
+
+
+def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
     net = load_net(weights_file)
     with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as folder:
-        torchscript, onnx_file, archive = (Path(folder) / name for name in names)
+        torchscript, onnx_file, archive = (Path(folder) / name for name in NAMES)
         write_torchscript(net, torchscript)
         write_onnx(net, onnx_file)
         forwards = verify.engines(net, torchscript, onnx_file)
-        certificate = verify.certify(forwards, verify.reference(net))
+        reference = verify.reference(net)
+        certificate = verify.certify(forwards, reference)
         print(report.network_table(net, forwards["torchscript"]))
         print(f"\nCertificate\n{report.certificate_lines(certificate)}")
-        members = write_archive(archive, version, torchscript, onnx_file, _json(certificate))
+        # Nothing that was measured goes into the archive: it is the same on every machine.
+        proof = _json({"predictions": reference.tolist()})
+        members = write_archive(archive, version, torchscript, onnx_file, proof)
         manifest = _manifest(version, [torchscript, onnx_file, archive], members, certificate)
-        for path in (torchscript, onnx_file, archive):
-            path.rename(output / path.name)
-    (output / MANIFEST).write_bytes(_json(manifest))
+        (Path(folder) / MANIFEST).write_bytes(_json(manifest))
+        for name in (*NAMES, MANIFEST):
+            (Path(folder) / name).replace(output / name)
     print(f"\nWritten to {output}\n{report.file_lines(manifest['artifacts'])}")
     return manifest
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits for other exports to ``folder``, and makes them wait."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _manifest(
@@ -86,7 +113,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         export(arguments.output, arguments.weights, arguments.model_version)
-    except DiagonalFlipError as error:
+    except (DiagonalFlipError, OSError) as error:
         print(f"export failed: {error}", file=sys.stderr)
         return 1
     return 0

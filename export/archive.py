@@ -29,7 +29,7 @@ top-level module from the unpacked archive, so its folder is flat."""
 
 
 def write_archive(
-    path: Path, version: str, torchscript: Path, onnx_file: Path, certificate: bytes
+    path: Path, version: str, torchscript: Path, onnx_file: Path, reference: bytes
 ) -> dict[str, bytes]:
     """Writes the archive to ``path`` and returns its members.
 
@@ -38,13 +38,13 @@ def write_archive(
         version: Of the model, as TorchServe and its clients see it.
         torchscript: The serialized network, for GPUs.
         onnx_file: The same for CPUs.
-        certificate: JSON that workers repeat at start (see ``export.verify``).
+        reference: JSON with the predictions that workers prove at start.
     """
     members = {name: source.read_bytes() for name, source in SOURCES.items()}
     members |= {model.name: model.read_bytes() for model in (torchscript, onnx_file)}
-    members["certificate.json"] = certificate
+    members["reference.json"] = reference
     members["MAR-INF/MANIFEST.json"] = json.dumps(_serve_manifest(version), indent=2).encode()
-    write_zip(path, members, compression=zipfile.ZIP_DEFLATED)
+    write_zip(path, members)
     return members
 
 
@@ -62,12 +62,14 @@ def _serve_manifest(version: str) -> dict[str, Any]:
     }
 
 
-def write_zip(path: Path, members: Mapping[str, bytes], compression: int) -> None:
-    """Writes ``members`` to a zip whose bytes depend on nothing but them."""
-    with zipfile.ZipFile(path, "w", compression) as archive:
+def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
+    """Writes ``members`` to a zip whose bytes depend on nothing but them.
+
+    Stored, not deflated: builds of zlib compress to different bytes.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(members):
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = compression
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, members[name])
 

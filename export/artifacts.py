@@ -40,7 +40,7 @@ def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
             for name in saved.namelist()
             if not name.endswith((".debug_pkl", "serialization_id"))
         }
-    write_zip(path, members, compression=zipfile.ZIP_STORED)
+    write_zip(path, members)
 
 
 def write_onnx(net: DiagonalFlipNet, path: Path) -> None:

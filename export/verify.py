@@ -1,13 +1,16 @@
 """The certificate: proof that eager, TorchScript and ONNX Runtime are the same function.
 
 There are only 16 images, so nothing is sampled: every image is compared, alone and at
-several positions of batches of many sizes, between all engines and with float64 NumPy.
+several positions of batches of many sizes, between all engines and with the exact values.
+The tolerance decides. Whether an engine gives an image the same bits in every batch depends
+on the processor: BLAS libraries choose a kernel by batch size. That is measured and reported.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +43,26 @@ def targets() -> npt.NDArray[np.float32]:
 
 
 def reference(net: DiagonalFlipNet) -> npt.NDArray[np.float64]:
-    """Predictions for every image by NumPy in double precision: ``float64[16, 4]``."""
-    weights = {name: tensor.double().numpy() for name, tensor in net.state_dict().items()}
-    hidden = all_pixels().astype(np.float64) @ weights["layer1.weight"].T + weights["layer1.bias"]
-    hidden = np.maximum(hidden, 0.0)
-    return np.asarray(hidden @ weights["layer2.weight"].T + weights["layer2.bias"])
+    """Predictions for every image, ``float64[16, 4]``, with the same bits on every machine.
+
+    Computed in rational arithmetic; each value is rounded once, at the end.
+    """
+    state = net.state_dict()
+
+    def linear(layer: str, inputs: Sequence[Fraction]) -> list[Fraction]:
+        weights, biases = state[f"{layer}.weight"].tolist(), state[f"{layer}.bias"].tolist()
+        return [
+            sum((Fraction(w) * x for w, x in zip(row, inputs, strict=True)), Fraction(bias))
+            for row, bias in zip(weights, biases, strict=True)
+        ]
+
+    predictions = []
+    for pixels in all_pixels().tolist():
+        hidden = [
+            max(value, Fraction(0)) for value in linear("layer1", list(map(Fraction, pixels)))
+        ]
+        predictions.append([float(value) for value in linear("layer2", hidden)])
+    return np.array(predictions)
 
 
 def engines(net: DiagonalFlipNet, torchscript: Path, onnx: Path) -> dict[str, Forward]:
@@ -71,28 +89,26 @@ def certify(forwards: Mapping[str, Forward], expected: npt.NDArray[np.float64]) 
 
     Returns:
         The certificate: what was compared, the largest deviations in absolute terms and
-        in units in the last place (ULP, away from zero), and the reference predictions.
+        in units in the last place (ULP, away from zero), for each engine whether an image
+        gets the same bits in every batch, and the reference predictions.
 
     Raises:
-        CertificateError: A deviation above ``TOLERANCE``, NaN or infinity, a wrong
-            shape or dtype, or an answer that depends on the rest of its batch.
+        CertificateError: A deviation above ``TOLERANCE``, NaN or infinity, or a wrong
+            shape or dtype.
     """
     deviations = {f"{a}/{b}": [0.0, 0] for a, b in itertools.combinations(forwards, 2)}
-    deviations |= {f"{name}/float64": [0.0, 0] for name in forwards}
+    deviations |= {f"{name}/exact": [0.0, 0] for name in forwards}
+    invariant = dict.fromkeys(forwards, True)
     alone = {name: _alone(name, forward) for name, forward in forwards.items()}
     for size, shift in itertools.product(BATCH_SIZES, range(IMAGES)):
         rows = (np.arange(size) + shift) % IMAGES
         answers = {name: _answer(name, f, rows) for name, f in forwards.items()}
         for name, answer in answers.items():
-            if answer.tobytes() != alone[name][rows].tobytes():
-                raise CertificateError(
-                    f"{name} answers that change inside a batch of {size}",
-                    "the same bits for an image alone and in any batch",
-                )
-        answers["float64"] = expected.astype(np.float32)[rows]
+            invariant[name] &= answer.tobytes() == alone[name][rows].tobytes()
+        answers["exact"] = expected.astype(np.float32)[rows]
         for pair, worst in deviations.items():
             left, right = (answers[name] for name in pair.split("/"))
-            exact = expected[rows] if pair.endswith("float64") else right.astype(np.float64)
+            exact = expected[rows] if pair.endswith("exact") else right.astype(np.float64)
             worst[0] = max(worst[0], float(np.abs(left.astype(np.float64) - exact).max()))
             worst[1] = max(worst[1], int(_ulps(left, right).max()))
     _refuse_deviation(deviations)
@@ -104,7 +120,7 @@ def certify(forwards: Mapping[str, Forward], expected: npt.NDArray[np.float64]) 
         "largest_deviation": max(absolute for absolute, _ in deviations.values()),
         "largest_ulp": max(ulps for _, ulps in deviations.values()),
         "pairs": {pair: {"deviation": a, "ulp": u} for pair, (a, u) in deviations.items()},
-        "batch_invariant": True,
+        "batch_invariant": invariant,
         "reference": expected.tolist(),
     }
 

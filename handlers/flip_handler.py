@@ -58,7 +58,7 @@ class FlipHandler:
         model_file = folder / model["serializedFile"]
         self._engine = open_engine(model_file, device)
         self._digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
-        deviation = self._engine.warm_up(_reference(folder / "certificate.json"))
+        deviation = self._engine.warm_up(_reference(folder / "reference.json"))
         self._headers = {
             "Flip-Model-Version": model["modelVersion"],
             "Flip-Model-Digest": self._digest,
@@ -75,6 +75,7 @@ class FlipHandler:
             "device_name": _device_name(device),
             "runtime": self._engine.runtime,
             "largest_deviation": deviation,
+            "batch_invariant": self._engine.batch_invariant,
             "max_images": MAX_IMAGES,
             "max_explained_images": flip_request.MAX_EXPLAINED,
             "batch_sizes": self._engine.batch_sizes,
@@ -187,13 +188,13 @@ def _headers(context: Any, index: int, inputs: dict[str, Any]) -> dict[str, str]
     return headers
 
 
-def _reference(certificate: Path) -> npt.NDArray[np.float64]:
-    """The certificate's predictions by image number, ``float64[16, 4]``."""
+def _reference(file: Path) -> npt.NDArray[np.float64]:
+    """The exact predictions by image number, ``float64[16, 4]``."""
     try:
-        document = json.loads(certificate.read_text(encoding="utf-8"))
-        return np.array(document["reference"], dtype=np.float64).reshape(16, PIXELS)
+        document = json.loads(file.read_text(encoding="utf-8"))
+        return np.array(document["predictions"], dtype=np.float64).reshape(16, PIXELS)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{certificate.name}: {error!r}", "16 predictions") from error
+        raise ArtifactError(f"{file.name}: {error!r}", "16 predictions") from error
 
 
 def _our_fault(step: str, error: Exception) -> InternalError:

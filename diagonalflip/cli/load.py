@@ -10,10 +10,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from diagonalflip._answers import agree
 from diagonalflip.cli import driver, report
 from diagonalflip.cli.connection import UrlArgument, connection_of
 from diagonalflip.cli.exits import ExitCode, UsageError
-from diagonalflip.cli.promises import OCTETS, kit
+from diagonalflip.cli.promises import OCTETS, alone
 from diagonalflip.cli.raw import Raw
 from diagonalflip.errors import InvalidAnswer, ServerOverloaded
 from diagonalflip.wire import MAX_IMAGES, pack, with_padding
@@ -50,8 +51,8 @@ def load(  # noqa: PLR0913, PLR0917 - options, by name
 ) -> None:
     """Load a server on an open-loop schedule; latency counts from when a request was due.
 
-    Ends at most --deadline-s after --duration-s. Every answer must have the bits that the
-    server gave for each image alone before the load. Exit code 1 if one has not, or is missing.
+    Ends at most --deadline-s after --duration-s. Every answer must agree with what the server
+    answered for each image alone before the load. Exit code 1 if one does not, or is missing.
     """
     if rate * duration_s > MOST_REQUESTS:
         raise UsageError(f"{rate * duration_s:.0f} requests", f"at most {MOST_REQUESTS}")
@@ -72,7 +73,7 @@ def load(  # noqa: PLR0913, PLR0917 - options, by name
 
 
 def checked_send(raw: Raw, count: int) -> driver.Send:
-    """Asks for all 16 images alone, and makes requests whose answers must have those bits.
+    """Asks for all 16 images alone, and makes requests whose answers must be those.
 
     Args:
         raw: The server.
@@ -81,17 +82,15 @@ def checked_send(raw: Raw, count: int) -> driver.Send:
     Raises:
         InvalidAnswer: An answer has another form, or is not finite.
     """
-    alone = kit(raw).alone
-    if not np.isfinite(alone).all():
+    table = alone(raw)
+    if not np.isfinite(table).all():
         raise InvalidAnswer("a prediction that is not finite", "finite ones")
     generator = np.random.default_rng(SEED)
     bodies = []
     for _ in range(BODIES):
         numbers = generator.integers(0, 16, count)
         images = pack(numbers)
-        bodies.append(
-            (bytes(images.packed), with_padding(OCTETS, images.count), alone[numbers].tobytes())
-        )
+        bodies.append((bytes(images.packed), with_padding(OCTETS, images.count), table[numbers]))
 
     def send(index: int, left_s: float) -> None:
         body, media_type, expected = bodies[index % BODIES]
@@ -100,7 +99,9 @@ def checked_send(raw: Raw, count: int) -> driver.Send:
             raise ServerOverloaded("status 503", "an answer")
         if answer.status != 200:
             raise InvalidAnswer(f"status {answer.status}", "status 200")
-        if answer.body != expected:
-            raise InvalidAnswer("other bits than for each image alone", "the same")
+        if len(answer.body) != expected.nbytes or not agree(
+            np.frombuffer(answer.body, "<f4").reshape(expected.shape), expected
+        ):
+            raise InvalidAnswer("other predictions than for each image alone", "the same")
 
     return send

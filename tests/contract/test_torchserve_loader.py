@@ -105,8 +105,8 @@ def test_good_requests_are_answered_with_status_type_and_predictions(
     loaded: tuple[Ask, dict[str, str]], unpacked_archive: Path
 ) -> None:
     answers = loaded[0](*GOOD)
-    certificate = json.loads((unpacked_archive / "certificate.json").read_text("utf-8"))
-    reference = np.array(certificate["reference"])
+    certificate = json.loads((unpacked_archive / "reference.json").read_text("utf-8"))
+    reference = np.array(certificate["predictions"])
     assert [answer.content_type for answer in answers] == [PACKED, JSON, JSON]
     for answer, numbers in zip(answers, ([11, 6, 9], [11, 6, 9], [11, 6]), strict=True):
         assert (answer.status, answer.phrase) == (200, "OK")
@@ -140,9 +140,9 @@ def test_describe_gives_the_description(loaded: tuple[Ask, dict[str, str]]) -> N
 
 
 def spoil_certificate(folder: Path) -> None:
-    path = folder / "certificate.json"
+    path = folder / "reference.json"
     certificate = json.loads(path.read_text("utf-8"))
-    certificate["reference"][7][2] += 2e-6
+    certificate["predictions"][7][2] += 2e-6
     path.write_text(json.dumps(certificate), encoding="utf-8")
 
 

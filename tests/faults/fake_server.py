@@ -35,6 +35,7 @@ DESCRIPTION: dict[str, Any] = {
     "max_images": 1 << 20,
     "max_explained_images": 4096,
     "largest_deviation": 0.0,
+    "batch_invariant": True,
 }
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import onnxruntime
 import pytest
 import requests
 
+from diagonalflip._answers import agree
 from diagonalflip.wire import to_pixels
 from server.settings import Settings
 
@@ -51,6 +53,17 @@ class Server:
         """POSTs to the model, on a connection of its own; None leaves a header out."""
         headers = {"Content-Type": content_type, "Accept": accept}
         return requests.post(self.url, data=body, headers=headers, timeout=120)
+
+    @cached_property
+    def batch_invariant(self) -> bool:
+        """Whether the server promises the same bits in every batch."""
+        return bool(requests.get(self.url, timeout=30).json()["batch_invariant"])
+
+    def assert_same(self, got: bytes, wanted: bytes) -> None:
+        """Compares two answers for the same images, both float32: bits where they are promised."""
+        rows = [np.frombuffer(body, "<f4").reshape(-1, 4) for body in (got, wanted)]
+        assert agree(*rows)
+        assert got == wanted or not self.batch_invariant
 
     def stop(self, with_signal: signal.Signals = signal.SIGINT) -> int:
         """Signals the server and returns its exit status."""

@@ -61,7 +61,7 @@ def test_the_error_names_the_image(server: Server) -> None:
 
 
 def test_bad_requests_leave_good_ones_beside_them_alone(server: Server, oracle: Oracle) -> None:
-    """240 requests at once, every third one bad; good ones get the bits they get alone."""
+    """240 requests at once, every third one bad; good ones get what they get alone."""
     alone = {
         size: server.post(bytes(pack(np.arange(size) % 16).packed), PACKED).content
         for size in (2, 6, 40, 300)
@@ -77,7 +77,7 @@ def test_bad_requests_leave_good_ones_beside_them_alone(server: Server, oracle: 
         else:
             size = sizes[index % len(sizes)]
             response = server.post(bytes(pack(np.arange(size) % 16).packed), PACKED)
-            assert response.content == alone[size]
+            server.assert_same(response.content, alone[size])
 
     with ThreadPoolExecutor(48) as pool:
         list(pool.map(send, range(240)))

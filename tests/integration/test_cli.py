@@ -221,7 +221,7 @@ def test_check_sees_one_bit_in_a_large_batch(server: Server) -> None:
         return Reply(answer.status, answer.headers, body)
 
     broken = Tampering(base(server), change).broken()
-    assert broken == {"65537 images in one request: the same bits as alone"}
+    assert broken == {"65537 images in one request: as each alone"}
 
 
 def test_load(server: Server, tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def test_ready_and_info(server: Server, client: Client, artifacts: Path) -> None
     assert info.wire_version == "1"
     assert (info.workers, info.max_images) == (2, MAX_IMAGES)
     assert info.largest_deviation <= 1e-6
+    assert info.batch_invariant in (True, False)
     with Client(base(server), model_digest=info.model_digest) as same:
         assert same.info() == info
 

@@ -159,7 +159,7 @@ def put_certificate_of(archive: Path, store: Path) -> None:
     target = store / "diagonal_flip.mar"
     with zipfile.ZipFile(archive) as good, zipfile.ZipFile(target) as bad:
         members = {name: bad.read(name) for name in bad.namelist()}
-        members["certificate.json"] = good.read("certificate.json")
+        members["reference.json"] = good.read("reference.json")
     with zipfile.ZipFile(target, "w") as rewritten:
         for name, content in members.items():
             rewritten.writestr(name, content)

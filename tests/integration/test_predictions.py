@@ -86,7 +86,7 @@ def test_batches(server: Server, oracle: Oracle, size: int, content_type: str, a
 def test_json_answers_hold_the_same_float32_as_packed_ones(server: Server) -> None:
     body, content_type = packed_request(range(16))
     answers = [read(server.post(body, content_type, accept)) for accept in (PACKED, JSON)]
-    assert answers[0].tobytes() == answers[1].tobytes()
+    server.assert_same(*(answer.tobytes() for answer in answers))
 
 
 def test_concurrent_clients_never_get_each_others_answers(server: Server, oracle: Oracle) -> None:

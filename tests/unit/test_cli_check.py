@@ -15,6 +15,7 @@ from diagonalflip._endpoint import Reply
 from diagonalflip.cli import vectors
 from diagonalflip.cli.check import Verdict, line_of, verdicts
 from diagonalflip.cli.raw import Raw
+from tests.faults.fake_server import DESCRIPTION
 from tests.unit.test_cli_commands import FakeClient, Run, client, run
 
 __all__ = ["client", "run"]  # fixtures
@@ -122,16 +123,16 @@ def test_every_member_of_every_vector_has_a_judge() -> None:
 
 
 class Deaf:
-    """A server that answers everything with the same words."""
+    """A server that answers every request with the same words, all but what it is."""
 
     url = "http://deaf"
 
     def __init__(self, same: Reply) -> None:
         self.same = same
 
-    def post(self, *_: Any, **__: Any) -> Reply:
+    def post(self, body: bytes, *_: Any, **__: Any) -> Reply:
         """As ``Raw.post``."""
-        return self.same
+        return self.same if body or self.same.status != 200 else answer(DESCRIPTION)
 
 
 def test_a_server_that_predicts_nothing_is_no_matter_of_promises() -> None:

@@ -21,7 +21,7 @@ from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import Images, unpack
 
 Run = Callable[..., Result]
-SERVER = ServerInfo("1.0", "ab" * 32, "1", 2, "cpu", "CPU", "table", 1 << 20, 4096, 2.5e-08)
+SERVER = ServerInfo("1.0", "ab" * 32, "1", 2, "cpu", "CPU", "table", 1 << 20, 4096, 2.5e-08, True)
 
 
 def predicted(numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -1,9 +1,8 @@
-"""The engine gives ONNX Runtime's answers, the same bits wherever an image lies."""
+"""The engine gives ONNX Runtime's answers wherever an image lies; the same bits if it says so."""
 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,9 @@ from flip_engine import LARGEST_BATCH, FlipEngine, OnnxEngine, open_engine, pick
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diagonalflip._answers import agree
 from diagonalflip.errors import ArtifactError, CertificateError
-from diagonalflip.wire import Images, from_packed, pack, to_pixels
+from diagonalflip.wire import from_packed, pack, to_pixels, unpack
 
 CPU = torch.device("cpu")
 Rows = npt.NDArray[np.float32]
@@ -27,8 +27,8 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 @pytest.fixture(scope="module")
 def reference(unpacked_archive: Path) -> npt.NDArray[np.float64]:
-    text = (unpacked_archive / "certificate.json").read_text(encoding="utf-8")
-    return np.array(json.loads(text)["reference"])
+    text = (unpacked_archive / "reference.json").read_text(encoding="utf-8")
+    return np.array(json.loads(text)["predictions"])
 
 
 @pytest.fixture(scope="module", params=[open_engine, FlipEngine], ids=["for the CPU", "for a GPU"])
@@ -48,14 +48,14 @@ def cold_engine(artifacts: Path) -> FlipEngine:
 
 @pytest.fixture(scope="module")
 def table(engine: FlipEngine) -> Rows:
-    """Each image's bits when it is alone."""
+    """Each image's prediction when it is alone, ``float32[16, 4]``."""
     return np.concatenate([engine.predict([pack([number])])[0] for number in range(16)])
 
 
-def expected(table: Rows, images: Images) -> bytes:
-    octets = np.frombuffer(images.packed, np.uint8)
-    numbers = np.stack([octets >> 4, octets & 15], axis=1).reshape(-1)[: images.count]
-    return table[numbers].tobytes()
+def assert_predicts(engine: FlipEngine, answer: Rows, expected: Rows) -> None:
+    """Bits count where the engine says so: whether they are the same depends on the processor."""
+    assert agree(answer, expected)
+    assert answer.tobytes() == expected.tobytes() or not engine.batch_invariant
 
 
 def test_all_images_are_answered_as_by_onnxruntime(engine: FlipEngine, artifacts: Path) -> None:
@@ -74,14 +74,14 @@ def test_image_11_has_the_known_answer(table: Rows) -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 15), min_size=1, max_size=40), min_size=1, max_size=8))
-def test_any_batch_of_odd_and_even_requests_gives_each_its_own_bits(
+def test_any_batch_of_odd_and_even_requests_gives_each_its_own(
     engine: FlipEngine, table: Rows, batch: list[list[int]]
 ) -> None:
     requests = [pack(numbers) for numbers in batch]
     answers = engine.predict(requests)
     assert [answer.shape for answer in answers] == [(len(numbers), 4) for numbers in batch]
     for numbers, answer in zip(batch, answers, strict=True):
-        assert answer.tobytes() == table[numbers].tobytes()
+        assert_predicts(engine, answer, table[numbers])
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,11 @@ def test_any_batch_of_odd_and_even_requests_gives_each_its_own_bits(
         [3 * LARGEST_BATCH + 7, 5, LARGEST_BATCH],
     ],
 )
-def test_chunk_borders_change_no_bit(engine: FlipEngine, table: Rows, counts: list[int]) -> None:
+def test_chunk_borders_change_nothing(engine: FlipEngine, table: Rows, counts: list[int]) -> None:
     random = np.random.default_rng(sum(counts))
     requests = [pack(random.integers(0, 16, count)) for count in counts]
     for request, answer in zip(requests, engine.predict(requests), strict=True):
-        assert answer.shape == (request.count, 4)
-        assert answer.tobytes() == expected(table, request)
+        assert_predicts(engine, answer, table[unpack(request)])
 
 
 @pytest.mark.parametrize("body", [b"\xb6\x90", bytearray(b"\xb6\x90")])
@@ -110,14 +109,14 @@ def test_bytes_and_bytearrays_are_read_and_left_alone(
     engine: FlipEngine, table: Rows, body: bytes | bytearray
 ) -> None:
     (answer,) = engine.predict([from_packed(body, 4)])
-    assert answer.tobytes() == table[[11, 6, 9]].tobytes()
+    assert_predicts(engine, answer, table[[11, 6, 9]])
     assert body == b"\xb6\x90"
 
 
 def test_an_earlier_answer_survives_the_next_batch(engine: FlipEngine, table: Rows) -> None:
     (first,) = engine.predict([pack([11])])
     engine.predict([pack([4] * 100)])
-    assert first.tobytes() == table[[11]].tobytes()
+    assert_predicts(engine, first, table[[11]])
 
 
 def test_no_shape_but_the_proven_ones_is_ever_run(
@@ -165,55 +164,34 @@ def test_warm_up_refuses_a_wrong_reference(
     assert "1e-06" in caught.value.expected
 
 
-@pytest.mark.parametrize("size", [16, 64, LARGEST_BATCH // 2])
-@pytest.mark.parametrize("rows", [slice(None), slice(3, 4)])
-def test_warm_up_gives_up_batch_sizes_whose_bits_differ(
+@pytest.mark.parametrize("size", [16, 64, LARGEST_BATCH])
+@pytest.mark.parametrize("rows", [slice(None), slice(3, 4), slice(-1, None)])
+@pytest.mark.parametrize("lane", [0, 1])
+def test_other_bits_within_the_tolerance_are_served_and_reported(
     cold_engine: FlipEngine,
     reference: npt.NDArray[np.float64],
     size: int,
     rows: slice,
+    lane: int,
 ) -> None:
     before = list(cold_engine.batch_sizes)
-    (table,) = cold_engine.predict([pack(np.arange(LARGEST_BATCH) % 16)])
-    cold_engine._network = spoiled(cold_engine._network, size, rows, 5e-7)
-    cold_engine.warm_up(reference)
-    assert cold_engine.batch_sizes == [other for other in before if other != size]
-    request = pack(np.arange(size) % 16)
-    (answer,) = cold_engine.predict([request])
-    assert answer.tobytes() == expected(table, request)
+    spoiled_lane = cold_engine._lanes[lane]
+    spoiled_lane._network = spoiled(spoiled_lane._network, size, rows, 5e-7)
+    deviation = cold_engine.warm_up(reference)
+    assert 4e-7 < deviation <= 1e-6
+    assert cold_engine.batch_sizes == before
+    assert cold_engine.batch_invariant is False
 
 
-def test_a_batch_size_given_up_is_logged(
-    cold_engine: FlipEngine,
-    reference: npt.NDArray[np.float64],
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize("by", [2e-6, float("nan")])
+@pytest.mark.parametrize("size", [16, 64, LARGEST_BATCH])
+@pytest.mark.parametrize("lane", [0, 1])
+def test_one_wrong_row_in_one_batch_size_is_refused(
+    cold_engine: FlipEngine, reference: npt.NDArray[np.float64], size: int, by: float, lane: int
 ) -> None:
-    cold_engine._network = spoiled(cold_engine._network, 64, slice(None), 5e-7)
-    with caplog.at_level(logging.WARNING):
-        cold_engine.warm_up(reference)
-    assert [record.args for record in caplog.records] == [(64, CPU)]
-
-
-def test_every_lane_is_proven(
-    cold_engine: FlipEngine, reference: npt.NDArray[np.float64], caplog: pytest.LogCaptureFixture
-) -> None:
-    second = cold_engine._lanes[1]
-    second._network = spoiled(second._network, 64, slice(None), 5e-7)
-    with caplog.at_level(logging.WARNING):
-        cold_engine.warm_up(reference)
-    assert 64 not in cold_engine.batch_sizes
-    second._network = spoiled(second._network, LARGEST_BATCH, slice(None), 5e-7)
-    with pytest.raises(CertificateError):
-        cold_engine.warm_up(reference)
-
-
-@pytest.mark.parametrize("row", [0, 16, LARGEST_BATCH - 1])
-def test_warm_up_refuses_a_largest_batch_that_depends_on_position(
-    cold_engine: FlipEngine, reference: npt.NDArray[np.float64], row: int
-) -> None:
-    network = spoiled(cold_engine._network, LARGEST_BATCH, slice(row, row + 1), 5e-7)
-    cold_engine._network = network
-    with pytest.raises(CertificateError, match=f"position in a batch of {LARGEST_BATCH}"):
+    spoiled_lane = cold_engine._lanes[lane]
+    spoiled_lane._network = spoiled(spoiled_lane._network, size, slice(-1, None), by)
+    with pytest.raises(CertificateError, match="deviation"):
         cold_engine.warm_up(reference)
 
 
@@ -237,7 +215,7 @@ def test_warm_up_tries_the_cpus_own_engine_too(
     before = set(engine.batch_sizes)
     engine.warm_up(reference)
     assert sizes == before
-    assert set(engine.batch_sizes) == before - {64}
+    assert engine.batch_invariant is False
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100])

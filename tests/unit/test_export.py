@@ -91,13 +91,13 @@ def test_the_manifest_lists_each_member_of_the_archive(artifacts: Path) -> None:
     assert read_manifest(artifacts)["wire_version"] == WIRE_VERSION
 
 
-def test_the_archive_holds_the_sources_the_model_and_the_certificate(artifacts: Path) -> None:
+def test_the_archive_holds_the_sources_the_model_and_its_predictions(artifacts: Path) -> None:
     with zipfile.ZipFile(artifacts / ARCHIVE) as archive:
         assert set(archive.namelist()) == {
             *SOURCES,
             "diagonal_flip.pt",
             "diagonal_flip.onnx",
-            "certificate.json",
+            "reference.json",
             "MAR-INF/MANIFEST.json",
         }
         for name, source in SOURCES.items():
@@ -106,8 +106,9 @@ def test_the_archive_holds_the_sources_the_model_and_the_certificate(artifacts: 
         serve_manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
         for key in ("serializedFile", "handler", "configFile"):
             assert serve_manifest["model"][key] in archive.namelist()
-        certificate = json.loads(archive.read("certificate.json"))
-    assert certificate == read_manifest(artifacts)["certificate"]
+        reference = json.loads(archive.read("reference.json"))
+    certificate = read_manifest(artifacts)["certificate"]
+    assert reference == {"predictions": certificate["reference"]}
 
 
 def test_every_handler_module_is_in_the_archive() -> None:

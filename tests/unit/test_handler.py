@@ -137,8 +137,8 @@ def test_a_good_request_is_answered_in_its_form(
         predictions = np.array(json.loads(answer.body)["predictions"])
     else:
         predictions = np.frombuffer(answer.body, "<f4").reshape(-1, 4)
-    certificate = json.loads((unpacked_archive / "certificate.json").read_text("utf-8"))
-    assert predictions == pytest.approx(np.array(certificate["reference"])[numbers], abs=1e-6)
+    certificate = json.loads((unpacked_archive / "reference.json").read_text("utf-8"))
+    assert predictions == pytest.approx(np.array(certificate["predictions"])[numbers], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -201,6 +201,7 @@ def test_describe_says_what_is_served_and_how(handler: FlipHandler) -> None:
     assert (description["device"], description["runtime"]) == ("cpu", "ONNX Runtime")
     assert description["max_images"] == MAX_IMAGES
     assert 0 <= description["largest_deviation"] <= 1e-6
+    assert description["batch_invariant"] is handler._engine.batch_invariant
     assert {PACKED, JSON, "text/plain", "image/png"} < set(description["request_media_types"])
     assert {PACKED, JSON, "text/plain", "image/png"} < set(description["response_media_types"])
 
@@ -293,12 +294,12 @@ def test_a_failed_forward_pass_is_a_500_for_the_accepted_only(
 
 
 def spoil(folder: Path, certificate: str | None) -> None:
-    (folder / "certificate.json").unlink()
+    (folder / "reference.json").unlink()
     if certificate is not None:
-        (folder / "certificate.json").write_text(certificate, encoding="utf-8")
+        (folder / "reference.json").write_text(certificate, encoding="utf-8")
 
 
-@pytest.mark.parametrize("certificate", [None, "{", "{}", "[]", '{"reference": "x"}'])
+@pytest.mark.parametrize("certificate", [None, "{", "{}", "[]", '{"predictions": "x"}'])
 def test_a_damaged_certificate_is_an_artifact_error(
     unpacked_archive: Path, tmp_path: Path, certificate: str | None
 ) -> None:
@@ -310,6 +311,6 @@ def test_a_damaged_certificate_is_an_artifact_error(
 
 def test_a_wrong_reference_is_a_certificate_error(unpacked_archive: Path, tmp_path: Path) -> None:
     shutil.copytree(unpacked_archive, tmp_path / "copy")
-    spoil(tmp_path / "copy", json.dumps({"reference": [[0.0] * 4] * 16}))
+    spoil(tmp_path / "copy", json.dumps({"predictions": [[0.0] * 4] * 16}))
     with pytest.raises(CertificateError, match="deviation"):
         FlipHandler().initialize(FakeContext(tmp_path / "copy"))
