@@ -58,6 +58,8 @@ def write_onnx(net: DiagonalFlipNet, path: Path) -> None:
             verbose=False,
         )
     model = program.model_proto
+    # "+cpu" or "+cu130": where the graph was made is no part of it.
+    model.producer_version = model.producer_version.partition("+")[0]
     # The exporter notes stack traces, and so paths, in metadata and doc strings.
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
