@@ -83,6 +83,7 @@ def bare_loop(url: str, packed: bytes) -> npt.NDArray[np.float32]:
             data=packed[start : start + CHUNK_IMAGES // 2],
             headers={"Content-Type": "application/octet-stream"},
             timeout=60,
+            proxies={"no_proxy": "*"},
         )
         response.raise_for_status()
         return response.content

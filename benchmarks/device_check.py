@@ -151,6 +151,7 @@ def check_sizes(address: Address, device: torch.device, oracle: Oracle) -> None:
     """Compares answers to requests of many sizes, and sees where they were computed."""
     url = f"http://127.0.0.1:{address.port}{address.path}"
     with requests.Session() as session:
+        session.trust_env = False  # proxies know nothing of loopback
         for count in SERVED_IMAGES:
             images = random_images(count)
             answer = post(session, url, images)
@@ -246,11 +247,15 @@ def device_name(device: torch.device) -> str:
 
 
 def nvidia_smi(query: str) -> str | None:
-    """What the driver says, or None without one."""
+    """What the driver says, or None without one that answers."""
     if shutil.which("nvidia-smi") is None:
         return None
     command = ["nvidia-smi", query, "--format=csv"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except subprocess.TimeoutExpired:
+        return None
+    return finished.stdout.strip()
 
 
 def commit() -> str:

@@ -97,7 +97,7 @@ class AsyncTransport:
                 ),
                 timeout=aiohttp.ClientTimeout(),  # the deadline's business
                 auto_decompress=False,
-                trust_env=True,
+                trust_env=not self._endpoint.is_loopback,
             )
         return self._session
 

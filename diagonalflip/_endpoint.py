@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +82,11 @@ class Endpoint:
         token: For ``Authorization: Bearer``.
         model_digest: The only model whose answers are wanted.
 
+    Attributes:
+        url: Where to POST.
+        token: As given.
+        is_loopback: Whether that is this machine, which no proxy and no ``~/.netrc`` knows.
+
     Raises:
         ClientError: ``url`` is no http or https URL.
     """
@@ -91,6 +98,7 @@ class Endpoint:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ClientError(f"url={url!r}", "a URL such as http://127.0.0.1:8080")
         self.url = f"{url.rstrip('/')}/predictions/{quote(model, safe='')}"
+        self.is_loopback = is_loopback(parts.hostname)
         self.token = token
         # The lengths that are checked are those of bodies that no one has compressed.
         self._headers = {"Accept-Encoding": "identity"}
@@ -103,6 +111,13 @@ class Endpoint:
         if images.count:
             headers["Content-Type"] = with_padding(OCTETS, images.count)
         return headers
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host``, a name or an address, is this machine: never reached by a proxy."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def check_positive(**settings: float) -> None:

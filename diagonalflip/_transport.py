@@ -100,13 +100,14 @@ class _Adapter(HTTPAdapter):
 
 
 class _Bearer(requests.auth.AuthBase):
-    """A token. As ``auth``, because ~/.netrc would replace a mere header."""
+    """A token, or none. As ``auth``, because ~/.netrc would replace a mere header."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str | None) -> None:
         self._token = token
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
         return request
 
 
@@ -124,7 +125,9 @@ class Transport:
     ) -> None:
         self._endpoint = endpoint
         # Given with every request: $REQUESTS_CA_BUNDLE wins over a session's (requests#3829).
-        self._tls: dict[str, Any] = {"verify": verify, "cert": cert}
+        self._options: dict[str, Any] = {"verify": verify, "cert": cert}
+        if endpoint.is_loopback:
+            self._options["proxies"] = {"no_proxy": "*"}
         self._idle: deque[requests.Session] = deque()
         self._closed = False
 
@@ -177,7 +180,7 @@ class Transport:
             timeout=deadline.check(),
             stream=True,
             allow_redirects=False,  # a POST would become a GET
-            **self._tls,
+            **self._options,
         ) as response:
             is_answer = response.status_code == requests.codes.ok
             if is_answer and not _FRAMING & {name.lower() for name in response.headers}:
@@ -194,7 +197,7 @@ class Transport:
             session = requests.Session()
             for scheme in ("http://", "https://"):
                 session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=1))
-            if self._endpoint.token is not None:
+            if self._endpoint.token is not None or self._endpoint.is_loopback:
                 session.auth = _Bearer(self._endpoint.token)
             return session
 

@@ -36,12 +36,14 @@ OCTET_PIXELS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).as
 
 
 def pick_device(gpu_id: int | str | None) -> torch.device:
-    """The GPU that the server assigned, if this machine can use it, else the CPU.
+    """The GPU for a worker, in turn of those that torch can use; the CPU where there is none.
 
-    A server may assign ``gpu_id`` 0 on a host without a GPU, so it is not believed.
+    Args:
+        gpu_id: The worker's number, or what TorchServe assigned; None asks for the CPU.
+            It says nothing of the host: TorchServe assigns 0 without a GPU, too.
     """
     if gpu_id is not None and torch.cuda.is_available():
-        return torch.device("cuda", int(gpu_id))
+        return torch.device("cuda", int(gpu_id) % torch.cuda.device_count())
     return torch.device("cpu")
 
 

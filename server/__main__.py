@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 from diagonalflip.errors import DiagonalFlipError
-from server import artifacts, logs
+from server import artifacts, host, logs
 from server.settings import Settings
 from server.stop import Stop, StopRequested
 from server.supervisor import GaveUpError, Supervisor
@@ -27,17 +27,24 @@ logger = logging.getLogger("server")
 
 def main() -> int:
     """Serves; returns an exit status."""
+    output, errors = logs.Output(1), logs.Output(2)
     try:
         settings = Settings.from_environment()
-        logs.configure(settings.log_format)
+        logs.configure(settings.log_format, output)
         with _foreground() as has_terminal:
-            return _serve(settings, has_terminal=has_terminal)
+            return _serve(settings, output, has_terminal=has_terminal)
     except DiagonalFlipError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        errors.put(f"{type(error).__name__}: {error}")
         return NOT_STARTED
+    except GaveUpError as error:
+        errors.put(f"Giving up: {error}; see {settings.log_dir}")
+        return GAVE_UP
+    finally:
+        output.flush()
+        errors.flush()
 
 
-def _serve(settings: Settings, *, has_terminal: bool) -> int:
+def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> int:
     started = time.monotonic()
     try:
         stop = Stop()
@@ -47,6 +54,8 @@ def _serve(settings: Settings, *, has_terminal: bool) -> int:
         supervisor = Supervisor(settings, model, stop)
         if not has_terminal:
             signal.signal(signal.SIGHUP, lambda *_: supervisor.reload())
+        if ignored := host.ignored_variables():
+            logger.warning("Ignored in the environment: %s", ", ".join(ignored))
         logger.info("Starting TorchServe on Java from %s", find_java())
         logger.info("Waiting for correct predictions (logs: %s)", settings.log_dir)
 
@@ -54,15 +63,12 @@ def _serve(settings: Settings, *, has_terminal: bool) -> int:
             seconds = time.monotonic() - started
             logger.info("Ready after %.1f s", seconds)
             if settings.log_format == logs.TEXT:
-                print(_invitation(supervisor.settings, f"/predictions/{model.model}"), flush=True)
+                output.put(_invitation(supervisor.settings, f"/predictions/{model.model}"))
 
         supervisor.run(ready)
     except StopRequested:
         logger.info("Stopped.")
         return STOPPED
-    except GaveUpError as error:
-        print(f"Giving up: {error}; see {settings.log_dir}", file=sys.stderr)
-        return GAVE_UP
     return STOPPED
 
 

@@ -10,12 +10,14 @@ import select
 import signal
 import socket
 import struct
+import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from diagonalflip.errors import CertificateError
 from diagonalflip.wire import TOLERANCE, pack
@@ -66,6 +68,8 @@ class UnixConnection(http.client.HTTPConnection):
 
     def peer(self) -> int:
         """Id of the process that listens."""
+        if sys.platform == "darwin":  # sys/un.h: SOL_LOCAL, LOCAL_PEERPID
+            return int(struct.unpack("i", self.sock.getsockopt(0, 2, 4))[0])
         credentials = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int(struct.unpack("3i", credentials)[0])
 
@@ -91,14 +95,31 @@ class Audit:
     TorchServe starts another one then, and what the dead one held is answered as failed at
     once: a worker that hangs would keep its requests for two minutes, one that is wrong
     would go on answering on every port.
+
+    Args:
+        sockets: Folder of the workers' sockets.
+        workers: How many there should be.
+        artifacts: What they serve.
+        interval_s: Seconds between two proofs of a worker.
+        device: ``cuda`` if the CPU does not count, where a GPU could not be used or was lost.
+
+    Attributes:
+        fault: What was last found wrong with a worker; empty before that.
     """
 
     def __init__(
-        self, sockets: Path, workers: int, artifacts: Artifacts, interval_s: float
+        self,
+        sockets: Path,
+        workers: int,
+        artifacts: Artifacts,
+        interval_s: float,
+        device: str | None = None,
     ) -> None:
         self.workers = [Worker(number) for number in range(workers)]
         self.events: Counter[str] = Counter(dict.fromkeys(EVENTS, 0))
         self._sockets, self._artifacts, self._interval_s = sockets, artifacts, interval_s
+        self.fault = ""
+        self._device = device
         self._ended = threading.Event()
         self._path = f"/predictions/{artifacts.model}"
 
@@ -132,7 +153,7 @@ class Audit:
         except TimeoutError:
             self.events["audits_without_answer"] += 1
             self._kill(worker, "does not answer")
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, psutil.NoSuchProcess):
             # None listens, or it died at this: TorchServe starts another one.
             worker.pid = 0
         else:
@@ -153,12 +174,22 @@ class Audit:
             worker.pid = connection.peer()
             _wait(connection.sock, worker.pid)
             response = connection.getresponse()
+            if response.status == http.client.SERVICE_UNAVAILABLE:
+                raise http.client.HTTPException("overloaded")  # is no evidence of a fault
             if response.status != http.client.OK:
                 raise CertificateError(f"status {response.status}", "200")
+            device = response.getheader("Flip-Device")
+            if self._device not in (None, device):
+                raise CertificateError(
+                    f"an answer computed on {device}",
+                    f"{self._device}, as REQUIRE_GPU=1 says",
+                    "see whether torch.cuda.is_available(), or set REQUIRE_GPU=0",
+                )
             return response.read()
 
     def _kill(self, worker: Worker, reason: str) -> None:
         logger.error("worker %d (process %d) %s: killed", worker.number, worker.pid, reason)
+        self.fault = f"worker {worker.number} {reason}"
         self.events["workers_killed"] += 1
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
@@ -170,18 +201,18 @@ def _wait(connection: socket.socket, pid: int) -> None:
     Raises:
         TimeoutError: Process ``pid`` does nothing that could lead there, or takes too long.
     """
-    idle, worked = 0, _work_ticks(pid)
+    idle, worked = 0, _work_s(pid)
     for _ in range(int(BUSY_PATIENCE_S / PATIENCE_S)):
         if select.select([connection], [], [], PATIENCE_S)[0]:
             return
-        before, worked = worked, _work_ticks(pid)
+        before, worked = worked, _work_s(pid)
         idle = idle + 1 if worked == before else 0
         if idle == 2:  # once could be this machine's own pause
             break
     raise TimeoutError
 
 
-def _work_ticks(pid: int) -> int:
-    """Processor time that a process has used (proc(5): utime and stime)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+def _work_s(pid: int) -> float:
+    """Processor time that a process has used."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)

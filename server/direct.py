@@ -11,8 +11,8 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Callable
-from io import TextIOWrapper
 from pathlib import Path
+from typing import IO
 
 from diagonalflip.errors import ModelNotFound
 from server.batch import COUNTERS, Answer, Item
@@ -86,8 +86,8 @@ def worker_socket(folder: Path, number: int) -> Path:
     return folder / f"worker-{number}.sock"
 
 
-def take_socket(folder: Path, workers: int) -> tuple[Path, TextIOWrapper]:
-    """The first socket that no living worker has, and the lock to be held for it.
+def take_socket(folder: Path, workers: int) -> tuple[int, Path, IO[str]]:
+    """The number of the first socket that no living worker has, its path, and its lock to hold.
 
     Raises:
         OSError: All ``workers`` have one.
@@ -100,5 +100,5 @@ def take_socket(folder: Path, workers: int) -> tuple[Path, TextIOWrapper]:
         except BlockingIOError:
             lock.close()
         else:
-            return path, lock
+            return number, path, lock
     raise OSError(f"{workers} workers are there already")

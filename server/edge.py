@@ -10,7 +10,6 @@ all in one file; rather than Caddy, because that passes on a third to a half of 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import os
 import shutil
@@ -22,19 +21,22 @@ from pathlib import Path
 from string import Template
 
 from diagonalflip import errors
+from diagonalflip._endpoint import is_loopback
 from diagonalflip.errors import DiagonalFlipError, SettingError
-from server import logs, tokens
+from server import host, logs, tokens
 from server.artifacts import Artifacts
 from server.batch import BATCH_ITEMS
-from server.connection import MAX_BODY_BYTES
+from server.connection import MAX_BODY_BYTES, MAX_CONNECTIONS
 from server.direct import worker_socket
 from server.settings import Settings
-from server.torchserve import die_with_parent
 
 TEMPLATE = Template(Path(__file__).with_name("haproxy.cfg").read_text(encoding="utf-8"))
 
 CONNECTIONS_OF_AN_ADDRESS = 2048
 """Half of all: no single client can take every connection."""
+
+SPARE_FILES = 100
+"""Open files of the edge beside two per connection."""
 
 MAX_QUEUE = 1024
 """Requests waiting for a worker to have room; further ones are refused at once."""
@@ -115,7 +117,7 @@ class Edge:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - it only makes a system call
+                preexec_fn=host.die_with_parent,  # noqa: PLW1509 - it only makes a system call
             )
 
     @property
@@ -199,12 +201,13 @@ class Edge:
 
     def _configuration(self) -> str:
         settings, folder = self._settings, self._folder
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"[{settings.host}]" if ":" in settings.host else settings.host
         return TEMPLATE.substitute(
             threads=min(4, os.cpu_count() or 1),
             stop_s=settings.stop_s,
+            connections=min(MAX_CONNECTIONS, (host.allow_many_files() - SPARE_FILES) // 2),
             errors="\n    ".join(_error_lines(folder)),
-            address=f"{host}:{settings.edge_port}",
+            address=f"{address}:{settings.edge_port}",
             tls=f"ssl crt {folder / 'edge.pem'} alpn h2,http/1.1" if settings.tls_cert else "",
             connections_of_an_address=CONNECTIONS_OF_AN_ADDRESS,
             tokens=folder / "tokens.map",
@@ -241,7 +244,7 @@ def refuse_unsafe(settings: Settings) -> None:
     """
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise SettingError("one of TLS_CERT and TLS_KEY", "both or none")
-    if _is_loopback(settings.host):
+    if is_loopback(settings.host):
         return
     if settings.tokens_file is None:
         raise SettingError(
@@ -270,12 +273,6 @@ def find_haproxy() -> str:
     if found is None:
         raise SettingError("no HAProxy", "one on the PATH", "install haproxy 2.8 or newer")
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def _pem(certificate: Path, key: Path) -> str:

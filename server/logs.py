@@ -1,4 +1,8 @@
-"""Logs: lines to read and a file a part, or every line of every part as JSON on standard output."""
+"""Logs: lines to read and a file per part, or every line of every part as JSON on standard output.
+
+Nothing that serves waits for who reads them: a thread writes, and lines that find its queue full
+are dropped and counted.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ import contextlib
 import json
 import logging
 import os
+import queue
 import shutil
-import sys
 import threading
 from typing import IO
 
@@ -20,25 +24,86 @@ LOG_BYTES = 1 << 26
 """What the logs that log4j does not rotate may grow to; the part before is kept as ``.1``."""
 
 
+WAITING_LINES = 4096
+"""For a reader that stalls; then lines are dropped."""
+
+PATIENCE_S = 1.0
+"""How long the end of this process waits for its last lines to be read."""
+
+
+class Output:
+    """Lines for a descriptor whose reader may stall, or be gone.
+
+    Args:
+        descriptor: Of a file or pipe; anything else that this process writes there goes through
+            the same object, or lines may break into each other.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: queue.Queue[str] = queue.Queue(WAITING_LINES)
+        self._dropped = 0
+        self._idle = threading.Condition()
+        threading.Thread(target=self._write, name="output", daemon=True).start()
+
+    def put(self, line: str) -> None:
+        """Has ``line``, without its end, written; returns at once."""
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._dropped += 1
+
+    def flush(self) -> None:
+        """Waits until all is written, for ``PATIENCE_S`` at most."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._lines.unfinished_tasks, PATIENCE_S)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                logging.getLogger(__name__).warning("%d lines dropped: nobody read", dropped)
+            data = memoryview(f"{line}\n".encode(errors="replace"))
+            with contextlib.suppress(OSError):  # a full disk, or no reader any more
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+            with self._idle:
+                self._lines.task_done()
+                self._idle.notify_all()
+
+
+class _Handler(logging.Handler):
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._output.put(self.format(record))
+
+
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
+        if getattr(record, "is_json", False):
+            return record.getMessage()
         time_ = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
         told = {"time": f"{time_},{record.msecs:03.0f}", "level": record.levelname}
         return json.dumps(told | {"part": record.name, "message": record.getMessage()})
 
 
-def configure(log_format: str) -> None:
-    """Sends what this process logs to standard output.
+def configure(log_format: str, output: Output) -> None:
+    """Sends what this process logs to ``output``.
 
     Args:
         log_format: ``text`` or ``json``.
+        output: Of standard output.
 
     Raises:
         SettingError: It is neither.
     """
     if log_format not in (TEXT, JSON):
         raise SettingError(f"LOG_FORMAT={log_format}", "text or json")
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Handler(output)
     handler.setFormatter(
         _JsonFormatter() if log_format == JSON else logging.Formatter("==> %(message)s")
     )
@@ -62,11 +127,8 @@ def _forward(part: str, reader: int) -> None:
     logger = logging.getLogger(part)
     with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            if line.startswith("{"):
-                sys.stdout.write(line)
-                sys.stdout.flush()
-            elif line.strip():
-                logger.info("%s", line.strip())
+            if said := line.strip():
+                logger.info("%s", said, extra={"is_json": said.startswith("{")})
 
 
 def limit(settings: Settings) -> None:

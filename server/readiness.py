@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import requests
-
 from diagonalflip.errors import StartError
 from server.artifacts import Artifacts
 from server.audit import ALL_IMAGES, HEADERS, compare
+from server.settings import LOOPBACK
 from server.torchserve import TorchServe
 
 POLL_S = 0.1
+LAST_LINES = 5
 
 
 def wait(
@@ -28,15 +30,20 @@ def wait(
 
     Raises:
         CertificateError: An answer is wrong.
-        StartError: Java ended, or the time is over; with the last error of the logs.
+        StartError: Java ended, a worker was wrong, or the time is over; with the last error of
+            the logs.
     """
     settings = server.settings
-    url = f"{settings.url}/predictions/{artifacts.model}"
+    path = f"/predictions/{artifacts.model}"
     deadline = time.monotonic() + settings.start_timeout_s
     while time.monotonic() < deadline:
-        if server.process.poll() is not None or _refused_itself(settings.log_dir):
+        if (
+            server.process.poll() is not None
+            or server.audit.events["audits_wrong"]
+            or _refused_itself(settings.log_dir)
+        ):
             break
-        answer = _ask(url) if server.audit.proven == settings.workers else None
+        answer = _ask(settings.port, path) if server.audit.proven == settings.workers else None
         if answer is not None:
             compare(answer, artifacts)
             return
@@ -46,7 +53,7 @@ def wait(
     if status is not None:
         got = f"TorchServe's exit, status {status}"
     raise StartError(
-        f"{got}; {_last_error(settings.log_dir)}",
+        f"{got}; {server.audit.fault or last_error(settings.log_dir)}",
         f"a correct prediction within {settings.start_timeout_s} s",
         f"see the logs in {settings.log_dir}",
     )
@@ -58,20 +65,28 @@ def _refused_itself(logs: Path) -> bool:
     return worker.exists() and b"diagonalflip.errors." in worker.read_bytes()
 
 
-def _ask(url: str) -> bytes | None:
-    try:
-        response = requests.post(url, data=ALL_IMAGES, headers=HEADERS, timeout=5)
-    except requests.RequestException:
-        return None
-    return response.content if response.status_code == requests.codes.ok else None
+def _ask(port: int, path: str) -> bytes | None:
+    """TorchServe's answer; by ``http.client``, which knows no proxies."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("POST", path, ALL_IMAGES, HEADERS)
+        response = connection.getresponse()
+        return response.read() if response.status == http.client.OK else None
+    return None
 
 
-def _last_error(logs: Path) -> str:
-    """The last line that names an error or exception, of the worker if it has one."""
-    for name in ("worker.log", "server.log", "java.log"):
-        path = logs / name
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+def last_error(logs: Path) -> str:
+    """The last line that names an error, of the worker if it has one; else what was last said."""
+    parts = {
+        name: (logs / name).read_text(errors="replace").splitlines()
+        for name in ("worker.log", "server.log", "java.log")
+        if (logs / name).exists()
+    }
+    for name, lines in parts.items():
         for line in reversed(lines):
             if "Error" in line or "Exception" in line:
                 return f"{name}: {line.partition(' - ')[2] or line}"
-    return "no error in the logs"
+    for name, lines in parts.items():
+        if said := [line.partition(" - ")[2] or line for line in lines if line.strip()]:
+            return f"{name} ends with: {' / '.join(said[-LAST_LINES:])}"
+    return f"neither Java nor a worker wrote anything to {logs}"

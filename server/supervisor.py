@@ -6,15 +6,12 @@ import contextlib
 import http.client
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import requests
-
 from diagonalflip.errors import ArtifactError, SettingError, StartError
-from server import artifacts, logs, operations, readiness
+from server import artifacts, host, logs, operations, readiness
 from server.artifacts import Artifacts
 from server.audit import UnixConnection
 from server.edge import Edge, refuse_unsafe
@@ -97,8 +94,7 @@ class Supervisor:
         """
         settings = self.settings
         with contextlib.ExitStack() as held:
-            folder = held.enter_context(tempfile.TemporaryDirectory(prefix="diagonalflip-"))
-            sockets = Path(folder)
+            sockets = Path(held.enter_context(host.private_folder()))
             port = (settings.operations_host, settings.operations_port)
             addresses = (port, sockets / "operations.sock")
             held.enter_context(operations.serving(self.health, addresses))
@@ -221,15 +217,18 @@ class Supervisor:
     def _scrape(self, sockets: Path) -> bool:
         """Keeps the metrics of every part; False if TorchServe did not give any."""
         pages = self.health.pages
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            if self._edge is not None:
-                connection = UnixConnection(sockets / "edge-metrics.sock", 1.0)
-                with contextlib.closing(connection):
-                    connection.request("GET", "/metrics")
-                    pages["edge"] = connection.getresponse().read().decode()
-        url = f"http://{LOOPBACK}:{self.settings.metrics_port}/metrics"
-        try:
-            pages["torchserve"] = requests.get(url, timeout=1).text
-        except requests.RequestException:
-            return False
-        return True
+        if self._edge is not None:
+            edge = UnixConnection(sockets / "edge-metrics.sock", 1.0)
+            pages["edge"] = _metrics(edge) or pages.get("edge", "")
+        port = self.settings.metrics_port
+        page = _metrics(http.client.HTTPConnection(LOOPBACK, port, timeout=1.0))
+        pages["torchserve"] = page or pages.get("torchserve", "")
+        return page is not None
+
+
+def _metrics(connection: http.client.HTTPConnection) -> str | None:
+    """A part's metrics; None if it gives none. ``http.client`` knows no proxies."""
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode()
+    return None

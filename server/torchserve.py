@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import errno
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib import util
@@ -21,7 +19,7 @@ from typing import Any
 import yaml
 
 from diagonalflip.errors import SettingError
-from server import logs
+from server import host, logs
 from server.artifacts import Artifacts
 from server.audit import Audit
 from server.batch import COUNTERS
@@ -29,8 +27,10 @@ from server.settings import LOOPBACK, Settings
 
 HERE = Path(__file__).resolve().parent
 STOP_TIMEOUT_S = 10
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-WORKER = f"""import sys
+WORKER = f"""import os, sys
+del os.environ["CUDA_VISIBLE_DEVICES"]  # TorchServe's; what was given is ours
+if "FLIP_CUDA_VISIBLE_DEVICES" in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["FLIP_CUDA_VISIBLE_DEVICES"]
 sys.path[0:1] = []  # nothing beside this file is for import,
 sys.path.append({str(HERE.parent)!r})  # and the archive's modules come before ours
 from server.worker import main
@@ -75,7 +75,7 @@ def running(settings: Settings, artifacts: Artifacts, sockets: Path) -> Iterator
         (folder / name).unlink(missing_ok=True)
     # TorchServe's sockets and unpacked archives: two servers sharing them break each other.
     with (
-        tempfile.TemporaryDirectory(prefix="diagonalflip-", ignore_cleanup_errors=True) as scratch,
+        host.private_folder() as scratch,
         logs.output_of("java", settings) as output,
     ):
         # In its home TorchServe looks for two files: its version, and what to start as a worker.
@@ -88,25 +88,42 @@ def running(settings: Settings, artifacts: Artifacts, sockets: Path) -> Iterator
         process = subprocess.Popen(
             _command(java, config, settings, artifacts),
             cwd=scratch,
-            env=os.environ
-            | {"TEMP": scratch, "TMPDIR": scratch, "OMP_NUM_THREADS": "1"}
-            | {"LOG_LOCATION": str(folder), "METRICS_LOCATION": str(folder)}
-            | {"FLIP_DIRECT_HOST": LOOPBACK, "FLIP_DIRECT_PORT": str(settings.direct_port)}
-            | {"FLIP_WORKERS": str(settings.workers), "FLIP_SOCKETS": str(sockets.resolve())},
+            env=_environment(settings, Path(scratch), sockets),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             # A group of its own: Ctrl-C is ours to handle, and the group can be swept.
             start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - it only makes a system call
+            preexec_fn=host.die_with_parent,  # noqa: PLW1509 - it only makes a system call
         )
-        audit = Audit(sockets, settings.workers, artifacts, settings.audit_s)
+        device = "cuda" if settings.require_gpu else None
+        audit = Audit(sockets, settings.workers, artifacts, settings.audit_s, device)
         audit.start()
         try:
             yield TorchServe(process, settings, audit)
         finally:
             audit.stop()
             _stop(process)
+
+
+def _environment(settings: Settings, scratch: Path, sockets: Path) -> dict[str, str]:
+    """Variables of Java, which hands them on to the workers."""
+    folder = str(settings.log_dir.resolve())
+    environment = host.child_environment()
+    # TorchServe reads device numbers here and fails on the names that MIG and Kubernetes set;
+    # unset, it waits for nvidia-smi. Workers get what was given, and choose their own devices.
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        environment["FLIP_CUDA_VISIBLE_DEVICES"] = environment["CUDA_VISIBLE_DEVICES"]
+    return environment | {
+        "CUDA_VISIBLE_DEVICES": "0",
+        **dict.fromkeys(("TEMP", "TMPDIR"), str(scratch)),
+        **dict.fromkeys(("LOG_LOCATION", "METRICS_LOCATION"), folder),
+        "OMP_NUM_THREADS": "1",
+        "FLIP_DIRECT_HOST": LOOPBACK,
+        "FLIP_DIRECT_PORT": str(settings.direct_port),
+        "FLIP_WORKERS": str(settings.workers),
+        "FLIP_SOCKETS": str(sockets.resolve()),
+    }
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -136,6 +153,7 @@ def _configuration(settings: Settings, artifacts: Artifacts, metrics: Path) -> s
         "model": artifacts.model,
         "version": artifacts.version,
         "metrics_config": metrics,
+        "first_worker_port": _free_ports(settings.workers),
     }
     return template.substitute(values)
 
@@ -146,7 +164,8 @@ def _command(java: Path, config: Path, settings: Settings, artifacts: Artifacts)
         str(java),
         f"-Dmodel_server_home={config.parent}",
         f"-Djava.io.tmpdir={config.parent}",
-        f"-Dlog4j.configurationFile=file://{HERE / 'log4j2.xml'}",
+        f"-Dlog4j.configurationFile={(HERE / 'log4j2.xml').as_uri()}",
+        "-Djava.net.preferIPv4Stack=true",  # all is on 127.0.0.1; a worker looks it up as such
         f"-Dflip.json={'info' if settings.log_format == logs.JSON else 'off'}",
         "-XX:+ExitOnOutOfMemoryError",
         *_class_sharing(java),
@@ -196,14 +215,6 @@ def find_java() -> Path:
     return Path(spec.origin).parent / "java-runtime/bin/java"
 
 
-def count_gpus() -> int:
-    """GPUs of this machine, by the driver's own tool as TorchServe counts them; 0 without."""
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-
-
 def resolve(settings: Settings) -> Settings:
     """Checks that every port is free, and picks numbers for those that are 0, and the workers.
 
@@ -223,20 +234,50 @@ def resolve(settings: Settings) -> Settings:
             try:
                 listener.bind((settings.host_of(name), wanted))
             except OSError as error:
-                raise SettingError(
-                    f"{name.upper()}={wanted}: {error.strerror}",
-                    "a free port",
-                    f"stop what listens there, or set {name.upper()} to another, 0 for any",
-                ) from error
+                raise _cannot_listen(name, settings, error) from error
             taken[name] = listener.getsockname()[1]
-    gpus = count_gpus()
+    if settings.workers and not settings.require_gpu:
+        return replace(settings, **taken)
+    gpus = host.count_gpus()
     if settings.require_gpu and not gpus:
         raise SettingError(
-            "no GPU (nvidia-smi lists none)",
+            "no GPU that torch can use",
             "one, as REQUIRE_GPU=1 says",
             "start the container with --gpus all, or set REQUIRE_GPU=0 to compute on the CPU",
         )
     return replace(settings, workers=settings.workers or gpus or 1, **taken)
+
+
+def _cannot_listen(name: str, settings: Settings, error: OSError) -> SettingError:
+    address, port = settings.host_of(name), getattr(settings, name)
+    if error.errno == errno.EADDRNOTAVAIL:
+        return SettingError(
+            f"{address} for {name.upper()}, which is no address of this host",
+            "an address that a network interface here has",
+            "127.0.0.1 needs a loopback interface with IPv4"
+            if address == LOOPBACK
+            else "choose another address",
+        )
+    return SettingError(
+        f"{name.upper()}={port}: {error.strerror}",
+        "a free port",
+        f"stop what listens there, or set {name.upper()} to another, 0 for any",
+    )
+
+
+def _free_ports(count: int) -> int:
+    """The first of ``count`` ports in a row that are free now.
+
+    For workers where Java has no Unix sockets (WorkLoadManager.java counts up from it).
+    """
+    while True:
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError, OverflowError):
+            first = 0
+            for number in range(count):
+                listener = held.enter_context(socket.socket())
+                listener.bind((LOOPBACK, first and first + number))
+                first = first or listener.getsockname()[1]
+            return int(first)
 
 
 def _torchserve_home() -> Path:
@@ -245,8 +286,3 @@ def _torchserve_home() -> Path:
     if spec is None or spec.origin is None:
         raise SettingError("no torchserve", "torchserve 0.12.0 installed", "run `make serve`")
     return Path(spec.origin).resolve().parent.parent
-
-
-def die_with_parent() -> None:
-    """In a child, before it runs its program: if this process is killed, the child ends too."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

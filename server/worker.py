@@ -26,18 +26,18 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.model_loader import TsModelLoader
 
+from server import frontend
 from server.batch import BatchContext, Item
 from server.direct import DirectServer, take_socket
 
 FRAME_BYTES = 1 << 18
 """Answers of a batch share a frame up to here: a few reads of the socket."""
 
-ACCEPT_TIMEOUT_S = 30.0
 FIRST_BUFFER_BYTES = 1 << 18
 
 COLLECT_AFTER = 50_000
@@ -170,6 +170,7 @@ class Worker:
 
     def __init__(self, connection: socket.socket, metrics: Any) -> None:
         self._connection = connection
+        self._socket: tuple[int, Path, IO[str]] | None = None
         self._metrics = metrics
         self._reader = Reader(connection)
         self._handle: Any = None
@@ -205,19 +206,24 @@ class Worker:
         name, folder = reader.text(), reader.text()
         batch_size = reader.number()
         handler = reader.text()
-        gpu = reader.number()
+        gpu = max(reader.number(), 0)
         reader.text()  # an envelope, which we have none of
         reader.take(1)  # whether Pillow's limit holds; the handler sees to it
         self._metrics.model_name = name
         logger.info("model_name: %s, batchSize: %d", name, batch_size)
+        if "FLIP_DIRECT_PORT" in os.environ:
+            self._socket = take_socket(
+                Path(os.environ["FLIP_SOCKETS"]), int(os.environ["FLIP_WORKERS"])
+            )
+            gpu = self._socket[0]
         service = TsModelLoader().load(
-            *(name, folder, handler, gpu if gpu >= 0 else None, batch_size, None, True),
-            self._metrics,
+            *(name, folder, handler, gpu, batch_size, None, True), self._metrics
         )
         self._handle = service._entry_point  # noqa: SLF001 - the loader shows it in no other way
         _spare_collector()
-        if "FLIP_DIRECT_PORT" in os.environ:
-            self._serve_directly(name, service.context.manifest["model"]["modelVersion"])
+        if self._socket is not None:
+            version = service.context.manifest["model"]["modelVersion"]
+            self._serve_directly(self._socket[1], name, version)
 
     def _answer_frontend(self, items: list[Item]) -> None:
         started = time.perf_counter()
@@ -234,13 +240,10 @@ class Worker:
             self._metrics.add_time("PredictionTime", duration_ms)
         write_replies(self._connection, items, bodies)
 
-    def _serve_directly(self, model: str, version: str) -> None:
+    def _serve_directly(self, path: Path, model: str, version: str) -> None:
         """Opens the direct port, in a thread; if that ends, the whole worker does."""
         server = DirectServer(self._answer_directly, model, version, self._count)
         port = os.environ["FLIP_DIRECT_HOST"], int(os.environ["FLIP_DIRECT_PORT"])
-        path, self._held = take_socket(
-            Path(os.environ["FLIP_SOCKETS"]), int(os.environ["FLIP_WORKERS"])
-        )
         opened = threading.Event()
 
         def run() -> None:
@@ -313,33 +316,30 @@ _SUCCESS = _INT.pack(200) + _sized_text("Prediction success")
 def main() -> None:
     """Listens where TorchServe says, serves its one connection, and ends with it."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--sock-type", choices=["unix"], required=True)
-    parser.add_argument("--sock-name", type=Path, required=True)
+    parser.add_argument("--sock-type", choices=["unix", "tcp"], required=True)
+    parser.add_argument("--sock-name", type=Path)
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--metrics-config", required=True)
     arguments = parser.parse_args()
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
 
     metrics = MetricsCacheYamlImpl(arguments.metrics_config)
     metrics.initialize_cache()
-    arguments.sock_name.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.settimeout(ACCEPT_TIMEOUT_S)
-        listener.bind(str(arguments.sock_name))
-        listener.listen(1)
+    with frontend.listen(arguments.sock_name, arguments.port) as listener:
         # The frontend waits for these two lines, word for word.
         logger.info("[PID]%d", os.getpid())
         logger.info("Torch worker started.")
-        connection, _ = listener.accept()
+        connection = frontend.accept(listener)
     status = 0
     try:
-        connection.setblocking(True)
         Worker(connection, metrics).serve()
     except DisconnectedError:
         logger.info("Frontend disconnected.")
     except Exception:
         logger.exception("Backend worker process died.")
         status = 1
-    arguments.sock_name.unlink(missing_ok=True)
+    if arguments.sock_name is not None:
+        arguments.sock_name.unlink(missing_ok=True)
     # At once: the interpreter's end could crash or hang in the direct port's thread.
     os._exit(status)
 

@@ -14,6 +14,9 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Tests talk to loopback alone, which the proxy of a company's network knows nothing of.
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
+
 # A shell's job in the background ignores Ctrl-C, and so would all that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
 
-from diagonalflip._endpoint import Reply
+from diagonalflip._endpoint import Reply, is_loopback
 from diagonalflip.errors import ClientError, ConnectionFailed, DeadlineExceeded
 
 PREDICTIONS = "/predictions/diagonal_flip"
@@ -34,6 +35,7 @@ class Raw:
         # What is None here, requests leaves out instead of sending its own.
         self._headers: dict[str, Any] = {"Accept": None, "Accept-Encoding": "identity"}
         self._token = token
+        self._proxies = {"no_proxy": "*"} if is_loopback(urlsplit(url).hostname or "") else {}
         self._threads = threading.local()
         self._sessions: list[requests.Session] = []
 
@@ -81,6 +83,7 @@ class Raw:
             stream=True,
             allow_redirects=False,
             verify=self._verify,
+            proxies=self._proxies,
         ) as response:
             pieces = []
             while piece := response.raw.read1(PIECE_BYTES):
@@ -96,10 +99,11 @@ class Raw:
         if session is None:
             session = self._threads.session = requests.Session()
             self._sessions.append(session)
-            if self._token is not None:
+            if self._token is not None or self._proxies:
                 session.auth = self._authorize  # ~/.netrc would replace a mere header
         return session
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
         return request

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -78,11 +78,20 @@ def server_environment(artifacts: Path, logs: Path, settings: dict[str, str]) ->
 
 
 @contextmanager
-def run_server(artifacts: Path, logs: Path, **settings: str) -> Iterator[Server]:
-    """``python -m server``, from its start to its end whatever happens between."""
+def run_server(
+    artifacts: Path, logs: Path, *, through: Sequence[str] = (), **settings: str
+) -> Iterator[Server]:
+    """``python -m server``, from its start to its end whatever happens between.
+
+    Args:
+        artifacts: The model store.
+        logs: Folder of its logs.
+        through: A command that runs the server, in the same process.
+        settings: Environment variables.
+    """
     settings = {"GRPC_PORT": str(free_port())} | settings
     process = subprocess.Popen(
-        [sys.executable, "-m", "server"],
+        [*through, sys.executable, "-m", "server"],
         cwd=ROOT,
         env=server_environment(artifacts, logs, settings),
         stdout=subprocess.PIPE,

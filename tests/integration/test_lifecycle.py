@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -76,10 +77,12 @@ def test_ctrl_c_in_a_terminal_is_a_clean_end_of_make(artifacts: Path, tmp_path: 
     assert os.waitstatus_to_exitcode(status) == 0
 
 
-def start_and_fail(artifacts: Path, logs: Path, **settings: str) -> str:
+def start_and_fail(
+    artifacts: Path, logs: Path, *, through: Sequence[str] = (), **settings: str
+) -> str:
     """Runs a server that cannot start, and returns the one line that it says why."""
     result = subprocess.run(
-        [sys.executable, "-m", "server"],
+        [*through, sys.executable, "-m", "server"],
         cwd=ROOT,
         env=server_environment(artifacts, logs, settings),
         capture_output=True,

@@ -237,12 +237,18 @@ def test_without_a_gpu_the_device_is_the_cpu(
 
 @pytest.mark.parametrize(
     ("gpu_id", "device"),
-    [(1, torch.device("cuda", 1)), ("0", torch.device("cuda", 0)), (None, CPU)],
+    [
+        (1, torch.device("cuda", 1)),
+        ("0", torch.device("cuda", 0)),
+        (5, torch.device("cuda", 1)),
+        (None, CPU),
+    ],
 )
 def test_with_a_gpu_the_device_is_the_assigned_one(
     gpu_id: int | str | None, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device(gpu_id) == device
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from server.settings import Settings
 
 
 def test_lines_that_are_no_json_become_a_message(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     known = set(threading.enumerate())
     caplog.set_level(logging.INFO)
@@ -23,10 +24,39 @@ def test_lines_that_are_no_json_become_a_message(
         out.write(b'{"level": "WARN"}\n\nWARNING: \xff\n')
     for thread in set(threading.enumerate()) - known:
         thread.join(10)
-    assert json.loads(capsys.readouterr().out) == {"level": "WARN"}
-    assert [(record.name, record.message) for record in caplog.records] == [
-        ("java", "WARNING: \ufffd")
-    ]
+    format_ = logs._JsonFormatter().format
+    written = [json.loads(format_(record)) for record in caplog.records]
+    assert written[0] == {"level": "WARN"}
+    assert (written[1]["part"], written[1]["message"]) == ("java", "WARNING: \ufffd")
+
+
+def test_a_reader_that_stalls_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "PATIENCE_S", 0.05)
+    reader, writer = os.pipe()
+    output = logs.Output(writer)
+    line = "x" * 1023
+    for _ in range(2 * logs.WAITING_LINES):
+        output.put(line)
+    output.flush()
+    monkeypatch.setattr(logs, "PATIENCE_S", 30.0)
+    with os.fdopen(reader, "rb") as lines:
+        read = threading.Thread(target=lambda: [*lines])
+        read.start()
+        output.flush()
+        os.close(writer)
+        read.join(30)
+    assert not output._lines.unfinished_tasks
+
+
+def test_a_reader_that_is_gone_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    output = logs.Output(writer)
+    output.put("nobody")
+    output.put("reads this")
+    output.flush()
+    assert not output._lines.unfinished_tasks
+    os.close(writer)
 
 
 def test_a_part_has_a_file_of_its_own_that_is_cut(
@@ -43,4 +73,4 @@ def test_a_part_has_a_file_of_its_own_that_is_cut(
 
 def test_another_format_is_refused() -> None:
     with pytest.raises(SettingError, match="text or json"):
-        logs.configure("xml")
+        logs.configure("xml", logs.Output(1))

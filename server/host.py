@@ -1,0 +1,123 @@
+"""What differs between hosts: environment, temporary folders, GPUs, limits, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+
+from diagonalflip.errors import SettingError
+
+HARMFUL = re.compile(r"(PYTHON|TS_)\w*|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|JDK_JAVA_OPTIONS")
+"""Variables that would change a child: another torch for a worker, another configuration for
+TorchServe (``TS_CONFIG_FILE`` wins over its command line), options that Java refuses with ours."""
+
+FOLDER_BYTES = 50
+"""Of the path of a folder for temporary ones: the path of a Unix socket has at most 103 bytes on
+macOS and 107 on Linux. Ours add 22 for the folder and 30 for the longest name, HAProxy's."""
+
+PLAIN_PATH = re.compile(r"[\w./+-]+")
+"""What needs no quoting in the configuration of any program that is given such a path."""
+
+GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""Drivers of GPUs: NVIDIA's, WSL's, AMD's. Without any there is no need to ask torch."""
+
+GPU_TIMEOUT_S = 60.0
+
+OPEN_FILES = 1 << 14
+"""For the edge: two per connection, and some to spare."""
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment for Java and its workers: as given, without what would change them."""
+    return {name: value for name, value in environment.items() if not HARMFUL.fullmatch(name)}
+
+
+def ignored_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Those of Java and TorchServe that are set, and do not reach them."""
+    return sorted(
+        name for name in environment if HARMFUL.fullmatch(name) and not name.startswith("PYTHON")
+    )
+
+
+def private_folder() -> tempfile.TemporaryDirectory[str]:
+    """A new folder for one service's files and sockets: ``$TMPDIR``'s if that is short and plain.
+
+    Raises:
+        SettingError: No temporary folder can be written.
+    """
+    for parent in (_system_folder(), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108 - made privately
+        if len(os.fsencode(parent)) <= FOLDER_BYTES and PLAIN_PATH.fullmatch(parent):
+            try:
+                return tempfile.TemporaryDirectory(
+                    prefix="diagonalflip-", dir=parent, ignore_cleanup_errors=True
+                )
+            except OSError:
+                continue
+    raise SettingError(
+        f"no temporary folder that can be written (TMPDIR={os.environ.get('TMPDIR', '')})",
+        f"one whose path has at most {FOLDER_BYTES} bytes and no blanks",
+        "set TMPDIR to such a folder with free space",
+    )
+
+
+def _system_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return ""
+
+
+def count_gpus() -> int:
+    """GPUs that torch can use here, as ``CUDA_VISIBLE_DEVICES`` lets it; 0 without a driver.
+
+    Raises:
+        SettingError: The driver does not answer.
+    """
+    if not any(map(os.path.exists, GPU_NODES)):
+        return 0
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"],
+            env=child_environment(),
+            capture_output=True,
+            text=True,
+            timeout=GPU_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SettingError(
+            f"no answer from the GPU driver after {GPU_TIMEOUT_S:g} s",
+            "a number of GPUs",
+            "see whether nvidia-smi answers, or set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU",
+        ) from error
+    return int(finished.stdout) if finished.returncode == 0 else 0
+
+
+def allow_many_files() -> int:
+    """Raises the soft limit of open files to ``OPEN_FILES`` or what is allowed; returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft not in (resource.RLIM_INFINITY, wanted) and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS: its kernel may allow less
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+    return OPEN_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+def die_with_parent() -> None:
+    """In a child, before it runs its program: if this process is killed, the child ends too.
+
+    Only Linux can do this; elsewhere a killed supervisor leaves its children running.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,282 @@
+"""Hosts as they are: what an environment, a kernel or an administrator may have set.
+
+Each row starts the real service on such a host, has a client there compare a prediction, and
+stops it. Rows that change more than the environment need root, and say so where they are skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+
+from server import tokens
+from server.host import GPU_NODES
+from tests.integration.conftest import (
+    ROOT,
+    Oracle,
+    Server,
+    free_port,
+    run_server,
+    server_environment,
+)
+from tests.integration.test_lifecycle import start_and_fail
+
+
+@dataclass(frozen=True)
+class Host:
+    """What is special about a host; ``{folder}`` is a short folder of the test's own.
+
+    Attributes:
+        environment: Variables.
+        script: Shell commands that change the host, for processes of this test alone.
+        namespaces: What of the host they change, as ``unshare`` names it.
+        prepare: Is given the folder before all this.
+    """
+
+    environment: dict[str, str] = field(default_factory=dict)
+    script: str = ""
+    namespaces: tuple[str, ...] = ()
+    prepare: Callable[[Path], object] = lambda _: None
+
+    def settings(self, folder: Path) -> dict[str, str]:
+        """The variables."""
+        return {name: _in(folder, value) for name, value in self.environment.items()}
+
+    def through(self, folder: Path) -> list[str]:
+        """The command that starts another one there, in the same process."""
+        if not self.script:
+            return []
+        unshare = ["unshare", *(f"--{name}" for name in self.namespaces)]
+        whole = f'{_in(folder, self.script)}\nexec "$@"'
+        return [*(unshare if self.namespaces else []), "sh", "-ec", whole, "sh"]
+
+
+def _in(folder: Path, text: str) -> str:
+    return text.replace("{folder}", str(folder))
+
+
+def other_torch(folder: Path) -> None:
+    """A module that ends whoever imports it."""
+    (folder / "torch.py").write_text("import os; os._exit(9)")
+
+
+def netrc(folder: Path) -> None:
+    path = folder / ".netrc"
+    path.write_text("machine 127.0.0.1 login somebody password secret\n")
+    path.chmod(0o600)
+
+
+def program(name: str, script: str) -> Callable[[Path], None]:
+    """Puts a program of that name into the folder."""
+
+    def prepare(folder: Path) -> None:
+        path = folder / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    return prepare
+
+
+def turkish(folder: Path) -> None:
+    if shutil.which("localedef") is None or not Path("/usr/share/i18n/locales/tr_TR").exists():
+        pytest.skip("no sources of locales here (Debian: locales)")
+    command = ["localedef", "-i", "tr_TR", "-f", "UTF-8", str(folder / "tr_TR.UTF-8")]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+LONG = "a" * 95
+PROXY = "http://127.0.0.1:1"  # nobody listens there
+PROXIES = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), PROXY)
+DEVICE = "8b1d9f64-4a0e-4c0a-9f3d-2d6d8d0c7c11"
+FIRST_ON_PATH = {"PATH": f"{{folder}}:{os.environ['PATH']}"}
+NO_IPV4 = Host(script="ip link set lo up; ip addr del 127.0.0.1/8 dev lo", namespaces=("net",))
+NVIDIA_SMI = "echo index; echo 0; echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)'"
+NOBODY = "--reuid 54321 --regid 54321 --clear-groups"
+MAY_READ = "--inh-caps +dac_read_search --ambient-caps +dac_read_search"  # a checkout below /root
+
+HOSTS = {
+    "proxies": Host(PROXIES | {"no_proxy": "", "NO_PROXY": ""}),
+    "netrc": Host({"HOME": "{folder}"}, prepare=netrc),
+    "another torch": Host({"PYTHONPATH": "{folder}"}, prepare=other_torch),
+    "Python without docstrings": Host({"PYTHONOPTIMIZE": "2"}),
+    "warnings as errors": Host({"PYTHONWARNINGS": "error"}),
+    "long TMPDIR": Host(
+        {"TMPDIR": f"{{folder}}/{LONG}"}, prepare=lambda folder: (folder / LONG).mkdir()
+    ),
+    "no such TMPDIR": Host({"TMPDIR": "/nonexistent"}),
+    "TMPDIR with a blank": Host(
+        {"TMPDIR": "{folder}/a b"}, prepare=lambda folder: (folder / "a b").mkdir()
+    ),
+    "noexec TMPDIR": Host(
+        {"TMPDIR": "{folder}/t", "WORKERS": "2"},
+        "mkdir {folder}/t; mount -t tmpfs -o noexec,nosuid,nodev,mode=1777 none {folder}/t",
+        ("mount",),
+    ),
+    "options for Java": Host(
+        dict.fromkeys(
+            ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS"), "-XX:+UseG1GC -Xmx1k"
+        )
+    ),
+    "another TorchServe": Host({"TS_CONFIG_FILE": "/etc/hostname", "TS_NUMBER_OF_GPU": "none"}),
+    "a GPU by its UUID": Host({"CUDA_VISIBLE_DEVICES": f"GPU-{DEVICE}"}),
+    "a MIG device": Host({"CUDA_VISIBLE_DEVICES": f"MIG-{DEVICE}"}),
+    "no device files": Host({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}),
+    "no visible device": Host({"CUDA_VISIBLE_DEVICES": ""}),
+    "nvidia-smi that lies": Host(FIRST_ON_PATH, prepare=program("nvidia-smi", NVIDIA_SMI)),
+    "nvidia-smi that hangs": Host(FIRST_ON_PATH, prepare=program("nvidia-smi", "exec sleep 1000")),
+    "no name": Host(
+        script="hostname nobody-knows-this; mount --bind /dev/null /etc/hosts",
+        namespaces=("mount", "uts"),
+    ),
+    "no IPv6": Host(
+        script="ip link set lo up; echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6",
+        namespaces=("net",),
+    ),
+    "256 open files": Host({"TOKENS_FILE": "{folder}/tokens"}, "ulimit -n 256"),
+    "no /dev/shm": Host(script="mount -t tmpfs -o ro,size=4k none /dev/shm", namespaces=("mount",)),
+    "no HOME": Host(script="unset HOME"),
+    "read-only HOME": Host({"HOME": "/proc"}),
+    "umask 077": Host(script="umask 077"),
+    "a user without a name": Host(
+        script=f'chmod -R a+rwX {{folder}}; set -- setpriv {NOBODY} {MAY_READ} "$@"'
+    ),
+    "LC_ALL=C": Host({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+    "Turkish": Host({"LC_ALL": "tr_TR.UTF-8", "LOCPATH": "{folder}"}, prepare=turkish),
+    "read-only checkout": Host(
+        script=f"mount --bind '{ROOT}' '{ROOT}'; mount -o remount,bind,ro '{ROOT}'; cd '{ROOT}'",
+        namespaces=("mount",),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def is_changeable() -> bool:
+    """Whether this user may make namespaces, and so another host for some processes."""
+    command = ["unshare", "--mount", "--net", "--uts", "true"]
+    return (
+        shutil.which("unshare") is not None and subprocess.run(command, check=False).returncode == 0
+    )
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """With a short path: as TMPDIR it has room for sockets."""
+    with tempfile.TemporaryDirectory(prefix="host-", dir="/var/tmp") as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_it_serves_there(
+    name: str, artifacts: Path, oracle: Oracle, folder: Path, is_changeable: bool
+) -> None:
+    host = HOSTS[name]
+    if host.script and not is_changeable:
+        pytest.skip("needs root")
+    tokens.add(folder / "tokens", "somebody")
+    host.prepare(folder)
+    settings = host.settings(folder)
+    store = Path(shutil.copytree(artifacts, folder / "store"))
+    through = host.through(folder)
+    with run_server(store, folder / "logs", through=through, **settings) as server:
+        assert_predicts_there(host, server, settings, oracle)
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+        assert server.stop(signal.SIGTERM) == 0
+        assert not psutil.wait_procs(processes, timeout=10)[1], "left running"
+
+
+def assert_predicts_there(
+    host: Host, server: Server, settings: dict[str, str], oracle: Oracle
+) -> None:
+    """Has the command of our client ask, on that host, with its environment."""
+    enter: list[str] = []
+    if host.namespaces:
+        enter = ["nsenter", f"--target={server.process.pid}"]
+        enter += [f"--{name}" for name in host.namespaces]
+    for url in (server.url, server.direct_url):
+        base = url.partition("/predictions")[0]
+        command = [sys.executable, "-m", "diagonalflip.cli", "--url", base, "predict", "--json"]
+        found = subprocess.run(
+            [*enter, *command, "1011", "0110"],
+            cwd=ROOT,
+            env=os.environ | settings,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found.returncode == 0, found.stderr
+        predictions = [json.loads(line)["prediction"] for line in found.stdout.splitlines()]
+        assert np.abs(np.array(predictions) - oracle([11, 6])).max() <= 1e-6
+
+
+def test_without_ipv4_it_says_so(artifacts: Path, folder: Path, is_changeable: bool) -> None:
+    if not is_changeable:
+        pytest.skip("needs root")
+    line = start_and_fail(artifacts, folder, through=NO_IPV4.through(folder))
+    assert "127.0.0.1 needs a loopback interface with IPv4" in line
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_required_gpu_is_one_that_torch_can_use(
+    artifacts: Path, folder: Path, workers: str
+) -> None:
+    if any(Path(node).exists() for node in GPU_NODES):
+        pytest.skip("there is a GPU here")
+    program("nvidia-smi", NVIDIA_SMI)(folder)
+    settings = {"PATH": f"{folder}:{os.environ['PATH']}", "REQUIRE_GPU": "1", "WORKERS": workers}
+    line = start_and_fail(artifacts, folder / "logs", **settings)
+    assert "no GPU that torch can use" in line
+    assert "REQUIRE_GPU=0" in line
+
+
+def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
+    """A pipe that nobody empties, and that is full from the first lines on."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"\n")
+    os.set_blocking(writer, True)
+    port = str(free_port())
+    settings = {"LOG_FORMAT": "json", "OPERATIONS_PORT": port, "STOP_S": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server"],
+        cwd=ROOT,
+        env=server_environment(artifacts, folder / "logs", settings),
+        stdout=writer,
+        stderr=writer,
+    )
+    try:
+        health = f"http://127.0.0.1:{port}/v2/health/ready"
+        wait_until_ready(process, health)
+        process.terminate()
+        assert process.wait(1 + 10) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+        os.close(writer)
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], health: str) -> None:
+    """Returns when the service is ready; the test's own time limit ends this."""
+    while process.poll() is None:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(health, timeout=5).status_code == requests.codes.ok:
+                return
+    pytest.fail("it ended")
