@@ -1,15 +1,17 @@
-"""Exits 0 while the service is ready: every worker has proven itself, and it does not stop."""
+"""Exit with 0 while the service is ready: its workers are proven, and it is not stopping."""
 
 import http.client
-import os
 import sys
 
-port = int(os.environ.get("OPERATIONS_PORT") or 8083)
+from server.settings import Settings
+
+url = Settings.from_environment().operations_url
 try:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
+    # http.client, because it never asks a proxy.
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=4)
     connection.request("GET", "/v2/health/ready")
     answer = connection.getresponse()
     print(answer.read().decode())
 except OSError as error:
-    sys.exit(f"no answer on port {port}: {error}")
+    sys.exit(f"no answer from {url}: {error}")
 sys.exit(answer.status != http.client.OK)

@@ -1,0 +1,63 @@
+"""What the tests of this folder share: reading the files, and the tools that check them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from server.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / ".deploy/bin"
+COMPOSE = ROOT / "docker/compose.yaml"
+SPARE_S = 10
+"""For Java to end, after the drain."""
+
+needs_tools = pytest.mark.skipif(not TOOLS.exists(), reason="no .deploy: run `make manifests-test`")
+
+
+def run(*command: str | Path, text: str | None = None) -> str:
+    """Return what a tool prints; fail with it."""
+    finished = subprocess.run(
+        list(map(str, command)), cwd=ROOT, input=text, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout + finished.stderr
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def built(folder: str) -> list[Any]:
+    """Return the documents that kustomize makes of a folder of ``deploy``."""
+    return list(yaml.safe_load_all(run(TOOLS / "kubectl", "kustomize", f"deploy/{folder}")))
+
+
+def environment(entries: Any) -> dict[str, str]:
+    if isinstance(entries, dict):
+        return dict(entries)
+    return {entry["name"]: entry["value"] for entry in entries}
+
+
+def dockerfile(pattern: str) -> str:
+    """Return the first match in the Dockerfile."""
+    text = (ROOT / "docker/Dockerfile").read_text(encoding="utf-8")
+    return str(re.findall(pattern, text, re.MULTILINE)[0])
+
+
+def image_settings(entries: Any) -> Settings:
+    """Return the settings of the image with these variables."""
+    return Settings.from_environment(
+        {"DRAIN_S": dockerfile(r"DRAIN_S=(\d+)")} | environment(entries)
+    )
+
+
+def stop_s(settings: Settings) -> int:
+    """Return the seconds that a stop may take."""
+    return settings.drain_s + settings.stop_s + SPARE_S

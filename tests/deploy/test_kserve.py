@@ -1,0 +1,165 @@
+"""The InferenceService, on Knative and without it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from server.batch import Item
+from server.operations import Health, OperationsServer
+from server.settings import Settings
+from tests.deploy import knative
+from tests.deploy.files import (
+    ROOT,
+    TOOLS,
+    built,
+    environment,
+    image_settings,
+    load,
+    needs_tools,
+    run,
+    stop_s,
+)
+
+SERVERLESS = ROOT / "deploy/kserve/serverless/inference-service.yaml"
+MODE = "serving.kserve.io/deploymentMode"
+
+
+def serverless() -> Any:
+    return load(SERVERLESS)["spec"]["predictor"]
+
+
+def raw() -> Any:
+    (service,) = built("kserve/raw")
+    return service
+
+
+def container() -> Any:
+    (only,) = serverless()["containers"]
+    return only
+
+
+def test_knative_would_admit_it() -> None:
+    assert load(SERVERLESS)["metadata"]["annotations"] == {MODE: "Serverless"}
+    assert knative.problems(serverless()) == []
+
+
+Change = Callable[[Any, Any], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda pod, _: pod.update(terminationGracePeriodSeconds=45), "terminationGracePeriod"),
+        (lambda pod, _: pod.update(securityContext={"fsGroup": 10001}), "securityContext"),
+        (lambda pod, _: pod.update(automountServiceAccountToken=True), "automount"),
+        (lambda pod, _: pod.update(timeout=601), "timeout"),
+        (lambda pod, _: pod["volumes"][0].update(emptyDir={"medium": "HugePages"}), "medium"),
+        (lambda pod, _: pod["volumes"][0].update(hostPath={"path": "/tmp"}), "volumes.hostPath"),  # noqa: S108
+        (lambda _, own: own.update(lifecycle={}), "containers.lifecycle"),
+        (lambda _, own: own["securityContext"].update(procMount="x"), "securityContext.procMount"),
+        (lambda _, own: own["securityContext"]["capabilities"].update(add=["x"]), "add"),
+        (lambda _, own: own["env"].append({"name": "PORT", "value": "1"}), "env.PORT"),
+        (lambda _, own: own["env"][0].update(valueFrom={"fieldRef": {}}), "env.valueFrom.fieldRef"),
+        (lambda _, own: own["ports"].append({"containerPort": 1}), "more than one"),
+        (lambda _, own: own["ports"][0].update(name="https"), "ports.name"),
+        (lambda _, own: own["ports"][0].update(hostPort=1), "ports.hostPort"),
+        (lambda _, own: own["ports"][0].update(containerPort=8012), "queue-proxy"),
+        (lambda _, own: own["volumeMounts"][0].update(mountPath="/dev"), "reserved"),
+    ],
+)
+def test_what_knative_refuses_would_be_noticed(change: Change, told: str) -> None:
+    pod = serverless()
+    change(pod, pod["containers"][0])
+    (problem,) = knative.problems(pod)
+    assert told in problem
+
+
+def test_there_is_time_to_drain() -> None:
+    settings = image_settings(container()["env"])
+    assert knative.QUIET_S + stop_s(settings) < serverless()["timeout"]
+
+
+@needs_tools
+def test_raw_is_the_same_without_what_only_knative_has() -> None:
+    service, expected = raw(), copy.deepcopy(load(SERVERLESS))
+    expected["metadata"]["annotations"][MODE] = "RawDeployment"
+    del expected["spec"]["predictor"]["scaleMetric"], expected["spec"]["predictor"]["scaleTarget"]
+    grace_s = service["spec"]["predictor"].pop("terminationGracePeriodSeconds")
+    assert stop_s(image_settings(container()["env"])) < grace_s
+    assert service == expected
+
+
+def test_the_edge_has_the_port_that_requests_come_to() -> None:
+    own = container()
+    assert own["command"][:2] == ["env", "--unset=PORT"], "Knative sets it"
+    given = environment(own["env"])
+    assert given.keys() <= {name.upper() for name in Settings.__dataclass_fields__}
+    settings = image_settings(given)
+    (port,) = own["ports"]
+    assert port["containerPort"] == settings.edge_port
+    taken = {getattr(settings, name) for name in Settings.ports()}
+    assert not taken & knative.RESERVED_PORTS, "they share the pod's addresses"
+
+
+def test_probes_ask_the_edge_for_paths_that_are_there() -> None:
+    operations = OperationsServer(Health())
+    own = container()
+    for probe in (own["readinessProbe"], own["livenessProbe"]):
+        assert probe["httpGet"]["port"] == own["ports"][0]["containerPort"]
+        operations.route(Item(), b"GET", probe["httpGet"]["path"].encode())
+    assert own["livenessProbe"]["initialDelaySeconds"] >= Settings().start_timeout_s
+
+
+def test_it_has_no_rights() -> None:
+    assert serverless()["automountServiceAccountToken"] is False
+    assert container()["securityContext"] == {
+        "runAsNonRoot": True,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def test_it_can_read_its_secret_without_a_group() -> None:
+    (secret,) = [volume["secret"] for volume in serverless()["volumes"] if "secret" in volume]
+    assert secret["defaultMode"] == 0o444
+
+
+@needs_tools
+def test_kserves_own_models_know_all_of_it(tmp_path: Path) -> None:
+    run(TOOLS / "python", "tests/deploy/kserve_models.py", SERVERLESS)
+    path = tmp_path / "raw.yaml"
+    path.write_text(yaml.safe_dump(raw()))
+    run(TOOLS / "python", "tests/deploy/kserve_models.py", path)
+
+
+@needs_tools
+def test_they_would_notice_a_wrong_one(tmp_path: Path) -> None:
+    wrong = load(SERVERLESS)
+    wrong["spec"]["predictor"]["minReplica"] = 2
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(wrong))
+    with pytest.raises(AssertionError, match="minReplica"):
+        run(TOOLS / "python", "tests/deploy/kserve_models.py", path)
+
+
+def test_the_canary_patches_what_is_there() -> None:
+    service = load(SERVERLESS)
+    for step in load(SERVERLESS.with_name("canary.yaml")):
+        *way, last = step["path"].removeprefix("/").split("/")
+        place = service
+        for name in way:
+            place = place[int(name) if name.isdigit() else name]
+        assert step["op"] == "add" or last in place
+        place[last] = step["value"]
+    predictor = service["spec"]["predictor"]
+    assert 0 < predictor["canaryTrafficPercent"] < 100
+    assert predictor["containers"][0]["image"] != container()["image"]
+    assert knative.problems(predictor) == []
