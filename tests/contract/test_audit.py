@@ -34,6 +34,8 @@ if behaviour == "short":
     body = body[:-4]
 if behaviour == "refuses":
     status = 500
+if behaviour == "overloaded":
+    status = 503
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(path)
 listener.listen(5)
@@ -49,9 +51,10 @@ while True:
             pass
     if behaviour == "hangs":
         time.sleep(60)
-    head = f"HTTP/1.1 {status} x\\r\\ncontent-length: {len(body)}\\r\\n\\r\\n"
+    head = f"HTTP/1.1 {status} x\\r\\ncontent-length: {len(body)}\\r\\nflip-device: cpu\\r\\n\\r\\n"
     connection.sendall(head.encode() + body)
     connection.close()
+    print("answered", flush=True)
 """
 
 
@@ -66,8 +69,8 @@ def worker(folder: Path, behaviour: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def auditing(folder: Path) -> Iterator[Audit]:
-    audits = Audit(folder, 1, ARTIFACTS, 0.05)
+def auditing(folder: Path, device: str | None = None) -> Iterator[Audit]:
+    audits = Audit(folder, 1, ARTIFACTS, 0.05, device)
     audits.start()
     yield audits
     audits.stop()
@@ -99,6 +102,21 @@ def test_a_worker_that_is_wrong_is_killed(folder: Path, behaviour: str) -> None:
         assert process.wait(30) == -signal.SIGKILL
         assert audits.events["audits_wrong"] == audits.events["workers_killed"] == 1
         assert audits.proven == 0
+
+
+def test_where_a_gpu_is_required_an_answer_of_the_cpu_is_wrong(folder: Path) -> None:
+    with worker(folder, "right") as process, auditing(folder, "cuda") as audits:
+        assert process.wait(30) == -signal.SIGKILL
+        assert audits.proven == 0
+        assert "an answer computed on cpu" in audits.fault
+
+
+def test_overload_proves_nothing_and_kills_nobody(folder: Path) -> None:
+    with worker(folder, "overloaded") as process, auditing(folder) as audits:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == [b"answered\n"] * 3
+        assert process.poll() is None
+        assert audits.events == dict.fromkeys(audit.EVENTS, 0)
 
 
 @pytest.mark.parametrize("behaviour", ["hangs", "stopped"])

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import ts
 
+from drills.service import free_port
 from server.batch import Item
 from server.worker import FRAME_BYTES, Reader, read_batch, write_failure, write_replies
 from tests.conftest import ROOT
@@ -51,13 +52,20 @@ class Worker:
 
 
 @contextmanager
-def started(folder: Path, scratch: Path) -> Iterator[Worker]:
-    """A worker as WorkerLifeCycle.java starts it: same arguments, folder and environment."""
+def started(folder: Path, scratch: Path, *, port: int = 0) -> Iterator[Worker]:
+    """A worker as WorkerLifeCycle.java starts it: same arguments, folder and environment.
+
+    Args:
+        folder: The unpacked archive.
+        scratch: For its Unix socket.
+        port: For TCP in the socket's place, as where Java cannot load a native library.
+    """
     name = scratch / ".ts.sock.9000"
+    unix, tcp = ("unix", "--sock-name", str(name)), ("tcp", "--port", str(port))
     with subprocess.Popen(
         [
-            *(sys.executable, "-m", "server.worker", "--sock-type", "unix"),
-            *("--sock-name", str(name), "--metrics-config", str(METRICS)),
+            *(sys.executable, "-m", "server.worker", "--sock-type"),
+            *(*(tcp if port else unix), "--metrics-config", str(METRICS)),
         ],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"},
@@ -71,8 +79,8 @@ def started(folder: Path, scratch: Path) -> Iterator[Worker]:
                 break
         else:
             pytest.fail("the worker did not start")
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(name))
+        with socket.socket(socket.AF_INET if port else socket.AF_UNIX) as connection:
+            connection.connect(("127.0.0.1", port) if port else str(name))
             worker = Worker(process, connection)
             yield worker
             worker.output()
@@ -85,6 +93,14 @@ def worker(unpacked_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         running.load(unpacked_archive)
         yield running
     assert running.process.returncode == 0
+
+
+def test_it_answers_over_tcp_as_well(
+    worker: Worker, unpacked_archive: Path, tmp_path: Path
+) -> None:
+    with started(unpacked_archive, tmp_path, port=free_port()) as over_tcp:
+        over_tcp.load(unpacked_archive)
+        assert essence(over_tcp.ask(*GOOD)) == essence(worker.ask(*GOOD))
 
 
 def received(connection: socket.socket) -> list[Answer]:

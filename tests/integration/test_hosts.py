@@ -10,11 +10,14 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
+import venv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +102,17 @@ def turkish(folder: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
+def checkout_with_blanks(folder: Path) -> None:
+    """Another checkout, and an environment in it that finds this one's packages."""
+    checkout = folder / "my own checkout"
+    for name in ("diagonalflip", "export", "handlers", "server"):
+        shutil.copytree(ROOT / name, checkout / name)
+    venv.create(checkout / ".venv", symlinks=True)
+    packages = ".venv/lib/python{}.{}/site-packages".format(*sys.version_info)
+    paths = f"{checkout}\n{sysconfig.get_path('purelib')}\n"
+    (checkout / packages / "checkout.pth").write_text(paths)
+
+
 LONG = "a" * 95
 PROXY = "http://127.0.0.1:1"  # nobody listens there
 PROXIES = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), PROXY)
@@ -157,6 +171,10 @@ HOSTS = {
     ),
     "LC_ALL=C": Host({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
     "Turkish": Host({"LC_ALL": "tr_TR.UTF-8", "LOCPATH": "{folder}"}, prepare=turkish),
+    "a checkout with blanks": Host(
+        script='cd \'{folder}/my own checkout\'; shift; set -- "$PWD/.venv/bin/python" "$@"',
+        prepare=checkout_with_blanks,
+    ),
     "read-only checkout": Host(
         script=f"mount --bind '{ROOT}' '{ROOT}'; mount -o remount,bind,ro '{ROOT}'; cd '{ROOT}'",
         namespaces=("mount",),
@@ -187,6 +205,13 @@ def test_it_serves_there(
     host = HOSTS[name]
     if host.script and not is_changeable:
         pytest.skip("needs root")
+    with serving_there(host, artifacts, oracle, folder):
+        pass
+
+
+@contextlib.contextmanager
+def serving_there(host: Host, artifacts: Path, oracle: Oracle, folder: Path) -> Iterator[Server]:
+    """Starts the service there, compares predictions before and after, and stops it."""
     tokens.add(folder / "tokens", "somebody")
     host.prepare(folder)
     settings = host.settings(folder)
@@ -194,9 +219,76 @@ def test_it_serves_there(
     through = host.through(folder)
     with run_server(store, folder / "logs", through=through, **settings) as server:
         assert_predicts_there(host, server, settings, oracle)
+        yield server
         processes = psutil.Process(server.process.pid).children(recursive=True)
         assert server.stop(signal.SIGTERM) == 0
         assert not psutil.wait_procs(processes, timeout=10)[1], "left running"
+
+
+@pytest.fixture
+def half_a_cpu() -> Iterator[Path]:
+    """A control group whose processes share half a core; of either version of cgroups."""
+    root = Path("/sys/fs/cgroup")
+    group = root / "cpu" if (root / "cpu").is_dir() else root
+    group /= f"diagonalflip-{os.getpid()}"
+    try:
+        group.mkdir()
+        try:
+            (group / "cpu.cfs_quota_us").write_text("50000")  # of 100 ms
+        except FileNotFoundError:
+            (group / "cpu.max").write_text("50000 100000")
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    yield group
+    group.rmdir()
+
+
+def test_it_serves_on_half_a_cpu(
+    artifacts: Path, oracle: Oracle, folder: Path, half_a_cpu: Path
+) -> None:
+    host = Host(script=f"echo $$ > {half_a_cpu}/cgroup.procs")
+    with serving_there(host, artifacts, oracle, folder) as server:
+        assert str(server.process.pid) in (half_a_cpu / "cgroup.procs").read_text().split()
+
+
+def test_a_clock_that_jumps_back_disturbs_nothing(
+    artifacts: Path, oracle: Oracle, folder: Path
+) -> None:
+    """By a day, under Java, its workers and the supervisor, which goes on proving them."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler here")
+    library = folder / "clock.so"
+    source = Path(__file__).with_name("clock.c")
+    options = ["-shared", "-fPIC", "-Wall", "-Werror", "-o", str(library)]
+    subprocess.run([compiler, *options, str(source)], check=True)
+    clock = folder / "clock"
+    clock.write_text("0")
+    operations = free_port()
+    settings = {
+        "LD_PRELOAD": str(library),
+        "CLOCK_FILE": str(clock),
+        "OPERATIONS_PORT": str(operations),
+        "AUDIT_S": "1",
+    }
+    host = Host(settings)
+    with serving_there(host, artifacts, oracle, folder) as server:
+        for process in psutil.Process(server.process.pid).children(recursive=True):
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+            assert str(library) in maps, process.cmdline()
+        clock.write_text("-86400")
+        base = f"http://127.0.0.1:{operations}"
+        before = audits(base)
+        while audits(base) < before + 3:
+            assert requests.get(f"{base}/v2/health/ready", timeout=5).ok
+        assert_predicts_there(host, server, {}, oracle)
+
+
+def audits(base: str) -> int:
+    """Proofs so far, as the metrics count them; the test's own time limit ends a wait for more."""
+    page = requests.get(f"{base}/metrics", timeout=5).text
+    [number] = re.findall(r"^diagonalflip_audits_passed_total (\d+)$", page, re.MULTILINE)
+    return int(number)
 
 
 def assert_predicts_there(
