@@ -1,9 +1,12 @@
 # `make` alone explains itself. Everything is installed below .venv, nothing elsewhere.
 
-PYTHON ?= python3
+# The one below .venv, while it is there, else the host's.
+PYTHON ?= $(or $(realpath .venv/bin/python),python3)
+# Of the host's Python nothing reaches ours: neither paths nor options.
+unexport $(filter PYTHON%,$(.VARIABLES))
+INSTALL = "$(PYTHON)" requirements/install.py
 MODEL_STORE ?= model_store
-VENV := .venv
-BIN := $(VENV)/bin
+BIN := .venv/bin
 AUDIT_SERVICE ?= pypi
 PIP_AUDIT = .audit/bin/pip-audit --strict --disable-pip --progress-spinner off \
   --vulnerability-service $(AUDIT_SERVICE) $(AUDIT_ARGS)
@@ -16,7 +19,8 @@ SOURCES := $(wildcard export/*.py export/weights.json handlers/*.py handlers/*.y
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve token test export gpu-check bench profile soak drill cluster-drill fuzz audit sbom \
-  image image-test manifests-test run-image lint format lock clean
+  image image-test manifests-test portability run-image lint format lock clean \
+  installed installed-dev .deploy .audit .bench/fastapi .bench/litserve
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -24,48 +28,51 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 25
 	@echo
 	@echo "Settings of serve, also read from the environment:"
-	@$(PYTHON) -m server.settings
+	@"$(PYTHON)" -m server.settings
 
-serve: $(BIN)/.serve $(MODEL_STORE)/manifest.json ## install, export if needed, and serve until Ctrl-C
+serve: installed $(MODEL_STORE)/manifest.json ## install, export if needed, and serve until Ctrl-C
 	@exec $(BIN)/python -m server
 
-token: $(BIN)/.serve ## print a new token for NAME, and add its digest to TOKENS_FILE
+token: installed ## print a new token for NAME, and add its digest to TOKENS_FILE
 	@$(BIN)/python -m server.tokens
 
-test: $(BIN)/.dev ## install, and run every test
+test: installed-dev ## install, and run every test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 export: $(MODEL_STORE)/manifest.json ## write and prove TorchScript, ONNX and archive
 
-gpu-check: $(BIN)/.serve ## prove and measure everything on this host's GPU
+gpu-check: installed ## prove and measure everything on this host's GPU
 	@$(BIN)/python -m benchmarks.device_check
 
-bench: $(BIN)/.dev $(MODEL_STORE)/manifest.json .bench/fastapi/.ready .bench/litserve/.ready ## compare with FastAPI, LitServe and nginx, in 10 minutes
+bench: installed-dev $(MODEL_STORE)/manifest.json .bench/fastapi .bench/litserve ## compare with FastAPI, LitServe and nginx, in 10 minutes
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
-profile: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## say where the time goes, in worker and Java
+profile: installed-dev $(MODEL_STORE)/manifest.json ## say where the time goes, in worker and Java
 	@$(BIN)/python -m benchmarks.profile $(PROFILE_ARGS)
 
-soak: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## ten minutes of large requests: is the memory flat?
+soak: installed-dev $(MODEL_STORE)/manifest.json ## ten minutes of large requests: is the memory flat?
 	@$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
 
-drill: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## break the service in every way under load, in 10 minutes
+drill: installed-dev $(MODEL_STORE)/manifest.json ## break the service in every way under load, in 10 minutes
 	@$(BIN)/python -m drills $(DRILL_ARGS)
 
 image: ## build the container image (TARGET=cpu or gpu) with docker, podman or buildah
 	@docker/build.sh
 
-image-test: $(BIN)/.dev ## build the image and try it as an operator would
+image-test: installed-dev ## build the image and try it as an operator would
 	@IMAGE_TEST=1 $(BIN)/python -m pytest -s tests/image $(PYTEST_ARGS)
 
-manifests-test: $(BIN)/.dev .deploy/.ready ## check Kubernetes, KServe and compose files
+manifests-test: installed-dev .deploy ## check Kubernetes, KServe and compose files
 	@$(BIN)/python -m pytest tests/deploy $(PYTEST_ARGS)
+
+portability: installed-dev .portability/.ready ## export, load and predict on emulated processors, in 10 minutes
+	@$(BIN)/python -m portability $(PORTABILITY_ARGS)
 
 run-image: ## run the image on 127.0.0.1:8443, with TOKENS_FILE; Ctrl-C drains
 	@docker/run.sh
 
 # A service that knows nothing of jinja2 2.4.1 knows nothing: pip-audit would find all in order.
-audit: .audit/.ready ## known vulnerabilities of the pinned packages? (AUDIT_SERVICE=pypi or osv)
+audit: .audit ## known vulnerabilities of the pinned packages? (AUDIT_SERVICE=pypi or osv)
 	@echo jinja2==2.4.1 > .audit/control.txt
 	@$(PIP_AUDIT) --no-deps -r .audit/control.txt 2>/dev/null | grep -qE 'PYSEC|GHSA|CVE' || \
 	  { echo "Nothing was audited: the advisory service ($(AUDIT_SERVICE)) cannot be reached," \
@@ -73,25 +80,25 @@ audit: .audit/.ready ## known vulnerabilities of the pinned packages? (AUDIT_SER
 	@$(PIP_AUDIT) --require-hashes -r requirements/serve.txt
 	@$(PIP_AUDIT) --no-deps -r requirements/torch.txt
 
-sbom: $(BIN)/.serve .audit/.ready ## write sbom.json: Python packages and Java libraries served
+sbom: installed .audit ## write sbom.json: Python packages and Java libraries served
 	@$(BIN)/python -m server.sbom .audit/bin/cyclonedx-py sbom.json
 
-cluster-drill: $(BIN)/.dev $(MODEL_STORE)/manifest.json ## hosts behind a balancer: kill, cut, freeze, update, add (root)
+cluster-drill: installed-dev $(MODEL_STORE)/manifest.json ## hosts behind a balancer: kill, cut, freeze, update, add (root)
 	@$(BIN)/python -m drills.cluster
 
-fuzz: $(BIN)/.dev ## ten million hostile requests and streams: does anything give way?
+fuzz: installed-dev ## ten million hostile requests and streams: does anything give way?
 	@$(BIN)/python -m tests.fuzz.fuzz_decoders --executions 5000000 $(FUZZ_ARGS)
 
-lint: $(BIN)/.dev ## ruff and mypy
+lint: installed-dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(BIN)/.dev ## let ruff format and fix
+format: installed-dev ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(BIN)/.dev ## pin requirements/*.in anew
+lock: installed-dev ## pin requirements/*.in anew
 	@for name in serve dev audit deploy; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --custom-compile-command "make lock" \
@@ -101,44 +108,23 @@ lock: $(BIN)/.dev ## pin requirements/*.in anew
 clean: ## remove artifacts and logs, keep the virtual environment
 	rm -rf $(MODEL_STORE) logs
 
-$(MODEL_STORE)/manifest.json: $(SOURCES) | $(BIN)/.serve
+$(MODEL_STORE)/manifest.json: $(SOURCES) | installed
 	@echo "==> Exporting the model to $(MODEL_STORE)"
 	@$(BIN)/python -m export --output $(MODEL_STORE)
 
-$(BIN)/.serve: requirements/serve.txt requirements/torch.txt pyproject.toml
-	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "$(PYTHON) is missing, older than 3.11 or without venv: install Python 3.11+ with venv" \
-	    "(Debian: python3-venv), or name one with PYTHON=" >&2; exit 1; }
-	@echo "==> Making the virtual environment $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
-	@echo "==> Installing pinned packages (the first time takes a minute or more)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/serve.txt
-	@echo "==> Installing PyTorch"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/torch.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$$($(BIN)/python -c 'from server.torchserve import find_java; print(find_java())') -Xshare:dump \
-	  -XX:+UseSerialGC >/dev/null 2>&1 || true  # the wheel's Java comes without parsed classes
-	@touch $@
+installed:
+	@$(INSTALL) .venv --project requirements/serve.txt requirements/torch.txt
 
-$(BIN)/.dev: $(BIN)/.serve requirements/dev.txt
-	@echo "==> Installing what the tests need"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@touch $@
+installed-dev: installed
+	@$(INSTALL) .venv requirements/dev.txt
 
-.deploy/.ready: requirements/deploy.txt
-	@echo "==> Making an environment for the checks of manifests in .deploy"
-	@$(PYTHON) -m venv --clear .deploy
-	@.deploy/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
-	@touch $@
+.deploy .audit: .%:
+	@$(INSTALL) $@ requirements/$*.txt
 
-.bench/%/.ready: benchmarks/peers/%.txt
-	@echo "==> Making an environment for $* in .bench"
-	@$(PYTHON) -m venv --clear .bench/$*
-	@.bench/$*/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
-	@touch $@
+.bench/fastapi .bench/litserve: .bench/%:
+	@$(INSTALL) $@ benchmarks/peers/$*.txt
 
-.audit/.ready: requirements/audit.txt
-	@echo "==> Making an environment for audits in .audit"
-	@$(PYTHON) -m venv --clear .audit
-	@.audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+.portability/.ready: portability/arm64.sh requirements/serve.txt requirements/torch.txt
+	@echo "==> Making an arm64 Debian with our packages in .portability"
+	@portability/arm64.sh
 	@touch $@
