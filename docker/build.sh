@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Builds the image: make image [TARGET=cpu or gpu] [IMAGE=name:tag] [BASE_IMAGE=python:3.11-...]
+# [PLATFORM=linux/arm64]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . docker/engine.sh
@@ -12,6 +13,7 @@ for each in serve.txt:torchserve torch.txt:torch; do
 done
 options+=(--label "diagonalflip.weights.sha256=$(sha256sum export/weights.json | cut -d ' ' -f 1)")
 [ -n "${BASE_IMAGE:-}" ] && options+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
+[ -n "${PLATFORM:-}" ] && options+=(--platform "$PLATFORM")
 if [ "$engine" != docker ]; then
   options+=(--format docker)  # the other format has no HEALTHCHECK
   if [ -n "${PIP_CERT:-}${PIP_FIND_LINKS:-}" ]; then

@@ -1,0 +1,52 @@
+"""The matrix of processors fails on what must be the same everywhere, and on nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from portability.matrix import ARTIFACTS, Outcome, faults, report, run
+from portability.processors import PROCESSORS, Processor
+
+
+def outcome(
+    title: str = "one", deviation: float = 5e-8, *, invariant: bool = True, differs: str = ""
+) -> Outcome:
+    engine = {"runtime": "TorchScript", "deviation": deviation, "batch_invariant": invariant}
+    found: dict[str, Any] = {"vector_code": "AVX2", "tolerance": 1e-6, "engines": [engine]}
+    digests = {name: ("1" if name == differs else "0") * 64 for name in ARTIFACTS}
+    return Outcome(title, found, digests)
+
+
+def test_other_bits_are_reported_and_no_fault() -> None:
+    outcomes = [outcome(), outcome("two", invariant=False)]
+    assert faults(outcomes) == []
+    assert [line.split(" | ")[4] for line in report(outcomes).splitlines()[2:]] == ["yes", "no"]
+
+
+@pytest.mark.parametrize("deviation", [1.1e-6, float("nan"), float("inf")])
+def test_a_deviation_above_the_tolerance_is_a_fault(deviation: float) -> None:
+    [fault] = faults([outcome(), outcome("two", deviation)])
+    assert fault.startswith("two: TorchScript deviates by")
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_another_digest_is_a_fault(name: str) -> None:
+    [fault] = faults([outcome(), outcome("two", differs=name)])
+    assert fault.startswith(f"{name}: 2 different digests")
+
+
+def test_a_step_that_fails_is_a_fault_and_a_row(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").write_text("a file where the folder should be")
+    failed = run(PROCESSORS["host"], tmp_path, tmp_path / "artifacts")
+    [fault] = faults([outcome(), failed])
+    assert fault == "this host: export ended with 1"
+    assert "export failed" in failed.output
+    assert "FAILED" in report([failed])
+
+
+def test_an_emulator_that_is_not_installed_is_named() -> None:
+    lacking = Processor("a VAX", "vax-11", "vax").lacking()
+    assert "apt-get install qemu-user" in lacking
