@@ -14,7 +14,7 @@ export MODEL_STORE
 
 # What the artifacts are made from; any newer file makes them stale.
 SOURCES := $(wildcard export/*.py export/weights.json handlers/*.py handlers/*.yaml) \
-  $(addprefix diagonalflip/,__init__.py errors.py wire.py)
+  $(addprefix diagonalflip/,__init__.py errors.py message.py wire.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -13,8 +13,9 @@
     ├── ModelMismatch             412  ``If-Match`` names a model that is not served
     ├── TooManyImages             413  more images than one request may carry
     ├── UnsupportedMediaType      415  ``Content-Type`` is none of ours
+    │   └── UnsupportedCoding     415  ``Content-Encoding`` is none of ours
     ├── InvalidRequest            400  not HTTP/1.1 as it should be
-    │   ├── MethodNotAllowed      405  another method than GET, HEAD or POST
+    │   ├── MethodNotAllowed      405  another method than GET, HEAD, POST or PUT
     │   ├── RequestTimeout        408  the request took too long to arrive
     │   ├── RequestTooLarge       413  the body is longer than any form of the largest request
     │   └── HeadersTooLarge       431  the headers are too long
@@ -184,6 +185,13 @@ class UnsupportedMediaType(DiagonalFlipError):
     code = "unsupported_media_type"
     title = "Unsupported media type"
     status = 415
+
+
+class UnsupportedCoding(UnsupportedMediaType):
+    """``Content-Encoding`` names a compression that the server does not undo."""
+
+    code = "unsupported_coding"
+    title = "Unsupported content coding"
 
 
 class InvalidRequest(DiagonalFlipError):

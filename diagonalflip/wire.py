@@ -26,6 +26,9 @@ PIXELS = 4
 MAX_IMAGES = 1 << 20
 """Images that one request may carry: 512 KiB packed, a 16 MiB float32 answer."""
 
+MAX_BODY_BYTES = 1 << 26
+"""Of a request, before and after its content coding."""
+
 NIBBLE_BITS = 4
 """Padding bits after an odd number of images."""
 

@@ -21,7 +21,7 @@ SOURCES = {
     **{path.name: path for path in sorted((ROOT / "handlers").iterdir()) if path.is_file()},
     **{
         f"diagonalflip/{name}": ROOT / "diagonalflip" / name
-        for name in ("__init__.py", "errors.py", "wire.py")
+        for name in ("__init__.py", "errors.py", "message.py", "wire.py")
     },
 }
 """Archive member to the file it is a copy of. TorchServe imports the handler as a

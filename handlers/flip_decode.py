@@ -21,7 +21,7 @@ from diagonalflip.errors import (
     InvalidText,
     UnsupportedMediaType,
 )
-from diagonalflip.wire import Images, check_count, from_packed, pack
+from diagonalflip.wire import PIXELS, Images, check_count, from_packed, pack
 
 Body = bytes | bytearray
 Numbers = npt.NDArray[np.int64]
@@ -29,6 +29,11 @@ Numbers = npt.NDArray[np.int64]
 HEX_DIGITS = b"0123456789abcdefABCDEF"
 HEX_VALUES = bytes.maketrans(HEX_DIGITS, bytes([*range(16), *range(10, 16)]))
 WHITE_SPACE = b" \t\r\n"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""Of UTF-8: editors and .NET write it before a text."""
+
+SPARE_COMMAS = 1000
+"""Of JSON, in which pixels are not all."""
 
 IMAGE_FORMS = 'a number 0-15, a string "1011", [1,0,1,1] or [[1,0],[1,1]]'
 
@@ -51,7 +56,7 @@ def decode(content_type: str, body: Body) -> Images:
         raise UnsupportedMediaType(
             f"Content-Type {media_type.name!r}" if media_type.name else "no Content-Type",
             " or ".join(DECODERS),
-            "with curl, add -H 'Content-Type: application/octet-stream'",
+            "with curl, --data-binary @FILE -H 'Content-Type: application/octet-stream'",
         )
     return decoder(media_type, body)
 
@@ -69,8 +74,9 @@ def decode_json(media_type: MediaType, body: Body) -> Images:
     _check_charset(media_type)
     if not body:
         raise EmptyPayload("a body of 0 bytes", '{"images": [...]}')
+    check_values(body)
     try:
-        document = orjson.loads(body)
+        document = orjson.loads(body.removeprefix(BYTE_ORDER_MARK))
     except orjson.JSONDecodeError as error:
         raise InvalidJson(str(error), "a JSON document", 'send {"images": [11, 6]}') from error
     if not isinstance(document, dict) or document.keys() != {"images"}:
@@ -87,6 +93,7 @@ def decode_json(media_type: MediaType, body: Body) -> Images:
 def decode_text(media_type: MediaType, body: Body) -> Images:
     """One hex digit an image; white space is ignored."""
     _check_charset(media_type)
+    body = body.removeprefix(BYTE_ORDER_MARK)
     wrong = body.translate(None, HEX_DIGITS + WHITE_SPACE)
     if wrong:
         raise InvalidText(
@@ -96,6 +103,15 @@ def decode_text(media_type: MediaType, body: Body) -> Images:
     digits = body.translate(HEX_VALUES, WHITE_SPACE)
     check_count(len(digits))
     return pack(np.frombuffer(digits, dtype=np.uint8))
+
+
+def check_values(body: Body) -> None:
+    """Refuses JSON of more values than the pixels of all images, before it takes up memory.
+
+    Raises:
+        TooManyImages: More than one request may carry.
+    """
+    check_count((body.count(b",") - SPARE_COMMAS) // PIXELS)
 
 
 def _check_charset(media_type: MediaType) -> None:

@@ -18,7 +18,11 @@ from diagonalflip.errors import EmptyPayload, InvalidPicture
 from diagonalflip.wire import MAX_IMAGES, PIXELS, Images, check_count, pack_pixels
 
 Body = bytes | bytearray
-PICTURE = "a 1-bit picture of even width and height"
+PICTURE = "a black and white picture of even width and height"
+CONVERT = "convert it, as ImageMagick's -monochrome does"
+
+MAX_CHUNKS = 10_000
+"""Of a PNG; encoders write one for some kilobytes of data."""
 
 COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
 """Of a plain PBM. Pillow drops them as well, but copies all the rest for each."""
@@ -34,9 +38,12 @@ BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowErro
 
 
 def decode_png(_media_type: MediaType, body: Body) -> Images:
-    """A PNG of bit depth 1; sample 1 is pixel 1."""
-    sheet = _open(body, "PNG")
-    if not _is_whole(body, *sheet.shape):
+    """A PNG of bit depth 1, or 8 with nothing but black and white; white, or sample 1, is 1."""
+    chunks = _critical_chunks(body)
+    plain = body[:8] + b"".join(chunks)
+    sheet = _open(plain, "PNG")
+    data = [chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT"]
+    if not _is_whole(plain, data, *sheet.shape):
         raise InvalidPicture("less data than the picture's size needs", PICTURE)
     return _from_sheet(sheet)
 
@@ -63,10 +70,17 @@ def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(body), formats=[format_name])
         width, height = picture.size
-        if not _has_bit_depth_1(picture, body) or width % 2 or height % 2:
-            raise InvalidPicture(f"{width}x{height} pixels, mode {picture.mode!r}", PICTURE)
+        # Pillow tells no depth; a PNG's is byte 24, in its first chunk.
+        is_grey = format_name == "PNG" and picture.mode == "L" and body[24] == 8
+        is_binary = picture.mode == "1" or (picture.mode == "P" and body[24] == 1)
+        if not (is_grey or is_binary) or width % 2 or height % 2:
+            got = f"{width}x{height} pixels, mode {picture.mode!r}"
+            raise InvalidPicture(got, PICTURE, CONVERT)
         check_count(width * height // PIXELS)
-        return np.asarray(picture, dtype=np.bool_)
+        samples = np.asarray(picture)
+        if is_grey and not ((samples == 0) | (samples == 255)).all():
+            raise InvalidPicture("greys between black and white", PICTURE, CONVERT)
+        return samples.astype(np.bool_, copy=False)
     except Image.DecompressionBombError as error:
         raise InvalidPicture(str(error), f"a picture of at most {MAX_IMAGES} tiles") from error
     except BROKEN as error:
@@ -75,24 +89,31 @@ def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
         ) from error
 
 
-def _has_bit_depth_1(picture: Image.Image, body: Body) -> bool:
-    """Pillow tells no depth of palettes; a PNG's depth is byte 24, in its first chunk."""
-    return picture.mode == "1" or (picture.mode == "P" and body[24] == 1)
+def _critical_chunks(body: Body) -> list[Body]:
+    """The chunks of a PNG that make its pixels: others, such as long texts, are not looked at.
 
-
-def _is_whole(body: Body, height: int, width: int) -> bool:
-    """Whether a PNG that Pillow reads has data for all rows: it takes absent ones for zeros."""
-    passes = ADAM7 if body[28] else ((0, 0, 1, 1),)
-    sizes = [((width - x + dx - 1) // dx, (height - y + dy - 1) // dy) for x, y, dx, dy in passes]
-    needed = sum(rows * (1 + (columns + 7) // 8) for columns, rows in sizes if columns > 0)
-    parts, at = [], 8
-    while at < len(body):
+    Raises:
+        InvalidPicture: There are too many.
+    """
+    chunks: list[Body] = []
+    at = 8
+    for _ in range(MAX_CHUNKS):
+        if at >= len(body):
+            return chunks
         length = int.from_bytes(body[at : at + 4], "big")
-        if body[at + 4 : at + 8] == b"IDAT":
-            parts.append(body[at + 8 : at + 8 + length])
+        if body[at + 4 : at + 5].isupper():  # PNG, section 5.4
+            chunks.append(body[at : at + 12 + length])
         at += 12 + length
+    raise InvalidPicture(f"more than {MAX_CHUNKS} chunks", PICTURE)
+
+
+def _is_whole(body: Body, data: list[Body], height: int, width: int) -> bool:
+    """Whether a PNG that Pillow reads has data for all rows: it takes absent ones for zeros."""
+    depth, passes = body[24], ADAM7 if body[28] else ((0, 0, 1, 1),)
+    sizes = [((width - x + dx - 1) // dx, (height - y + dy - 1) // dy) for x, y, dx, dy in passes]
+    needed = sum(rows * (1 + (columns * depth + 7) // 8) for columns, rows in sizes if columns > 0)
     try:
-        return len(zlib.decompressobj().decompress(b"".join(parts), needed)) == needed
+        return len(zlib.decompressobj().decompress(b"".join(data), needed)) == needed
     except zlib.error:
         return False
 

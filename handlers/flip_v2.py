@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import orjson
+from flip_decode import BYTE_ORDER_MARK, check_values
 from flip_encode import dump
 from flip_media import JSON, PACKED, parse_media_type
 
-from diagonalflip.errors import InvalidJson, InvalidTensor
+from diagonalflip.errors import InvalidJson, InvalidTensor, TooManyImages
 from diagonalflip.wire import (
     NIBBLE_BITS,
     PIXELS,
@@ -43,21 +44,25 @@ def recognises(headers: Mapping[str, str], body: Body) -> bool:
     return HEADER_LENGTH in headers or _inputs_document(headers, body) is not None
 
 
-def read(headers: Mapping[str, str], body: Body) -> V2Request | None:
+def read(headers: Mapping[str, str], body: Body, *, strict: bool) -> V2Request | None:
     """Understands a V2 inference request; None if it is none.
 
     Args:
         headers: Request headers by lower-case name.
         body: JSON, and after it the binary tensors if the headers give the JSON's length.
+        strict: Whether it must be one, as its path says.
 
     Raises:
-        InvalidJson: The JSON before binary tensors is none.
+        InvalidJson: The JSON before binary tensors is none, or ``strict`` and no V2 request.
         InvalidPayload: As ``V2Request``.
         TooManyImages: As ``V2Request``.
     """
     if HEADER_LENGTH in headers:
         return V2Request(*_split(headers[HEADER_LENGTH], body))
     document = _inputs_document(headers, body)
+    if document is None and strict:
+        check_values(body)
+        raise InvalidJson("another body", 'a V2 inference request, JSON with "inputs"')
     return None if document is None else V2Request(document)
 
 
@@ -121,8 +126,9 @@ def _inputs_document(headers: Mapping[str, str], body: Body) -> dict[str, Any] |
     if b'"inputs"' not in body:
         return None
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        check_values(body)
+        document = orjson.loads(body.removeprefix(BYTE_ORDER_MARK))
+    except (orjson.JSONDecodeError, TooManyImages):
         return None
     return document if isinstance(document, dict) and "inputs" in document else None
 
@@ -134,8 +140,10 @@ def _split(length: str, body: Body) -> tuple[dict[str, Any], Body]:
         raise InvalidTensor(
             f"Inference-Header-Content-Length {length[:20]!r}", f"0 to {len(body)}, a body's part"
         )
+    head = body[: int(length)]
+    check_values(head)
     try:
-        document = orjson.loads(body[: int(length)])
+        document = orjson.loads(head)
     except orjson.JSONDecodeError as error:
         raise InvalidJson(str(error), "a V2 inference request") from error
     if not isinstance(document, dict):

@@ -22,7 +22,7 @@ import psutil
 from diagonalflip.errors import CertificateError
 from diagonalflip.wire import TOLERANCE, pack
 from server.artifacts import Artifacts
-from server.direct import worker_socket
+from server.direct import proof_socket
 
 PATIENCE_S = 1.0
 """A worker that owes an answer and used no processor for this long, twice in a row, hangs."""
@@ -168,7 +168,7 @@ class Audit:
             TimeoutError: It hangs.
             CertificateError: It refuses.
         """
-        connection = UnixConnection(worker_socket(self._sockets, worker.number), PATIENCE_S)
+        connection = UnixConnection(proof_socket(self._sockets, worker.number), PATIENCE_S)
         with contextlib.closing(connection):
             connection.request("POST", self._path, ALL_IMAGES, HEADERS)
             worker.pid = connection.peer()

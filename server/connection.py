@@ -10,6 +10,7 @@ import contextlib
 from collections import deque
 from functools import lru_cache
 from typing import Protocol, cast
+from urllib.parse import unquote
 
 import httptools
 
@@ -21,16 +22,20 @@ from diagonalflip.errors import (
     RequestTooLarge,
     ServerOverloaded,
 )
-from server.batch import Batcher, Item, refuse
-
-MAX_BODY_BYTES = 1 << 26
-"""As ``max_request_size`` of TorchServe's port."""
+from diagonalflip.message import Request, Response
+from diagonalflip.wire import MAX_BODY_BYTES
+from server.batch import FULL, MAX_HELD_BYTES, Batcher
+from server.refusal import refusal
 
 MAX_HEAD_BYTES = 1 << 14
 MAX_CONNECTIONS = 4096
-MAX_HELD_BYTES = 1 << 28
-"""Bodies that are being read or wait for the handler, and answers that wait for slow clients,
-at most; further bodies are answered 503."""
+
+UNSENT_BYTES = 1 << 15
+"""Answers that a client has not read, until they are counted and it is not listened to."""
+
+ONCE = {"content-type", "content-encoding", "inference-header-content-length", "if-match"}
+"""Headers whose repetition nobody understands; others are lists (RFC 9110, section 5.3), or
+nothing to us."""
 
 PIPELINED = 16
 """Unanswered requests of one connection, until reading from it pauses."""
@@ -53,20 +58,26 @@ class Server(Protocol):
     batcher: Batcher
     connections: set[Connection]
 
-    def route(self, item: Item, method: bytes, path: bytes) -> bytes | None:
-        """The known answer to a request; None for one to the handler."""
+    def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
+        """A request for the service, less its body, or the known answer."""
 
-    def head(self, item: Item, length: int, *, keep: bool) -> bytes:
-        """Status line and headers of an answer."""
+    def head(self, response: Response, connection: str) -> bytes:
+        """Status line and headers of an answer; ``connection`` is the header of that name."""
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection: parses requests, and writes answers in their order."""
+    """One client's connection: parses requests, and writes answers in their order.
 
-    def __init__(self, server: Server) -> None:
+    Args:
+        server: What it belongs to.
+        proves: Whether it is the supervisor's: always let in, and answered before all others.
+    """
+
+    def __init__(self, server: Server, *, proves: bool = False) -> None:
         self._server = server
+        self._proves = proves
         self._parser = httptools.HttpRequestParser(self)
-        self._pending: deque[tuple[bool, bool]] = deque()  # keep alive, head only
+        self._pending: deque[tuple[str, bool]] = deque()  # the header Connection, head only
         self._ignoring = False  # whatever the client still sends
         self._ended = False  # the client sends no more
         self._finished = False  # the last answer is written
@@ -87,8 +98,9 @@ class Connection(asyncio.Protocol):
         """A client has connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._server.connections.add(self)
+        self._transport.set_write_buffer_limits(UNSENT_BYTES)
         self._expect()
-        if len(self._server.connections) > MAX_CONNECTIONS:
+        if len(self._server.connections) > MAX_CONNECTIONS and not self._proves:
             self._refuse(ServerOverloaded("too many connections", f"{MAX_CONNECTIONS}"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -107,8 +119,10 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            return  # refused by its headers
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self._ignoring:
+                self._decline_upgrade(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserCallbackError:
             raise
         except httptools.HttpParserError as error:
@@ -144,6 +158,7 @@ class Connection(asyncio.Protocol):
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
         self._length = self._head_bytes = 0
+        self._repeated = ""
         self._in_head = self._in_request = True
         self._expect()
 
@@ -152,27 +167,35 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; the last of several of one name counts, and trailers do not."""
+        """One header; several of one name are a list, and trailers do not count."""
         self._length += len(name) + len(value)
         if self._in_head and self._length <= MAX_HEAD_BYTES:
-            self._headers[text(name)] = text(value)
+            key, new = lower(name), text(value)
+            old = self._headers.get(key)
+            if old is not None and key in ONCE and old != new:
+                self._repeated = key
+            self._headers[key] = new if old is None or key in ONCE else f"{old}, {new}"
 
     def on_headers_complete(self) -> None:
         """All headers are there."""
         self._in_head = False
         if self._ignoring:
             return
-        if self._parser.should_upgrade():
-            self._refuse(InvalidRequest("an upgrade", "HTTP/1.1", "leave Upgrade out"))
+        if self._parser.get_method() == b"CONNECT":
+            self._refuse(InvalidRequest("CONNECT", "HTTP/1.1", "this is no proxy"))
             return
         if self._length + len(self._url) > MAX_HEAD_BYTES:
             self._refuse_head()
             return
-        lower = {name.lower(): value for name, value in self._headers.items()}
-        announced = lower.get("content-length", "0")
+        if self._repeated:
+            self._refuse(InvalidRequest(f"several headers {self._repeated}", "one"))
+            return
+        if self._parser.should_upgrade():
+            return
+        announced = self._headers.get("content-length", "0")
         if announced.isdigit() and int(announced[:18]) > MAX_BODY_BYTES:
             self._refuse_body(announced)
-        elif lower.get("expect", "").lower() == "100-continue" and not self._pending:
+        elif self._headers.get("expect", "").lower() == "100-continue" and not self._pending:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
@@ -184,45 +207,45 @@ class Connection(asyncio.Protocol):
         if self._read_bytes > MAX_BODY_BYTES:
             self._refuse_body(f"{self._read_bytes} or more")
         elif self._server.batcher.held_bytes > MAX_HELD_BYTES:
-            self._refuse(ServerOverloaded("full memory", "room in it", "send it again later"))
+            self._refuse(FULL)
         else:
             self._body.append(body)
 
     def on_message_complete(self) -> None:
         """A whole request."""
-        if self._ignoring:
+        if self._ignoring or self._parser.should_upgrade():
             return
         self._in_request = False
         self.deadline = None
-        method = self._parser.get_method()
-        item = Item(headers=self._headers)
-        known = None
+        method = text(self._parser.get_method())
+        message: Request | Response
         try:
-            known = self._server.route(item, method, self._url.partition(b"?")[0])
-            if known is None:
-                item.inputs["body"] = b"".join(self._body)
+            message = self._server.route(method, path_of(self._url), self._headers)
+            message.body = message.body or b"".join(self._body)
         except DiagonalFlipError as error:
-            known = refuse(item, error)
+            message = refusal(error)
         self._forget_body()
-        keep = self._parser.should_keep_alive()
-        self._pending.append((keep, method == b"HEAD"))
-        self._server.batcher.put(self, item, known)
+        self._pending.append((self._connection_header(), method == "HEAD"))
+        if self._proves and isinstance(message, Request):
+            self._server.batcher.prove(self, message)
+        else:
+            self._server.batcher.put(self, message)
 
-    def reply(self, item: Item, body: bytes) -> None:
+    def reply(self, response: Response) -> None:
         """Writes one answer; ends the connection if the client or the answer wants it."""
-        keep, head_only = self._pending.popleft()
+        header, head_only = self._pending.popleft()
         if self._finished or self._transport.is_closing():
             return
-        head = self._server.head(item, len(body), keep=keep)
-        if head_only:
+        head = self._server.head(response, header)
+        if head_only or not response.body:
             self._transport.write(head)
         else:
-            self._transport.writelines([head, body])
+            self._transport.writelines([head, response.body])
         if len(self._pending) == PIPELINED and not self._paused:
             self._transport.resume_reading()
         if self._ended and not self._pending:
             self._transport.close()
-        elif not keep:
+        elif header == "close":
             self._linger()
         elif self._paused or not self._in_request:
             self._expect()
@@ -239,6 +262,24 @@ class Connection(asyncio.Protocol):
             self._refuse(RequestTimeout(f"half a request in {REQUEST_S:g} s", "a whole one"))
         else:
             self._transport.close()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Goes on as before (RFC 9110, section 7.8); the parser has taken the body for other."""
+        version = self._parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, version)]
+        lines += [
+            f"{name}: {value}".encode("latin-1")
+            for name, value in self._headers.items()
+            if name != "upgrade"
+        ]
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([*lines, b"", rest]))
+
+    def _connection_header(self) -> str:
+        """What the answer says of the connection; HTTP/1.0 keeps none of which nothing is said."""
+        if not self._parser.should_keep_alive():
+            return "close"
+        return "keep-alive" if self._parser.get_http_version() == "1.0" else ""
 
     def _forget_body(self) -> None:
         self._server.batcher.held_bytes -= self._read_bytes
@@ -278,10 +319,9 @@ class Connection(asyncio.Protocol):
         self._ignoring = True
         self._in_head = self._in_request = False
         self._forget_body()
-        item = Item()
-        self._pending.append((False, False))
+        self._pending.append(("close", False))
         self._expect()
-        self._server.batcher.put(self, item, refuse(item, error))
+        self._server.batcher.put(self, refusal(error))
 
     def _linger(self) -> None:
         self._ignoring = self._finished = True
@@ -300,3 +340,21 @@ def text(raw: bytes) -> str:
 def _short_text(raw: bytes) -> str:
     """What many requests have in common: names, media types."""
     return raw.decode("latin-1")
+
+
+@lru_cache(maxsize=1024)
+def lower(name: bytes) -> str:
+    """A header's name."""
+    return name.decode("latin-1").lower()
+
+
+@lru_cache(maxsize=1024)
+def path_of(target: bytes) -> str:
+    """The path of a request's target in any of its forms (RFC 9112, section 3.2), decoded.
+
+    Without its query, and without a slash at its end, which TorchServe's port ignores as well.
+    """
+    path = target.partition(b"?")[0].decode("latin-1")
+    if path.lower().startswith(("http://", "https://")):
+        path = "/" + path.partition("://")[2].partition("/")[2]
+    return unquote(path).rstrip("/") or "/"

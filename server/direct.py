@@ -2,8 +2,8 @@
 
 Every worker listens on the same port (SO_REUSEPORT: the kernel spreads the connections), and
 on a Unix socket of its own for the edge. A batch is whatever has arrived when the worker is
-free, so an idle worker answers at once and batches grow with the load. The handler is the
-one that TorchServe calls: a request means the same on both ports.
+free, so an idle worker answers at once and batches grow with the load. The service is the
+one behind TorchServe: a request means the same on both ports.
 """
 
 from __future__ import annotations
@@ -15,20 +15,18 @@ from pathlib import Path
 from typing import IO
 
 from diagonalflip.errors import ModelNotFound
-from server.batch import COUNTERS, Answer, Item
-from server.connection import text
-from server.http import PROBE, HttpServer, allow
+from diagonalflip.message import Request, Response, Verb
+from server.batch import COUNTERS, Service
+from server.http import PROBES, HttpServer, unserved
 
-READ = PROBE | {b"POST"}
-EXPLAIN_WEIGHT = 64
-"""An explanation takes about as much longer than a prediction, for the same images."""
+CALLS = ("GET", "HEAD", "POST", "PUT")
 
 
 class DirectServer(HttpServer):
     """The direct port of one worker.
 
     Args:
-        answer: Answers a batch; called in the event loop's thread.
+        service: Understands and answers; called in the event loop's thread.
         model, version: What the paths name.
         report: Takes what was counted since it was last called, by names in ``COUNTERS``;
             at most once a second, and not while nothing happens.
@@ -36,42 +34,36 @@ class DirectServer(HttpServer):
 
     def __init__(
         self,
-        answer: Answer,
+        service: Service,
         model: str,
         version: str,
         report: Callable[[dict[str, float]], None],
     ) -> None:
-        super().__init__(answer)
+        super().__init__(service)
         self._model = model
         self._report = report
-        self._predicting: dict[bytes, bool] = {}
-        for path, explain in (("predictions", False), ("explanations", True)):
+        self._verbs: dict[str, Verb] = {}
+        for path, verb in (("predictions", Verb.PREDICT), ("explanations", Verb.EXPLAIN)):
             for suffix in ("", f"/{version}"):
-                self._predicting[f"/{path}/{model}{suffix}".encode()] = explain
+                self._verbs[f"/{path}/{model}{suffix}"] = verb
         for suffix in ("", f"/versions/{version}"):
-            self._predicting[f"/v2/models/{model}{suffix}/infer".encode()] = False
+            self._verbs[f"/v2/models/{model}{suffix}/infer"] = Verb.INFER
         self._probes = {
-            b"/ping": {"status": "Healthy"},
-            b"/v2/health/live": {"live": True},
-            b"/v2/health/ready": {"ready": True},
+            "/ping": {"status": "Healthy"},
+            "/v2/health/live": {"live": True},
+            "/v2/health/ready": {"ready": True},
         }
 
-    def route(self, item: Item, method: bytes, path: bytes) -> bytes | None:
-        """The known answer of a probe; None for a request to the handler."""
-        explain = self._predicting.get(path)
-        probe = self._probes.get(path)
-        if explain is None and probe is None:
-            raise ModelNotFound(text(path[:100]), f"/predictions/{self._model}")
-        allow(item, method, READ if probe is None else PROBE)
-        if probe is not None:
-            item.response_headers["content-type"] = "application/json"
-            return json.dumps(probe).encode()
-        if explain:
-            item.headers["explain"] = "True"  # as TorchServe marks it for the handler
-            item.weight = EXPLAIN_WEIGHT
-        else:
-            item.headers.pop("explain", None)
-        return None
+    def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
+        """A request for the service, less its body, or the known answer."""
+        verb = self._verbs.get(path)
+        if verb is not None:
+            return Request(verb, headers) if method in CALLS else unserved(method, CALLS)
+        if path not in self._probes:
+            raise ModelNotFound(path[:100], f"/predictions/{self._model}")
+        if method not in PROBES:
+            return unserved(method, PROBES)
+        return Response(json.dumps(self._probes[path]).encode(), "application/json")
 
     def tick(self) -> None:
         """Reports what was counted."""
@@ -86,19 +78,23 @@ def worker_socket(folder: Path, number: int) -> Path:
     return folder / f"worker-{number}.sock"
 
 
-def take_socket(folder: Path, workers: int) -> tuple[int, Path, IO[str]]:
-    """The number of the first socket that no living worker has, its path, and its lock to hold.
+def proof_socket(folder: Path, number: int) -> Path:
+    """Where it listens for the supervisor, whom it answers before all others."""
+    return folder / f"proof-{number}.sock"
+
+
+def take_number(folder: Path, workers: int) -> tuple[int, IO[str]]:
+    """The first number that no living worker has, and its lock to hold.
 
     Raises:
         OSError: All ``workers`` have one.
     """
     for number in range(workers):
-        path = worker_socket(folder, number)
-        lock = path.with_suffix(".lock").open("w")
+        lock = (folder / f"worker-{number}.lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
         else:
-            return number, path, lock
+            return number, lock
     raise OSError(f"{workers} workers are there already")

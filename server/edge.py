@@ -23,11 +23,12 @@ from string import Template
 from diagonalflip import errors
 from diagonalflip._endpoint import is_loopback
 from diagonalflip.errors import DiagonalFlipError, SettingError
+from diagonalflip.wire import MAX_BODY_BYTES
 from server import host, logs, tokens
 from server.artifacts import Artifacts
 from server.batch import BATCH_ITEMS
-from server.connection import MAX_BODY_BYTES, MAX_CONNECTIONS
-from server.direct import worker_socket
+from server.connection import MAX_CONNECTIONS
+from server.direct import CALLS, worker_socket
 from server.settings import Settings
 
 TEMPLATE = Template(Path(__file__).with_name("haproxy.cfg").read_text(encoding="utf-8"))
@@ -48,6 +49,8 @@ HEADERS = (
 )
 """Request headers that have a meaning here; the worker need not parse others."""
 
+METHODS = ", ".join([*CALLS, "OPTIONS"])
+
 REFUSALS: dict[int, tuple[DiagonalFlipError, str]] = {
     400: (errors.InvalidRequest("no HTTP request", "HTTP/1.1 or 2"), ""),
     401: (
@@ -60,8 +63,8 @@ REFUSALS: dict[int, tuple[DiagonalFlipError, str]] = {
     ),
     404: (errors.ModelNotFound("another path", "/predictions/MODEL", "see the wire format"), ""),
     405: (
-        errors.MethodNotAllowed("another method", "GET, HEAD, POST"),
-        'hdr Allow "GET, HEAD, POST"',
+        errors.MethodNotAllowed("another method", METHODS),
+        f'hdr Allow "{METHODS}"',
     ),
     408: (errors.RequestTimeout("half a request", "a whole one", "send it faster"), ""),
     413: (
@@ -216,6 +219,7 @@ class Edge:
             max_body_bytes=MAX_BODY_BYTES,
             max_queue=MAX_QUEUE,
             headers="|".join(HEADERS),
+            methods=METHODS,
             requests_of_a_worker=2 * BATCH_ITEMS,  # one batch is answered, the next arrives
             workers="\n    ".join(
                 f"server worker-{number} unix@{worker_socket(folder, number)}"

@@ -9,14 +9,16 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import uvloop
 
 from diagonalflip.errors import MethodNotAllowed
-from server.batch import Answer, Batcher, Item
-from server.connection import Connection, text
+from diagonalflip.message import Request, Response
+from server.batch import Batcher, Service
+from server.connection import Connection
+from server.refusal import refusal
 
 logger = logging.getLogger(__name__)
 
@@ -26,33 +28,40 @@ Address = tuple[str, int] | Path
 BACKLOG = 2048
 ACCEPTED_AT_ONCE = 256
 
-PROBE = frozenset({b"GET", b"HEAD"})
+PROBES = ("GET", "HEAD")
+"""Methods of what is only looked at."""
 
 
 class HttpServer(ABC):
-    """Answers requests, those that ``route`` does not know by ``answer``.
+    """Answers requests, those that ``route`` does not know by ``service``.
 
     Args:
-        answer: Answers a batch; called in the event loop's thread.
+        service: Called in the event loop's thread.
     """
 
-    def __init__(self, answer: Answer) -> None:
-        self.batcher = Batcher(answer)
+    def __init__(self, service: Service) -> None:
+        self.batcher = Batcher(service)
         self.connections: set[Connection] = set()
         self._date = ""
         self._opening: set[asyncio.Task[object]] = set()
 
     @abstractmethod
-    def route(self, item: Item, method: bytes, path: bytes) -> bytes | None:
-        """The known answer to a request; None for one to the handler.
+    def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
+        """A request for the service, less its body, or the known answer.
 
         Raises:
             ModelNotFound: Nothing is served at ``path``.
-            MethodNotAllowed: Not in this way.
         """
 
-    async def serve(self, addresses: Sequence[Address], opened: Callable[[], None]) -> None:
+    async def serve(
+        self, addresses: Sequence[Address], opened: Callable[[], None], proof: Path | None = None
+    ) -> None:
         """Serves until ``end``; calls ``opened`` once every address is open.
+
+        Args:
+            addresses: Where clients come.
+            opened: Called without arguments.
+            proof: Where the supervisor comes, to be answered before all others.
 
         Raises:
             OSError: An address cannot be opened.
@@ -60,9 +69,10 @@ class HttpServer(ABC):
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         with contextlib.ExitStack() as open_sockets:
-            listeners = [open_sockets.enter_context(_listener(address)) for address in addresses]
-            for listener in listeners:
-                self._listen(listener)
+            places = [*addresses, *([proof] if proof else [])]
+            listeners = [open_sockets.enter_context(_listener(place)) for place in places]
+            for place, listener in zip(places, listeners, strict=True):
+                self._listen(listener, proves=place == proof)
             self._every_second()
             opened()
             await self._ended.wait()
@@ -75,25 +85,30 @@ class HttpServer(ABC):
         """Ends ``serve`` and every connection; to be called by another thread, after ``opened``."""
         self._loop.call_soon_threadsafe(self._ended.set)
 
-    def run(self, addresses: Sequence[Address], opened: Callable[[], None]) -> None:
+    def run(
+        self, addresses: Sequence[Address], opened: Callable[[], None], proof: Path | None = None
+    ) -> None:
         """``serve`` on a fast event loop, which only the end of the process can end safely."""
-        uvloop.run(self.serve(addresses, opened))
+        uvloop.run(self.serve(addresses, opened, proof))
 
-    def head(self, item: Item, length: int, *, keep: bool) -> bytes:
-        """Status line and headers of an answer."""
-        lines = [_status_line(item.status, item.phrase), self._date, f"content-length: {length}"]
-        lines += [f"{name}: {value}" for name, value in item.response_headers.items()]
-        if not keep:
-            lines.append("connection: close")
+    def head(self, response: Response, connection: str) -> bytes:
+        """Status line and headers of an answer; ``connection`` is the header of that name."""
+        lines = [_status_line(response.status, response.phrase), self._date]
+        lines.append(f"content-length: {len(response.body)}")
+        if response.content_type:
+            lines.append(f"content-type: {response.content_type}")
+        lines += [f"{name}: {value}" for name, value in response.headers.items()]
+        if connection:
+            lines.append(f"connection: {connection}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
 
     def tick(self) -> None:  # noqa: B027 - there may be nothing to do
         """Called every second."""
 
-    def _listen(self, listener: socket.socket) -> None:
-        self._loop.add_reader(listener, self._accept, listener)
+    def _listen(self, listener: socket.socket, *, proves: bool) -> None:
+        self._loop.add_reader(listener, self._accept, listener, proves)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, proves: bool) -> None:
         """Accepts whoever waits.
 
         libuv accepts one client in each turn of its loop. Under load a turn takes tens of
@@ -104,7 +119,9 @@ class HttpServer(ABC):
                 accepted, _address = listener.accept()
                 accepted.setblocking(False)
                 opening = self._loop.create_task(
-                    self._loop.connect_accepted_socket(lambda: Connection(self), accepted)
+                    self._loop.connect_accepted_socket(
+                        lambda: Connection(self, proves=proves), accepted
+                    )
                 )
                 self._opening.add(opening)
                 opening.add_done_callback(self._opening.discard)
@@ -113,7 +130,7 @@ class HttpServer(ABC):
         except OSError:
             logger.exception("no further client for a second")
             self._loop.remove_reader(listener)
-            self._loop.call_later(1.0, self._listen, listener)
+            self._loop.call_later(1.0, partial(self._listen, listener, proves=proves))
 
     def _every_second(self) -> None:
         loop = asyncio.get_running_loop()
@@ -126,15 +143,12 @@ class HttpServer(ABC):
         loop.call_later(1.0, self._every_second)
 
 
-def allow(item: Item, method: bytes, allowed: frozenset[bytes]) -> None:
-    """Refuses a method that is not among those of a path.
-
-    Raises:
-        MethodNotAllowed: It is not; the answer names those that are.
-    """
-    if method not in allowed:
-        item.response_headers["allow"] = ", ".join(sorted(map(text, allowed)))
-        raise MethodNotAllowed(text(method), item.response_headers["allow"])
+def unserved(method: str, allowed: Sequence[str]) -> Response:
+    """What OPTIONS is answered, or another method than those of a path."""
+    headers = {"allow": ", ".join([*allowed, "OPTIONS"])}
+    if method == "OPTIONS":
+        return Response(b"", "", headers=headers)
+    return refusal(MethodNotAllowed(method[:20], headers["allow"]), headers)
 
 
 def _listener(address: Address) -> socket.socket:

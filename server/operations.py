@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 from diagonalflip.errors import ModelNotFound
+from diagonalflip.message import Request, Response
 from server.audit import EVENTS, Audit
-from server.batch import Item
-from server.connection import text
-from server.http import PROBE, Address, HttpServer, allow
+from server.http import PROBES, Address, HttpServer, unserved
 
 PARTS = ("torchserve", "edge")
+JSON = "application/json"
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass
@@ -67,47 +69,55 @@ class Health:
         return "\n".join([*lines, ""]) + "".join(self.pages.get(part, "") for part in PARTS)
 
 
+class Unreachable:
+    """No service: every request is answered by its route."""
+
+    def read(self, request: Request) -> Any:
+        """Never called."""
+        raise NotImplementedError
+
+    def answer(self, jobs: Sequence[Any]) -> list[Response]:
+        """Never called."""
+        raise NotImplementedError
+
+
 class OperationsServer(HttpServer):
     """Answers probes and scrapes out of ``health``."""
 
     def __init__(self, health: Health) -> None:
-        super().__init__(_unreachable)
+        super().__init__(Unreachable())
         self._health = health
 
-    def route(self, item: Item, method: bytes, path: bytes) -> bytes:
+    def route(self, method: str, path: str, headers: dict[str, str]) -> Response:  # noqa: ARG002
         """The answer to any request."""
         pages = {
-            b"/v2/health/live": self._live,
-            b"/v2/health/ready": self._ready,
-            b"/ping": self._ready,
-            b"/metrics": self._metrics,
+            "/v2/health/live": self._live,
+            "/v2/health/ready": self._ready,
+            "/ping": self._ready,
+            "/metrics": self._metrics,
         }
         if path not in pages:
-            raise ModelNotFound(text(path[:100]), "/v2/health/live, /v2/health/ready or /metrics")
-        allow(item, method, PROBE)
-        item.response_headers["content-type"] = "application/json"
-        return pages[path](item)
+            raise ModelNotFound(path[:100], "/v2/health/live, /v2/health/ready or /metrics")
+        return pages[path]() if method in PROBES else unserved(method, PROBES)
 
-    def _live(self, _item: Item) -> bytes:
-        return b'{"live": true}'
+    def _live(self) -> Response:
+        return Response(b'{"live": true}', JSON)
 
-    def _ready(self, item: Item) -> bytes:
+    def _ready(self) -> Response:
         health = self._health
-        if not health.ready:
-            status = HTTPStatus.SERVICE_UNAVAILABLE
-            item.status, item.phrase = status.value, status.phrase
-            item.response_headers["retry-after"] = "1"
         told = {
             "ready": health.ready,
             "draining": health.draining,
             "workers_proven": health.proven,
             "workers": len(health.audit.workers) if health.audit is not None else 0,
         }
-        return json.dumps(told).encode()
+        body = json.dumps(told).encode()
+        if health.ready:
+            return Response(body, JSON)
+        return Response(body, JSON, HTTPStatus.SERVICE_UNAVAILABLE, {"retry-after": "1"})
 
-    def _metrics(self, item: Item) -> bytes:
-        item.response_headers["content-type"] = "text/plain; version=0.0.4; charset=utf-8"
-        return self._health.metrics().encode()
+    def _metrics(self) -> Response:
+        return Response(self._health.metrics().encode(), METRICS)
 
 
 @contextlib.contextmanager
@@ -139,7 +149,3 @@ def serving(health: Health, addresses: Sequence[Address]) -> Iterator[None]:
     finally:
         server.end()
         thread.join()
-
-
-def _unreachable(_items: Sequence[Item]) -> list[bytes]:
-    raise AssertionError("every request is answered by its route")

@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -31,9 +32,9 @@ from typing import IO, Any
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.model_loader import TsModelLoader
 
+from diagonalflip.message import Response
 from server import frontend
-from server.batch import BatchContext, Item
-from server.direct import DirectServer, take_socket
+from server.direct import DirectServer, proof_socket, take_number, worker_socket
 
 FRAME_BYTES = 1 << 18
 """Answers of a batch share a frame up to here: a few reads of the socket."""
@@ -111,52 +112,68 @@ class Reader:
             self._end += count
 
 
-def read_batch(reader: Reader) -> list[Item]:
+@dataclass(slots=True)
+class Frame:
+    """One request as the frontend passes it on.
+
+    Attributes:
+        request_id: The frontend's own.
+        headers: In the client's spelling; of each input its content type, as a dict.
+        inputs: ``body``, or the named inputs of a query, a form or a gRPC request.
+    """
+
+    request_id: bytes
+    headers: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, bytes] = field(default_factory=dict)
+
+
+def read_batch(reader: Reader) -> list[Frame]:
     """Reads a prediction command behind its first byte: the requests of one batch."""
-    items: list[Item] = []
+    frames: list[Frame] = []
     while (request_id := reader.sized()) is not None:
-        item = Item(request_id)
+        frame = Frame(request_id)
         while (name := reader.sized()) is not None:
-            item.headers[_text(name)] = (reader.sized() or b"").decode("utf-8", "replace")
+            frame.headers[_text(name)] = (reader.sized() or b"").decode("utf-8", "replace")
         while (name := reader.sized()) is not None:
-            reader.sized()  # content type of the input: the headers have it
-            item.inputs[_text(name)] = reader.sized() or b""
-        items.append(item)
-    return items
+            kind = {"content-type": _text(reader.sized() or b"")}
+            frame.headers[_text(name)] = kind
+            frame.inputs[_text(name)] = reader.sized() or b""
+        frames.append(frame)
+    return frames
 
 
-def write_replies(connection: socket.socket, items: Sequence[Item], bodies: list[bytes]) -> None:
+def write_replies(
+    connection: socket.socket, frames: Sequence[Frame], responses: Sequence[Response]
+) -> None:
     """Sends the answers of one batch, in as many frames as keeps the frontend quick.
 
     Every frame but the last also holds an empty piece of one answer, the carrier, marked as
     streaming: that tells the frontend that the batch goes on (BatchAggregator.java).
     """
-    if sum(map(len, bodies)) > FRAME_BYTES and len(bodies) > 1:
-        *order, carrier = sorted(range(len(bodies)), key=lambda index: len(bodies[index]))
-        items[carrier].response_headers["ts_stream_next"] = "true"
-        piece = [_answer_head(items[carrier], 0)]
+    answers = [(each.request_id, answer) for each, answer in zip(frames, responses, strict=True)]
+    if sum(len(answer.body) for _, answer in answers) > FRAME_BYTES and len(answers) > 1:
+        *order, carrier = sorted(answers, key=lambda each: len(each[1].body))
+        request_id, last = carrier
+        last.headers["ts_stream_next"] = "true"
+        piece = _answer_head(request_id, last, 0)
         while order:
-            frame, size = list(piece), 0
-            while order and (size == 0 or size + len(bodies[order[0]]) <= FRAME_BYTES):
-                index = order.pop(0)
-                frame += [_answer_head(items[index], len(bodies[index])), bodies[index]]
-                size += len(bodies[index])
-            _send(connection, frame)
-        items[carrier].response_headers["ts_stream_next"] = "false"
-        items, bodies = [items[carrier]], [bodies[carrier]]
-    frame = []
-    for item, body in zip(items, bodies, strict=True):
-        frame += [_answer_head(item, len(body)), body]
-    _send(connection, frame)
+            parts, size = [piece], 0
+            while order and (size == 0 or size + len(order[0][1].body) <= FRAME_BYTES):
+                size += len(order[0][1].body)
+                parts += _answer(*order.pop(0))
+            _send(connection, parts)
+        last.headers["ts_stream_next"] = "false"
+        answers = [carrier]
+    _send(connection, [part for answer in answers for part in _answer(*answer)])
 
 
 def write_failure(
-    connection: socket.socket, items: Sequence[Item], code: int, message: str
+    connection: socket.socket, frames: Sequence[Frame], code: int, message: str
 ) -> None:
     """Answers a command, or every request of a batch, with an error of TorchServe's own form."""
     frame = [_INT.pack(code), _sized_text(message)]
-    for item in items:
-        frame += [_sized(item.request_id), _ZERO, _INT.pack(code), _ZERO, _ZERO, _sized(b"error")]
+    for each in frames:
+        frame += [_sized(each.request_id), _ZERO, _INT.pack(code), _ZERO, _ZERO, _sized(b"error")]
     connection.sendall(b"".join(frame) + _END)
 
 
@@ -170,11 +187,11 @@ class Worker:
 
     def __init__(self, connection: socket.socket, metrics: Any) -> None:
         self._connection = connection
-        self._socket: tuple[int, Path, IO[str]] | None = None
+        self._number: tuple[int, IO[str]] | None = None
         self._metrics = metrics
         self._reader = Reader(connection)
-        self._handle: Any = None
-        self._lock = threading.Lock()
+        self._service: Any = None
+        self._lock = threading.Lock()  # of the metrics
 
     def serve(self) -> None:
         """Loads the model that the frontend names, then answers batches.
@@ -189,16 +206,10 @@ class Worker:
                 self._load()
                 reply = _INT.pack(200) + _sized_text("loaded model") + _END
                 self._connection.sendall(reply)
-            elif command == b"I" and self._handle is not None:
+            elif command == b"I" and self._service is not None:
                 self._answer_frontend(read_batch(self._reader))
             else:
                 raise ValueError(f"command {command!r}")
-
-    def answer(self, items: Sequence[Item]) -> list[bytes]:
-        """Passes a batch through the handler; for any thread."""
-        with self._lock:
-            bodies: list[bytes] = self._handle([item.inputs for item in items], BatchContext(items))
-            return bodies
 
     def _load(self) -> None:
         """Reads a load command and has TorchServe's own loader load the archive."""
@@ -212,43 +223,51 @@ class Worker:
         self._metrics.model_name = name
         logger.info("model_name: %s, batchSize: %d", name, batch_size)
         if "FLIP_DIRECT_PORT" in os.environ:
-            self._socket = take_socket(
+            self._number = take_number(
                 Path(os.environ["FLIP_SOCKETS"]), int(os.environ["FLIP_WORKERS"])
             )
-            gpu = self._socket[0]
-        service = TsModelLoader().load(
+            gpu = self._number[0]
+        loaded = TsModelLoader().load(
             *(name, folder, handler, gpu, batch_size, None, True), self._metrics
         )
-        self._handle = service._entry_point  # noqa: SLF001 - the loader shows it in no other way
+        handler = loaded._entry_point.__self__  # noqa: SLF001 - the loader shows it in no other way
+        self._service = handler.service
+        self._understand = sys.modules[type(handler).__module__].understand
         _spare_collector()
-        if self._socket is not None:
-            version = service.context.manifest["model"]["modelVersion"]
-            self._serve_directly(self._socket[1], name, version)
+        if self._number is not None:
+            version = loaded.context.manifest["model"]["modelVersion"]
+            self._serve_directly(self._number[0], name, version)
 
-    def _answer_frontend(self, items: list[Item]) -> None:
+    def _answer_frontend(self, frames: list[Frame]) -> None:
         started = time.perf_counter()
+        service = self._service
         try:
-            bodies = self.answer(items)
+            read = [service.read(self._understand(each.headers, each.inputs)) for each in frames]
+            jobs = [each for each in read if not isinstance(each, Response)]
+            answers = iter(service.answer(jobs))
+            responses = [each if isinstance(each, Response) else next(answers) for each in read]
         except Exception:
             logger.exception("the handler failed")
-            write_failure(self._connection, items, 503, "Prediction failed")
+            write_failure(self._connection, frames, 503, "Prediction failed")
             return
         duration_ms = round((time.perf_counter() - started) * 1e3, 2)
         # The first id stands for all: the frontend has to parse the line.
         with self._lock:
-            self._metrics.request_ids = {0: items[0].request_id.decode()}
+            self._metrics.request_ids = {0: frames[0].request_id.decode()}
             self._metrics.add_time("PredictionTime", duration_ms)
-        write_replies(self._connection, items, bodies)
+        write_replies(self._connection, frames, responses)
 
-    def _serve_directly(self, path: Path, model: str, version: str) -> None:
+    def _serve_directly(self, number: int, model: str, version: str) -> None:
         """Opens the direct port, in a thread; if that ends, the whole worker does."""
-        server = DirectServer(self._answer_directly, model, version, self._count)
+        server = DirectServer(self._service, model, version, self._count)
+        folder = Path(os.environ["FLIP_SOCKETS"])
         port = os.environ["FLIP_DIRECT_HOST"], int(os.environ["FLIP_DIRECT_PORT"])
         opened = threading.Event()
 
         def run() -> None:
             try:
-                server.run([port, path], opened.set)
+                edge, proof = worker_socket(folder, number), proof_socket(folder, number)
+                server.run([port, edge], opened.set, proof)
             except BaseException:
                 logger.exception("the direct port failed")
                 os._exit(1)
@@ -262,13 +281,6 @@ class Worker:
             for name, value in counts.items():
                 self._metrics.add_counter(name, value)
 
-    def _answer_directly(self, items: Sequence[Item]) -> list[bytes]:
-        try:
-            return self.answer(items)
-        except Exception:
-            logger.exception("the handler failed")
-            raise
-
 
 def _spare_collector() -> None:
     """Keeps Python's cycle collector away from what stays, and from requests in flight.
@@ -281,11 +293,16 @@ def _spare_collector() -> None:
     gc.set_threshold(COLLECT_AFTER)
 
 
-def _answer_head(item: Item, length: int) -> bytes:
+def _answer(request_id: bytes, response: Response) -> list[bytes]:
+    return [_answer_head(request_id, response, len(response.body)), response.body]
+
+
+def _answer_head(request_id: bytes, response: Response, length: int) -> bytes:
     """Everything of an answer that stands before its body."""
-    parts = [_sized(item.request_id), _sized_text(item.content_type), _INT.pack(item.status)]
-    parts += [_sized_text(item.phrase), _INT.pack(len(item.response_headers))]
-    for name, value in item.response_headers.items():
+    headers = response.headers | {"content-type": response.content_type}
+    parts = [_sized(request_id), _sized_text(response.content_type), _INT.pack(response.status)]
+    parts += [_sized_text(response.phrase), _INT.pack(len(headers))]
+    for name, value in headers.items():
         parts += [_sized_text(name), _sized_text(value)]
     parts.append(_INT.pack(length))
     return b"".join(parts)

@@ -60,7 +60,7 @@ while True:
 
 @contextmanager
 def worker(folder: Path, behaviour: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-c", WORKER, str(folder / "worker-0.sock"), behaviour]
+    command = [sys.executable, "-c", WORKER, str(folder / "proof-0.sock"), behaviour]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"open\n"

@@ -13,6 +13,7 @@ import socket
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from http.client import HTTPResponse
+from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -21,8 +22,8 @@ from typing import Any
 import pytest
 import uvloop
 
+from diagonalflip.message import Request, Response, Verb
 from server import batch
-from server.batch import Item
 from server.direct import DirectServer
 
 PATH = "/predictions/diagonal_flip"
@@ -34,26 +35,31 @@ class Echo:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
-        self.headers: list[dict[str, str]] = []
+        self.read_: list[Request] = []
         self.fails = False
         self.go_on = Event()
         self.go_on.set()
 
-    def __call__(self, items: Sequence[Item]) -> list[bytes]:
+    def read(self, request: Request) -> Request:
+        self.read_.append(request)
+        return request
+
+    def answer(self, jobs: Sequence[Request]) -> list[Response]:
         self.go_on.wait(30)
-        self.batches.append(len(items))
+        self.batches.append(len(jobs))
         if self.fails:
             raise RuntimeError("spoiled")
-        for item in items:
-            self.headers.append(item.headers)
-            item.response_headers["content-type"] = "text/plain"
-        return [item.inputs["body"] for item in items]
+        return [Response(bytes(job.body), "text/plain") for job in jobs]
 
 
 class Port:
     """A direct port in a thread of this process."""
 
-    def __init__(self, run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run) -> None:
+    def __init__(
+        self,
+        run: Callable[[Coroutine[Any, Any, None]], None] = uvloop.run,
+        proof: Path | None = None,
+    ) -> None:
         self.echo = Echo()
         self.counts: Queue[dict[str, float]] = Queue()
         self.server = DirectServer(self.echo, "diagonal_flip", "1.0", self.counts.put)
@@ -61,7 +67,7 @@ class Port:
         with socket.socket() as chosen:
             chosen.bind(("127.0.0.1", 0))
             self.number = chosen.getsockname()[1]
-        serving = self.server.serve([("127.0.0.1", self.number)], opened.set)
+        serving = self.server.serve([("127.0.0.1", self.number)], opened.set, proof)
         self._thread = Thread(target=run, args=(serving,))
         self._thread.start()
         assert opened.wait(10)
@@ -145,7 +151,7 @@ def test_what_arrives_while_a_batch_runs_becomes_the_next_batch(port: Port) -> N
 
 def test_all_who_wait_are_accepted_together() -> None:
     """And not one in each turn of the event loop, which takes long under load."""
-    with contextlib.closing(Port(uvloop.run)) as port:
+    with contextlib.closing(Port()) as port:
         port.echo.go_on.clear()
         with port.connect() as first, contextlib.ExitStack() as rest:
             first.sendall(post(b"first"))
@@ -204,8 +210,8 @@ def test_trailers_are_no_headers(port: Port) -> None:
     body = b"1\r\na\r\n0\r\nAccept: text/plain\r\nX-More: b\r\n\r\n"
     headers = f"{POST}Transfer-Encoding: chunked\r\nAccept: image/png\r\n\r\n"
     assert port.ask(headers.encode() + body)[0][1] == b"a"
-    assert port.echo.headers[-1]["Accept"] == "image/png"
-    assert "X-More" not in port.echo.headers[-1]
+    assert port.echo.read_[-1].headers["accept"] == "image/png"
+    assert "x-more" not in port.echo.read_[-1].headers
 
 
 def test_head_has_no_body_and_other_methods_are_not_allowed(port: Port) -> None:
@@ -213,20 +219,105 @@ def test_head_has_no_body_and_other_methods_are_not_allowed(port: Port) -> None:
         connection.sendall(f"HEAD {PATH} HTTP/1.1\r\n\r\n".encode() + post(b"z"))
         assert read(connection, "HEAD")[0].status == 200
         assert read(connection)[1] == b"z"
-    response, body = port.ask(f"PUT {PATH} HTTP/1.1\r\n\r\n".encode())[0]
-    assert (response.status, response.headers["allow"]) == (405, "GET, HEAD, POST")
+    response, body = port.ask(f"DELETE {PATH} HTTP/1.1\r\n\r\n".encode())[0]
+    allowed = "GET, HEAD, POST, PUT, OPTIONS"
+    assert (response.status, response.headers["allow"]) == (405, allowed)
     assert json.loads(body)["code"] == "method_not_allowed"
-    assert port.ask(b"POST /ping HTTP/1.1\r\n\r\n")[0][0].headers["allow"] == "GET, HEAD"
+    assert port.ask(b"POST /ping HTTP/1.1\r\n\r\n")[0][0].headers["allow"] == "GET, HEAD, OPTIONS"
+    for path, methods in ((PATH, allowed), ("/ping", "GET, HEAD, OPTIONS")):
+        response, body = port.ask(f"OPTIONS {path} HTTP/1.1\r\n\r\n".encode())[0]
+        assert (response.status, response.headers["allow"], body) == (200, methods, b"")
+
+
+def test_put_is_as_post(port: Port) -> None:
+    assert port.ask(post(b"a").replace(b"POST", b"PUT"))[0][1] == b"a"
 
 
 def test_explanations_are_marked_by_their_path_alone(port: Port) -> None:
+    explained = post(b"").replace(b"predictions", b"explanations")
     port.ask(
-        post(b"", "explain: True\r\n"),
-        post(b"").replace(b"predictions", b"explanations"),
-        post(b"").replace(b" HTTP", b"/1.0 HTTP"),
+        *(post(b"", f"{name}: True\r\n") for name in ("explain", "Explain", "EXPLAIN", "describe")),
+        explained,
         post(b"").replace(b" HTTP", b"?explain=True HTTP"),
     )
-    assert [headers.get("explain") for headers in port.echo.headers] == [None, "True", None, None]
+    assert [request.verb for request in port.echo.read_] == [
+        *([Verb.PREDICT] * 4),
+        Verb.EXPLAIN,
+        Verb.PREDICT,
+    ]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        PATH,
+        f"{PATH}/1.0",
+        f"{PATH}/",
+        f"{PATH}?a=b",
+        f"{PATH}/?",
+        PATH.replace("_", "%5F"),
+        PATH.replace("_", "%5f"),
+        PATH.replace("p", "%70", 1),
+        f"http://127.0.0.1:8090{PATH}",
+        f"HTTP://a{PATH}/?a",
+    ],
+)
+def test_a_path_may_be_written_in_every_way(port: Port, target: str) -> None:
+    request = post(b"a").replace(PATH.encode(), target.encode())
+    assert port.ask(request)[0][1] == b"a"
+    assert port.echo.read_[-1].verb is Verb.PREDICT
+
+
+@pytest.mark.parametrize(
+    "target", ["/", "*", "http://a", "/predictions", f"{PATH}x", f"/{PATH[1:]}%2F1.0%00"]
+)
+def test_other_paths_are_served_nowhere(port: Port, target: str) -> None:
+    response, body = port.ask(post(b"a").replace(PATH.encode(), target.encode()))[0]
+    assert (response.status, json.loads(body)["code"]) == (404, "model_not_found")
+
+
+def test_repeated_headers_are_one_list_and_two_types_are_refused(port: Port) -> None:
+    port.ask(post(b"a", "Accept: image/png\r\nACCEPT: */*;q=0.1\r\n"))
+    assert port.echo.read_[-1].headers["accept"] == "image/png, */*;q=0.1"
+    twice = "Content-Type: text/plain\r\nContent-type: "
+    assert port.ask(post(b"a", f"{twice}text/plain\r\n"))[0][1] == b"a"
+    response, body = port.ask(post(b"a", f"{twice}image/png\r\n"))[0]
+    assert (response.status, json.loads(body)["code"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("body", [b"", b"abc"])
+def test_an_offer_to_upgrade_is_ignored(port: Port, body: bytes) -> None:
+    """As every Java HttpClient makes it with its first request."""
+    upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAE\r\n"
+    answers = port.ask(post(body, upgrade), post(b"after", upgrade), post(b"last"))
+    assert [answer[1] for answer in answers] == [body, b"after", b"last"]
+
+
+def test_http_1_0_may_keep_its_connection(port: Port) -> None:
+    """``ab -k`` waits for the end of the connection unless the answer says that it stays."""
+    request = post(b"a", "Connection: Keep-Alive\r\n").replace(b"HTTP/1.1", b"HTTP/1.0")
+    answers = port.ask(request, request)
+    assert [answer[0].headers["connection"] for answer in answers] == ["keep-alive"] * 2
+
+
+def test_the_supervisors_proof_waits_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """However full the worker is, and whoever came before."""
+    proof = tmp_path / "proof.sock"
+    with contextlib.closing(Port(proof=proof)) as port, port.connect() as first:
+        monkeypatch.setattr("server.connection.MAX_CONNECTIONS", 1)
+        monkeypatch.setattr(batch, "BATCH_ITEMS", 2)
+        monkeypatch.setattr(batch, "MAX_HELD_BYTES", -1)
+        port.echo.go_on.clear()
+        first.sendall(post(b"a"))
+        with socket.socket(socket.AF_UNIX) as supervisor:
+            supervisor.settimeout(30)
+            supervisor.connect(str(proof))
+            supervisor.sendall(post(b"proof"))
+            port.echo.go_on.set()
+            assert read(supervisor)[1] == b"proof"
+        assert read(first)[0].status == 503
 
 
 @pytest.mark.parametrize(
@@ -239,10 +330,7 @@ def test_explanations_are_marked_by_their_path_alone(port: Port) -> None:
             POST.encode() + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
             *(400, "invalid_request"),
         ),
-        (
-            post(b"a", "Upgrade: h2c\r\nConnection: upgrade\r\n"),
-            *(400, "invalid_request"),
-        ),
+        (b"CONNECT a:1 HTTP/1.1\r\n\r\n", 400, "invalid_request"),
         (POST.encode() + b"a: " + b"b" * 17000 + b"\r\n\r\n", 431, "headers_too_large"),
         (POST.encode() + b"a: " + b"b" * 400_000, 431, "headers_too_large"),
         (b"GET /" + b"a" * 17000 + b" HTTP/1.1\r\n\r\n", 431, "headers_too_large"),
@@ -449,9 +537,11 @@ def test_who_has_hung_up_is_not_computed_for() -> None:
     async def main() -> None:
         batcher = batch.Batcher(echo)
         gone: Any = SimpleNamespace(lost=True)
-        here: Any = SimpleNamespace(lost=False, reply=lambda _, body: replies.append(body))
+        here: Any = SimpleNamespace(
+            lost=False, reply=lambda response: replies.append(response.body)
+        )
         for connection in (gone, here, gone):
-            batcher.put(connection, Item(inputs={"body": b"a"}), None)
+            batcher.put(connection, Request(Verb.PREDICT, {}, b"a"))
         await asyncio.sleep(0)  # the batch runs in the next turn of the loop
 
     asyncio.run(main())
@@ -481,10 +571,10 @@ def test_an_answer_that_cannot_be_written_ends_its_connection_alone(
 ) -> None:
     right = DirectServer.head
 
-    def head(server: DirectServer, item: Item, length: int, *, keep: bool) -> bytes:
-        if length == 3:
+    def head(server: DirectServer, response: Response, connection: str) -> bytes:
+        if len(response.body) == 3:
             raise RuntimeError
-        return right(server, item, length, keep=keep)
+        return right(server, response, connection)
 
     monkeypatch.setattr(DirectServer, "head", head)
     with port.connect() as connection:

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import ts
 
+from diagonalflip.message import Response
 from drills.service import free_port
-from server.batch import Item
-from server.worker import FRAME_BYTES, Reader, read_batch, write_failure, write_replies
+from server.worker import FRAME_BYTES, Frame, Reader, read_batch, write_failure, write_replies
 from tests.conftest import ROOT
 from tests.contract.frames import Answer, Reply, Request, load_frame, predict_frame
 from tests.contract.test_torchserve_loader import BAD, GOOD, PACKED
@@ -187,7 +187,7 @@ def test_an_archive_that_does_not_load_ends_the_worker(tmp_path: Path) -> None:
 def test_a_handler_that_raises_is_answered_503_as_torchserve_does() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        write_failure(ours, [Item(b"id-0"), Item(b"id-1")], 503, "Prediction failed")
+        write_failure(ours, [Frame(b"id-0"), Frame(b"id-1")], 503, "Prediction failed")
         reply = Reply(theirs)
     assert (reply.code, reply.message) == (503, "Prediction failed")
     assert [(a.request_id, a.status, a.body) for a in reply.answers] == [
@@ -245,12 +245,15 @@ SMALL, HALF, LARGE = 10, FRAME_BYTES // 2, FRAME_BYTES + 1
 )
 def test_large_answers_leave_in_frames_of_their_own(sizes: list[int], frames: int) -> None:
     bodies = [bytes([index + 1]) * size for index, size in enumerate(sizes)]
-    items = [Item(f"id-{i}".encode(), response_headers={"a": str(i)}) for i in range(len(sizes))]
+    asked = [Frame(f"id-{index}".encode()) for index in range(len(sizes))]
+    responses = [
+        Response(body, PACKED, headers={"a": str(index)}) for index, body in enumerate(bodies)
+    ]
     ours, theirs = socket.socketpair()
     found = Frames()
     with ours, theirs, ThreadPoolExecutor(1) as frontend:
         reading = frontend.submit(found.read, theirs)
-        write_replies(ours, items, bodies)
+        write_replies(ours, asked, responses)
         reading.result(30)
     assert len(found.frames) == frames
     whole = [b""] * len(sizes)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from time import thread_time_ns
 from typing import Any, cast
 
-from server.batch import Item
+from diagonalflip.message import Request, Response
 from server.connection import MAX_HEAD_BYTES, Connection
 from server.direct import DirectServer
 from tests.fuzz.source import Execution, Source, repeat
@@ -112,7 +112,7 @@ class Exchange:
         self.seen: list[tuple[dict[str, str], bytes]] = []
         self.disturbed = False
         self._loop = Loop()
-        self._server = DirectServer(self._answer, "diagonal_flip", "1.0", dict.clear)
+        self._server = DirectServer(self, "diagonal_flip", "1.0", dict.clear)
         self._connection = Connection(self._server)
         self._transport = Transport(self._connection, self._loop)
         _set_running_loop(cast("asyncio.AbstractEventLoop", self._loop))
@@ -127,9 +127,14 @@ class Exchange:
         self.refused = self._server.batcher.counts["direct_refusals"] > 0
         self._check()
 
-    def _answer(self, items: Sequence[Item]) -> list[bytes]:
-        self.seen += [(item.headers, item.inputs["body"]) for item in items]
-        return [b"answer"] * len(items)
+    def read(self, request: Request) -> Request:
+        """As the service: everything is a job."""
+        self.seen.append((request.headers, bytes(request.body)))
+        return request
+
+    def answer(self, jobs: Sequence[Request]) -> list[Response]:
+        """As the service."""
+        return [Response(b"answer", "text/plain") for _ in jobs]
 
     def _feed(self, stream: bytes, cuts: Sequence[tuple[int, int]]) -> None:
         places = sorted((place % (len(stream) + 1), action) for place, action in cuts)
@@ -246,6 +251,9 @@ class Transport(asyncio.Transport):
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         self.write(b"".join(list_of_data))
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """What the connection wants; a deaf client's limit is ``HIGH_WATER``."""
 
     def can_write_eof(self) -> bool:
         return True

@@ -14,12 +14,14 @@ from time import thread_time_ns
 from typing import Any, cast
 
 import flip_decode
-import flip_request
+import flip_read
 from flip_media import JSON, PACKED, PBM, PNG, TEXT, VENDOR_PACKED, parse_media_type
+from flip_service import Service
 from flip_v2 import HEADER_LENGTH
 
 from diagonalflip import wire
 from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.message import Request, Verb
 from tests.fuzz.source import Execution, Source, header_bytes, repeat
 
 EXPLAIN, SPLIT, MEND, ARRAY, LENGTH, RAW = (1 << bit for bit in range(6))
@@ -104,27 +106,27 @@ class Decoders:
 
     def run(self, data: bytes) -> Execution:
         """Reads one request, and refuses it if it must be; then both are checked."""
-        headers, body = request(data)
-        found = None
+        asked = request(data)
+        headers, body = asked.headers, asked.body
+        found, refused = None, False
         started = thread_time_ns()
         try:
-            found = flip_request.read(headers, body, cast("Any", None), DIGEST, b"{}")
+            found = flip_read.read(asked, DIGEST)
         except DiagonalFlipError as error:
-            answer = flip_request.refuse(headers, body, error)
-            ns = thread_time_ns() - started
+            refused = True
+            response = Service.refuse(cast("Service", None), asked, error)
             assert error.status in STATUSES, error
-            assert isinstance(json.loads(answer[0]), dict)
-        else:
-            ns = thread_time_ns() - started
-        if found is not None and not isinstance(found, flip_request.DescribeRequest):
+            assert isinstance(json.loads(response.body), dict)
+        ns = thread_time_ns() - started
+        if found is not None:
             check(found.images)
         check_packed(bytes(body[:1024]))
         length = len(body) + sum(map(len, headers.values()))
-        return Execution(form(headers, body), length, ns, found is None)
+        return Execution(form(headers, body), length, ns, refused)
 
 
-def request(data: bytes) -> tuple[dict[str, str], bytes | bytearray]:
-    """Headers as the handler sees them, and the body."""
+def request(data: bytes) -> Request:
+    """A request as doors make it."""
     source = Source(data)
     flags = source.byte()
     values = {
@@ -136,8 +138,6 @@ def request(data: bytes) -> tuple[dict[str, str], bytes | bytearray]:
     if flags & LENGTH:
         values[HEADER_LENGTH] = source.header(LENGTHS)
     body = repeat(source.rest(), times, LONGEST)
-    if flags & EXPLAIN:
-        values["explain"] = "True"
     if flags & SPLIT:
         head, _, tensors = body.partition(b"\n\n")
         head = head.replace(b"@", str(len(tensors)).encode())
@@ -145,7 +145,8 @@ def request(data: bytes) -> tuple[dict[str, str], bytes | bytearray]:
     if flags & MEND:
         body = mended(body, deflate=bool(flags & RAW))
     headers = {name: value for name, value in values.items() if value is not None}
-    return headers, bytearray(body) if flags & ARRAY else body
+    verb = Verb.EXPLAIN if flags & EXPLAIN else Verb.PREDICT
+    return Request(verb, headers, bytearray(body) if flags & ARRAY else body)
 
 
 def seed(flags: int, kind: str | None, body: bytes, times: int = 0, rest: bytes = b"\0\0") -> bytes:

@@ -137,6 +137,20 @@ def test_the_client_tells_the_two_refusals_apart(edge: Edge) -> None:
         client.predict([1])
 
 
+@pytest.mark.parametrize("path", [f"{PATH}/", PATH.replace("_", "%5F"), f"{PATH}/1.0//"])
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_path_may_be_spelt_as_on_the_other_ports(edge: Edge, method: str, path: str) -> None:
+    headers = {"Authorization": f"Bearer {edge.token}", "Content-Type": "text/plain"}
+    answer = edge.ask(method, path, data=b"b6", headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+def test_options_names_the_methods(edge: Edge) -> None:
+    answer = edge.ask("OPTIONS", PATH)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["allow"] == "GET, HEAD, POST, PUT, OPTIONS"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
@@ -146,7 +160,9 @@ def test_the_client_tells_the_two_refusals_apart(edge: Edge) -> None:
         ("GET", "/predictions/other", 404, "model_not_found"),
         ("GET", "/predictions/diagonal_flip/../../models", 404, "model_not_found"),
         ("GET", "/metrics", 404, "model_not_found"),
-        ("PUT", PATH, 405, "method_not_allowed"),
+        ("GET", "/%00%0a%3F%25%", 404, "model_not_found"),
+        ("GET", "/%" + "2f" * 2000, 404, "model_not_found"),
+        ("PATCH", PATH, 405, "method_not_allowed"),
         ("DELETE", PATH, 405, "method_not_allowed"),
         ("POST", "/v2/health/ready", 405, "method_not_allowed"),
     ],
@@ -158,7 +174,7 @@ def test_only_our_routes_and_methods_get_through(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.headers["content-type"] == "application/problem+json"
     if status == 405:
-        assert answer.headers["allow"] == "GET, HEAD, POST"
+        assert answer.headers["allow"] == "GET, HEAD, POST, PUT, OPTIONS"
 
 
 def test_a_body_over_the_limit_is_refused_unread(edge: Edge) -> None:
@@ -183,7 +199,7 @@ def test_health_needs_no_token(edge: Edge) -> None:
 
 
 def test_a_token_may_not_send_more_than_its_rate(edge: Edge) -> None:
-    head = f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {edge.token}\r\n\r\n"
+    head = f"PATCH {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {edge.token}\r\n\r\n"
     received = b""
     while b"HTTP/1.1 429 " not in received:  # a slow machine may need more than one try
         with edge.connect("http/1.1") as connection:

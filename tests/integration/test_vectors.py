@@ -201,4 +201,5 @@ def test_every_error_that_a_client_can_provoke_has_a_vector() -> None:
         "model_mismatch",
         "too_many_images",
         "unsupported_media_type",
+        "unsupported_coding",
     }

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import flip_decode
+import orjson
 import pytest
 from flip_media import JSON, PACKED
 from hypothesis import given
@@ -172,7 +173,7 @@ def test_deep_nesting_is_refused_at_any_depth(opening: bytes, depth: int) -> Non
         b"{", b"]", b"nonsense", b'{"images": [11', b'{"images": [11,]}', b"{'images': [11]}",
         b'{"images": [NaN]}', b'{"images": [Infinity]}', b'{"images": [1e999]}',
         b'{"images": [1' + b"0" * 5000 + b"]}", b'{"images": [011]}', b'{"images": [11]} x',
-        b"\x00", b"\xff\xfe", '{"images": [11]}'.encode("utf-16"), b'\xef\xbb\xbf{"images": [11]}',
+        b"\x00", b"\xff\xfe", '{"images": [11]}'.encode("utf-16"),
         b'{"images": ["\xff\xff\xff\xff"]}', b'{"images": ["\\ud800"]}', b"[" * 100_000,
         b"null", b"11", b"[11]", b'"1011"', b"{}", b'{"image": [11]}', b'{"Images": [11]}',
         b'{"images": [11], "more": 1}', b'{"images": null}', b'{"images": 11}',
@@ -245,3 +246,28 @@ def test_any_json_is_images_or_refused(value: Any) -> None:
 @given(st.lists(VALUES | st.integers(0, 15), max_size=8))
 def test_any_json_list_is_images_or_refused(images: list[Any]) -> None:
     accept_or_refuse(JSON, body_of(*images))
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [("application/json", b'{"images": [11, 6]}'), ("text/plain", b"b6"), ("text/plain", b"b6\n")],
+)
+def test_a_byte_order_mark_is_no_part_of_a_text(content_type: str, body: bytes) -> None:
+    images = flip_decode.decode(content_type, b"\xef\xbb\xbf" + body)
+    assert wire.unpack(images).tolist() == [11, 6]
+
+
+@pytest.mark.parametrize("value", [b"[]", b"{}", b"[[1,1],[1,1]]", b"11"])
+def test_json_of_too_many_values_is_refused_before_it_is_parsed(
+    monkeypatch: pytest.MonkeyPatch, value: bytes
+) -> None:
+    """Parsed, 64 MiB of empty lists are more than a gigabyte."""
+    monkeypatch.setattr(orjson, "loads", None)
+    body = b'{"images": [' + b",".join([value] * (4 * wire.MAX_IMAGES + 2000)) + b"]}"
+    with pytest.raises(TooManyImages):
+        flip_decode.decode("application/json", body)
+
+
+def test_the_largest_request_in_its_longest_form_is_not_too_many() -> None:
+    body = b'{"images": [' + b",".join([b"[[1,0],[1,1]]"] * wire.MAX_IMAGES) + b"]}"
+    assert flip_decode.decode("application/json", body).count == wire.MAX_IMAGES

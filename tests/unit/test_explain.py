@@ -6,17 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import flip_request
+import flip_explain
+import flip_read
 import numpy as np
 import pytest
 import torch
 from flip_engine import FlipEngine
 
 from diagonalflip.errors import TooManyImages
+from diagonalflip.message import Request, Verb
 from diagonalflip.wire import pack, to_pixels
 from tests.conftest import ROOT
 
-HEADERS = {"explain": "True", "content-type": "application/octet-stream"}
+PACKED = "application/octet-stream"
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +26,14 @@ def engine(artifacts: Path) -> FlipEngine:
     return FlipEngine(artifacts / "diagonal_flip.pt", torch.device("cpu"))
 
 
-def explain(engine: FlipEngine, numbers: list[int]) -> list[dict[str, Any]]:
-    request = flip_request.read(HEADERS, pack(numbers).packed, engine, "digest", b"{}")
-    (predictions,) = engine.predict([request.images])
-    body, content_type, _ = request.answer(predictions)
+def explain(
+    engine: FlipEngine, numbers: list[int], content_type: str = PACKED
+) -> list[dict[str, Any]]:
+    headers = {"content-type": content_type}
+    job = flip_read.read(Request(Verb.EXPLAIN, headers, pack(numbers).packed), "digest")
+    assert job is not None
+    assert job.explains
+    body, content_type, _ = job.write(*engine.explain(job.images))
     assert content_type == "application/json"
     steps: list[dict[str, Any]] = json.loads(body)["explanations"]
     return steps
@@ -56,19 +62,12 @@ def test_every_step_of_every_image_agrees_with_float64(engine: FlipEngine) -> No
 
 def test_the_last_of_an_odd_number_is_explained_and_its_padding_is_not(engine: FlipEngine) -> None:
     numbers = [3, 9, 14]
-    request = flip_request.read(
-        HEADERS | {"content-type": "application/octet-stream; padding=4"},
-        pack(numbers).packed,
-        engine,
-        "digest",
-        b"{}",
-    )
-    body, _, _ = request.answer(engine.predict([request.images])[0])
-    assert [step["image"] for step in json.loads(body)["explanations"]] == numbers
+    steps = explain(engine, numbers, f"{PACKED}; padding=4")
+    assert [step["image"] for step in steps] == numbers
 
 
 def test_more_than_the_limit_is_refused_with_it(engine: FlipEngine) -> None:
-    most = flip_request.MAX_EXPLAINED
+    most = flip_explain.MAX_IMAGES
     assert len(explain(engine, [1] * most)) == most
     with pytest.raises(TooManyImages) as caught:
         explain(engine, [1] * (most + 2))

@@ -201,7 +201,7 @@ def test_describe_says_what_is_served_and_how(handler: FlipHandler) -> None:
     assert (description["device"], description["runtime"]) == ("cpu", "ONNX Runtime")
     assert description["max_images"] == MAX_IMAGES
     assert 0 <= description["largest_deviation"] <= 1e-6
-    assert description["batch_invariant"] is handler._engine.batch_invariant
+    assert description["batch_invariant"] is handler.service._engine.batch_invariant
     assert {PACKED, JSON, "text/plain", "image/png"} < set(description["request_media_types"])
     assert {PACKED, JSON, "text/plain", "image/png"} < set(description["response_media_types"])
 
@@ -283,7 +283,7 @@ def test_a_failed_forward_pass_is_a_500_for_the_accepted_only(
     def fail(_: object) -> None:
         raise RuntimeError("CUDA error: a secret of the machine")
 
-    monkeypatch.setattr(handler._engine, "predict", fail)
+    monkeypatch.setattr(handler.service._engine, "predict", fail)
     good, (bad, _, _), also_good = GOOD["even"], BAD["image"], GOOD["json"]
     answers = ask(handler, good, bad, also_good)
     assert [answer.status[0] for answer in answers] == [500, 400, 500]

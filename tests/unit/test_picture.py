@@ -6,6 +6,7 @@ import io
 import struct
 import time
 import zlib
+from typing import Any
 
 import flip_decode
 import flip_picture
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from diagonalflip.errors import DiagonalFlipError, EmptyPayload, InvalidPicture, TooManyImages
 from diagonalflip.wire import Images, pack, unpack
@@ -39,7 +41,7 @@ def tiles_by_hand(samples: npt.NDArray[np.bool_]) -> list[int]:
     return numbers
 
 
-def png(picture: Image.Image, **options: int) -> bytes:
+def png(picture: Image.Image, **options: Any) -> bytes:
     written = io.BytesIO()
     picture.save(written, format="PNG", **options)
     return written.getvalue()
@@ -85,10 +87,48 @@ def test_odd_sizes_are_refused(size: tuple[int, int]) -> None:
         flip_decode.decode(PNG, png(Image.new("1", size)))
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "I;16"])
-def test_other_depths_are_refused(mode: str) -> None:
-    with pytest.raises(InvalidPicture, match="expected a 1-bit picture"):
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16"])
+def test_other_depths_are_refused_with_how_to_convert_them(mode: str) -> None:
+    with pytest.raises(InvalidPicture, match=r"expected a black and white picture.*-monochrome"):
         flip_decode.decode(PNG, png(Image.new(mode, (2, 2))))
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_black_and_white_in_eight_bits_is_accepted_and_grey_is_not(*, interlaced: bool) -> None:
+    """ImageMagick writes so what it was not told to write in one bit."""
+    samples = sheet(3, 5)
+    greys = samples.astype(np.uint8) * 255
+    if interlaced:
+        rows = [
+            b"".join(b"\0" + row.tobytes() for row in greys[y::dy, x::dx])
+            for x, y, dx, dy in flip_picture.ADAM7
+            if greys[y::dy, x::dx].size
+        ]
+        body = raw_png(10, 6, b"".join(rows), 1, depth=8)
+    else:
+        body = png(Image.fromarray(greys))
+    assert unpack(flip_decode.decode(PNG, body)).tolist() == tiles_by_hand(samples)
+    greys[1, 2] ^= 1
+    with pytest.raises(InvalidPicture, match="greys between black and white"):
+        flip_decode.decode(PNG, png(Image.fromarray(greys)))
+
+
+def test_long_texts_beside_the_pixels_do_not_matter() -> None:
+    samples = sheet(2, 2)
+    notes = PngInfo()
+    notes.add_text("comment", "a" * (8 << 20), zip=True)
+    notes.add_text("plain", "b" * (1 << 20))
+    body = png(Image.fromarray(samples), pnginfo=notes)
+    assert unpack(flip_decode.decode(PNG, body)).tolist() == tiles_by_hand(samples)
+
+
+def test_a_png_of_very_many_chunks_is_refused_at_once() -> None:
+    whole = png_of(sheet(1, 1))
+    more = (struct.pack(">I", 0) + b"tEXt" + bytes(4)) * 5_000_000
+    started = time.thread_time()
+    with pytest.raises(InvalidPicture, match="chunks"):
+        flip_decode.decode(PNG, whole[:33] + more + whole[33:])
+    assert time.thread_time() - started < 1
 
 
 def test_a_palette_of_more_than_two_colours_is_refused() -> None:
@@ -196,10 +236,10 @@ def test_a_million_comments_take_no_longer_than_their_bytes() -> None:
     assert time.process_time() - started < 5
 
 
-def raw_png(width: int, height: int, data: bytes, interlaced: int = 0) -> bytes:
-    """A PNG of bit depth 1 with ``data`` for its scan lines, in two chunks."""
+def raw_png(width: int, height: int, data: bytes, interlaced: int = 0, depth: int = 1) -> bytes:
+    """A PNG of bit depth ``depth`` with ``data`` for its scan lines, in two chunks."""
     packed = zlib.compress(data)
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, interlaced)
     parts = ((b"IHDR", header), (b"IDAT", packed[:3]), (b"IDAT", packed[3:]), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))

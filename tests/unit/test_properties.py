@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import flip_request
+import flip_read
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diagonalflip._answers import agree
+from diagonalflip.message import Request, Verb
 from diagonalflip.wire import Images, pack, to_pixels, unpack
 
 NUMBERS = st.lists(st.integers(0, 15), min_size=1, max_size=70)
@@ -71,25 +72,25 @@ FORMS: dict[str, Any] = {
 }
 
 
-def read(engine: FlipEngine, form: str, numbers: list[int]) -> flip_request.Request:
+def read(form: str, numbers: list[int]) -> flip_read.Job:
     content_type, body = FORMS[form](numbers)
     headers = {"content-type": content_type, "accept": FLOAT32}
-    return flip_request.read(headers, body, engine, "d", b"{}")
+    job = flip_read.read(Request(Verb.PREDICT, headers, body), "d")
+    assert job is not None
+    return job
 
 
-def answer(request: flip_request.Request, predictions: Rows) -> Rows:
+def answer(job: flip_read.Job, predictions: Rows) -> Rows:
     """The float32 of an answer, without V2's JSON before them."""
-    body, _, headers = request.answer(predictions)
+    body, _, headers = job.write(predictions)
     start = int(headers.get("Inference-Header-Content-Length", 0))
     return np.frombuffer(body[start:], "<f4").reshape(-1, 4)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @given(numbers=NUMBERS)
-def test_every_form_brings_the_images_that_were_sent(
-    engine: FlipEngine, form: str, numbers: list[int]
-) -> None:
-    assert unpack(read(engine, form, numbers).images).tolist() == numbers
+def test_every_form_brings_the_images_that_were_sent(form: str, numbers: list[int]) -> None:
+    assert unpack(read(form, numbers).images).tolist() == numbers
 
 
 @given(batch=st.lists(st.tuples(st.sampled_from(list(FORMS)), NUMBERS), min_size=1, max_size=8))
@@ -97,7 +98,7 @@ def test_no_image_depends_on_its_batch(
     engine: FlipEngine, batch: list[tuple[str, list[int]]]
 ) -> None:
     alone = np.concatenate([engine.predict([pack([number])])[0] for number in range(16)])
-    requests = [read(engine, form, numbers) for form, numbers in batch]
+    requests = [read(form, numbers) for form, numbers in batch]
     results = engine.predict([request.images for request in requests])
     for request, rows, (_, numbers) in zip(requests, results, batch, strict=True):
         assert answer(request, rows).tobytes() == rows.tobytes()

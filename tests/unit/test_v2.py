@@ -32,7 +32,7 @@ def request(*inputs: Any, **more: Any) -> bytes:
 def read(body: bytes, length: int | None = None) -> flip_v2.V2Request:
     headers = {} if length is None else {flip_v2.HEADER_LENGTH: str(length)}
     assert flip_v2.recognises(headers, body)
-    found = flip_v2.read(headers, body)
+    found = flip_v2.read(headers, body, strict=False)
     assert found is not None
     return found
 
@@ -173,7 +173,7 @@ def test_a_long_text_among_many_values_takes_no_memory(data: list[Any]) -> None:
 @pytest.mark.parametrize("length", ["-1", "x", "99999", "1" * 5000, "0" * 5000, "٣"])
 def test_a_wrong_header_length_is_refused(length: str) -> None:
     with pytest.raises(InvalidTensor, match="Inference-Header-Content-Length"):
-        flip_v2.read({flip_v2.HEADER_LENGTH: length}, request(tensor()))
+        flip_v2.read({flip_v2.HEADER_LENGTH: length}, request(tensor()), strict=False)
 
 
 def test_a_wrong_binary_size_is_refused() -> None:
@@ -200,7 +200,9 @@ def test_too_many_images_are_refused_by_the_shape_alone(shape: list[int]) -> Non
 )
 def test_other_requests_are_not_taken_for_v2(headers: dict[str, str], body: bytes) -> None:
     assert not flip_v2.recognises(headers, body)
-    assert flip_v2.read(headers, body) is None
+    assert flip_v2.read(headers, body, strict=False) is None
+    with pytest.raises(InvalidJson):
+        flip_v2.read(headers, body, strict=True)
 
 
 JSON_VALUES = st.recursive(
@@ -228,7 +230,7 @@ def test_arbitrary_requests_give_only_our_errors(inputs: Any, binary: bytes) -> 
     head = json.dumps({"inputs": inputs}).encode()
     for length in (str(len(head)), str(len(head) - 1), "0"):
         try:
-            found = flip_v2.read({flip_v2.HEADER_LENGTH: length}, head + binary)
+            found = flip_v2.read({flip_v2.HEADER_LENGTH: length}, head + binary, strict=False)
             assert found is not None
             assert found.images.count >= 1
         except DiagonalFlipError as error:

@@ -1,0 +1,63 @@
+"""One request and one response, whichever door they came through.
+
+A door makes the ``Request``: it decides the verb, and knows of headers what the protocol says.
+Behind it nobody looks at protocols again.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+
+class Verb(enum.Enum):
+    """What is asked for."""
+
+    PREDICT = enum.auto()
+    """Predictions, in any form; of a request that says nothing, a description of the model."""
+
+    EXPLAIN = enum.auto()
+    INFER = enum.auto()
+    """Predictions, by the Open Inference Protocol V2."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One request.
+
+    Attributes:
+        verb: What is asked for.
+        headers: By lower-case name; repeated ones are one, joined by commas.
+        body: As it came, less the framing.
+    """
+
+    verb: Verb
+    headers: dict[str, str]
+    body: bytes | bytearray = b""
+
+
+@dataclass(slots=True)
+class Response:
+    """One response.
+
+    Attributes:
+        body: Its bytes.
+        content_type: Of the body.
+        status: Of HTTP.
+        headers: Further ones.
+    """
+
+    body: bytes
+    content_type: str
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def phrase(self) -> str:
+        """The status in words."""
+        return HTTPStatus(self.status).phrase
+
+
+PROBLEM = "application/problem+json"
+"""The media type of errors, RFC 9457."""

@@ -1,0 +1,97 @@
+"""A request, understood: a job with images for the network, or the answer already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import flip_coding
+import flip_decode
+import flip_encode
+import flip_explain
+import flip_v2
+import numpy as np
+import numpy.typing as npt
+from flip_media import JSON, negotiate
+
+from diagonalflip.errors import ModelMismatch, NotAcceptable
+from diagonalflip.message import Request, Verb
+from diagonalflip.wire import Images, check_count
+
+SAYING_WHAT = {"content-type", flip_v2.HEADER_LENGTH}
+"""Headers that say what a body is; a body that is empty nevertheless is a mistake."""
+
+Rows = npt.NDArray[np.float32]
+Written = tuple[bytes, str, dict[str, str]]
+"""Body, ``Content-Type``, and further headers."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A request on its way through the network.
+
+    Attributes:
+        request: What it was.
+        images: What is to be predicted.
+        write: Writes predictions ``float32[n, 4]``, or the steps of an explanation, in the
+            form that was asked for.
+        explains: Whether it takes every step.
+        decode_ms: How long reading took.
+    """
+
+    request: Request
+    images: Images
+    write: Callable[..., Written]
+    explains: bool = False
+    decode_ms: float = 0.0
+
+    @property
+    def cost(self) -> int:
+        """Its work, in predictions."""
+        return self.images.count * (flip_explain.COST if self.explains else 1)
+
+
+def read(request: Request, model_digest: str) -> Job | None:
+    """Understands one request; None if it says nothing, and so asks what is served.
+
+    Args:
+        request: From any door.
+        model_digest: SHA-256 (hex) of the model that is served.
+
+    Raises:
+        DiagonalFlipError: One of those that travel over HTTP.
+    """
+    headers = request.headers
+    _check_model(headers.get("if-match", "*"), model_digest)
+    body = flip_coding.decoded(headers.get("content-encoding", ""), request.body)
+    content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
+    if request.verb is Verb.EXPLAIN:
+        images = flip_decode.decode(content_type, body)
+        check_count(images.count, flip_explain.MAX_IMAGES)
+        return Job(request, images, partial(flip_explain.write, images), explains=True)
+    if request.verb is Verb.PREDICT and not body and not headers.keys() & SAYING_WHAT:
+        if negotiate(accept, (JSON,)) is None:
+            raise NotAcceptable(f"Accept {accept[:100]!r}", JSON)
+        return None
+    inference = flip_v2.read(headers, body, strict=request.verb is Verb.INFER)
+    if inference is not None:
+        return Job(request, inference.images, inference.answer)
+    media_type = flip_encode.choose(accept, content_type)
+    images = flip_decode.decode(content_type, body)
+    return Job(request, images, partial(_encoded, media_type, images))
+
+
+def _encoded(media_type: str, images: Images, predictions: Rows) -> Written:
+    return *flip_encode.encode(media_type, images, predictions), {}
+
+
+def _check_model(wanted: str, model_digest: str) -> None:
+    if wanted.strip() != "*" and model_digest not in {
+        tag.strip().strip('"').lower() for tag in wanted.split(",")
+    }:
+        raise ModelMismatch(
+            f"If-Match {wanted[:100]!r}",
+            f'"{model_digest}", the model served here',
+            "fetch the manifest that belongs to this server, or leave If-Match out",
+        )

@@ -1,0 +1,201 @@
+"""The engine's whole service: requests in, responses out, batched; the same behind every door."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Sequence
+from http import HTTPStatus
+from pathlib import Path
+from time import perf_counter
+
+import flip_coding
+import flip_decode
+import flip_encode
+import flip_explain
+import flip_read
+import flip_v2
+import numpy as np
+import numpy.typing as npt
+import torch
+from flip_engine import FlipEngine, open_engine
+from flip_media import JSON
+from flip_read import Job
+
+from diagonalflip.errors import (
+    ArtifactError,
+    DiagonalFlipError,
+    InternalError,
+    TooManyImages,
+    UnsupportedCoding,
+)
+from diagonalflip.message import PROBLEM, Request, Response, Verb
+from diagonalflip.wire import MAX_IMAGES, PIXELS, WIRE_VERSION
+
+logger = logging.getLogger("flip_handler")
+
+ECHOED = {"x-request-id": "Flip-Request-Id", "traceparent": "traceparent"}
+"""Request header to response header; TorchServe overwrites ``X-Request-Id`` with its own."""
+
+ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""What may go back into a header: a line break there would kill the worker."""
+
+
+class Service:
+    """A model, proven on one device.
+
+    Args:
+        folder: The unpacked archive.
+        model: Its manifest's entry ``model``.
+        device: Where to compute.
+
+    Attributes:
+        description: What is served, in JSON.
+
+    Raises:
+        ArtifactError: The archive is damaged, or the device answers wrongly.
+    """
+
+    def __init__(self, folder: Path, model: dict[str, str], device: torch.device) -> None:
+        # Every worker would start a thread a core, and together they only disturb each other.
+        torch.set_num_threads(1)
+        model_file = folder / model["serializedFile"]
+        self._engine: FlipEngine = open_engine(model_file, device)
+        self._lock = threading.Lock()
+        self._digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
+        deviation = self._engine.warm_up(_reference(folder / "reference.json"))
+        self._headers = {
+            "Flip-Model-Version": model["modelVersion"],
+            "Flip-Model-Digest": self._digest,
+            "Flip-Wire-Version": WIRE_VERSION,
+            "Flip-Device": device.type,
+        }
+        description = {
+            "model": model["modelName"],
+            "version": model["modelVersion"],
+            "model_digest": self._digest,
+            "wire_version": WIRE_VERSION,
+            "workers": int(os.environ["FLIP_WORKERS"]) if "FLIP_WORKERS" in os.environ else None,
+            "device": str(device),
+            "device_name": _device_name(device),
+            "runtime": self._engine.runtime,
+            "largest_deviation": deviation,
+            "batch_invariant": self._engine.batch_invariant,
+            "max_images": MAX_IMAGES,
+            "max_explained_images": flip_explain.MAX_IMAGES,
+            "batch_sizes": self._engine.batch_sizes,
+            "request_media_types": list(flip_decode.DECODERS),
+            "response_media_types": list(flip_encode.ENCODERS),
+        }
+        self.description = flip_encode.dump(description)
+        logger.info("ready: %s", json.dumps(description))
+
+    def read(self, request: Request) -> Job | Response:
+        """Understands one request: a job for ``answer``, or the response already."""
+        started = perf_counter()
+        try:
+            job = flip_read.read(request, self._digest)
+        except DiagonalFlipError as error:
+            return self.refuse(request, error)
+        except Exception as error:
+            return self.refuse(request, _our_fault("reading the request", error))
+        decode_ms = _ms_since(started)
+        if job is None:
+            written: flip_read.Written = self.description, JSON, {}
+            return self._good(request, written, 0, f"decode;dur={decode_ms:.3f}")
+        job.decode_ms = decode_ms
+        return job
+
+    def answer(self, jobs: Sequence[Job]) -> list[Response]:
+        """Answers jobs, predictions by one pass through the network; for any thread."""
+        started = perf_counter()
+        try:
+            with self._lock:
+                predicted = [job.images for job in jobs if not job.explains]
+                rows = iter(self._engine.predict(predicted) if predicted else [])
+                results = [
+                    self._engine.explain(job.images) if job.explains else (next(rows),)
+                    for job in jobs
+                ]
+        except Exception as error:
+            fault = _our_fault("the forward pass", error)
+            return [self.refuse(job.request, fault) for job in jobs]
+        forward_ms = _ms_since(started)
+        return [
+            self._write(job, result, forward_ms) for job, result in zip(jobs, results, strict=True)
+        ]
+
+    def refuse(self, request: Request, error: DiagonalFlipError) -> Response:
+        """The response to a request that cannot be answered: RFC 9457, or V2's error object."""
+        headers = {}
+        if isinstance(error, TooManyImages):
+            headers["Flip-Max-Images"] = str(error.limit)
+        if isinstance(error, UnsupportedCoding):
+            headers["Accept-Encoding"] = ", ".join(flip_coding.FORMATS)
+        status = error.status or HTTPStatus.INTERNAL_SERVER_ERROR
+        speaks_v2 = request.verb is Verb.INFER or (
+            request.verb is Verb.PREDICT and flip_v2.recognises(request.headers, request.body)
+        )
+        if speaks_v2:
+            body, content_type = flip_encode.dump({"error": f"{error.code}: {error}"}), JSON
+        else:
+            body, content_type = flip_encode.dump(error.problem()), PROBLEM
+        return Response(body, content_type, int(status), headers | _echo(request))
+
+    def _write(
+        self, job: Job, result: tuple[npt.NDArray[np.float32], ...], forward_ms: float
+    ) -> Response:
+        started = perf_counter()
+        try:
+            written = job.write(*result)
+        except Exception as error:
+            return self.refuse(job.request, _our_fault("writing the answer", error))
+        times = (
+            f"decode;dur={job.decode_ms:.3f}, forward;dur={forward_ms:.3f}, "
+            f"encode;dur={_ms_since(started):.3f}"
+        )
+        return self._good(job.request, written, job.images.count, times)
+
+    def _good(
+        self, request: Request, written: flip_read.Written, count: int, times: str
+    ) -> Response:
+        body, content_type, headers = written
+        headers |= self._headers
+        headers["Flip-Images"] = str(count)
+        headers["Server-Timing"] = times
+        return Response(body, content_type, headers=headers | _echo(request))
+
+
+def _echo(request: Request) -> dict[str, str]:
+    return {
+        spelling: value
+        for name, spelling in ECHOED.items()
+        if (value := request.headers.get(name)) and ECHOABLE.fullmatch(value)
+    }
+
+
+def _reference(file: Path) -> npt.NDArray[np.float64]:
+    """The exact predictions by image number, ``float64[16, 4]``."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        return np.array(document["predictions"], dtype=np.float64).reshape(16, PIXELS)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{file.name}: {error!r}", "16 predictions") from error
+
+
+def _our_fault(step: str, error: Exception) -> InternalError:
+    """Logs what is being handled. Raised further, it would fail the whole batch."""
+    logger.error("%s failed", step, exc_info=error)
+    return InternalError(f"a failure of {step}", "an answer", "send it again, and tell us")
+
+
+def _ms_since(started: float) -> float:
+    return (perf_counter() - started) * 1e3
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -1,0 +1,67 @@
+"""Content codings are undone, bounded, or refused: compressed bytes are no images."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import flip_coding
+import pytest
+
+from diagonalflip.errors import InvalidPayload, RequestTooLarge, UnsupportedCoding
+from diagonalflip.wire import MAX_BODY_BYTES
+
+BODY = b"\xb6\xc0" * 100
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("", BODY),
+        ("identity", BODY),
+        ("gzip", gzip.compress(BODY)),
+        ("X-GZIP", gzip.compress(BODY)),
+        (" Gzip ", gzip.compress(BODY, 0)),
+        ("deflate", zlib.compress(BODY)),
+    ],
+)
+def test_what_was_coded_is_decoded(coding: str, body: bytes) -> None:
+    assert flip_coding.decoded(coding, body) == BODY
+    assert flip_coding.decoded(coding, bytearray(body)) == BODY
+
+
+@pytest.mark.parametrize(
+    "coding", ["br", "zstd", "compress", "gzip, gzip", "gzip;q=1", "aws-chunked"]
+)
+def test_other_codings_are_refused(coding: str) -> None:
+    with pytest.raises(UnsupportedCoding):
+        flip_coding.decoded(coding, BODY)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", BODY),
+        ("gzip", b""),
+        ("gzip", gzip.compress(BODY)[:-1]),
+        ("gzip", gzip.compress(BODY)[:-8] + bytes(8)),
+        ("gzip", gzip.compress(BODY) + b"\0"),
+        ("gzip", gzip.compress(BODY) * 2),
+        ("gzip", zlib.compress(BODY)),
+        ("deflate", zlib.compress(BODY)[2:]),
+        ("deflate", gzip.compress(BODY)),
+    ],
+)
+def test_what_is_not_one_whole_stream_is_refused(coding: str, body: bytes) -> None:
+    with pytest.raises(InvalidPayload):
+        flip_coding.decoded(coding, body)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_bomb_is_too_large(more: int) -> None:
+    bomb = gzip.compress(bytes(MAX_BODY_BYTES + more))
+    if not more:
+        assert len(flip_coding.decoded("gzip", bomb)) == MAX_BODY_BYTES
+        return
+    with pytest.raises(RequestTooLarge):
+        flip_coding.decoded("gzip", bomb)
