@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from diagonalflip._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply
 from diagonalflip.errors import ClientError, ConnectionFailed
 from diagonalflip.wire import Images
 
+_OF_PARENTS: list[aiohttp.ClientSession] = []
+"""Sessions from before a fork. Closing them would unregister the parent's connections, for both
+processes' event loops share what the kernel watches."""
+
 
 class AsyncTransport:
-    """Sends requests on kept connections of one event loop.
+    """Sends requests on kept connections of the running event loop.
 
     Args:
         endpoint: Where to, and what to say.
@@ -36,6 +41,7 @@ class AsyncTransport:
         self._tls = _tls(verify, cert)
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
+        self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._closed = False
 
     async def close(self) -> None:
@@ -72,7 +78,7 @@ class AsyncTransport:
         headers = self._endpoint.headers(images, form)
         if self._endpoint.token is not None:
             headers["Authorization"] = f"Bearer {self._endpoint.token}"
-        async with self._connected().post(
+        async with (await self._connected()).post(
             self._endpoint.url,
             data=bytes(images.packed),
             headers=headers,
@@ -86,9 +92,17 @@ class AsyncTransport:
                 body += part
             return Reply(response.status, response.headers, bytes(body))
 
-    def _connected(self) -> aiohttp.ClientSession:
-        """The session; made late, because it belongs to the running event loop."""
+    async def _connected(self) -> aiohttp.ClientSession:
+        """The session; made late, because it belongs to a process and its running event loop."""
+        owner = os.getpid(), asyncio.get_running_loop()
+        if self._session is not None and self._owner != owner:
+            if self._owner is not None and self._owner[0] != owner[0]:
+                _OF_PARENTS.append(self._session)
+            else:
+                await self._session.close()
+            self._session = None
         if self._session is None:
+            self._owner = owner
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=self._connections,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,7 @@ class Endpoint:
         is_loopback: Whether that is this machine, which no proxy and no ``~/.netrc`` knows.
 
     Raises:
-        ClientError: ``url`` is no http or https URL.
+        ClientError: ``url`` is no http or https URL, or ``token`` fits into no header.
     """
 
     def __init__(
@@ -99,6 +100,12 @@ class Endpoint:
             raise ClientError(f"url={url!r}", "a URL such as http://127.0.0.1:8080")
         self.url = f"{url.rstrip('/')}/predictions/{quote(model, safe='')}"
         self.is_loopback = is_loopback(parts.hostname)
+        if token is not None and not re.fullmatch(r"[!-~]+", token):
+            raise ClientError(
+                "a token with characters that no header takes",
+                "visible characters of ASCII",
+                "strip it: a file's last line ends with a line feed",
+            )
         self.token = token
         # The lengths that are checked are those of bodies that no one has compressed.
         self._headers = {"Accept-Encoding": "identity"}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ def to_images(images: ImagesLike) -> Images:
 
     Args:
         images: ``Images``; packed bytes (an even number of images); ``int[n]`` numbers;
-            ``uint8[n, 2, 2]`` or ``uint8[n, 4]`` pixels; or an iterable of numbers, bit
+            ``uint8[n, 2, 2]`` or ``uint8[n, 4]`` pixels, as an array of any library or a
+            table of four columns; or an iterable of numbers, bit
             strings and 2x2 nested lists or arrays, in any mixture.
 
     Raises:
@@ -45,15 +47,27 @@ def to_images(images: ImagesLike) -> Images:
         return packed_images(images)
     if isinstance(images, str):
         raise InvalidImage(f"the string {images[:20]!r}", "several images", "put it into a list")
-    if isinstance(images, np.ndarray):
-        return _from_array(images)
-    try:
-        items = list(images)
-    except TypeError:
+    array = _as_array(images)
+    if array is not None:
+        return _from_array(array)
+    # Of a mapping or set, what is meant would be guessed.
+    if not isinstance(images, Iterable) or isinstance(images, Mapping | AbstractSet):
         raise InvalidImage(
-            f"{type(images).__name__}", "several images", "put a single image into a list"
-        ) from None
-    return _from_items(items)
+            type(images).__name__, "several images", "put a single image into a list"
+        )
+    return _from_items(list(images))
+
+
+def _as_array(images: Any) -> npt.NDArray[Any] | None:
+    """What is an array by any protocol: of NumPy, pandas, PyTorch, Arrow, JAX; else None.
+
+    Iterating would give a table's column names.
+    """
+    if callable(getattr(images, "detach", None)):
+        images = images.detach().cpu()  # a tensor that wants a gradient, or lies on a GPU
+    if hasattr(images, "__array__") or hasattr(images, "__array_interface__"):
+        return np.asarray(images)
+    return np.from_dlpack(images) if hasattr(images, "__dlpack__") else None
 
 
 def packed_images(packed: Packed, count: int | None = None) -> Images:

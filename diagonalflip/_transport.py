@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import ssl
 from collections import deque
@@ -129,6 +130,7 @@ class Transport:
         if endpoint.is_loopback:
             self._options["proxies"] = {"no_proxy": "*"}
         self._idle: deque[requests.Session] = deque()
+        self._process = os.getpid()
         self._closed = False
 
     def close(self) -> None:
@@ -191,6 +193,9 @@ class Transport:
 
     def _lease(self) -> requests.Session:
         """An idle session, or a new one: a session serves one thread at a time."""
+        if self._process != os.getpid():
+            # After a fork: answers to both processes would come on the same connection.
+            self._idle, self._process = deque(), os.getpid()
         try:
             return self._idle.pop()
         except IndexError:

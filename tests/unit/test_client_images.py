@@ -163,3 +163,94 @@ def test_too_many_bytes_are_noticed_before_the_end() -> None:
 
     with pytest.raises(InvalidPadding):
         list(chunks(endless(), ChunkLimit(4), 100))
+
+
+class Table:
+    """As a pandas DataFrame: iterating gives the names of its columns."""
+
+    def __init__(self, values: Any) -> None:
+        self._values = np.asarray(values)
+
+    def __iter__(self) -> Any:
+        return iter(range(self._values.shape[-1]))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[Any]:
+        return self._values
+
+
+class Tensor(Table):
+    """As a PyTorch tensor that requires a gradient, on a GPU."""
+
+    on_device, has_gradient = True, True
+
+    def detach(self) -> Tensor:
+        made = Tensor(self._values)
+        made.has_gradient = False
+        return made
+
+    def cpu(self) -> Tensor:
+        made = Tensor(self._values)
+        made.on_device, made.has_gradient = False, self.has_gradient
+        return made
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[Any]:
+        if self.on_device or self.has_gradient:
+            raise RuntimeError("call detach and cpu first")
+        return self._values
+
+
+class Capsule:
+    """Knows DLPack alone."""
+
+    def __init__(self, values: Any) -> None:
+        self._values = np.asarray(values)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._values.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._values.__dlpack_device__()
+
+
+@pytest.mark.parametrize("kind", [Table, Tensor, Capsule])
+def test_an_array_of_any_library_is_read_as_an_array(kind: Any) -> None:
+    assert unpack(to_images(kind([11, 6, 9]))).tolist() == [11, 6, 9]
+    pixels = to_pixels([11, 6, 9])
+    assert unpack(to_images(kind(pixels))).tolist() == [11, 6, 9]
+    assert unpack(to_images(kind(pixels.reshape(-1, 4)))).tolist() == [11, 6, 9]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        Table([[0, 1, 2, 3]]),
+        Table([[0, 1], [1, 0]]),
+        Table(np.array([[1, 0, 1, "x"]], dtype=object)),
+        Table([[1.0, 0.0, 1.0, 1.0]]),
+        Table(11),
+        {0: 1, 1: 2},
+        {1, 2},
+        frozenset([1]),
+        {"images": [11]}.keys(),
+    ],
+)
+def test_what_could_mean_something_else_is_refused(images: Any) -> None:
+    with pytest.raises(InvalidImage):
+        to_images(images)
+
+
+@pytest.mark.parametrize("library", ["torch", "pandas", "pyarrow", "polars"])
+def test_the_libraries_themselves(library: str) -> None:
+    module: Any = pytest.importorskip(library)
+    made: tuple[Any, ...]
+    if library == "torch":
+        made = module.tensor([11, 6]), module.tensor([[1, 0, 1, 1], [0, 1, 1, 0]])
+    elif library == "pyarrow":
+        made = (module.array([11, 6]),)
+    else:
+        made = (
+            module.Series([11, 6]),
+            module.DataFrame({"a": [1, 0], "b": [0, 1], "c": [1, 1], "d": [1, 0]}),
+        )
+    for images in made:
+        assert unpack(to_images(images)).tolist() == [11, 6]
