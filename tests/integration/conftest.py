@@ -24,7 +24,7 @@ from diagonalflip.wire import to_pixels
 from server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-FREE_PORTS = {name.upper(): "0" for name in Settings.ports() if name != "grpc_port"}
+FREE_PORTS = {name.upper(): "0" for name in Settings.ports()}
 
 Oracle = Callable[[npt.ArrayLike], npt.NDArray[np.float32]]
 
