@@ -56,7 +56,8 @@ def decode(content_type: str, body: Body) -> Images:
         raise UnsupportedMediaType(
             f"Content-Type {media_type.name!r}" if media_type.name else "no Content-Type",
             " or ".join(DECODERS),
-            "with curl, --data-binary @FILE -H 'Content-Type: application/octet-stream'",
+            "with curl, --data-binary @FILE -H 'Content-Type: application/octet-stream', or "
+            "-F data=@FILE",
         )
     return decoder(media_type, body)
 

@@ -10,6 +10,7 @@ import flip_coding
 import flip_decode
 import flip_encode
 import flip_explain
+import flip_form
 import flip_v2
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,8 @@ def read(request: Request, model_digest: str) -> Job | None:
     _check_model(headers.get("if-match", "*"), model_digest)
     body = flip_coding.decoded(headers.get("content-encoding", ""), request.body)
     content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
+    if body and content_type.lower().startswith(flip_form.FORM):
+        content_type, body = flip_form.file_of(content_type, body)
     if request.verb is Verb.EXPLAIN:
         images = flip_decode.decode(content_type, body)
         check_count(images.count, flip_explain.MAX_IMAGES)
