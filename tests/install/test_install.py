@@ -57,7 +57,7 @@ def wheel(path: Path, value: int = 1) -> None:
     files[record] = "\n".join([*lines, f"{record},,", ""])
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in files.items():
-            archive.writestr(name, text)
+            archive.writestr(zipfile.ZipInfo(name), text)  # without the time
 
 
 def _digest(text: str) -> str:
@@ -120,6 +120,22 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path / "a checkout")
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    made = Checkout(tmp_path_factory.mktemp("template") / "checkout")
+    made.install()
+    return made
+
+
+@pytest.fixture
+def installed(checkout: Checkout, template: Checkout) -> Checkout:
+    """A checkout in which all is done; copied, as making an environment takes seconds."""
+    shutil.copytree(template.folder / ".venv", checkout.folder / ".venv", symlinks=True)
+    base = checkout.folder / ".venv/.base"
+    base.write_text(base.read_text().replace(str(template.folder), str(checkout.folder)))
+    return checkout
+
+
 def test_the_environment_does_not_decide_where_packages_go(checkout: Checkout) -> None:
     checkout.environment |= HOSTILE
     checkout.install()
@@ -151,20 +167,18 @@ def test_later_sections_win_and_other_settings_go() -> None:
     }
 
 
-def test_what_is_complete_is_left_alone(checkout: Checkout) -> None:
-    checkout.install()
-    for file in checkout.folder.rglob("requirements/*"):
+def test_what_is_complete_is_left_alone(installed: Checkout) -> None:
+    for file in installed.folder.rglob("requirements/*"):
         os.utime(file)
-    before = {each: each.lstat().st_mtime_ns for each in checkout.folder.rglob("*")}
-    assert checkout.install() == ""
-    assert {each: each.lstat().st_mtime_ns for each in checkout.folder.rglob("*")} == before
+    before = {each: each.lstat().st_mtime_ns for each in installed.folder.rglob("*")}
+    assert installed.install() == ""
+    assert {each: each.lstat().st_mtime_ns for each in installed.folder.rglob("*")} == before
 
 
-def test_other_pins_are_installed_into_the_same_environment(checkout: Checkout) -> None:
-    checkout.install()
-    (checkout.folder / "requirements/tiny.txt").write_text("# nothing any more\n")
-    assert "Making" not in checkout.install()
-    assert checkout.value() == "1"
+def test_other_pins_are_installed_into_the_same_environment(installed: Checkout) -> None:
+    (installed.folder / "requirements/tiny.txt").write_text("# nothing any more\n")
+    assert "Making" not in installed.install()
+    assert installed.value() == "1"
 
 
 def test_two_at_once_wait_for_each_other(checkout: Checkout) -> None:
@@ -199,39 +213,36 @@ def test_what_was_cut_short_is_made_anew(checkout: Checkout, with_signal: signal
     assert checkout.value() == "2"
 
 
-def test_a_moved_checkout_is_made_anew(checkout: Checkout, tmp_path: Path) -> None:
-    checkout.install()
-    checkout.folder = checkout.folder.rename(tmp_path / "moved")
-    assert "anew" in checkout.install()
-    script = (checkout.folder / ".venv/bin/pip").read_text()
-    assert str(checkout.folder) in script
+def test_a_moved_checkout_is_made_anew(installed: Checkout, tmp_path: Path) -> None:
+    installed.folder = installed.folder.rename(tmp_path / "moved")
+    assert "anew" in installed.install()
+    script = (installed.folder / ".venv/bin/pip").read_text()
+    assert str(installed.folder) in script
 
 
 @pytest.mark.parametrize("change", ["gone", "another"])
-def test_another_python_below_is_noticed(checkout: Checkout, change: str) -> None:
-    checkout.install()
+def test_another_python_below_is_noticed(installed: Checkout, change: str) -> None:
     if change == "gone":
-        for python in (checkout.folder / ".venv/bin").glob("python*"):
+        for python in (installed.folder / ".venv/bin").glob("python*"):
             python.unlink()
             python.symlink_to("/nonexistent/python")
     else:
-        base = checkout.folder / ".venv/.base"
+        base = installed.folder / ".venv/.base"
         base.write_text(base.read_text().replace("{}.{}".format(*sys.version_info), "3.2"))
-    assert "anew" in checkout.install()
-    assert checkout.value() == "1"
+    assert "anew" in installed.install()
+    assert installed.value() == "1"
 
 
-def test_what_pip_cannot_find_is_said_and_harms_nothing(checkout: Checkout) -> None:
-    checkout.install()
-    tiny = checkout.folder / "requirements/tiny.txt"
+def test_what_pip_cannot_find_is_said_and_harms_nothing(installed: Checkout) -> None:
+    tiny = installed.folder / "requirements/tiny.txt"
     good = tiny.read_text()
     tiny.write_text("tiny==2.0 --hash=sha256:" + "0" * 64)
-    *reason, what_to_do = checkout.install(status=1).splitlines()
+    *reason, what_to_do = installed.install(status=1).splitlines()
     assert any("No matching distribution found for tiny==2.0" in line for line in reason)
     assert "proxy" in what_to_do
-    assert checkout.value() == "1"
+    assert installed.value() == "1"
     tiny.write_text(good)
-    assert checkout.install() == ""
+    assert installed.install() == ""
 
 
 def test_a_full_disk_is_named(checkout: Checkout) -> None:
