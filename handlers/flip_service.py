@@ -106,7 +106,7 @@ class Service:
         decode_ms = _ms_since(started)
         if job is None:
             written: flip_read.Written = self.description, JSON, {}
-            return self._good(request, written, 0, f"decode;dur={decode_ms:.3f}")
+            return self._good(request, written, 0, _timing(decode_ms, 0.0, 0.0))
         job.decode_ms = decode_ms
         return job
 
@@ -154,10 +154,7 @@ class Service:
             written = job.write(*result)
         except Exception as error:
             return self.refuse(job.request, _our_fault("writing the answer", error))
-        times = (
-            f"decode;dur={job.decode_ms:.3f}, forward;dur={forward_ms:.3f}, "
-            f"encode;dur={_ms_since(started):.3f}"
-        )
+        times = _timing(job.decode_ms, forward_ms, _ms_since(started))
         return self._good(job.request, written, job.images.count, times)
 
     def _good(
@@ -191,6 +188,10 @@ def _our_fault(step: str, error: Exception) -> InternalError:
     """Logs what is being handled. Raised further, it would fail the whole batch."""
     logger.error("%s failed", step, exc_info=error)
     return InternalError(f"a failure of {step}", "an answer", "send it again, and tell us")
+
+
+def _timing(decode_ms: float, forward_ms: float, encode_ms: float) -> str:
+    return f"decode;dur={decode_ms:.3f}, forward;dur={forward_ms:.3f}, encode;dur={encode_ms:.3f}"
 
 
 def _ms_since(started: float) -> float:
