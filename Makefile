@@ -28,13 +28,13 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 25
 	@echo
 	@echo "Settings of serve, also read from the environment:"
-	@"$(PYTHON)" -m server.settings
+	@"$(PYTHON)" -m supervisor.settings
 
 serve: installed $(MODEL_STORE)/manifest.json ## install, export if needed, and serve until Ctrl-C
-	@exec $(BIN)/python -m server
+	@exec $(BIN)/python -m supervisor
 
 token: installed ## print a new token for NAME, and add its digest to TOKENS_FILE
-	@$(BIN)/python -m server.tokens
+	@$(BIN)/python -m supervisor.tokens
 
 test: installed-dev ## install, and run every test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -81,7 +81,7 @@ audit: .audit ## known vulnerabilities of the pinned packages? (AUDIT_SERVICE=py
 	@$(PIP_AUDIT) --no-deps -r requirements/torch.txt
 
 sbom: installed .audit ## write sbom.json: Python packages and Java libraries served
-	@$(BIN)/python -m server.sbom .audit/bin/cyclonedx-py sbom.json
+	@$(BIN)/python -m supervisor.sbom .audit/bin/cyclonedx-py sbom.json
 
 cluster-drill: installed-dev $(MODEL_STORE)/manifest.json ## hosts behind a balancer: kill, cut, freeze, update, add (root)
 	@$(BIN)/python -m drills.cluster

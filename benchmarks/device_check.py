@@ -36,9 +36,10 @@ from benchmarks.driver import (
 )
 from benchmarks.workloads import WORKLOADS, Predictions, Rule, Workload, exchanges, load_reference
 from diagonalflip.wire import TOLERANCE, Images, pack, with_padding
-from server import artifacts, readiness
-from server.settings import Settings
-from server.torchserve import resolve, running
+from supervisor import readiness
+from supervisor.settings import Settings
+from supervisor.store import check
+from supervisor.torchserve import resolve, running
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "handlers"))
 from flip_engine import open_engine
@@ -96,7 +97,7 @@ def main() -> int:
 def check_engine(store: Path, device: torch.device, oracle: Oracle) -> list[dict[str, Any]]:
     """Warms the engine up, compares it at every size, and times it."""
     engine = open_engine(store / "diagonal_flip.pt", device)
-    deviation = engine.warm_up(np.array(artifacts.check(store).reference))
+    deviation = engine.warm_up(np.array(check(store).reference))
     print(f"==> Engine on {device_name(device)}: certificate deviation {deviation:.2e}")
     print("      images   median µs   M images/s")
     rows = []
@@ -120,7 +121,7 @@ def check_server(
     store: Path, device: torch.device, oracle: Oracle, scratch: Path, seconds: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Serves the archive; compares every size over HTTP, then drives it, on both ports."""
-    model = artifacts.check(store)
+    model = check(store)
     free_ports = dict.fromkeys(map(str.upper, Settings.ports()), "0")
     settings = resolve(
         Settings.from_environment(

@@ -29,8 +29,8 @@ from benchmarks.driver import Address, refuse_failures, run_python, run_wrk, wri
 from benchmarks.report import table
 from benchmarks.servers import PATH, model_store, our_server
 from benchmarks.workloads import WORKLOADS, Rule, Workload, exchanges, load_reference
-from server import artifacts, readiness
-from server.torchserve import find_java
+from supervisor import readiness, store
+from supervisor.torchserve import find_java
 
 RESULTS = Path(__file__).with_name("results")
 SAMPLES_A_SECOND = 200
@@ -44,18 +44,18 @@ Groups = dict[str, tuple[str, ...]]
 """What a function's name contains, by row of the table."""
 
 WORKER: Groups = {
-    "reading TorchServe's requests": ("read_batch (server/worker.py",),
-    "parsing HTTP": ("data_received (server/connection.py",),
+    "reading TorchServe's requests": ("read_batch (worker/__main__.py",),
+    "parsing HTTP": ("data_received (worker/connection.py",),
     "understanding requests": ("_read (flip_handler.py",),
     "forward pass": ("_predict (flip_handler.py",),
     "writing answers": ("_reply (flip_handler.py",),
     "handler, the rest": ("handle (flip_handler.py",),
-    "sending to TorchServe": ("write_replies (server/worker.py",),
-    "sending to clients": ("reply (server/connection.py",),
-    "batching": ("_run (server/batch.py", "put (server/batch.py", "_spin (server/batch.py"),
-    "event loop and sockets": ("HttpServer.run (server/http.py",),
+    "sending to TorchServe": ("write_replies (worker/__main__.py",),
+    "sending to clients": ("reply (worker/connection.py",),
+    "batching": ("_run (worker/batch.py", "put (worker/batch.py", "_spin (worker/batch.py"),
+    "event loop and sockets": ("HttpServer.run (worker/listener.py",),
     "metrics": ("(ts/metrics/", "(logging/__init__.py"),
-    "worker loop": ("_answer_frontend (server/worker.py", "Worker.serve (server/worker.py"),
+    "worker loop": ("_answer_frontend (worker/__main__.py", "Worker.serve (worker/__main__.py"),
 }
 JAVA: Groups = {
     "decoding the worker's replies": ("ModelResponseDecoder", "CodecUtils"),
@@ -80,8 +80,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         scratch = Path(folder)
         with our_server(scratch) as server:
-            readiness.wait(server, artifacts.check(model_store()))
-            ports = {"direct": server.settings.direct_port, "TorchServe": server.settings.port}
+            readiness.wait(server, store.check(model_store()))
+            ports = {
+                "direct": server.settings.direct_port,
+                "TorchServe": server.settings.port,
+            }
             for name, port in ports.items():
                 for workload in map(WORKLOADS.__getitem__, CHOSEN):
                     profile = Profile(server.process.pid, scratch, options.seconds)

@@ -23,9 +23,9 @@ import psutil
 
 from benchmarks.driver import Address
 from benchmarks.workloads import WORKLOADS, Rule, Workload
-from server import artifacts, tokens
-from server.settings import Settings
-from server.torchserve import TorchServe, resolve, running
+from supervisor import store, tokens
+from supervisor.settings import Settings
+from supervisor.torchserve import TorchServe, resolve, running
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).with_name("peers")
@@ -104,7 +104,7 @@ def our_server(scratch: Path) -> Iterator[TorchServe]:
     """This product on free ports, with its logs below ``scratch``; it serves some seconds later."""
     ports: dict[str, Any] = dict.fromkeys(Settings.ports(), 0)
     settings = resolve(Settings(model_store=model_store(), log_dir=scratch / "logs", **ports))
-    model = artifacts.check(settings.model_store)
+    model = store.check(settings.model_store)
     with (
         tempfile.TemporaryDirectory() as sockets,
         running(settings, model, Path(sockets)) as server,
@@ -118,7 +118,7 @@ def _ours(scratch: Path, port: str, token: str = "", **settings: str) -> Iterato
     environment = {name.upper(): str(free_port()) for name in Settings.ports()}
     environment |= {"MODEL_STORE": str(model_store()), "LOG_DIR": str(scratch / "logs")}
     environment |= {"PYTHONPATH": str(ROOT)} | settings
-    with _process([sys.executable, "-m", "server"], scratch, environment) as process:
+    with _process([sys.executable, "-m", "supervisor"], scratch, environment) as process:
         yield Running(process, int(environment[port]), token=token)
 
 

@@ -25,8 +25,8 @@ from benchmarks import machine
 from benchmarks.driver import Address, run_python
 from benchmarks.servers import PATH, model_store, our_server
 from benchmarks.workloads import WORKLOADS, Exchange, Rule, exchanges, load_reference
-from server import artifacts, readiness
-from server.torchserve import TorchServe
+from supervisor import readiness, store
+from supervisor.torchserve import TorchServe
 
 SLOT_S = 10.0
 TOLERATED_GROWTH = 1.02
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the figures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, our_server(Path(folder)) as server:
-        readiness.wait(server, artifacts.check(model_store()))
+        readiness.wait(server, store.check(model_store()))
         samples = soak(server, options.minutes * 60)
     growth = compare_thirds(samples)
     about = machine.describe()

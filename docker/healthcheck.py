@@ -3,7 +3,7 @@
 import http.client
 import sys
 
-from server.settings import Settings
+from supervisor.settings import Settings
 
 url = Settings.from_environment().operations_url
 try:

@@ -28,8 +28,8 @@ from pathlib import Path
 from benchmarks.report import table
 from diagonalflip import Client
 from drills.load import Load, Table, reference
-from server import tokens
-from server.edge import find_haproxy
+from supervisor import tokens
+from supervisor.edge import find_haproxy
 
 ROOT = Path(__file__).resolve().parent.parent
 BALANCER = ROOT / "docker/compose/haproxy.cfg"
@@ -63,12 +63,12 @@ class Host:
 
     def start(self, store: Path) -> None:
         """Starts the service; it is ready some seconds later."""
-        settings = {"HOST": f"10.77.0.{self.number}", "PLAIN_HTTP": "1", "AUDIT_S": "1"}
+        settings = {"HOST": f"10.77.0.{self.number}", "PLAIN_HTTP": "1", "PROOF_S": "1"}
         settings |= {"MODEL_STORE": str(store), "LOG_DIR": str(self.folder / self.name)}
         settings |= {"TOKENS_FILE": str(self.tokens_file), "DRAIN_S": "2", "WORKERS": "1"}
         with (self.folder / f"{self.name}.log").open("ab") as output:
             self.process = subprocess.Popen(
-                ["ip", "netns", "exec", self.name, sys.executable, "-m", "server"],
+                ["ip", "netns", "exec", self.name, sys.executable, "-m", "supervisor"],
                 cwd=ROOT,
                 env=os.environ | settings,
                 stdin=subprocess.DEVNULL,

@@ -18,7 +18,7 @@ import psutil
 from drills import clients
 from drills.scene import CALM_S, PATIENCE_S, Scene
 from drills.service import PATH, Service
-from server import tokens
+from supervisor import tokens
 
 IDLE_CONNECTIONS = 1000
 

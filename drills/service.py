@@ -16,8 +16,8 @@ from typing import Self
 import psutil
 import requests
 
-from server import tokens
-from server.settings import Settings
+from supervisor import tokens
+from supervisor.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = "/predictions/diagonal_flip"
@@ -28,7 +28,7 @@ DIRECT = {"no_proxy": "*"}
 
 
 class Service:
-    """``python -m server`` with two workers and the edge, from ``with`` to its end.
+    """``python -m supervisor`` with two workers and the edge, from ``with`` to its end.
 
     Args:
         folder: For its logs, tokens and output.
@@ -48,7 +48,7 @@ class Service:
         self.token = tokens.add(self.tokens_file, "drill")
         self._environment = {name.upper(): "0" for name in Settings.ports()} | {
             "WORKERS": "2",
-            "AUDIT_S": "1",
+            "PROOF_S": "1",
             "LOG_DIR": str(folder / "logs"),
             "TOKENS_FILE": str(self.tokens_file),
             **settings,
@@ -58,7 +58,7 @@ class Service:
     def __enter__(self) -> Self:
         self._output = (self.folder / "output.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "server"],
+            [sys.executable, "-m", "supervisor"],
             cwd=ROOT,
             env=os.environ | self._environment,
             stdin=subprocess.DEVNULL,

@@ -20,10 +20,10 @@ import torch
 
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import WIRE_VERSION
-from export import report, verify
+from export import summary, verify
 from export.archive import MODEL_NAME, digest, write_archive
-from export.artifacts import write_onnx, write_torchscript
 from export.net import WEIGHTS_FILE, load_net
+from export.write import write_onnx, write_torchscript
 
 MANIFEST = "manifest.json"
 NAMES = tuple(f"{MODEL_NAME}.{suffix}" for suffix in ("pt", "onnx", "mar"))
@@ -59,8 +59,8 @@ def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
         forwards = verify.engines(net, torchscript, onnx_file)
         reference = verify.reference(net)
         certificate = verify.certify(forwards, reference)
-        print(report.network_table(net, forwards["torchscript"]))
-        print(f"\nCertificate\n{report.certificate_lines(certificate)}")
+        print(summary.network_table(net, forwards["torchscript"]))
+        print(f"\nCertificate\n{summary.certificate_lines(certificate)}")
         # Nothing that was measured goes into the archive: it is the same on every machine.
         proof = _json({"predictions": reference.tolist()})
         members = write_archive(archive, version, torchscript, onnx_file, proof)
@@ -68,7 +68,7 @@ def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
         (Path(folder) / MANIFEST).write_bytes(_json(manifest))
         for name in (*NAMES, MANIFEST):
             (Path(folder) / name).replace(output / name)
-    print(f"\nWritten to {output}\n{report.file_lines(manifest['artifacts'])}")
+    print(f"\nWritten to {output}\n{summary.file_lines(manifest['artifacts'])}")
     return manifest
 
 

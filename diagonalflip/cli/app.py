@@ -11,8 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from diagonalflip.cli import check, info, load, predict, wait
-from diagonalflip.cli.connection import DEFAULT_URL, Connection
 from diagonalflip.cli.exits import ExitCode, complain, exit_code
+from diagonalflip.cli.target import DEFAULT_URL, Connection
 from diagonalflip.client import Client
 from diagonalflip.errors import DiagonalFlipError
 

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from diagonalflip.cli.connection import UrlArgument, connection_of
 from diagonalflip.cli.exits import ExitCode, UsageError
 from diagonalflip.cli.raw import Raw
+from diagonalflip.cli.target import UrlArgument, connection_of
 from diagonalflip.errors import DiagonalFlipError
 
 

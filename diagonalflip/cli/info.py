@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from diagonalflip.cli.connection import UrlArgument, connection_of
+from diagonalflip.cli.target import UrlArgument, connection_of
 
 
 def info(

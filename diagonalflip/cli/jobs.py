@@ -14,11 +14,11 @@ import numpy as np
 
 from diagonalflip import _answers
 from diagonalflip._endpoint import Reply
-from diagonalflip.cli.connection import Connection
 from diagonalflip.cli.forms import PICTURES, InputForm, OutputForm
 from diagonalflip.cli.inputs import JsonLinesReader, NpyReader, PackedReader, Reader
 from diagonalflip.cli.outputs import WRITERS, opened
 from diagonalflip.cli.progress import ImageProgress
+from diagonalflip.cli.target import Connection
 from diagonalflip.errors import InvalidAnswer, InvalidPicture
 from diagonalflip.wire import PIXELS
 

@@ -12,10 +12,10 @@ import typer
 
 from diagonalflip._answers import agree
 from diagonalflip.cli import driver, report
-from diagonalflip.cli.connection import UrlArgument, connection_of
 from diagonalflip.cli.exits import ExitCode, UsageError
 from diagonalflip.cli.promises import OCTETS, alone
 from diagonalflip.cli.raw import Raw
+from diagonalflip.cli.target import UrlArgument, connection_of
 from diagonalflip.errors import InvalidAnswer, ServerOverloaded
 from diagonalflip.wire import MAX_IMAGES, pack, with_padding
 

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from diagonalflip.cli import jobs
-from diagonalflip.cli.connection import Connection, connection_of
 from diagonalflip.cli.exits import UsageError
 from diagonalflip.cli.forms import PICTURES, InputForm, OutputForm, input_form, output_form
 from diagonalflip.cli.notation import READING, blocks_for, draw, read_images
 from diagonalflip.cli.outputs import shortest
+from diagonalflip.cli.target import Connection, connection_of
 
 EPILOG = READING
 

@@ -23,8 +23,8 @@ import pytest
 import uvloop
 
 from diagonalflip.message import Request, Response, Verb
-from server import batch
-from server.direct import DirectServer
+from worker import batch
+from worker.routes import DirectServer
 
 PATH = "/predictions/diagonal_flip"
 POST = f"POST {PATH} HTTP/1.1\r\nHost: a\r\n"
@@ -168,7 +168,7 @@ def test_without_descriptors_clients_wait_for_one(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = Event()
-    monkeypatch.setattr("server.http.logger.exception", lambda _: told.set())
+    monkeypatch.setattr("worker.listener.logger.exception", lambda _: told.set())
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as client:
         client.settimeout(30)
@@ -306,7 +306,7 @@ def test_the_supervisors_proof_waits_for_nobody(
     """However full the worker is, and whoever came before."""
     proof = tmp_path / "proof.sock"
     with contextlib.closing(Port(proof=proof)) as port, port.connect() as first:
-        monkeypatch.setattr("server.connection.MAX_CONNECTIONS", 1)
+        monkeypatch.setattr("worker.connection.MAX_CONNECTIONS", 1)
         monkeypatch.setattr(batch, "BATCH_ITEMS", 2)
         monkeypatch.setattr(batch, "MAX_HELD_BYTES", -1)
         port.echo.go_on.clear()
@@ -352,7 +352,7 @@ def test_what_is_no_request_is_told_so_and_ends_the_connection(
 
 
 def test_a_chunked_body_has_the_same_limit(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.connection.MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr("worker.connection.MAX_BODY_BYTES", 1000)
     chunk = b"200\r\n" + b"a" * 512 + b"\r\n"
     request = f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + chunk * 4
     assert port.ask(request)[0][0].status == 413
@@ -361,7 +361,7 @@ def test_a_chunked_body_has_the_same_limit(port: Port, monkeypatch: pytest.Monke
 def test_full_memory_is_a_503_that_may_be_sent_again(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.connection.MAX_HELD_BYTES", 1000)
+    monkeypatch.setattr("worker.connection.MAX_HELD_BYTES", 1000)
     with port.connect() as holder:
         holder.sendall(post(b"a" * 900)[:-1])
         holder.sendall(b"")
@@ -383,7 +383,7 @@ def until_refused(port: Port) -> tuple[HTTPResponse, bytes]:
 
 
 def test_too_many_connections_are_a_503(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.connection.MAX_CONNECTIONS", 1)
+    monkeypatch.setattr("worker.connection.MAX_CONNECTIONS", 1)
     with port.connect() as only:
         only.sendall(post(b"a"))
         assert read(only)[1] == b"a"
@@ -399,8 +399,8 @@ def test_too_many_connections_are_a_503(port: Port, monkeypatch: pytest.MonkeyPa
 def test_a_client_has_only_so_much_time(
     port: Port, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int | None
 ) -> None:
-    monkeypatch.setattr("server.connection.REQUEST_S", 0.1)
-    monkeypatch.setattr("server.connection.IDLE_S", 0.1)
+    monkeypatch.setattr("worker.connection.REQUEST_S", 0.1)
+    monkeypatch.setattr("worker.connection.IDLE_S", 0.1)
     with port.connect() as slow:
         slow.sendall(sent)
         if status is not None:
@@ -421,8 +421,8 @@ def deaf_client(port: Port) -> socket.socket:
 def test_a_client_that_does_not_read_is_dropped(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.connection.STALLED_S", 0.1)
-    monkeypatch.setattr("server.connection.READ_BYTES_PER_S", 1 << 30)
+    monkeypatch.setattr("worker.connection.STALLED_S", 0.1)
+    monkeypatch.setattr("worker.connection.READ_BYTES_PER_S", 1 << 30)
     with deaf_client(port) as deaf:
         deaf.sendall(post(bytes(32 << 20)))
         (there,) = port.server.connections
@@ -436,8 +436,8 @@ def test_a_client_that_does_not_read_is_dropped(
 
 @pytest.mark.parametrize("extra", ["", "Connection: close\r\n"])
 def test_a_client_may_read_slowly(port: Port, monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
-    monkeypatch.setattr("server.connection.LINGER_S", 0.0)
-    monkeypatch.setattr("server.connection.IDLE_S", 0.0)
+    monkeypatch.setattr("worker.connection.LINGER_S", 0.0)
+    monkeypatch.setattr("worker.connection.IDLE_S", 0.0)
     sent = bytes(32 << 20)
     with deaf_client(port) as slow:
         slow.sendall(post(sent, extra))
@@ -457,7 +457,7 @@ def wait_for_ticks(port: Port, count: int) -> None:
 def test_answers_that_nobody_reads_are_held_in_bounded_memory(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.connection.MAX_HELD_BYTES", 24 << 20)
+    monkeypatch.setattr("worker.connection.MAX_HELD_BYTES", 24 << 20)
     sent = bytes(20 << 20)
     with deaf_client(port) as deaf:
         deaf.sendall(post(sent))

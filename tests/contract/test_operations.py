@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from server.audit import UnixConnection
-from server.operations import Health, serving
+from supervisor.operations import Health, serving
+from supervisor.proof import UnixConnection
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ import ts
 
 from diagonalflip.message import Response
 from drills.service import free_port
-from server.worker import FRAME_BYTES, Frame, Reader, read_batch, write_failure, write_replies
 from tests.conftest import ROOT
 from tests.contract.frames import Answer, Reply, Request, load_frame, predict_frame
 from tests.contract.test_torchserve_loader import BAD, GOOD, PACKED
+from worker.__main__ import FRAME_BYTES, Frame, Reader, read_batch, write_failure, write_replies
 
 METRICS = Path(ts.__file__).parent / "configs/metrics.yaml"
 
@@ -64,7 +64,7 @@ def started(folder: Path, scratch: Path, *, port: int = 0) -> Iterator[Worker]:
     unix, tcp = ("unix", "--sock-name", str(name)), ("tcp", "--port", str(port))
     with subprocess.Popen(
         [
-            *(sys.executable, "-m", "server.worker", "--sock-type"),
+            *(sys.executable, "-m", "worker.__main__", "--sock-type"),
             *(*(tcp if port else unix), "--metrics-config", str(METRICS)),
         ],
         cwd=folder,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.settings import Settings
+from supervisor.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".deploy/bin"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from server.edge import find_haproxy
+from supervisor.edge import find_haproxy
 from tests.deploy.files import COMPOSE, ROOT, TOOLS, load, needs_tools, run
 
 

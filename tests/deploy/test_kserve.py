@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from server.operations import Health, OperationsServer
-from server.settings import Settings
+from supervisor.operations import Health, OperationsServer
+from supervisor.settings import Settings
 from tests.deploy import knative
 from tests.deploy.files import (
     ROOT,

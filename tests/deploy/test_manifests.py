@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from server.batch import COUNTERS
-from server.operations import Health, OperationsServer
-from server.settings import Settings
+from supervisor.operations import Health, OperationsServer
+from supervisor.settings import Settings
 from tests.deploy.files import (
     COMPOSE,
     ROOT,
@@ -26,6 +25,7 @@ from tests.deploy.files import (
     run,
     stop_s,
 )
+from worker.batch import COUNTERS
 
 OPERATORS_KINDS = {"ServiceMonitor", "PrometheusRule"}
 """Of the Prometheus operator: no schema of Kubernetes knows them."""

@@ -14,9 +14,9 @@ from time import thread_time_ns
 from typing import Any, cast
 
 from diagonalflip.message import Request, Response
-from server.connection import MAX_HEAD_BYTES, Connection
-from server.direct import DirectServer
 from tests.fuzz.source import Execution, Source, repeat
+from worker.connection import MAX_HEAD_BYTES, Connection
+from worker.routes import DirectServer
 
 ANSWER, DEAF, READ, EXPIRE, HALF_CLOSE, HANG_UP = range(1, 7)
 """What may happen after a piece; nothing else does for any other byte."""

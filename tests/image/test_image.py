@@ -19,7 +19,7 @@ import pytest
 from diagonalflip import Client
 from drills.load import Load, reference
 from drills.service import free_port
-from server import tokens
+from supervisor import tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = shutil.which("docker") or shutil.which("podman")

@@ -21,7 +21,7 @@ import requests
 
 from diagonalflip._answers import agree
 from diagonalflip.wire import to_pixels
-from server.settings import Settings
+from supervisor.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FREE_PORTS = {name.upper(): "0" for name in Settings.ports()}
@@ -34,7 +34,7 @@ class Server:
     """A running server.
 
     Attributes:
-        process: ``python -m server``.
+        process: ``python -m supervisor``.
         url: Where it predicts.
         direct_url: Where its workers predict without TorchServe in between.
         logs: Folder of its logs.
@@ -72,7 +72,7 @@ class Server:
 
 
 def server_environment(artifacts: Path, logs: Path, settings: dict[str, str]) -> dict[str, str]:
-    """Everything that ``python -m server`` reads: free ports unless ``settings`` say otherwise."""
+    """What ``python -m supervisor`` reads: free ports unless ``settings`` say otherwise."""
     folders = {"MODEL_STORE": str(artifacts), "LOG_DIR": str(logs)}
     return os.environ | FREE_PORTS | folders | settings
 
@@ -81,7 +81,7 @@ def server_environment(artifacts: Path, logs: Path, settings: dict[str, str]) ->
 def run_server(
     artifacts: Path, logs: Path, *, through: Sequence[str] = (), **settings: str
 ) -> Iterator[Server]:
-    """``python -m server``, from its start to its end whatever happens between.
+    """``python -m supervisor``, from its start to its end whatever happens between.
 
     Args:
         artifacts: The model store.
@@ -91,7 +91,7 @@ def run_server(
     """
     settings = {"GRPC_PORT": str(free_port())} | settings
     process = subprocess.Popen(
-        [*through, sys.executable, "-m", "server"],
+        [*through, sys.executable, "-m", "supervisor"],
         cwd=ROOT,
         env=server_environment(artifacts, logs, settings),
         stdout=subprocess.PIPE,

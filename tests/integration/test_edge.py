@@ -18,7 +18,7 @@ import requests
 
 from diagonalflip import Client
 from diagonalflip.errors import NotAuthorized, TokenRevoked
-from server import tokens
+from supervisor import tokens
 from tests.integration.conftest import ROOT, Oracle, free_port, run_server
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")

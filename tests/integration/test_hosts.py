@@ -29,8 +29,8 @@ import psutil
 import pytest
 import requests
 
-from server import tokens
-from server.host import GPU_NODES
+from supervisor import tokens
+from supervisor.host import GPU_NODES
 from tests.integration.conftest import (
     ROOT,
     Oracle,
@@ -107,7 +107,7 @@ def turkish(folder: Path) -> None:
 def checkout_with_blanks(folder: Path) -> None:
     """Another checkout, and an environment in it that finds this one's packages."""
     checkout = folder / "my own checkout"
-    for name in ("diagonalflip", "export", "handlers", "server"):
+    for name in ("diagonalflip", "export", "handlers", "supervisor", "worker"):
         shutil.copytree(ROOT / name, checkout / name)
     venv.create(checkout / ".venv", symlinks=True)
     packages = ".venv/lib/python{}.{}/site-packages".format(*sys.version_info)
@@ -299,7 +299,7 @@ def test_a_clock_that_jumps_back_disturbs_nothing(
         "LD_PRELOAD": str(library),
         "CLOCK_FILE": str(clock),
         "OPERATIONS_PORT": str(operations),
-        "AUDIT_S": "1",
+        "PROOF_S": "1",
     }
     host = Host(settings)
     with serving_there(host, artifacts, oracle, folder) as server:
@@ -308,16 +308,16 @@ def test_a_clock_that_jumps_back_disturbs_nothing(
             assert str(library) in maps, process.cmdline()
         clock.write_text("-86400")
         base = f"http://127.0.0.1:{operations}"
-        before = audits(base)
-        while audits(base) < before + 3:
+        before = proofs(base)
+        while proofs(base) < before + 3:
             assert requests.get(f"{base}/v2/health/ready", timeout=5).ok
         assert_predicts_there(host, server, {}, oracle)
 
 
-def audits(base: str) -> int:
+def proofs(base: str) -> int:
     """Proofs so far, as the metrics count them; the test's own time limit ends a wait for more."""
     page = requests.get(f"{base}/metrics", timeout=5).text
-    [number] = re.findall(r"^diagonalflip_audits_passed_total (\d+)$", page, re.MULTILINE)
+    [number] = re.findall(r"^diagonalflip_proofs_passed_total (\d+)$", page, re.MULTILINE)
     return int(number)
 
 
@@ -376,7 +376,7 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
     port = str(free_port())
     settings = {"LOG_FORMAT": "json", "OPERATIONS_PORT": port, "STOP_S": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "server"],
+        [sys.executable, "-m", "supervisor"],
         cwd=ROOT,
         env=server_environment(artifacts, folder / "logs", settings),
         stdout=writer,

@@ -82,7 +82,7 @@ def start_and_fail(
 ) -> str:
     """Runs a server that cannot start, and returns the one line that it says why."""
     result = subprocess.run(
-        [*through, sys.executable, "-m", "server"],
+        [*through, sys.executable, "-m", "supervisor"],
         cwd=ROOT,
         env=server_environment(artifacts, logs, settings),
         capture_output=True,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from server import frontend, host
+from supervisor import host
+from worker import frontend
 
 
 def test_children_get_nothing_that_changes_them() -> None:

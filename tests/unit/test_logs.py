@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from server import logs
-from server.settings import Settings
+from supervisor import logs
+from supervisor.settings import Settings
 
 
 def test_lines_that_are_no_json_become_a_message(

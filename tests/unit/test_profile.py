@@ -6,11 +6,11 @@ import json
 
 from benchmarks.profile import JAVA, WORKER, java_stacks, markdown, shares, worker_stacks
 
-LOOP = "<module> (w.py:5);HttpServer.run (server/http.py:60);run (uvloop/__init__.py:92)"
+LOOP = "<module> (w.py:5);HttpServer.run (worker/listener.py:60);run (uvloop/__init__.py:92)"
 RECORDED = f"""\
 {LOOP} 3
-{LOOP};Batcher._run (server/batch.py:108);FlipHandler._predict (flip_handler.py:127);run (o.py:9) 4
-{LOOP};Batcher._run (server/batch.py:108);Connection.reply (server/connection.py:240) 1
+{LOOP};Batcher._run (worker/batch.py:108);FlipHandler._predict (flip_handler.py:127);run (o.py:9) 4
+{LOOP};Batcher._run (worker/batch.py:108);Connection.reply (worker/connection.py:240) 1
 <module> (model_service_worker.py:5);somewhere (else.py:1) 2
 """
 

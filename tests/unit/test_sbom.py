@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from server import sbom
+from supervisor import sbom
 from tests.conftest import ROOT
 
 TOOL = ROOT / ".audit/bin/cyclonedx-py"
@@ -80,7 +80,7 @@ def test_names_are_compared_as_pip_does(tmp_path: Path) -> None:
 @pytest.mark.skipif(not TOOL.exists(), reason="needs .audit: run `make sbom`")
 def test_one_document_has_everything(tmp_path: Path) -> None:
     output = tmp_path / "sbom.json"
-    command = [sys.executable, "-m", "server.sbom", str(TOOL), str(output)]
+    command = [sys.executable, "-m", "supervisor.sbom", str(TOOL), str(output)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120)
     document = json.loads(output.read_bytes())
     found = {part["name"].lower(): part["version"] for part in document["components"]}

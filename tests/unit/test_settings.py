@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from server.settings import Settings, table
+from supervisor.settings import Settings, table
 from tests.conftest import ROOT
 
 

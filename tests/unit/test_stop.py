@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.stop import Stop, StopRequested
+from supervisor.stop import Stop, StopRequested
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from server import supervisor
-from server.audit import Audit
-from server.edge import refuse_unsafe
-from server.operations import Health
-from server.settings import Settings
-from server.supervisor import GaveUpError, Lives
-from tests.contract.test_audit import ARTIFACTS
+from supervisor import supervisor
+from supervisor.edge import refuse_unsafe
+from supervisor.operations import Health
+from supervisor.proof import Prover
+from supervisor.settings import Settings
+from supervisor.supervisor import GaveUpError, Lives
+from tests.contract.test_proof import ARTIFACTS
 
 
 def test_pauses_grow_and_end() -> None:
@@ -35,27 +35,27 @@ def test_a_long_life_is_no_part_of_a_row(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_readiness_is_earned_and_lost(tmp_path: Path) -> None:
     health = Health()
     assert not health.ready
-    health.audit = Audit(tmp_path, 2, ARTIFACTS, 1.0)
-    health.audit.workers[0].proven = True
+    health.prover = Prover(tmp_path, 2, ARTIFACTS, 1.0)
+    health.prover.workers[0].proven = True
     assert not health.ready, "not yet every worker"
     health.earned = True
     assert health.ready
-    health.audit.workers[0].proven = False
+    health.prover.workers[0].proven = False
     assert not health.ready, "no worker is left"
-    health.audit.workers[1].proven = True
+    health.prover.workers[1].proven = True
     health.draining = True
     assert not health.ready, "it stops"
 
 
 def test_metrics_of_every_part_are_on_one_page(tmp_path: Path) -> None:
-    health = Health(Audit(tmp_path, 2, ARTIFACTS, 1.0), earned=True)
+    health = Health(Prover(tmp_path, 2, ARTIFACTS, 1.0), earned=True)
     health.restarts["edge"] += 3
     health.pages = {"torchserve": "a 1\n", "edge": "b 2\n"}
     lines = health.metrics().splitlines()
     expected = {
         "diagonalflip_ready 0",
         "diagonalflip_workers 2",
-        "diagonalflip_audits_wrong_total 0",
+        "diagonalflip_proofs_wrong_total 0",
         'diagonalflip_restarts_total{part="edge"} 3',
         'diagonalflip_restarts_total{part="torchserve"} 0',
         "a 1",

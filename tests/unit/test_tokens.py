@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from server import tokens
+from supervisor import tokens
 
 
 def test_a_token_is_known_by_its_digest_alone(tmp_path: Path) -> None:

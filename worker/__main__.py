@@ -1,6 +1,6 @@
 """The process behind each of TorchServe's workers: its protocol, read and written in bulk.
 
-TorchServe's frontend starts ``ts/model_service_worker.py``; server/torchserve.py puts this
+TorchServe's frontend starts ``ts/model_service_worker.py``; supervisor/torchserve.py puts this
 file in its place. The protocol is the same to the byte (pytorch/serve 0.12.0:
 ts/protocol/otf_message_handler.py), and so is what a handler sees, with two differences:
 
@@ -33,8 +33,8 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.model_loader import TsModelLoader
 
 from diagonalflip.message import Response
-from server import frontend
-from server.direct import DirectServer, proof_socket, take_number, worker_socket
+from worker import frontend
+from worker.routes import DirectServer, proof_socket, take_number, worker_socket
 
 FRAME_BYTES = 1 << 18
 """Answers of a batch share a frame up to here: a few reads of the socket."""

@@ -16,9 +16,9 @@ import uvloop
 
 from diagonalflip.errors import MethodNotAllowed
 from diagonalflip.message import Request, Response
-from server.batch import Batcher, Service
-from server.connection import Connection
-from server.refusal import refusal
+from worker.batch import Batcher, Service
+from worker.connection import Connection
+from worker.refusal import refusal
 
 logger = logging.getLogger(__name__)
 

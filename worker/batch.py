@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from diagonalflip.errors import InternalError, ServerOverloaded
 from diagonalflip.message import Request, Response
 from diagonalflip.wire import MAX_IMAGES
-from server.refusal import refusal
+from worker.refusal import refusal
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from typing import Any
 import yaml
 
 from diagonalflip.errors import SettingError
-from server import host, logs
-from server.artifacts import Artifacts
-from server.audit import Audit
-from server.batch import COUNTERS
-from server.settings import LOOPBACK, Settings
+from supervisor import host, logs
+from supervisor.proof import Prover
+from supervisor.settings import LOOPBACK, Settings
+from supervisor.store import Artifacts
+from worker.batch import COUNTERS
 
 HERE = Path(__file__).resolve().parent
 STOP_TIMEOUT_S = 10
@@ -33,7 +33,7 @@ if "FLIP_CUDA_VISIBLE_DEVICES" in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["FLIP_CUDA_VISIBLE_DEVICES"]
 sys.path[0:1] = []  # nothing beside this file is for import,
 sys.path.append({str(HERE.parent)!r})  # and the archive's modules come before ours
-from server.worker import main
+from worker.__main__ import main
 main()
 """
 
@@ -45,12 +45,12 @@ class TorchServe:
     Attributes:
         process: Java; the workers are its children, in the process group of the same number.
         settings: As given, with the ports that were really taken.
-        audit: Proves the workers again and again.
+        prover: Proves the workers again and again.
     """
 
     process: subprocess.Popen[bytes]
     settings: Settings
-    audit: Audit
+    prover: Prover
 
 
 @contextlib.contextmanager
@@ -97,12 +97,12 @@ def running(settings: Settings, artifacts: Artifacts, sockets: Path) -> Iterator
             preexec_fn=host.die_with_parent,  # noqa: PLW1509 - it only makes a system call
         )
         device = "cuda" if settings.require_gpu else None
-        audit = Audit(sockets, settings.workers, artifacts, settings.audit_s, device)
-        audit.start()
+        prover = Prover(sockets, settings.workers, artifacts, settings.proof_s, device)
+        prover.start()
         try:
-            yield TorchServe(process, settings, audit)
+            yield TorchServe(process, settings, prover)
         finally:
-            audit.stop()
+            prover.stop()
             _stop(process)
 
 

@@ -1,4 +1,4 @@
-"""Audits of processes that answer rightly, wrongly, late or not at all."""
+"""Proofs of processes that answer rightly, wrongly, late or not at all."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from server import audit
-from server.artifacts import Artifacts
-from server.audit import Audit
+from supervisor import proof
+from supervisor.proof import Prover
+from supervisor.store import Artifacts
 
 REFERENCE = [[n / 16, -n / 16, 0.0, 1.0] for n in range(16)]
 ARTIFACTS = Artifacts(Path("x.mar"), "diagonal_flip", "1.0", REFERENCE)
@@ -69,15 +69,15 @@ def worker(folder: Path, behaviour: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def auditing(folder: Path, device: str | None = None) -> Iterator[Audit]:
-    audits = Audit(folder, 1, ARTIFACTS, 0.05, device)
-    audits.start()
-    yield audits
-    audits.stop()
+def proving(folder: Path, device: str | None = None) -> Iterator[Prover]:
+    prover = Prover(folder, 1, ARTIFACTS, 0.05, device)
+    prover.start()
+    yield prover
+    prover.stop()
 
 
-def wait_until_counted(audits: Audit, event: str) -> None:
-    while not audits.events[event]:
+def wait_until_counted(prover: Prover, event: str) -> None:
+    while not prover.events[event]:
         time.sleep(0.01)  # the test's own time limit ends this
 
 
@@ -88,61 +88,61 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_right_answers_prove_a_worker(folder: Path) -> None:
-    with worker(folder, "right") as process, auditing(folder) as audits:
-        while audits.events["audits_passed"] < 3:
+    with worker(folder, "right") as process, proving(folder) as prover:
+        while prover.events["proofs_passed"] < 3:
             time.sleep(0.01)
-        assert audits.proven == 1
-        assert audits.workers[0].pid == process.pid
+        assert prover.proven == 1
+        assert prover.workers[0].pid == process.pid
         assert process.poll() is None
 
 
 @pytest.mark.parametrize("behaviour", ["wrong", "not a number", "short", "refuses"])
 def test_a_worker_that_is_wrong_is_killed(folder: Path, behaviour: str) -> None:
-    with worker(folder, behaviour) as process, auditing(folder) as audits:
+    with worker(folder, behaviour) as process, proving(folder) as prover:
         assert process.wait(30) == -signal.SIGKILL
-        assert audits.events["audits_wrong"] == audits.events["workers_killed"] == 1
-        assert audits.proven == 0
+        assert prover.events["proofs_wrong"] == prover.events["workers_killed"] == 1
+        assert prover.proven == 0
 
 
 def test_where_a_gpu_is_required_an_answer_of_the_cpu_is_wrong(folder: Path) -> None:
-    with worker(folder, "right") as process, auditing(folder, "cuda") as audits:
+    with worker(folder, "right") as process, proving(folder, "cuda") as prover:
         assert process.wait(30) == -signal.SIGKILL
-        assert audits.proven == 0
-        assert "an answer computed on cpu" in audits.fault
+        assert prover.proven == 0
+        assert "an answer computed on cpu" in prover.fault
 
 
 def test_overload_proves_nothing_and_kills_nobody(folder: Path) -> None:
-    with worker(folder, "overloaded") as process, auditing(folder) as audits:
+    with worker(folder, "overloaded") as process, proving(folder) as prover:
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(3)] == [b"answered\n"] * 3
         assert process.poll() is None
-        assert audits.events == dict.fromkeys(audit.EVENTS, 0)
+        assert prover.events == dict.fromkeys(proof.EVENTS, 0)
 
 
 @pytest.mark.parametrize("behaviour", ["hangs", "stopped"])
 def test_a_worker_that_hangs_is_killed(folder: Path, behaviour: str) -> None:
-    with worker(folder, behaviour) as process, auditing(folder) as audits:
+    with worker(folder, behaviour) as process, proving(folder) as prover:
         if behaviour == "stopped":
-            wait_until_counted(audits, "audits_passed")
+            wait_until_counted(prover, "proofs_passed")
             os.kill(process.pid, signal.SIGSTOP)
         assert process.wait(30) == -signal.SIGKILL
-        wait_until_counted(audits, "audits_without_answer")
-        assert audits.events["audits_wrong"] == 0
+        wait_until_counted(prover, "proofs_without_answer")
+        assert prover.events["proofs_wrong"] == 0
 
 
 def test_a_worker_that_works_may_take_its_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "PATIENCE_S", 0.5)
-    with worker(folder, "busy") as process, auditing(folder) as audits:
-        wait_until_counted(audits, "audits_passed")
+    monkeypatch.setattr(proof, "PATIENCE_S", 0.5)
+    with worker(folder, "busy") as process, proving(folder) as prover:
+        wait_until_counted(prover, "proofs_passed")
         assert process.poll() is None
 
 
 def test_a_worker_that_is_not_there_is_not_proven(folder: Path) -> None:
-    with worker(folder, "right") as process, auditing(folder) as audits:
-        wait_until_counted(audits, "audits_passed")
+    with worker(folder, "right") as process, proving(folder) as prover:
+        wait_until_counted(prover, "proofs_passed")
         process.kill()
-        while audits.proven:
+        while prover.proven:
             time.sleep(0.01)
-        assert audits.events["workers_killed"] == 0
+        assert prover.events["workers_killed"] == 0

@@ -24,12 +24,12 @@ from diagonalflip import errors
 from diagonalflip._endpoint import is_loopback
 from diagonalflip.errors import DiagonalFlipError, SettingError
 from diagonalflip.wire import MAX_BODY_BYTES
-from server import host, logs, tokens
-from server.artifacts import Artifacts
-from server.batch import BATCH_ITEMS
-from server.connection import MAX_CONNECTIONS
-from server.direct import CALLS, worker_socket
-from server.settings import Settings
+from supervisor import host, logs, tokens
+from supervisor.settings import Settings
+from supervisor.store import Artifacts
+from worker.batch import BATCH_ITEMS
+from worker.connection import MAX_CONNECTIONS
+from worker.routes import CALLS, worker_socket
 
 TEMPLATE = Template(Path(__file__).with_name("haproxy.cfg").read_text(encoding="utf-8"))
 

@@ -21,8 +21,8 @@ import psutil
 
 from diagonalflip.errors import CertificateError
 from diagonalflip.wire import TOLERANCE, pack
-from server.artifacts import Artifacts
-from server.direct import proof_socket
+from supervisor.store import Artifacts
+from worker.routes import proof_socket
 
 PATIENCE_S = 1.0
 """A worker that owes an answer and used no processor for this long, twice in a row, hangs."""
@@ -30,7 +30,7 @@ PATIENCE_S = 1.0
 BUSY_PATIENCE_S = 60.0
 """How long a worker that works may owe one: its longest queue takes less."""
 
-EVENTS = ("audits_passed", "audits_wrong", "audits_without_answer", "workers_killed")
+EVENTS = ("proofs_passed", "proofs_wrong", "proofs_without_answer", "workers_killed")
 
 HEADERS = {"Content-Type": "application/octet-stream"}
 ALL_IMAGES = bytes(pack(np.arange(16)).packed)
@@ -75,7 +75,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 @dataclass
-class Worker:
+class Subject:
     """What is known of one worker.
 
     Attributes:
@@ -89,7 +89,7 @@ class Worker:
     pid: int = 0
 
 
-class Audit:
+class Prover:
     """Proves every worker at an interval; kills one that answers wrongly or not at all.
 
     TorchServe starts another one then, and what the dead one held is answered as failed at
@@ -115,7 +115,7 @@ class Audit:
         interval_s: float,
         device: str | None = None,
     ) -> None:
-        self.workers = [Worker(number) for number in range(workers)]
+        self.workers = [Subject(number) for number in range(workers)]
         self.events: Counter[str] = Counter(dict.fromkeys(EVENTS, 0))
         self._sockets, self._artifacts, self._interval_s = sockets, artifacts, interval_s
         self.fault = ""
@@ -129,7 +129,7 @@ class Audit:
             threading.Thread(target=self._watch, args=(worker,), daemon=True).start()
 
     def stop(self) -> None:
-        """Ends the threads, each after the audit that it is at."""
+        """Ends the threads, each after the proof that it is at."""
         self._ended.set()
 
     @property
@@ -137,31 +137,31 @@ class Audit:
         """How many workers' last answers were right."""
         return sum(worker.proven for worker in self.workers)
 
-    def _watch(self, worker: Worker) -> None:
+    def _watch(self, worker: Subject) -> None:
         while not self._ended.is_set():
             worker.proven = self._prove(worker)
             self._ended.wait(self._interval_s if worker.proven else 0.1)
 
-    def _prove(self, worker: Worker) -> bool:
-        """Whether one audit went well; ends the worker if it is the worker's fault."""
+    def _prove(self, worker: Subject) -> bool:
+        """Whether one proof went well; ends the worker if it is the worker's fault."""
         try:
             answer = self._ask(worker)
             compare(answer, self._artifacts)
         except CertificateError as error:
-            self.events["audits_wrong"] += 1
+            self.events["proofs_wrong"] += 1
             self._kill(worker, f"answered wrongly: {error}")
         except TimeoutError:
-            self.events["audits_without_answer"] += 1
+            self.events["proofs_without_answer"] += 1
             self._kill(worker, "does not answer")
         except (OSError, http.client.HTTPException, psutil.NoSuchProcess):
             # None listens, or it died at this: TorchServe starts another one.
             worker.pid = 0
         else:
-            self.events["audits_passed"] += 1
+            self.events["proofs_passed"] += 1
             return True
         return False
 
-    def _ask(self, worker: Worker) -> bytes:
+    def _ask(self, worker: Subject) -> bytes:
         """The worker's answer for all 16 images.
 
         Raises:
@@ -187,7 +187,7 @@ class Audit:
                 )
             return response.read()
 
-    def _kill(self, worker: Worker, reason: str) -> None:
+    def _kill(self, worker: Subject, reason: str) -> None:
         logger.error("worker %d (process %d) %s: killed", worker.number, worker.pid, reason)
         self.fault = f"worker {worker.number} {reason}"
         self.events["workers_killed"] += 1

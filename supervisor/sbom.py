@@ -119,7 +119,7 @@ def find_jar() -> Path:
 
 
 def main() -> None:
-    """``python -m server.sbom CYCLONEDX_PY OUTPUT [--debian]``, without the tests' tools.
+    """``python -m supervisor.sbom CYCLONEDX_PY OUTPUT [--debian]``, without the tests' tools.
 
     With ``--debian`` also this system's packages, for an image is all of it.
     """

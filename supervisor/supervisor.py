@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from diagonalflip.errors import ArtifactError, SettingError, StartError
-from server import artifacts, host, logs, operations, readiness
-from server.artifacts import Artifacts
-from server.audit import UnixConnection
-from server.edge import Edge, refuse_unsafe
-from server.operations import Health
-from server.settings import LOOPBACK, Settings
-from server.stop import TICK_S, Stop, StopRequested
-from server.torchserve import TorchServe, resolve, running
+from supervisor import host, logs, operations, readiness, store
+from supervisor.edge import Edge, refuse_unsafe
+from supervisor.operations import Health
+from supervisor.proof import UnixConnection
+from supervisor.settings import LOOPBACK, Settings
+from supervisor.stop import TICK_S, Stop, StopRequested
+from supervisor.store import Artifacts
+from supervisor.torchserve import TorchServe, resolve, running
 
 CHORES_S = 2.0
 SILENCE_S = 10.0
@@ -122,7 +122,7 @@ class Supervisor:
     def _torchserve(self, sockets: Path) -> Iterator[TorchServe]:
         """TorchServe; when a stop is requested it ends after the edge has drained."""
         with running(self.settings, self._model, sockets) as server:
-            self.health.audit = server.audit
+            self.health.prover = server.prover
             try:
                 yield server
             except StopRequested:
@@ -142,7 +142,7 @@ class Supervisor:
         self._stop.pause(pause_s)
         self._torchserve_lives.begin()
         try:
-            self._model = artifacts.check(self.settings.model_store)
+            self._model = store.check(self.settings.model_store)
             with self._torchserve(sockets) as server:
                 self._earn(server)
                 logger.info("Ready again")

@@ -14,8 +14,8 @@ from typing import Any
 
 from diagonalflip.errors import ModelNotFound
 from diagonalflip.message import Request, Response
-from server.audit import EVENTS, Audit
-from server.http import PROBES, Address, HttpServer, unserved
+from supervisor.proof import EVENTS, Prover
+from worker.listener import PROBES, Address, HttpServer, unserved
 
 PARTS = ("torchserve", "edge")
 JSON = "application/json"
@@ -27,14 +27,14 @@ class Health:
     """What the supervisor knows; written by its thread, read by the port's.
 
     Attributes:
-        audit: Of the workers that TorchServe runs now; None while it does not run.
+        prover: Of the workers that TorchServe runs now; None while it does not run.
         earned: Whether, since TorchServe's start, every worker has been proven.
         draining: Whether a stop was asked for.
         restarts: Of TorchServe and of the edge, by name.
         pages: Metrics of TorchServe and of the edge as last read, by name.
     """
 
-    audit: Audit | None = None
+    prover: Prover | None = None
     earned: bool = False
     draining: bool = False
     restarts: Counter[str] = field(default_factory=Counter)
@@ -43,7 +43,7 @@ class Health:
     @property
     def proven(self) -> int:
         """Workers whose last proof was right."""
-        return self.audit.proven if self.audit is not None else 0
+        return self.prover.proven if self.prover is not None else 0
 
     @property
     def ready(self) -> bool:
@@ -60,10 +60,10 @@ class Health:
 
         add("ready", "gauge", {"": int(self.ready)})
         add("workers_proven", "gauge", {"": self.proven})
-        audit = self.audit
-        add("workers", "gauge", {"": len(audit.workers) if audit is not None else 0})
+        prover = self.prover
+        add("workers", "gauge", {"": len(prover.workers) if prover is not None else 0})
         for name in EVENTS:
-            add(f"{name}_total", "counter", {"": audit.events[name] if audit is not None else 0})
+            add(f"{name}_total", "counter", {"": prover.events[name] if prover is not None else 0})
         restarts = {f'{{part="{part}"}}': self.restarts[part] for part in PARTS}
         add("restarts_total", "counter", restarts)
         return "\n".join([*lines, ""]) + "".join(self.pages.get(part, "") for part in PARTS)
@@ -109,7 +109,7 @@ class OperationsServer(HttpServer):
             "ready": health.ready,
             "draining": health.draining,
             "workers_proven": health.proven,
-            "workers": len(health.audit.workers) if health.audit is not None else 0,
+            "workers": len(health.prover.workers) if health.prover is not None else 0,
         }
         body = json.dumps(told).encode()
         if health.ready:

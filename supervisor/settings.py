@@ -1,6 +1,6 @@
 """What an operator can set, by environment variable or ``make serve NAME=value``.
 
-``python -m server.settings`` prints the table.
+``python -m supervisor.settings`` prints the table.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Settings:
     workers: int = _setting(0, "worker processes; 0 takes one a GPU, or 1 without", 0, 1024)
     batch_size: int = _setting(16, "requests that a worker answers together", 1, 1024)
     max_batch_delay_ms: int = _setting(1, "wait for a batch to fill, after its first request", 1)
-    audit_s: int = _setting(2, "seconds between proofs of every worker, by all 16 images", 1, 3600)
+    proof_s: int = _setting(2, "seconds between proofs of every worker, by all 16 images", 1, 3600)
     drain_s: int = _setting(0, "after a stop signal: seconds of serving on, but not ready", 0, 3600)
     stop_s: int = _setting(20, "then: seconds to finish what was accepted", 1, 3600)
     start_timeout_s: int = _setting(120, "seconds until a correct prediction, else it failed", 1)

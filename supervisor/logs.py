@@ -16,7 +16,7 @@ import threading
 from typing import IO
 
 from diagonalflip.errors import SettingError
-from server.settings import Settings
+from supervisor.settings import Settings
 
 TEXT, JSON = "text", "json"
 

@@ -24,8 +24,8 @@ from diagonalflip.errors import (
 )
 from diagonalflip.message import Request, Response
 from diagonalflip.wire import MAX_BODY_BYTES
-from server.batch import FULL, MAX_HELD_BYTES, Batcher
-from server.refusal import refusal
+from worker.batch import FULL, MAX_HELD_BYTES, Batcher
+from worker.refusal import refusal
 
 MAX_HEAD_BYTES = 1 << 14
 MAX_CONNECTIONS = 4096

@@ -1,4 +1,4 @@
-"""``python -m server``: serves in the foreground until Ctrl-C or SIGTERM."""
+"""``python -m supervisor``: serves in the foreground until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import time
 from collections.abc import Iterator
 
 from diagonalflip.errors import DiagonalFlipError
-from server import artifacts, host, logs
-from server.settings import Settings
-from server.stop import Stop, StopRequested
-from server.supervisor import GaveUpError, Supervisor
-from server.torchserve import find_java
+from supervisor import host, logs, store
+from supervisor.settings import Settings
+from supervisor.stop import Stop, StopRequested
+from supervisor.supervisor import GaveUpError, Supervisor
+from supervisor.torchserve import find_java
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 STOPPED, NOT_STARTED, GAVE_UP = 0, 1, 3
 """Exit statuses: as asked; it could not start; what died did not come back."""
 
-logger = logging.getLogger("server")
+logger = logging.getLogger("supervisor")
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> in
         stop = Stop()
         stop.on((*STOPPING, signal.SIGHUP) if has_terminal else STOPPING)
         logger.info("Checking %s against its manifest", settings.model_store)
-        model = artifacts.check(settings.model_store)
+        model = store.check(settings.model_store)
         supervisor = Supervisor(settings, model, stop)
         if not has_terminal:
             signal.signal(signal.SIGHUP, lambda *_: supervisor.reload())

@@ -16,8 +16,8 @@ from typing import IO
 
 from diagonalflip.errors import ModelNotFound
 from diagonalflip.message import Request, Response, Verb
-from server.batch import COUNTERS, Service
-from server.http import PROBES, HttpServer, unserved
+from worker.batch import COUNTERS, Service
+from worker.listener import PROBES, HttpServer, unserved
 
 CALLS = ("GET", "HEAD", "POST", "PUT")
 

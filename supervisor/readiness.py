@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diagonalflip.errors import StartError
-from server.artifacts import Artifacts
-from server.audit import ALL_IMAGES, HEADERS, compare
-from server.settings import LOOPBACK
-from server.torchserve import TorchServe
+from supervisor.proof import ALL_IMAGES, HEADERS, compare
+from supervisor.settings import LOOPBACK
+from supervisor.store import Artifacts
+from supervisor.torchserve import TorchServe
 
 POLL_S = 0.1
 LAST_LINES = 5
@@ -39,21 +39,21 @@ def wait(
     while time.monotonic() < deadline:
         if (
             server.process.poll() is not None
-            or server.audit.events["audits_wrong"]
+            or server.prover.events["proofs_wrong"]
             or _refused_itself(settings.log_dir)
         ):
             break
-        answer = _ask(settings.port, path) if server.audit.proven == settings.workers else None
+        answer = _ask(settings.port, path) if server.prover.proven == settings.workers else None
         if answer is not None:
             compare(answer, artifacts)
             return
         pause(POLL_S)
     status = server.process.poll()
-    got = f"{server.audit.proven} of {settings.workers} workers proven"
+    got = f"{server.prover.proven} of {settings.workers} workers proven"
     if status is not None:
         got = f"TorchServe's exit, status {status}"
     raise StartError(
-        f"{got}; {server.audit.fault or last_error(settings.log_dir)}",
+        f"{got}; {server.prover.fault or last_error(settings.log_dir)}",
         f"a correct prediction within {settings.start_timeout_s} s",
         f"see the logs in {settings.log_dir}",
     )
