@@ -24,7 +24,7 @@ import numpy.typing as npt
 import requests
 
 from diagonalflip import Client
-from diagonalflip.wire import Images, pack, unpack
+from diagonalflip.wire import OCTETS, Images, pack, unpack
 
 THREADS = 4
 CHUNK_IMAGES = 65536
@@ -81,7 +81,7 @@ def bare_loop(url: str, packed: bytes) -> npt.NDArray[np.float32]:
         response = requests.post(
             f"{url}/predictions/diagonal_flip",
             data=packed[start : start + CHUNK_IMAGES // 2],
-            headers={"Content-Type": "application/octet-stream"},
+            headers={"Content-Type": OCTETS},
             timeout=60,
             proxies={"no_proxy": "*"},
         )

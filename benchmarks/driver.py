@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workloads import OCTETS, Exchange, Rule, Workload
+from benchmarks.workloads import Exchange, Rule, Workload
+from diagonalflip.wire import OCTETS
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
 TIMEOUT_S = 30

@@ -11,14 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from diagonalflip.wire import TOLERANCE
+from diagonalflip.wire import FLOAT16, OCTETS, PACKED, TOLERANCE
 
 PAYLOADS = 5
 """Different payloads a workload sends in turn, so that no server can answer from memory."""
 
-OCTETS = "application/octet-stream"
-FLOAT16 = "application/vnd.diagonalflip.float16"
-PACKED = "application/vnd.diagonalflip.packed"
 
 Predictions = npt.NDArray[np.float32]
 

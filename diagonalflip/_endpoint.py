@@ -14,10 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from diagonalflip.errors import ClientError
-from diagonalflip.wire import PIXELS, Images, to_pixels, unpack, with_padding
+from diagonalflip.wire import JSON, OCTETS, PACKED, PIXELS, Images, to_pixels, unpack, with_padding
 
-OCTETS = "application/octet-stream"
-PACKED = "application/vnd.diagonalflip.packed"
 LONGEST_PROBLEM_BYTES = 1 << 16
 """What is read of an answer that is no prediction."""
 
@@ -69,7 +67,7 @@ def _octets(body: bytes, _count: int) -> npt.NDArray[np.uint8]:
 PREDICTIONS = Form(OCTETS, (PIXELS,), np.float32, lambda count: 4 * PIXELS * count, _floats)
 FLIPS = Form(PACKED, (2, 2), np.uint8, lambda count: (count + 1) // 2, _flips)
 
-DESCRIPTION = Form("application/json", (), object, lambda _: LONGEST_PROBLEM_BYTES, _octets)
+DESCRIPTION = Form(JSON, (), object, lambda _: LONGEST_PROBLEM_BYTES, _octets)
 """The answer to a request without images: what is served."""
 NO_IMAGES = Images(b"", 0)
 

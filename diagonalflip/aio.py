@@ -30,7 +30,7 @@ from diagonalflip._files import Destination, Source
 from diagonalflip._images import ImagesLike, Packed, packed_images, to_images
 from diagonalflip._retry import retrying_async, until_ready_async
 from diagonalflip.errors import TooManyImages
-from diagonalflip.wire import Images, pack
+from diagonalflip.wire import MODEL, Images, pack
 
 __all__ = ["AsyncClient"]
 
@@ -51,7 +51,7 @@ class AsyncClient:
         self,
         url: str = "http://127.0.0.1:8080",
         *,
-        model: str = "diagonal_flip",
+        model: str = MODEL,
         deadline_s: float = 60.0,
         connections: int = 32,
         token: str | None = None,

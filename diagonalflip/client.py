@@ -19,7 +19,7 @@ from diagonalflip._images import ImagesLike, Packed, packed_images, to_images
 from diagonalflip._retry import until_ready
 from diagonalflip._sender import Sender
 from diagonalflip._transport import Transport
-from diagonalflip.wire import Images, pack
+from diagonalflip.wire import MODEL, Images, pack
 
 __all__ = ["Client", "ServerInfo"]
 
@@ -59,7 +59,7 @@ class Client:
         self,
         url: str = "http://127.0.0.1:8080",
         *,
-        model: str = "diagonal_flip",
+        model: str = MODEL,
         deadline_s: float = 60.0,
         connections: int = 4,
         token: str | None = None,

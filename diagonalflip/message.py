@@ -22,6 +22,16 @@ class Verb(enum.Enum):
     """Predictions, by the Open Inference Protocol V2."""
 
 
+def verbs(model: str, version: str) -> dict[str, Verb]:
+    """The paths that ask for something of ``model``, with and without its version."""
+    paths = {}
+    for end, v2_end in (("", ""), (f"/{version}", f"/versions/{version}")):
+        paths[f"/predictions/{model}{end}"] = Verb.PREDICT
+        paths[f"/explanations/{model}{end}"] = Verb.EXPLAIN
+        paths[f"/v2/models/{model}{v2_end}/infer"] = Verb.INFER
+    return paths
+
+
 @dataclass(slots=True)
 class Request:
     """One request.
@@ -57,7 +67,3 @@ class Response:
     def phrase(self) -> str:
         """The status in words."""
         return HTTPStatus(self.status).phrase
-
-
-PROBLEM = "application/problem+json"
-"""The media type of errors, RFC 9457."""

@@ -20,14 +20,38 @@ from diagonalflip.errors import EmptyPayload, InvalidImage, InvalidPadding, TooM
 WIRE_VERSION = "1"
 """Changes when an old client would misread a new server, or the other way round."""
 
+MODEL = "diagonal_flip"
+"""The model's name, as URLs have it."""
+
+OCTETS = "application/octet-stream"
+"""Packed images in requests; little-endian float32, four an image, in responses."""
+
+PACKED = "application/vnd.diagonalflip.packed"
+"""Packed images in both."""
+
+FLOAT16 = "application/vnd.diagonalflip.float16"
+JSON = "application/json"
+TEXT = "text/plain"
+PNG = "image/png"
+PBM = "image/x-portable-bitmap"
+FORM = "multipart/form-data"
+PROBLEM = "application/problem+json"
+"""Errors, RFC 9457."""
+
 PIXELS = 4
 """Pixels, and so bits, of an image; also the floats of a prediction."""
 
 MAX_IMAGES = 1 << 20
 """Images that one request may carry: 512 KiB packed, a 16 MiB float32 answer."""
 
+MAX_EXPLAINED_IMAGES = 4096
+"""Images that one request for explanations may carry: their answer is for people."""
+
 MAX_BODY_BYTES = 1 << 26
-"""Of a request, before and after its content coding."""
+"""Of a request, before and after its content coding: the most images as indented JSON."""
+
+MAX_CONNECTIONS = 4096
+"""That a door keeps open at once."""
 
 NIBBLE_BITS = 4
 """Padding bits after an odd number of images."""

@@ -15,7 +15,7 @@ import onnxruntime
 
 from diagonalflip import Client
 from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.wire import TOLERANCE, pack, to_pixels
+from diagonalflip.wire import OCTETS, TOLERANCE, pack, to_pixels
 from drills.service import PATH
 
 SIZES = (2, 2, 2, 64, 1024, 4096, 131_072)
@@ -123,7 +123,7 @@ class Load:
             connection.connect()
         except OSError:
             return "unreachable"
-        headers = {"Content-Type": "application/octet-stream"}
+        headers = {"Content-Type": OCTETS}
         headers["Authorization"] = f"Bearer {self._service.token}"
         try:
             connection.request("POST", PATH, bytes(pack(numbers).packed), headers)

@@ -19,14 +19,14 @@ import onnxruntime
 import torch
 
 from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.wire import WIRE_VERSION
+from diagonalflip.wire import MODEL, WIRE_VERSION
 from export import summary, verify
-from export.archive import MODEL_NAME, digest, write_archive
+from export.archive import digest, write_archive
 from export.net import WEIGHTS_FILE, load_net
 from export.write import write_onnx, write_torchscript
 
 MANIFEST = "manifest.json"
-NAMES = tuple(f"{MODEL_NAME}.{suffix}" for suffix in ("pt", "onnx", "mar"))
+NAMES = tuple(f"{MODEL}.{suffix}" for suffix in ("pt", "onnx", "mar"))
 
 
 def export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _manifest(
     version: str, artifacts: list[Path], members: dict[str, bytes], certificate: dict[str, Any]
 ) -> dict[str, Any]:
     return {
-        "model": {"name": MODEL_NAME, "version": version},
+        "model": {"name": MODEL, "version": version},
         "wire_version": WIRE_VERSION,
         "versions": {
             "torch": torch.__version__.partition("+")[0],

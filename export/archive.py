@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-MODEL_NAME = "diagonal_flip"
+from diagonalflip.wire import MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {
@@ -53,9 +53,9 @@ def _serve_manifest(version: str) -> dict[str, Any]:
         "archiverVersion": "0.12.0",
         "runtime": "python",
         "model": {
-            "modelName": MODEL_NAME,
+            "modelName": MODEL,
             "modelVersion": version,
-            "serializedFile": f"{MODEL_NAME}.pt",
+            "serializedFile": f"{MODEL}.pt",
             "handler": "flip_handler.py",
             "configFile": "model-config.yaml",
         },

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import orjson
-from flip_media import JSON, PACKED, PBM, PNG, TEXT, VENDOR_PACKED, MediaType, parse_media_type
+from flip_media import MediaType, parse_media_type
 from flip_picture import decode_pbm, decode_png
 
 from diagonalflip.errors import (
@@ -21,7 +21,19 @@ from diagonalflip.errors import (
     InvalidText,
     UnsupportedMediaType,
 )
-from diagonalflip.wire import PIXELS, Images, check_count, from_packed, pack
+from diagonalflip.wire import (
+    JSON,
+    OCTETS,
+    PACKED,
+    PBM,
+    PIXELS,
+    PNG,
+    TEXT,
+    Images,
+    check_count,
+    from_packed,
+    pack,
+)
 
 Body = bytes | bytearray
 Numbers = npt.NDArray[np.int64]
@@ -234,8 +246,8 @@ def _describe(value: object) -> str:
 
 
 DECODERS: dict[str, Callable[[MediaType, Body], Images]] = {
+    OCTETS: decode_packed,
     PACKED: decode_packed,
-    VENDOR_PACKED: decode_packed,
     JSON: decode_json,
     TEXT: decode_text,
     PNG: decode_png,

@@ -9,21 +9,24 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import torch
-from flip_media import (
-    JSON,
-    PACKED,
-    PBM,
-    PNG,
-    TEXT,
-    VENDOR_FLOAT16,
-    VENDOR_PACKED,
-    negotiate,
-    parse_media_type,
-)
+from flip_media import negotiate, parse_media_type
 from flip_picture import encode_png
 
 from diagonalflip.errors import NotAcceptable
-from diagonalflip.wire import PIXELS, Images, pack_pixels, unpack, with_padding
+from diagonalflip.wire import (
+    FLOAT16,
+    JSON,
+    OCTETS,
+    PACKED,
+    PBM,
+    PIXELS,
+    PNG,
+    TEXT,
+    Images,
+    pack_pixels,
+    unpack,
+    with_padding,
+)
 
 Predictions = npt.NDArray[np.float32]
 Encoded = tuple[bytes, str]
@@ -55,7 +58,7 @@ def encode(media_type: str, images: Images, predictions: Predictions) -> Encoded
 
 def encode_float32(_images: Images, predictions: Predictions) -> Encoded:
     """Little-endian float32, four an image, in order."""
-    return predictions.astype("<f4", copy=False).tobytes(), PACKED
+    return predictions.astype("<f4", copy=False).tobytes(), OCTETS
 
 
 def encode_float16(_images: Images, predictions: Predictions) -> Encoded:
@@ -65,13 +68,13 @@ def encode_float16(_images: Images, predictions: Predictions) -> Encoded:
     50 times as long.
     """
     halves = torch.from_numpy(predictions).to(torch.float16).numpy()
-    return halves.astype("<f2", copy=False).tobytes(), VENDOR_FLOAT16
+    return halves.astype("<f2", copy=False).tobytes(), FLOAT16
 
 
 def encode_flips(_images: Images, predictions: Predictions) -> Encoded:
     """Thresholded outputs, packed as images are."""
     flips = pack_pixels(predictions >= FLIP_THRESHOLD)
-    return bytes(flips.packed), with_padding(VENDOR_PACKED, flips.count)
+    return bytes(flips.packed), with_padding(PACKED, flips.count)
 
 
 def encode_json(_images: Images, predictions: Predictions) -> Encoded:
@@ -97,11 +100,11 @@ def dump(document: object) -> bytes:
 
 
 ENCODERS: dict[str, Callable[[Images, Predictions], Encoded]] = {
-    PACKED: encode_float32,
+    OCTETS: encode_float32,
     JSON: encode_json,
     TEXT: encode_text,
     PNG: lambda images, predictions: (encode_png(images, predictions), PNG),
-    VENDOR_FLOAT16: encode_float16,
-    VENDOR_PACKED: encode_flips,
+    FLOAT16: encode_float16,
+    PACKED: encode_flips,
 }
 """Media type to encoder."""

@@ -7,12 +7,8 @@ from typing import Any
 import flip_encode
 import numpy as np
 import numpy.typing as npt
-from flip_media import JSON
 
-from diagonalflip.wire import PIXELS, Images, to_pixels, unpack
-
-MAX_IMAGES = 4096
-"""Images that one request may carry: their answer is for people."""
+from diagonalflip.wire import JSON, PIXELS, Images, to_pixels, unpack
 
 COST = 64
 """An explanation takes about as much longer than a prediction, for the same images."""

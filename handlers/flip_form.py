@@ -8,7 +8,6 @@ from multipart import MultipartError, PushMultipartParser, parse_options_header
 
 from diagonalflip.errors import InvalidPayload
 
-FORM = "multipart/form-data"
 ONE_FILE = "a form with one file and nothing else"
 
 Body = bytes | bytearray

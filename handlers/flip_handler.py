@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flip_form
 from flip_engine import pick_device
 from flip_read import Job
 from flip_service import Service
 
 from diagonalflip.message import Request, Verb
+from diagonalflip.wire import FORM
 
 
 class FlipHandler:
@@ -86,7 +86,7 @@ def understand(headers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Request
         for name, value in headers.items()
         if isinstance(value, str) and name.lower() != "explain"
     }
-    if known.get("content-type", "").lower().startswith(flip_form.FORM):
+    if known.get("content-type", "").lower().startswith(FORM):
         types = {name: kind["content-type"] for name, kind in headers.items() if type(kind) is dict}
         files = [name for name in inputs if types.get(name)]
         if len(files) == len(types.keys() & inputs.keys()) == 1:

@@ -6,15 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-PACKED = "application/octet-stream"
-VENDOR_PACKED = "application/vnd.diagonalflip.packed"
-VENDOR_FLOAT16 = "application/vnd.diagonalflip.float16"
-JSON = "application/json"
-TEXT = "text/plain"
-PNG = "image/png"
-PBM = "image/x-portable-bitmap"
-PROBLEM = "application/problem+json"
-
 
 @dataclass(frozen=True)
 class MediaType:

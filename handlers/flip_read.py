@@ -14,11 +14,11 @@ import flip_form
 import flip_v2
 import numpy as np
 import numpy.typing as npt
-from flip_media import JSON, negotiate
+from flip_media import negotiate
 
 from diagonalflip.errors import ModelMismatch, NotAcceptable
 from diagonalflip.message import Request, Verb
-from diagonalflip.wire import Images, check_count
+from diagonalflip.wire import FORM, JSON, MAX_EXPLAINED_IMAGES, Images, check_count
 
 SAYING_WHAT = {"content-type", flip_v2.HEADER_LENGTH}
 """Headers that say what a body is; a body that is empty nevertheless is a mistake."""
@@ -67,11 +67,11 @@ def read(request: Request, model_digest: str) -> Job | None:
     _check_model(headers.get("if-match", "*"), model_digest)
     body = flip_coding.decoded(headers.get("content-encoding", ""), request.body)
     content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
-    if body and content_type.lower().startswith(flip_form.FORM):
+    if body and content_type.lower().startswith(FORM):
         content_type, body = flip_form.file_of(content_type, body)
     if request.verb is Verb.EXPLAIN:
         images = flip_decode.decode(content_type, body)
-        check_count(images.count, flip_explain.MAX_IMAGES)
+        check_count(images.count, MAX_EXPLAINED_IMAGES)
         return Job(request, images, partial(flip_explain.write, images), explains=True)
     if request.verb is Verb.PREDICT and not body and not headers.keys() & SAYING_WHAT:
         if negotiate(accept, (JSON,)) is None:

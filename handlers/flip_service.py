@@ -16,14 +16,12 @@ from time import perf_counter
 import flip_coding
 import flip_decode
 import flip_encode
-import flip_explain
 import flip_read
 import flip_v2
 import numpy as np
 import numpy.typing as npt
 import torch
 from flip_engine import FlipEngine, open_engine
-from flip_media import JSON
 from flip_read import Job
 
 from diagonalflip.errors import (
@@ -33,8 +31,8 @@ from diagonalflip.errors import (
     TooManyImages,
     UnsupportedCoding,
 )
-from diagonalflip.message import PROBLEM, Request, Response, Verb
-from diagonalflip.wire import MAX_IMAGES, PIXELS, WIRE_VERSION
+from diagonalflip.message import Request, Response, Verb
+from diagonalflip.wire import JSON, MAX_EXPLAINED_IMAGES, MAX_IMAGES, PIXELS, PROBLEM, WIRE_VERSION
 
 logger = logging.getLogger("flip_handler")
 
@@ -86,7 +84,7 @@ class Service:
             "largest_deviation": deviation,
             "batch_invariant": self._engine.batch_invariant,
             "max_images": MAX_IMAGES,
-            "max_explained_images": flip_explain.MAX_IMAGES,
+            "max_explained_images": MAX_EXPLAINED_IMAGES,
             "batch_sizes": self._engine.batch_sizes,
             "request_media_types": list(flip_decode.DECODERS),
             "response_media_types": list(flip_encode.ENCODERS),

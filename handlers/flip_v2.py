@@ -17,11 +17,14 @@ import numpy.typing as npt
 import orjson
 from flip_decode import BYTE_ORDER_MARK, check_values
 from flip_encode import dump
-from flip_media import JSON, PACKED, parse_media_type
+from flip_media import parse_media_type
 
 from diagonalflip.errors import InvalidJson, InvalidTensor, TooManyImages
 from diagonalflip.wire import (
+    JSON,
+    MODEL,
     NIBBLE_BITS,
+    OCTETS,
     PIXELS,
     check_count,
     from_packed,
@@ -107,7 +110,7 @@ class V2Request:
             "datatype": "FP32",
             "shape": list(predictions.shape),
         }
-        document = {"model_name": "diagonal_flip", "outputs": [output]}
+        document = {"model_name": MODEL, "outputs": [output]}
         if self._id is not None:
             document["id"] = self._id
         if not self._binary_answer:
@@ -116,7 +119,7 @@ class V2Request:
         tensor = predictions.astype("<f4", copy=False).tobytes()
         output["parameters"] = {"binary_data_size": len(tensor)}
         head = dump(document)
-        return head + tensor, PACKED, {"Inference-Header-Content-Length": str(len(head))}
+        return head + tensor, OCTETS, {"Inference-Header-Content-Length": str(len(head))}
 
 
 def _inputs_document(headers: Mapping[str, str], body: Body) -> dict[str, Any] | None:

@@ -23,12 +23,11 @@ from string import Template
 from diagonalflip import errors
 from diagonalflip._endpoint import is_loopback
 from diagonalflip.errors import DiagonalFlipError, SettingError
-from diagonalflip.wire import MAX_BODY_BYTES
+from diagonalflip.wire import MAX_BODY_BYTES, MAX_CONNECTIONS
 from supervisor import host, logs, tokens
 from supervisor.settings import Settings
 from supervisor.store import Artifacts
 from worker.batch import BATCH_ITEMS
-from worker.connection import MAX_CONNECTIONS
 from worker.routes import CALLS, worker_socket
 
 TEMPLATE = Template(Path(__file__).with_name("haproxy.cfg").read_text(encoding="utf-8"))

@@ -14,11 +14,11 @@ from typing import Any
 
 from diagonalflip.errors import ModelNotFound
 from diagonalflip.message import Request, Response
+from diagonalflip.wire import JSON
 from supervisor.proof import EVENTS, Prover
 from worker.listener import PROBES, Address, HttpServer, unserved
 
 PARTS = ("torchserve", "edge")
-JSON = "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 
 from diagonalflip.errors import CertificateError
-from diagonalflip.wire import TOLERANCE, pack
+from diagonalflip.wire import OCTETS, TOLERANCE, pack
 from supervisor.store import Artifacts
 from worker.routes import proof_socket
 
@@ -32,7 +32,7 @@ BUSY_PATIENCE_S = 60.0
 
 EVENTS = ("proofs_passed", "proofs_wrong", "proofs_without_answer", "workers_killed")
 
-HEADERS = {"Content-Type": "application/octet-stream"}
+HEADERS = {"Content-Type": OCTETS}
 ALL_IMAGES = bytes(pack(np.arange(16)).packed)
 
 logger = logging.getLogger(__name__)

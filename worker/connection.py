@@ -23,12 +23,11 @@ from diagonalflip.errors import (
     ServerOverloaded,
 )
 from diagonalflip.message import Request, Response
-from diagonalflip.wire import MAX_BODY_BYTES
+from diagonalflip.wire import MAX_BODY_BYTES, MAX_CONNECTIONS
 from worker.batch import FULL, MAX_HELD_BYTES, Batcher
 from worker.refusal import refusal
 
 MAX_HEAD_BYTES = 1 << 14
-MAX_CONNECTIONS = 4096
 
 UNSENT_BYTES = 1 << 15
 """Answers that a client has not read, until they are counted and it is not listened to."""

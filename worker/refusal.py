@@ -6,7 +6,8 @@ import json
 from http import HTTPStatus
 
 from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.message import PROBLEM, Response
+from diagonalflip.message import Response
+from diagonalflip.wire import PROBLEM
 
 
 def refusal(error: DiagonalFlipError, headers: dict[str, str] | None = None) -> Response:

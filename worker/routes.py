@@ -16,6 +16,7 @@ from typing import IO
 
 from diagonalflip.errors import ModelNotFound
 from diagonalflip.message import Request, Response, Verb
+from diagonalflip.wire import JSON
 from worker.batch import COUNTERS, Service
 from worker.listener import PROBES, HttpServer, unserved
 
@@ -63,7 +64,7 @@ class DirectServer(HttpServer):
             raise ModelNotFound(path[:100], f"/predictions/{self._model}")
         if method not in PROBES:
             return unserved(method, PROBES)
-        return Response(json.dumps(self._probes[path]).encode(), "application/json")
+        return Response(json.dumps(self._probes[path]).encode(), JSON)
 
     def tick(self) -> None:
         """Reports what was counted."""

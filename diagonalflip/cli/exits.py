@@ -33,9 +33,6 @@ class ExitCode(IntEnum):
 class UsageError(DiagonalFlipError):
     """The command was asked for something that it cannot do."""
 
-    code = "usage"
-    title = "Usage"
-
 
 def exit_code(error: DiagonalFlipError) -> ExitCode:
     """The exit code that an error stands for."""

@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from diagonalflip.cli.exits import UsageError
+from diagonalflip.wire import PBM, PNG
 
 
 class InputForm(StrEnum):
@@ -27,7 +28,7 @@ class OutputForm(StrEnum):
     PNG = "png"
 
 
-PICTURES = {InputForm.PNG: "image/png", InputForm.PBM: "image/x-portable-bitmap"}
+PICTURES = {InputForm.PNG: PNG, InputForm.PBM: PBM}
 
 INPUT_SUFFIXES = {
     ".bin": InputForm.PACKED,

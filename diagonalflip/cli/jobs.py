@@ -20,7 +20,7 @@ from diagonalflip.cli.outputs import WRITERS, opened
 from diagonalflip.cli.progress import ImageProgress
 from diagonalflip.cli.target import Connection
 from diagonalflip.errors import InvalidAnswer, InvalidPicture
-from diagonalflip.wire import PIXELS
+from diagonalflip.wire import OCTETS, PIXELS, PNG
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def predict_stream(connection: Connection, job: Job) -> int:
 def predict_picture(connection: Connection, job: Job) -> int:
     """Sends a picture as it is, in one request; returns the number of images."""
     wants_picture = job.output_form is OutputForm.PNG
-    accept = "image/png" if wants_picture else "application/octet-stream"
+    accept = PNG if wants_picture else OCTETS
     headers = {"Content-Type": PICTURES[job.source_form], "Accept": accept}
     with _source(job) as file, connection.raw() as raw:
         answer = raw.post(file.read(), headers)
@@ -104,7 +104,7 @@ def _checked(answer: Reply, accept: str) -> int:
     told = answer.headers.get("Flip-Images", "")
     got = answer.headers.get("Content-Type", "")
     is_right = got == accept and told.isdecimal()
-    if is_right and accept == "application/octet-stream":
+    if is_right and accept == OCTETS:
         is_right = len(answer.body) == 4 * PIXELS * int(told)
     if not is_right:
         found = f"{len(answer.body)} bytes of {got or 'no type'} for {told or 'no'} images"

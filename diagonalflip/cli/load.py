@@ -13,11 +13,11 @@ import typer
 from diagonalflip._answers import agree
 from diagonalflip.cli import driver, report
 from diagonalflip.cli.exits import ExitCode, UsageError
-from diagonalflip.cli.promises import OCTETS, alone
+from diagonalflip.cli.promises import alone
 from diagonalflip.cli.raw import Raw
 from diagonalflip.cli.target import UrlArgument, connection_of
 from diagonalflip.errors import InvalidAnswer, ServerOverloaded
-from diagonalflip.wire import MAX_IMAGES, pack, with_padding
+from diagonalflip.wire import MAX_IMAGES, OCTETS, pack, with_padding
 
 BODIES = 16
 """Different requests that are sent in turn."""

@@ -18,12 +18,20 @@ from diagonalflip._endpoint import Reply
 from diagonalflip.cli.raw import PREDICTIONS, Raw
 from diagonalflip.cli.vectors import require
 from diagonalflip.errors import InvalidAnswer
-from diagonalflip.wire import MAX_IMAGES, PIXELS, TOLERANCE, pack, to_pixels, with_padding
+from diagonalflip.wire import (
+    FLOAT16,
+    JSON,
+    MAX_IMAGES,
+    OCTETS,
+    PACKED,
+    PIXELS,
+    PROBLEM,
+    TOLERANCE,
+    pack,
+    to_pixels,
+    with_padding,
+)
 
-OCTETS = "application/octet-stream"
-JSON = "application/json"
-VENDOR = "application/vnd.diagonalflip.packed"
-FLOAT16 = "application/vnd.diagonalflip.float16"
 PROMISED_HEADERS = (
     "Flip-Images",
     "Flip-Model-Version",
@@ -136,7 +144,7 @@ def _forms(kit: Kit) -> None:
     bits = [f"{number:04b}" for number in range(16)]
     mixed = [*range(4), *bits[4:8], *pixels[8:12], *flat[12:]]
     bodies = (
-        (VENDOR, bytes(pack(range(16)).packed)),
+        (PACKED, bytes(pack(range(16)).packed)),
         (JSON, json.dumps({"images": mixed}).encode()),
         ("text/plain", b"01234567 89ABCDEF\r\n"),
         ("image/x-portable-bitmap", b"P4\n8 8\n" + _sheet()),
@@ -166,7 +174,7 @@ def _float16_answers(kit: Kit) -> None:
 
 
 def _flipped_answers(kit: Kit) -> None:
-    answer = post(kit.raw, range(15), Accept=VENDOR)
+    answer = post(kit.raw, range(15), Accept=PACKED)
     require("status", answer.status, 200)
     require("bytes", len(answer.body), 8)
     *flips, padding = np.unpackbits(np.frombuffer(answer.body, np.uint8)).reshape(-1, PIXELS)
@@ -174,7 +182,7 @@ def _flipped_answers(kit: Kit) -> None:
     wrong = (np.array(flips) != (kit.alone[:15] >= 0.5)) & certain
     require("images flipped otherwise", np.flatnonzero(wrong.any(axis=1)).tolist(), [])
     require("padding", padding.tolist(), [0] * PIXELS)
-    require("Content-Type", answer.headers.get("Content-Type"), with_padding(VENDOR, 15))
+    require("Content-Type", answer.headers.get("Content-Type"), with_padding(PACKED, 15))
 
 
 def _answer_headers(kit: Kit) -> None:
@@ -196,7 +204,7 @@ def _error_headers(kit: Kit) -> None:
         sent = {"Content-Type": JSON, "Accept": accept, "X-Request-Id": "check-1"}
         answer = kit.raw.post(b"{", sent)
         require("error", answer.status in (400, 406), True)
-        require("Content-Type", answer.headers.get("Content-Type"), "application/problem+json")
+        require("Content-Type", answer.headers.get("Content-Type"), PROBLEM)
         kept = [name for name in PROMISED_HEADERS if name in answer.headers]
         require("headers of an answer on an error", kept, [])
         require("Flip-Request-Id", answer.headers.get("Flip-Request-Id"), "check-1")

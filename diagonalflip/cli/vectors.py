@@ -14,6 +14,7 @@ from PIL import Image
 from diagonalflip._endpoint import Reply
 from diagonalflip.cli.raw import Raw
 from diagonalflip.errors import InvalidAnswer
+from diagonalflip.wire import JSON, MODEL
 
 Vector = Mapping[str, Any]
 FILES = ("predictions", "v2", "explanations")
@@ -97,7 +98,7 @@ def _body(answer: Reply, expected: Vector, _tolerance: float) -> None:
 def _float32(answer: Reply, expected: Vector, tolerance: float) -> None:
     if "output" in expected:
         got = _v2_predictions(answer, expected)
-    elif answer.headers.get("Content-Type") == "application/json":
+    elif answer.headers.get("Content-Type") == JSON:
         document = json.loads(answer.body)
         require("members", set(document), {"predictions"})
         got = document["predictions"]
@@ -110,7 +111,7 @@ def _v2_predictions(answer: Reply, expected: Vector) -> Any:
     end = int(answer.headers.get("Inference-Header-Content-Length", len(answer.body)))
     document, tail = json.loads(answer.body[:end]), answer.body[end:]
     require("id", document.get("id"), expected.get("id"))
-    require("model_name", document["model_name"], "diagonal_flip")
+    require("model_name", document["model_name"], MODEL)
     (output,) = document["outputs"]
     for name, value in expected["output"].items():
         require(name, output.get(name), value)

@@ -15,13 +15,14 @@ from typing import Any, cast
 
 import flip_decode
 import flip_read
-from flip_media import JSON, PACKED, PBM, PNG, TEXT, VENDOR_PACKED, parse_media_type
+from flip_media import parse_media_type
 from flip_service import Service
 from flip_v2 import HEADER_LENGTH
 
 from diagonalflip import wire
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.message import Request, Verb
+from diagonalflip.wire import JSON, OCTETS, PACKED, PBM, PNG, TEXT
 from tests.fuzz.source import Execution, Source, header_bytes, repeat
 
 EXPLAIN, SPLIT, MEND, ARRAY, LENGTH, RAW = (1 << bit for bit in range(6))
@@ -33,12 +34,12 @@ LONGEST = 640 << 10
 
 DIGEST = "5f" * 32
 STATUSES = {400, 406, 412, 413, 415}
-ODD = f"{PACKED}; padding=4"
+ODD = f"{OCTETS}; padding=4"
 CONTENT_TYPES = (
-    *(None, PACKED, ODD, VENDOR_PACKED, f"{VENDOR_PACKED}; padding=4", JSON, TEXT, PNG, PBM),
-    *(f"{JSON}; charset=utf-8", f"{TEXT}; charset=us-ascii", f"{PACKED}; padding=0"),
+    *(None, OCTETS, ODD, PACKED, f"{PACKED}; padding=4", JSON, TEXT, PNG, PBM),
+    *(f"{JSON}; charset=utf-8", f"{TEXT}; charset=us-ascii", f"{OCTETS}; padding=0"),
 )
-ACCEPTS = (None, "*/*", PACKED, JSON, "image/*;q=0.5, */*;q=0.1", "text/plain, */*;q=0")
+ACCEPTS = (None, "*/*", OCTETS, JSON, "image/*;q=0.5, */*;q=0.1", "text/plain, */*;q=0")
 IF_MATCHES = (None, None, "*", f'"{DIGEST}"', f'"x", "{DIGEST}"')
 LENGTHS = ("0", "2", "99")
 VECTORS = Path(__file__).parents[2] / "diagonalflip/vectors"
@@ -52,7 +53,7 @@ PACKED_TENSOR = (
 )
 OUTPUT = b'{"name": "prediction", "parameters": {"binary_data": true}}'
 PLAIN = (
-    (0, PACKED, b"\xb6\xc0"),
+    (0, OCTETS, b"\xb6\xc0"),
     (ARRAY, ODD, b"\xb6\xc0"),
     (0, JSON, b'{"images": [11, "0110", [1, 1, 0, 0], [[1, 1], [0, 0]]]}'),
     (0, TEXT, b"b6 c\r\n\t0F"),
@@ -66,7 +67,7 @@ PLAIN = (
 )
 NESTED = (b"[" * 31, b"]" * 31)
 REPEATED = (
-    (PACKED, b"~\xb6~"),
+    (OCTETS, b"~\xb6~"),
     (TEXT, b"~b6 ~"),
     (JSON, b'{"images": [~11,~0]}'),
     (JSON, b'{"images": [~[1,0,1,1],~"0110"]}'),
@@ -98,7 +99,7 @@ class Decoders:
             seed(MEND | RAW, PNG, png(depth, kind)) for depth, kind in ((1, 0), (1, 3), (8, 0))
         ]
         made += [seed(0, kind, body, times) for kind, body in REPEATED for times in (204, 220)]
-        made.append(seed(0, PACKED, b"~\xb6~", 255))
+        made.append(seed(0, OCTETS, b"~\xb6~", 255))
         for path in sorted(VECTORS.glob("*.json")):
             document = json.loads(path.read_bytes())
             made += [from_vector(vector["request"], path) for vector in document["vectors"]]
@@ -201,14 +202,14 @@ def check(images: wire.Images) -> None:
     assert not images.columns or images.count % images.columns == 0
     again = wire.pack(numbers)
     assert (again.packed, again.count) == (bytes(images.packed), images.count)
-    kind = wire.with_padding(PACKED, images.count)
+    kind = wire.with_padding(OCTETS, images.count)
     assert flip_decode.decode(kind, images.packed) == wire.Images(images.packed, images.count)
 
 
 def check_packed(body: bytes) -> None:
     """Any bytes are packed images, and these are encoded as the same bytes."""
     for kind, packed in (
-        (PACKED, body),
+        (OCTETS, body),
         (ODD, body[:-1] + bytes([body[-1] & 0xF0]) if body else b""),
     ):
         if packed:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from benchmarks.driver import Address, run_python, run_wrk, write_job, wrk_is_here
-from benchmarks.workloads import FLOAT16, OCTETS, PACKED, Judge, Predictions, Rule, Workload
+from benchmarks.workloads import Judge, Predictions, Rule, Workload
 from benchmarks.workloads import exchanges as make_exchanges
+from diagonalflip.wire import FLOAT16, OCTETS, PACKED
 
 WORKLOAD = Workload("test", 8, 3)
 TABLE = np.random.default_rng(5).normal(size=(16, 4)).astype("<f4")

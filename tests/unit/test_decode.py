@@ -9,7 +9,6 @@ from typing import Any
 import flip_decode
 import orjson
 import pytest
-from flip_media import JSON, PACKED
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from diagonalflip.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
+from diagonalflip.wire import JSON, OCTETS
 
 FORMS = ("number", "string", "flat", "rows")
 
@@ -59,7 +59,7 @@ def test_any_mixture_of_forms_keeps_its_order(images: list[tuple[int, str]]) -> 
 @given(st.lists(st.integers(0, 15), min_size=1))
 def test_packed_and_json_say_the_same(numbers: list[int]) -> None:
     images = wire.pack(numbers)
-    packed_type = f"{PACKED};padding=4" if len(numbers) % 2 else PACKED
+    packed_type = f"{OCTETS};padding=4" if len(numbers) % 2 else OCTETS
     assert flip_decode.decode(packed_type, images.packed) == images
     assert flip_decode.decode(JSON, bytearray(body_of(*numbers))) == images
 
@@ -83,11 +83,11 @@ def test_json_in_utf8_is_read_however_it_is_announced(content_type: str) -> None
 @pytest.mark.parametrize(
     ("content_type", "numbers"),
     [
-        (PACKED, [11, 0]),
+        (OCTETS, [11, 0]),
         ("APPLICATION/OCTET-STREAM", [11, 0]),
-        (f"{PACKED};padding=0", [11, 0]),
-        (f"{PACKED}; padding=4", [11]),
-        (f'{PACKED}; Padding="4"', [11]),
+        (f"{OCTETS};padding=0", [11, 0]),
+        (f"{OCTETS}; padding=4", [11]),
+        (f'{OCTETS}; Padding="4"', [11]),
     ],
 )
 def test_padding_says_whether_the_last_nibble_is_an_image(
@@ -99,10 +99,10 @@ def test_padding_says_whether_the_last_nibble_is_an_image(
 @pytest.mark.parametrize("padding", ["", "x", "-4", "4.0", "²", "3", "8", "4" * 5000, "0x4"])
 def test_other_padding_is_refused(padding: str) -> None:
     with pytest.raises(InvalidPadding, match="padding=4"):
-        flip_decode.decode(f"{PACKED};padding={padding}", b"\xb0")
+        flip_decode.decode(f"{OCTETS};padding={padding}", b"\xb0")
 
 
-@pytest.mark.parametrize("content_type", [JSON, PACKED, f"{PACKED};padding=4"])
+@pytest.mark.parametrize("content_type", [JSON, OCTETS, f"{OCTETS};padding=4"])
 @pytest.mark.parametrize("body", [b"", bytearray()])
 def test_an_empty_body_is_an_empty_payload(content_type: str, body: bytes) -> None:
     with pytest.raises(EmptyPayload, match="0 bytes"):
@@ -202,7 +202,7 @@ def test_other_media_types_are_unsupported(content_type: str) -> None:
     with pytest.raises(UnsupportedMediaType) as caught:
         flip_decode.decode(content_type, b"\xb0")
     assert JSON in caught.value.expected
-    assert PACKED in caught.value.expected
+    assert OCTETS in caught.value.expected
 
 
 def test_a_missing_content_type_is_said_to_be_missing() -> None:
@@ -217,7 +217,7 @@ def test_the_largest_request_is_the_same_in_json() -> None:
         flip_decode.decode(JSON, most % b"7,7")
 
 
-HEADERS = st.text(max_size=40) | st.sampled_from([JSON, PACKED, f"{PACKED};padding=4"])
+HEADERS = st.text(max_size=40) | st.sampled_from([JSON, OCTETS, f"{OCTETS};padding=4"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner),

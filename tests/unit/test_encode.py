@@ -8,13 +8,12 @@ import flip_encode
 import numpy as np
 import numpy.typing as npt
 import pytest
-from flip_media import JSON, PACKED, TEXT, VENDOR_FLOAT16, VENDOR_PACKED
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from diagonalflip.errors import DiagonalFlipError, NotAcceptable
-from diagonalflip.wire import Images, pack, to_pixels
+from diagonalflip.wire import FLOAT16, JSON, OCTETS, PACKED, TEXT, Images, pack, to_pixels
 
 Rows = npt.NDArray[np.float32]
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -32,7 +31,7 @@ def read_json(body: bytes) -> Rows:
     return np.array(document["predictions"], dtype=np.float32)
 
 
-READERS = {PACKED: read_packed, JSON: read_json}
+READERS = {OCTETS: read_packed, JSON: read_json}
 
 
 def images_like(predictions: Rows) -> Images:
@@ -61,13 +60,13 @@ def test_a_view_of_a_larger_buffer_gives_its_own_rows_only(media_type: str, rows
 
 
 def test_packed_answers_are_little_endian_in_order() -> None:
-    assert encode(PACKED, np.array([[1, 2, -1, 0]], dtype=np.float32)) == bytes.fromhex(
+    assert encode(OCTETS, np.array([[1, 2, -1, 0]], dtype=np.float32)) == bytes.fromhex(
         "0000803f 00000040 000080bf 00000000"
     )
 
 
 def test_a_big_endian_machine_swaps_bytes() -> None:
-    assert encode(PACKED, np.ones((1, 4), ">f4")) == 4 * b"\x00\x00\x80\x3f"
+    assert encode(OCTETS, np.ones((1, 4), ">f4")) == 4 * b"\x00\x00\x80\x3f"
 
 
 def test_json_answers_are_short_numbers() -> None:
@@ -81,13 +80,13 @@ def test_every_float16_and_every_tie_between_two_is_rounded_as_by_numpy() -> Non
     values = np.concatenate([halves, ties, *near])
     rows = np.concatenate([values, -values])
     rows = rows[: len(rows) // 4 * 4].reshape(-1, 4)
-    body, _ = flip_encode.encode(VENDOR_FLOAT16, images_like(rows), rows)
+    body, _ = flip_encode.encode(FLOAT16, images_like(rows), rows)
     assert body == rows.astype("<f2").tobytes()
 
 
 def test_float16_is_rounded_to_nearest_even() -> None:
     halfway = np.array([[1 + 2**-11, 1 + 3 * 2**-11, -0.0, 0.1]], dtype=np.float32)
-    assert encode(VENDOR_FLOAT16, halfway) == bytes.fromhex("003c 023c 0080 662e")
+    assert encode(FLOAT16, halfway) == bytes.fromhex("003c 023c 0080 662e")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
@@ -96,9 +95,9 @@ def test_flips_are_thresholded_at_one_half_and_packed_like_images(count: int) ->
     numbers = (np.arange(count) * 5 + 11) % 16
     predictions = np.where(to_pixels(numbers).reshape(-1, 4) == 1, np.float32(0.5), below)
     body, content_type = flip_encode.encode(
-        VENDOR_PACKED, images_like(predictions), predictions.astype(np.float32)
+        PACKED, images_like(predictions), predictions.astype(np.float32)
     )
-    assert content_type == VENDOR_PACKED + ("; padding=4" if count % 2 else "")
+    assert content_type == PACKED + ("; padding=4" if count % 2 else "")
     assert body == pack(numbers).packed
 
 
@@ -115,17 +114,17 @@ def test_text_is_a_line_an_image_below_the_headings() -> None:
 @pytest.mark.parametrize(
     ("accept", "content_type", "chosen"),
     [
-        ("", PACKED, PACKED),
+        ("", OCTETS, OCTETS),
         ("", JSON, JSON),
         ("", f"{JSON}; charset=utf-8", JSON),
-        ("", f"{PACKED};padding=4", PACKED),
-        ("", "", PACKED),
-        ("", "text/html", PACKED),
+        ("", f"{OCTETS};padding=4", OCTETS),
+        ("", "", OCTETS),
+        ("", "text/html", OCTETS),
         ("*/*", JSON, JSON),
-        ("*/*", PACKED, PACKED),
-        (PACKED, JSON, PACKED),
-        (JSON, PACKED, JSON),
-        (f"{JSON}, {PACKED};q=0.5", PACKED, JSON),
+        ("*/*", OCTETS, OCTETS),
+        (OCTETS, JSON, OCTETS),
+        (JSON, OCTETS, JSON),
+        (f"{JSON}, {OCTETS};q=0.5", OCTETS, JSON),
     ],
 )
 def test_the_answer_is_what_accept_likes_best_else_the_requests_own(
@@ -141,7 +140,7 @@ def test_what_accept_rules_out_is_not_sent(accept: str) -> None:
     assert accept[:100] in caught.value.got
     assert len(caught.value.got) < 200
     assert JSON in caught.value.expected
-    assert PACKED in caught.value.expected
+    assert OCTETS in caught.value.expected
 
 
 @given(st.text(max_size=60), st.text(max_size=60))

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import flip_explain
 import flip_read
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from flip_engine import FlipEngine
 
 from diagonalflip.errors import TooManyImages
 from diagonalflip.message import Request, Verb
-from diagonalflip.wire import pack, to_pixels
+from diagonalflip.wire import MAX_EXPLAINED_IMAGES, pack, to_pixels
 from tests.conftest import ROOT
 
 PACKED = "application/octet-stream"
@@ -67,7 +66,7 @@ def test_the_last_of_an_odd_number_is_explained_and_its_padding_is_not(engine: F
 
 
 def test_more_than_the_limit_is_refused_with_it(engine: FlipEngine) -> None:
-    most = flip_explain.MAX_IMAGES
+    most = MAX_EXPLAINED_IMAGES
     assert len(explain(engine, [1] * most)) == most
     with pytest.raises(TooManyImages) as caught:
         explain(engine, [1] * (most + 2))

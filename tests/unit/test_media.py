@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from flip_media import JSON, PACKED, MediaType, negotiate, parse_media_type
+from flip_media import MediaType, negotiate, parse_media_type
 from hypothesis import given
 from hypothesis import strategies as st
 
-OFFERS = (PACKED, JSON)
+from diagonalflip.wire import JSON, OCTETS
+
+OFFERS = (OCTETS, JSON)
 
 
 @pytest.mark.parametrize(
@@ -18,8 +20,8 @@ OFFERS = (PACKED, JSON)
         ("  application/json  ", JSON, {}),
         ("application/json;charset=utf-8", JSON, {"charset": "utf-8"}),
         ('application/json; Charset="UTF-8"', JSON, {"charset": "UTF-8"}),
-        ("application/octet-stream;padding=4", PACKED, {"padding": "4"}),
-        ("application/octet-stream ; padding = 4", PACKED, {"padding": "4"}),
+        ("application/octet-stream;padding=4", OCTETS, {"padding": "4"}),
+        ("application/octet-stream ; padding = 4", OCTETS, {"padding": "4"}),
         ("a/b; x=1; y=2", "a/b", {"x": "1", "y": "2"}),
         ("a/b; x", "a/b", {"x": ""}),
         ("a/b;", "a/b", {"": ""}),
@@ -35,30 +37,30 @@ def test_a_media_type_is_read(header: str, name: str, parameters: dict[str, str]
     ("accept", "chosen"),
     [
         # Anything: the server's own preference.
-        ("", PACKED),
-        ("   ", PACKED),
-        ("*/*", PACKED),
-        ("application/*", PACKED),
+        ("", OCTETS),
+        ("   ", OCTETS),
+        ("*/*", OCTETS),
+        ("application/*", OCTETS),
         # One of ours.
         (JSON, JSON),
-        (PACKED, PACKED),
+        (OCTETS, OCTETS),
         ("APPLICATION/JSON", JSON),
         ("application/json; charset=utf-8", JSON),
         # Lists.
-        ("application/json, application/octet-stream", PACKED),
+        ("application/json, application/octet-stream", OCTETS),
         ("text/html, application/json", JSON),
-        ("text/html,application/xhtml+xml,*/*;q=0.8", PACKED),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", OCTETS),
         (",, application/json ,", JSON),
         # Weights.
         ("application/json, application/octet-stream;q=0.9", JSON),
-        ("application/json;q=0.9, application/octet-stream", PACKED),
+        ("application/json;q=0.9, application/octet-stream", OCTETS),
         ("application/json;q=0.5, */*;q=0.4", JSON),
         ("application/json;q=0.001", JSON),
         ("application/json; Q=0.9, application/octet-stream; Q=0.8", JSON),
         # The specific range beats the general one, whatever its weight.
         ("*/*, application/octet-stream;q=0.1", JSON),
-        ("*/*;q=0.1, application/*;q=0.3, application/json;q=0.2", PACKED),
-        ("application/*;q=0.2, */*", PACKED),
+        ("*/*;q=0.1, application/*;q=0.3, application/json;q=0.2", OCTETS),
+        ("application/*;q=0.2, */*", OCTETS),
         ("application/octet-stream;q=0.2, application/*;q=0.5", JSON),
         # 0 is never.
         ("application/octet-stream;q=0, */*", JSON),
@@ -80,15 +82,15 @@ def test_a_media_type_is_read(header: str, name: str, parameters: dict[str, str]
         ("application/json;q=-1", None),
         ("application/json;q=nan", None),
         ("application/json;q=inf", None),
-        ("application/json;q=rubbish, application/octet-stream;q=0.1", PACKED),
+        ("application/json;q=rubbish, application/octet-stream;q=0.1", OCTETS),
     ],
 )
 def test_the_best_offer_is_chosen(accept: str, chosen: str | None) -> None:
     assert negotiate(accept, OFFERS) == chosen
 
 
-@pytest.mark.parametrize("accept", ["", "*/*", "application/*", f"{JSON}, {PACKED}"])
-@pytest.mark.parametrize("offers", [(PACKED, JSON), (JSON, PACKED)])
+@pytest.mark.parametrize("accept", ["", "*/*", "application/*", f"{JSON}, {OCTETS}"])
+@pytest.mark.parametrize("offers", [(OCTETS, JSON), (JSON, OCTETS)])
 def test_among_equals_the_server_prefers_its_first(accept: str, offers: tuple[str, ...]) -> None:
     assert negotiate(accept, offers) == offers[0]
 
