@@ -7,8 +7,12 @@ Behind it nobody looks at protocols again.
 from __future__ import annotations
 
 import enum
+import json
 from dataclasses import dataclass, field
 from http import HTTPStatus
+
+from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.wire import PROBLEM
 
 
 class Verb(enum.Enum):
@@ -20,6 +24,15 @@ class Verb(enum.Enum):
     EXPLAIN = enum.auto()
     INFER = enum.auto()
     """Predictions, by the Open Inference Protocol V2."""
+
+
+def refusal(error: DiagonalFlipError, headers: dict[str, str] | None = None) -> Response:
+    """The response that tells of ``error``, with further ``headers``."""
+    status = int(error.status or HTTPStatus.INTERNAL_SERVER_ERROR)
+    headers = headers or {}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["retry-after"] = "1"
+    return Response(json.dumps(error.problem()).encode(), PROBLEM, status, headers)
 
 
 def verbs(model: str, version: str) -> dict[str, Verb]:

@@ -44,11 +44,15 @@ PIXELS = 4
 MAX_IMAGES = 1 << 20
 """Images that one request may carry: 512 KiB packed, a 16 MiB float32 answer."""
 
-MAX_EXPLAINED_IMAGES = 4096
-"""Images that one request for explanations may carry: their answer is for people."""
+MAX_TEXT_IMAGES = 1 << 17
+"""The same for JSON and text, in requests and in responses: reading or writing a million of them
+would keep a worker from all other requests for seconds."""
 
-MAX_BODY_BYTES = 1 << 26
-"""Of a request, before and after its content coding: the most images as indented JSON."""
+MAX_EXPLAINED_IMAGES = 1 << 12
+"""The same for explanations, whose answer is for people."""
+
+MAX_BODY_BYTES = 1 << 25
+"""Of a request, before and after its content coding: any form of the most images fits twice."""
 
 MAX_CONNECTIONS = 4096
 """That a door keeps open at once."""

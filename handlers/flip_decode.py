@@ -23,6 +23,7 @@ from diagonalflip.errors import (
 )
 from diagonalflip.wire import (
     JSON,
+    MAX_TEXT_IMAGES,
     OCTETS,
     PACKED,
     PBM,
@@ -99,7 +100,7 @@ def decode_json(media_type: MediaType, body: Body) -> Images:
         raise InvalidJson(f'"images": {_describe(images)}', f"a list of images, each {IMAGE_FORMS}")
     if not images:
         raise EmptyPayload("0 images", "at least one image")
-    check_count(len(images))
+    check_count(len(images), MAX_TEXT_IMAGES)
     return pack(image_numbers(images))
 
 
@@ -114,17 +115,17 @@ def decode_text(media_type: MediaType, body: Body) -> Images:
             "hex digits, one an image, and white space",
         )
     digits = body.translate(HEX_VALUES, WHITE_SPACE)
-    check_count(len(digits))
+    check_count(len(digits), MAX_TEXT_IMAGES)
     return pack(np.frombuffer(digits, dtype=np.uint8))
 
 
 def check_values(body: Body) -> None:
-    """Refuses JSON of more values than the pixels of all images, before it takes up memory.
+    """Refuses JSON of more values than its images have pixels, before it takes up memory.
 
     Raises:
         TooManyImages: More than one request may carry.
     """
-    check_count((body.count(b",") - SPARE_COMMAS) // PIXELS)
+    check_count((body.count(b",") - SPARE_COMMAS) // PIXELS, MAX_TEXT_IMAGES)
 
 
 def _check_charset(media_type: MediaType) -> None:

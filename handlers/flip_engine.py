@@ -236,8 +236,13 @@ class OnnxEngine(FlipEngine):
 
     def _forward(self, packed: bytearray, chunks: Sequence[slice]) -> npt.NDArray[np.float32]:
         octets = np.frombuffer(packed, np.uint8)
-        parts = [self._run(OCTET_PIXELS.take(octets[chunk], axis=0)) for chunk in chunks]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if len(chunks) == 1:
+            return self._run(OCTET_PIXELS.take(octets, axis=0))
+        rows = np.empty((len(packed) * IMAGES_PER_BYTE, PIXELS), np.float32)
+        for chunk in chunks:
+            images = slice(chunk.start * IMAGES_PER_BYTE, chunk.stop * IMAGES_PER_BYTE)
+            rows[images] = self._run(OCTET_PIXELS.take(octets[chunk], axis=0))
+        return rows
 
     def _run(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """One forward pass over ``float32[bytes, 8]``."""

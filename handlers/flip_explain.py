@@ -11,7 +11,7 @@ import numpy.typing as npt
 from diagonalflip.wire import JSON, PIXELS, Images, to_pixels, unpack
 
 COST = 64
-"""An explanation takes about as much longer than a prediction, for the same images."""
+"""Explaining an image takes about as long as so many predictions."""
 
 Rows = npt.NDArray[np.float32]
 

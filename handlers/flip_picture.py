@@ -45,7 +45,15 @@ def decode_png(_media_type: MediaType, body: Body) -> Images:
     data = [chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT"]
     if not _is_whole(plain, data, *sheet.shape):
         raise InvalidPicture("less data than the picture's size needs", PICTURE)
+    if count_of(body) != sheet.size // PIXELS:
+        raise InvalidPicture("a picture that does not begin with its size", PICTURE)
     return _from_sheet(sheet)
+
+
+def count_of(body: Body) -> int:
+    """The images in a PNG, as its head says (PNG, section 11.2.2)."""
+    width, height = (int.from_bytes(body[at : at + 4], "big") for at in (16, 20))
+    return width * height // PIXELS
 
 
 def decode_pbm(_media_type: MediaType, body: Body) -> Images:
@@ -129,7 +137,8 @@ def encode_png(images: Images, predictions: npt.NDArray[np.float32]) -> bytes:
     columns = images.columns or math.ceil(math.sqrt(images.count))
     rows = math.ceil(images.count / columns)
     greys = np.zeros((rows * columns, PIXELS), dtype=np.uint8)
-    greys[: images.count] = np.rint(np.clip(predictions.astype(np.float64), 0, 1) * 255)
+    exact = np.multiply(np.clip(predictions, 0, 1), 255, dtype=np.float64)
+    greys[: images.count] = np.rint(exact, out=exact)
     sheet = greys.reshape(rows, columns, 2, 2).transpose(0, 2, 1, 3)
     written = io.BytesIO()
     picture = Image.fromarray(np.ascontiguousarray(sheet).reshape(rows * 2, columns * 2))

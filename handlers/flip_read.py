@@ -1,4 +1,4 @@
-"""A request, understood: a job with images for the network, or the answer already."""
+"""A request, read: a job with images for the network, or None where it says nothing."""
 
 from __future__ import annotations
 
@@ -11,17 +11,31 @@ import flip_decode
 import flip_encode
 import flip_explain
 import flip_form
+import flip_picture
 import flip_v2
 import numpy as np
 import numpy.typing as npt
-from flip_media import negotiate
+from flip_media import negotiate, parse_media_type
 
 from diagonalflip.errors import ModelMismatch, NotAcceptable
 from diagonalflip.message import Request, Verb
-from diagonalflip.wire import FORM, JSON, MAX_EXPLAINED_IMAGES, Images, check_count
+from diagonalflip.wire import (
+    FORM,
+    JSON,
+    MAX_EXPLAINED_IMAGES,
+    MAX_IMAGES,
+    MAX_TEXT_IMAGES,
+    PNG,
+    TEXT,
+    Images,
+    check_count,
+)
 
 SAYING_WHAT = {"content-type", flip_v2.HEADER_LENGTH}
 """Headers that say what a body is; a body that is empty nevertheless is a mistake."""
+
+MOST_INFLATED = 1032
+"""Bytes that one of deflate can stand for: https://zlib.net/zlib_tech.html"""
 
 Rows = npt.NDArray[np.float32]
 Written = tuple[bytes, str, dict[str, str]]
@@ -48,9 +62,23 @@ class Job:
     decode_ms: float = 0.0
 
     @property
-    def cost(self) -> int:
+    def weight(self) -> int:
         """Its work, in predictions."""
         return self.images.count * (flip_explain.COST if self.explains else 1)
+
+
+def weigh(request: Request) -> int:
+    """The most work that a request can be, in predictions, without decoding it."""
+    headers, body = request.headers, request.body
+    media_type = parse_media_type(headers.get("content-type", "")).name
+    count = 2 * len(body)
+    if "content-encoding" in headers or media_type == FORM:
+        count *= MOST_INFLATED
+    elif media_type == PNG:
+        count = flip_picture.count_of(body)
+    if request.verb is Verb.EXPLAIN:
+        return min(count, MAX_EXPLAINED_IMAGES) * flip_explain.COST
+    return min(count, MAX_IMAGES)
 
 
 def read(request: Request, model_digest: str) -> Job | None:
@@ -67,7 +95,7 @@ def read(request: Request, model_digest: str) -> Job | None:
     _check_model(headers.get("if-match", "*"), model_digest)
     body = flip_coding.decoded(headers.get("content-encoding", ""), request.body)
     content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
-    if body and content_type.lower().startswith(FORM):
+    if body and parse_media_type(content_type).name == FORM:
         content_type, body = flip_form.file_of(content_type, body)
     if request.verb is Verb.EXPLAIN:
         images = flip_decode.decode(content_type, body)
@@ -82,6 +110,8 @@ def read(request: Request, model_digest: str) -> Job | None:
         return Job(request, inference.images, inference.answer)
     media_type = flip_encode.choose(accept, content_type)
     images = flip_decode.decode(content_type, body)
+    if media_type in (JSON, TEXT):
+        check_count(images.count, MAX_TEXT_IMAGES)
     return Job(request, images, partial(_encoded, media_type, images))
 
 

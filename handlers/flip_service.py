@@ -9,7 +9,6 @@ import os
 import re
 import threading
 from collections.abc import Sequence
-from http import HTTPStatus
 from pathlib import Path
 from time import perf_counter
 
@@ -31,8 +30,8 @@ from diagonalflip.errors import (
     TooManyImages,
     UnsupportedCoding,
 )
-from diagonalflip.message import Request, Response, Verb
-from diagonalflip.wire import JSON, MAX_EXPLAINED_IMAGES, MAX_IMAGES, PIXELS, PROBLEM, WIRE_VERSION
+from diagonalflip.message import Request, Response, Verb, refusal
+from diagonalflip.wire import JSON, MAX_EXPLAINED_IMAGES, MAX_IMAGES, PIXELS, WIRE_VERSION
 
 logger = logging.getLogger("flip_handler")
 
@@ -92,6 +91,10 @@ class Service:
         self.description = flip_encode.dump(description)
         logger.info("ready: %s", json.dumps(description))
 
+    def weigh(self, request: Request) -> int:
+        """The most work that a request can be, in predictions, without decoding it."""
+        return flip_read.weigh(request)
+
     def read(self, request: Request) -> Job | Response:
         """Understands one request: a job for ``answer``, or the response already."""
         started = perf_counter()
@@ -129,20 +132,19 @@ class Service:
 
     def refuse(self, request: Request, error: DiagonalFlipError) -> Response:
         """The response to a request that cannot be answered: RFC 9457, or V2's error object."""
-        headers = {}
+        headers = _echo(request)
         if isinstance(error, TooManyImages):
             headers["Flip-Max-Images"] = str(error.limit)
         if isinstance(error, UnsupportedCoding):
             headers["Accept-Encoding"] = ", ".join(flip_coding.FORMATS)
-        status = error.status or HTTPStatus.INTERNAL_SERVER_ERROR
         speaks_v2 = request.verb is Verb.INFER or (
             request.verb is Verb.PREDICT and flip_v2.recognises(request.headers, request.body)
         )
+        response = refusal(error, headers)
         if speaks_v2:
-            body, content_type = flip_encode.dump({"error": f"{error.code}: {error}"}), JSON
-        else:
-            body, content_type = flip_encode.dump(error.problem()), PROBLEM
-        return Response(body, content_type, int(status), headers | _echo(request))
+            response.body = flip_encode.dump({"error": f"{error.code}: {error}"})
+            response.content_type = JSON
+        return response
 
     def _write(
         self, job: Job, result: tuple[npt.NDArray[np.float32], ...], forward_ms: float

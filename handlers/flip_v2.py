@@ -22,6 +22,7 @@ from flip_media import parse_media_type
 from diagonalflip.errors import InvalidJson, InvalidTensor, TooManyImages
 from diagonalflip.wire import (
     JSON,
+    MAX_TEXT_IMAGES,
     MODEL,
     NIBBLE_BITS,
     OCTETS,
@@ -102,6 +103,8 @@ class V2Request:
             self.images = from_packed(values.astype(np.uint8).tobytes(), int(padding))
         else:
             self.images = pack_pixels(values.astype(np.uint8).reshape(-1, PIXELS))
+        if not self._binary_answer:
+            check_count(self.images.count, MAX_TEXT_IMAGES)
 
     def answer(self, predictions: npt.NDArray[np.float32]) -> tuple[bytes, str, dict[str, str]]:
         """Body, ``Content-Type`` and headers for predictions ``float32[n, 4]``."""

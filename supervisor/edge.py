@@ -23,11 +23,12 @@ from string import Template
 from diagonalflip import errors
 from diagonalflip._endpoint import is_loopback
 from diagonalflip.errors import DiagonalFlipError, SettingError
+from diagonalflip.message import verbs
 from diagonalflip.wire import MAX_BODY_BYTES, MAX_CONNECTIONS
 from supervisor import host, logs, tokens
 from supervisor.settings import Settings
 from supervisor.store import Artifacts
-from worker.batch import BATCH_ITEMS
+from worker.batch import BATCH_REQUESTS
 from worker.routes import CALLS, worker_socket
 
 TEMPLATE = Template(Path(__file__).with_name("haproxy.cfg").read_text(encoding="utf-8"))
@@ -214,12 +215,12 @@ class Edge:
             connections_of_an_address=CONNECTIONS_OF_AN_ADDRESS,
             tokens=folder / "tokens.map",
             token_rate=settings.token_rate,
-            paths=" ".join(paths(self._artifacts)),
+            paths=" ".join(verbs(self._artifacts.model, self._artifacts.version)),
             max_body_bytes=MAX_BODY_BYTES,
             max_queue=MAX_QUEUE,
             headers="|".join(HEADERS),
             methods=METHODS,
-            requests_of_a_worker=2 * BATCH_ITEMS,  # one batch is answered, the next arrives
+            requests_of_a_worker=2 * BATCH_REQUESTS,  # one batch is answered, the next arrives
             workers="\n    ".join(
                 f"server worker-{number} unix@{worker_socket(folder, number)}"
                 for number in range(settings.workers)
@@ -227,16 +228,6 @@ class Edge:
             operations=folder / "operations.sock",
             metrics=folder / "edge-metrics.sock",
         )
-
-
-def paths(artifacts: Artifacts) -> list[str]:
-    """The paths that predict, those that the direct port has."""
-    model, version = artifacts.model, artifacts.version
-    names = [f"/{kind}/{model}{end}" for kind in KINDS for end in ("", f"/{version}")]
-    return names + [f"/v2/models/{model}{end}/infer" for end in ("", f"/versions/{version}")]
-
-
-KINDS = ("predictions", "explanations")
 
 
 def refuse_unsafe(settings: Settings) -> None:

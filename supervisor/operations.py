@@ -72,6 +72,10 @@ class Health:
 class Unreachable:
     """No service: every request is answered by its route."""
 
+    def weigh(self, request: Request) -> int:
+        """Never called."""
+        raise NotImplementedError
+
     def read(self, request: Request) -> Any:
         """Never called."""
         raise NotImplementedError

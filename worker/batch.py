@@ -6,29 +6,28 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Protocol
 
 from diagonalflip.errors import InternalError, ServerOverloaded
-from diagonalflip.message import Request, Response
-from diagonalflip.wire import MAX_IMAGES
-from worker.refusal import refusal
+from diagonalflip.message import Request, Response, refusal
 
 logger = logging.getLogger(__name__)
 
-BATCH_ITEMS = 128
+BATCH_REQUESTS = 128
 """Answered as soon as so many wait: what was read of them is still in the processor's cache."""
 
-BATCH_COST = MAX_IMAGES
-"""Predictions of a batch, and one request more: its answers take up to 66 bytes each."""
+BATCH_IMAGES = 1 << 18
+"""Predictions of a batch at most, beside one heavy request."""
 
-SLICE_S = 0.01
-"""Reading the requests of a batch ends then, for others to be heard: a picture takes as long."""
+HEAVY_IMAGES = 1 << 17
+"""A request that may be more than this is heavy: a batch takes one, so that others wait for one."""
 
-MAX_HELD_BYTES = 1 << 28
-"""Bodies that are being read or wait, and answers that wait for slow clients, at most; whatever
-comes then is answered 503."""
+QUEUED_IMAGES = 1 << 26
+"""Predictions that may wait, seconds of work; a request beyond is answered 503, undecoded."""
+
+HELD_BYTES = 1 << 28
+"""Bodies, and answers that clients have not read, at most; what comes then is answered 503."""
 
 SPIN_S = 1e-4
 """After a lone request, how long to look for the next one before sleeping: being woken up is
@@ -44,12 +43,18 @@ COUNTERS = (
 """What is counted: answers, those of status 400 and up, batches, and milliseconds of batches in
 the handler and of requests waiting for it."""
 
+FAULT = InternalError("a failure of the service", "an answer", "send it again")
+FULL = ServerOverloaded("more work than there is room for", "less", "send it again later")
+
 
 class Service(Protocol):
     """What understands and answers requests: ``flip_service.Service``."""
 
+    def weigh(self, request: Request) -> int:
+        """The most work that a request can be, in predictions, without decoding it."""
+
     def read(self, request: Request) -> Any:
-        """A ``Response``, or a job for ``answer``, which has a ``cost`` in predictions."""
+        """A ``Response``, or a job for ``answer``."""
 
     def answer(self, jobs: Sequence[Any]) -> list[Response]:
         """Answers jobs; fails for none of them."""
@@ -61,67 +66,69 @@ class Client(Protocol):
     lost: bool
     """Whether nobody waits any more."""
 
-    @property
-    def in_turn(self) -> bool:
-        """Whether its last request waits for none before."""
-
     def reply(self, response: Response) -> None:
-        """Takes one answer; called in the order of the client's requests."""
+        """Takes the answer."""
 
     def abort(self) -> None:
         """Ends the connection at once."""
 
 
+Waiting = tuple[Client, Request, int, float]
+"""Who asks what, its weight, and since when."""
+
+
 class Batcher:
-    """Collects requests of all clients and answers them together, in order of arrival.
+    """Collects requests of all clients and answers them together, light ones first.
 
     Attributes:
-        held_bytes: What is held for clients: bodies, and answers that they have not read.
-        counts: By names in ``COUNTERS``.
+        held_bytes: What connections hold for clients; theirs to keep.
+        counts: By names in ``COUNTERS``; answers are counted by connections.
     """
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._waiting: deque[tuple[Client, Request | Response, float]] = deque()
-        self._running = False
+        self._light: deque[Waiting] = deque()
+        self._heavy: deque[Waiting] = deque()
+        self._queued_images = 0
+        self._scheduled = self._in_batch = False
         self._spin_until = 0.0
         self.held_bytes = 0
         self.counts = dict.fromkeys(COUNTERS, 0.0)
 
-    def put(self, client: Client, message: Request | Response) -> None:
-        """Queues a request, or an answer that is known and waits for its turn.
-
-        So a probe is answered at once, however much work is queued.
-        """
-        if isinstance(message, Response) and client.in_turn:
-            self._reply(client, message)
-            return
-        self._waiting.append((client, message, perf_counter()))
-        self.held_bytes += len(message.body)
-        if len(self._waiting) >= BATCH_ITEMS:
+    def put(self, client: Client, request: Request) -> Response | None:
+        """Queues a request, whose answer ``client`` gets later; or refuses it."""
+        weight = self._service.weigh(request)
+        if self._queued_images + weight > QUEUED_IMAGES:
+            return refusal(FULL)
+        self._queued_images += weight
+        queue = self._heavy if weight > HEAVY_IMAGES else self._light
+        queue.append((client, request, weight, perf_counter()))
+        if len(self._light) >= BATCH_REQUESTS and not self._in_batch:
             self._run_batch()
-        elif not self._running:
-            self._running = True
+        elif not self._scheduled:
+            self._scheduled = True
             asyncio.get_running_loop().call_soon(self._run)
+        return None
 
-    def prove(self, client: Client, request: Request) -> None:
+    def prove(self, request: Request) -> Response:
         """Answers a request now, before all others and whatever is held."""
         job = self._service.read(request)
-        client.reply(job if isinstance(job, Response) else self._answer([job])[0])
+        return job if isinstance(job, Response) else self._answer([job])[0]
 
     def _run(self) -> None:
         """Answers one batch; the event loop reads what has arrived before the next one."""
         answered = self._run_batch()
-        self._running = bool(self._waiting)
-        if self._running:
+        self._scheduled = bool(self._light or self._heavy)
+        if self._scheduled:
             asyncio.get_running_loop().call_soon(self._run)
         elif answered == 1 and not self.held_bytes:
             self._spin_until = perf_counter() + SPIN_S
             self._spin()
 
     def _run_batch(self) -> int:
+        self._in_batch = True
         started = perf_counter()
-        taken = self._take(started + SLICE_S)
+        taken = self._take(started)
         jobs = [outcome for _, outcome in taken if not isinstance(outcome, Response)]
         answers = iter(self._answer(jobs) if jobs else [])
         if jobs:
@@ -131,6 +138,7 @@ class Batcher:
             response = outcome if isinstance(outcome, Response) else next(answers)
             if not client.lost:
                 self._reply(client, response)
+        self._in_batch = False
         return len(taken)
 
     def _answer(self, jobs: list[Any]) -> list[Response]:
@@ -140,38 +148,33 @@ class Batcher:
             logger.exception("the service failed")
             return [refusal(FAULT) for _ in jobs]
 
-    def _take(self, until: float) -> list[tuple[Client, Any]]:
-        """The requests of a batch, understood: jobs, and answers that are known."""
+    def _take(self, now: float) -> list[tuple[Client, Any]]:
+        """The requests of a batch, read: jobs, and answers that are known."""
         taken: list[tuple[Client, Any]] = []
-        cost, now = 0, perf_counter()
-        while self._waiting and len(taken) < BATCH_ITEMS and cost < BATCH_COST and now < until:
-            client, message, arrived = self._waiting.popleft()
-            full = self.held_bytes > MAX_HELD_BYTES
-            self.held_bytes -= len(message.body)
-            self.counts["direct_queue_ms"] += 1e3 * (now - arrived)
-            if client.lost:
-                continue
-            if isinstance(message, Request):
-                message = refusal(FULL) if full else self._service.read(message)
-                cost += getattr(message, "cost", 0)
-            taken.append((client, message))
-            now = perf_counter()
+        light, images = self._light, 0
+        while light and len(taken) < BATCH_REQUESTS and images + light[0][2] <= BATCH_IMAGES:
+            images += light[0][2]
+            self._read(light.popleft(), now, taken)
+        if self._heavy:
+            self._read(self._heavy.popleft(), now, taken)
         return taken
+
+    def _read(self, waiting: Waiting, now: float, taken: list[tuple[Client, Any]]) -> None:
+        client, request, weight, arrived = waiting
+        self._queued_images -= weight
+        self.counts["direct_queue_ms"] += 1e3 * (now - arrived)
+        if not client.lost:
+            full = self.held_bytes > HELD_BYTES
+            taken.append((client, refusal(FULL) if full else self._service.read(request)))
 
     def _spin(self) -> None:
         """Keeps the event loop from sleeping until a request comes or the time is over."""
-        if not self._running and perf_counter() < self._spin_until:
+        if not self._scheduled and perf_counter() < self._spin_until:
             asyncio.get_running_loop().call_soon(self._spin)
 
     def _reply(self, client: Client, response: Response) -> None:
-        self.counts["direct_requests"] += 1
-        self.counts["direct_refusals"] += response.status >= HTTPStatus.BAD_REQUEST
         try:
             client.reply(response)
         except Exception:  # of one connection: the others go on
             logger.exception("an answer could not be written")
             client.abort()
-
-
-FAULT = InternalError("a failure of the service", "an answer", "send it again")
-FULL = ServerOverloaded("full memory", "room in it", "send it again later")

@@ -15,10 +15,9 @@ from pathlib import Path
 import uvloop
 
 from diagonalflip.errors import MethodNotAllowed
-from diagonalflip.message import Request, Response
+from diagonalflip.message import Request, Response, refusal
 from worker.batch import Batcher, Service
 from worker.connection import Connection
-from worker.refusal import refusal
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from diagonalflip.errors import ModelNotFound
-from diagonalflip.message import Request, Response, Verb
+from diagonalflip.message import Request, Response, verbs
 from diagonalflip.wire import JSON
 from worker.batch import COUNTERS, Service
 from worker.listener import PROBES, HttpServer, unserved
@@ -43,12 +43,7 @@ class DirectServer(HttpServer):
         super().__init__(service)
         self._model = model
         self._report = report
-        self._verbs: dict[str, Verb] = {}
-        for path, verb in (("predictions", Verb.PREDICT), ("explanations", Verb.EXPLAIN)):
-            for suffix in ("", f"/{version}"):
-                self._verbs[f"/{path}/{model}{suffix}"] = verb
-        for suffix in ("", f"/versions/{version}"):
-            self._verbs[f"/v2/models/{model}{suffix}/infer"] = Verb.INFER
+        self._verbs = verbs(model, version)
         self._probes = {
             "/ping": {"status": "Healthy"},
             "/v2/health/live": {"live": True},

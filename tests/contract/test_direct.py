@@ -40,6 +40,9 @@ class Echo:
         self.go_on = Event()
         self.go_on.set()
 
+    def weigh(self, request: Request) -> int:
+        return 2 * len(request.body)
+
     def read(self, request: Request) -> Request:
         self.read_.append(request)
         return request
@@ -186,12 +189,45 @@ def test_without_descriptors_clients_wait_for_one(
 
 def test_no_batch_is_larger_than_it_may_be(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough requests are answered while the event loop still reads others."""
-    monkeypatch.setattr(batch, "BATCH_ITEMS", 4)
-    bodies = [f"number {n}".encode() for n in range(30)]
-    answers = port.ask(*map(post, bodies))
-    assert [answer[1] for answer in answers] == bodies
+    monkeypatch.setattr(batch, "BATCH_REQUESTS", 4)
+    port.echo.go_on.clear()
+    with contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(port.connect()) for _ in range(30)]
+        for number, client in enumerate(clients):
+            client.sendall(post(f"number {number}".encode()))
+        port.echo.go_on.set()
+        for number, client in enumerate(clients):
+            assert read(client)[1] == f"number {number}".encode()
     assert sum(port.echo.batches) == 30
     assert max(port.echo.batches) == 4
+
+
+def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
+    echo = Echo()
+    client: Any = SimpleNamespace(lost=False, reply=lambda _: None)
+    heavy, light = Request(Verb.PREDICT, {}, bytes(batch.HEAVY_IMAGES)), Request(Verb.PREDICT, {})
+
+    async def main() -> None:
+        batcher = batch.Batcher(echo)
+        for request in (heavy, heavy, heavy, light, light):
+            assert batcher.put(client, request) is None
+        while batcher._scheduled or not echo.batches:
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert echo.batches == [3, 1, 1]
+    assert [request is heavy for request in echo.read_] == [False, False, True, True, True]
+
+
+def test_what_does_not_fit_the_queue_is_refused_unread(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "QUEUED_IMAGES", 100)
+    response, body = port.ask(post(b"x" * 51))[0]
+    assert (response.status, json.loads(body)["code"]) == (503, "server_overloaded")
+    assert response.getheader("Retry-After") == "1"
+    assert not port.echo.read_
+    assert port.ask(post(b"x" * 50))[0][0].status == 200
 
 
 def test_chunked_bodies_and_interim_answers(port: Port) -> None:
@@ -307,8 +343,8 @@ def test_the_supervisors_proof_waits_for_nobody(
     proof = tmp_path / "proof.sock"
     with contextlib.closing(Port(proof=proof)) as port, port.connect() as first:
         monkeypatch.setattr("worker.connection.MAX_CONNECTIONS", 1)
-        monkeypatch.setattr(batch, "BATCH_ITEMS", 2)
-        monkeypatch.setattr(batch, "MAX_HELD_BYTES", -1)
+        monkeypatch.setattr(batch, "BATCH_REQUESTS", 2)
+        monkeypatch.setattr(batch, "HELD_BYTES", -1)
         port.echo.go_on.clear()
         first.sendall(post(b"a"))
         with socket.socket(socket.AF_UNIX) as supervisor:
@@ -334,7 +370,7 @@ def test_the_supervisors_proof_waits_for_nobody(
         (POST.encode() + b"a: " + b"b" * 17000 + b"\r\n\r\n", 431, "headers_too_large"),
         (POST.encode() + b"a: " + b"b" * 400_000, 431, "headers_too_large"),
         (b"GET /" + b"a" * 17000 + b" HTTP/1.1\r\n\r\n", 431, "headers_too_large"),
-        (POST.encode() + b"Content-Length: 67108865\r\n\r\n", 413, "request_too_large"),
+        (POST.encode() + b"Content-Length: 33554433\r\n\r\n", 413, "request_too_large"),
         (POST.encode() + b"Content-Length: 9999999999999999999\r\n\r\n", 413, "request_too_large"),
     ],
 )
@@ -352,7 +388,7 @@ def test_what_is_no_request_is_told_so_and_ends_the_connection(
 
 
 def test_a_chunked_body_has_the_same_limit(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.connection.MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr("worker.parser.MAX_BODY_BYTES", 1000)
     chunk = b"200\r\n" + b"a" * 512 + b"\r\n"
     request = f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + chunk * 4
     assert port.ask(request)[0][0].status == 413
@@ -361,7 +397,7 @@ def test_a_chunked_body_has_the_same_limit(port: Port, monkeypatch: pytest.Monke
 def test_full_memory_is_a_503_that_may_be_sent_again(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.connection.MAX_HELD_BYTES", 1000)
+    monkeypatch.setattr("worker.connection.HELD_BYTES", 1000)
     with port.connect() as holder:
         holder.sendall(post(b"a" * 900)[:-1])
         holder.sendall(b"")
@@ -457,7 +493,7 @@ def wait_for_ticks(port: Port, count: int) -> None:
 def test_answers_that_nobody_reads_are_held_in_bounded_memory(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.connection.MAX_HELD_BYTES", 24 << 20)
+    monkeypatch.setattr("worker.connection.HELD_BYTES", 24 << 20)
     sent = bytes(20 << 20)
     with deaf_client(port) as deaf:
         deaf.sendall(post(sent))

@@ -16,7 +16,7 @@ import pytest
 
 from tests.contract.frames import Answer, Reply, Request, predict_frame
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).with_name("worker_process.py")
 PACKED, JSON = "application/octet-stream", "application/json"
 PROBLEM = "application/problem+json"
 

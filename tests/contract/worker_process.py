@@ -1,6 +1,6 @@
 """TorchServe's worker in little: the real loader and service behind an inherited socket.
 
-Run as ``python worker.py ARCHIVE_FOLDER SOCKET_FD`` with the folder first on PYTHONPATH,
+Run as ``python worker_process.py ARCHIVE_FOLDER SOCKET_FD`` with the folder first on PYTHONPATH,
 as TorchServe's frontend does. Prints ``loaded`` and where modules came from, as JSON.
 """
 

@@ -14,8 +14,10 @@ from time import thread_time_ns
 from typing import Any, cast
 
 from diagonalflip.message import Request, Response
+from diagonalflip.wire import MAX_BODY_BYTES
 from tests.fuzz.source import Execution, Source, repeat
-from worker.connection import MAX_HEAD_BYTES, Connection
+from worker.connection import Connection
+from worker.parser import MAX_HEAD_BYTES
 from worker.routes import DirectServer
 
 ANSWER, DEAF, READ, EXPIRE, HALF_CLOSE, HANG_UP = range(1, 7)
@@ -68,7 +70,14 @@ class Connections:
             b"~",
         ),
         *(b"Connection: close\r\n", b"Connection: upgrade\r\n", b"Upgrade: a\r\n", b"keep-alive"),
-        *(b"Expect: 100-continue\r\n", b"/ping", b"/explanations", b"\0", b"\xff", b"67108865"),
+        *(
+            b"Expect: 100-continue\r\n",
+            b"/ping",
+            b"/explanations",
+            b"\0",
+            b"\xff",
+            str(MAX_BODY_BYTES + 1).encode(),
+        ),
     )
 
     def seeds(self) -> list[bytes]:
@@ -127,6 +136,10 @@ class Exchange:
         self.refused = self._server.batcher.counts["direct_refusals"] > 0
         self._check()
 
+    def weigh(self, request: Request) -> int:
+        """As the service."""
+        return 2 * len(request.body)
+
     def read(self, request: Request) -> Request:
         """As the service: everything is a job."""
         self.seen.append((request.headers, bytes(request.body)))
@@ -184,10 +197,12 @@ class Exchange:
         assert not self._transport.misused, self._transport.misused
         assert self._connection.lost
         assert not self._server.connections
-        assert not batcher._running
-        assert not batcher._waiting
+        assert not batcher._scheduled
+        assert not batcher._light
+        assert not batcher._heavy
+        assert batcher._queued_images == 0
         assert batcher.held_bytes == 0
-        assert self.disturbed or not self._connection._pending
+        assert self.disturbed or not self._connection._queue
 
 
 class Loop:
