@@ -37,9 +37,10 @@ from benchmarks.driver import (
 from benchmarks.workloads import WORKLOADS, Predictions, Rule, Workload, exchanges, load_reference
 from diagonalflip.wire import TOLERANCE, Images, pack, with_padding
 from supervisor import readiness
+from supervisor.ports import resolve
 from supervisor.settings import Settings
 from supervisor.store import check
-from supervisor.torchserve import resolve, running
+from supervisor.torchserve import running
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "handlers"))
 from flip_engine import open_engine

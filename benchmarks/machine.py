@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.servers import PEERS, ROOT
-from supervisor.torchserve import find_java
+from supervisor.host import find_java
 
 OURS = ("torchserve", "torch", "numpy")
 THEIRS = {

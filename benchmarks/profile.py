@@ -30,7 +30,7 @@ from benchmarks.report import table
 from benchmarks.servers import PATH, model_store, our_server
 from benchmarks.workloads import WORKLOADS, Rule, Workload, exchanges, load_reference
 from supervisor import readiness, store
-from supervisor.torchserve import find_java
+from supervisor.host import find_java
 
 RESULTS = Path(__file__).with_name("results")
 SAMPLES_A_SECOND = 200

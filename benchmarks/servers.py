@@ -24,8 +24,9 @@ import psutil
 from benchmarks.driver import Address
 from benchmarks.workloads import WORKLOADS, Rule, Workload
 from supervisor import store, tokens
+from supervisor.ports import resolve
 from supervisor.settings import Settings
-from supervisor.torchserve import TorchServe, resolve, running
+from supervisor.torchserve import TorchServe, running
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).with_name("peers")

@@ -82,7 +82,8 @@ class Endpoint:
         model_digest: The only model whose answers are wanted.
 
     Attributes:
-        url: Where to POST.
+        base: URL of the server.
+        url: Where to ask for predictions.
         token: As given.
         is_loopback: Whether that is this machine, which no proxy and no ``~/.netrc`` knows.
 
@@ -96,7 +97,8 @@ class Endpoint:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ClientError(f"url={url!r}", "a URL such as http://127.0.0.1:8080")
-        self.url = f"{url.rstrip('/')}/predictions/{quote(model, safe='')}"
+        self.base = url.rstrip("/")
+        self.url = f"{self.base}/predictions/{quote(model, safe='')}"
         self.is_loopback = is_loopback(parts.hostname)
         if token is not None and not re.fullmatch(r"[!-~]+", token):
             raise ClientError(

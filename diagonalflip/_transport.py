@@ -14,6 +14,7 @@ import os
 import socket
 import ssl
 from collections import deque
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -140,7 +141,15 @@ class Transport:
             self._idle.pop().close()
 
     def exchange(self, images: Images, form: Form, deadline: Deadline) -> Reply:
-        """Sends one request and reads its whole answer, whatever that is.
+        """Asks for predictions, once; raises what ``post`` does."""
+        headers = self._endpoint.headers(images, form)
+        most = form.length_bytes(images.count) + 1
+        return self.post(self._endpoint.url, bytes(images.packed), headers, deadline, most)
+
+    def post(
+        self, url: str, body: bytes, headers: Mapping[str, Any], deadline: Deadline, most: int
+    ) -> Reply:
+        """Sends one request and reads its whole answer, or ``most`` bytes, whatever that is.
 
         Raises:
             ConnectionFailed: The connection failed before a whole answer.
@@ -153,7 +162,16 @@ class Transport:
         session = self._lease()
         token = _DEADLINE.set(deadline)
         try:
-            return self._exchange(session, images, form, deadline)
+            with session.post(
+                url,
+                data=body,
+                headers=headers,
+                timeout=deadline.check(),
+                stream=True,
+                allow_redirects=False,  # a POST would become a GET
+                **self._options,
+            ) as response:
+                return _reply(session, response, most)
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise deadline.exceeded() from error
         except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
@@ -172,25 +190,6 @@ class Transport:
             if self._closed:
                 self.close()
 
-    def _exchange(
-        self, session: requests.Session, images: Images, form: Form, deadline: Deadline
-    ) -> Reply:
-        with session.post(
-            self._endpoint.url,
-            data=bytes(images.packed),
-            headers=self._endpoint.headers(images, form),
-            timeout=deadline.check(),
-            stream=True,
-            allow_redirects=False,  # a POST would become a GET
-            **self._options,
-        ) as response:
-            is_answer = response.status_code == requests.codes.ok
-            if is_answer and not _FRAMING & {name.lower() for name in response.headers}:
-                raise ConnectionFailed("an answer of unknown length", "Content-Length")
-            most = form.length_bytes(images.count) + 1 if is_answer else LONGEST_PROBLEM_BYTES
-            body = _read(response.raw, most)
-        return Reply(response.status_code, response.headers, body)
-
     def _lease(self) -> requests.Session:
         """An idle session, or a new one: a session serves one thread at a time."""
         if self._process != os.getpid():
@@ -205,6 +204,18 @@ class Transport:
             if self._endpoint.token is not None or self._endpoint.is_loopback:
                 session.auth = _Bearer(self._endpoint.token)
             return session
+
+
+def _reply(session: requests.Session, response: requests.Response, most: int) -> Reply:
+    is_answer = response.status_code == requests.codes.ok
+    if not is_answer:
+        most = LONGEST_PROBLEM_BYTES
+    elif not _FRAMING & {name.lower() for name in response.headers}:
+        raise ConnectionFailed("an answer of unknown length", "Content-Length")
+    body = _read(response.raw, most)
+    if not is_answer:
+        session.close()  # so does TorchServe, maybe just when the next request is under way
+    return Reply(response.status_code, response.headers, body)
 
 
 def _read(raw: Any, most: int) -> bytes:

@@ -29,7 +29,7 @@ from benchmarks.report import table
 from diagonalflip import Client
 from drills.load import Load, Table, reference
 from supervisor import tokens
-from supervisor.edge import find_haproxy
+from supervisor.host import find_haproxy
 
 ROOT = Path(__file__).resolve().parent.parent
 BALANCER = ROOT / "docker/compose/haproxy.cfg"

@@ -22,6 +22,7 @@ from flip_media import parse_media_type
 from diagonalflip.errors import InvalidJson, InvalidTensor, TooManyImages
 from diagonalflip.wire import (
     JSON,
+    MAX_IMAGES,
     MAX_TEXT_IMAGES,
     MODEL,
     NIBBLE_BITS,
@@ -194,7 +195,8 @@ def _values(tensor: dict[str, Any], binary: Body) -> npt.NDArray[Any]:
     ):
         raise InvalidTensor(f"{name} of shape {brief(shape)}"[:80], TENSORS)
     size = math.prod(shape)
-    check_count(size // PIXELS if pixels else 2 * size - 1)
+    most = MAX_IMAGES if binary else MAX_TEXT_IMAGES
+    check_count(size // PIXELS if pixels else 2 * size - 1, most)
     values = _read_binary(tensor, binary, dtype) if binary else _read_json(tensor)
     if values.size != size:
         raise InvalidTensor(f"{values.size} values", f"{size}, as the shape says")

@@ -160,7 +160,7 @@ class Environment:
 
     def _dump_java_classes(self) -> None:
         """The wheel's Java comes without parsed classes; without them it starts more slowly."""
-        script = "from supervisor.torchserve import find_java; print(find_java())"
+        script = "from supervisor.host import find_java; print(find_java())"
         environment = clean_environment()
         found = subprocess.run(
             [self._python, "-c", script],

@@ -15,7 +15,6 @@ from supervisor import host, logs, store
 from supervisor.settings import Settings
 from supervisor.stop import Stop, StopRequested
 from supervisor.supervisor import GaveUpError, Supervisor
-from supervisor.torchserve import find_java
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -56,7 +55,7 @@ def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> in
             signal.signal(signal.SIGHUP, lambda *_: supervisor.reload())
         if ignored := host.ignored_variables():
             logger.warning("Ignored in the environment: %s", ", ".join(ignored))
-        logger.info("Starting TorchServe on Java from %s", find_java())
+        logger.info("Starting TorchServe on Java from %s", host.find_java())
         logger.info("Waiting for correct predictions (logs: %s)", settings.log_dir)
 
         def ready() -> None:

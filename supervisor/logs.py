@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import logging.handlers
 import os
 import queue
-import shutil
 import threading
 from typing import IO
 
@@ -21,8 +21,7 @@ from supervisor.settings import Settings
 TEXT, JSON = "text", "json"
 
 LOG_BYTES = 1 << 26
-"""What the logs that log4j does not rotate may grow to; the part before is kept as ``.1``."""
-
+"""What a part's own log may grow to; the one before is kept as ``.1``."""
 
 WAITING_LINES = 4096
 """For a reader that stalls; then lines are dropped."""
@@ -113,29 +112,31 @@ def configure(log_format: str, output: Output) -> None:
 def output_of(part: str, settings: Settings) -> IO[bytes]:
     """What a process may have as its standard output and error; close it once it is started.
 
-    Its own file in the folder of logs; or, as JSON, a pipe whose lines go to standard output:
-    those that are JSON as they are, any other (Java's warnings, HAProxy's notices) as a message.
+    A pipe, whose lines go to the part's own file in the folder of logs; or, as JSON, to standard
+    output: those that are JSON as they are, any other (Java's warnings, HAProxy's notices) as a
+    message.
     """
+    logger = logging.getLogger(part)
+    logger.setLevel(logging.INFO)
+    for handler in logger.handlers[:]:  # its file may have been removed
+        logger.removeHandler(handler)
+        handler.close()
     if settings.log_format == TEXT:
-        return (settings.log_dir / f"{part}.log").open("ab")
+        path = settings.log_dir / f"{part}.log"
+        logger.addHandler(_Rotating(path, maxBytes=LOG_BYTES, backupCount=1, delay=True))
+        logger.propagate = False
     reader, writer = os.pipe()
-    threading.Thread(target=_forward, args=(part, reader), daemon=True).start()
+    threading.Thread(target=_forward, args=(logger, reader), daemon=True).start()
     return os.fdopen(writer, "wb")
 
 
-def _forward(part: str, reader: int) -> None:
-    logger = logging.getLogger(part)
+class _Rotating(logging.handlers.RotatingFileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name
+        """Loses the line: a full disk stops logging, not serving."""
+
+
+def _forward(logger: logging.Logger, reader: int) -> None:
     with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if said := line.strip():
                 logger.info("%s", said, extra={"is_json": said.startswith("{")})
-
-
-def limit(settings: Settings) -> None:
-    """Cuts the files that are too long; does nothing on a full disk, for serving goes on."""
-    for part in ("java", "edge"):
-        path = settings.log_dir / f"{part}.log"
-        with contextlib.suppress(OSError):
-            if path.stat().st_size > LOG_BYTES:
-                shutil.copyfile(path, path.with_suffix(".log.1"))
-                os.truncate(path, 0)

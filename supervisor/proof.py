@@ -22,7 +22,7 @@ import psutil
 from diagonalflip.errors import CertificateError
 from diagonalflip.wire import OCTETS, TOLERANCE, pack
 from supervisor.store import Artifacts
-from worker.routes import proof_socket
+from worker.routes import fault_file, proof_socket
 
 PATIENCE_S = 1.0
 """A worker that owes an answer and used no processor for this long, twice in a row, hangs."""
@@ -125,6 +125,7 @@ class Prover:
 
     def start(self) -> None:
         """Starts a thread a worker, so that one that hangs does not keep the others waiting."""
+        fault_file(self._sockets).unlink(missing_ok=True)
         for worker in self.workers:
             threading.Thread(target=self._watch, args=(worker,), daemon=True).start()
 
@@ -136,6 +137,12 @@ class Prover:
     def proven(self) -> int:
         """How many workers' last answers were right."""
         return sum(worker.proven for worker in self.workers)
+
+    @property
+    def refused(self) -> str:
+        """Why a worker will not serve its archive; TorchServe starts it again and again."""
+        told = fault_file(self._sockets)
+        return told.read_text(encoding="utf-8") if told.exists() else ""
 
     def _watch(self, worker: Subject) -> None:
         while not self._ended.is_set():

@@ -40,7 +40,7 @@ def wait(
         if (
             server.process.poll() is not None
             or server.prover.events["proofs_wrong"]
-            or _refused_itself(settings.log_dir)
+            or server.prover.refused
         ):
             break
         answer = _ask(settings.port, path) if server.prover.proven == settings.workers else None
@@ -53,16 +53,10 @@ def wait(
     if status is not None:
         got = f"TorchServe's exit, status {status}"
     raise StartError(
-        f"{got}; {server.prover.fault or last_error(settings.log_dir)}",
+        f"{got}; {server.prover.refused or server.prover.fault or last_error(settings.log_dir)}",
         f"a correct prediction within {settings.start_timeout_s} s",
         f"see the logs in {settings.log_dir}",
     )
-
-
-def _refused_itself(logs: Path) -> bool:
-    """Whether a worker found its own archive wrong; TorchServe would start it again and again."""
-    worker = logs / "worker.log"
-    return worker.exists() and b"diagonalflip.errors." in worker.read_bytes()
 
 
 def _ask(port: int, path: str) -> bytes | None:

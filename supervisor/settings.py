@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from diagonalflip._endpoint import is_loopback
 from diagonalflip.errors import SettingError
 
 LOOPBACK = "127.0.0.1"
@@ -116,6 +117,30 @@ class Settings:
                     raise SettingError(f"{name}={text}", f"a whole number, {least} to {most}")
                 values[entry.name] = int(text)
         return cls(**values)
+
+
+def refuse_unsafe(settings: Settings) -> None:
+    """Checks that nothing is public without tokens and TLS.
+
+    Raises:
+        SettingError: It would be.
+    """
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise SettingError("one of TLS_CERT and TLS_KEY", "both or none")
+    if is_loopback(settings.host):
+        return
+    if settings.tokens_file is None:
+        raise SettingError(
+            f"HOST={settings.host} without TOKENS_FILE",
+            "tokens wherever others can connect",
+            "run `make token NAME=someone TOKENS_FILE=tokens`, and set TOKENS_FILE",
+        )
+    if settings.tls_cert is None and not settings.plain_http:
+        raise SettingError(
+            f"HOST={settings.host} without TLS_CERT and TLS_KEY",
+            "TLS wherever others can listen",
+            "set both, or PLAIN_HTTP=1 if something in front of this ends TLS",
+        )
 
 
 def table() -> str:

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from diagonalflip.errors import ArtifactError, SettingError, StartError
-from supervisor import host, logs, operations, readiness, store
-from supervisor.edge import Edge, refuse_unsafe
+from supervisor import host, operations, readiness, store
+from supervisor.edge import Edge
 from supervisor.operations import Health
+from supervisor.ports import resolve
 from supervisor.proof import UnixConnection
-from supervisor.settings import LOOPBACK, Settings
+from supervisor.settings import LOOPBACK, Settings, refuse_unsafe
 from supervisor.stop import TICK_S, Stop, StopRequested
 from supervisor.store import Artifacts
-from supervisor.torchserve import TorchServe, resolve, running
+from supervisor.torchserve import TorchServe, running
 
 CHORES_S = 2.0
 SILENCE_S = 10.0
@@ -174,7 +175,6 @@ class Supervisor:
                 chores_due = now + CHORES_S
                 self._reap(server)
                 heard = now if self._scrape(sockets) else heard
-                logs.limit(self.settings)
             proven = now if self.health.proven else proven
             if now - heard > SILENCE_S:
                 logger.error("TorchServe has not answered for %g s", now - heard)

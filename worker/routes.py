@@ -79,6 +79,11 @@ def proof_socket(folder: Path, number: int) -> Path:
     return folder / f"proof-{number}.sock"
 
 
+def fault_file(folder: Path) -> Path:
+    """Where a worker says why it cannot serve, before it ends: a fault of the archive."""
+    return folder / "fault"
+
+
 def take_number(folder: Path, workers: int) -> tuple[int, IO[str]]:
     """The first number that no living worker has, and its lock to hold.
 

@@ -1,4 +1,4 @@
-"""The command ``diagonalflip``: predict, check, wait, info and load; see docs/command.md."""
+"""The command ``diagonalflip``: predict, check, wait and info; see docs/command.md."""
 
 from __future__ import annotations
 

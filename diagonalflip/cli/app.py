@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from diagonalflip.cli import check, info, load, predict, wait
+from diagonalflip.cli import check, info, predict, wait
 from diagonalflip.cli.exits import ExitCode, complain, exit_code
-from diagonalflip.cli.target import DEFAULT_URL, Connection
+from diagonalflip.cli.target import DEFAULT_URL, Target
 from diagonalflip.client import Client
 from diagonalflip.errors import DiagonalFlipError
 
@@ -86,11 +86,10 @@ def globally(
     ] = 60.0,
 ) -> None:
     """Remembers how to reach the server."""
-    context.obj = Connection(url, token, ca, deadline_s, context.obj or Client)
+    context.obj = Target(url, token, ca, deadline_s, context.obj or Client)
 
 
 app.command(epilog=predict.EPILOG)(predict.predict)
 app.command()(check.check)
 app.command()(wait.wait)
 app.command()(info.info)
-app.command()(load.load)

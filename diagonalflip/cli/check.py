@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 
 from diagonalflip.cli.exits import ExitCode, UsageError
-from diagonalflip.cli.raw import Raw
-from diagonalflip.cli.target import UrlArgument, connection_of
+from diagonalflip.cli.target import Raw, UrlArgument, target_of
 from diagonalflip.errors import DiagonalFlipError
 
 
@@ -39,7 +38,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Check every promise of the wire contract against a deployment."""
-    with connection_of(context).raw(url) as raw:
+    with target_of(context).raw(url) as raw:
         found = []
         for verdict in verdicts(raw):
             found.append(verdict)

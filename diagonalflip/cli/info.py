@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from diagonalflip.cli.target import UrlArgument, connection_of
+from diagonalflip.cli.target import UrlArgument, target_of
 
 
 def info(
@@ -17,7 +17,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Show the model's version and digest, the device, workers and limits."""
-    with connection_of(context).client(url) as client:
+    with target_of(context).client(url) as client:
         found = asdict(client.info())
     if as_json:
         typer.echo(json.dumps(found))

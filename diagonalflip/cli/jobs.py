@@ -18,7 +18,7 @@ from diagonalflip.cli.forms import PICTURES, InputForm, OutputForm
 from diagonalflip.cli.inputs import JsonLinesReader, NpyReader, PackedReader, Reader
 from diagonalflip.cli.outputs import WRITERS, opened
 from diagonalflip.cli.progress import ImageProgress
-from diagonalflip.cli.target import Connection
+from diagonalflip.cli.target import Target
 from diagonalflip.errors import InvalidAnswer, InvalidPicture
 from diagonalflip.wire import OCTETS, PIXELS, PNG
 
@@ -42,9 +42,9 @@ class Job:
     count: int | None
 
 
-def predict_stream(connection: Connection, job: Job) -> int:
+def predict_stream(target: Target, job: Job) -> int:
     """Predicts a file in bounded memory; returns the number of images."""
-    with _source(job) as file, connection.client() as client:
+    with _source(job) as file, target.client() as client:
         reader = _reader(job, file)
         seekable = job.output_form is OutputForm.NPY
         with opened(job.output, seekable=seekable) as output, ImageProgress(reader.total) as bar:
@@ -62,12 +62,12 @@ def predict_stream(connection: Connection, job: Job) -> int:
     return done
 
 
-def predict_picture(connection: Connection, job: Job) -> int:
+def predict_picture(target: Target, job: Job) -> int:
     """Sends a picture as it is, in one request; returns the number of images."""
     wants_picture = job.output_form is OutputForm.PNG
     accept = PNG if wants_picture else OCTETS
     headers = {"Content-Type": PICTURES[job.source_form], "Accept": accept}
-    with _source(job) as file, connection.raw() as raw:
+    with _source(job) as file, target.raw() as raw:
         answer = raw.post(file.read(), headers)
     count = _checked(answer, accept)
     with opened(job.output, seekable=job.output_form is OutputForm.NPY) as output:

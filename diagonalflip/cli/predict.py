@@ -14,7 +14,7 @@ from diagonalflip.cli.exits import UsageError
 from diagonalflip.cli.forms import PICTURES, InputForm, OutputForm, input_form, output_form
 from diagonalflip.cli.notation import READING, blocks_for, draw, read_images
 from diagonalflip.cli.outputs import shortest
-from diagonalflip.cli.target import Connection, connection_of
+from diagonalflip.cli.target import Target, target_of
 
 EPILOG = READING
 
@@ -44,19 +44,19 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
     ] = False,
 ) -> None:
     """Predict images: those named here, or those of a file."""
-    connection = connection_of(context)
+    target = target_of(context)
     if source is None and (output != "-" or source_form or output_to or count):
         raise UsageError("--output, --from, --to or --count without --input", "--input FILE")
     if bool(images) == bool(source):
         raise UsageError("images and --input" if images else "no images", "images or --input FILE")
     if not source:
-        _predict_words(connection, images or [], as_json=as_json)
+        _predict_words(target, images or [], as_json=as_json)
         return
     form = input_form(source, source_form)
     job = jobs.Job(source, form, output, output_form(output, output_to, form), count)
     _refuse_nonsense(job, as_json=as_json)
     started = time.monotonic()
-    done = (jobs.predict_picture if form in PICTURES else jobs.predict_stream)(connection, job)
+    done = (jobs.predict_picture if form in PICTURES else jobs.predict_stream)(target, job)
     if as_json:
         seconds = round(time.monotonic() - started, 3)
         typer.echo(json.dumps({"images": done, "seconds": seconds, "output": output}))
@@ -71,9 +71,9 @@ def _refuse_nonsense(job: jobs.Job, *, as_json: bool) -> None:
         raise UsageError(f"{job.output_form} for a terminal", "--output FILE, or a pipe")
 
 
-def _predict_words(connection: Connection, words: list[str], *, as_json: bool) -> None:
+def _predict_words(target: Target, words: list[str], *, as_json: bool) -> None:
     numbers = read_images(words)
-    with connection.client() as client:
+    with target.client() as client:
         predictions = client.predict(numbers)
     blocks = blocks_for(sys.stdout.encoding)
     for number, prediction in zip(numbers, predictions, strict=True):

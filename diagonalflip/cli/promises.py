@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from diagonalflip._answers import info
 from diagonalflip._endpoint import Reply
-from diagonalflip.cli.raw import PREDICTIONS, Raw
+from diagonalflip.cli.target import PREDICTIONS, Raw
 from diagonalflip.cli.vectors import require
 from diagonalflip.errors import InvalidAnswer
 from diagonalflip.wire import (

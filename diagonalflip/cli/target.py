@@ -1,29 +1,65 @@
-"""How a subcommand reaches the server: the global options, and what they make."""
+"""The server that a subcommand asks: the global options, and what they make."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 import typer
 
+from diagonalflip._deadline import Deadline
+from diagonalflip._endpoint import Endpoint, Reply
+from diagonalflip._transport import Transport
 from diagonalflip.cli.exits import UsageError
-from diagonalflip.cli.raw import Raw
 from diagonalflip.client import Client
+from diagonalflip.wire import MODEL
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+PREDICTIONS = f"/predictions/{MODEL}"
+MOST_BYTES = 1 << 26
 
 UrlArgument = Annotated[
     str | None, typer.Argument(metavar="[URL]", help="The server; instead of --url.")
 ]
 
 
+class Raw:
+    """Single requests, for what the client hides: headers, forms of answers, refusals, pictures.
+
+    Args:
+        url: Of the server, without a path of ours.
+        transport: To it.
+        deadline_s: Seconds until a request is given up.
+    """
+
+    def __init__(self, url: str, transport: Transport, deadline_s: float) -> None:
+        self.url = url
+        self._transport, self._deadline_s = transport, deadline_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._transport.close()
+
+    def post(self, body: bytes, headers: Mapping[str, str], path: str = PREDICTIONS) -> Reply:
+        """Sends one request, once, without any ``Content-Type`` or ``Accept`` but in ``headers``.
+
+        Raises:
+            DiagonalFlipError: As ``Transport.post``.
+        """
+        # What is None here, requests leaves out instead of sending its own.
+        sent = {"Accept": None, "Accept-Encoding": "identity"} | dict(headers)
+        deadline = Deadline(self._deadline_s)
+        return self._transport.post(self.url + path, body, sent, deadline, MOST_BYTES)
+
+
 @dataclass(frozen=True)
-class Connection:
+class Target:
     """The global options.
 
     Attributes:
@@ -47,8 +83,9 @@ class Connection:
         )
 
     def raw(self, url: str | None = None) -> Raw:
-        """Plain HTTP to ``url``, or to the global one."""
-        return Raw(self._server(url), self.token, self._verify(), self.deadline_s)
+        """Single requests to ``url``, or to the global one."""
+        endpoint = Endpoint(self._server(url), MODEL, self.token)
+        return Raw(endpoint.base, Transport(endpoint, self._verify(), None), self.deadline_s)
 
     def _server(self, url: str | None) -> str:
         chosen = (url or self.url).rstrip("/")
@@ -61,8 +98,8 @@ class Connection:
         return True if self.ca is None else os.fspath(self.ca)
 
 
-def connection_of(context: typer.Context) -> Connection:
-    """The connection that the global options describe."""
+def target_of(context: typer.Context) -> Target:
+    """The server that the global options describe."""
     found: Any = context.obj
-    assert isinstance(found, Connection)  # noqa: S101 - the callback has put it there
+    assert isinstance(found, Target)  # noqa: S101 - the callback has put it there
     return found

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from diagonalflip._endpoint import Reply
-from diagonalflip.cli.raw import Raw
+from diagonalflip.cli.target import Raw
 from diagonalflip.errors import InvalidAnswer
 from diagonalflip.wire import JSON, MODEL
 

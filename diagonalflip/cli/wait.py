@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from diagonalflip.cli.target import UrlArgument, connection_of
+from diagonalflip.cli.target import UrlArgument, target_of
 
 
 def wait(
@@ -17,5 +17,5 @@ def wait(
     ] = 60.0,
 ) -> None:
     """Wait until the server predicts all 16 images, the same alone and together."""
-    with connection_of(context).client(url) as client:
+    with target_of(context).client(url) as client:
         client.wait_until_ready(timeout_s)

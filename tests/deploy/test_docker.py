@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from supervisor.edge import find_haproxy
+from supervisor.host import find_haproxy
 from tests.deploy.files import COMPOSE, ROOT, TOOLS, load, needs_tools, run
 
 

@@ -282,6 +282,9 @@ class Transport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return self._unsent
 
+    def is_reading(self) -> bool:
+        return not self.reading_paused
+
     def pause_reading(self) -> None:
         self.reading_paused = True
 

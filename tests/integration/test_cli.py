@@ -19,7 +19,7 @@ from requests.structures import CaseInsensitiveDict
 
 from diagonalflip._endpoint import Reply
 from diagonalflip.cli.check import Verdict, verdicts
-from diagonalflip.cli.raw import Raw
+from diagonalflip.cli.target import Raw, Target
 from diagonalflip.wire import MAX_IMAGES, pack, to_pixels
 from tests.integration.conftest import ROOT, Oracle, Server
 
@@ -189,7 +189,7 @@ class Tampering:
 
     def __init__(self, url: str, change: Callable[[Reply], Reply]) -> None:
         self.url = url
-        self._raw = Raw(url, None, True, SLOW_S)
+        self._raw = Target(url, None, None, SLOW_S).raw()
         self._change = change
 
     def post(self, *args: Any, **kwargs: Any) -> Reply:

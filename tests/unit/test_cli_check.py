@@ -14,7 +14,7 @@ from diagonalflip import errors
 from diagonalflip._endpoint import Reply
 from diagonalflip.cli import vectors
 from diagonalflip.cli.check import Verdict, line_of, verdicts
-from diagonalflip.cli.raw import Raw
+from diagonalflip.cli.target import Raw
 from tests.faults.fake_server import DESCRIPTION
 from tests.unit.test_cli_commands import FakeClient, Run, client, run
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from diagonalflip.cli.raw import PREDICTIONS
+from diagonalflip.cli.target import PREDICTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW_S = 120

@@ -153,7 +153,7 @@ def test_the_malformed_value_is_quoted_but_not_at_length() -> None:
 
 @pytest.mark.parametrize("last", [b"16", b"[1,0,1]", b"null"])
 def test_a_malformed_image_is_found_about_as_fast_as_good_ones_are_read(last: bytes) -> None:
-    index = wire.MAX_IMAGES - 1
+    index = wire.MAX_TEXT_IMAGES - 1
     started = time.process_time()
     with pytest.raises(InvalidImage, match=f"image {index}: "):
         flip_decode.decode(JSON, b'{"images":[' + b"7," * index + last + b"]}")
@@ -211,9 +211,9 @@ def test_a_missing_content_type_is_said_to_be_missing() -> None:
 
 
 def test_the_largest_request_is_the_same_in_json() -> None:
-    most = b'{"images":[' + b"7," * (wire.MAX_IMAGES - 1) + b"%b]}"
-    assert flip_decode.decode(JSON, most % b"7").count == wire.MAX_IMAGES
-    with pytest.raises(TooManyImages, match=str(wire.MAX_IMAGES + 1)):
+    most = b'{"images":[' + b"7," * (wire.MAX_TEXT_IMAGES - 1) + b"%b]}"
+    assert flip_decode.decode(JSON, most % b"7").count == wire.MAX_TEXT_IMAGES
+    with pytest.raises(TooManyImages, match=str(wire.MAX_TEXT_IMAGES + 1)):
         flip_decode.decode(JSON, most % b"7,7")
 
 
@@ -263,11 +263,11 @@ def test_json_of_too_many_values_is_refused_before_it_is_parsed(
 ) -> None:
     """Parsed, 64 MiB of empty lists are more than a gigabyte."""
     monkeypatch.setattr(orjson, "loads", None)
-    body = b'{"images": [' + b",".join([value] * (4 * wire.MAX_IMAGES + 2000)) + b"]}"
+    body = b'{"images": [' + b",".join([value] * (4 * wire.MAX_TEXT_IMAGES + 2000)) + b"]}"
     with pytest.raises(TooManyImages):
         flip_decode.decode("application/json", body)
 
 
 def test_the_largest_request_in_its_longest_form_is_not_too_many() -> None:
-    body = b'{"images": [' + b",".join([b"[[1,0],[1,1]]"] * wire.MAX_IMAGES) + b"]}"
-    assert flip_decode.decode("application/json", body).count == wire.MAX_IMAGES
+    body = b'{"images": [' + b",".join([b"[[1,0],[1,1]]"] * wire.MAX_TEXT_IMAGES) + b"]}"
+    assert flip_decode.decode("application/json", body).count == wire.MAX_TEXT_IMAGES

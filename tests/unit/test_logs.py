@@ -59,16 +59,20 @@ def test_a_reader_that_is_gone_is_no_error() -> None:
     os.close(writer)
 
 
-def test_a_part_has_a_file_of_its_own_that_is_cut(
+def test_a_part_has_a_file_of_its_own_that_is_rotated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "LOG_BYTES", 10)
-    settings = Settings(log_dir=tmp_path)
-    with logs.output_of("edge", settings) as output:
-        output.write(b"0123456789\n")
-    logs.limit(settings)
-    assert (tmp_path / "edge.log").read_bytes() == b""
-    assert (tmp_path / "edge.log.1").read_bytes() == b"0123456789\n"
+    monkeypatch.setattr(logs, "LOG_BYTES", 15)
+    known = set(threading.enumerate())
+    try:
+        with logs.output_of("part", Settings(log_dir=tmp_path)) as output:
+            output.write(b"0123456789\nabcdefghij\n")
+        for thread in set(threading.enumerate()) - known:
+            thread.join(10)
+        assert (tmp_path / "part.log.1").read_text() == "0123456789\n"
+        assert (tmp_path / "part.log").read_text() == "abcdefghij\n"
+    finally:
+        logs.output_of("part", Settings(log_format="json")).close()  # closes the file
 
 
 def test_another_format_is_refused() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from diagonalflip.errors import ArtifactError
 from supervisor import sbom
 from tests.conftest import ROOT
 
@@ -29,7 +30,7 @@ def environment(*needed: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def jar() -> dict[str, str]:
     """Versions by group and name."""
-    parts = sbom.jar_components(sbom.find_jar())
+    parts = sbom.jar_components()
     assert all(part["purl"] == f"pkg:maven/{part['bom-ref']}" for part in parts)
     return {f"{part['group']}/{part['name']}": part["version"] for part in parts}
 
@@ -48,10 +49,12 @@ def test_the_jar_tells_what_is_inside(jar: dict[str, str], name: str, expected: 
     assert jar[name] == expected
 
 
-def test_no_library_is_lost(jar: dict[str, str]) -> None:
-    """A jar of another build would lack some: its time stamps or its words would differ."""
-    expected = {*sbom.STATED, *(release.partition("@")[0] for release in sbom.DATED)}
-    assert expected <= set(jar)
+def test_another_jar_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = tmp_path / "known.json"
+    known.write_text(json.dumps({"jar_sha256": "0" * 64, "components": []}))
+    monkeypatch.setattr(sbom, "JAR_CONTENT", known)
+    with pytest.raises(ArtifactError, match=r"model-server\.jar"):
+        sbom.jar_components()
 
 
 def test_debian_packages_have_their_addresses() -> None:

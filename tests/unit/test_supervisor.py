@@ -8,10 +8,9 @@ import pytest
 
 from diagonalflip.errors import SettingError
 from supervisor import supervisor
-from supervisor.edge import refuse_unsafe
 from supervisor.operations import Health
 from supervisor.proof import Prover
-from supervisor.settings import Settings
+from supervisor.settings import Settings, refuse_unsafe
 from supervisor.supervisor import GaveUpError, Lives
 from tests.contract.test_proof import ARTIFACTS
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diagonalflip.errors import DiagonalFlipError, InvalidJson, InvalidTensor, TooManyImages
-from diagonalflip.wire import MAX_IMAGES, pack, to_pixels, unpack
+from diagonalflip.wire import MAX_IMAGES, MAX_TEXT_IMAGES, pack, to_pixels, unpack
 
 NUMBERS = [11, 6, 9]
 PIXELS = to_pixels(NUMBERS).reshape(-1, 4)
@@ -182,7 +182,7 @@ def test_a_wrong_binary_size_is_refused() -> None:
         read(head + bytes(12), len(head))
 
 
-@pytest.mark.parametrize("shape", [[MAX_IMAGES + 1, 4], [2**62, 4]])
+@pytest.mark.parametrize("shape", [[MAX_TEXT_IMAGES + 1, 4], [MAX_IMAGES + 1, 4], [2**62, 4]])
 def test_too_many_images_are_refused_by_the_shape_alone(shape: list[int]) -> None:
     with pytest.raises(TooManyImages):
         read(request(tensor(shape=shape, data=[])))
