@@ -26,6 +26,7 @@ from supervisor import host, logs, tokens
 from supervisor.settings import Settings, refuse_unsafe
 from supervisor.store import Artifacts
 from worker.batch import BATCH_REQUESTS
+from worker.listener import PROBES
 from worker.routes import CALLS, worker_socket
 
 TEMPLATE = Template(Path(__file__).with_name("haproxy.cfg").read_text(encoding="utf-8"))
@@ -203,6 +204,8 @@ class Edge:
             max_queue=MAX_QUEUE,
             headers="|".join(HEADERS),
             methods=METHODS,
+            probes=", ".join([*PROBES, "OPTIONS"]),
+            refused_method=folder / f"{errors.MethodNotAllowed.status}.json",
             requests_of_a_worker=2 * BATCH_REQUESTS,  # one batch is answered, the next arrives
             workers="\n    ".join(
                 f"server worker-{number} unix@{worker_socket(folder, number)}"

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from diagonalflip.errors import ModelNotFound
-from diagonalflip.message import Request, Response
+from diagonalflip.message import Request, Response, refusal
 from diagonalflip.wire import JSON
 from supervisor.proof import EVENTS, Prover
 from worker.listener import PROBES, Address, HttpServer, unserved
@@ -101,7 +101,8 @@ class OperationsServer(HttpServer):
             "/metrics": self._metrics,
         }
         if path not in pages:
-            raise ModelNotFound(path[:100], "/v2/health/live, /v2/health/ready or /metrics")
+            served = "/v2/health/live, /v2/health/ready or /metrics"
+            return refusal(ModelNotFound(path[:100], served))
         return pages[path]() if method in PROBES else unserved(method, PROBES)
 
     def _live(self) -> Response:

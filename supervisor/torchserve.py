@@ -16,6 +16,7 @@ from string import Template
 import yaml
 
 from diagonalflip.errors import SettingError
+from diagonalflip.wire import MAX_BODY_BYTES
 from supervisor import host, logs
 from supervisor.ports import free_ports
 from supervisor.proof import Prover
@@ -151,6 +152,7 @@ def _configuration(settings: Settings, artifacts: Artifacts, metrics: Path) -> s
         "model": artifacts.model,
         "version": artifacts.version,
         "metrics_config": metrics,
+        "max_body_bytes": MAX_BODY_BYTES,
         "first_worker_port": free_ports(settings.workers),
     }
     return template.substitute(values)

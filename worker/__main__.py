@@ -189,7 +189,8 @@ def main() -> None:
     except DiagonalFlipError as error:
         logger.exception("The archive cannot be served.")
         if "FLIP_SOCKETS" in os.environ:
-            fault_file(Path(os.environ["FLIP_SOCKETS"])).write_text(f"{error}", encoding="utf-8")
+            told = f"{type(error).__name__}: {error}"
+            fault_file(Path(os.environ["FLIP_SOCKETS"])).write_text(told, encoding="utf-8")
         status = 1
     except Exception:
         logger.exception("Backend worker process died.")

@@ -7,13 +7,16 @@ import contextlib
 from collections import deque
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
 from diagonalflip.message import Request, Response, refusal
 from diagonalflip.wire import MAX_CONNECTIONS
-from worker.batch import FULL, HELD_BYTES, Batcher
+from worker.batch import FULL, HELD_BYTES
 from worker.parser import Parser
+
+if TYPE_CHECKING:
+    from worker.listener import HttpServer
 
 UNSENT_BYTES = 1 << 15
 """Answers that a client has not read, until they are counted and it is not listened to."""
@@ -28,19 +31,6 @@ READ_BYTES_PER_S = 1 << 16
 
 LINGER_S = 5.0
 """For a refused client to read why: closing at once could reset the connection before."""
-
-
-class Server(Protocol):
-    """What a connection belongs to."""
-
-    batcher: Batcher
-    connections: set[Connection]
-
-    def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
-        """A request for the service, less its body, or the known answer."""
-
-    def head(self, response: Response, connection: str) -> bytes:
-        """Status line and headers of an answer; ``connection`` is the header of that name."""
 
 
 @dataclass(slots=True)
@@ -60,7 +50,7 @@ class Connection(asyncio.Protocol):
         proves: Whether it is the supervisor's: always let in, and answered before all others.
     """
 
-    def __init__(self, server: Server, *, proves: bool = False) -> None:
+    def __init__(self, server: HttpServer, *, proves: bool = False) -> None:
         self._server = server
         self._proves = proves
         self._parser: Parser | None = Parser(self)  # None: what the client still sends is ignored
@@ -109,7 +99,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client reads slowly: it is not listened to meanwhile."""
         self._paused = True
-        self._listen()
+        self._transport.pause_reading()
         self._expect()
 
     def resume_writing(self) -> None:
@@ -128,11 +118,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def hold(self, length: int) -> None:
-        """So many bytes of a body have come.
-
-        Raises:
-            ServerOverloaded: There is no room for them.
-        """
+        """So many bytes of a body have come; raises ServerOverloaded if there is no room."""
         self._body_bytes += length
         self._server.batcher.held_bytes += length
         if self._server.batcher.held_bytes > HELD_BYTES:
@@ -143,10 +129,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         """A whole request has come."""
         self.deadline = None
-        try:
-            message = self._server.route(method, path, headers)
-        except DiagonalFlipError as error:
-            message = refusal(error)
+        message = self._server.route(method, path, headers)
         if isinstance(message, Request):
             message.body = body
         else:
@@ -154,7 +137,7 @@ class Connection(asyncio.Protocol):
         self._queue.append(Call(message, connection, method == "HEAD"))
         self._answer_next()
         if self._queue:
-            self._listen()
+            self._transport.pause_reading()
 
     def reply(self, response: Response) -> None:
         """Takes the answer to the request that was put last."""
@@ -169,10 +152,14 @@ class Connection(asyncio.Protocol):
         """Its deadline has passed."""
         if self._transport.get_write_buffer_size() or self._parser is None:
             self.abort()
-        elif self._parser.in_request:
+        elif self._in_request:
             self._refuse(RequestTimeout(f"half a request in {REQUEST_S:g} s", "a whole one"))
         else:
             self._transport.close()
+
+    @property
+    def _in_request(self) -> bool:
+        return self._parser is not None and self._parser.in_request
 
     def _answer_next(self) -> None:
         """Answers what it can, in order, until one has to wait for the service."""
@@ -191,9 +178,10 @@ class Connection(asyncio.Protocol):
         if call is None or self.lost or self._transport.is_closing():
             return
         self._release(len(call.message.body) if isinstance(call.message, Request) else 0)
-        counts = self._server.batcher.counts
-        counts["direct_requests"] += 1
-        counts["direct_refusals"] += response.status >= HTTPStatus.BAD_REQUEST
+        if not self._proves:
+            counts = self._server.batcher.counts
+            counts["direct_requests"] += 1
+            counts["direct_refusals"] += response.status >= HTTPStatus.BAD_REQUEST
         head = self._server.head(response, call.connection)
         if call.head_only or not response.body:
             self._transport.write(head)
@@ -204,18 +192,13 @@ class Connection(asyncio.Protocol):
         elif call.connection == "close":
             self._linger()
         else:
-            if not self._queue:
-                self._listen()
-            if self._paused or self._parser is None or not self._parser.in_request:
+            self._listen()
+            if self._paused or not self._in_request:
                 self._expect()
 
     def _listen(self) -> None:
-        """Reads from a client that takes its answers, one request at a time."""
-        if self._ended or self._transport.is_closing():
-            return
-        if self._paused or self._queue:
-            self._transport.pause_reading()
-        elif not self._transport.is_reading():
+        """Reads on, if the client takes its answers and waits for none."""
+        if not (self._queue or self._paused or self._ended or self._transport.is_reading()):
             self._transport.resume_reading()
 
     def _release(self, length: int) -> None:
@@ -232,7 +215,7 @@ class Connection(asyncio.Protocol):
             seconds = STALLED_S + unsent / READ_BYTES_PER_S
         elif self._finished:
             seconds = LINGER_S
-        elif self._parser is not None and self._parser.in_request:
+        elif self._in_request:
             seconds = REQUEST_S
         elif self._call is not None:
             return

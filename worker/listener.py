@@ -46,11 +46,7 @@ class HttpServer(ABC):
 
     @abstractmethod
     def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
-        """A request for the service, less its body, or the known answer.
-
-        Raises:
-            ModelNotFound: Nothing is served at ``path``.
-        """
+        """A request for the service, less its body, or the known answer."""
 
     async def serve(
         self, addresses: Sequence[Address], opened: Callable[[], None], proof: Path | None = None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from diagonalflip.errors import ModelNotFound
-from diagonalflip.message import Request, Response, verbs
+from diagonalflip.message import Request, Response, refusal, verbs
 from diagonalflip.wire import JSON
 from worker.batch import COUNTERS, Service
 from worker.listener import PROBES, HttpServer, unserved
@@ -56,7 +56,7 @@ class DirectServer(HttpServer):
         if verb is not None:
             return Request(verb, headers) if method in CALLS else unserved(method, CALLS)
         if path not in self._probes:
-            raise ModelNotFound(path[:100], f"/predictions/{self._model}")
+            return refusal(ModelNotFound(path[:100], f"/predictions/{self._model}"))
         if method not in PROBES:
             return unserved(method, PROBES)
         return Response(json.dumps(self._probes[path]).encode(), JSON)

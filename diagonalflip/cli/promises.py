@@ -13,24 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diagonalflip import wire
 from diagonalflip._answers import info
 from diagonalflip._endpoint import Reply
 from diagonalflip.cli.target import PREDICTIONS, Raw
 from diagonalflip.cli.vectors import require
 from diagonalflip.errors import InvalidAnswer
-from diagonalflip.wire import (
-    FLOAT16,
-    JSON,
-    MAX_IMAGES,
-    OCTETS,
-    PACKED,
-    PIXELS,
-    PROBLEM,
-    TOLERANCE,
-    pack,
-    to_pixels,
-    with_padding,
-)
 
 PROMISED_HEADERS = (
     "Flip-Images",
@@ -80,7 +68,7 @@ class Kit:
             right = got.view(bits) == expected.view(bits)
         else:
             rounding = np.abs(expected) * np.finfo(got.dtype).eps
-            right = np.abs(got - expected) <= 2 * TOLERANCE + rounding
+            right = np.abs(got - expected) <= 2 * wire.TOLERANCE + rounding
         wrong = np.flatnonzero(~right.all(axis=1))
         if wrong.size:
             row = int(wrong[0])
@@ -99,8 +87,8 @@ def alone(raw: Raw) -> Rows:
 
 def post(raw: Raw, numbers: npt.ArrayLike, **headers: str) -> Reply:
     """Sends images packed, and again where the contract says so: 503."""
-    images = pack(numbers)
-    sent = {"Content-Type": with_padding(OCTETS, images.count)} | {
+    images = wire.pack(numbers)
+    sent = {"Content-Type": wire.with_padding(wire.OCTETS, images.count)} | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
     answer = raw.post(bytes(images.packed), sent)
@@ -115,9 +103,9 @@ def post(raw: Raw, numbers: npt.ArrayLike, **headers: str) -> Reply:
 def rows(answer: Reply, count: int) -> Rows:
     """The predictions in a binary answer, ``float32[count, 4]``."""
     require("status", answer.status, 200)
-    require("Content-Type", answer.headers.get("Content-Type"), OCTETS)
-    require("bytes", len(answer.body), 4 * PIXELS * count)
-    return np.frombuffer(answer.body, "<f4").reshape(-1, PIXELS)
+    require("Content-Type", answer.headers.get("Content-Type"), wire.OCTETS)
+    require("bytes", len(answer.body), 4 * wire.PIXELS * count)
+    return np.frombuffer(answer.body, "<f4").reshape(-1, wire.PIXELS)
 
 
 def _every_length(kit: Kit) -> None:
@@ -139,50 +127,50 @@ def _finite(kit: Kit) -> None:
 
 
 def _forms(kit: Kit) -> None:
-    pixels = to_pixels(range(16)).tolist()
-    flat = to_pixels(range(16)).reshape(16, PIXELS).tolist()
+    pixels = wire.to_pixels(range(16)).tolist()
+    flat = wire.to_pixels(range(16)).reshape(16, wire.PIXELS).tolist()
     bits = [f"{number:04b}" for number in range(16)]
     mixed = [*range(4), *bits[4:8], *pixels[8:12], *flat[12:]]
     bodies = (
-        (PACKED, bytes(pack(range(16)).packed)),
-        (JSON, json.dumps({"images": mixed}).encode()),
+        (wire.PACKED, bytes(wire.pack(range(16)).packed)),
+        (wire.JSON, json.dumps({"images": mixed}).encode()),
         ("text/plain", b"01234567 89ABCDEF\r\n"),
         ("image/x-portable-bitmap", b"P4\n8 8\n" + _sheet()),
     )
     for media_type, body in bodies:
-        answer = kit.raw.post(body, {"Content-Type": media_type, "Accept": OCTETS})
+        answer = kit.raw.post(body, {"Content-Type": media_type, "Accept": wire.OCTETS})
         kit.compare(rows(answer, 16), range(16))
 
 
 def _sheet() -> bytes:
     """The 16 images as a sheet of 4x4 tiles, ``uint8[8]`` of bits."""
-    tiles = to_pixels(range(16)).reshape(4, 4, 2, 2)
+    tiles = wire.to_pixels(range(16)).reshape(4, 4, 2, 2)
     return np.packbits(tiles.transpose(0, 2, 1, 3).reshape(8, 8), axis=1).tobytes()
 
 
 def _json_answers(kit: Kit) -> None:
-    answer = post(kit.raw, range(16), Accept=JSON)
+    answer = post(kit.raw, range(16), Accept=wire.JSON)
     require("status", answer.status, 200)
     kit.compare(np.array(json.loads(answer.body)["predictions"], np.float32), range(16))
 
 
 def _float16_answers(kit: Kit) -> None:
-    answer = post(kit.raw, range(16), Accept=FLOAT16)
+    answer = post(kit.raw, range(16), Accept=wire.FLOAT16)
     require("status", answer.status, 200)
-    require("bytes", len(answer.body), 2 * PIXELS * 16)
-    kit.compare(np.frombuffer(answer.body, "<f2").reshape(-1, PIXELS), range(16))
+    require("bytes", len(answer.body), 2 * wire.PIXELS * 16)
+    kit.compare(np.frombuffer(answer.body, "<f2").reshape(-1, wire.PIXELS), range(16))
 
 
 def _flipped_answers(kit: Kit) -> None:
-    answer = post(kit.raw, range(15), Accept=PACKED)
+    answer = post(kit.raw, range(15), Accept=wire.PACKED)
     require("status", answer.status, 200)
     require("bytes", len(answer.body), 8)
-    *flips, padding = np.unpackbits(np.frombuffer(answer.body, np.uint8)).reshape(-1, PIXELS)
-    certain = np.abs(kit.alone[:15] - 0.5) > 2 * TOLERANCE
+    *flips, padding = np.unpackbits(np.frombuffer(answer.body, np.uint8)).reshape(-1, wire.PIXELS)
+    certain = np.abs(kit.alone[:15] - 0.5) > 2 * wire.TOLERANCE
     wrong = (np.array(flips) != (kit.alone[:15] >= 0.5)) & certain
     require("images flipped otherwise", np.flatnonzero(wrong.any(axis=1)).tolist(), [])
-    require("padding", padding.tolist(), [0] * PIXELS)
-    require("Content-Type", answer.headers.get("Content-Type"), with_padding(PACKED, 15))
+    require("padding", padding.tolist(), [0] * wire.PIXELS)
+    require("Content-Type", answer.headers.get("Content-Type"), wire.with_padding(wire.PACKED, 15))
 
 
 def _answer_headers(kit: Kit) -> None:
@@ -200,11 +188,11 @@ def _answer_headers(kit: Kit) -> None:
 
 
 def _error_headers(kit: Kit) -> None:
-    for accept in (OCTETS, "image/png", "text/plain", "audio/*"):
-        sent = {"Content-Type": JSON, "Accept": accept, "X-Request-Id": "check-1"}
+    for accept in (wire.OCTETS, "image/png", "text/plain", "audio/*"):
+        sent = {"Content-Type": wire.JSON, "Accept": accept, "X-Request-Id": "check-1"}
         answer = kit.raw.post(b"{", sent)
         require("error", answer.status in (400, 406), True)
-        require("Content-Type", answer.headers.get("Content-Type"), PROBLEM)
+        require("Content-Type", answer.headers.get("Content-Type"), wire.PROBLEM)
         kept = [name for name in PROMISED_HEADERS if name in answer.headers]
         require("headers of an answer on an error", kept, [])
         require("Flip-Request-Id", answer.headers.get("Flip-Request-Id"), "check-1")
@@ -218,19 +206,19 @@ def _own_digest(kit: Kit) -> None:
 
 
 def _query(kit: Kit) -> None:
-    answer = kit.raw.post(b"\xb0", {"Content-Type": OCTETS}, f"{PREDICTIONS}?padding=4")
+    answer = kit.raw.post(b"\xb0", {"Content-Type": wire.OCTETS}, f"{PREDICTIONS}?padding=4")
     kit.compare(rows(answer, 2), [11, 0])
 
 
 def _other_model(kit: Kit) -> None:
-    answer = kit.raw.post(b"\xb0", {"Content-Type": OCTETS}, "/predictions/no_such_model")
+    answer = kit.raw.post(b"\xb0", {"Content-Type": wire.OCTETS}, "/predictions/no_such_model")
     require("status", answer.status, 404)
 
 
 def _concurrency(kit: Kit) -> None:
     def one(seed: int) -> None:
         if seed % 4 == 3:  # a bad one among the good, which may share its batch
-            broken = kit.raw.post(b"", {"Content-Type": OCTETS})
+            broken = kit.raw.post(b"", {"Content-Type": wire.OCTETS})
             require("status of an empty body", broken.status in (400, 503), True)
             return
         numbers = np.random.default_rng(seed).integers(0, 16, 1 + seed % 40)
@@ -247,7 +235,7 @@ def promises() -> Iterator[tuple[str, Callable[[Kit], None]]]:
     """Names, which say what is promised, and checks that raise InvalidAnswer if it is not so."""
     yield "predictions are finite", _finite
     yield "1 to 33 images: as each alone, and Flip-Images", _every_length
-    for count in (1_000, 65_537, MAX_IMAGES):
+    for count in (1_000, 65_537, wire.MAX_IMAGES):
         yield f"{count} images in one request: as each alone", partial(_batch, count)
     yield "packed, JSON, text and PBM requests: the same predictions", _forms
     yield "JSON answers, read as float32, are exact", _json_answers

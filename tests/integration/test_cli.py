@@ -222,15 +222,3 @@ def test_check_sees_one_bit_in_a_large_batch(server: Server) -> None:
 
     broken = Tampering(base(server), change).broken()
     assert broken == {"65537 images in one request: as each alone"}
-
-
-def test_load(server: Server, tmp_path: Path) -> None:
-    plot = tmp_path / "load.svg"
-    options = ("--rate", 50, "--duration-s", 0.5, "--images", 33, "--connections", 2)
-    report = json.loads(good("load", base(server), *options, "--plot", plot, "--json"))
-    assert report["answered"] == report["due"] > 0
-    assert report["failures"] == {}
-    assert report["latency_ms"]["p50"] > 0
-    assert plot.read_bytes().startswith(b"<?xml")
-    fixed = good("load", base(server), *options, "--arrivals", "fixed").decode()
-    assert "25 of 25 requests answered" in fixed
