@@ -25,7 +25,7 @@ from diagonalflip.wire import MAX_BODY_BYTES, MAX_CONNECTIONS, PROBLEM
 from supervisor import host, logs, tokens
 from supervisor.settings import Settings, refuse_unsafe
 from supervisor.store import Artifacts
-from worker.batch import BATCH_REQUESTS
+from worker.limits import BATCH_REQUESTS
 from worker.listener import PROBES
 from worker.routes import CALLS, worker_socket
 

@@ -23,8 +23,8 @@ from ts.model_loader import TsModelLoader
 
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.message import Response, refusal
-from worker import frames, frontend
-from worker.batch import BATCH_IMAGES, FAULT
+from worker import frames, frontend, limits
+from worker.batch import FAULT
 from worker.frames import DisconnectedError, Frame, Reader
 from worker.routes import DirectServer, fault_file, proof_socket, take_number, worker_socket
 
@@ -112,7 +112,7 @@ class Worker:
                 yield frame, outcome
                 continue
             jobs.append((frame, outcome))
-            if sum(job.weight for _, job in jobs) > BATCH_IMAGES:
+            if sum(job.weight for _, job in jobs) > limits.BATCH_IMAGES:
                 yield from self._answer(jobs)
                 jobs = []
         yield from self._answer(jobs)

@@ -11,23 +11,9 @@ from typing import Any, Protocol
 
 from diagonalflip.errors import InternalError, ServerOverloaded
 from diagonalflip.message import Request, Response, refusal
+from worker import limits
 
 logger = logging.getLogger(__name__)
-
-BATCH_REQUESTS = 128
-"""Answered as soon as so many wait: what was read of them is still in the processor's cache."""
-
-BATCH_IMAGES = 1 << 18
-"""Predictions of a batch at most, beside one heavy request."""
-
-HEAVY_IMAGES = 1 << 17
-"""A request that may be more than this is heavy: a batch takes one, so that others wait for one."""
-
-QUEUED_IMAGES = 1 << 26
-"""Predictions that may wait, seconds of work; a request beyond is answered 503, undecoded."""
-
-HELD_BYTES = 1 << 28
-"""Bodies, and answers that clients have not read, at most; what comes then is answered 503."""
 
 SPIN_S = 1e-4
 """After a lone request, how long to look for the next one before sleeping: being woken up is
@@ -98,12 +84,12 @@ class Batcher:
     def put(self, client: Client, request: Request) -> Response | None:
         """Queues a request, whose answer ``client`` gets later; or refuses it."""
         weight = self._service.weigh(request)
-        if self._queued_images + weight > QUEUED_IMAGES:
+        if self._queued_images + weight > limits.QUEUED_IMAGES:
             return refusal(FULL)
         self._queued_images += weight
-        queue = self._heavy if weight > HEAVY_IMAGES else self._light
+        queue = self._heavy if weight > limits.HEAVY_IMAGES else self._light
         queue.append((client, request, weight, perf_counter()))
-        if len(self._light) >= BATCH_REQUESTS and not self._in_batch:
+        if len(self._light) >= limits.BATCH_REQUESTS and not self._in_batch:
             self._run_batch()
         elif not self._scheduled:
             self._scheduled = True
@@ -152,7 +138,11 @@ class Batcher:
         """The requests of a batch, read: jobs, and answers that are known."""
         taken: list[tuple[Client, Any]] = []
         light, images = self._light, 0
-        while light and len(taken) < BATCH_REQUESTS and images + light[0][2] <= BATCH_IMAGES:
+        while (
+            light
+            and len(taken) < limits.BATCH_REQUESTS
+            and images + light[0][2] <= limits.BATCH_IMAGES
+        ):
             images += light[0][2]
             self._read(light.popleft(), now, taken)
         if self._heavy:
@@ -164,7 +154,7 @@ class Batcher:
         self._queued_images -= weight
         self.counts["direct_queue_ms"] += 1e3 * (now - arrived)
         if not client.lost:
-            full = self.held_bytes > HELD_BYTES
+            full = self.held_bytes > limits.HELD_BYTES
             taken.append((client, refusal(FULL) if full else self._service.read(request)))
 
     def _spin(self) -> None:

@@ -12,25 +12,12 @@ from typing import TYPE_CHECKING, cast
 from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
 from diagonalflip.message import Request, Response, refusal
 from diagonalflip.wire import MAX_CONNECTIONS
-from worker.batch import FULL, HELD_BYTES
+from worker import limits
+from worker.batch import FULL
 from worker.parser import Parser
 
 if TYPE_CHECKING:
     from worker.listener import HttpServer
-
-UNSENT_BYTES = 1 << 15
-"""Answers that a client has not read, until they are counted and it is not listened to."""
-
-IDLE_S = 75.0
-REQUEST_S = 60.0
-"""From a request's first byte to its last: a client slower than that is answered 408."""
-
-STALLED_S = 60.0
-READ_BYTES_PER_S = 1 << 16
-"""A client has ``STALLED_S``, and at this rate more, to read what did not leave at once."""
-
-LINGER_S = 5.0
-"""For a refused client to read why: closing at once could reset the connection before."""
 
 
 @dataclass(slots=True)
@@ -60,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._finished = False  # the last answer is written
         self._paused = False  # the client reads slowly
         self._body_bytes = self._unsent_bytes = 0
+        self._seen = 0, 0.0  # when it was last looked at, how much was unsent, and since when
         self.lost = False
         self.deadline: float | None = None
 
@@ -67,7 +55,7 @@ class Connection(asyncio.Protocol):
         """A client has connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._server.connections.add(self)
-        self._transport.set_write_buffer_limits(UNSENT_BYTES)
+        self._transport.set_write_buffer_limits(limits.UNSENT_BYTES)
         self._expect()
         if len(self._server.connections) > MAX_CONNECTIONS and not self._proves:
             self._refuse(ServerOverloaded("too many connections", f"{MAX_CONNECTIONS}"))
@@ -121,7 +109,7 @@ class Connection(asyncio.Protocol):
         """So many bytes of a body have come; raises ServerOverloaded if there is no room."""
         self._body_bytes += length
         self._server.batcher.held_bytes += length
-        if self._server.batcher.held_bytes > HELD_BYTES:
+        if self._server.batcher.held_bytes > limits.HELD_BYTES:
             raise FULL
 
     def receive(
@@ -144,6 +132,13 @@ class Connection(asyncio.Protocol):
         self._write(response)
         self._answer_next()
 
+    def is_deaf(self, now: float) -> bool:
+        """Whether the client has read nothing for long, of what it is owed."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent != self._seen[0]:
+            self._seen = unsent, now
+        return unsent > 0 and now - self._seen[1] > limits.DEAF_S
+
     def abort(self) -> None:
         """Ends the connection at once."""
         self._transport.abort()
@@ -153,7 +148,7 @@ class Connection(asyncio.Protocol):
         if self._transport.get_write_buffer_size() or self._parser is None:
             self.abort()
         elif self._in_request:
-            self._refuse(RequestTimeout(f"half a request in {REQUEST_S:g} s", "a whole one"))
+            self._refuse(RequestTimeout(f"half a request in {limits.REQUEST_S:g} s", "a whole one"))
         else:
             self._transport.close()
 
@@ -212,15 +207,15 @@ class Connection(asyncio.Protocol):
         self._unsent_bytes = unsent
         self.deadline = None
         if unsent:
-            seconds = STALLED_S + unsent / READ_BYTES_PER_S
+            seconds = limits.STALLED_S + unsent / limits.READ_BYTES_PER_S
         elif self._finished:
-            seconds = LINGER_S
+            seconds = limits.LINGER_S
         elif self._in_request:
-            seconds = REQUEST_S
+            seconds = limits.REQUEST_S
         elif self._call is not None:
             return
         else:
-            seconds = IDLE_S
+            seconds = limits.IDLE_S
         self.deadline = asyncio.get_running_loop().time() + seconds
 
     def _refuse(self, error: DiagonalFlipError) -> None:

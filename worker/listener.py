@@ -16,6 +16,7 @@ import uvloop
 
 from diagonalflip.errors import MethodNotAllowed
 from diagonalflip.message import Request, Response, refusal
+from worker import limits
 from worker.batch import Batcher, Service
 from worker.connection import Connection
 
@@ -131,9 +132,12 @@ class HttpServer(ABC):
         loop = asyncio.get_running_loop()
         self._date = f"date: {formatdate(usegmt=True)}"
         now = loop.time()
+        short = self.batcher.held_bytes > limits.HELD_BYTES // 2
         for connection in list(self.connections):
             if connection.deadline is not None and connection.deadline < now:
                 connection.expire()
+            elif short and connection.is_deaf(now):  # or deaf clients would take the room of all
+                connection.abort()
         self.tick()
         loop.call_later(1.0, self._every_second)
 

@@ -10,8 +10,7 @@ import httptools
 
 from diagonalflip.errors import HeadersTooLarge, InvalidRequest, RequestTooLarge
 from diagonalflip.wire import MAX_BODY_BYTES
-
-MAX_HEAD_BYTES = 1 << 14
+from worker import limits
 
 ONCE = {"content-type", "content-encoding", "inference-header-content-length", "if-match"}
 """Headers whose repetition nobody understands; others are lists (RFC 9110, section 5.3), or
@@ -75,7 +74,7 @@ class Parser:
             raise (error.__context__ or error) from None
         except httptools.HttpParserError as error:
             raise InvalidRequest(f"{type(error).__name__}: {error}", "HTTP/1.1") from error
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+        if self._in_head and self._head_bytes > limits.MAX_HEAD_BYTES:
             raise _long_head()
 
     def close(self) -> None:
@@ -94,13 +93,13 @@ class Parser:
     def on_url(self, url: bytes) -> None:
         """A piece of the request's target."""
         self._url += url
-        if len(self._url) > MAX_HEAD_BYTES:
+        if len(self._url) > limits.MAX_HEAD_BYTES:
             raise _long_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; several of one name are a list, and trailers do not count."""
         self._length += len(name) + len(value)
-        if self._length + len(self._url) > MAX_HEAD_BYTES:
+        if self._length + len(self._url) > limits.MAX_HEAD_BYTES:
             raise _long_head()
         if self._in_head:
             key, new = lower(name), text(value)
@@ -160,7 +159,7 @@ class Parser:
 
 
 def _long_head() -> HeadersTooLarge:
-    return HeadersTooLarge("longer headers", f"at most {MAX_HEAD_BYTES} bytes")
+    return HeadersTooLarge("longer headers", f"at most {limits.MAX_HEAD_BYTES} bytes")
 
 
 def _long_body(length: str) -> RequestTooLarge:

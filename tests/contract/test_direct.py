@@ -23,7 +23,7 @@ import pytest
 import uvloop
 
 from diagonalflip.message import Request, Response, Verb
-from worker import batch
+from worker import batch, limits
 from worker.routes import DirectServer
 
 PATH = "/predictions/diagonal_flip"
@@ -189,7 +189,7 @@ def test_without_descriptors_clients_wait_for_one(
 
 def test_no_batch_is_larger_than_it_may_be(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough requests are answered while the event loop still reads others."""
-    monkeypatch.setattr(batch, "BATCH_REQUESTS", 4)
+    monkeypatch.setattr(limits, "BATCH_REQUESTS", 4)
     port.echo.go_on.clear()
     with contextlib.ExitStack() as opened:
         clients = [opened.enter_context(port.connect()) for _ in range(30)]
@@ -205,7 +205,7 @@ def test_no_batch_is_larger_than_it_may_be(port: Port, monkeypatch: pytest.Monke
 def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
     echo = Echo()
     client: Any = SimpleNamespace(lost=False, reply=lambda _: None)
-    heavy, light = Request(Verb.PREDICT, {}, bytes(batch.HEAVY_IMAGES)), Request(Verb.PREDICT, {})
+    heavy, light = Request(Verb.PREDICT, {}, bytes(limits.HEAVY_IMAGES)), Request(Verb.PREDICT, {})
 
     async def main() -> None:
         batcher = batch.Batcher(echo)
@@ -222,7 +222,7 @@ def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
 def test_what_does_not_fit_the_queue_is_refused_unread(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "QUEUED_IMAGES", 100)
+    monkeypatch.setattr(limits, "QUEUED_IMAGES", 100)
     response, body = port.ask(post(b"x" * 51))[0]
     assert (response.status, json.loads(body)["code"]) == (503, "server_overloaded")
     assert response.getheader("Retry-After") == "1"
@@ -343,8 +343,8 @@ def test_the_supervisors_proof_waits_for_nobody(
     proof = tmp_path / "proof.sock"
     with contextlib.closing(Port(proof=proof)) as port, port.connect() as first:
         monkeypatch.setattr("worker.connection.MAX_CONNECTIONS", 1)
-        monkeypatch.setattr(batch, "BATCH_REQUESTS", 2)
-        monkeypatch.setattr(batch, "HELD_BYTES", -1)
+        monkeypatch.setattr(limits, "BATCH_REQUESTS", 2)
+        monkeypatch.setattr(limits, "HELD_BYTES", -1)
         port.echo.go_on.clear()
         first.sendall(post(b"a"))
         with socket.socket(socket.AF_UNIX) as supervisor:
@@ -397,7 +397,7 @@ def test_a_chunked_body_has_the_same_limit(port: Port, monkeypatch: pytest.Monke
 def test_full_memory_is_a_503_that_may_be_sent_again(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.connection.HELD_BYTES", 1000)
+    monkeypatch.setattr("worker.limits.HELD_BYTES", 1000)
     with port.connect() as holder:
         holder.sendall(post(b"a" * 900)[:-1])
         holder.sendall(b"")
@@ -435,8 +435,8 @@ def test_too_many_connections_are_a_503(port: Port, monkeypatch: pytest.MonkeyPa
 def test_a_client_has_only_so_much_time(
     port: Port, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int | None
 ) -> None:
-    monkeypatch.setattr("worker.connection.REQUEST_S", 0.1)
-    monkeypatch.setattr("worker.connection.IDLE_S", 0.1)
+    monkeypatch.setattr("worker.limits.REQUEST_S", 0.1)
+    monkeypatch.setattr("worker.limits.IDLE_S", 0.1)
     with port.connect() as slow:
         slow.sendall(sent)
         if status is not None:
@@ -457,8 +457,8 @@ def deaf_client(port: Port) -> socket.socket:
 def test_a_client_that_does_not_read_is_dropped(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.connection.STALLED_S", 0.1)
-    monkeypatch.setattr("worker.connection.READ_BYTES_PER_S", 1 << 30)
+    monkeypatch.setattr("worker.limits.STALLED_S", 0.1)
+    monkeypatch.setattr("worker.limits.READ_BYTES_PER_S", 1 << 30)
     with deaf_client(port) as deaf:
         deaf.sendall(post(bytes(32 << 20)))
         (there,) = port.server.connections
@@ -472,8 +472,8 @@ def test_a_client_that_does_not_read_is_dropped(
 
 @pytest.mark.parametrize("extra", ["", "Connection: close\r\n"])
 def test_a_client_may_read_slowly(port: Port, monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
-    monkeypatch.setattr("worker.connection.LINGER_S", 0.0)
-    monkeypatch.setattr("worker.connection.IDLE_S", 0.0)
+    monkeypatch.setattr("worker.limits.LINGER_S", 0.0)
+    monkeypatch.setattr("worker.limits.IDLE_S", 0.0)
     sent = bytes(32 << 20)
     with deaf_client(port) as slow:
         slow.sendall(post(sent, extra))
@@ -493,7 +493,7 @@ def wait_for_ticks(port: Port, count: int) -> None:
 def test_answers_that_nobody_reads_are_held_in_bounded_memory(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.connection.HELD_BYTES", 24 << 20)
+    monkeypatch.setattr("worker.limits.HELD_BYTES", 24 << 20)
     sent = bytes(20 << 20)
     with deaf_client(port) as deaf:
         deaf.sendall(post(sent))

@@ -17,7 +17,7 @@ from diagonalflip.message import Request, Response
 from diagonalflip.wire import MAX_BODY_BYTES
 from tests.fuzz.source import Execution, Source, repeat
 from worker.connection import Connection
-from worker.parser import MAX_HEAD_BYTES
+from worker.limits import MAX_HEAD_BYTES
 from worker.routes import DirectServer
 
 ANSWER, DEAF, READ, EXPIRE, HALF_CLOSE, HANG_UP = range(1, 7)

@@ -1,0 +1,44 @@
+"""How much, and how long, clients may take of a worker.
+
+Its memory is bounded by these, under every mixture of requests: PyTorch and ONNX Runtime (some
+0.4 GiB), ``HELD_BYTES``, the answers of one batch (40 MiB), one body and what it is while it is
+read (150 MiB at most, of JSON), and the heads and objects of all connections (100 MiB): below
+1.25 GiB. tests/integration/test_overload.py tries, and finds 0.9.
+"""
+
+from __future__ import annotations
+
+MAX_HEAD_BYTES = 1 << 14
+"""Of a request: its target and headers."""
+
+BATCH_REQUESTS = 128
+"""Answered as soon as so many wait: what was read of them is still in the processor's cache."""
+
+BATCH_IMAGES = 1 << 18
+"""Predictions of a batch at most, beside one heavy request."""
+
+HEAVY_IMAGES = 1 << 17
+"""A request that may be more than this is heavy: a batch takes one, so that others wait for one."""
+
+QUEUED_IMAGES = 1 << 26
+"""Predictions that may wait, seconds of work; a request beyond is answered 503, undecoded."""
+
+HELD_BYTES = 1 << 28
+"""Bodies, and answers that clients have not read, at most; what comes then is answered 503."""
+
+UNSENT_BYTES = 1 << 15
+"""Answers that a client has not read, until they are counted and it is not listened to."""
+
+IDLE_S = 75.0
+REQUEST_S = 60.0
+"""From a request's first byte to its last: a client slower than that is answered 408."""
+
+STALLED_S = 60.0
+READ_BYTES_PER_S = 1 << 16
+"""A client has ``STALLED_S``, and at this rate more, to read what did not leave at once."""
+
+DEAF_S = 10.0
+"""Without reading a byte, while memory is short: others have better use for it."""
+
+LINGER_S = 5.0
+"""For a refused client to read why: closing at once could reset the connection before."""
