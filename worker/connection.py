@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         """So many bytes of a body have come; raises ServerOverloaded if there is no room."""
         self._body_bytes += length
         self._server.batcher.held_bytes += length
-        if self._server.batcher.held_bytes > limits.HELD_BYTES:
+        if self._server.batcher.held_bytes > limits.HELD_BYTES and not self._proves:
             raise FULL
 
     def receive(

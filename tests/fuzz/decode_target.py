@@ -6,6 +6,7 @@ between two marks are repeated, and the body.
 
 from __future__ import annotations
 
+import gzip
 import json
 import zlib
 from collections.abc import Sequence
@@ -22,12 +23,13 @@ from flip_v2 import HEADER_LENGTH
 from diagonalflip import wire
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.message import Request, Verb
-from diagonalflip.wire import JSON, OCTETS, PACKED, PBM, PNG, TEXT
+from diagonalflip.wire import FORM, JSON, OCTETS, PACKED, PBM, PNG, TEXT
 from tests.fuzz.source import Execution, Source, header_bytes, repeat
 
-EXPLAIN, SPLIT, MEND, ARRAY, LENGTH, RAW = (1 << bit for bit in range(6))
+EXPLAIN, SPLIT, MEND, ARRAY, LENGTH, RAW, CODE, WRAP = (1 << bit for bit in range(8))
 """Flags: an explanation; V2's binary tensors after an empty line; a PNG's checksums are made
-right; the body is a bytearray; V2's length as in the bytes; a PNG's data are deflated."""
+right; the body is a bytearray; V2's length as in the bytes; a PNG's data are deflated; the body
+has the coding that its header says; it is the file of a form."""
 
 LONGEST = 640 << 10
 """Bytes that a repeated piece may fill: more than the largest packed request has."""
@@ -35,13 +37,17 @@ LONGEST = 640 << 10
 DIGEST = "5f" * 32
 STATUSES = {400, 406, 412, 413, 415}
 ODD = f"{OCTETS}; padding=4"
+FORM_TYPE = f"{FORM}; boundary=b"
 CONTENT_TYPES = (
     *(None, OCTETS, ODD, PACKED, f"{PACKED}; padding=4", JSON, TEXT, PNG, PBM),
     *(f"{JSON}; charset=utf-8", f"{TEXT}; charset=us-ascii", f"{OCTETS}; padding=0"),
+    *(FORM_TYPE, f'{FORM}; boundary="b"'),
 )
 ACCEPTS = (None, "*/*", OCTETS, JSON, "image/*;q=0.5, */*;q=0.1", "text/plain, */*;q=0")
 IF_MATCHES = (None, None, "*", f'"{DIGEST}"', f'"x", "{DIGEST}"')
+CODINGS = (None, None, "gzip", "deflate", "identity", "GZIP ", "br", "gzip, gzip")
 LENGTHS = ("0", "2", "99")
+FORM_HEAD = b'--b\r\nContent-Disposition: form-data; name="data"; filename="%b"\r\n%b\r\n'
 VECTORS = Path(__file__).parents[2] / "diagonalflip/vectors"
 
 TENSOR = b'{"name": "pixels", "datatype": "%b", "shape": [1, 4]%b}'
@@ -52,6 +58,18 @@ PACKED_TENSOR = (
     b'"parameters": {"padding": 4, "binary_data_size": @}}]}'
 )
 OUTPUT = b'{"name": "prediction", "parameters": {"binary_data": true}}'
+
+
+def png(depth: int, kind: int) -> bytes:
+    """A PNG of 4x2 pixels, checksums left out and data not deflated."""
+    parts = {b"IHDR": bytes([0, 0, 0, 4, 0, 0, 0, 2, depth, kind, 0, 0, 0])}
+    parts |= {b"PLTE": bytes(6)} if kind else {}
+    row = b"\0\xb0" if depth == 1 else b"\0\0\1\0\1"
+    parts |= {b"IDAT": row * 2, b"IEND": b""}
+    chunks = [len(part).to_bytes(4, "big") + name + part + b"0000" for name, part in parts.items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 PLAIN = (
     (0, OCTETS, b"\xb6\xc0"),
     (ARRAY, ODD, b"\xb6\xc0"),
@@ -60,6 +78,10 @@ PLAIN = (
     (0, PBM, b"P1\n# a comment\n4 2\n1 0 1 1\n0 1 1 0#\n"),
     (0, PBM, b"P4\n4 2\n\xb0\x60"),
     (0, None, b""),
+    (0, FORM_TYPE, FORM_HEAD % (b"a.png", b"") + png(1, 0) + b"\r\n--b--\r\n"),
+    (0, FORM_TYPE, FORM_HEAD % (b"a", b"Content-Type: text/plain\r\n") + b"b6\r\n--b--\r\n"),
+    (WRAP, JSON, b'{"images": [11]}'),
+    (WRAP, ODD, b"\xb6\xc0"),
     (0, JSON, b'{"inputs": [%b]}' % TENSOR % (b"FP32", DATA)),
     (0, JSON, b'{"id": "a", "inputs": [%b], "outputs": [%b]}' % (TENSOR, OUTPUT) % (b"BOOL", DATA)),
     (SPLIT, None, b'{"inputs": [%b]}\n\n\1\0\1\1' % TENSOR % (b"UINT8", BINARY)),
@@ -95,6 +117,8 @@ class Decoders:
     def seeds(self) -> list[bytes]:
         """Valid requests in every form, golden vectors, and repeated pieces."""
         made = [seed(flags, kind, body) for flags, kind, body in PLAIN]
+        made += [seed(CODE, kind, body, 220, bytes([0, 0, 2])) for kind, body in REPEATED]
+        made += [seed(CODE | WRAP, kind, body, 0, bytes([0, 0, 3])) for _, kind, body in PLAIN]
         made += [
             seed(MEND | RAW, PNG, png(depth, kind)) for depth, kind in ((1, 0), (1, 3), (8, 0))
         ]
@@ -121,6 +145,7 @@ class Decoders:
         ns = thread_time_ns() - started
         if found is not None:
             check(found.images)
+            assert found.weight <= flip_read.weigh(asked)
         check_packed(bytes(body[:1024]))
         length = len(body) + sum(map(len, headers.values()))
         return Execution(form(headers, body), length, ns, refused)
@@ -134,6 +159,7 @@ def request(data: bytes) -> Request:
         "content-type": source.header(CONTENT_TYPES),
         "accept": source.header(ACCEPTS),
         "if-match": source.header(IF_MATCHES),
+        "content-encoding": source.header(CODINGS),
     }
     times = source.byte()
     if flags & LENGTH:
@@ -145,12 +171,22 @@ def request(data: bytes) -> Request:
         values[HEADER_LENGTH], body = str(len(head)), head + tensors
     if flags & MEND:
         body = mended(body, deflate=bool(flags & RAW))
+    if flags & WRAP:
+        kind = f"Content-Type: {values['content-type']}\r\n".encode("latin-1")
+        body = FORM_HEAD % (b"file", kind) + body + b"\r\n--b--\r\n"
+        values["content-type"] = FORM_TYPE
+    if flags & CODE:
+        coding = (values["content-encoding"] or "").strip().lower()
+        if coding in ("gzip", "deflate"):
+            body = gzip.compress(body) if coding == "gzip" else zlib.compress(body)
     headers = {name: value for name, value in values.items() if value is not None}
     verb = Verb.EXPLAIN if flags & EXPLAIN else Verb.PREDICT
     return Request(verb, headers, bytearray(body) if flags & ARRAY else body)
 
 
-def seed(flags: int, kind: str | None, body: bytes, times: int = 0, rest: bytes = b"\0\0") -> bytes:
+def seed(
+    flags: int, kind: str | None, body: bytes, times: int = 0, rest: bytes = bytes(3)
+) -> bytes:
     """Bytes that ``request`` reads as this."""
     return bytes([flags]) + header_bytes(kind, CONTENT_TYPES) + rest + bytes([times]) + body
 
@@ -163,21 +199,12 @@ def from_vector(vector: dict[str, Any], path: Path) -> bytes:
         body, times = body + b"~%b~" % bytes.fromhex(vector["body_repeat"]["byte_hex"]), 255
     rest = header_bytes(headers.get("accept"), ACCEPTS)
     rest += header_bytes(headers.get("if-match"), IF_MATCHES)
+    rest += header_bytes(headers.get("content-encoding"), CODINGS)
     flags = EXPLAIN if path.stem == "explanations" else 0
     if HEADER_LENGTH in headers:
         flags |= LENGTH
         body = header_bytes(headers[HEADER_LENGTH], LENGTHS) + body
     return seed(flags, headers.get("content-type"), body, times, rest)
-
-
-def png(depth: int, kind: int) -> bytes:
-    """A PNG of 4x2 pixels, checksums left out and data not deflated."""
-    parts = {b"IHDR": bytes([0, 0, 0, 4, 0, 0, 0, 2, depth, kind, 0, 0, 0])}
-    parts |= {b"PLTE": bytes(6)} if kind else {}
-    row = b"\0\xb0" if depth == 1 else b"\0\0\1\0\1"
-    parts |= {b"IDAT": row * 2, b"IEND": b""}
-    chunks = [len(part).to_bytes(4, "big") + name + part + b"0000" for name, part in parts.items()]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def mended(picture: bytes, *, deflate: bool) -> bytes:
