@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,12 @@ from diagonalflip._endpoint import (
 from diagonalflip._files import Destination, Source
 from diagonalflip._images import ImagesLike, Packed, packed_images, to_images
 from diagonalflip._retry import retrying_async, until_ready_async
+from diagonalflip._sender import Answer
 from diagonalflip.errors import TooManyImages
 from diagonalflip.wire import MODEL, Images, pack
 
 __all__ = ["AsyncClient"]
 
-Answer = npt.NDArray[Any]
 Pieces = Iterable[Packed] | AsyncIterable[Packed]
 
 

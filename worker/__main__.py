@@ -25,7 +25,7 @@ from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.message import Response, refusal
 from worker import frames, frontend, limits
 from worker.batch import FAULT
-from worker.frames import DisconnectedError, Frame, Reader
+from worker.frames import DisconnectedError, Frame, FrameReader
 from worker.routes import DirectServer, fault_file, proof_socket, take_number, worker_socket
 
 COLLECT_AFTER = 50_000
@@ -46,7 +46,7 @@ class Worker:
         self._connection = connection
         self._number: tuple[int, IO[str]] | None = None
         self._metrics = metrics
-        self._reader = Reader(connection)
+        self._reader = FrameReader(connection)
         self._service: Any = None
         self._lock = threading.Lock()  # of the metrics
 

@@ -35,7 +35,7 @@ class DisconnectedError(Exception):
     """The frontend closed the connection: it stops, or gives this worker up."""
 
 
-class Reader:
+class FrameReader:
     """Reads TorchServe's commands from a socket through one buffer.
 
     Raises:
@@ -108,7 +108,7 @@ class Frame:
     inputs: dict[str, bytes] = field(default_factory=dict)
 
 
-def read_batch(reader: Reader) -> list[Frame]:
+def read_batch(reader: FrameReader) -> list[Frame]:
     """Reads a prediction command behind its first byte: the requests of one batch."""
     frames: list[Frame] = []
     while (request_id := reader.sized()) is not None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from diagonalflip.cli import jobs
+from diagonalflip.cli import convert
 from diagonalflip.cli.exits import UsageError
 from diagonalflip.cli.forms import PICTURES, InputForm, OutputForm, input_form, output_form
 from diagonalflip.cli.notation import READING, blocks_for, draw, read_images
@@ -53,22 +53,22 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
         _predict_words(target, images or [], as_json=as_json)
         return
     form = input_form(source, source_form)
-    job = jobs.Job(source, form, output, output_form(output, output_to, form), count)
-    _refuse_nonsense(job, as_json=as_json)
+    wanted = convert.Conversion(source, form, output, output_form(output, output_to, form), count)
+    _refuse_nonsense(wanted, as_json=as_json)
     started = time.monotonic()
-    done = (jobs.predict_picture if form in PICTURES else jobs.predict_stream)(target, job)
+    done = (convert.predict_picture if form in PICTURES else convert.predict_stream)(target, wanted)
     if as_json:
         seconds = round(time.monotonic() - started, 3)
         typer.echo(json.dumps({"images": done, "seconds": seconds, "output": output}))
 
 
-def _refuse_nonsense(job: jobs.Job, *, as_json: bool) -> None:
-    if job.count and job.source_form is not InputForm.PACKED:
-        raise UsageError(f"--count for {job.source_form}", "it for packed images only")
-    if job.output == "-" and as_json:
+def _refuse_nonsense(wanted: convert.Conversion, *, as_json: bool) -> None:
+    if wanted.count and wanted.source_form is not InputForm.PACKED:
+        raise UsageError(f"--count for {wanted.source_form}", "it for packed images only")
+    if wanted.output == "-" and as_json:
         raise UsageError("--json, and predictions on stdout", "--output FILE")
-    if job.output == "-" and job.output_form is not OutputForm.JSONL and sys.stdout.isatty():
-        raise UsageError(f"{job.output_form} for a terminal", "--output FILE, or a pipe")
+    if wanted.output == "-" and wanted.output_form is not OutputForm.JSONL and sys.stdout.isatty():
+        raise UsageError(f"{wanted.output_form} for a terminal", "--output FILE, or a pipe")
 
 
 def _predict_words(target: Target, words: list[str], *, as_json: bool) -> None:

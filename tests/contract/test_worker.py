@@ -21,7 +21,7 @@ from drills.service import free_port
 from tests.conftest import ROOT
 from tests.contract.frames import Answer, Reply, Request, load_frame, predict_frame
 from tests.contract.test_torchserve_loader import BAD, GOOD, PACKED
-from worker.frames import FRAME_BYTES, Frame, Reader, read_batch, write_responses
+from worker.frames import FRAME_BYTES, Frame, FrameReader, read_batch, write_responses
 
 METRICS = Path(ts.__file__).parent / "configs/metrics.yaml"
 
@@ -188,7 +188,7 @@ def test_the_reader_gives_back_the_memory_of_a_large_request() -> None:
     ours, theirs = socket.socketpair()
     large = Request(bytes(10 * FRAME_BYTES), {"Content-Type": PACKED})
     with ours, theirs, ThreadPoolExecutor(1) as frontend:
-        reader = Reader(theirs)
+        reader = FrameReader(theirs)
         for request in (large, GOOD[0], large):
             sending = frontend.submit(ours.sendall, predict_frame([request]))
             assert reader.take(1) == b"I"

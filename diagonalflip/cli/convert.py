@@ -24,7 +24,7 @@ from diagonalflip.wire import OCTETS, PIXELS, PNG
 
 
 @dataclass(frozen=True)
-class Job:
+class Conversion:
     """What to predict, and where to.
 
     Attributes:
@@ -42,13 +42,13 @@ class Job:
     count: int | None
 
 
-def predict_stream(target: Target, job: Job) -> int:
+def predict_stream(target: Target, wanted: Conversion) -> int:
     """Predicts a file in bounded memory; returns the number of images."""
-    with _source(job) as file, target.client() as client:
-        reader = _reader(job, file)
-        seekable = job.output_form is OutputForm.NPY
-        with opened(job.output, seekable=seekable) as output, ImageProgress(reader.total) as bar:
-            writer = WRITERS[job.output_form](output)
+    with _source(wanted) as file, target.client() as client:
+        reader = _reader(wanted, file)
+        seekable = wanted.output_form is OutputForm.NPY
+        with opened(wanted.output, seekable=seekable) as output, ImageProgress(reader.total) as bar:
+            writer = WRITERS[wanted.output_form](output)
             done = 0
             with closing(client.predict_chunks(reader)) as chunks:
                 for chunk in chunks:
@@ -62,37 +62,37 @@ def predict_stream(target: Target, job: Job) -> int:
     return done
 
 
-def predict_picture(target: Target, job: Job) -> int:
+def predict_picture(target: Target, wanted: Conversion) -> int:
     """Sends a picture as it is, in one request; returns the number of images."""
-    wants_picture = job.output_form is OutputForm.PNG
+    wants_picture = wanted.output_form is OutputForm.PNG
     accept = PNG if wants_picture else OCTETS
-    headers = {"Content-Type": PICTURES[job.source_form], "Accept": accept}
-    with _source(job) as file, target.raw() as raw:
+    headers = {"Content-Type": PICTURES[wanted.source_form], "Accept": accept}
+    with _source(wanted) as file, target.raw() as raw:
         answer = raw.post(file.read(), headers)
     count = _checked(answer, accept)
-    with opened(job.output, seekable=job.output_form is OutputForm.NPY) as output:
+    with opened(wanted.output, seekable=wanted.output_form is OutputForm.NPY) as output:
         if wants_picture:
             output.write(answer.body)
         else:
-            writer = WRITERS[job.output_form](output)
+            writer = WRITERS[wanted.output_form](output)
             writer.write(np.frombuffer(answer.body, "<f4").reshape(-1, PIXELS))
             writer.finish()
     return count
 
 
 @contextmanager
-def _source(job: Job) -> Iterator[BinaryIO]:
-    if job.source == "-":
+def _source(wanted: Conversion) -> Iterator[BinaryIO]:
+    if wanted.source == "-":
         yield sys.stdin.buffer
         return
-    with Path(job.source).open("rb") as file:
+    with Path(wanted.source).open("rb") as file:
         yield file
 
 
-def _reader(job: Job, file: BinaryIO) -> Reader:
-    if job.source_form is InputForm.PACKED:
-        return PackedReader(file, job.count)
-    return NpyReader(file) if job.source_form is InputForm.NPY else JsonLinesReader(file)
+def _reader(wanted: Conversion, file: BinaryIO) -> Reader:
+    if wanted.source_form is InputForm.PACKED:
+        return PackedReader(file, wanted.count)
+    return NpyReader(file) if wanted.source_form is InputForm.NPY else JsonLinesReader(file)
 
 
 def _checked(answer: Reply, accept: str) -> int:
