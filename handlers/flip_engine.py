@@ -29,7 +29,7 @@ LARGEST_BATCH = 1 << 16
 """Images a forward pass at most: what bounds the memory of a pass (1 MiB of pixels)."""
 
 LARGEST_GPU_BATCH = 1 << 18
-"""The same on a GPU: long enough (4 MiB of answers) for a copy to outlast the next launch."""
+"""The same on a GPU: 4 MiB of answers, whose copy outlasts the next launch."""
 
 OCTET_PIXELS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
 """The eight pixels of every byte, ``float32[256, 8]``."""
@@ -189,9 +189,8 @@ class FlipEngine:
     def _forward(self, packed: bytearray, chunks: Sequence[slice]) -> npt.NDArray[np.float32]:
         """Runs packed bytes chunk by chunk; gives ``float32[2 * bytes, 4]`` on the host."""
         on_gpu = self.device.type == "cuda"
-        rows = torch.empty(
-            (len(packed) * IMAGES_PER_BYTE, PIXELS), dtype=torch.float32, pin_memory=on_gpu
-        )
+        shape = len(packed) * IMAGES_PER_BYTE, PIXELS
+        rows = torch.empty(shape, dtype=torch.float32, pin_memory=on_gpu)
         octets = torch.frombuffer(packed, dtype=torch.uint8)
         if on_gpu:
             octets = octets.pin_memory()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from diagonalflip.errors import UnsupportedMediaType
+
 
 @dataclass(frozen=True)
 class MediaType:
@@ -60,3 +62,10 @@ def _weight(media_range: MediaType) -> float:
     except ValueError:
         return 0.0
     return weight if 0 <= weight <= 1 else 0.0
+
+
+def check_charset(media_type: MediaType) -> None:
+    """Raises UnsupportedMediaType for a text that is not said to be UTF-8."""
+    charset = media_type.parameters.get("charset", "utf-8").lower()
+    if charset not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType(f"charset {charset!r}", "UTF-8")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import orjson
-from flip_decode import BYTE_ORDER_MARK, check_values
 from flip_encode import dump
+from flip_json import BYTE_ORDER_MARK, check_values
 from flip_media import parse_media_type
 
 from diagonalflip.errors import InvalidJson, InvalidTensor, TooManyImages
