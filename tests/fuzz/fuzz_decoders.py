@@ -33,15 +33,9 @@ ROOT = Path(__file__).parents[2]
 TARGETS = ("decoders", "connections")
 GUIDED = importlib.util.find_spec("atheris") is not None
 INSTRUMENTED = [
-    *("flip_decode", "flip_encode", "flip_media", "flip_picture", "flip_request", "flip_v2"),
-    *(
-        "diagonalflip",
-        "supervisor",
-        "worker",
-        "PIL.ImageFile",
-        "PIL.PngImagePlugin",
-        "PIL.PpmImagePlugin",
-    ),
+    *("flip_coding", "flip_decode", "flip_encode", "flip_form", "flip_json", "flip_media"),
+    *("flip_picture", "flip_read", "flip_v2", "diagonalflip", "multipart", "worker"),
+    *("PIL.ImageFile", "PIL.PngImagePlugin", "PIL.PpmImagePlugin"),
 ]
 FLOOR_BYTES = 1 << 10
 """A request counts as at least as long: what it costs in any case is no byte's."""
