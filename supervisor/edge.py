@@ -205,6 +205,7 @@ class Edge:
             headers="|".join(HEADERS),
             methods=METHODS,
             probes=", ".join([*PROBES, "OPTIONS"]),
+            problem=PROBLEM,
             refused_method=folder / f"{errors.MethodNotAllowed.status}.json",
             requests_of_a_worker=2 * BATCH_REQUESTS,  # one batch is answered, the next arrives
             workers="\n    ".join(
