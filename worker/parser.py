@@ -66,14 +66,17 @@ class Parser:
         """
         if self._in_head:
             self._head_bytes += len(data)
+        behind_upgrade = None
         try:
             self._llhttp.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
+            behind_upgrade = data[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             raise (error.__context__ or error) from None
         except httptools.HttpParserError as error:
             raise InvalidRequest(f"{type(error).__name__}: {error}", "HTTP/1.1") from error
+        if behind_upgrade is not None:
+            self._decline_upgrade(behind_upgrade)
         if self._in_head and self._head_bytes > limits.MAX_HEAD_BYTES:
             raise _long_head()
 

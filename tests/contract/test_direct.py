@@ -321,6 +321,12 @@ def test_repeated_headers_are_one_list_and_two_types_are_refused(port: Port) -> 
     assert (response.status, json.loads(body)["code"]) == (400, "invalid_request")
 
 
+def test_behind_an_offer_to_upgrade_the_limits_are_the_same(port: Port) -> None:
+    head = f"{POST}Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 33554433\r\n\r\n"
+    response, body = port.ask(head.encode())[0]
+    assert (response.status, json.loads(body)["code"]) == (413, "request_too_large")
+
+
 @pytest.mark.parametrize("body", [b"", b"abc"])
 def test_an_offer_to_upgrade_is_ignored(port: Port, body: bytes) -> None:
     """As every Java HttpClient makes it with its first request."""

@@ -206,9 +206,6 @@ def test_every_error_has_an_exit_code() -> None:
         ("--url", "http://", "info"),
         ("--ca", "/no/such/file", "info"),
         ("wait", "--timeout-s", "0"),
-        ("load", "--rate", "1e9"),
-        ("load", "--plot", "x.pdf"),
-        ("load", "--plot", "/no/such/folder/x.svg"),
     ],
 )
 def test_misuse_is_one_line_and_code_2(run: Run, args: tuple[str, ...]) -> None:
@@ -219,7 +216,7 @@ def test_misuse_is_one_line_and_code_2(run: Run, args: tuple[str, ...]) -> None:
     assert line.startswith("diagonalflip: ")
 
 
-@pytest.mark.parametrize("command", ["predict", "check", "wait", "info", "load"])
+@pytest.mark.parametrize("command", ["predict", "check", "wait", "info"])
 def test_help(run: Run, command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0

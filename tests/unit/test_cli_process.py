@@ -68,7 +68,7 @@ def test_ctrl_c_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [("wait", "--timeout-s", "0.2"), ("predict", "1"), ("check",), ("load",), ("info",)]
+    "args", [("wait", "--timeout-s", "0.2"), ("predict", "1"), ("check",), ("info",)]
 )
 def test_silence_is_code_3_within_the_deadline(args: tuple[str, ...]) -> None:
     with silent_server() as (url, _):
