@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
 
 from diagonalflip.message import Response
@@ -128,27 +129,33 @@ def write_loaded(connection: socket.socket) -> None:
     connection.sendall(_INT.pack(200) + _sized_text("loaded model") + _END)
 
 
-def write_responses(connection: socket.socket, answered: Iterator[tuple[Frame, Response]]) -> None:
+def write_responses(connection: socket.socket, answered: Iterable[tuple[Frame, Response]]) -> None:
     """Sends the responses to one batch as they come, in frames that keep the frontend quick.
 
-    Every frame but the last also holds an empty piece of the first response, marked as
-    streaming: that tells the frontend that the batch goes on (BatchAggregator.java).
+    Every frame but the last also holds an empty piece of one response, the carrier, marked as
+    streaming: that tells the frontend that the batch goes on (BatchAggregator.java). It is the
+    first good one, for the frontend closes the connection of a refused client at once.
     """
-    first, carrier = next(answered)
+    carrier: tuple[Frame, Response] | None = None
     parts: list[bytes] = []
     size = 0
     for frame, response in answered:
-        if parts and size + len(response.body) > FRAME_BYTES:
-            _send(connection, [*parts, _piece(first, carrier)])
+        if carrier is None and response.status < HTTPStatus.BAD_REQUEST:
+            carrier = frame, response
+            continue
+        if carrier is not None and parts and size + len(response.body) > FRAME_BYTES:
+            _send(connection, [*parts, _piece(*carrier)])
             parts, size = [], 0
         parts.append(_answer(frame, response))
         size += len(response.body)
-    if parts and size + len(carrier.body) > FRAME_BYTES:
-        _send(connection, [*parts, _piece(first, carrier)])
-        parts = []
-    if "ts_stream_next" in carrier.headers:
-        carrier.headers["ts_stream_next"] = "false"
-    _send(connection, [*parts, _answer(first, carrier)])
+    if carrier is not None:
+        if parts and size + len(carrier[1].body) > FRAME_BYTES:
+            _send(connection, [*parts, _piece(*carrier)])
+            parts = []
+        if "ts_stream_next" in carrier[1].headers:
+            carrier[1].headers["ts_stream_next"] = "false"
+        parts.append(_answer(*carrier))
+    _send(connection, parts)
 
 
 def _answer(frame: Frame, response: Response) -> bytes:

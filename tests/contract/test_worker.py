@@ -253,3 +253,18 @@ def test_large_answers_leave_in_frames_of_their_own(sizes: list[int], frames: in
             assert not (whole[index] and answer.body)
             whole[index] += answer.body
     assert whole == bodies
+
+
+def test_a_refusal_never_goes_on_in_a_later_frame() -> None:
+    """TorchServe closes a refused client's connection with the first piece."""
+    asked = [Frame(f"id-{index}".encode()) for index in range(3)]
+    responses = [Response(b"no", PACKED, 400)] + [Response(bytes(LARGE), PACKED) for _ in "ab"]
+    ours, theirs = socket.socketpair()
+    found = Frames()
+    with ours, theirs, ThreadPoolExecutor(1) as frontend:
+        reading = frontend.submit(found.read, theirs)
+        write_responses(ours, zip(asked, responses, strict=True))
+        reading.result(30)
+    refusals = [answer for frame in found.frames for answer in frame if answer.status == 400]
+    assert [(answer.request_id, answer.body) for answer in refusals] == [("id-0", b"no")]
+    assert len(found.frames) == 3
