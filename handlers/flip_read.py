@@ -25,6 +25,7 @@ from diagonalflip.wire import (
     MAX_EXPLAINED_IMAGES,
     MAX_IMAGES,
     MAX_TEXT_IMAGES,
+    OCTETS,
     PNG,
     TEXT,
     Images,
@@ -70,8 +71,9 @@ class Job:
 def weigh(request: Request) -> int:
     """The most work that a request can be, in predictions, without decoding it."""
     headers, body = request.headers, request.body
-    media_type = parse_media_type(headers.get("content-type", "")).name
     count = 2 * len(body)
+    content_type = headers.get("content-type", "")
+    media_type = content_type if content_type == OCTETS else parse_media_type(content_type).name
     if "content-encoding" in headers or media_type == FORM:
         count *= MOST_INFLATED
     elif media_type == PNG:

@@ -143,8 +143,9 @@ class Batcher:
             and len(taken) < limits.BATCH_REQUESTS
             and images + light[0][2] <= limits.BATCH_IMAGES
         ):
-            images += light[0][2]
-            self._read(light.popleft(), now, taken)
+            waiting = light.popleft()
+            images += waiting[2]
+            self._read(waiting, now, taken)
         if self._heavy:
             self._read(self._heavy.popleft(), now, taken)
         return taken

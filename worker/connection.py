@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
@@ -20,13 +19,9 @@ if TYPE_CHECKING:
     from worker.listener import HttpServer
 
 
-@dataclass(slots=True)
-class Call:
-    """A request that came, or its answer where that is known, and how to answer."""
-
-    message: Request | Response
-    connection: str = "close"
-    head_only: bool = False
+Call = tuple[Request | Response, str, bool]
+"""A request that came, or its answer where that is known; the header Connection of the answer, and
+whether its head is all that is wanted."""
 
 
 class Connection(asyncio.Protocol):
@@ -46,6 +41,7 @@ class Connection(asyncio.Protocol):
         self._ended = False  # the client sends no more
         self._finished = False  # the last answer is written
         self._paused = False  # the client reads slowly
+        self._held_back = False  # it is not listened to
         self._body_bytes = self._unsent_bytes = 0
         self._seen = 0, 0.0  # when it was last looked at, how much was unsent, and since when
         self.lost = False
@@ -86,7 +82,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client reads slowly: it is not listened to meanwhile."""
-        self._paused = True
+        self._paused = self._held_back = True
         self._transport.pause_reading()
         self._expect()
 
@@ -122,15 +118,17 @@ class Connection(asyncio.Protocol):
             message.body = body
         else:
             self._release(len(body))
-        self._queue.append(Call(message, connection, method == "HEAD"))
+        self._queue.append((message, connection, method == "HEAD"))
         self._answer_next()
         if self._queue:
+            self._held_back = True
             self._transport.pause_reading()
 
     def reply(self, response: Response) -> None:
         """Takes the answer to the request that was put last."""
         self._write(response)
-        self._answer_next()
+        if self._queue:
+            self._answer_next()
 
     def is_deaf(self, now: float) -> bool:
         """Whether the client has read nothing for long, of what it is owed."""
@@ -160,7 +158,7 @@ class Connection(asyncio.Protocol):
         """Answers what it can, in order, until one has to wait for the service."""
         while self._queue and self._call is None:
             self._call = self._queue.popleft()
-            answer: Request | Response | None = self._call.message
+            answer: Request | Response | None = self._call[0]
             if isinstance(answer, Request):
                 batcher = self._server.batcher
                 answer = batcher.prove(answer) if self._proves else batcher.put(self, answer)
@@ -172,28 +170,32 @@ class Connection(asyncio.Protocol):
         call, self._call = self._call, None
         if call is None or self.lost or self._transport.is_closing():
             return
-        self._release(len(call.message.body) if isinstance(call.message, Request) else 0)
+        message, connection, head_only = call
+        if isinstance(message, Request):
+            self._release(len(message.body))
         if not self._proves:
             counts = self._server.batcher.counts
             counts["direct_requests"] += 1
             counts["direct_refusals"] += response.status >= HTTPStatus.BAD_REQUEST
-        head = self._server.head(response, call.connection)
-        if call.head_only or not response.body:
+        head = self._server.head(response, connection)
+        if head_only or not response.body:
             self._transport.write(head)
         else:
             self._transport.writelines([head, response.body])
         if self._ended and not self._queue:
             self._transport.close()
-        elif call.connection == "close":
+        elif connection == "close":
             self._linger()
         else:
-            self._listen()
+            if self._held_back:
+                self._listen()
             if self._paused or not self._in_request:
                 self._expect()
 
     def _listen(self) -> None:
         """Reads on, if the client takes its answers and waits for none."""
-        if not (self._queue or self._paused or self._ended or self._transport.is_reading()):
+        if self._held_back and not (self._queue or self._paused or self._ended):
+            self._held_back = False
             self._transport.resume_reading()
 
     def _release(self, length: int) -> None:
@@ -221,7 +223,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: DiagonalFlipError) -> None:
         """Answers after the requests before, reads no further, and ends the connection."""
         self._stop_reading()
-        self._queue.append(Call(refusal(error)))
+        self._queue.append((refusal(error), "close", False))
         self._answer_next()
         self._expect()
 
@@ -231,7 +233,7 @@ class Connection(asyncio.Protocol):
             self._parser.close()
             self._parser = None
         calls = [*self._queue, *([self._call] if self._call else [])]
-        bodies = [call.message.body for call in calls if isinstance(call.message, Request)]
+        bodies = [message.body for message, *_ in calls if isinstance(message, Request)]
         self._release(self._body_bytes - sum(map(len, bodies)))
 
     def _linger(self) -> None:
