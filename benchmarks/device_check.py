@@ -37,6 +37,7 @@ from benchmarks.driver import (
 from benchmarks.workloads import WORKLOADS, Predictions, Rule, Workload, exchanges, load_reference
 from diagonalflip.wire import TOLERANCE, Images, pack, with_padding
 from supervisor import readiness
+from supervisor.front import FrontDoor
 from supervisor.ports import resolve
 from supervisor.settings import Settings
 from supervisor.store import check
@@ -131,11 +132,14 @@ def check_server(
     )
     rows: dict[str, list[dict[str, Any]]] = {}
     print("==> Serving")
-    with running(settings, model, scratch) as server:
+    with (
+        FrontDoor(settings.port, settings.workers, scratch),
+        running(settings, model, scratch) as server,
+    ):
         readiness.wait(server, model)
         for name, port in (
-            ("torchserve", server.settings.port),
-            ("direct", server.settings.direct_port),
+            ("torchserve", server.settings.torchserve_port),
+            ("front", server.settings.port),
         ):
             address = Address(port, f"/predictions/{model.model}")
             check_sizes(address, device, oracle)

@@ -82,8 +82,8 @@ def main() -> int:
         with our_server(scratch) as server:
             readiness.wait(server, store.check(model_store()))
             ports = {
-                "direct": server.settings.direct_port,
-                "TorchServe": server.settings.port,
+                "front door": server.settings.port,
+                "TorchServe": server.settings.torchserve_port,
             }
             for name, port in ports.items():
                 for workload in map(WORKLOADS.__getitem__, CHOSEN):

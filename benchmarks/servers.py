@@ -24,6 +24,7 @@ import psutil
 from benchmarks.driver import Address
 from benchmarks.workloads import WORKLOADS, Rule, Workload
 from supervisor import store, tokens
+from supervisor.front import FrontDoor
 from supervisor.ports import resolve
 from supervisor.settings import Settings
 from supervisor.torchserve import TorchServe, running
@@ -108,6 +109,7 @@ def our_server(scratch: Path) -> Iterator[TorchServe]:
     model = store.check(settings.model_store)
     with (
         tempfile.TemporaryDirectory() as sockets,
+        FrontDoor(settings.port, settings.workers, Path(sockets)),
         running(settings, model, Path(sockets)) as server,
     ):
         yield server
@@ -123,12 +125,12 @@ def _ours(scratch: Path, port: str, token: str = "", **settings: str) -> Iterato
         yield Running(process, int(environment[port]), token=token)
 
 
-def _torchserve(scratch: Path) -> contextlib.AbstractContextManager[Running]:
+def _front(scratch: Path) -> contextlib.AbstractContextManager[Running]:
     return _ours(scratch, "PORT")
 
 
-def _direct(scratch: Path) -> contextlib.AbstractContextManager[Running]:
-    return _ours(scratch, "DIRECT_PORT")
+def _torchserve(scratch: Path) -> contextlib.AbstractContextManager[Running]:
+    return _ours(scratch, "TORCHSERVE_PORT")
 
 
 def _edge(scratch: Path) -> contextlib.AbstractContextManager[Running]:
@@ -176,7 +178,7 @@ def _fixed(scratch: Path) -> Iterator[Running]:
 
 SERVERS = {
     "torchserve": Server("ours, TorchServe's port", _torchserve, ours=True),
-    "direct": Server("ours, direct port", _direct, ours=True),
+    "front": Server("ours, front door", _front, ours=True),
     "edge": Server("ours, through the edge", _edge, ours=True),
     "fastapi": Server("FastAPI + uvicorn + ONNX Runtime, 2 workers, no batching", _fastapi),
     "litserve": Server("LitServe + ONNX Runtime, dynamic batch 64, 1 ms", _litserve),

@@ -66,7 +66,7 @@ def soak(server: TorchServe, seconds: float) -> list[Sample]:
     started = time.monotonic()
     samples: list[Sample] = []
     while time.monotonic() - started < seconds:
-        port = (settings.port, settings.direct_port)[len(samples) % 2]
+        port = (settings.port, settings.torchserve_port)[len(samples) % 2]
         samples.append(slot(port, work) | memory(server.process.pid))
         samples[-1]["at_s"] = time.monotonic() - started
         print(json.dumps(samples[-1]), flush=True)

@@ -72,13 +72,10 @@ def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> in
 
 
 def _invitation(settings: Settings, path: str) -> str:
-    urls = [settings.url + path, settings.direct_url + path]
-    if settings.tokens_file is not None:
-        urls.append(settings.edge_url + path)
+    urls = [settings.url, *([settings.edge_url] if settings.tokens_file is not None else [])]
     data = '{"images": [11, "0110", [[1, 1], [0, 0]]]}'
-    curl = f"curl {urls[0]} -H 'Content-Type: application/json' -d '{data}'"
-    lines = [*urls, settings.operations_url + "/metrics", "", f"  {curl}", "", "Ctrl-C stops it."]
-    return "\n".join(["", *lines, ""])
+    curl = f"curl {settings.url}{path} -H 'Content-Type: application/json' -d '{data}'"
+    return "\n".join(["", *urls, "", f"  {curl}", "", "Ctrl-C stops it.", ""])
 
 
 def _owned_terminal() -> int | None:

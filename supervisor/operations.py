@@ -16,7 +16,8 @@ from diagonalflip.errors import ModelNotFound
 from diagonalflip.message import Request, Response, refusal
 from diagonalflip.wire import JSON
 from supervisor.proof import EVENTS, Prover
-from worker.listener import PROBES, Address, HttpServer, unserved
+from worker.connection import OPERATIONS
+from worker.listener import PROBES, Address, Door, HttpServer, listen, unserved
 
 PARTS = ("torchserve", "edge")
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
@@ -133,22 +134,14 @@ def serving(health: Health, addresses: Sequence[Address]) -> Iterator[None]:
         OSError: An address cannot be opened.
     """
     server = OperationsServer(health)
+    with contextlib.ExitStack() as closing:
+        listeners = [closing.enter_context(listen(address)) for address in addresses]
+        closing.pop_all()  # the server closes them
     opened = threading.Event()
-    failures: list[OSError] = []
-
-    def run() -> None:
-        try:
-            asyncio.run(server.serve(addresses, opened.set))
-        except OSError as error:
-            failures.append(error)
-            opened.set()
-
-    thread = threading.Thread(target=run, name="operations")
+    serving = server.serve([Door(OPERATIONS, listener) for listener in listeners], opened.set)
+    thread = threading.Thread(target=asyncio.run, args=(serving,), name="operations")
     thread.start()
     opened.wait()
-    if failures:
-        thread.join()
-        raise failures[0]
     try:
         yield
     finally:

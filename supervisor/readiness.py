@@ -43,7 +43,11 @@ def wait(
             or server.prover.refused
         ):
             break
-        answer = _ask(settings.port, path) if server.prover.proven == settings.workers else None
+        answer = (
+            _ask(settings.torchserve_port, path)
+            if server.prover.proven == settings.workers
+            else None
+        )
         if answer is not None:
             compare(answer, artifacts)
             return

@@ -44,8 +44,8 @@ class Settings:
         0, "1 lets HOST be public without TLS: something before ends it", 0, 1
     )
     token_rate: int = _setting(50_000, "requests a second that one token may send", 1)
-    port: int = _port(8080, "inference, by TorchServe")
-    direct_port: int = _port(8090, "inference, straight from the workers: the same and faster")
+    port: int = _port(8080, "the front door: inference, from the workers themselves")
+    torchserve_port: int = _port(8085, "inference by TorchServe's frontend: the same, and slower")
     management_port: int = _port(8081, "TorchServe's management")
     metrics_port: int = _port(8082, "TorchServe's Prometheus metrics")
     operations_host: str = _setting("127.0.0.1", "address of the operations port")
@@ -71,13 +71,13 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """Where TorchServe's inference is reached."""
+        """Where the front door is."""
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
-    def direct_url(self) -> str:
-        """Where the workers themselves are reached."""
-        return f"http://{LOOPBACK}:{self.direct_port}"
+    def torchserve_url(self) -> str:
+        """Where TorchServe's frontend is."""
+        return f"http://{LOOPBACK}:{self.torchserve_port}"
 
     @property
     def operations_url(self) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from diagonalflip.errors import ArtifactError, SettingError, StartError
 from supervisor import host, operations, readiness, store
 from supervisor.edge import Edge
+from supervisor.front import FrontDoor
 from supervisor.operations import Health
 from supervisor.ports import resolve
 from supervisor.proof import UnixConnection
@@ -99,6 +100,8 @@ class Supervisor:
             port = (settings.operations_host, settings.operations_port)
             addresses = (port, sockets / "operations.sock")
             held.enter_context(operations.serving(self.health, addresses))
+            front = FrontDoor(settings.port, settings.workers, sockets)
+            self._front = held.enter_context(front)
             if settings.tokens_file is not None:
                 self._edge = Edge(settings, settings.tokens_file, self._model, sockets)
             try:
@@ -154,12 +157,16 @@ class Supervisor:
     def _drain(self) -> None:
         """First not ready, then no new connections, then what was accepted is finished."""
         self.health.draining = True
+        self._front.not_ready()
         settings = self.settings
         logger.info("Stopping: not ready any more")
         time.sleep(settings.drain_s)
+        logger.info("Finishing what was accepted, for %d s at most", settings.stop_s)
+        deadline = time.monotonic() + settings.stop_s
+        self._front.close()
         if self._edge is not None:
-            logger.info("Finishing what was accepted, for %d s at most", settings.stop_s)
             self._edge.drain(settings.stop_s)
+        self._front.wait(deadline - time.monotonic())
 
     def _watch(self, server: TorchServe, sockets: Path) -> None:
         """Returns, saying why, when TorchServe has to be started again."""

@@ -20,7 +20,7 @@ from diagonalflip.wire import MAX_BODY_BYTES
 from supervisor import host, logs
 from supervisor.ports import free_ports
 from supervisor.proof import Prover
-from supervisor.settings import LOOPBACK, Settings
+from supervisor.settings import Settings
 from supervisor.store import Artifacts
 from worker.batch import COUNTERS
 
@@ -118,8 +118,6 @@ def _environment(settings: Settings, scratch: Path, sockets: Path) -> dict[str, 
         **dict.fromkeys(("TEMP", "TMPDIR"), str(scratch)),
         **dict.fromkeys(("LOG_LOCATION", "METRICS_LOCATION"), folder),
         "OMP_NUM_THREADS": "1",
-        "FLIP_DIRECT_HOST": LOOPBACK,
-        "FLIP_DIRECT_PORT": str(settings.direct_port),
         "FLIP_WORKERS": str(settings.workers),
         "FLIP_SOCKETS": str(sockets.resolve()),
     }
@@ -136,7 +134,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _metrics() -> str:
-    """TorchServe's own metrics, and what the direct port counts."""
+    """TorchServe's own metrics, and what workers count of HTTP."""
     stock = _torchserve_home() / "ts/configs/metrics.yaml"
     configuration = yaml.safe_load(stock.read_text(encoding="utf-8"))
     configuration["model_metrics"]["counter"] = [

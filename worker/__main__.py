@@ -25,8 +25,17 @@ from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.message import Response, refusal
 from worker import frames, frontend, limits
 from worker.batch import FAULT
+from worker.connection import EDGE, FRONT, PROOF
 from worker.frames import DisconnectedError, Frame, FrameReader
-from worker.routes import DirectServer, fault_file, proof_socket, take_number, worker_socket
+from worker.listener import Door, listen
+from worker.routes import (
+    WorkerServer,
+    fault_file,
+    proof_socket,
+    take_front,
+    take_number,
+    worker_socket,
+)
 
 COLLECT_AFTER = 50_000
 """New objects until the cycle collector looks; a request in flight has about ten."""
@@ -78,7 +87,7 @@ class Worker:
         reader.take(1)  # whether Pillow's limit holds; the handler sees to it
         self._metrics.model_name = name
         logger.info("model_name: %s, batchSize: %d", name, batch_size)
-        if "FLIP_DIRECT_PORT" in os.environ:
+        if "FLIP_SOCKETS" in os.environ:
             self._number = take_number(
                 Path(os.environ["FLIP_SOCKETS"]), int(os.environ["FLIP_WORKERS"])
             )
@@ -129,25 +138,30 @@ class Worker:
         return zip([frame for frame, _ in jobs], responses, strict=True)
 
     def _serve_directly(self, number: int, model: str, version: str) -> None:
-        """Opens the direct port, in a thread; if that ends, the whole worker does."""
-        server = DirectServer(self._service, model, version, self._count)
+        """Opens the doors, in a thread; if that ends, the whole worker does."""
         folder = Path(os.environ["FLIP_SOCKETS"])
-        port = os.environ["FLIP_DIRECT_HOST"], int(os.environ["FLIP_DIRECT_PORT"])
         opened = threading.Event()
 
         def run() -> None:
             try:
-                edge, proof = worker_socket(folder, number), proof_socket(folder, number)
-                server.run([port, edge], opened.set, proof)
+                front, line = take_front(folder, number)
+                doors = [
+                    Door(FRONT, front),
+                    Door(EDGE, listen(worker_socket(folder, number))),
+                    Door(PROOF, listen(proof_socket(folder, number))),
+                ]
+                WorkerServer(self._service, model, version, line, self._count).run(
+                    doors, opened.set
+                )
             except BaseException:
-                logger.exception("the direct port failed")
+                logger.exception("HTTP failed")
                 os._exit(1)
 
-        threading.Thread(target=run, name="direct", daemon=True).start()
+        threading.Thread(target=run, name="http", daemon=True).start()
         opened.wait()
 
     def _count(self, counts: dict[str, float]) -> None:
-        """Prints counters of the direct port, for TorchServe to publish among its metrics."""
+        """Prints counters of HTTP, for TorchServe to publish among its metrics."""
         with self._lock:
             for name, value in counts.items():
                 self._metrics.add_counter(name, value)
@@ -197,7 +211,7 @@ def main() -> None:
         status = 1
     if arguments.sock_name is not None:
         arguments.sock_name.unlink(missing_ok=True)
-    # At once: the interpreter's end could crash or hang in the direct port's thread.
+    # At once: the interpreter's end could crash or hang in the thread of HTTP.
     os._exit(status)
 
 

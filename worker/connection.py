@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from worker.listener import HttpServer
 
 
+FRONT, EDGE, PROOF, OPERATIONS = "http", "edge", "proof", "operations"
+"""Doors by which clients come in; ``PROOF`` is the supervisor's."""
+
 Call = tuple[Request | Response, str, bool]
 """A request that came, or its answer where that is known; the header Connection of the answer, and
 whether its head is all that is wanted."""
@@ -29,12 +32,14 @@ class Connection(asyncio.Protocol):
 
     Args:
         server: What it belongs to.
-        proves: Whether it is the supervisor's: always let in, and answered before all others.
+        door: By which it came in. Who comes by ``PROOF`` is always let in, and answered before
+            all others.
     """
 
-    def __init__(self, server: HttpServer, *, proves: bool = False) -> None:
+    def __init__(self, server: HttpServer, door: str) -> None:
         self._server = server
-        self._proves = proves
+        self.door = door
+        self._proves = door == PROOF
         self._parser: Parser | None = Parser(self)  # None: what the client still sends is ignored
         self._queue: deque[Call] = deque()  # what was pipelined behind it
         self._call: Call | None = None  # what is being answered
@@ -132,10 +137,15 @@ class Connection(asyncio.Protocol):
 
     def is_deaf(self, now: float) -> bool:
         """Whether the client has read nothing for long, of what it is owed."""
-        unsent = self._transport.get_write_buffer_size()
+        unsent = self._unsent
         if unsent != self._seen[0]:
             self._seen = unsent, now
         return unsent > 0 and now - self._seen[1] > limits.DEAF_S
+
+    def drain(self) -> None:
+        """Takes one more request at most, and waits for that a moment only."""
+        if self._call is None and not self._in_request and not self._unsent:
+            self.deadline = asyncio.get_running_loop().time() + limits.DRAIN_IDLE_S
 
     def abort(self) -> None:
         """Ends the connection at once."""
@@ -143,12 +153,21 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """Its deadline has passed."""
-        if self._transport.get_write_buffer_size() or self._parser is None:
+        if self._unsent or self._parser is None:
             self.abort()
         elif self._in_request:
             self._refuse(RequestTimeout(f"half a request in {limits.REQUEST_S:g} s", "a whole one"))
         else:
             self._transport.close()
+
+    @property
+    def settled(self) -> bool:
+        """Whether its last answer has left."""
+        return self._finished and not self._unsent
+
+    @property
+    def _unsent(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     @property
     def _in_request(self) -> bool:
@@ -171,6 +190,8 @@ class Connection(asyncio.Protocol):
         if call is None or self.lost or self._transport.is_closing():
             return
         message, connection, head_only = call
+        if self._server.draining and self.door == FRONT and not self._queue:
+            connection = "close"
         if isinstance(message, Request):
             self._release(len(message.body))
         if not self._proves:
@@ -204,7 +225,7 @@ class Connection(asyncio.Protocol):
 
     def _expect(self) -> None:
         """Sets how long the client may take for what it is to do, if it is its turn."""
-        unsent = self._transport.get_write_buffer_size() if self._paused or self._finished else 0
+        unsent = self._unsent if self._paused or self._finished else 0
         self._server.batcher.held_bytes += unsent - self._unsent_bytes
         self._unsent_bytes = unsent
         self.deadline = None

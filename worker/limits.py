@@ -40,5 +40,8 @@ READ_BYTES_PER_S = 1 << 16
 DEAF_S = 10.0
 """Without reading a byte, while memory is short: others have better use for it."""
 
+DRAIN_IDLE_S = 1.0
+"""For the next request of a connection that a stopping worker will answer; then it is closed."""
+
 LINGER_S = 5.0
 """For a refused client to read why: closing at once could reset the connection before."""

@@ -7,13 +7,13 @@ latency of W1, half of the rate of W2, 0.5 to 0.6 of W3 and 0.9 of W4 (docs/capa
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from email.utils import formatdate
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import uvloop
@@ -22,7 +22,7 @@ from diagonalflip.errors import MethodNotAllowed
 from diagonalflip.message import Request, Response, refusal
 from worker import limits
 from worker.batch import Batcher, Service
-from worker.connection import Connection
+from worker.connection import FRONT, Connection
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +31,23 @@ Address = tuple[str, int] | Path
 
 BACKLOG = 2048
 ACCEPTED_AT_ONCE = 256
+DRAIN_POLL_S = 0.02
 
 PROBES = ("GET", "HEAD")
 """Methods of what is only looked at."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where clients come in.
+
+    Attributes:
+        name: One of those in connection.py.
+        listener: A socket that listens, and does not block.
+    """
+
+    name: str
+    listener: socket.socket
 
 
 class HttpServer(ABC):
@@ -46,6 +60,7 @@ class HttpServer(ABC):
     def __init__(self, service: Service) -> None:
         self.batcher = Batcher(service)
         self.connections: set[Connection] = set()
+        self.draining = False
         self._date = ""
         self._opening: set[asyncio.Task[object]] = set()
 
@@ -53,31 +68,23 @@ class HttpServer(ABC):
     def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
         """A request for the service, less its body, or the known answer."""
 
-    async def serve(
-        self, addresses: Sequence[Address], opened: Callable[[], None], proof: Path | None = None
-    ) -> None:
-        """Serves until ``end``; calls ``opened`` once every address is open.
+    async def serve(self, doors: Sequence[Door], opened: Callable[[], None]) -> None:
+        """Serves until ``end``, and closes the doors then.
 
         Args:
-            addresses: Where clients come.
-            opened: Called without arguments.
-            proof: Where the supervisor comes, to be answered before all others.
-
-        Raises:
-            OSError: An address cannot be opened.
+            doors: Where clients come.
+            opened: Called without arguments, once they are answered.
         """
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        with contextlib.ExitStack() as open_sockets:
-            places = [*addresses, *([proof] if proof else [])]
-            listeners = [open_sockets.enter_context(_listener(place)) for place in places]
-            for place, listener in zip(places, listeners, strict=True):
-                self._listen(listener, proves=place == proof)
-            self._every_second()
-            opened()
-            await self._ended.wait()
-            for listener in listeners:
-                self._loop.remove_reader(listener)
+        self._doors = list(doors)
+        for door in self._doors:
+            self._listen(door)
+        self._every_second()
+        opened()
+        await self._ended.wait()
+        for door in self._doors:
+            self._close(door)
         for connection in list(self.connections):
             connection.abort()
 
@@ -85,11 +92,32 @@ class HttpServer(ABC):
         """Ends ``serve`` and every connection; to be called by another thread, after ``opened``."""
         self._loop.call_soon_threadsafe(self._ended.set)
 
-    def run(
-        self, addresses: Sequence[Address], opened: Callable[[], None], proof: Path | None = None
-    ) -> None:
+    def run(self, doors: Sequence[Door], opened: Callable[[], None]) -> None:
         """``serve`` on a fast event loop, which only the end of the process can end safely."""
-        uvloop.run(self.serve(addresses, opened, proof))
+        uvloop.run(self.serve(doors, opened))
+
+    async def drain(self) -> None:
+        """Closes the front door, and returns when all who came in by it have been answered.
+
+        Each is answered with ``Connection: close``; who asks nothing is let go after a moment.
+        """
+        self.draining = True
+        for door in [door for door in self._doors if door.name == FRONT]:
+            self._accept(door)  # a client that waits to be accepted would be reset
+            self._doors.remove(door)
+            self._close(door)
+        await asyncio.gather(*self._opening)
+        for connection in self._guests():
+            connection.drain()
+        while self._guests():  # noqa: ASYNC110 - they settle in many ways
+            await asyncio.sleep(DRAIN_POLL_S)
+
+    def _guests(self) -> list[Connection]:
+        return [
+            connection
+            for connection in self.connections
+            if connection.door == FRONT and not connection.settled
+        ]
 
     def head(self, response: Response, connection: str) -> bytes:
         """Status line and headers of an answer; ``connection`` is the header of that name."""
@@ -105,10 +133,15 @@ class HttpServer(ABC):
     def tick(self) -> None:  # noqa: B027 - there may be nothing to do
         """Called every second."""
 
-    def _listen(self, listener: socket.socket, *, proves: bool) -> None:
-        self._loop.add_reader(listener, self._accept, listener, proves)
+    def _listen(self, door: Door) -> None:
+        if door in self._doors:
+            self._loop.add_reader(door.listener, self._accept, door)
 
-    def _accept(self, listener: socket.socket, proves: bool) -> None:
+    def _close(self, door: Door) -> None:
+        self._loop.remove_reader(door.listener)
+        door.listener.close()
+
+    def _accept(self, door: Door) -> None:
         """Accepts whoever waits.
 
         libuv accepts one client in each turn of its loop. Under load a turn takes tens of
@@ -116,11 +149,11 @@ class HttpServer(ABC):
         """
         try:
             for _ in range(ACCEPTED_AT_ONCE):
-                accepted, _address = listener.accept()
+                accepted, _address = door.listener.accept()
                 accepted.setblocking(False)
                 opening = self._loop.create_task(
                     self._loop.connect_accepted_socket(
-                        lambda: Connection(self, proves=proves), accepted
+                        lambda: Connection(self, door.name), accepted
                     )
                 )
                 self._opening.add(opening)
@@ -129,8 +162,8 @@ class HttpServer(ABC):
             return
         except OSError:
             logger.exception("no further client for a second")
-            self._loop.remove_reader(listener)
-            self._loop.call_later(1.0, partial(self._listen, listener, proves=proves))
+            self._loop.remove_reader(door.listener)
+            self._loop.call_later(1.0, self._listen, door)
 
     def _every_second(self) -> None:
         loop = asyncio.get_running_loop()
@@ -154,7 +187,12 @@ def unserved(method: str, allowed: Sequence[str]) -> Response:
     return refusal(MethodNotAllowed(method[:20], headers["allow"]), headers)
 
 
-def _listener(address: Address) -> socket.socket:
+def listen(address: Address) -> socket.socket:
+    """A socket that listens, and does not block; other processes may share a port with it.
+
+    Raises:
+        OSError: The address cannot be opened.
+    """
     if isinstance(address, Path):
         address.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)

@@ -1,16 +1,19 @@
-"""HTTP straight into a worker: the wire contract without TorchServe's frontend in between.
+"""What a worker answers over HTTP, without TorchServe's frontend in between.
 
-Every worker listens on the same port (SO_REUSEPORT: the kernel spreads the connections), and
-on a Unix socket of its own for the edge. A batch is whatever has arrived when the worker is
-free, so an idle worker answers at once and batches grow with the load. The service is the
-one behind TorchServe: a request means the same on both ports.
+Every worker listens on a socket of the front door (SO_REUSEPORT: the kernel spreads the
+connections), and on a Unix socket of its own for the edge. A batch is whatever has arrived when
+the worker is free, so an idle worker answers at once and batches grow with the load. The service
+is the one behind TorchServe: a request means the same on both ports.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
-import json
-from collections.abc import Callable
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO
 
@@ -18,17 +21,22 @@ from diagonalflip.errors import ModelNotFound
 from diagonalflip.message import Request, Response, refusal, verbs
 from diagonalflip.wire import JSON
 from worker.batch import COUNTERS, Service
-from worker.listener import PROBES, HttpServer, unserved
+from worker.listener import PROBES, Door, HttpServer, unserved
 
 CALLS = ("GET", "HEAD", "POST", "PUT")
 
+NUMBER = struct.Struct("!H")
+NOT_READY, DRAIN = b"n", b"d"
+"""What the supervisor says to a worker: that no client is to be sent here; and to let them go."""
 
-class DirectServer(HttpServer):
-    """The direct port of one worker.
+
+class WorkerServer(HttpServer):
+    """The HTTP of one worker.
 
     Args:
         service: Understands and answers; called in the event loop's thread.
         model, version: What the paths name.
+        line: To the supervisor, which says ``NOT_READY`` and ``DRAIN``; closed after the latter.
         report: Takes what was counted since it was last called, by names in ``COUNTERS``;
             at most once a second, and not while nothing happens.
     """
@@ -38,28 +46,38 @@ class DirectServer(HttpServer):
         service: Service,
         model: str,
         version: str,
+        line: socket.socket,
         report: Callable[[dict[str, float]], None],
     ) -> None:
         super().__init__(service)
+        self._line = line
         self._model = model
         self._report = report
         self._verbs = verbs(model, version)
-        self._probes = {
-            "/ping": {"status": "Healthy"},
-            "/v2/health/live": {"live": True},
-            "/v2/health/ready": {"ready": True},
-        }
+        self._ready = True
+        self._leaving: asyncio.Task[None] | None = None
+
+    async def serve(self, doors: Sequence[Door], opened: Callable[[], None]) -> None:
+        """Serves, as the supervisor says."""
+        with self._line:
+            asyncio.get_running_loop().add_reader(self._line, self._obey)
+            await super().serve(doors, opened)
 
     def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
         """A request for the service, less its body, or the known answer."""
         verb = self._verbs.get(path)
         if verb is not None:
             return Request(verb, headers) if method in CALLS else unserved(method, CALLS)
-        if path not in self._probes:
+        if path not in ("/ping", "/v2/health/live", "/v2/health/ready"):
             return refusal(ModelNotFound(path[:100], f"/predictions/{self._model}"))
         if method not in PROBES:
             return unserved(method, PROBES)
-        return Response(json.dumps(self._probes[path]).encode(), JSON)
+        if path == "/v2/health/live":
+            return Response(b'{"live": true}', JSON)
+        if self._ready:
+            return Response(b'{"status": "Healthy", "ready": true}', JSON)
+        stopping, later = b'{"status": "Stopping", "ready": false}', {"retry-after": "1"}
+        return Response(stopping, JSON, HTTPStatus.SERVICE_UNAVAILABLE, later)
 
     def tick(self) -> None:
         """Reports what was counted."""
@@ -67,6 +85,34 @@ class DirectServer(HttpServer):
         if counts["direct_requests"]:
             self.batcher.counts = dict.fromkeys(COUNTERS, 0.0)
             self._report(counts)
+
+    def _obey(self) -> None:
+        self._ready = False
+        if self._line.recv(1) != NOT_READY:  # or the supervisor is gone
+            asyncio.get_running_loop().remove_reader(self._line)
+            self._leaving = asyncio.create_task(self._leave())
+
+    async def _leave(self) -> None:
+        await self.drain()
+        self._line.close()
+
+
+def take_front(folder: Path, number: int) -> tuple[socket.socket, socket.socket]:
+    """The socket of the front door that is worker ``number``'s, and a line to its owner.
+
+    Raises:
+        OSError: There is no supervisor.
+    """
+    line = socket.socket(socket.AF_UNIX)
+    line.connect(str(front_socket(folder)))
+    line.sendall(NUMBER.pack(number))
+    _, descriptors, _, _ = socket.recv_fds(line, 1, 1)
+    return socket.socket(fileno=descriptors[0]), line
+
+
+def front_socket(folder: Path) -> Path:
+    """Where workers ask the supervisor for the front door."""
+    return folder / "front.sock"
 
 
 def worker_socket(folder: Path, number: int) -> Path:

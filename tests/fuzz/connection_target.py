@@ -1,4 +1,4 @@
-"""The direct port's connection on a transport and an event loop that are none.
+"""A worker's HTTP connection on a transport and an event loop that are none.
 
 The bytes are: how many cuts there are, each cut's place (two bytes) and what happens after it,
 how often pieces of the stream between two marks are repeated, and the stream.
@@ -10,15 +10,16 @@ import asyncio
 from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from socket import socket
 from time import thread_time_ns
 from typing import Any, cast
 
 from diagonalflip.message import Request, Response
 from diagonalflip.wire import MAX_BODY_BYTES
 from tests.fuzz.source import Execution, Source, repeat
-from worker.connection import Connection
+from worker.connection import FRONT, Connection
 from worker.limits import MAX_HEAD_BYTES
-from worker.routes import DirectServer
+from worker.routes import WorkerServer
 
 ANSWER, DEAF, READ, EXPIRE, HALF_CLOSE, HANG_UP = range(1, 7)
 """What may happen after a piece; nothing else does for any other byte."""
@@ -129,8 +130,9 @@ class Exchange:
         self.seen: list[tuple[dict[str, str], bytes]] = []
         self.disturbed = False
         self._loop = Loop()
-        self._server = DirectServer(self, "diagonal_flip", "1.0", dict.clear)
-        self._connection = Connection(self._server)
+        line = cast(socket, None)  # nobody tells it to stop
+        self._server = WorkerServer(self, "diagonal_flip", "1.0", line, dict.clear)
+        self._connection = Connection(self._server, FRONT)
         self._transport = Transport(self._connection, self._loop)
         _set_running_loop(cast("asyncio.AbstractEventLoop", self._loop))
         started = thread_time_ns()

@@ -1,4 +1,4 @@
-"""Fuzzes the reading of requests: decoders behind the handler, and the direct port's parser.
+"""Fuzzes the reading of requests: decoders behind the handler, and the parser of HTTP.
 
     python -m tests.fuzz.fuzz_decoders --executions 10000000 --seed 1
 

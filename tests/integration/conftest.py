@@ -24,6 +24,7 @@ from diagonalflip.wire import to_pixels
 from supervisor.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+PATH = "/predictions/diagonal_flip"
 FREE_PORTS = {name.upper(): "0" for name in Settings.ports()}
 
 Oracle = Callable[[npt.ArrayLike], npt.NDArray[np.float32]]
@@ -35,15 +36,15 @@ class Server:
 
     Attributes:
         process: ``python -m supervisor``.
-        url: Where it predicts.
-        direct_url: Where its workers predict without TorchServe in between.
+        url: Where it predicts: the front door.
+        torchserve_url: Where TorchServe's frontend does.
         logs: Folder of its logs.
         grpc_port: Port of TorchServe's gRPC inference, on 127.0.0.1.
     """
 
     process: subprocess.Popen[str]
     url: str
-    direct_url: str
+    torchserve_url: str
     logs: Path
     grpc_port: int
 
@@ -89,7 +90,8 @@ def run_server(
         through: A command that runs the server, in the same process.
         settings: Environment variables.
     """
-    settings = {"GRPC_PORT": str(free_port())} | settings
+    ports = {name: str(free_port()) for name in ("GRPC_PORT", "TORCHSERVE_PORT")}
+    settings = ports | settings
     process = subprocess.Popen(
         [*through, sys.executable, "-m", "supervisor"],
         cwd=ROOT,
@@ -107,15 +109,16 @@ def run_server(
                 break
         else:
             pytest.fail(f"the server did not start:\n{''.join(printed)}\n{read_logs(logs)}")
-        url, direct_url = line.strip(), process.stdout.readline().strip()
-        yield Server(process, url, direct_url, logs, int(settings["GRPC_PORT"]))
+        torchserve_url = f"http://127.0.0.1:{settings['TORCHSERVE_PORT']}{PATH}"
+        url = line.strip() + PATH
+        yield Server(process, url, torchserve_url, logs, int(settings["GRPC_PORT"]))
     finally:
         process.terminate()
         process.communicate(timeout=30)
 
 
 def free_port() -> int:
-    """A port that is free now: the server prints no gRPC port, so 0 would leave it unknown."""
+    """A port that is free now: of those that the server does not print, 0 would leave unknown."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -138,9 +141,9 @@ def running(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def server(running: Server, request: pytest.FixtureRequest) -> Server:
-    """The running server; marked ``both_ports`` also by its workers' own port."""
-    if getattr(request, "param", "torchserve") == "direct":
-        return replace(running, url=running.direct_url)
+    """The running server; marked ``both_ports`` also by TorchServe's."""
+    if getattr(request, "param", "front") == "torchserve":
+        return replace(running, url=running.torchserve_url)
     return running
 
 
@@ -159,9 +162,9 @@ def oracle(artifacts: Path) -> Oracle:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Runs tests marked ``both_ports`` on TorchServe's port and on the workers' own."""
+    """Runs tests marked ``both_ports`` at the front door and on TorchServe's port."""
     if "server" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_ports"):
-        metafunc.parametrize("server", ["torchserve", "direct"], indirect=True)
+        metafunc.parametrize("server", ["front", "torchserve"], indirect=True)
 
 
 @pytest.hookimpl(wrapper=True)

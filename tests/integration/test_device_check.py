@@ -23,7 +23,7 @@ def test_every_step_runs_and_is_written_down(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.json")
     report = json.loads(path.read_text())
     assert all(row["median_us"] > 0 for row in report["engine"])
-    assert set(report["served"]) == {"torchserve", "direct"}
+    assert set(report["served"]) == {"torchserve", "front"}
     for rows in report["served"].values():
         assert {row["workload"] for row in rows} == set(WORKLOADS)
         assert all(row["requests_per_s"] > 0 for row in rows)

@@ -329,7 +329,7 @@ def assert_predicts_there(
     if host.namespaces:
         enter = ["nsenter", f"--target={server.process.pid}"]
         enter += [f"--{name}" for name in host.namespaces]
-    bases = [url.partition("/predictions")[0] for url in (server.url, server.direct_url)]
+    bases = [url.partition("/predictions")[0] for url in (server.url, server.torchserve_url)]
     found = subprocess.run(
         [*enter, sys.executable, "-c", ASK, *bases],
         cwd=ROOT,

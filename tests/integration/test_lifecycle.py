@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -52,10 +53,12 @@ def test_a_killed_worker_comes_back(artifacts: Path, oracle: Oracle, tmp_path: P
             if "python" in process.name():
                 process.kill()
                 process.wait(10)
-        # TorchServe queues the request until the new worker has loaded.
-        response = server.post(*packed_request(range(16)))
+        # At the front door and in TorchServe requests wait until the new worker has loaded.
+        assert_predicts(server.post(*packed_request(range(16))), oracle(range(16)))
+        torchserve = replace(server, url=server.torchserve_url)
+        response = torchserve.post(*packed_request(range(16)))
         while response.status_code == 500:  # it was in flight to the dead one
-            response = server.post(*packed_request(range(16)))
+            response = torchserve.post(*packed_request(range(16)))
         assert_predicts(response, oracle(range(16)))
 
 

@@ -91,7 +91,7 @@ def test_many_large_pictures_at_once_are_predicted_or_refused(
             assert np.abs(rows - wanted).max() <= 1e-6
 
     with pressed(artifacts, tmp_path) as server, ThreadPoolExecutor(TOGETHER) as pool:
-        list(pool.map(ask, [server.direct_url] * TOGETHER))
+        list(pool.map(ask, [server.url] * TOGETHER))
     assert statuses.keys() <= {200, 503}
     assert statuses[200] > 0
     assert sum(statuses.values()) == TOGETHER
@@ -133,12 +133,12 @@ def test_the_worst_mixture_is_answered_within_the_bound(artifacts: Path, tmp_pat
     requests_ = worst_requests()
     try:
         with pressed(artifacts, tmp_path) as server, ExitStack() as opened:
-            direct = urlsplit(server.direct_url)
-            address = (direct.hostname, direct.port)
+            front = urlsplit(server.url)
+            address = (front.hostname, front.port)
             for _ in range(IDLE):
                 opened.enter_context(socket.create_connection(address))
             largest = bytes(MAX_IMAGES // 2)
-            head = f"POST {direct.path} HTTP/1.1\r\nHost: a\r\nContent-Type: {OCTETS}\r\n"
+            head = f"POST {front.path} HTTP/1.1\r\nHost: a\r\nContent-Type: {OCTETS}\r\n"
             head += f"Content-Length: {len(largest)}\r\n\r\n"
             for _ in range(TOGETHER):  # none of these reads its 16 MiB
                 deaf = opened.enter_context(socket.create_connection(address))
@@ -146,7 +146,9 @@ def test_the_worst_mixture_is_answered_within_the_bound(artifacts: Path, tmp_pat
 
             def ask(number: int) -> None:
                 path, headers, body = requests_[number % len(requests_)]
-                url = (server.direct_url if number % 3 else server.url).replace("predictions", path)
+                url = (server.url if number % 3 else server.torchserve_url).replace(
+                    "predictions", path
+                )
                 try:
                     answer = requests.post(url, data=body, headers=headers, timeout=300)
                 except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
@@ -158,7 +160,7 @@ def test_the_worst_mixture_is_answered_within_the_bound(artifacts: Path, tmp_pat
 
             with ThreadPoolExecutor(TOGETHER) as pool:
                 list(pool.map(ask, range(2 * TOGETHER)))
-            with Client(server.direct_url.partition("/predictions")[0]) as client:
+            with Client(server.url.partition("/predictions")[0]) as client:
                 assert client.predict([11]).shape == (1, 4)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

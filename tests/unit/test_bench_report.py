@@ -38,19 +38,19 @@ def results(*more: dict[str, Any]) -> Results:
     slots = [
         slot(turn, server, workload, figure)
         for workload in ("W1", "W2", "W3", "W4")
-        for server, row in (("direct", (400, 210, 90)), ("fastapi", (200, 100, 50)))
+        for server, row in (("front", (400, 210, 90)), ("fastapi", (200, 100, 50)))
         for turn, figure in enumerate(row)
     ]
     about = {"date": "2026-01-02", "cpu": "Some CPU", "cores": 2, "memory_gib": 4.0}
     about |= {"kernel": "6.0", "load_before": 0.1, "commit": "abc", "driver": "wrk"}
     about |= {"rounds": 3, "seconds": 1, "versions": {"python": "3.11"}}
-    start = {"round": 0, "server": "direct", "ready_s": 2.5, "idle_mib": 300, "loaded_mib": 310}
-    titles = {"direct": "ours", "fastapi": "FastAPI"}
-    return Results(about, titles, ["direct"], [*slots, *more], [start])
+    start = {"round": 0, "server": "front", "ready_s": 2.5, "idle_mib": 300, "loaded_mib": 310}
+    titles = {"front": "ours", "fastapi": "FastAPI"}
+    return Results(about, titles, ["front"], [*slots, *more], [start])
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    assert report.ratio(results(), "direct", W2) == Spread(2.0, 1.8, 2.1)
+    assert report.ratio(results(), "front", W2) == Spread(2.0, 1.8, 2.1)
     assert report.ratio(results(), "fastapi", W2) == Spread(1.0, 1.0, 1.0)
 
 
@@ -59,9 +59,9 @@ def test_a_core_is_told_from_the_time_that_it_was_busy() -> None:
 
 
 def test_a_failed_slot_has_no_figure() -> None:
-    found = results(slot(3, "direct", "W2", 1e9, failed=True), slot(3, "fastapi", "W2", 1.0))
-    assert set(report.figures(found, "direct", W2)) == {0, 1, 2}
-    assert report.ratio(found, "direct", W2) == Spread(2.0, 1.8, 2.1)
+    found = results(slot(3, "front", "W2", 1e9, failed=True), slot(3, "fastapi", "W2", 1.0))
+    assert set(report.figures(found, "front", W2)) == {0, 1, 2}
+    assert report.ratio(found, "front", W2) == Spread(2.0, 1.8, 2.1)
     assert "1 of 26 slots failed" in report.markdown(found)
 
 
@@ -80,7 +80,7 @@ def test_one_wrong_answer_fails_its_slot(timed: Outcome, check: Outcome, failed:
 
 
 def test_without_the_other_server_there_is_no_ratio() -> None:
-    assert report.ratio(results(), "direct", report.TO_CEILING) is None
+    assert report.ratio(results(), "front", report.TO_CEILING) is None
 
 
 def test_markdown_shows_figures_ratios_and_goals() -> None:
@@ -94,7 +94,7 @@ def test_markdown_shows_figures_ratios_and_goals() -> None:
 
 def test_forms_and_sweep_have_tables_of_their_own() -> None:
     text = report.markdown(
-        results(slot(0, "direct", "W4-packed", 12.34), slot(0, "direct", "W2@8", 5_000))
+        results(slot(0, "front", "W4-packed", 12.34), slot(0, "front", "W2@8", 5_000))
     )
     assert "| ours | 210 (90 to 400) |  | 12.3 |" in text
     assert "| ours | 8 | 5,000 | 5 | 10 | 15 | 0 |" in text

@@ -1,4 +1,4 @@
-"""The direct port as clients see it on the wire: framing, order, limits and time, no model."""
+"""A worker's HTTP as clients see it on the wire: framing, order, limits and time, no model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ import uvloop
 
 from diagonalflip.message import Request, Response, Verb
 from worker import batch, limits
-from worker.routes import DirectServer
+from worker.connection import FRONT, PROOF
+from worker.listener import Door, listen
+from worker.routes import WorkerServer
 
 PATH = "/predictions/diagonal_flip"
 POST = f"POST {PATH} HTTP/1.1\r\nHost: a\r\n"
@@ -56,7 +58,7 @@ class Echo:
 
 
 class Port:
-    """A direct port in a thread of this process."""
+    """A worker's HTTP in a thread of this process."""
 
     def __init__(
         self,
@@ -65,12 +67,14 @@ class Port:
     ) -> None:
         self.echo = Echo()
         self.counts: Queue[dict[str, float]] = Queue()
-        self.server = DirectServer(self.echo, "diagonal_flip", "1.0", self.counts.put)
+        self.supervisor, line = socket.socketpair()
+        self.server = WorkerServer(self.echo, "diagonal_flip", "1.0", line, self.counts.put)
         opened = Event()
-        with socket.socket() as chosen:
-            chosen.bind(("127.0.0.1", 0))
-            self.number = chosen.getsockname()[1]
-        serving = self.server.serve([("127.0.0.1", self.number)], opened.set, proof)
+        doors = [Door(FRONT, listen(("127.0.0.1", 0)))]
+        self.number = doors[0].listener.getsockname()[1]
+        if proof is not None:
+            doors.append(Door(PROOF, listen(proof)))
+        serving = self.server.serve(doors, opened.set)
         self._thread = Thread(target=run, args=(serving,))
         self._thread.start()
         assert opened.wait(10)
@@ -79,6 +83,7 @@ class Port:
         self.echo.go_on.set()
         self.server.end()
         self._thread.join(10)
+        self.supervisor.close()
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.number), timeout=30)
@@ -133,7 +138,7 @@ def test_pipelined_requests_are_answered_in_their_order(port: Port, pieces: int)
     answers = port.ask(*requests, pieces=pieces)
     assert [answer[0].status for answer in answers] == [200] * 7 + [404] + [200] * 32
     assert [answer[1] for answer in answers[9:]] == [b"number %d" % n for n in range(9, 40)]
-    assert json.loads(answers[8][1]) == {"status": "Healthy"}
+    assert json.loads(answers[8][1]) == {"status": "Healthy", "ready": True}
 
 
 def test_what_arrives_while_a_batch_runs_becomes_the_next_batch(port: Port) -> None:
@@ -611,14 +616,14 @@ def test_a_handler_that_fails_is_a_500_for_its_batch_only(port: Port) -> None:
 def test_an_answer_that_cannot_be_written_ends_its_connection_alone(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = DirectServer.head
+    right = WorkerServer.head
 
-    def head(server: DirectServer, response: Response, connection: str) -> bytes:
+    def head(server: WorkerServer, response: Response, connection: str) -> bytes:
         if len(response.body) == 3:
             raise RuntimeError
         return right(server, response, connection)
 
-    monkeypatch.setattr(DirectServer, "head", head)
+    monkeypatch.setattr(WorkerServer, "head", head)
     with port.connect() as connection:
         connection.sendall(post(b"bad"))
         with contextlib.suppress(ConnectionResetError):

@@ -1,0 +1,95 @@
+"""The front door: its sockets belong to the supervisor, and each worker serves one of them.
+
+They outlive the workers. While one is started again, clients wait for it in the kernel's queue and
+are not refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from supervisor.settings import LOOPBACK
+from worker.listener import listen
+from worker.routes import DRAIN, NOT_READY, NUMBER, front_socket
+
+PATIENCE_S = 5.0
+
+
+class FrontDoor:
+    """Hands each worker its socket, and says when to stop.
+
+    Args:
+        port: On loopback.
+        workers: How many there will be.
+        folder: Of the sockets between processes.
+
+    Raises:
+        OSError: The port is taken.
+    """
+
+    def __init__(self, port: int, workers: int, folder: Path) -> None:
+        self._listeners = [listen((LOOPBACK, port)) for _ in range(workers)]
+        self._lines: dict[int, socket.socket] = {}
+        self._asking = socket.socket(socket.AF_UNIX)
+        self._asking.bind(str(front_socket(folder)))
+        self._asking.listen()
+        threading.Thread(target=self._hand_out, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes it at once."""
+        with contextlib.suppress(OSError):
+            self._asking.shutdown(socket.SHUT_RDWR)
+        self._asking.close()
+        for each in (*self._listeners, *self._lines.values()):
+            each.close()
+
+    def not_ready(self) -> None:
+        """Has workers say that no client is to be sent here."""
+        self._tell(NOT_READY)
+
+    def close(self) -> None:
+        """Closes the port; workers answer who has come in."""
+        for listener in self._listeners:
+            listener.close()
+        self._tell(DRAIN)
+
+    def wait(self, timeout_s: float) -> None:
+        """Returns when all are answered, or time is over."""
+        deadline = time.monotonic() + timeout_s
+        for line in self._lines.values():
+            line.settimeout(max(0.01, deadline - time.monotonic()))
+            with contextlib.suppress(OSError):
+                line.recv(1)  # it says nothing, and ends
+
+    def _tell(self, message: bytes) -> None:
+        for line in self._lines.values():
+            with contextlib.suppress(OSError):
+                line.sendall(message)
+
+    def _hand_out(self) -> None:
+        while True:
+            try:
+                line, _ = self._asking.accept()
+            except OSError:
+                return  # it is closed
+            with contextlib.suppress(OSError, IndexError):
+                line.settimeout(PATIENCE_S)
+                (number,) = NUMBER.unpack(line.recv(NUMBER.size, socket.MSG_WAITALL))
+                socket.send_fds(line, [b"f"], [self._listeners[number].fileno()])
+                if number in self._lines:
+                    self._lines[number].close()
+                self._lines[number] = line

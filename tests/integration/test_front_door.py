@@ -1,0 +1,125 @@
+"""The front door beside TorchServe's port: same answers; and what clients see when workers end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+
+from diagonalflip import Client
+from diagonalflip.wire import OCTETS, pack
+from tests.integration.conftest import PATH, Oracle, Server, run_server
+
+CLIENTS = 16
+
+
+def workers_of(server: Server) -> list[psutil.Process]:
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    return [p for p in children if "model_service_worker.py" in " ".join(p.cmdline())]
+
+
+def base(server: Server) -> str:
+    return server.url.removesuffix(PATH)
+
+
+def test_both_ports_give_the_same_answers(running: Server) -> None:
+    body = bytes(pack(np.random.default_rng(5).integers(0, 16, 300_000)).packed)
+    torchserve = replace(running, url=running.torchserve_url)
+    running.assert_same(torchserve.post(body, OCTETS).content, running.post(body, OCTETS).content)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_survives_a_killed_worker(
+    artifacts: Path, oracle: Oracle, tmp_path: Path, workers: int
+) -> None:
+    numbers = np.random.default_rng(6).integers(0, 16, 100_000)
+    with (
+        run_server(artifacts, tmp_path, WORKERS=str(workers)) as server,
+        Client(base(server), deadline_s=60) as client,
+    ):
+        before = client.predict(numbers)
+        workers_of(server)[0].send_signal(signal.SIGKILL)
+        assert np.array_equal(client.predict(numbers), before)
+        assert np.abs(before - oracle(numbers)).max() <= 1e-6
+
+
+def test_who_comes_while_the_only_worker_is_dead_waits_for_the_next(
+    artifacts: Path, oracle: Oracle, tmp_path: Path
+) -> None:
+    """No client is refused or reset whose connection the dead worker had not accepted."""
+    with run_server(artifacts, tmp_path, WORKERS="1") as server:
+        worker = workers_of(server)[0]
+        worker.kill()
+        worker.wait(10)
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            answers = list(pool.map(lambda _: server.post(b"\xb6", OCTETS), range(CLIENTS)))
+        for answer in answers:
+            assert answer.status_code == requests.codes.ok
+            rows = np.frombuffer(answer.content, "<f4").reshape(-1, 4)
+            assert np.abs(rows - oracle([11, 6])).max() <= 1e-6
+
+
+def ask_until_closed(server: Server, all_begun: threading.Barrier) -> str:
+    """Asks on one connection until the server says that it closes; returns how it ended."""
+    connection = HTTPConnection(base(server).removeprefix("http://"), timeout=30)
+    with contextlib.closing(connection):
+        connection.connect()
+        connection.auto_open = 0
+        begun = False
+        while True:
+            try:
+                connection.request("POST", PATH, b"\xb6", {"Content-Type": OCTETS})
+                answer = connection.getresponse()
+                assert (answer.status, len(answer.read())) == (200, 32)
+            except (OSError, HTTPException) as error:
+                return f"lost: {error!r}"
+            if not begun:
+                begun = True
+                all_begun.wait(30)
+            if answer.getheader("connection") == "close":
+                return "told"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stop_loses_no_request(artifacts: Path, tmp_path: Path, workers: int) -> None:
+    """Busy clients are told to go, with an answer to all that they sent; idle ones are let go."""
+    with (
+        run_server(artifacts, tmp_path, WORKERS=str(workers), DRAIN_S="1") as server,
+        ThreadPoolExecutor(CLIENTS) as pool,
+        socket.create_connection(("127.0.0.1", int(base(server).rpartition(":")[2]))) as idle,
+    ):
+        all_begun = threading.Barrier(CLIENTS + 1)
+        clients = [pool.submit(ask_until_closed, server, all_begun) for _ in range(CLIENTS)]
+        all_begun.wait(30)
+        server.process.send_signal(signal.SIGTERM)
+        while requests.get(base(server) + "/v2/health/ready", timeout=10).ok:
+            pass  # until it says that it stops; it answers for another second
+        outcomes = [client.result(30) for client in clients]
+        assert server.process.wait(30) == 0
+        assert idle.recv(1) == b""
+    assert set(outcomes) == {"told"}, outcomes
+
+
+def test_a_client_that_never_ends_does_not_keep_it(artifacts: Path, tmp_path: Path) -> None:
+    with run_server(artifacts, tmp_path, STOP_S="1") as server:
+        address = ("127.0.0.1", int(base(server).rpartition(":")[2]))
+        with socket.create_connection(address) as slow:
+            slow.sendall(f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n".encode())
+            assert server.stop(signal.SIGTERM) == 0
+
+
+def test_a_taken_port_is_said_before_anything_starts(running: Server, artifacts: Path) -> None:
+    taken = base(running).rpartition(":")[2]
+    starting = run_server(artifacts, running.logs / "other", PORT=taken)
+    with pytest.raises(pytest.fail.Exception, match=f"SettingError: got PORT={taken}"), starting:
+        pass
