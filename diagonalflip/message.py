@@ -15,14 +15,14 @@ from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import PROBLEM
 
 
-class Verb(enum.Enum):
+class Verb(enum.StrEnum):
     """What is asked for."""
 
-    PREDICT = enum.auto()
+    PREDICT = "predict"
     """Predictions, in any form; of a request that says nothing, a description of the model."""
 
-    EXPLAIN = enum.auto()
-    INFER = enum.auto()
+    EXPLAIN = "explain"
+    INFER = "infer"
     """Predictions, by the Open Inference Protocol V2."""
 
 
@@ -32,7 +32,7 @@ def refusal(error: DiagonalFlipError, headers: dict[str, str] | None = None) -> 
     headers = headers or {}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["retry-after"] = "1"
-    return Response(json.dumps(error.problem()).encode(), PROBLEM, status, headers)
+    return Response(json.dumps(error.problem()).encode(), PROBLEM, status, headers, error.code)
 
 
 def verbs(model: str, version: str) -> dict[str, Verb]:
@@ -60,6 +60,11 @@ class Request:
     body: bytes | bytearray = b""
 
 
+Work = tuple[str, int, float, float, float]
+"""What it took to answer a request: form of its images, one of ``FORMS``' values, and how many;
+seconds of reading it, of its whole batch in the network, and of writing the answer."""
+
+
 @dataclass(slots=True)
 class Response:
     """One response.
@@ -69,12 +74,16 @@ class Response:
         content_type: Of the body.
         status: Of HTTP.
         headers: Further ones.
+        code: Of the error that it tells of, if any.
+        work: What it took, if images were predicted.
     """
 
     body: bytes
     content_type: str
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    code: str = ""
+    work: Work | None = None
 
     @property
     def phrase(self) -> str:

@@ -38,6 +38,18 @@ FORM = "multipart/form-data"
 PROBLEM = "application/problem+json"
 """Errors, RFC 9457."""
 
+V2 = "v2"
+FORMS = {
+    OCTETS: "packed",
+    PACKED: "packed",
+    JSON: "json",
+    TEXT: "text",
+    PNG: "png",
+    PBM: "pbm",
+    V2: V2,
+}
+"""Short names of the forms in which images come; V2 is the Open Inference Protocol."""
+
 PIXELS = 4
 """Pixels, and so bits, of an image; also the floats of a prediction."""
 

@@ -21,6 +21,7 @@ from diagonalflip.errors import ModelMismatch, NotAcceptable
 from diagonalflip.message import Request, Verb
 from diagonalflip.wire import (
     FORM,
+    FORMS,
     JSON,
     MAX_EXPLAINED_IMAGES,
     MAX_IMAGES,
@@ -28,6 +29,7 @@ from diagonalflip.wire import (
     OCTETS,
     PNG,
     TEXT,
+    V2,
     Images,
     check_count,
 )
@@ -52,15 +54,17 @@ class Job:
         images: What is to be predicted.
         write: Writes predictions ``float32[n, 4]``, or the steps of an explanation, in the
             form that was asked for.
+        form: In which they came, one of ``FORMS``' values.
         explains: Whether it takes every step.
-        decode_ms: How long reading took.
+        decode_s: How long reading took.
     """
 
     request: Request
     images: Images
     write: Callable[..., Written]
+    form: str
     explains: bool = False
-    decode_ms: float = 0.0
+    decode_s: float = 0.0
 
     @property
     def weight(self) -> int:
@@ -99,22 +103,23 @@ def read(request: Request, model_digest: str) -> Job | None:
     content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
     if body and parse_media_type(content_type).name == FORM:
         content_type, body = flip_form.file_of(content_type, body)
+    form = FORMS.get(parse_media_type(content_type).name, "")
     if request.verb is Verb.EXPLAIN:
         images = flip_decode.decode(content_type, body)
         check_count(images.count, MAX_EXPLAINED_IMAGES)
-        return Job(request, images, partial(flip_explain.write, images), explains=True)
+        return Job(request, images, partial(flip_explain.write, images), form, explains=True)
     if request.verb is Verb.PREDICT and not body and not headers.keys() & SAYING_WHAT:
         if negotiate(accept, (JSON,)) is None:
             raise NotAcceptable(f"Accept {accept[:100]!r}", JSON)
         return None
     inference = flip_v2.read(headers, body, strict=request.verb is Verb.INFER)
     if inference is not None:
-        return Job(request, inference.images, inference.answer)
+        return Job(request, inference.images, inference.answer, V2)
     media_type = flip_encode.choose(accept, content_type)
     images = flip_decode.decode(content_type, body)
     if media_type in (JSON, TEXT):
         check_count(images.count, MAX_TEXT_IMAGES)
-    return Job(request, images, partial(_encoded, media_type, images))
+    return Job(request, images, partial(_encoded, media_type, images), form)
 
 
 def _encoded(media_type: str, images: Images, predictions: Rows) -> Written:

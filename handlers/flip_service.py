@@ -30,7 +30,7 @@ from diagonalflip.errors import (
     TooManyImages,
     UnsupportedCoding,
 )
-from diagonalflip.message import Request, Response, Verb, refusal
+from diagonalflip.message import Request, Response, Verb, Work, refusal
 from diagonalflip.wire import JSON, MAX_EXPLAINED_IMAGES, MAX_IMAGES, PIXELS, WIRE_VERSION
 
 logger = logging.getLogger("flip_handler")
@@ -91,6 +91,13 @@ class Service:
         self.description = flip_encode.dump(description)
         logger.info("ready: %s", json.dumps(description))
 
+    @property
+    def device_bytes(self) -> int | None:
+        """Memory of the GPU that is taken; None without one."""
+        if self._engine.device.type != "cuda":
+            return None
+        return int(torch.cuda.memory_reserved(self._engine.device))
+
     def weigh(self, request: Request) -> int:
         """The most work that a request can be, in predictions, without decoding it."""
         return flip_read.weigh(request)
@@ -104,11 +111,13 @@ class Service:
             return self.refuse(request, error)
         except Exception as error:
             return self.refuse(request, _our_fault("reading the request", error))
-        decode_ms = _ms_since(started)
+        decode_s = perf_counter() - started
         if job is None:
-            written: flip_read.Written = self.description, JSON, {}
-            return self._good(request, written, 0, _timing(decode_ms, 0.0, 0.0))
-        job.decode_ms = decode_ms
+            work = ("", 0, decode_s, 0.0, 0.0)
+            response = self._good(request, (self.description, JSON, {}), work)
+            response.work = None
+            return response
+        job.decode_s = decode_s
         return job
 
     def answer(self, jobs: Sequence[Job]) -> list[Response]:
@@ -125,9 +134,9 @@ class Service:
         except Exception as error:
             fault = _our_fault("the forward pass", error)
             return [self.refuse(job.request, fault) for job in jobs]
-        forward_ms = _ms_since(started)
+        forward_s = perf_counter() - started
         return [
-            self._write(job, result, forward_ms) for job, result in zip(jobs, results, strict=True)
+            self._write(job, result, forward_s) for job, result in zip(jobs, results, strict=True)
         ]
 
     def refuse(self, request: Request, error: DiagonalFlipError) -> Response:
@@ -147,24 +156,23 @@ class Service:
         return response
 
     def _write(
-        self, job: Job, result: tuple[npt.NDArray[np.float32], ...], forward_ms: float
+        self, job: Job, result: tuple[npt.NDArray[np.float32], ...], forward_s: float
     ) -> Response:
         started = perf_counter()
         try:
             written = job.write(*result)
         except Exception as error:
             return self.refuse(job.request, _our_fault("writing the answer", error))
-        times = _timing(job.decode_ms, forward_ms, _ms_since(started))
-        return self._good(job.request, written, job.images.count, times)
+        encode_s = perf_counter() - started
+        work = (job.form, job.images.count, job.decode_s, forward_s, encode_s)
+        return self._good(job.request, written, work)
 
-    def _good(
-        self, request: Request, written: flip_read.Written, count: int, times: str
-    ) -> Response:
+    def _good(self, request: Request, written: flip_read.Written, work: Work) -> Response:
         body, content_type, headers = written
         headers |= self._headers
-        headers["Flip-Images"] = str(count)
-        headers["Server-Timing"] = times
-        return Response(body, content_type, headers=headers | _echo(request))
+        headers["Flip-Images"] = str(work[1])
+        headers["Server-Timing"] = _timing(work)
+        return Response(body, content_type, headers=headers | _echo(request), work=work)
 
 
 def _echo(request: Request) -> dict[str, str]:
@@ -190,12 +198,12 @@ def _our_fault(step: str, error: Exception) -> InternalError:
     return InternalError(f"a failure of {step}", "an answer", "send it again, and tell us")
 
 
-def _timing(decode_ms: float, forward_ms: float, encode_ms: float) -> str:
-    return f"decode;dur={decode_ms:.3f}, forward;dur={forward_ms:.3f}, encode;dur={encode_ms:.3f}"
-
-
-def _ms_since(started: float) -> float:
-    return (perf_counter() - started) * 1e3
+def _timing(work: Work) -> str:
+    _, _, decode_s, forward_s, encode_s = work
+    return (
+        f"decode;dur={1e3 * decode_s:.3f}, forward;dur={1e3 * forward_s:.3f}, "
+        f"encode;dur={1e3 * encode_s:.3f}"
+    )
 
 
 def _device_name(device: torch.device) -> str:

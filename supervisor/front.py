@@ -29,6 +29,9 @@ class FrontDoor:
         workers: How many there will be.
         folder: Of the sockets between processes.
 
+    Attributes:
+        handed_out_again: How often a worker was there whose socket another one had had before.
+
     Raises:
         OSError: The port is taken.
     """
@@ -36,6 +39,7 @@ class FrontDoor:
     def __init__(self, port: int, workers: int, folder: Path) -> None:
         self._listeners = [listen((LOOPBACK, port)) for _ in range(workers)]
         self._lines: dict[int, socket.socket] = {}
+        self.handed_out_again = 0
         self._asking = socket.socket(socket.AF_UNIX)
         self._asking.bind(str(front_socket(folder)))
         self._asking.listen()
@@ -56,6 +60,10 @@ class FrontDoor:
         self._asking.close()
         for each in (*self._listeners, *self._lines.values()):
             each.close()
+
+    def living(self) -> list[int]:
+        """Numbers of the workers that have their sockets now."""
+        return [number for number, line in sorted(self._lines.items()) if not _ended(line)]
 
     def not_ready(self) -> None:
         """Has workers say that no client is to be sent here."""
@@ -90,6 +98,18 @@ class FrontDoor:
                 line.settimeout(PATIENCE_S)
                 (number,) = NUMBER.unpack(line.recv(NUMBER.size, socket.MSG_WAITALL))
                 socket.send_fds(line, [b"f"], [self._listeners[number].fileno()])
+                line.setblocking(False)
                 if number in self._lines:
                     self._lines[number].close()
+                    self.handed_out_again += 1
                 self._lines[number] = line
+
+
+def _ended(line: socket.socket) -> bool:
+    """Whether the other end is gone; it says nothing."""
+    try:
+        return not line.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

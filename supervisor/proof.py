@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ PATIENCE_S = 1.0
 BUSY_PATIENCE_S = 60.0
 """How long a worker that works may owe one: its longest queue takes less."""
 
-EVENTS = ("proofs_passed", "proofs_wrong", "proofs_without_answer", "workers_killed")
+RESULTS = ("passed", "wrong", "unanswered")
 
 HEADERS = {"Content-Type": OCTETS}
 ALL_IMAGES = bytes(pack(np.arange(16)).packed)
@@ -82,11 +83,13 @@ class Subject:
         number: From 0.
         proven: Whether its last answer was right.
         pid: Its process; 0 while there is none.
+        proven_at: When it was right, ``time.monotonic``'s seconds; None before that.
     """
 
     number: int
     proven: bool = False
     pid: int = 0
+    proven_at: float | None = None
 
 
 class Prover:
@@ -105,6 +108,8 @@ class Prover:
 
     Attributes:
         fault: What was last found wrong with a worker; empty before that.
+        proofs: How many, by result.
+        killed: How many workers.
     """
 
     def __init__(
@@ -116,7 +121,8 @@ class Prover:
         device: str | None = None,
     ) -> None:
         self.workers = [Subject(number) for number in range(workers)]
-        self.events: Counter[str] = Counter(dict.fromkeys(EVENTS, 0))
+        self.proofs: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
+        self.killed = 0
         self._sockets, self._artifacts, self._interval_s = sockets, artifacts, interval_s
         self.fault = ""
         self._device = device
@@ -155,16 +161,17 @@ class Prover:
             answer = self._ask(worker)
             compare(answer, self._artifacts)
         except CertificateError as error:
-            self.events["proofs_wrong"] += 1
+            self.proofs["wrong"] += 1
             self._kill(worker, f"answered wrongly: {error}")
         except TimeoutError:
-            self.events["proofs_without_answer"] += 1
+            self.proofs["unanswered"] += 1
             self._kill(worker, "does not answer")
         except (OSError, http.client.HTTPException, psutil.NoSuchProcess):
             # None listens, or it died at this: TorchServe starts another one.
             worker.pid = 0
         else:
-            self.events["proofs_passed"] += 1
+            self.proofs["passed"] += 1
+            worker.proven_at = time.monotonic()
             return True
         return False
 
@@ -197,7 +204,7 @@ class Prover:
     def _kill(self, worker: Subject, reason: str) -> None:
         logger.error("worker %d (process %d) %s: killed", worker.number, worker.pid, reason)
         self.fault = f"worker {worker.number} {reason}"
-        self.events["workers_killed"] += 1
+        self.killed += 1
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
 

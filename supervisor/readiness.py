@@ -39,7 +39,7 @@ def wait(
     while time.monotonic() < deadline:
         if (
             server.process.poll() is not None
-            or server.prover.events["proofs_wrong"]
+            or server.prover.proofs["wrong"]
             or server.prover.refused
         ):
             break

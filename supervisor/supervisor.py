@@ -21,6 +21,7 @@ from supervisor.settings import LOOPBACK, Settings, refuse_unsafe
 from supervisor.stop import TICK_S, Stop, StopRequested
 from supervisor.store import Artifacts
 from supervisor.torchserve import TorchServe, running
+from worker.routes import metrics_file
 
 CHORES_S = 2.0
 SILENCE_S = 10.0
@@ -102,6 +103,11 @@ class Supervisor:
             held.enter_context(operations.serving(self.health, addresses))
             front = FrontDoor(settings.port, settings.workers, sockets)
             self._front = held.enter_context(front)
+            self.health.pages = lambda: [
+                metrics_file(sockets, number).read_text(encoding="utf-8")
+                for number in front.living()
+                if metrics_file(sockets, number).exists()
+            ]
             if settings.tokens_file is not None:
                 self._edge = Edge(settings, settings.tokens_file, self._model, sockets)
             try:
@@ -181,7 +187,13 @@ class Supervisor:
             if now >= chores_due:
                 chores_due = now + CHORES_S
                 self._reap(server)
-                heard = now if self._scrape(sockets) else heard
+                self.health.restarts["worker"] = self._front.handed_out_again
+                if self._edge is not None:
+                    edge = UnixConnection(sockets / "edge-metrics.sock", 1.0)
+                    self.health.edge_page = _metrics(edge)
+                torchserve = LOOPBACK, self.settings.metrics_port
+                if _metrics(http.client.HTTPConnection(*torchserve, timeout=1.0)):
+                    heard = now
             proven = now if self.health.proven else proven
             if now - heard > SILENCE_S:
                 logger.error("TorchServe has not answered for %g s", now - heard)
@@ -221,21 +233,10 @@ class Supervisor:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, os.WNOHANG)
 
-    def _scrape(self, sockets: Path) -> bool:
-        """Keeps the metrics of every part; False if TorchServe did not give any."""
-        pages = self.health.pages
-        if self._edge is not None:
-            edge = UnixConnection(sockets / "edge-metrics.sock", 1.0)
-            pages["edge"] = _metrics(edge) or pages.get("edge", "")
-        port = self.settings.metrics_port
-        page = _metrics(http.client.HTTPConnection(LOOPBACK, port, timeout=1.0))
-        pages["torchserve"] = page or pages.get("torchserve", "")
-        return page is not None
 
-
-def _metrics(connection: http.client.HTTPConnection) -> str | None:
-    """A part's metrics; None if it gives none. ``http.client`` knows no proxies."""
+def _metrics(connection: http.client.HTTPConnection) -> str:
+    """A part's metrics; none if it gives none. ``http.client`` knows no proxies."""
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("GET", "/metrics")
         return connection.getresponse().read().decode()
-    return None
+    return ""

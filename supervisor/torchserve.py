@@ -13,8 +13,6 @@ from importlib import util
 from pathlib import Path
 from string import Template
 
-import yaml
-
 from diagonalflip.errors import SettingError
 from diagonalflip.wire import MAX_BODY_BYTES
 from supervisor import host, logs
@@ -22,7 +20,6 @@ from supervisor.ports import free_ports
 from supervisor.proof import Prover
 from supervisor.settings import Settings
 from supervisor.store import Artifacts
-from worker.batch import COUNTERS
 
 HERE = Path(__file__).resolve().parent
 STOP_TIMEOUT_S = 10
@@ -81,9 +78,8 @@ def running(settings: Settings, artifacts: Artifacts, sockets: Path) -> Iterator
         (Path(scratch) / "ts").mkdir()
         (Path(scratch) / "ts/version.txt").symlink_to(_torchserve_home() / "ts/version.txt")
         (Path(scratch) / "ts/model_service_worker.py").write_text(WORKER, encoding="utf-8")
-        config, metrics = Path(scratch) / "config.properties", Path(scratch) / "metrics.yaml"
-        metrics.write_text(_metrics(), encoding="utf-8")
-        config.write_text(_configuration(settings, artifacts, metrics), encoding="utf-8")
+        config = Path(scratch) / "config.properties"
+        config.write_text(_configuration(settings, artifacts), encoding="utf-8")
         process = subprocess.Popen(
             _command(java, config, settings, artifacts),
             cwd=scratch,
@@ -133,23 +129,13 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _metrics() -> str:
-    """TorchServe's own metrics, and what workers count of HTTP."""
-    stock = _torchserve_home() / "ts/configs/metrics.yaml"
-    configuration = yaml.safe_load(stock.read_text(encoding="utf-8"))
-    configuration["model_metrics"]["counter"] = [
-        {"name": name, "unit": "Count", "dimensions": ["ModelName", "Level"]} for name in COUNTERS
-    ]
-    return yaml.safe_dump(configuration)
-
-
-def _configuration(settings: Settings, artifacts: Artifacts, metrics: Path) -> str:
+def _configuration(settings: Settings, artifacts: Artifacts) -> str:
     template = Template((HERE / "config.properties").read_text(encoding="utf-8"))
     values = asdict(settings) | {
         "archive": artifacts.archive.name,
         "model": artifacts.model,
         "version": artifacts.version,
-        "metrics_config": metrics,
+        "metrics_config": _torchserve_home() / "ts/configs/metrics.yaml",
         "max_body_bytes": MAX_BODY_BYTES,
         "first_worker_port": free_ports(settings.workers),
     }

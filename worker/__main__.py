@@ -22,15 +22,17 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.model_loader import TsModelLoader
 
 from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.message import Response, refusal
+from diagonalflip.message import Request, Response, Verb, refusal
 from worker import frames, frontend, limits
 from worker.batch import FAULT
-from worker.connection import EDGE, FRONT, PROOF
+from worker.connection import PROOF
 from worker.frames import DisconnectedError, Frame, FrameReader
 from worker.listener import Door, listen
+from worker.metrics import EDGE, FRONT, TORCHSERVE, Entry, Metrics
 from worker.routes import (
     WorkerServer,
     fault_file,
+    metrics_file,
     proof_socket,
     take_front,
     take_number,
@@ -39,6 +41,9 @@ from worker.routes import (
 
 COLLECT_AFTER = 50_000
 """New objects until the cycle collector looks; a request in flight has about ten."""
+
+NO_REQUEST = Request(Verb.PREDICT, {})
+"""For metrics, of what was refused before it was one."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +62,7 @@ class Worker:
         self._metrics = metrics
         self._reader = FrameReader(connection)
         self._service: Any = None
-        self._lock = threading.Lock()  # of the metrics
+        self._http: WorkerServer | None = None
 
     def serve(self) -> None:
         """Loads the model that the frontend names, then answers batches.
@@ -105,26 +110,31 @@ class Worker:
 
     def _answer_frontend(self, batch: list[Frame]) -> None:
         started = time.perf_counter()
-        frames.write_responses(self._connection, self._answered(batch))
-        duration_ms = round((time.perf_counter() - started) * 1e3, 2)
+        answered: list[Entry] = []
+        frames.write_responses(self._connection, self._answered(batch, started, answered))
+        finished = time.perf_counter()
         # The first id stands for all: the frontend has to parse the line.
-        with self._lock:
-            self._metrics.request_ids = {0: batch[0].request_id.decode()}
-            self._metrics.add_time("PredictionTime", duration_ms)
+        self._metrics.request_ids = {0: batch[0].request_id.decode()}
+        self._metrics.add_time("PredictionTime", round((finished - started) * 1e3, 2))
+        if self._http is not None:
+            self._http.measure(answered, started, finished)
 
-    def _answered(self, batch: list[Frame]) -> Iterator[tuple[Frame, Response]]:
-        """The responses to a batch, computed in parts of bounded work."""
+    def _answered(
+        self, batch: list[Frame], started: float, answered: list[Entry]
+    ) -> Iterator[tuple[Frame, Response]]:
+        """The responses to a batch, computed in parts of bounded work; lists them as entries."""
         jobs: list[tuple[Frame, Any]] = []
         for frame in batch:
             outcome = self._read(frame)
             if isinstance(outcome, Response):
+                answered.append((TORCHSERVE, NO_REQUEST, started, outcome))
                 yield frame, outcome
                 continue
             jobs.append((frame, outcome))
             if sum(job.weight for _, job in jobs) > limits.BATCH_IMAGES:
-                yield from self._answer(jobs)
+                yield from self._answer(jobs, started, answered)
                 jobs = []
-        yield from self._answer(jobs)
+        yield from self._answer(jobs, started, answered)
 
     def _read(self, frame: Frame) -> Any:
         try:
@@ -133,9 +143,13 @@ class Worker:
             logger.exception("a request could not be read")
             return refusal(FAULT)
 
-    def _answer(self, jobs: list[tuple[Frame, Any]]) -> Iterator[tuple[Frame, Response]]:
+    def _answer(
+        self, jobs: list[tuple[Frame, Any]], started: float, answered: list[Entry]
+    ) -> Iterator[tuple[Frame, Response]]:
         responses = self._service.answer([job for _, job in jobs]) if jobs else []
-        return zip([frame for frame, _ in jobs], responses, strict=True)
+        for (frame, job), response in zip(jobs, responses, strict=True):
+            answered.append((TORCHSERVE, job.request, started, response))
+            yield frame, response
 
     def _serve_directly(self, number: int, model: str, version: str) -> None:
         """Opens the doors, in a thread; if that ends, the whole worker does."""
@@ -150,21 +164,16 @@ class Worker:
                     Door(EDGE, listen(worker_socket(folder, number))),
                     Door(PROOF, listen(proof_socket(folder, number))),
                 ]
-                WorkerServer(self._service, model, version, line, self._count).run(
-                    doors, opened.set
-                )
+                page = metrics_file(folder, number)
+                metrics = Metrics(number, page, lambda: self._service.device_bytes)
+                self._http = WorkerServer(self._service, model, version, line, metrics)
+                self._http.run(doors, opened.set)
             except BaseException:
                 logger.exception("HTTP failed")
                 os._exit(1)
 
         threading.Thread(target=run, name="http", daemon=True).start()
         opened.wait()
-
-    def _count(self, counts: dict[str, float]) -> None:
-        """Prints counters of HTTP, for TorchServe to publish among its metrics."""
-        with self._lock:
-            for name, value in counts.items():
-                self._metrics.add_counter(name, value)
 
 
 def _spare_collector() -> None:

@@ -12,22 +12,13 @@ from typing import Any, Protocol
 from diagonalflip.errors import InternalError, ServerOverloaded
 from diagonalflip.message import Request, Response, refusal
 from worker import limits
+from worker.metrics import Entry, Metrics
 
 logger = logging.getLogger(__name__)
 
 SPIN_S = 1e-4
 """After a lone request, how long to look for the next one before sleeping: being woken up is
 a good part of a lone request's latency. Not under load, where the processor has better to do."""
-
-COUNTERS = (
-    "direct_requests",
-    "direct_refusals",
-    "direct_batches",
-    "direct_handler_ms",
-    "direct_queue_ms",
-)
-"""What is counted: answers, those of status 400 and up, batches, and milliseconds of batches in
-the handler and of requests waiting for it."""
 
 FAULT = InternalError("a failure of the service", "an answer", "send it again")
 FULL = ServerOverloaded("more work than there is room for", "less", "send it again later")
@@ -49,6 +40,9 @@ class Service(Protocol):
 class Client(Protocol):
     """Who waits for an answer."""
 
+    door: str
+    """By which the request came in."""
+
     lost: bool
     """Whether nobody waits any more."""
 
@@ -62,31 +56,35 @@ class Client(Protocol):
 Waiting = tuple[Client, Request, int, float]
 """Who asks what, its weight, and since when."""
 
+Taken = tuple[Client, Request, float, Any]
+"""Who asks what, since when, and the job that it is, or its answer."""
+
 
 class Batcher:
     """Collects requests of all clients and answers them together, light ones first.
 
     Attributes:
         held_bytes: What connections hold for clients; theirs to keep.
-        counts: By names in ``COUNTERS``; answers are counted by connections.
+        queued_images: The work that waits.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, metrics: Metrics) -> None:
+        self._service, self._metrics = service, metrics
         self._light: deque[Waiting] = deque()
         self._heavy: deque[Waiting] = deque()
-        self._queued_images = 0
+        self.queued_images = 0
         self._scheduled = self._in_batch = False
         self._spin_until = 0.0
         self.held_bytes = 0
-        self.counts = dict.fromkeys(COUNTERS, 0.0)
 
     def put(self, client: Client, request: Request) -> Response | None:
         """Queues a request, whose answer ``client`` gets later; or refuses it."""
         weight = self._service.weigh(request)
-        if self._queued_images + weight > limits.QUEUED_IMAGES:
-            return refusal(FULL)
-        self._queued_images += weight
+        if self.queued_images + weight > limits.QUEUED_IMAGES:
+            now, response = perf_counter(), refusal(FULL)
+            self._metrics.add([(client.door, request, now, response)], now, now)
+            return response
+        self.queued_images += weight
         queue = self._heavy if weight > limits.HEAVY_IMAGES else self._light
         queue.append((client, request, weight, perf_counter()))
         if len(self._light) >= limits.BATCH_REQUESTS and not self._in_batch:
@@ -114,16 +112,16 @@ class Batcher:
     def _run_batch(self) -> int:
         self._in_batch = True
         started = perf_counter()
-        taken = self._take(started)
-        jobs = [outcome for _, outcome in taken if not isinstance(outcome, Response)]
+        taken = self._take()
+        jobs = [outcome for *_, outcome in taken if not isinstance(outcome, Response)]
         answers = iter(self._answer(jobs) if jobs else [])
-        if jobs:
-            self.counts["direct_batches"] += 1
-            self.counts["direct_handler_ms"] += (perf_counter() - started) * 1e3
-        for client, outcome in taken:
+        entries: list[Entry] = []
+        for client, request, arrived, outcome in taken:
             response = outcome if isinstance(outcome, Response) else next(answers)
+            entries.append((client.door, request, arrived, response))
             if not client.lost:
                 self._reply(client, response)
+        self._metrics.add(entries, started, perf_counter())
         self._in_batch = False
         return len(taken)
 
@@ -134,9 +132,9 @@ class Batcher:
             logger.exception("the service failed")
             return [refusal(FAULT) for _ in jobs]
 
-    def _take(self, now: float) -> list[tuple[Client, Any]]:
+    def _take(self) -> list[Taken]:
         """The requests of a batch, read: jobs, and answers that are known."""
-        taken: list[tuple[Client, Any]] = []
+        taken: list[Taken] = []
         light, images = self._light, 0
         while (
             light
@@ -145,18 +143,18 @@ class Batcher:
         ):
             waiting = light.popleft()
             images += waiting[2]
-            self._read(waiting, now, taken)
+            self._read(waiting, taken)
         if self._heavy:
-            self._read(self._heavy.popleft(), now, taken)
+            self._read(self._heavy.popleft(), taken)
         return taken
 
-    def _read(self, waiting: Waiting, now: float, taken: list[tuple[Client, Any]]) -> None:
+    def _read(self, waiting: Waiting, taken: list[Taken]) -> None:
         client, request, weight, arrived = waiting
-        self._queued_images -= weight
-        self.counts["direct_queue_ms"] += 1e3 * (now - arrived)
+        self.queued_images -= weight
         if not client.lost:
             full = self.held_bytes > limits.HELD_BYTES
-            taken.append((client, refusal(FULL) if full else self._service.read(request)))
+            outcome = refusal(FULL) if full else self._service.read(request)
+            taken.append((client, request, arrived, outcome))
 
     def _spin(self) -> None:
         """Keeps the event loop from sleeping until a request comes or the time is over."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
@@ -13,14 +12,15 @@ from diagonalflip.message import Request, Response, refusal
 from diagonalflip.wire import MAX_CONNECTIONS
 from worker import limits
 from worker.batch import FULL
+from worker.metrics import FRONT
 from worker.parser import Parser
 
 if TYPE_CHECKING:
     from worker.listener import HttpServer
 
 
-FRONT, EDGE, PROOF, OPERATIONS = "http", "edge", "proof", "operations"
-"""Doors by which clients come in; ``PROOF`` is the supervisor's."""
+PROOF = "proof"
+"""The door by which the supervisor comes in."""
 
 Call = tuple[Request | Response, str, bool]
 """A request that came, or its answer where that is known; the header Connection of the answer, and
@@ -181,6 +181,8 @@ class Connection(asyncio.Protocol):
             if isinstance(answer, Request):
                 batcher = self._server.batcher
                 answer = batcher.prove(answer) if self._proves else batcher.put(self, answer)
+            elif answer is not None and answer.code:
+                self._server.metrics.refuse(answer.code)
             if answer is not None:
                 self._write(answer)
 
@@ -194,10 +196,6 @@ class Connection(asyncio.Protocol):
             connection = "close"
         if isinstance(message, Request):
             self._release(len(message.body))
-        if not self._proves:
-            counts = self._server.batcher.counts
-            counts["direct_requests"] += 1
-            counts["direct_refusals"] += response.status >= HTTPStatus.BAD_REQUEST
         head = self._server.head(response, connection)
         if head_only or not response.body:
             self._transport.write(head)

@@ -22,7 +22,8 @@ from diagonalflip.errors import MethodNotAllowed
 from diagonalflip.message import Request, Response, refusal
 from worker import limits
 from worker.batch import Batcher, Service
-from worker.connection import FRONT, Connection
+from worker.connection import Connection
+from worker.metrics import FRONT, Entry, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Door:
     """Where clients come in.
 
     Attributes:
-        name: One of those in connection.py.
+        name: For metrics; ``connection.PROOF`` is the supervisor's.
         listener: A socket that listens, and does not block.
     """
 
@@ -55,10 +56,12 @@ class HttpServer(ABC):
 
     Args:
         service: Called in the event loop's thread.
+        metrics: Takes what happens.
     """
 
-    def __init__(self, service: Service) -> None:
-        self.batcher = Batcher(service)
+    def __init__(self, service: Service, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.batcher = Batcher(service, metrics)
         self.connections: set[Connection] = set()
         self.draining = False
         self._date = ""
@@ -95,6 +98,10 @@ class HttpServer(ABC):
     def run(self, doors: Sequence[Door], opened: Callable[[], None]) -> None:
         """``serve`` on a fast event loop, which only the end of the process can end safely."""
         uvloop.run(self.serve(doors, opened))
+
+    def measure(self, entries: list[Entry], started: float, finished: float) -> None:
+        """Takes a batch that another thread has answered; by any thread, while it serves."""
+        self._loop.call_soon_threadsafe(self.metrics.add, entries, started, finished)
 
     async def drain(self) -> None:
         """Closes the front door, and returns when all who came in by it have been answered.

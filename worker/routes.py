@@ -12,6 +12,7 @@ import asyncio
 import fcntl
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -20,8 +21,9 @@ from typing import IO
 from diagonalflip.errors import ModelNotFound
 from diagonalflip.message import Request, Response, refusal, verbs
 from diagonalflip.wire import JSON
-from worker.batch import COUNTERS, Service
+from worker.batch import Service
 from worker.listener import PROBES, Door, HttpServer, unserved
+from worker.metrics import EDGE, FRONT, Metrics
 
 CALLS = ("GET", "HEAD", "POST", "PUT")
 
@@ -37,8 +39,7 @@ class WorkerServer(HttpServer):
         service: Understands and answers; called in the event loop's thread.
         model, version: What the paths name.
         line: To the supervisor, which says ``NOT_READY`` and ``DRAIN``; closed after the latter.
-        report: Takes what was counted since it was last called, by names in ``COUNTERS``;
-            at most once a second, and not while nothing happens.
+        metrics: Takes what happens.
     """
 
     def __init__(
@@ -47,12 +48,11 @@ class WorkerServer(HttpServer):
         model: str,
         version: str,
         line: socket.socket,
-        report: Callable[[dict[str, float]], None],
+        metrics: Metrics,
     ) -> None:
-        super().__init__(service)
+        super().__init__(service, metrics)
         self._line = line
         self._model = model
-        self._report = report
         self._verbs = verbs(model, version)
         self._ready = True
         self._leaving: asyncio.Task[None] | None = None
@@ -80,11 +80,14 @@ class WorkerServer(HttpServer):
         return Response(stopping, JSON, HTTPStatus.SERVICE_UNAVAILABLE, later)
 
     def tick(self) -> None:
-        """Reports what was counted."""
-        counts = self.batcher.counts
-        if counts["direct_requests"]:
-            self.batcher.counts = dict.fromkeys(COUNTERS, 0.0)
-            self._report(counts)
+        """Publishes what was measured."""
+        metrics = self.metrics
+        metrics.fold()
+        metrics.held_bytes = self.batcher.held_bytes
+        metrics.queued_images = self.batcher.queued_images
+        metrics.connections = Counter(dict.fromkeys((FRONT, EDGE), 0))
+        metrics.connections.update(connection.door for connection in self.connections)
+        metrics.publish()
 
     def _obey(self) -> None:
         self._ready = False
@@ -123,6 +126,11 @@ def worker_socket(folder: Path, number: int) -> Path:
 def proof_socket(folder: Path, number: int) -> Path:
     """Where it listens for the supervisor, whom it answers before all others."""
     return folder / f"proof-{number}.sock"
+
+
+def metrics_file(folder: Path, number: int) -> Path:
+    """Where it publishes its metrics, in JSON."""
+    return folder / f"worker-{number}.metrics"
 
 
 def fault_file(folder: Path) -> Path:

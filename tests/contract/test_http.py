@@ -24,8 +24,9 @@ import uvloop
 
 from diagonalflip.message import Request, Response, Verb
 from worker import batch, limits
-from worker.connection import FRONT, PROOF
+from worker.connection import PROOF
 from worker.listener import Door, listen
+from worker.metrics import FRONT, Metrics
 from worker.routes import WorkerServer
 
 PATH = "/predictions/diagonal_flip"
@@ -66,9 +67,9 @@ class Port:
         proof: Path | None = None,
     ) -> None:
         self.echo = Echo()
-        self.counts: Queue[dict[str, float]] = Queue()
+        self.metrics = Metrics()
         self.supervisor, line = socket.socketpair()
-        self.server = WorkerServer(self.echo, "diagonal_flip", "1.0", line, self.counts.put)
+        self.server = WorkerServer(self.echo, "diagonal_flip", "1.0", line, self.metrics)
         opened = Event()
         doors = [Door(FRONT, listen(("127.0.0.1", 0)))]
         self.number = doors[0].listener.getsockname()[1]
@@ -209,11 +210,11 @@ def test_no_batch_is_larger_than_it_may_be(port: Port, monkeypatch: pytest.Monke
 
 def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
     echo = Echo()
-    client: Any = SimpleNamespace(lost=False, reply=lambda _: None)
+    client: Any = SimpleNamespace(lost=False, door=FRONT, reply=lambda _: None)
     heavy, light = Request(Verb.PREDICT, {}, bytes(limits.HEAVY_IMAGES)), Request(Verb.PREDICT, {})
 
     async def main() -> None:
-        batcher = batch.Batcher(echo)
+        batcher = batch.Batcher(echo, Metrics())
         for request in (heavy, heavy, heavy, light, light):
             assert batcher.put(client, request) is None
         for _ in range(4):  # a batch in each turn of the loop
@@ -582,10 +583,10 @@ def test_who_has_hung_up_is_not_computed_for() -> None:
     replies = []
 
     async def main() -> None:
-        batcher = batch.Batcher(echo)
-        gone: Any = SimpleNamespace(lost=True)
+        batcher = batch.Batcher(echo, Metrics())
+        gone: Any = SimpleNamespace(lost=True, door=FRONT)
         here: Any = SimpleNamespace(
-            lost=False, reply=lambda response: replies.append(response.body)
+            lost=False, door=FRONT, reply=lambda response: replies.append(response.body)
         )
         for connection in (gone, here, gone):
             batcher.put(connection, Request(Verb.PREDICT, {}, b"a"))
@@ -597,12 +598,21 @@ def test_who_has_hung_up_is_not_computed_for() -> None:
 
 def test_what_happened_is_counted_once(port: Port) -> None:
     port.ask(post(b"a"), post(b"b"), b"GET /nowhere HTTP/1.1\r\n\r\n")
-    counts = [port.counts.get(timeout=30)]
-    while sum(count["direct_requests"] for count in counts) < 3:
-        counts.append(port.counts.get(timeout=30))
-    assert sum(count["direct_requests"] for count in counts) == 3
-    assert sum(count["direct_refusals"] for count in counts) == 1
-    assert sum(count["direct_batches"] for count in counts) == len(port.echo.batches)
+    port.ask(b"GET /ping HTTP/1.1\r\n\r\n")
+    port.close()
+    port.metrics.fold()
+    families = port.metrics.state()["families"]
+    answered = {
+        tuple(labels): sum(histogram["counts"])
+        for labels, histogram in families["request_duration_seconds"]
+    }
+    assert {key: count for key, count in answered.items() if count} == {
+        ("http", "predict", "200"): 2
+    }
+    assert sum(families["queue_seconds"][0][1]["counts"]) == 2
+    assert 0 < families["queue_seconds"][0][1]["sum"] < 30
+    refused = {code: count for [code], count in families["refusals"] if count}
+    assert refused == {"model_not_found": 1}, "a probe is no request"
 
 
 def test_a_handler_that_fails_is_a_500_for_its_batch_only(port: Port) -> None:

@@ -77,7 +77,7 @@ def proving(folder: Path, device: str | None = None) -> Iterator[Prover]:
 
 
 def wait_until_counted(prover: Prover, event: str) -> None:
-    while not prover.events[event]:
+    while not prover.proofs[event]:
         time.sleep(0.01)  # the test's own time limit ends this
 
 
@@ -89,7 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_right_answers_prove_a_worker(folder: Path) -> None:
     with worker(folder, "right") as process, proving(folder) as prover:
-        while prover.events["proofs_passed"] < 3:
+        while prover.proofs["passed"] < 3:
             time.sleep(0.01)
         assert prover.proven == 1
         assert prover.workers[0].pid == process.pid
@@ -100,7 +100,7 @@ def test_right_answers_prove_a_worker(folder: Path) -> None:
 def test_a_worker_that_is_wrong_is_killed(folder: Path, behaviour: str) -> None:
     with worker(folder, behaviour) as process, proving(folder) as prover:
         assert process.wait(30) == -signal.SIGKILL
-        assert prover.events["proofs_wrong"] == prover.events["workers_killed"] == 1
+        assert prover.proofs["wrong"] == prover.killed == 1
         assert prover.proven == 0
 
 
@@ -116,18 +116,18 @@ def test_overload_proves_nothing_and_kills_nobody(folder: Path) -> None:
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(3)] == [b"answered\n"] * 3
         assert process.poll() is None
-        assert prover.events == dict.fromkeys(proof.EVENTS, 0)
+        assert prover.proofs == dict.fromkeys(proof.RESULTS, 0)
 
 
 @pytest.mark.parametrize("behaviour", ["hangs", "stopped"])
 def test_a_worker_that_hangs_is_killed(folder: Path, behaviour: str) -> None:
     with worker(folder, behaviour) as process, proving(folder) as prover:
         if behaviour == "stopped":
-            wait_until_counted(prover, "proofs_passed")
+            wait_until_counted(prover, "passed")
             os.kill(process.pid, signal.SIGSTOP)
         assert process.wait(30) == -signal.SIGKILL
-        wait_until_counted(prover, "proofs_without_answer")
-        assert prover.events["proofs_wrong"] == 0
+        wait_until_counted(prover, "unanswered")
+        assert prover.proofs["wrong"] == 0
 
 
 def test_a_worker_that_works_may_take_its_time(
@@ -135,14 +135,14 @@ def test_a_worker_that_works_may_take_its_time(
 ) -> None:
     monkeypatch.setattr(proof, "PATIENCE_S", 0.5)
     with worker(folder, "busy") as process, proving(folder) as prover:
-        wait_until_counted(prover, "proofs_passed")
+        wait_until_counted(prover, "passed")
         assert process.poll() is None
 
 
 def test_a_worker_that_is_not_there_is_not_proven(folder: Path) -> None:
     with worker(folder, "right") as process, proving(folder) as prover:
-        wait_until_counted(prover, "proofs_passed")
+        wait_until_counted(prover, "passed")
         process.kill()
         while prover.proven:
             time.sleep(0.01)
-        assert prover.events["workers_killed"] == 0
+        assert prover.killed == 0

@@ -17,8 +17,9 @@ from typing import Any, cast
 from diagonalflip.message import Request, Response
 from diagonalflip.wire import MAX_BODY_BYTES
 from tests.fuzz.source import Execution, Source, repeat
-from worker.connection import FRONT, Connection
+from worker.connection import Connection
 from worker.limits import MAX_HEAD_BYTES
+from worker.metrics import FRONT, Metrics
 from worker.routes import WorkerServer
 
 ANSWER, DEAF, READ, EXPIRE, HALF_CLOSE, HANG_UP = range(1, 7)
@@ -116,6 +117,9 @@ class Connections:
         return Execution(f"{form} HTTP", len(stream), pieces.ns, pieces.refused)
 
 
+METRICS = Metrics()
+
+
 class Exchange:
     """All that happens on one connection, to its end.
 
@@ -131,11 +135,11 @@ class Exchange:
         self.disturbed = False
         self._loop = Loop()
         line = cast(socket, None)  # nobody tells it to stop
-        self._server = WorkerServer(self, "diagonal_flip", "1.0", line, dict.clear)
+        self._server = WorkerServer(self, "diagonal_flip", "1.0", line, METRICS)
         self._connection = Connection(self._server, FRONT)
         self._transport = Transport(self._connection, self._loop)
         _set_running_loop(cast("asyncio.AbstractEventLoop", self._loop))
-        started = thread_time_ns()
+        refusals, started = METRICS.refusals.total(), thread_time_ns()
         try:
             self._connection.connection_made(self._transport)
             self._feed(stream, cuts)
@@ -143,7 +147,7 @@ class Exchange:
         finally:
             _set_running_loop(None)
         self.ns = thread_time_ns() - started
-        self.refused = self._server.batcher.counts["direct_refusals"] > 0
+        self.refused = METRICS.refusals.total() > refusals
         self._check()
 
     def weigh(self, request: Request) -> int:
@@ -210,7 +214,7 @@ class Exchange:
         assert not batcher._scheduled
         assert not batcher._light
         assert not batcher._heavy
-        assert batcher._queued_images == 0
+        assert batcher.queued_images == 0
         assert batcher.held_bytes == 0
         assert self.disturbed or not self._connection._queue
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from diagonalflip.errors import SettingError
+from diagonalflip.message import Request, Response, Verb
 from supervisor import supervisor
+from supervisor.metrics import Page
 from supervisor.operations import Health
 from supervisor.proof import Prover
 from supervisor.settings import Settings, refuse_unsafe
 from supervisor.supervisor import GaveUpError, Lives
 from tests.contract.test_proof import ARTIFACTS
+from worker.metrics import FRONT, Metrics
 
 
 def test_pauses_grow_and_end() -> None:
@@ -49,20 +53,50 @@ def test_readiness_is_earned_and_lost(tmp_path: Path) -> None:
 def test_metrics_of_every_part_are_on_one_page(tmp_path: Path) -> None:
     health = Health(Prover(tmp_path, 2, ARTIFACTS, 1.0), earned=True)
     health.restarts["edge"] += 3
-    health.pages = {"torchserve": "a 1\n", "edge": "b 2\n"}
-    lines = health.metrics().splitlines()
+    paths = [tmp_path / f"{number}.metrics" for number in range(2)]
+    for number, path in enumerate(paths):
+        metrics = Metrics(number, path)
+        entry = (FRONT, Request(Verb.PREDICT, {}), 1.0, Response(b"", "", headers=TRACED))
+        metrics.add([entry], 1.5, 2.0)
+        metrics.fold()
+        metrics.publish()
+    health.pages = lambda: [path.read_text() for path in paths]
+    health.edge_page = (
+        "# TYPE haproxy_frontend_http_responses_total counter\n"
+        'haproxy_frontend_http_responses_total{code="2xx"} 7\n# TYPE other gauge\nother 1\n'
+    )
+    page = Page(health).render("text/plain")[0].decode()
+    counted = 'diagonalflip_request_duration_seconds_count{code="200",door="http",verb="predict"'
     expected = {
-        "diagonalflip_ready 0",
-        "diagonalflip_workers 2",
-        "diagonalflip_proofs_wrong_total 0",
-        'diagonalflip_restarts_total{part="edge"} 3',
-        'diagonalflip_restarts_total{part="torchserve"} 0',
-        "a 1",
-        "b 2",
+        "diagonalflip_ready 0.0",
+        "diagonalflip_workers 2.0",
+        'diagonalflip_proofs_total{result="wrong"} 0.0',
+        'diagonalflip_restarts_total{part="edge"} 3.0',
+        'diagonalflip_restarts_total{part="torchserve"} 0.0',
+        'haproxy_frontend_http_responses_total{code="2xx"} 7.0',
+        *(counted + f',worker="{number}"}} 1.0' for number in range(2)),
     }
-    assert expected <= set(lines)
+    assert expected <= set(page.splitlines())
+    assert "other" not in page
+    names = re.findall(r"^# TYPE (\S+)", page, re.MULTILINE)
+    assert len(names) == len(set(names)), "each family once"
+    health.pages = list
+    assert "request_duration" not in Page(health).render("text/plain")[0].decode(), "they are gone"
 
 
+def test_a_trace_stands_for_requests_like_its(tmp_path: Path) -> None:
+    metrics = Metrics(0, tmp_path / "page")
+    entry = (FRONT, Request(Verb.PREDICT, {}), 1.0, Response(b"", "", headers=TRACED))
+    metrics.add([entry], 1.5, 2.0)
+    metrics.fold()
+    metrics.publish()
+    health = Health(pages=lambda: [(tmp_path / "page").read_text()])
+    page, media_type = Page(health).render("application/openmetrics-text; version=1.0.0")
+    assert media_type.startswith("application/openmetrics-text")
+    assert re.search(rb'le="1\.6384".* # \{trace_id="4bf92f"\} 1\.0', page)
+
+
+TRACED = {"traceparent": "00-4bf92f-00f067-01"}
 TOKENS, PEM = Path("tokens"), Path("x.pem")
 
 

@@ -1,0 +1,158 @@
+"""The page of metrics: what the supervisor knows, and what workers and edge publish."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import parser
+from prometheus_client.core import (
+    CounterMetricFamily,
+    Exemplar,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from diagonalflip.wire import WIRE_VERSION
+from supervisor.proof import RESULTS
+from worker.metrics import IMAGES, REQUESTS, SECONDS
+
+if TYPE_CHECKING:
+    from supervisor.operations import Health
+
+PARTS = ("torchserve", "edge", "worker")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a worker publishes under one name.
+
+    Attributes:
+        kind: Of metric.
+        told: What it is.
+        labels: Beside the worker.
+        bounds: Of a histogram's buckets.
+    """
+
+    kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
+    told: str
+    labels: tuple[str, ...] = ()
+    bounds: Sequence[float] = ()
+
+
+COUNTER, GAUGE, HISTOGRAM = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+OF_WORKERS = {
+    "request_duration_seconds": Family(
+        HISTOGRAM,
+        "From a request's last byte to its answer, probes left out.",
+        ("door", "verb", "code"),
+        SECONDS,
+    ),
+    "queue_seconds": Family(HISTOGRAM, "Wait of a request for its batch.", (), SECONDS),
+    "decode_seconds": Family(HISTOGRAM, "Reading of a request's images.", (), SECONDS),
+    "forward_seconds": Family(HISTOGRAM, "A batch's pass through the network.", (), SECONDS),
+    "encode_seconds": Family(HISTOGRAM, "Writing of a request's answer.", (), SECONDS),
+    "batch_images": Family(HISTOGRAM, "Images answered together.", (), IMAGES),
+    "batch_requests": Family(HISTOGRAM, "Requests answered together.", (), REQUESTS),
+    "images": Family(COUNTER, "Images predicted, by the form in which they came.", ("form",)),
+    "refusals": Family(COUNTER, "Requests refused, by the error's code.", ("code",)),
+    "busy_seconds": Family(COUNTER, "Time in batches; all of its time is a full worker."),
+    "connections": Family(GAUGE, "Open connections of clients.", ("door",)),
+    "held_bytes": Family(GAUGE, "Bodies, and answers that clients have not read."),
+    "queued_images": Family(GAUGE, "Predictions that wait."),
+    "resident_memory_bytes": Family(GAUGE, "The worker's memory."),
+    "device_memory_bytes": Family(GAUGE, "Memory that the worker has taken of its GPU."),
+}
+
+OF_THE_EDGE = (
+    *("haproxy_frontend_http_responses", "haproxy_backend_http_responses"),
+    *("haproxy_frontend_current_sessions", "haproxy_backend_current_queue"),
+    *("haproxy_backend_retry_warnings", "haproxy_backend_redispatch_warnings"),
+)
+"""What is shown of HAProxy's many families."""
+
+
+class Page(Collector):
+    """Everything, as ``prometheus_client`` has it.
+
+    Args:
+        health: What the supervisor knows.
+    """
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The page in the form that ``accept`` likes best, and its media type."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self), media_type
+
+    def collect(self) -> Iterator[Metric]:
+        """All families; by ``prometheus_client``."""
+        yield from self._of_the_supervisor()
+        yield from _of_workers([json.loads(page) for page in self._health.pages()])
+        text = self._health.edge_page
+        for family in parser.text_string_to_metric_families(text):
+            if family.name in OF_THE_EDGE:
+                yield family
+
+    def _of_the_supervisor(self) -> Iterator[Metric]:
+        health, prover = self._health, self._health.prover
+        workers = prover.workers if prover is not None else []
+        build = {"version": metadata.version("diagonalflip"), "wire_version": WIRE_VERSION}
+        yield InfoMetricFamily("diagonalflip_build", "What runs.", build)
+        for name, told, value in (
+            ("ready", "Whether requests should be sent here.", health.ready),
+            ("workers", "Workers that there should be.", len(workers)),
+            ("workers_proven", "Workers whose last proof was right.", health.proven),
+        ):
+            yield GaugeMetricFamily(f"diagonalflip_{name}", told, int(value))
+        killed = prover.killed if prover is not None else 0
+        yield COUNTER("diagonalflip_workers_killed", "Workers that failed a proof.", killed)
+        ages = GAUGE(
+            "diagonalflip_proof_age_seconds", "Since a worker was last right.", labels=["worker"]
+        )
+        for worker in workers:
+            if worker.proven_at is not None:
+                ages.add_metric([str(worker.number)], time.monotonic() - worker.proven_at)
+        proofs = COUNTER("diagonalflip_proofs", "Proofs by all 16 images.", labels=["result"])
+        for result in RESULTS:
+            proofs.add_metric([result], prover.proofs[result] if prover is not None else 0)
+        restarts = COUNTER("diagonalflip_restarts", "Of parts that had ended.", labels=["part"])
+        for part in PARTS:
+            restarts.add_metric([part], health.restarts[part])
+        yield from (ages, proofs, restarts)
+
+
+def _of_workers(pages: list[dict[str, Any]]) -> Iterator[Metric]:
+    for name, about in OF_WORKERS.items():
+        family = about.kind(f"diagonalflip_{name}", about.told, labels=("worker", *about.labels))
+        for page in pages:
+            for labels, value in page["families"].get(name, ()):
+                values = [str(page["worker"]), *labels]
+                if isinstance(family, HistogramMetricFamily):
+                    family.add_metric(values, _buckets(about.bounds, value), value["sum"])
+                else:
+                    family.add_metric(values, value)
+        yield family
+
+
+def _buckets(bounds: Sequence[float], state: dict[str, Any]) -> list[Any]:
+    """Bounds and cumulative counts, some with an exemplar."""
+    told = {
+        place: [Exemplar({"trace_id": trace_id}, value)]
+        for place, trace_id, value in state["exemplars"]
+    }
+    counts = enumerate(accumulate(state["counts"]))
+    named = [*map(str, bounds), "+Inf"]
+    return [(named[place], count, *told.get(place, [])) for place, count in counts]

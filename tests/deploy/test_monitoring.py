@@ -1,0 +1,255 @@
+"""A real Prometheus on the running service: dashboard, alerts and the autoscaler's metric.
+
+Minutes are seconds here: ranges and pauses of the rules are shortened by 60.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import psutil
+import pytest
+import requests
+import yaml
+
+from diagonalflip.wire import MAX_IMAGES, OCTETS, PACKED
+from supervisor import tokens
+from tests.contract.test_proof import WORKER
+from tests.deploy.files import ROOT
+from tests.integration.conftest import PATH, Server, free_port, run_server
+from worker.routes import proof_socket
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus (Debian's)"),
+    pytest.mark.timeout(300),
+]
+
+HEAVY_CLIENTS = 240
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def shortened(text: str) -> str:
+    """Durations of an expression or a pause, by 60 and at least 4 scrapes long."""
+
+    def shorter(found: re.Match[str]) -> str:
+        return f"{max(4, int(found[1]) * SECONDS[found[2]] // 60)}s"
+
+    return re.sub(r"\b(\d+)([smh])\b", shorter, text)
+
+
+@dataclass
+class Monitored:
+    """A running service, and the Prometheus that scrapes it."""
+
+    server: Server
+    operations: str
+    edge: str
+    token: str
+    prometheus: str
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series that an expression has now."""
+        answer = requests.get(
+            f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=10
+        ).json()
+        assert answer["status"] == "success", answer
+        result: list[dict[str, Any]] = answer["data"]["result"]
+        return result
+
+    def firing(self) -> set[str]:
+        """Names of the alerts that fire now."""
+        alerts = requests.get(f"{self.prometheus}/api/v1/alerts", timeout=10).json()
+        return {
+            alert["labels"]["alertname"]
+            for alert in alerts["data"]["alerts"]
+            if alert["state"] == "firing"
+        }
+
+    def wait(self, reached: Callable[[], bool], what: str, patience_s: float = 60) -> None:
+        """Polls until something is so."""
+        end = time.monotonic() + patience_s
+        while not reached():
+            assert time.monotonic() < end, f"{what}; firing: {self.firing()}"
+            time.sleep(0.2)
+
+    def part(self, name: str) -> psutil.Process:
+        """A process of the service, by a word of its command."""
+        children = psutil.Process(self.server.process.pid).children(recursive=True)
+        return next(process for process in children if name in " ".join(process.cmdline()))
+
+    @contextlib.contextmanager
+    def load(self) -> Iterator[None]:
+        """More than it can hold, of the largest requests; every answer is 200 or 503."""
+        done = Event()
+        statuses: set[int] = set()
+        headers = {"Content-Type": OCTETS, "Accept": PACKED}
+
+        def ask() -> None:
+            with requests.Session() as session:
+                while not done.is_set():
+                    body = bytes(MAX_IMAGES // 2)
+                    answer = session.post(self.server.url, body, headers=headers, timeout=60)
+                    statuses.add(answer.status_code)
+
+        threads = [Thread(target=ask) for _ in range(HEAVY_CLIENTS)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert statuses <= {200, 503}
+
+
+@pytest.fixture(scope="module")
+def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
+    folder = tmp_path_factory.mktemp("monitored")
+    operations, port, edge = (free_port() for _ in range(3))
+    rules = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/monitoring.yaml").read_text())
+    groups = next(each for each in rules if each["kind"] == "PrometheusRule")["spec"]["groups"]
+    for rule in groups[0]["rules"]:
+        rule["expr"] = shortened(rule["expr"])
+        if "for" in rule:
+            rule["for"] = "1s"
+    (folder / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
+    subprocess.run(["promtool", "check", "rules", folder / "rules.yml"], check=True)
+    scrape = yaml.safe_load((ROOT / "docker/compose/prometheus.yml").read_text())
+    scrape["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    del scrape["scrape_configs"][0]["dns_sd_configs"]
+    scrape["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{operations}"]}]
+    scrape["rule_files"] = ["rules.yml"]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(scrape))
+    token = tokens.add(folder / "tokens", "monitored")
+    settings = {
+        "OPERATIONS_PORT": str(operations),
+        "EDGE_PORT": str(edge),
+        "TOKENS_FILE": str(folder / "tokens"),
+        "WORKERS": "2",
+        "TMPDIR": str(folder),
+    }
+    with (
+        run_server(artifacts, folder / "logs", **settings) as server,
+        (folder / "prometheus.log").open("wb") as log,
+    ):
+        process = subprocess.Popen(
+            [
+                *("prometheus", f"--config.file={folder}/prometheus.yml"),
+                *(f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"),
+                "--enable-feature=exemplar-storage",
+            ],
+            stderr=log,
+        )
+        try:
+            yield Monitored(
+                server,
+                f"http://127.0.0.1:{operations}",
+                f"http://127.0.0.1:{edge}",
+                token,
+                f"http://127.0.0.1:{port}",
+            )
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def expressions() -> list[tuple[str, str]]:
+    """Of every panel: its title, and each query."""
+    dashboard = json.loads((ROOT / "docker/compose/grafana/dashboard.json").read_text())
+    return [
+        (panel["title"], shortened(target["expr"]))
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+    ]
+
+
+def ready(monitored: Monitored) -> bool:
+    with contextlib.suppress(requests.ConnectionError):
+        return bool(monitored.query("diagonalflip_workers_proven == 2"))
+    return False
+
+
+def test_the_page_is_as_prometheus_wants_it(monitored: Monitored) -> None:
+    page = requests.get(f"{monitored.operations}/metrics", timeout=10).text
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_every_panel_shows_something_and_waiting_is_counted(monitored: Monitored) -> None:
+    """From the first second on; and what the autoscaler looks at rises under load."""
+    monitored.wait(lambda: ready(monitored), "Prometheus sees the workers")
+    adapter = yaml.safe_load((ROOT / "deploy/kubernetes/adapter-rule.yaml").read_text())
+    query = adapter["rules"]["custom"][0]["metricsQuery"]
+    query = query.replace("<<.LabelMatchers>>", "").replace("<<.GroupBy>>", "instance")
+    waiting = shortened(query)
+    monitored.wait(lambda: bool(monitored.query(waiting)), "the autoscaler has its metric")
+    assert float(monitored.query(waiting)[0]["value"][1]) < 1
+    headers = {"Authorization": f"Bearer {monitored.token}", "Content-Type": OCTETS}
+    trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    for base in (monitored.edge, monitored.server.url.removesuffix(PATH)):
+        answer = requests.post(base + PATH, b"\xb6", headers=headers | trace, timeout=30)
+        assert answer.status_code == requests.codes.ok
+    for title, expression in expressions():
+        monitored.wait(lambda expression=expression: bool(monitored.query(expression)), title)  # type: ignore[misc]
+    with monitored.load():
+        monitored.wait(lambda: float(monitored.query(waiting)[0]["value"][1]) > 4, "requests wait")
+
+
+def test_the_alerts_fire_when_they_should_and_end(monitored: Monitored, tmp_path: Path) -> None:
+    every = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/monitoring.yaml").read_text())
+    rules = next(each for each in every if each["kind"] == "PrometheusRule")
+    names = {rule["alert"] for rule in rules["spec"]["groups"][0]["rules"]}
+    fired: set[str] = set()
+
+    def fires(*expected: str) -> Callable[[], bool]:
+        def reached() -> bool:
+            fired.update(monitored.firing())
+            return {f"DiagonalFlip{name}" for name in expected} <= fired
+
+        return reached
+
+    monitored.wait(lambda: ready(monitored) and not monitored.firing(), "all is quiet", 100)
+    with monitored.load():
+        monitored.wait(fires("Slow", "Full", "Refusing"), "overload is seen")
+    monitored.part("ModelServer").send_signal(signal.SIGKILL)
+    monitored.wait(fires("NotReady"), "it is not ready without TorchServe")
+    monitored.wait(lambda: ready(monitored), "it is ready again")
+    [sockets] = monitored_sockets(monitored)
+    path = proof_socket(sockets, 0)
+    path.unlink()
+    script = tmp_path / "impostor.py"
+    script.write_text(WORKER)
+    with subprocess.Popen(
+        [sys.executable, script, str(path), "wrong"], stdout=subprocess.DEVNULL
+    ) as impostor:
+        assert impostor.wait(30) == -signal.SIGKILL, "the supervisor kills what answers wrongly"
+    monitored.wait(fires("WrongAnswer", "WorkersMissing"), "a wrong answer is seen")
+    for _ in range(3):  # the worker whose proofs nobody hears any more, and its successors
+        monitored.part("model_service_worker").kill()
+        monitored.wait(lambda: not ready(monitored), "a worker is missing")
+        monitored.part("model_service_worker").kill()
+        monitored.wait(lambda: ready(monitored), "both are back")
+    monitored.wait(fires("Restarts"), "restarts are seen")
+    assert fired == names
+    monitored.wait(lambda: not monitored.firing(), "all is quiet again", 120)
+
+
+def monitored_sockets(monitored: Monitored) -> list[Path]:
+    """The folder of the service's sockets, by the file that its edge was started with."""
+    command = monitored.part("haproxy").cmdline()
+    return [Path(word).parent for word in command if word.endswith("haproxy.cfg")]
