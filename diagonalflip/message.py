@@ -45,6 +45,14 @@ def verbs(model: str, version: str) -> dict[str, Verb]:
     return paths
 
 
+def v2_paths(model: str, version: str) -> dict[str, str]:
+    """The paths by which V2 tells of a server and its ``model``: what each tells."""
+    paths = {"/v2": "server"}
+    for path in (f"/v2/models/{model}", f"/v2/models/{model}/versions/{version}"):
+        paths |= {path: "model", f"{path}/ready": "ready", f"{path}/config": "config"}
+    return paths
+
+
 @dataclass(slots=True)
 class Request:
     """One request.

@@ -62,7 +62,8 @@ def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
         print(summary.network_table(net, forwards["torchscript"]))
         print(f"\nCertificate\n{summary.certificate_lines(certificate)}")
         # Nothing that was measured goes into the archive: it is the same on every machine.
-        proof = _json({"predictions": reference.tolist()})
+        weights = {name: tensor.tolist() for name, tensor in net.state_dict().items()}
+        proof = _json({"predictions": reference.tolist(), "weights": weights})
         members = write_archive(archive, version, torchscript, onnx_file, proof)
         manifest = _manifest(version, [torchscript, onnx_file, archive], members, certificate)
         (Path(folder) / MANIFEST).write_bytes(_json(manifest))

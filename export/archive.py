@@ -38,7 +38,7 @@ def write_archive(
         version: Of the model, as TorchServe and its clients see it.
         torchscript: The serialized network, for GPUs.
         onnx_file: The same for CPUs.
-        reference: JSON with the predictions that workers prove at start.
+        reference: JSON with the predictions that workers prove at start, and the weights.
     """
     members = {name: source.read_bytes() for name, source in SOURCES.items()}
     members |= {model.name: model.read_bytes() for model in (torchscript, onnx_file)}

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import flip_coding
 import flip_decode
@@ -52,6 +53,7 @@ class Service:
 
     Attributes:
         description: What is served, in JSON.
+        documents: What V2 tells, by what: server, model, config; and the weights.
 
     Raises:
         ArtifactError: The archive is damaged, or the device answers wrongly.
@@ -64,7 +66,8 @@ class Service:
         self._engine: FlipEngine = open_engine(model_file, device)
         self._lock = threading.Lock()
         self._digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
-        deviation = self._engine.warm_up(_reference(folder / "reference.json"))
+        reference, weights = _reference(folder / "reference.json")
+        deviation = self._engine.warm_up(reference)
         self._headers = {
             "Flip-Model-Version": model["modelVersion"],
             "Flip-Model-Digest": self._digest,
@@ -89,6 +92,9 @@ class Service:
             "response_media_types": list(flip_encode.ENCODERS),
         }
         self.description = flip_encode.dump(description)
+        platform = "pytorch_libtorch" if device.type == "cuda" else "onnxruntime_onnx"
+        self.documents = flip_v2.documents(model["modelVersion"], platform)
+        self.documents["weights"] = flip_encode.dump(weights)
         logger.info("ready: %s", json.dumps(description))
 
     @property
@@ -183,13 +189,14 @@ def _echo(request: Request) -> dict[str, str]:
     }
 
 
-def _reference(file: Path) -> npt.NDArray[np.float64]:
-    """The exact predictions by image number, ``float64[16, 4]``."""
+def _reference(file: Path) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
+    """The exact predictions by image number, ``float64[16, 4]``, and the weights by name."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-        return np.array(document["predictions"], dtype=np.float64).reshape(16, PIXELS)
+        predictions = np.array(document["predictions"], dtype=np.float64).reshape(16, PIXELS)
+        return predictions, document["weights"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{file.name}: {error!r}", "16 predictions") from error
+        raise ArtifactError(f"{file.name}: {error!r}", "16 predictions, and weights") from error
 
 
 def _our_fault(step: str, error: Exception) -> InternalError:

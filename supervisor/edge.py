@@ -20,7 +20,7 @@ from string import Template
 
 from diagonalflip import errors
 from diagonalflip.errors import DiagonalFlipError, SettingError
-from diagonalflip.message import verbs
+from diagonalflip.message import v2_paths, verbs
 from diagonalflip.wire import MAX_BODY_BYTES, MAX_CONNECTIONS, PROBLEM
 from supervisor import host, logs, tokens
 from supervisor.settings import Settings, refuse_unsafe
@@ -188,6 +188,7 @@ class Edge:
 
     def _configuration(self) -> str:
         settings, folder = self._settings, self._folder
+        served = self._artifacts.model, self._artifacts.version
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         return TEMPLATE.substitute(
             threads=min(4, os.cpu_count() or 1),
@@ -199,7 +200,7 @@ class Edge:
             connections_of_an_address=CONNECTIONS_OF_AN_ADDRESS,
             tokens=folder / "tokens.map",
             token_rate=settings.token_rate,
-            paths=" ".join(verbs(self._artifacts.model, self._artifacts.version)),
+            paths=" ".join([*verbs(*served), *v2_paths(*served)]),
             max_body_bytes=MAX_BODY_BYTES,
             max_queue=MAX_QUEUE,
             headers="|".join(HEADERS),

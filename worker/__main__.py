@@ -22,13 +22,15 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.model_loader import TsModelLoader
 
 from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.message import Request, Response, Verb, refusal
+from diagonalflip.message import Request, Response, Verb, refusal, v2_paths
+from diagonalflip.wire import JSON
 from worker import frames, frontend, limits
 from worker.batch import FAULT
 from worker.connection import PROOF
 from worker.frames import DisconnectedError, Frame, FrameReader
 from worker.listener import Door, listen
 from worker.metrics import EDGE, FRONT, TORCHSERVE, Entry, Metrics
+from worker.pages import pages
 from worker.routes import (
     WorkerServer,
     fault_file,
@@ -167,6 +169,12 @@ class Worker:
                 page = metrics_file(folder, number)
                 metrics = Metrics(number, page, lambda: self._service.device_bytes)
                 self._http = WorkerServer(self._service, model, version, line, metrics)
+                told = v2_paths(model, version) | {"/weights.json": "weights"}
+                self._http.pages |= pages() | {
+                    path: Response(self._service.documents[what], JSON)
+                    for path, what in told.items()
+                    if what in self._service.documents
+                }
                 self._http.run(doors, opened.set)
             except BaseException:
                 logger.exception("HTTP failed")

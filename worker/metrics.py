@@ -8,7 +8,9 @@ request's time.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import time
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +34,9 @@ SECONDS = [round(25e-6 * 2**step, 7) for step in range(20)]
 
 IMAGES = [float(4**step) for step in range(11)]
 REQUESTS = [float(2**step) for step in range(8)]
+
+STALE_S = 3.0
+"""A worker that has not published for so long is gone."""
 
 FOLD_AT = 1 << 14
 """Measurements of one kind, until they are folded before the second is over."""
@@ -173,6 +178,17 @@ class Metrics:
             new = self._page.with_suffix(".new")
             new.write_bytes(orjson.dumps(self.state()))
             new.replace(self._page)
+
+    def everyone(self) -> list[dict[str, Any]]:
+        """What each living worker published in the last seconds: its number, and ``recent``."""
+        if self._page is None:
+            return []
+        known = []
+        for path in sorted(self._page.parent.glob(f"*{self._page.suffix}")):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime < STALE_S:
+                    known.append(orjson.loads(path.read_bytes()))
+        return [{"worker": page["worker"], **page["recent"]} for page in known]
 
     def state(self) -> dict[str, Any]:
         """All of it: by family, a list of label values (the worker's apart) and the value."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import socket
 import struct
 from collections import Counter
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from diagonalflip.errors import ModelNotFound
-from diagonalflip.message import Request, Response, refusal, verbs
+from diagonalflip.message import Request, Response, refusal, v2_paths, verbs
 from diagonalflip.wire import JSON
 from worker.batch import Service
 from worker.listener import PROBES, Door, HttpServer, unserved
@@ -40,6 +41,9 @@ class WorkerServer(HttpServer):
         model, version: What the paths name.
         line: To the supervisor, which says ``NOT_READY`` and ``DRAIN``; closed after the latter.
         metrics: Takes what happens.
+
+    Attributes:
+        pages: Answers that are known, by path.
     """
 
     def __init__(
@@ -54,6 +58,9 @@ class WorkerServer(HttpServer):
         self._line = line
         self._model = model
         self._verbs = verbs(model, version)
+        self.pages = {"/v2/health/live": Response(b'{"live": true}', JSON)}
+        self._health = {"/ping", "/v2/health/ready"}
+        self._health |= {path for path, told in v2_paths(model, version).items() if told == "ready"}
         self._ready = True
         self._leaving: asyncio.Task[None] | None = None
 
@@ -68,12 +75,12 @@ class WorkerServer(HttpServer):
         verb = self._verbs.get(path)
         if verb is not None:
             return Request(verb, headers) if method in CALLS else unserved(method, CALLS)
-        if path not in ("/ping", "/v2/health/live", "/v2/health/ready"):
+        if path not in self._health and path not in self.pages:
             return refusal(ModelNotFound(path[:100], f"/predictions/{self._model}"))
         if method not in PROBES:
             return unserved(method, PROBES)
-        if path == "/v2/health/live":
-            return Response(b'{"live": true}', JSON)
+        if path in self.pages:
+            return self.pages[path]
         if self._ready:
             return Response(b'{"status": "Healthy", "ready": true}', JSON)
         stopping, later = b'{"status": "Stopping", "ready": false}', {"retry-after": "1"}
@@ -88,6 +95,11 @@ class WorkerServer(HttpServer):
         metrics.connections = Counter(dict.fromkeys((FRONT, EDGE), 0))
         metrics.connections.update(connection.door for connection in self.connections)
         metrics.publish()
+        self.pages["/status"] = Response(self._status(), JSON)
+
+    def _status(self) -> bytes:
+        """What every worker last published of itself, for people."""
+        return json.dumps({"ready": self._ready, "workers": self.metrics.everyone()}).encode()
 
     def _obey(self) -> None:
         self._ready = False

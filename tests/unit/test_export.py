@@ -108,7 +108,11 @@ def test_the_archive_holds_the_sources_the_model_and_its_predictions(artifacts: 
             assert serve_manifest["model"][key] in archive.namelist()
         reference = json.loads(archive.read("reference.json"))
     certificate = read_manifest(artifacts)["certificate"]
-    assert reference == {"predictions": certificate["reference"]}
+    assert reference["predictions"] == certificate["reference"]
+    weights = json.loads(WEIGHTS_FILE.read_text())
+    assert reference["weights"].keys() == weights.keys()
+    for name, values in weights.items():
+        assert np.array_equal(reference["weights"][name], np.array(values, np.float32))
 
 
 def test_every_handler_module_is_in_the_archive() -> None:

@@ -1,0 +1,80 @@
+"""What browsers see: the playground, and the contract as pages."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from importlib import util
+from pathlib import Path
+
+import yaml
+
+from diagonalflip.errors import SettingError
+from diagonalflip.message import Response
+from diagonalflip.wire import JSON
+
+ROOT = Path(__file__).resolve().parents[1]
+PLAYGROUND = ROOT / "playground"
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; form-action 'none'; "
+    "base-uri 'none'; frame-ancestors 'none'; img-src 'self' data:; style-src 'self'"
+)
+"""Nothing from elsewhere, nothing inline."""
+
+SWAGGER_POLICY = POLICY + " 'unsafe-inline'"
+"""Swagger UI styles its elements inline."""
+
+DOCS = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>DiagonalFlipNet: the HTTP contract</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<div id="swagger-ui"></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</html>
+"""
+START = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui"});\n'
+
+
+def pages() -> dict[str, Response]:
+    """Every page, by path.
+
+    Raises:
+        SettingError: Swagger UI is not installed.
+    """
+    spec = util.find_spec("swagger_ui")  # whose code is not wanted, only what it brings
+    if spec is None or spec.origin is None:
+        raise SettingError("no swagger-ui-py", "it installed", "run `make serve`")
+    swagger = Path(spec.origin).parent / "static"
+    contract = yaml.safe_load((ROOT / "openapi.yaml").read_text(encoding="utf-8"))
+    contract["servers"] = [{"url": "/"}]
+    found = {
+        "/openapi.json": _page(json.dumps(contract).encode(), JSON),
+        "/docs": _page(DOCS.encode(), "text/html; charset=utf-8", SWAGGER_POLICY),
+        "/docs/start.js": _page(START.encode(), "text/javascript; charset=utf-8"),
+    }
+    for name in ("swagger-ui.css", "swagger-ui-bundle.js"):
+        found[f"/docs/{name}"] = _file(swagger / name)
+    for path in PLAYGROUND.iterdir():
+        found[f"/playground/{path.name}"] = _file(path)
+    found["/"] = found.pop("/playground/index.html")
+    return found
+
+
+def _file(path: Path) -> Response:
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return _page(path.read_bytes(), f"{kind}; charset=utf-8")
+
+
+def _page(body: bytes, content_type: str, policy: str = POLICY) -> Response:
+    headers = {
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-cache",
+    }
+    return Response(body, content_type, headers=headers)
