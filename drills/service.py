@@ -67,8 +67,9 @@ class Service:
         )
         try:
             self.wait(lambda: "Ctrl-C stops it" in self.output(), START_S)
-            urls = re.findall(r"^http://127.0.0.1:(\d+)/", self.output(), re.MULTILINE)
-            self.port, self.operations_url = int(urls[2]), f"http://127.0.0.1:{urls[3]}"
+            urls = re.findall(r"http://127\.0\.0\.1:\d+(?=[\n.])", self.output())
+            _front, edge, self.operations_url = urls
+            self.port = int(edge.rpartition(":")[2])
             self.wait(self.healthy, START_S)
         except BaseException:
             self.__exit__()

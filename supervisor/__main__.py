@@ -75,7 +75,8 @@ def _invitation(settings: Settings, path: str) -> str:
     urls = [settings.url, *([settings.edge_url] if settings.tokens_file is not None else [])]
     data = '{"images": [11, "0110", [[1, 1], [0, 0]]]}'
     curl = f"curl {settings.url}{path} -H 'Content-Type: application/json' -d '{data}'"
-    return "\n".join(["", *urls, "", f"  {curl}", "", "Ctrl-C stops it.", ""])
+    told = f"Health and metrics: {settings.operations_url}. Ctrl-C stops it."
+    return "\n".join(["", *urls, "", f"  {curl}", "", told, ""])
 
 
 def _owned_terminal() -> int | None:

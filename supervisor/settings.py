@@ -62,6 +62,7 @@ class Settings:
     model_store: Path = _setting(Path("model_store"), "folder that `make export` filled")
     log_dir: Path = _setting(Path("logs"), "folder of the logs")
     log_format: str = _setting("text", "text, or json: all logs as JSON lines on standard output")
+    access_log: int = _setting(0, "1 writes a JSON line per request to LOG_DIR/access-*.log", 0, 1)
     require_gpu: int = _setting(0, "1 refuses to start on a host without a GPU", 0, 1)
 
     @classmethod

@@ -109,6 +109,8 @@ def _environment(settings: Settings, scratch: Path, sockets: Path) -> dict[str, 
     # unset, it waits for nvidia-smi. Workers get what was given, and choose their own devices.
     if "CUDA_VISIBLE_DEVICES" in environment:
         environment["FLIP_CUDA_VISIBLE_DEVICES"] = environment["CUDA_VISIBLE_DEVICES"]
+    if settings.access_log:
+        environment["FLIP_ACCESS_LOG"] = folder
     return environment | {
         "CUDA_VISIBLE_DEVICES": "0",
         **dict.fromkeys(("TEMP", "TMPDIR"), str(scratch)),

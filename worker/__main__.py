@@ -40,6 +40,7 @@ from worker.routes import (
     take_number,
     worker_socket,
 )
+from worker.watchers import watchers
 
 COLLECT_AFTER = 50_000
 """New objects until the cycle collector looks; a request in flight has about ten."""
@@ -168,6 +169,7 @@ class Worker:
                 ]
                 page = metrics_file(folder, number)
                 metrics = Metrics(number, page, lambda: self._service.device_bytes)
+                metrics.watchers = watchers(number)
                 self._http = WorkerServer(self._service, model, version, line, metrics)
                 told = v2_paths(model, version) | {"/weights.json": "weights"}
                 self._http.pages |= pages() | {

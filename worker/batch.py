@@ -121,8 +121,11 @@ class Batcher:
             entries.append((client.door, request, arrived, response))
             if not client.lost:
                 self._reply(client, response)
-        self._metrics.add(entries, started, perf_counter())
         self._in_batch = False
+        try:
+            self._metrics.add(entries, started, perf_counter())
+        except Exception:  # what is measured must not stop what is served
+            logger.exception("a batch was not measured")
         return len(taken)
 
     def _answer(self, jobs: list[Any]) -> list[Response]:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
@@ -25,6 +24,7 @@ import psutil
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.message import Request, Response, Verb, Work
 from diagonalflip.wire import FORMS
+from worker.histogram import Histogram
 
 FRONT, EDGE, TORCHSERVE = "http", "edge", "torchserve"
 """Doors by which clients' requests come in."""
@@ -45,46 +45,14 @@ Entry = tuple[str, Request, float, Response]
 """Door, request, when it had arrived, and its response; ``perf_counter``'s seconds."""
 
 
-class Histogram:
-    """Counts of values by size.
+class Watcher(Protocol):
+    """Who is told of every batch: traces, the access log."""
 
-    Args:
-        bounds: The largest value of each bucket, ascending; one more takes what is larger.
+    def add(self, entries: Sequence[Entry], started: float, finished: float) -> None:
+        """Takes the requests of one batch, and when it was answered, in seconds."""
 
-    Attributes:
-        add, extend: Take a value, or several.
-    """
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = np.array(bounds)
-        self._counts = np.zeros(len(bounds) + 1, np.int64)
-        self._sum = 0.0
-        self._waiting = array("d")
-        self._exemplars: dict[int, tuple[str, float]] = {}
-        self.add, self.extend = self._waiting.append, self._waiting.extend
-
-    def __len__(self) -> int:
-        """How many values are not folded yet."""
-        return len(self._waiting)
-
-    def mark(self, value: float, trace_id: str) -> None:
-        """Has ``trace_id`` stand for the values like ``value``."""
-        self._exemplars[int(np.searchsorted(self._bounds, value))] = trace_id, value
-
-    def fold(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """Sorts in what was added since the last time, and returns it."""
-        values = np.array(self._waiting)
-        del self._waiting[:]
-        if values.size:
-            places = np.searchsorted(self._bounds, values)
-            self._counts += np.bincount(places, minlength=len(self._counts))
-            self._sum += float(values.sum())
-        return values
-
-    def state(self) -> dict[str, Any]:
-        """Counts by bucket, the sum, and exemplars: place, trace id, value."""
-        exemplars = [(place, *exemplar) for place, exemplar in self._exemplars.items()]
-        return {"counts": self._counts.tolist(), "sum": self._sum, "exemplars": exemplars}
+    def close(self) -> None:
+        """Writes what is left."""
 
 
 class Metrics:
@@ -98,6 +66,7 @@ class Metrics:
     Attributes:
         held_bytes, queued_images: As they are now.
         refusals: How many, by code.
+        watchers: Who is told of every batch as well.
         connections: How many are open, by door.
         recent: Of the second before: requests, images, fill of batches, p50 and p99 of seconds.
     """
@@ -124,6 +93,7 @@ class Metrics:
             {kind.code: 0 for kind in _kinds(DiagonalFlipError) if kind.status}
         )
         self._busy_s = 0.0
+        self.watchers: list[Watcher] = []
         self.held_bytes = self.queued_images = 0
         self.connections: Counter[str] = Counter()
         self.recent: dict[str, float] = {}
@@ -142,7 +112,7 @@ class Metrics:
             elif response.code:
                 self.refusals[response.code] += 1
             if "traceparent" in response.headers:
-                duration.mark(seconds, response.headers["traceparent"].split("-")[1])
+                duration.mark(seconds, response.headers["traceparent"])
         if door != TORCHSERVE:  # which does not say how long it kept them
             self._queue.extend([started - entry[2] for entry in entries])
         if works:
@@ -150,6 +120,8 @@ class Metrics:
         self._busy_s += finished - started
         if len(self._queue) > FOLD_AT:
             self.fold()
+        for watcher in self.watchers:
+            watcher.add(entries, started, finished)
 
     def refuse(self, code: str) -> None:
         """Counts an answer to what asked for nothing that is served."""

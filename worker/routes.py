@@ -109,6 +109,8 @@ class WorkerServer(HttpServer):
 
     async def _leave(self) -> None:
         await self.drain()
+        for watcher in self.metrics.watchers:
+            watcher.close()
         self._line.close()
 
 

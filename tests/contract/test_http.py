@@ -300,7 +300,7 @@ def test_explanations_are_marked_by_their_path_alone(port: Port) -> None:
         PATH.replace("_", "%5F"),
         PATH.replace("_", "%5f"),
         PATH.replace("p", "%70", 1),
-        f"http://127.0.0.1:8090{PATH}",
+        f"http://127.0.0.1:8080{PATH}",
         f"HTTP://a{PATH}/?a",
     ],
 )
@@ -596,10 +596,10 @@ def test_who_has_hung_up_is_not_computed_for() -> None:
     assert (replies, echo.batches) == ([b"a"], [1])
 
 
-def test_what_happened_is_counted_once(port: Port) -> None:
-    port.ask(post(b"a"), post(b"b"), b"GET /nowhere HTTP/1.1\r\n\r\n")
-    port.ask(b"GET /ping HTTP/1.1\r\n\r\n")
-    port.close()
+def test_what_happened_is_counted_once() -> None:
+    with contextlib.closing(Port()) as port:
+        port.ask(post(b"a"), post(b"b"), b"GET /nowhere HTTP/1.1\r\n\r\n")
+        port.ask(b"GET /ping HTTP/1.1\r\n\r\n")
     port.metrics.fold()
     families = port.metrics.state()["families"]
     answered = {
@@ -621,6 +621,15 @@ def test_a_handler_that_fails_is_a_500_for_its_batch_only(port: Port) -> None:
     assert (response.status, json.loads(body)["code"]) == (500, "internal_error")
     port.echo.fails = False
     assert port.ask(post(b"a"))[0][1] == b"a"
+
+
+def test_what_cannot_be_measured_is_served(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("spoiled")
+
+    monkeypatch.setattr(port.metrics, "add", fail)
+    for body in (b"a", b"b"):
+        assert port.ask(post(body))[0][1] == body
 
 
 def test_an_answer_that_cannot_be_written_ends_its_connection_alone(

@@ -32,6 +32,27 @@ def client(server: Server) -> Iterator[Client]:
         yield opened
 
 
+def test_it_tells_of_itself(running: Server) -> None:
+    """All of V2 but TorchServe's part is the front door's."""
+    with triton.InferenceServerClient(urlsplit(running.url).netloc) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready(MODEL)
+        assert client.is_model_ready(MODEL, "1.0")
+        assert not client.is_model_ready("other")
+        assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+        for version in ("", "1.0"):
+            metadata = client.get_model_metadata(MODEL, version)
+            assert (metadata["name"], metadata["versions"]) == (MODEL, ["1.0"])
+            (tensor,) = metadata["inputs"]
+            assert tensor == {"name": "pixels", "datatype": "FP32", "shape": [-1, 4]}
+            (tensor,) = metadata["outputs"]
+            assert tensor == {"name": "prediction", "datatype": "FP32", "shape": [-1, 4]}
+        config = client.get_model_config(MODEL)
+        assert config["max_batch_size"] == 1 << 20
+        assert config["input"] == [{"name": "pixels", "data_type": "TYPE_FP32", "dims": [4]}]
+
+
 def pixels_input(
     numbers: npt.ArrayLike, datatype: str = "FP32", *, binary: bool = True
 ) -> triton.InferInput:

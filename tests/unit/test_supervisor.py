@@ -81,7 +81,8 @@ def test_metrics_of_every_part_are_on_one_page(tmp_path: Path) -> None:
     names = re.findall(r"^# TYPE (\S+)", page, re.MULTILINE)
     assert len(names) == len(set(names)), "each family once"
     health.pages = list
-    assert "request_duration" not in Page(health).render("text/plain")[0].decode(), "they are gone"
+    page = Page(health).render("text/plain")[0].decode()
+    assert "request_duration_seconds_count" not in page, "they are gone"
 
 
 def test_a_trace_stands_for_requests_like_its(tmp_path: Path) -> None:
@@ -93,10 +94,21 @@ def test_a_trace_stands_for_requests_like_its(tmp_path: Path) -> None:
     health = Health(pages=lambda: [(tmp_path / "page").read_text()])
     page, media_type = Page(health).render("application/openmetrics-text; version=1.0.0")
     assert media_type.startswith("application/openmetrics-text")
-    assert re.search(rb'le="1\.6384".* # \{trace_id="4bf92f"\} 1\.0', page)
+    assert re.search(rf'le="1\.6384".* # \{{trace_id="{TRACE}"\}} 1\.0'.encode(), page)
 
 
-TRACED = {"traceparent": "00-4bf92f-00f067-01"}
+@pytest.mark.parametrize("traceparent", ["x", "00-4bf92f-00f067-01", "-", "0" * 128])
+def test_a_trace_that_is_none_stands_for_nothing(tmp_path: Path, traceparent: str) -> None:
+    metrics = Metrics(0, tmp_path / "page")
+    response = Response(b"", "", headers={"traceparent": traceparent})
+    metrics.add([(FRONT, Request(Verb.PREDICT, {}), 1.0, response)], 1.5, 2.0)
+    metrics.fold()
+    told = metrics.state()["families"]["request_duration_seconds"]
+    assert not any(histogram["exemplars"] for _, histogram in told)
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACED = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
 TOKENS, PEM = Path("tokens"), Path("x.pem")
 
 

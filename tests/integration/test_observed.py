@@ -1,0 +1,116 @@
+"""Traces and the access log of the running server: what became of each request."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import requests
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from diagonalflip.wire import OCTETS
+from tests.integration.conftest import run_server
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, queue.Queue[Any]]]:
+    """An OTLP collector over HTTP: its URL, and the spans that it is sent."""
+    spans: queue.Queue[Any] = queue.Queue()
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                self.send_error(415)
+                return
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                for scope in resource.scope_spans:
+                    for span in scope.spans:
+                        spans.put(span)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", spans
+        server.shutdown()
+        thread.join()
+
+
+def spans_of(spans: queue.Queue[Any], trace: str) -> dict[str, Any]:
+    """The five spans of a request, by name; and of the batch that it was in."""
+    found: dict[str, Any] = {}
+    batches: dict[bytes, Any] = {}
+    while len(found) < 5 or found["forward"].links[0].span_id not in batches:
+        span = spans.get(timeout=30)
+        if span.trace_id.hex() == trace:
+            found[span.name] = span
+        elif span.name == "batch":
+            batches[span.span_id] = span
+    return found | {"batch": batches[found["forward"].links[0].span_id]}
+
+
+@pytest.mark.parametrize("port", ["front", "torchserve"])
+def test_a_request_is_a_span_of_its_callers_trace(
+    artifacts: Path, tmp_path: Path, port: str
+) -> None:
+    with collector() as (url, spans):
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        with run_server(artifacts, tmp_path, **settings) as server:
+            trace = {"traceparent": f"00-{TRACE}-{PARENT}-01", "Content-Type": OCTETS}
+            asked = server.url if port == "front" else server.torchserve_url
+            answer = requests.post(asked, b"\xb6", headers=trace, timeout=30)
+            assert answer.headers["traceparent"] == trace["traceparent"]
+            if port == "torchserve":  # which does not say how long it kept it
+                found: dict[str, Any] = {}
+                while len(found) < 4:
+                    span = spans.get(timeout=30)
+                    found |= {span.name: span} if span.trace_id.hex() == TRACE else {}
+                assert found.keys() == {"predict", "decode", "forward", "encode"}
+                return
+            found = spans_of(spans, TRACE)
+    root = found["predict"]
+    assert root.parent_span_id.hex() == PARENT
+    attributes = {each.key: each.value for each in root.attributes}
+    assert attributes["flip.images"].int_value == 2
+    assert attributes["flip.form"].string_value == "packed"
+    assert attributes["http.response.status_code"].int_value == 200
+    for step in ("queue", "decode", "forward", "encode"):
+        child = found[step]
+        assert child.parent_span_id == root.span_id
+        assert root.start_time_unix_nano <= child.start_time_unix_nano
+        assert child.start_time_unix_nano <= child.end_time_unix_nano <= root.end_time_unix_nano
+    assert found["batch"].trace_id.hex() != TRACE
+
+
+def test_every_request_is_a_line(artifacts: Path, tmp_path: Path) -> None:
+    with run_server(artifacts, tmp_path, ACCESS_LOG="1") as server:
+        headers = {"X-Request-Id": 'a "quoted" one', "Content-Type": OCTETS}
+        requests.post(server.url, b"\xb6", headers=headers, timeout=30)
+        requests.post(server.url, b"", headers=headers, timeout=30)
+        requests.post(server.torchserve_url, b"\xb6\x90", headers=headers, timeout=30)
+        assert server.stop() == 0
+    text = (tmp_path / "access-0.log").read_text()
+    lines = [line for line in map(json.loads, text.splitlines()) if line["request_id"]]
+    assert [(line["door"], line["images"], line["status"], line["code"]) for line in lines] == [
+        ("http", 2, 200, ""),
+        ("http", 0, 400, "empty_payload"),
+        ("torchserve", 4, 200, ""),
+    ]
+    for line in lines:
+        assert line["request_id"] == headers["X-Request-Id"]
+        assert line["verb"] == "predict"
+        assert 0 < line["ms"] < 30_000

@@ -1,0 +1,57 @@
+"""Counts of values by size, cheap to add to."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")
+"""The trace's id in ``traceparent``: https://www.w3.org/TR/trace-context/"""
+
+
+class Histogram:
+    """Counts of values by size.
+
+    Args:
+        bounds: The largest value of each bucket, ascending; one more takes what is larger.
+
+    Attributes:
+        add, extend: Take a value, or several.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = np.array(bounds)
+        self._counts = np.zeros(len(bounds) + 1, np.int64)
+        self._sum = 0.0
+        self._waiting = array("d")
+        self._exemplars: dict[int, tuple[str, float]] = {}
+        self.add, self.extend = self._waiting.append, self._waiting.extend
+
+    def __len__(self) -> int:
+        """How many values are not folded yet."""
+        return len(self._waiting)
+
+    def mark(self, value: float, traceparent: str) -> None:
+        """Has a trace, if that is one, stand for the values like ``value``."""
+        found = TRACE.match(traceparent)
+        if found is not None:
+            self._exemplars[int(np.searchsorted(self._bounds, value))] = found[1], value
+
+    def fold(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Sorts in what was added since the last time, and returns it."""
+        values = np.array(self._waiting)
+        del self._waiting[:]
+        if values.size:
+            places = np.searchsorted(self._bounds, values)
+            self._counts += np.bincount(places, minlength=len(self._counts))
+            self._sum += float(values.sum())
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """Counts by bucket, the sum, and exemplars: place, trace id, value."""
+        exemplars = [(place, *exemplar) for place, exemplar in self._exemplars.items()]
+        return {"counts": self._counts.tolist(), "sum": self._sum, "exemplars": exemplars}

@@ -1,0 +1,80 @@
+"""Traces by OpenTelemetry, where its standard variables ask for them: ``OTEL_*``.
+
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from time import perf_counter, time_ns
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from worker.metrics import TORCHSERVE, Entry
+
+FLUSH_MS = 2000
+
+
+class Traces:
+    """Makes a span of each request below its ``traceparent``, its steps below that.
+
+    A batch is a span of a trace of its own; the pass through the network links to it.
+
+    Args:
+        worker: Its number.
+    """
+
+    def __init__(self, worker: int) -> None:
+        name = os.environ.get("OTEL_SERVICE_NAME", "diagonalflip")
+        self._provider = TracerProvider(
+            resource=Resource.create({"service.name": name, "service.instance.id": str(worker)})
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("diagonalflip")
+        self._callers = TraceContextTextMapPropagator()
+        self._epoch_ns = time_ns() - int(perf_counter() * 1e9)
+
+    def add(self, entries: Sequence[Entry], started: float, finished: float) -> None:
+        """Takes the requests of one batch, and when it was answered."""
+        batch = self._tracer.start_span("batch", start_time=self._ns(started))
+        batch.set_attribute("flip.requests", len(entries))
+        batch.end(self._ns(finished))
+        link = Link(batch.get_span_context())
+        for door, request, arrived, response in entries:
+            span = self._tracer.start_span(
+                str(request.verb),
+                context=self._callers.extract(request.headers),
+                kind=SpanKind.SERVER,
+                start_time=self._ns(arrived),
+                attributes={"flip.door": door, "http.response.status_code": response.status},
+            )
+            context = set_span_in_context(span)
+            steps = [("queue", arrived, started)] if door != TORCHSERVE else []
+            if response.code:
+                span.set_status(Status(StatusCode.ERROR, response.code))
+            if response.work is not None:
+                form, images, decode_s, forward_s, encode_s = response.work
+                span.set_attributes({"flip.form": form, "flip.images": images})
+                # A batch is read, then computed, then written; of each only the length is known.
+                steps.append(("decode", started, started + decode_s))
+                steps.append(("forward", finished - encode_s - forward_s, finished - encode_s))
+                steps.append(("encode", finished - encode_s, finished))
+            for step, begin, end in steps:
+                links = [link] if step == "forward" else []
+                start_ns = self._ns(begin)
+                child = self._tracer.start_span(step, context, links=links, start_time=start_ns)
+                child.end(self._ns(end))
+            span.end(self._ns(finished))
+
+    def close(self) -> None:
+        """Sends what is left."""
+        self._provider.force_flush(FLUSH_MS)
+
+    def _ns(self, seconds: float) -> int:
+        return self._epoch_ns + int(seconds * 1e9)
