@@ -13,12 +13,12 @@ PIP_AUDIT = .audit/bin/pip-audit --strict --disable-pip --progress-spinner off \
 export MODEL_STORE
 
 # What the artifacts are made from; any newer file makes them stale.
-SOURCES := $(wildcard export/*.py export/weights.json handlers/*.py handlers/*.yaml) \
+SOURCES := $(filter-out export/report.py,$(wildcard export/*.py) export/weights.json handlers/*.py handlers/*.yaml) \
   $(addprefix diagonalflip/,__init__.py errors.py message.py wire.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve token test export gpu-check bench profile soak drill cluster-drill fuzz audit sbom \
+.PHONY: help serve token test export report gpu-check bench profile soak drill cluster-drill fuzz audit sbom \
   image image-test manifests-test portability run-image lint format lock clean \
   installed installed-dev .deploy .audit .bench/fastapi .bench/litserve
 
@@ -40,6 +40,9 @@ test: installed-dev ## install, and run every test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 export: $(MODEL_STORE)/manifest.json ## write and prove TorchScript, ONNX and archive
+
+report: $(MODEL_STORE)/manifest.json ## write report.html: certificate, processors, benchmark and drills on one page
+	@$(BIN)/python -m export.report report.html
 
 gpu-check: installed ## prove and measure everything on this host's GPU
 	@$(BIN)/python -m benchmarks.device_check

@@ -15,6 +15,7 @@ from typing import Any
 
 import flip_coding
 import flip_decode
+import flip_describe
 import flip_encode
 import flip_read
 import flip_v2
@@ -93,7 +94,7 @@ class Service:
         }
         self.description = flip_encode.dump(description)
         platform = "pytorch_libtorch" if device.type == "cuda" else "onnxruntime_onnx"
-        self.documents = flip_v2.documents(model["modelVersion"], platform)
+        self.documents = flip_describe.documents(model["modelVersion"], platform)
         self.documents["weights"] = flip_encode.dump(weights)
         logger.info("ready: %s", json.dumps(description))
 

@@ -33,8 +33,6 @@ from diagonalflip.wire import (
     pack_pixels,
 )
 
-EXTENSIONS = ["binary_tensor_data", "model_configuration"]
-
 HEADER_LENGTH = "inference-header-content-length"
 Body = bytes | bytearray
 
@@ -44,30 +42,6 @@ PIXEL_TYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("u1"),
 }
 TENSORS = "one input, pixels FP32, UINT8 or BOOL [n, 4] or packed UINT8 [bytes]"
-
-
-def documents(version: str, platform: str) -> dict[str, bytes]:
-    """What V2 tells: of the server, of the model, and the model's configuration.
-
-    The latter as Triton has it (model_config.proto in its repository ``common``).
-    """
-    server = {"name": MODEL, "version": version, "extensions": EXTENSIONS}
-    model = {
-        "name": MODEL,
-        "versions": [version],
-        "platform": platform,
-        "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, PIXELS]}],
-        "outputs": [{"name": "prediction", "datatype": "FP32", "shape": [-1, PIXELS]}],
-    }
-    config = {
-        "name": MODEL,
-        "platform": platform,
-        "max_batch_size": MAX_IMAGES,
-        "input": [{"name": "pixels", "data_type": "TYPE_FP32", "dims": [PIXELS]}],
-        "output": [{"name": "prediction", "data_type": "TYPE_FP32", "dims": [PIXELS]}],
-    }
-    told = {"server": server, "model": model, "config": config}
-    return {name: dump(document) for name, document in told.items()}
 
 
 def recognises(headers: Mapping[str, str], body: Body) -> bool:

@@ -84,8 +84,8 @@ class Edge:
     def __init__(
         self, settings: Settings, tokens_file: Path, artifacts: Artifacts, sockets: Path
     ) -> None:
-        self._tokens = tokens_file
-        self._settings, self._artifacts, self._folder = settings, artifacts, sockets
+        self._settings, self._tokens, self._folder = settings, tokens_file, sockets
+        self._served = artifacts.model, artifacts.version
         self._binary = host.find_haproxy()
         self._files = [
             path for path in (tokens_file, settings.tls_cert, settings.tls_key) if path is not None
@@ -188,7 +188,6 @@ class Edge:
 
     def _configuration(self) -> str:
         settings, folder = self._settings, self._folder
-        served = self._artifacts.model, self._artifacts.version
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         return TEMPLATE.substitute(
             threads=min(4, os.cpu_count() or 1),
@@ -200,7 +199,7 @@ class Edge:
             connections_of_an_address=CONNECTIONS_OF_AN_ADDRESS,
             tokens=folder / "tokens.map",
             token_rate=settings.token_rate,
-            paths=" ".join([*verbs(*served), *v2_paths(*served)]),
+            paths=" ".join([*verbs(*self._served), *v2_paths(*self._served)]),
             max_body_bytes=MAX_BODY_BYTES,
             max_queue=MAX_QUEUE,
             headers="|".join(HEADERS),

@@ -26,10 +26,9 @@ from diagonalflip.message import Request, Response, Verb, refusal, v2_paths
 from diagonalflip.wire import JSON
 from worker import frames, frontend, limits
 from worker.batch import FAULT
-from worker.connection import PROOF
 from worker.frames import DisconnectedError, Frame, FrameReader
 from worker.listener import Door, listen
-from worker.metrics import EDGE, FRONT, TORCHSERVE, Entry, Metrics
+from worker.metrics import EDGE, FRONT, PROOF, TORCHSERVE, Entry, Metrics
 from worker.pages import pages
 from worker.routes import (
     WorkerServer,

@@ -12,15 +12,12 @@ from diagonalflip.message import Request, Response, refusal
 from diagonalflip.wire import MAX_CONNECTIONS
 from worker import limits
 from worker.batch import FULL
-from worker.metrics import FRONT
+from worker.metrics import FRONT, PROOF
 from worker.parser import Parser
 
 if TYPE_CHECKING:
     from worker.listener import HttpServer
 
-
-PROOF = "proof"
-"""The door by which the supervisor comes in."""
 
 Call = tuple[Request | Response, str, bool]
 """A request that came, or its answer where that is known; the header Connection of the answer, and
@@ -37,20 +34,19 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, server: HttpServer, door: str) -> None:
-        self._server = server
-        self.door = door
+        self._server, self.door = server, door
         self._proves = door == PROOF
         self._parser: Parser | None = Parser(self)  # None: what the client still sends is ignored
         self._queue: deque[Call] = deque()  # what was pipelined behind it
         self._call: Call | None = None  # what is being answered
         self._ended = False  # the client sends no more
-        self._finished = False  # the last answer is written
+        self.finished = False  # the last answer is written
         self._paused = False  # the client reads slowly
         self._held_back = False  # it is not listened to
         self._body_bytes = self._unsent_bytes = 0
-        self._seen = 0, 0.0  # when it was last looked at, how much was unsent, and since when
         self.lost = False
         self.deadline: float | None = None
+        self.stuck = 0, 0.0  # for the server: how much was unsent when, the last time it changed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
@@ -76,7 +72,7 @@ class Connection(asyncio.Protocol):
             try:
                 self._parser.feed(data)
             except DiagonalFlipError as error:
-                if not self._finished:
+                if not self.finished:
                     self._refuse(error)
 
     def eof_received(self) -> bool:
@@ -135,16 +131,9 @@ class Connection(asyncio.Protocol):
         if self._queue:
             self._answer_next()
 
-    def is_deaf(self, now: float) -> bool:
-        """Whether the client has read nothing for long, of what it is owed."""
-        unsent = self._unsent
-        if unsent != self._seen[0]:
-            self._seen = unsent, now
-        return unsent > 0 and now - self._seen[1] > limits.DEAF_S
-
     def drain(self) -> None:
         """Takes one more request at most, and waits for that a moment only."""
-        if self._call is None and not self._in_request and not self._unsent:
+        if self._call is None and not self._in_request and not self.unsent:
             self.deadline = asyncio.get_running_loop().time() + limits.DRAIN_IDLE_S
 
     def abort(self) -> None:
@@ -153,7 +142,7 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """Its deadline has passed."""
-        if self._unsent or self._parser is None:
+        if self.unsent or self._parser is None:
             self.abort()
         elif self._in_request:
             self._refuse(RequestTimeout(f"half a request in {limits.REQUEST_S:g} s", "a whole one"))
@@ -161,12 +150,8 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     @property
-    def settled(self) -> bool:
-        """Whether its last answer has left."""
-        return self._finished and not self._unsent
-
-    @property
-    def _unsent(self) -> int:
+    def unsent(self) -> int:
+        """Bytes of answers that the client has not read."""
         return self._transport.get_write_buffer_size()
 
     @property
@@ -206,8 +191,7 @@ class Connection(asyncio.Protocol):
         elif connection == "close":
             self._linger()
         else:
-            if self._held_back:
-                self._listen()
+            self._listen()
             if self._paused or not self._in_request:
                 self._expect()
 
@@ -223,13 +207,13 @@ class Connection(asyncio.Protocol):
 
     def _expect(self) -> None:
         """Sets how long the client may take for what it is to do, if it is its turn."""
-        unsent = self._unsent if self._paused or self._finished else 0
+        unsent = self.unsent if self._paused or self.finished else 0
         self._server.batcher.held_bytes += unsent - self._unsent_bytes
         self._unsent_bytes = unsent
         self.deadline = None
         if unsent:
             seconds = limits.STALLED_S + unsent / limits.READ_BYTES_PER_S
-        elif self._finished:
+        elif self.finished:
             seconds = limits.LINGER_S
         elif self._in_request:
             seconds = limits.REQUEST_S
@@ -256,7 +240,7 @@ class Connection(asyncio.Protocol):
         self._release(self._body_bytes - sum(map(len, bodies)))
 
     def _linger(self) -> None:
-        self._finished = True
+        self.finished = True
         self._queue.clear()
         self._stop_reading()
         self._listen()

@@ -43,7 +43,7 @@ class Door:
     """Where clients come in.
 
     Attributes:
-        name: For metrics; ``connection.PROOF`` is the supervisor's.
+        name: For metrics; ``PROOF`` is the supervisor's.
         listener: A socket that listens, and does not block.
     """
 
@@ -123,7 +123,7 @@ class HttpServer(ABC):
         return [
             connection
             for connection in self.connections
-            if connection.door == FRONT and not connection.settled
+            if connection.door == FRONT and (connection.unsent or not connection.finished)
         ]
 
     def head(self, response: Response, connection: str) -> bytes:
@@ -180,10 +180,18 @@ class HttpServer(ABC):
         for connection in list(self.connections):
             if connection.deadline is not None and connection.deadline < now:
                 connection.expire()
-            elif short and connection.is_deaf(now):  # or deaf clients would take the room of all
+            elif short and _is_deaf(connection, now):  # or deaf clients would take the room of all
                 connection.abort()
         self.tick()
         loop.call_later(1.0, self._every_second)
+
+
+def _is_deaf(connection: Connection, now: float) -> bool:
+    """Whether the client has read nothing for long, of what it is owed."""
+    unsent = connection.unsent
+    if unsent != connection.stuck[0]:
+        connection.stuck = unsent, now
+    return unsent > 0 and now - connection.stuck[1] > limits.DEAF_S
 
 
 def unserved(method: str, allowed: Sequence[str]) -> Response:

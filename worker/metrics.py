@@ -26,8 +26,8 @@ from diagonalflip.message import Request, Response, Verb, Work
 from diagonalflip.wire import FORMS
 from worker.histogram import Histogram
 
-FRONT, EDGE, TORCHSERVE = "http", "edge", "torchserve"
-"""Doors by which clients' requests come in."""
+FRONT, EDGE, TORCHSERVE, PROOF = "http", "edge", "torchserve", "proof"
+"""Doors by which requests come in; ``PROOF`` is the supervisor's, and not counted."""
 
 SECONDS = [round(25e-6 * 2**step, 7) for step in range(20)]
 """Bounds of times: a lone request takes 100 us, a batch under load some ms, overload seconds."""

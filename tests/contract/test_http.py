@@ -24,9 +24,8 @@ import uvloop
 
 from diagonalflip.message import Request, Response, Verb
 from worker import batch, limits
-from worker.connection import PROOF
 from worker.listener import Door, listen
-from worker.metrics import FRONT, Metrics
+from worker.metrics import FRONT, PROOF, Metrics
 from worker.routes import WorkerServer
 
 PATH = "/predictions/diagonal_flip"

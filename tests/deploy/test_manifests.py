@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,34 @@ def test_openshift_chooses_user_and_group() -> None:
     (rule,) = [rule for rule in kinds["NetworkPolicy"]["spec"]["ingress"] if "from" in rule]
     labels = rule["from"][0]["namespaceSelector"]["matchLabels"]
     assert labels == {"kubernetes.io/metadata.name": "openshift-user-workload-monitoring"}
+
+
+READ_BY_GRAFANA = """
+import json, sys
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
+read = Dashboard.from_json(json.load(open(sys.argv[1])))
+print(json.dumps(read, cls=JSONEncoder))
+"""
+
+
+@needs_tools
+def test_grafana_reads_all_of_the_dashboard() -> None:
+    """What its own types, made from its schemas, do not know would be lost."""
+    path = ROOT / "docker/compose/grafana/dashboard.json"
+
+    def lost(written: Any, read: Any) -> Iterator[Any]:
+        if isinstance(written, dict):
+            for key, value in written.items():
+                yield from lost(value, read.get(key))
+        elif isinstance(written, list):
+            for one, other in zip(written, read, strict=True):
+                yield from lost(one, other)
+        elif written != read:
+            yield written
+
+    read = json.loads(run(TOOLS / "python", "-c", READ_BY_GRAFANA, path))
+    assert not list(lost(json.loads(path.read_text()), read))
 
 
 def test_the_autoscaler_has_its_metric() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,6 +20,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import psutil
 import pytest
 import requests
@@ -35,6 +38,8 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus (Debian's)"),
     pytest.mark.timeout(300),
 ]
+
+mpl.use("Agg")
 
 HEAVY_CLIENTS = 240
 SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -215,6 +220,7 @@ def test_the_alerts_fire_when_they_should_and_end(monitored: Monitored, tmp_path
     rules = next(each for each in every if each["kind"] == "PrometheusRule")
     names = {rule["alert"] for rule in rules["spec"]["groups"][0]["rules"]}
     fired: set[str] = set()
+    began = time.time()
 
     def fires(*expected: str) -> Callable[[], bool]:
         def reached() -> bool:
@@ -247,6 +253,40 @@ def test_the_alerts_fire_when_they_should_and_end(monitored: Monitored, tmp_path
     monitored.wait(fires("Restarts"), "restarts are seen")
     assert fired == names
     monitored.wait(lambda: not monitored.firing(), "all is quiet again", 120)
+    picture = Path(os.environ.get("DASHBOARD_PICTURE", tmp_path / "dashboard.png"))
+    draw(monitored, began, picture)
+    assert picture.stat().st_size > 10_000
+
+
+def draw(monitored: Monitored, began: float, path: Path) -> None:
+    """Every panel as a picture, from the dashboard's own queries."""
+    dashboard = json.loads((ROOT / "docker/compose/grafana/dashboard.json").read_text())
+    panels = dashboard["panels"]
+    figure, places = plt.subplots((len(panels) + 1) // 2, 2, figsize=(12, 2.4 * len(panels) / 2))
+    span = {"start": str(began), "end": str(time.time()), "step": "1"}
+    for place, panel in zip(places.flat, panels, strict=False):
+        place.set_title(panel["title"], loc="left", fontsize=10)
+        for target in panel["targets"]:
+            query = {"query": shortened(target["expr"]), **span}
+            answer = requests.get(
+                f"{monitored.prometheus}/api/v1/query_range", params=query, timeout=30
+            ).json()
+            assert answer["data"]["result"], panel["title"]
+            for series in answer["data"]["result"]:
+                times = [float(when) - began for when, _ in series["values"]]
+                values = [float(value) for _, value in series["values"]]
+                label = re.sub(
+                    r"{{(\w+)}}",
+                    lambda found, labels=series["metric"]: labels.get(found[1], ""),  # type: ignore[misc]
+                    target["legendFormat"],
+                )
+                place.plot(times, values, label=label, linewidth=1)
+        place.legend(fontsize=7, loc="upper left")
+        place.set_ylim(bottom=0)
+        place.set_xlabel(f"s; unit: {panel['fieldConfig']['defaults']['unit']}", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
 
 
 def monitored_sockets(monitored: Monitored) -> list[Path]:

@@ -107,8 +107,9 @@ def turkish(folder: Path) -> None:
 def checkout_with_blanks(folder: Path) -> None:
     """Another checkout, and an environment in it that finds this one's packages."""
     checkout = folder / "my own checkout"
-    for name in ("diagonalflip", "export", "handlers", "supervisor", "worker"):
+    for name in ("diagonalflip", "export", "handlers", "playground", "supervisor", "worker"):
         shutil.copytree(ROOT / name, checkout / name)
+    shutil.copy(ROOT / "openapi.yaml", checkout)
     venv.create(checkout / ".venv", symlinks=True)
     packages = ".venv/lib/python{}.{}/site-packages".format(*sys.version_info)
     paths = f"{checkout}\n{sysconfig.get_path('purelib')}\n"

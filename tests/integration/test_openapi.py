@@ -96,7 +96,7 @@ CASES: dict[tuple[str, str], Request] = {
     ("infer", "400"): Request(b'{"inputs": []}', None),
     ("infer", "412"): Request(PIXELS, JSON, OTHER_MODEL),
     ("infer", "413"): Request(TWO_MANY, JSON),
-    ("infer", "415"): PDF,
+    ("infer", "415"): Request(PIXELS, JSON, {"Content-Encoding": "br"}),
     ("ping", "200"): Request(),
     ("modelMetadata", "200"): NOTHING,
     ("modelConfig", "200"): NOTHING,
@@ -218,6 +218,7 @@ def find_examples() -> Iterator[tuple[str, Request]]:
         for parameter in map(resolve, operation.get("parameters", [])):
             for value in parameter["schema"].get("examples", []):
                 request = Request() if content else NOTHING
+                request = Request(PIXELS, JSON) if operation_id == "infer" else request
                 yield operation_id, request._replace(headers={parameter["name"]: value})
 
 

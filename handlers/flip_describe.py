@@ -1,0 +1,33 @@
+"""What the Open Inference Protocol V2 tells of a server and its model."""
+
+from __future__ import annotations
+
+from flip_encode import dump
+
+from diagonalflip.wire import MAX_IMAGES, MODEL, PIXELS
+
+EXTENSIONS = ["binary_tensor_data", "model_configuration"]
+
+
+def documents(version: str, platform: str) -> dict[str, bytes]:
+    """What V2 tells: of the server, of the model, and the model's configuration.
+
+    The latter as Triton has it (model_config.proto in its repository ``common``).
+    """
+    server = {"name": MODEL, "version": version, "extensions": EXTENSIONS}
+    model = {
+        "name": MODEL,
+        "versions": [version],
+        "platform": platform,
+        "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, PIXELS]}],
+        "outputs": [{"name": "prediction", "datatype": "FP32", "shape": [-1, PIXELS]}],
+    }
+    config = {
+        "name": MODEL,
+        "platform": platform,
+        "max_batch_size": MAX_IMAGES,
+        "input": [{"name": "pixels", "data_type": "TYPE_FP32", "dims": [PIXELS]}],
+        "output": [{"name": "prediction", "data_type": "TYPE_FP32", "dims": [PIXELS]}],
+    }
+    told = {"server": server, "model": model, "config": config}
+    return {name: dump(document) for name, document in told.items()}
