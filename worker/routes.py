@@ -75,6 +75,8 @@ class WorkerServer(HttpServer):
         verb = self._verbs.get(path)
         if verb is not None:
             return Request(verb, headers) if method in CALLS else unserved(method, CALLS)
+        if path == "/status" and path not in self.pages:  # at most once a second
+            self.pages[path] = self._status()
         if path not in self._health and path not in self.pages:
             return refusal(ModelNotFound(path[:100], f"/predictions/{self._model}"))
         if method not in PROBES:
@@ -95,11 +97,12 @@ class WorkerServer(HttpServer):
         metrics.connections = Counter(dict.fromkeys((FRONT, EDGE), 0))
         metrics.connections.update(connection.door for connection in self.connections)
         metrics.publish()
-        self.pages["/status"] = Response(self._status(), JSON)
+        self.pages.pop("/status", None)
 
-    def _status(self) -> bytes:
+    def _status(self) -> Response:
         """What every worker last published of itself, for people."""
-        return json.dumps({"ready": self._ready, "workers": self.metrics.everyone()}).encode()
+        told = {"ready": self._ready, "workers": self.metrics.everyone()}
+        return Response(json.dumps(told).encode(), JSON)
 
     def _obey(self) -> None:
         self._ready = False
