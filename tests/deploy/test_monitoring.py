@@ -30,11 +30,12 @@ import yaml
 from diagonalflip.wire import MAX_IMAGES, OCTETS, PACKED
 from supervisor import tokens
 from tests.contract.test_proof import WORKER
-from tests.deploy.files import ROOT
+from tests.deploy.files import ROOT, needs_tools
 from tests.integration.conftest import PATH, Server, free_port, run_server
 from worker.routes import proof_socket
 
 pytestmark = [
+    needs_tools,  # its place is `make manifests-test`: it takes two minutes
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus (Debian's)"),
     pytest.mark.timeout(300),
 ]
