@@ -187,7 +187,7 @@ def expressions() -> list[tuple[str, str]]:
 
 
 def ready(monitored: Monitored) -> bool:
-    with contextlib.suppress(requests.ConnectionError):
+    with contextlib.suppress(requests.RequestException):  # it may not have started yet
         return bool(monitored.query("diagonalflip_workers_proven == 2"))
     return False
 
