@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from email.message import Message
@@ -108,7 +108,7 @@ def refusal(reply: Reply, count: int) -> DiagonalFlipError:
     if status == TooManyImages.status:
         return _too_many(reply, count)
     told = str(problem.get("message") or problem.get("detail") or reply.body[:200])
-    kind = _KINDS.get(str(problem.get("code")))
+    kind = errors.KINDS.get(str(problem.get("code")))
     if kind is not None and kind.status == status:
         error = kind(*(str(problem.get(name, "")) for name in ("got", "expected", "action")))
     else:
@@ -215,13 +215,3 @@ def _document(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
-
-
-def _tree(kind: type[DiagonalFlipError]) -> Iterator[type[DiagonalFlipError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        if child.__module__ == errors.__name__:
-            yield from _tree(child)
-
-
-_KINDS = {kind.code: kind for kind in _tree(DiagonalFlipError)}

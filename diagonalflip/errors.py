@@ -41,6 +41,7 @@ is stable, and the class's name. ``retryable`` says whether to send the same req
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -232,3 +233,13 @@ class DeadlineExceeded(ClientError):
 
 class InvalidAnswer(ClientError):
     """The answer has another status, form, length or meaning than was asked for."""
+
+
+def _tree(kind: type[DiagonalFlipError]) -> Iterator[type[DiagonalFlipError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _tree(child)
+
+
+KINDS = {kind.code: kind for kind in _tree(DiagonalFlipError)}
+"""Every error above, by its code."""

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import metadata
@@ -49,15 +50,20 @@ $sections
 """)
 
 
-def main() -> None:
-    """Writes the page."""
+def main() -> int:
+    """Writes the page; returns the exit status."""
     parser = argparse.ArgumentParser(description="All evidence on one page.")
     parser.add_argument("page", type=Path)
     parser.add_argument("--model-store", type=Path, default=os.environ.get("MODEL_STORE"))
     arguments = parser.parse_args()
     store = arguments.model_store or ROOT / "model_store"
-    arguments.page.write_text(page(store), encoding="utf-8")
+    try:
+        arguments.page.write_text(page(store), encoding="utf-8")
+    except (ArtifactError, OSError) as error:
+        print(f"report failed: {error}", file=sys.stderr)
+        return 1
     print(f"Written to {arguments.page}")
+    return 0
 
 
 def page(store: Path, root: Path = ROOT) -> str:
@@ -172,4 +178,4 @@ def _read(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

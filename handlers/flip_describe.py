@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol V2 tells of a server and its model."""
+"""Metadata of server and model, as the Open Inference Protocol V2 has it."""
 
 from __future__ import annotations
 

@@ -101,9 +101,11 @@ def read(request: Request, model_digest: str) -> Job | None:
     _check_model(headers.get("if-match", "*"), model_digest)
     body = flip_coding.decoded(headers.get("content-encoding", ""), request.body)
     content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
-    if body and parse_media_type(content_type).name == FORM:
+    name = parse_media_type(content_type).name
+    if body and name == FORM:
         content_type, body = flip_form.file_of(content_type, body)
-    form = FORMS.get(parse_media_type(content_type).name, "")
+        name = parse_media_type(content_type).name
+    form = FORMS.get(name, "")
     if request.verb is Verb.EXPLAIN:
         images = flip_decode.decode(content_type, body)
         check_count(images.count, MAX_EXPLAINED_IMAGES)

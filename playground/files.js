@@ -13,13 +13,14 @@ export async function sendFile(file, progressed) {
   const answers = [];
   const started = performance.now();
   let images = 0;
-  for (let start = 0; start < file.size || start === 0; start += chunk) {
+  let start = 0;
+  do {
     const body = file.slice(start, start + chunk);
     const response = await ask(PREDICT, { method: "POST", headers, body });
     images += Number(response.headers.get("Flip-Images"));
     answers.push(await response.arrayBuffer());
-    progressed(Math.min(1, (start + chunk) / file.size));
-    if (file.size === 0) break;
-  }
+    start += chunk;
+    progressed(Math.min(1, start / file.size));
+  } while (start < file.size);
   return { images, seconds: (performance.now() - started) / 1000, answers: new Blob(answers) };
 }

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from supervisor import host
 from supervisor.settings import LOOPBACK
 from worker.listener import listen
 from worker.routes import DRAIN, NOT_READY, NUMBER, front_socket
@@ -48,22 +49,25 @@ class FrontDoor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Closes it at once."""
         with contextlib.suppress(OSError):
             self._asking.shutdown(socket.SHUT_RDWR)
         self._asking.close()
-        for each in (*self._listeners, *self._lines.values()):
-            each.close()
+        self.forget()
+        for listener in self._listeners:
+            listener.close()
 
     def living(self) -> list[int]:
         """Numbers of the workers that have their sockets now."""
-        return [number for number, line in sorted(self._lines.items()) if not _ended(line)]
+        return [
+            number for number, line in sorted(self._lines.items()) if not host.readable(line, 0)
+        ]
+
+    def forget(self) -> None:
+        """Takes all workers for gone, as they are when TorchServe has ended."""
+        while self._lines:
+            self._lines.popitem()[1].close()
 
     def not_ready(self) -> None:
         """Has workers say that no client is to be sent here."""
@@ -78,13 +82,11 @@ class FrontDoor:
     def wait(self, timeout_s: float) -> None:
         """Returns when all are answered, or time is over."""
         deadline = time.monotonic() + timeout_s
-        for line in self._lines.values():
-            line.settimeout(max(0.01, deadline - time.monotonic()))
-            with contextlib.suppress(OSError):
-                line.recv(1)  # it says nothing, and ends
+        for line in list(self._lines.values()):
+            host.readable(line, max(0.0, deadline - time.monotonic()))
 
     def _tell(self, message: bytes) -> None:
-        for line in self._lines.values():
+        for line in list(self._lines.values()):
             with contextlib.suppress(OSError):
                 line.sendall(message)
 
@@ -94,22 +96,17 @@ class FrontDoor:
                 line, _ = self._asking.accept()
             except OSError:
                 return  # it is closed
-            with contextlib.suppress(OSError, IndexError):
-                line.settimeout(PATIENCE_S)
-                (number,) = NUMBER.unpack(line.recv(NUMBER.size, socket.MSG_WAITALL))
-                socket.send_fds(line, [b"f"], [self._listeners[number].fileno()])
-                line.setblocking(False)
-                if number in self._lines:
-                    self._lines[number].close()
-                    self.handed_out_again += 1
-                self._lines[number] = line
+            try:
+                self._hand_over(line)
+            except (OSError, struct.error, IndexError):
+                line.close()  # of a worker that ended at once
 
-
-def _ended(line: socket.socket) -> bool:
-    """Whether the other end is gone; it says nothing."""
-    try:
-        return not line.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    def _hand_over(self, line: socket.socket) -> None:
+        """Gives the worker at the other end its socket; the line says nothing from then on."""
+        line.settimeout(PATIENCE_S)
+        (number,) = NUMBER.unpack(line.recv(NUMBER.size, socket.MSG_WAITALL))
+        socket.send_fds(line, [b"f"], [self._listeners[number].fileno()])
+        if number in self._lines:
+            self._lines[number].close()
+            self.handed_out_again += 1
+        self._lines[number] = line

@@ -7,8 +7,10 @@ import ctypes
 import os
 import re
 import resource
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -139,6 +141,19 @@ def count_gpus() -> int:
             "see whether nvidia-smi answers, or set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU",
         ) from error
     return int(finished.stdout) if finished.returncode == 0 else 0
+
+
+def readable(connection: socket.socket, seconds: float) -> bool:
+    """Whether there is something to read, or the end, within so many seconds.
+
+    By poll: select knows no descriptor above 1,023.
+    """
+    try:
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(1e3 * seconds))
+    except (OSError, ValueError):
+        return True  # it is closed here
 
 
 def allow_many_files() -> int:

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -78,14 +79,13 @@ class OperationsServer(HttpServer):
 
     def route(self, method: str, path: str, headers: dict[str, str]) -> Response:
         """The answer to any request."""
-        pages = {
+        pages: dict[str, Callable[[], Response]] = {
             "/v2/health/live": self._live,
             "/v2/health/ready": self._ready,
             "/ping": self._ready,
+            "/metrics": partial(self._metrics, headers),
         }
-        if path == "/metrics" and method in PROBES:
-            return Response(*self._page.render(headers.get("accept", "")))
-        if path not in pages and path != "/metrics":
+        if path not in pages:
             served = "/v2/health/live, /v2/health/ready or /metrics"
             return refusal(ModelNotFound(path[:100], served))
         return pages[path]() if method in PROBES else unserved(method, PROBES)
@@ -105,6 +105,9 @@ class OperationsServer(HttpServer):
         if health.ready:
             return Response(body, JSON)
         return Response(body, JSON, HTTPStatus.SERVICE_UNAVAILABLE, {"retry-after": "1"})
+
+    def _metrics(self, headers: dict[str, str]) -> Response:
+        return Response(*self._page.render(headers.get("accept", "")))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import logging
 import os
-import select
 import signal
 import socket
 import struct
@@ -22,6 +21,7 @@ import psutil
 
 from diagonalflip.errors import CertificateError
 from diagonalflip.wire import OCTETS, TOLERANCE, pack
+from supervisor import host
 from supervisor.store import Artifacts
 from worker.routes import fault_file, proof_socket
 
@@ -217,7 +217,7 @@ def _wait(connection: socket.socket, pid: int) -> None:
     """
     idle, worked = 0, _work_s(pid)
     for _ in range(int(BUSY_PATIENCE_S / PATIENCE_S)):
-        if select.select([connection], [], [], PATIENCE_S)[0]:
+        if host.readable(connection, PATIENCE_S):
             return
         before, worked = worked, _work_s(pid)
         idle = idle + 1 if worked == before else 0

@@ -103,11 +103,7 @@ class Supervisor:
             held.enter_context(operations.serving(self.health, addresses))
             front = FrontDoor(settings.port, settings.workers, sockets)
             self._front = held.enter_context(front)
-            self.health.pages = lambda: [
-                metrics_file(sockets, number).read_text(encoding="utf-8")
-                for number in front.living()
-                if metrics_file(sockets, number).exists()
-            ]
+            self.health.pages = lambda: _pages(front, sockets)
             if settings.tokens_file is not None:
                 self._edge = Edge(settings, settings.tokens_file, self._model, sockets)
             try:
@@ -149,6 +145,7 @@ class Supervisor:
         pause_s = self._torchserve_lives.ended()
         self.health.restarts["torchserve"] += 1
         logger.error("TorchServe is started again in %g s", pause_s)
+        self._front.forget()
         self._stop.pause(pause_s)
         self._torchserve_lives.begin()
         try:
@@ -190,9 +187,9 @@ class Supervisor:
                 self.health.restarts["worker"] = self._front.handed_out_again
                 if self._edge is not None:
                     edge = UnixConnection(sockets / "edge-metrics.sock", 1.0)
-                    self.health.edge_page = _metrics(edge)
+                    self.health.edge_page = _metrics(edge) or ""
                 torchserve = LOOPBACK, self.settings.metrics_port
-                if _metrics(http.client.HTTPConnection(*torchserve, timeout=1.0)):
+                if _metrics(http.client.HTTPConnection(*torchserve, timeout=1.0)) is not None:
                     heard = now
             proven = now if self.health.proven else proven
             if now - heard > SILENCE_S:
@@ -234,9 +231,18 @@ class Supervisor:
                 os.waitpid(child, os.WNOHANG)
 
 
-def _metrics(connection: http.client.HTTPConnection) -> str:
-    """A part's metrics; none if it gives none. ``http.client`` knows no proxies."""
+def _pages(front: FrontDoor, sockets: Path) -> list[str]:
+    """The metrics that living workers have published."""
+    pages = []
+    for number in front.living():
+        with contextlib.suppress(FileNotFoundError):  # a first worker has not yet
+            pages.append(metrics_file(sockets, number).read_text(encoding="utf-8"))
+    return pages
+
+
+def _metrics(connection: http.client.HTTPConnection) -> str | None:
+    """A part's metrics; None if it gives none. ``http.client`` knows no proxies."""
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("GET", "/metrics")
         return connection.getresponse().read().decode()
-    return ""
+    return None

@@ -108,7 +108,7 @@ class Worker:
         _spare_collector()
         if self._number is not None:
             version = loaded.context.manifest["model"]["modelVersion"]
-            self._serve_directly(self._number[0], name, version)
+            self._open_doors(self._number[0], name, version)
 
     def _answer_frontend(self, batch: list[Frame]) -> None:
         started = time.perf_counter()
@@ -127,9 +127,9 @@ class Worker:
         """The responses to a batch, computed in parts of bounded work; lists them as entries."""
         jobs: list[tuple[Frame, Any]] = []
         for frame in batch:
-            outcome = self._read(frame)
+            request, outcome = self._read(frame)
             if isinstance(outcome, Response):
-                answered.append((TORCHSERVE, NO_REQUEST, started, outcome))
+                answered.append((TORCHSERVE, request, started, outcome))
                 yield frame, outcome
                 continue
             jobs.append((frame, outcome))
@@ -138,12 +138,13 @@ class Worker:
                 jobs = []
         yield from self._answer(jobs, started, answered)
 
-    def _read(self, frame: Frame) -> Any:
+    def _read(self, frame: Frame) -> tuple[Request, Any]:
         try:
-            return self._service.read(self._understand(frame.headers, frame.inputs))
+            request = self._understand(frame.headers, frame.inputs)
+            return request, self._service.read(request)
         except Exception:
             logger.exception("a request could not be read")
-            return refusal(FAULT)
+            return NO_REQUEST, refusal(FAULT)
 
     def _answer(
         self, jobs: list[tuple[Frame, Any]], started: float, answered: list[Entry]
@@ -153,7 +154,7 @@ class Worker:
             answered.append((TORCHSERVE, job.request, started, response))
             yield frame, response
 
-    def _serve_directly(self, number: int, model: str, version: str) -> None:
+    def _open_doors(self, number: int, model: str, version: str) -> None:
         """Opens the doors, in a thread; if that ends, the whole worker does."""
         folder = Path(os.environ["FLIP_SOCKETS"])
         opened = threading.Event()

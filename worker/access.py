@@ -1,4 +1,4 @@
-"""The access log: what became of every request, a JSON line each."""
+"""The access log: a JSON line per request."""
 
 from __future__ import annotations
 

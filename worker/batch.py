@@ -82,7 +82,7 @@ class Batcher:
         weight = self._service.weigh(request)
         if self.queued_images + weight > limits.QUEUED_IMAGES:
             now, response = perf_counter(), refusal(FULL)
-            self._metrics.add([(client.door, request, now, response)], now, now)
+            self.measure([(client.door, request, now, response)], now, now)
             return response
         self.queued_images += weight
         queue = self._heavy if weight > limits.HEAVY_IMAGES else self._light
@@ -98,6 +98,13 @@ class Batcher:
         """Answers a request now, before all others and whatever is held."""
         job = self._service.read(request)
         return job if isinstance(job, Response) else self._answer([job])[0]
+
+    def measure(self, entries: list[Entry], started: float, finished: float) -> None:
+        """Takes an answered batch for metrics; a failure of theirs does not stop the service."""
+        try:
+            self._metrics.add(entries, started, finished)
+        except Exception:
+            logger.exception("a batch was not measured")
 
     def _run(self) -> None:
         """Answers one batch; the event loop reads what has arrived before the next one."""
@@ -122,10 +129,8 @@ class Batcher:
             if not client.lost:
                 self._reply(client, response)
         self._in_batch = False
-        try:
-            self._metrics.add(entries, started, perf_counter())
-        except Exception:  # what is measured must not stop what is served
-            logger.exception("a batch was not measured")
+        if entries:
+            self.measure(entries, started, perf_counter())
         return len(taken)
 
     def _answer(self, jobs: list[Any]) -> list[Response]:

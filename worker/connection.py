@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._server.connections.add(self)
         self._transport.set_write_buffer_limits(limits.UNSENT_BYTES)
-        self._expect()
+        self.expect()
         if len(self._server.connections) > MAX_CONNECTIONS and not self._proves:
             self._refuse(ServerOverloaded("too many connections", f"{MAX_CONNECTIONS}"))
 
@@ -85,17 +85,17 @@ class Connection(asyncio.Protocol):
         """The client reads slowly: it is not listened to meanwhile."""
         self._paused = self._held_back = True
         self._transport.pause_reading()
-        self._expect()
+        self.expect()
 
     def resume_writing(self) -> None:
         """The client has read."""
         self._paused = False
         self._listen()
-        self._expect()
+        self.expect()
 
     def begin(self) -> None:
         """A request's first byte has come."""
-        self._expect()
+        self.expect()
 
     def proceed(self) -> None:
         """The client asks whether to send its body; while it is owed an answer, it waits."""
@@ -131,11 +131,6 @@ class Connection(asyncio.Protocol):
         if self._queue:
             self._answer_next()
 
-    def drain(self) -> None:
-        """Takes one more request at most, and waits for that a moment only."""
-        if self._call is None and not self._in_request and not self.unsent:
-            self.deadline = asyncio.get_running_loop().time() + limits.DRAIN_IDLE_S
-
     def abort(self) -> None:
         """Ends the connection at once."""
         self._transport.abort()
@@ -153,6 +148,11 @@ class Connection(asyncio.Protocol):
     def unsent(self) -> int:
         """Bytes of answers that the client has not read."""
         return self._transport.get_write_buffer_size()
+
+    @property
+    def _leaves(self) -> bool:
+        """Whether the client is to go when it is answered."""
+        return self._server.draining and self.door == FRONT
 
     @property
     def _in_request(self) -> bool:
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
         if call is None or self.lost or self._transport.is_closing():
             return
         message, connection, head_only = call
-        if self._server.draining and self.door == FRONT and not self._queue:
+        if self._leaves and not self._queue:
             connection = "close"
         if isinstance(message, Request):
             self._release(len(message.body))
@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
         else:
             self._listen()
             if self._paused or not self._in_request:
-                self._expect()
+                self.expect()
 
     def _listen(self) -> None:
         """Reads on, if the client takes its answers and waits for none."""
@@ -205,7 +205,7 @@ class Connection(asyncio.Protocol):
         self._body_bytes -= length
         self._server.batcher.held_bytes -= length
 
-    def _expect(self) -> None:
+    def expect(self) -> None:
         """Sets how long the client may take for what it is to do, if it is its turn."""
         unsent = self.unsent if self._paused or self.finished else 0
         self._server.batcher.held_bytes += unsent - self._unsent_bytes
@@ -220,7 +220,7 @@ class Connection(asyncio.Protocol):
         elif self._call is not None:
             return
         else:
-            seconds = limits.IDLE_S
+            seconds = limits.DRAIN_IDLE_S if self._leaves else limits.IDLE_S
         self.deadline = asyncio.get_running_loop().time() + seconds
 
     def _refuse(self, error: DiagonalFlipError) -> None:
@@ -228,7 +228,7 @@ class Connection(asyncio.Protocol):
         self._stop_reading()
         self._queue.append((refusal(error), "close", False))
         self._answer_next()
-        self._expect()
+        self.expect()
 
     def _stop_reading(self) -> None:
         """Ignores what the client still sends, and forgets the request that is not whole."""
@@ -244,7 +244,7 @@ class Connection(asyncio.Protocol):
         self._queue.clear()
         self._stop_reading()
         self._listen()
-        self._expect()
+        self.expect()
         if self._transport.can_write_eof():
             with contextlib.suppress(OSError):
                 self._transport.write_eof()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,22 +25,18 @@ class Histogram:
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = np.array(bounds)
+        self._bounds = bounds
         self._counts = np.zeros(len(bounds) + 1, np.int64)
         self._sum = 0.0
         self._waiting = array("d")
         self._exemplars: dict[int, tuple[str, float]] = {}
         self.add, self.extend = self._waiting.append, self._waiting.extend
 
-    def __len__(self) -> int:
-        """How many values are not folded yet."""
-        return len(self._waiting)
-
     def mark(self, value: float, traceparent: str) -> None:
         """Has a trace, if that is one, stand for the values like ``value``."""
         found = TRACE.match(traceparent)
         if found is not None:
-            self._exemplars[int(np.searchsorted(self._bounds, value))] = found[1], value
+            self._exemplars[bisect_left(self._bounds, value)] = found[1], value
 
     def fold(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Sorts in what was added since the last time, and returns it."""

@@ -101,7 +101,7 @@ class HttpServer(ABC):
 
     def measure(self, entries: list[Entry], started: float, finished: float) -> None:
         """Takes a batch that another thread has answered; by any thread, while it serves."""
-        self._loop.call_soon_threadsafe(self.metrics.add, entries, started, finished)
+        self._loop.call_soon_threadsafe(self.batcher.measure, entries, started, finished)
 
     async def drain(self) -> None:
         """Closes the front door, and returns when all who came in by it have been answered.
@@ -110,12 +110,13 @@ class HttpServer(ABC):
         """
         self.draining = True
         for door in [door for door in self._doors if door.name == FRONT]:
-            self._accept(door)  # a client that waits to be accepted would be reset
+            while self._accept(door):
+                pass  # a client that waits to be accepted would be reset
             self._doors.remove(door)
             self._close(door)
-        await asyncio.gather(*self._opening)
+        await asyncio.gather(*self._opening, return_exceptions=True)
         for connection in self._guests():
-            connection.drain()
+            connection.expect()
         while self._guests():  # noqa: ASYNC110 - they settle in many ways
             await asyncio.sleep(DRAIN_POLL_S)
 
@@ -148,8 +149,8 @@ class HttpServer(ABC):
         self._loop.remove_reader(door.listener)
         door.listener.close()
 
-    def _accept(self, door: Door) -> None:
-        """Accepts whoever waits.
+    def _accept(self, door: Door) -> bool:
+        """Accepts whoever waits; returns whether more may.
 
         libuv accepts one client in each turn of its loop. Under load a turn takes tens of
         milliseconds, and hundreds of clients that connect together waited for many seconds.
@@ -166,14 +167,17 @@ class HttpServer(ABC):
                 self._opening.add(opening)
                 opening.add_done_callback(self._opening.discard)
         except (BlockingIOError, ConnectionAbortedError):
-            return
+            return False
         except OSError:
             logger.exception("no further client for a second")
             self._loop.remove_reader(door.listener)
             self._loop.call_later(1.0, self._listen, door)
+            return False
+        return True
 
     def _every_second(self) -> None:
         loop = asyncio.get_running_loop()
+        loop.call_later(1.0, self._every_second)  # whatever happens below
         self._date = f"date: {formatdate(usegmt=True)}"
         now = loop.time()
         short = self.batcher.held_bytes > limits.HELD_BYTES // 2
@@ -183,7 +187,6 @@ class HttpServer(ABC):
             elif short and _is_deaf(connection, now):  # or deaf clients would take the room of all
                 connection.abort()
         self.tick()
-        loop.call_later(1.0, self._every_second)
 
 
 def _is_deaf(connection: Connection, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""What a worker measures of the requests it answers.
+"""Measurements of the requests that a worker answers.
 
 Where requests pass, a measurement is one entry of a list; once a second the lists are folded into
 histograms, and written to a file, of which the supervisor makes a page for Prometheus
@@ -12,16 +12,17 @@ import contextlib
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
 import orjson
 import psutil
 
-from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.errors import KINDS
 from diagonalflip.message import Request, Response, Verb, Work
 from diagonalflip.wire import FORMS
 from worker.histogram import Histogram
@@ -38,15 +39,12 @@ REQUESTS = [float(2**step) for step in range(8)]
 STALE_S = 3.0
 """A worker that has not published for so long is gone."""
 
-FOLD_AT = 1 << 14
-"""Measurements of one kind, until they are folded before the second is over."""
-
 Entry = tuple[str, Request, float, Response]
 """Door, request, when it had arrived, and its response; ``perf_counter``'s seconds."""
 
 
 class Watcher(Protocol):
-    """Who is told of every batch: traces, the access log."""
+    """Receiver of every batch: traces, the access log."""
 
     def add(self, entries: Sequence[Entry], started: float, finished: float) -> None:
         """Takes the requests of one batch, and when it was answered, in seconds."""
@@ -66,9 +64,10 @@ class Metrics:
     Attributes:
         held_bytes, queued_images: As they are now.
         refusals: How many, by code.
-        watchers: Who is told of every batch as well.
+        watchers: Receivers of every batch as well.
         connections: How many are open, by door.
-        recent: Of the second before: requests, images, fill of batches, p50 and p99 of seconds.
+        recent: Between the last two folds: requests and images per second, requests per batch,
+            p50 and p99 of durations.
     """
 
     def __init__(
@@ -90,16 +89,17 @@ class Metrics:
         self._batch_images, self._batch_requests = Histogram(IMAGES), Histogram(REQUESTS)
         self._images: Counter[str] = Counter(dict.fromkeys(FORMS.values(), 0))
         self.refusals: Counter[str] = Counter(
-            {kind.code: 0 for kind in _kinds(DiagonalFlipError) if kind.status}
+            {code: 0 for code, kind in KINDS.items() if kind.status}
         )
         self._busy_s = 0.0
         self.watchers: list[Watcher] = []
         self.held_bytes = self.queued_images = 0
         self.connections: Counter[str] = Counter()
         self.recent: dict[str, float] = {}
+        self._folded_at = perf_counter()
 
     def add(self, entries: Sequence[Entry], started: float, finished: float) -> None:
-        """Takes the requests of one batch, and when it was answered, in seconds."""
+        """Takes the requests of one batch, at least one, and when it was answered, in seconds."""
         works: list[Work] = []
         key, duration = None, self._queue
         for door, request, arrived, response in entries:
@@ -118,8 +118,6 @@ class Metrics:
         if works:
             self._add_works(works)
         self._busy_s += finished - started
-        if len(self._queue) > FOLD_AT:
-            self.fold()
         for watcher in self.watchers:
             watcher.add(entries, started, finished)
 
@@ -136,20 +134,22 @@ class Metrics:
             histogram.fold()
         seconds = np.concatenate(durations)
         p50, p99 = np.percentile(seconds, [50, 99]) if seconds.size else (0.0, 0.0)
+        elapsed_s, self._folded_at = perf_counter() - self._folded_at, perf_counter()
         self.recent = {
-            "requests": seconds.size,
-            "images": float(images.sum()),
+            "requests": seconds.size / elapsed_s,
+            "images": float(images.sum()) / elapsed_s,
             "requests_per_batch": float(batches.mean()) if batches.size else 0.0,
             "p50_s": float(p50),
             "p99_s": float(p99),
         }
 
     def publish(self) -> None:
-        """Writes the page at once."""
+        """Writes the page at once. A full disk stops metrics, not serving."""
         if self._page is not None:
             new = self._page.with_suffix(".new")
-            new.write_bytes(orjson.dumps(self.state()))
-            new.replace(self._page)
+            with contextlib.suppress(OSError):
+                new.write_bytes(orjson.dumps(self.state()))
+                new.replace(self._page)
 
     def everyone(self) -> list[dict[str, Any]]:
         """What each living worker published in the last seconds: its number, and ``recent``."""
@@ -206,9 +206,3 @@ class Metrics:
         else:
             for form, count in zip(forms, images, strict=True):
                 self._images[form] += count
-
-
-def _kinds(kind: type[DiagonalFlipError]) -> Iterator[type[DiagonalFlipError]]:
-    yield kind
-    for each in kind.__subclasses__():
-        yield from _kinds(each)

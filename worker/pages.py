@@ -1,4 +1,4 @@
-"""What browsers see: the playground, and the contract as pages."""
+"""Pages for browsers: the playground, and the contract."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def pages() -> dict[str, Response]:
     if spec is None or spec.origin is None:
         raise SettingError("no swagger-ui-py", "it installed", "run `make serve`")
     swagger = Path(spec.origin).parent / "static"
-    contract = yaml.safe_load((ROOT / "openapi.yaml").read_text(encoding="utf-8"))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of a second sooner
+    contract = yaml.load((ROOT / "openapi.yaml").read_text(encoding="utf-8"), loader)  # noqa: S506
     contract["servers"] = [{"url": "/"}]
     found = {
         "/openapi.json": _page(json.dumps(contract).encode(), JSON),

@@ -1,4 +1,4 @@
-"""What a worker answers over HTTP, without TorchServe's frontend in between.
+"""HTTP of one worker, without TorchServe's frontend in between.
 
 Every worker listens on a socket of the front door (SO_REUSEPORT: the kernel spreads the
 connections), and on a Unix socket of its own for the edge. A batch is whatever has arrived when

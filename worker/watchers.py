@@ -1,4 +1,4 @@
-"""Who is told of every request, where the environment asks for it: access log and traces."""
+"""Optional receivers of every request: the access log, and traces."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from pathlib import Path
 from worker.access import AccessLog
 from worker.metrics import Watcher
 
+PROTOCOL = "http/protobuf"
+
 logger = logging.getLogger(__name__)
 
 
 def traces_wanted() -> bool:
-    """Whether OpenTelemetry's variables say where traces go, and do not switch them off."""
+    """Read from OpenTelemetry's variables whether traces are on, and can be sent as they say."""
     places = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     off = os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp"
     off |= os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    return any(os.environ.get(place) for place in places) and not off
+    if off or not any(os.environ.get(place) for place in places):
+        return False
+    named = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = next((os.environ[name] for name in named if os.environ.get(name)), PROTOCOL)
+    if protocol != PROTOCOL:
+        logger.warning("No traces: OTEL_* asks for %s, and only %s is sent", protocol, PROTOCOL)
+    return protocol == PROTOCOL
 
 
 def watchers(number: int) -> list[Watcher]:

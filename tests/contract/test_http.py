@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import socket
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from http.client import HTTPResponse
@@ -23,10 +24,10 @@ import pytest
 import uvloop
 
 from diagonalflip.message import Request, Response, Verb
-from worker import batch, limits
+from worker import batch, limits, listener
 from worker.listener import Door, listen
 from worker.metrics import FRONT, PROOF, Metrics
-from worker.routes import WorkerServer
+from worker.routes import DRAIN, WorkerServer
 
 PATH = "/predictions/diagonal_flip"
 POST = f"POST {PATH} HTTP/1.1\r\nHost: a\r\n"
@@ -64,10 +65,12 @@ class Port:
         self,
         run: Callable[[Coroutine[Any, Any, None]], None] = uvloop.run,
         proof: Path | None = None,
+        page: Path | None = None,
     ) -> None:
         self.echo = Echo()
-        self.metrics = Metrics()
+        self.metrics = Metrics(0, page)
         self.supervisor, line = socket.socketpair()
+        self.supervisor.settimeout(30)
         self.server = WorkerServer(self.echo, "diagonal_flip", "1.0", line, self.metrics)
         opened = Event()
         doors = [Door(FRONT, listen(("127.0.0.1", 0)))]
@@ -620,6 +623,72 @@ def test_a_handler_that_fails_is_a_500_for_its_batch_only(port: Port) -> None:
     assert (response.status, json.loads(body)["code"]) == (500, "internal_error")
     port.echo.fails = False
     assert port.ask(post(b"a"))[0][1] == b"a"
+
+
+def test_a_batch_of_nobody_is_measured_without_complaint(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        batcher = batch.Batcher(Echo(), Metrics())
+        gone: Any = SimpleNamespace(lost=True, door=FRONT)
+        batcher.put(gone, Request(Verb.PREDICT, {}, b"a"))
+        await asyncio.sleep(0)  # the batch runs in the next turn of the loop
+
+    asyncio.run(main())
+    assert not caplog.records
+
+
+def test_a_disk_that_is_full_stops_metrics_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deadlines and dates go on as well."""
+    monkeypatch.setattr(limits, "IDLE_S", 0.5)
+    with contextlib.closing(Port(page=tmp_path / "missing" / "page")) as port:
+        with port.connect() as idle:
+            assert idle.recv(1) == b""
+        dates = {port.ask(post(b"a"))[0][0].headers["date"]}
+        while len(dates) < 3:  # the test's own time limit ends this
+            dates.add(port.ask(post(b"a"))[0][0].headers["date"])
+
+
+def drain(port: Port) -> None:
+    port.supervisor.sendall(DRAIN)
+
+
+def test_all_who_had_come_are_answered_by_a_worker_that_drains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many wait to be accepted: more than are accepted in one turn of the loop."""
+    monkeypatch.setattr(listener, "ACCEPTED_AT_ONCE", 8)
+    with contextlib.closing(Port()) as port, contextlib.ExitStack() as opened:
+        port.echo.go_on.clear()
+        first = opened.enter_context(port.connect())
+        first.sendall(post(b"first"))
+        while not port.echo.read_:
+            time.sleep(0.01)  # until it is busy with the first; the test's time limit ends this
+        clients = [opened.enter_context(port.connect()) for _ in range(50)]
+        for client in clients:
+            client.sendall(post(b"rest"))
+        drain(port)
+        port.echo.go_on.set()
+        for client in (first, *clients):
+            response, body = read(client)
+            assert (response.status, body) == (200, b"first" if client is first else b"rest")
+        assert clients[-1].recv(1) == b""
+        assert port.supervisor.recv(1) == b"", "all have gone"
+    with pytest.raises(ConnectionRefusedError):
+        port.connect()
+
+
+def test_a_slow_reader_is_let_go_when_it_has_read() -> None:
+    """It has its answer from before, which did not say that the connection ends."""
+    with contextlib.closing(Port()) as port, port.connect() as slow:
+        body = bytes(1 << 23)
+        slow.sendall(post(body))
+        head = slow.recv(1, socket.MSG_PEEK)
+        assert head == b"H"
+        drain(port)
+        assert read(slow)[1] == body
+        assert slow.recv(1) == b""
+        assert port.supervisor.recv(1) == b"", "it has gone"
 
 
 def test_what_cannot_be_measured_is_served(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:

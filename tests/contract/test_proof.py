@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -94,6 +96,22 @@ def test_right_answers_prove_a_worker(folder: Path) -> None:
         assert prover.proven == 1
         assert prover.workers[0].pid == process.pid
         assert process.poll() is None
+
+
+def test_a_supervisor_with_many_clients_proves(folder: Path) -> None:
+    """Its descriptors go beyond 1,023, where select ends."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with worker(folder, "right"), contextlib.ExitStack() as opened:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limit[1]), limit[1]))
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limit)
+        clients = [os.dup(0) for _ in range(1100)]
+        for client in clients:
+            opened.callback(os.close, client)
+        assert clients[-1] > 1023
+        with proving(folder) as prover:
+            while prover.proofs["passed"] < 3:
+                time.sleep(0.01)
+            assert prover.proven == 1
 
 
 @pytest.mark.parametrize("behaviour", ["wrong", "not a number", "short", "refuses"])

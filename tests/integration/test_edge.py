@@ -215,6 +215,19 @@ def test_a_token_may_not_send_more_than_its_rate(edge: Edge) -> None:
     assert b"retry-after: 1\r\n" in received.lower()
 
 
+@pytest.mark.parametrize(
+    "path", ["/v2", "/v2/models/diagonal_flip", "/v2/models/diagonal_flip/ready"]
+)
+def test_v2_tells_of_itself_to_those_with_a_token(edge: Edge, path: str) -> None:
+    assert edge.ask(path=path).status_code == requests.codes.ok
+    assert edge.ask(path=path, headers={}).status_code == requests.codes.unauthorized
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/status", "/weights.json", "/metrics"])
+def test_pages_are_not_for_the_public(edge: Edge, path: str) -> None:
+    assert edge.ask(path=path).status_code == requests.codes.not_found
+
+
 def test_what_it_refused_is_among_the_metrics(edge: Edge) -> None:
     edge.ask(headers={})
     url = f"http://127.0.0.1:{edge.operations_port}/metrics"

@@ -96,12 +96,23 @@ def test_a_request_is_a_span_of_its_callers_trace(
     assert found["batch"].trace_id.hex() != TRACE
 
 
+def test_a_protocol_that_is_not_sent_is_said(artifacts: Path, tmp_path: Path) -> None:
+    """As operators of Kubernetes often set it; the service serves nevertheless."""
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    settings |= {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    with run_server(artifacts, tmp_path, **settings) as server:
+        assert server.post(b"\xb6", OCTETS).status_code == requests.codes.ok
+        assert "asks for grpc" in (tmp_path / "worker.log").read_text()
+
+
 def test_every_request_is_a_line(artifacts: Path, tmp_path: Path) -> None:
     with run_server(artifacts, tmp_path, ACCESS_LOG="1") as server:
         headers = {"X-Request-Id": 'a "quoted" one', "Content-Type": OCTETS}
         requests.post(server.url, b"\xb6", headers=headers, timeout=30)
         requests.post(server.url, b"", headers=headers, timeout=30)
         requests.post(server.torchserve_url, b"\xb6\x90", headers=headers, timeout=30)
+        explain = server.torchserve_url.replace("predictions", "explanations")
+        requests.post(explain, b"", headers=headers, timeout=30)
         assert server.stop() == 0
     text = (tmp_path / "access-0.log").read_text()
     lines = [line for line in map(json.loads, text.splitlines()) if line["request_id"]]
@@ -109,8 +120,9 @@ def test_every_request_is_a_line(artifacts: Path, tmp_path: Path) -> None:
         ("http", 2, 200, ""),
         ("http", 0, 400, "empty_payload"),
         ("torchserve", 4, 200, ""),
+        ("torchserve", 0, 400, "empty_payload"),
     ]
+    assert [line["verb"] for line in lines] == ["predict"] * 3 + ["explain"]
     for line in lines:
         assert line["request_id"] == headers["X-Request-Id"]
-        assert line["verb"] == "predict"
         assert 0 < line["ms"] < 30_000

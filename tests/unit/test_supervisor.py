@@ -97,6 +97,21 @@ def test_a_trace_stands_for_requests_like_its(tmp_path: Path) -> None:
     assert re.search(rf'le="1\.6384".* # \{{trace_id="{TRACE}"\}} 1\.0'.encode(), page)
 
 
+def test_the_live_figures_are_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 102.0, 102.0, 106.0, 106.0])  # a fold reads it twice
+    monkeypatch.setattr("worker.metrics.perf_counter", lambda: next(clock))
+    metrics = Metrics()
+    work = ("packed", 8, 0.0, 0.0, 0.0)
+    entry = (FRONT, Request(Verb.PREDICT, {}), 1.0, Response(b"", "", work=work))
+    metrics.add([entry] * 10, 1.0, 1.5)
+    metrics.fold()
+    assert (metrics.recent["requests"], metrics.recent["images"]) == (5.0, 40.0)
+    assert metrics.recent["p50_s"] == metrics.recent["p99_s"] == 0.5
+    metrics.add([entry] * 4, 1.0, 1.5)
+    metrics.fold()
+    assert metrics.recent["requests"] == 1.0
+
+
 @pytest.mark.parametrize("traceparent", ["x", "00-4bf92f-00f067-01", "-", "0" * 128])
 def test_a_trace_that_is_none_stands_for_nothing(tmp_path: Path, traceparent: str) -> None:
     metrics = Metrics(0, tmp_path / "page")
