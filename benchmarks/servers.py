@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from benchmarks.driver import Address
 from benchmarks.workloads import WORKLOADS, Rule, Workload
 from supervisor import store, tokens
 from supervisor.front import FrontDoor
-from supervisor.ports import resolve
+from supervisor.ports import free_ports, resolve
 from supervisor.settings import Settings
 from supervisor.torchserve import TorchServe, running
 
@@ -118,7 +117,7 @@ def our_server(scratch: Path) -> Iterator[TorchServe]:
 @contextlib.contextmanager
 def _ours(scratch: Path, port: str, token: str = "", **settings: str) -> Iterator[Running]:
     """The whole product, as ``make serve`` runs it, asked on the port of that name."""
-    environment = {name.upper(): str(free_port()) for name in Settings.ports()}
+    environment = {name.upper(): str(free_ports()) for name in Settings.ports()}
     environment |= {"MODEL_STORE": str(model_store()), "LOG_DIR": str(scratch / "logs")}
     environment |= {"PYTHONPATH": str(ROOT)} | settings
     with _process([sys.executable, "-m", "supervisor"], scratch, environment) as process:
@@ -142,7 +141,7 @@ def _edge(scratch: Path) -> contextlib.AbstractContextManager[Running]:
 
 @contextlib.contextmanager
 def _fastapi(scratch: Path) -> Iterator[Running]:
-    port = free_port()
+    port = free_ports()
     command = [str(_python("fastapi")), "-m", "uvicorn", "--app-dir", str(PEERS)]
     command += ["--port", str(port), "--workers", "2", "--loop", "uvloop", "--http", "httptools"]
     command += ["--no-access-log", "--log-level", "warning", "fastapi_app:app"]
@@ -152,7 +151,7 @@ def _fastapi(scratch: Path) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def _litserve(scratch: Path) -> Iterator[Running]:
-    port = free_port()
+    port = free_ports()
     command = [str(_python("litserve")), str(PEERS / "litserve_app.py"), str(port)]
     with _process(command, scratch) as process:
         yield Running(process, port)
@@ -160,7 +159,7 @@ def _litserve(scratch: Path) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def _fixed(scratch: Path) -> Iterator[Running]:
-    port = free_port()
+    port = free_ports()
     if shutil.which("nginx") is None:
         command = [sys.executable, str(PEERS / "fixed_app.py"), str(port)]
     else:
@@ -239,13 +238,6 @@ def log_tail(folder: Path) -> str:
     """The last of what a server wrote into ``folder``."""
     logs = [path.read_text(errors="replace").strip() for path in sorted(folder.rglob("*.log"))]
     return "\n".join(text[-1000:] for text in logs if text) or "no logs"
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def model_store() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import secrets
 import socket
 from dataclasses import replace
 from typing import Any
@@ -24,13 +25,12 @@ def resolve(settings: Settings) -> Settings:
         for name in settings.ports():
             if name == "edge_port" and settings.tokens_file is None:
                 continue
-            wanted = getattr(settings, name)
-            family = socket.AF_INET6 if ":" in settings.host_of(name) else socket.AF_INET
-            listener = held.enter_context(socket.socket(family))
+            address = settings.host_of(name)
+            listener = held.enter_context(socket.socket(_family(address)))
             # As Java binds: what lingers of closed connections does not matter.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                listener.bind((settings.host_of(name), wanted))
+                listener.bind((address, getattr(settings, name) or free_ports(1, address)))
             except OSError as error:
                 raise _cannot_listen(name, settings, error) from error
             taken[name] = listener.getsockname()[1]
@@ -63,16 +63,25 @@ def _cannot_listen(name: str, settings: Settings, error: OSError) -> SettingErro
     )
 
 
-def free_ports(count: int) -> int:
-    """The first of ``count`` ports in a row that are free now.
+def free_ports(count: int = 1, address: str = LOOPBACK) -> int:
+    """The first of ``count`` ports in a row on ``address`` that nobody listens on now.
 
-    For workers where Java has no Unix sockets (WorkLoadManager.java counts up from it).
+    None of those that systems give to outgoing connections: until its server binds it, such a
+    port may be some client's (Linux: 32768 and up; macOS and RFC 6335: 49152 and up).
+
+    Raises:
+        OSError: Nothing can listen on ``address``.
     """
-    while True:
-        with contextlib.ExitStack() as held, contextlib.suppress(OSError, OverflowError):
-            first = 0
-            for number in range(count):
-                listener = held.enter_context(socket.socket())
-                listener.bind((LOOPBACK, first and first + number))
-                first = first or listener.getsockname()[1]
-            return int(first)
+    for _ in range(1_000):
+        first = 10_000 + secrets.randbelow(22_768 - count)
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                held.enter_context(socket.socket(_family(address))).bind((address, port))
+            return first
+    with socket.socket(_family(address)) as listener:
+        listener.bind((address, 0))
+        return int(listener.getsockname()[1])
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET

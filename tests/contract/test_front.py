@@ -12,6 +12,7 @@ from threading import Thread
 import pytest
 
 from supervisor.front import FrontDoor
+from supervisor.ports import free_ports
 from worker.routes import DRAIN, NOT_READY, front_socket, take_front
 
 
@@ -23,9 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def number() -> int:
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        return int(chosen.getsockname()[1])
+    return free_ports()
 
 
 @pytest.fixture

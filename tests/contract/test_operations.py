@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from supervisor.operations import Health, serving
+from supervisor.ports import free_ports
 from supervisor.proof import UnixConnection
 
 
 @pytest.fixture
 def number() -> int:
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        return int(chosen.getsockname()[1])
+    return free_ports()
 
 
 def test_it_opens_and_ends_with_its_connections(number: int, tmp_path: Path) -> None:

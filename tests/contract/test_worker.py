@@ -17,7 +17,7 @@ import pytest
 import ts
 
 from diagonalflip.message import Response
-from drills.service import free_port
+from supervisor.ports import free_ports
 from tests.conftest import ROOT
 from tests.contract.frames import Answer, Reply, Request, load_frame, predict_frame
 from tests.contract.test_torchserve_loader import BAD, GOOD, PACKED
@@ -98,7 +98,7 @@ def worker(unpacked_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_it_answers_over_tcp_as_well(
     worker: Worker, unpacked_archive: Path, tmp_path: Path
 ) -> None:
-    with started(unpacked_archive, tmp_path, port=free_port()) as over_tcp:
+    with started(unpacked_archive, tmp_path, port=free_ports()) as over_tcp:
         over_tcp.load(unpacked_archive)
         assert essence(over_tcp.ask(*GOOD)) == essence(worker.ask(*GOOD))
 

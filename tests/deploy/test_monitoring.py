@@ -29,9 +29,10 @@ import yaml
 
 from diagonalflip.wire import MAX_IMAGES, OCTETS, PACKED
 from supervisor import tokens
+from supervisor.ports import free_ports
 from tests.contract.test_proof import WORKER
 from tests.deploy.files import ROOT, needs_tools
-from tests.integration.conftest import PATH, Server, free_port, run_server
+from tests.integration.conftest import PATH, Server, run_server
 from worker.routes import proof_socket
 
 pytestmark = [
@@ -128,7 +129,7 @@ class Monitored:
 @pytest.fixture(scope="module")
 def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     folder = tmp_path_factory.mktemp("monitored")
-    operations, port, edge = (free_port() for _ in range(3))
+    operations, port, edge = (free_ports() for _ in range(3))
     rules = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/monitoring.yaml").read_text())
     groups = next(each for each in rules if each["kind"] == "PrometheusRule")["spec"]["groups"]
     for rule in groups[0]["rules"]:

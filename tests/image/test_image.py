@@ -18,8 +18,8 @@ import pytest
 
 from diagonalflip import Client
 from drills.load import Load, reference
-from drills.service import free_port
 from supervisor import tokens
+from supervisor.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = shutil.which("docker") or shutil.which("podman")
@@ -107,7 +107,7 @@ class Container:
 
 @contextmanager
 def running(image: str, folder: Path, *more: str) -> Iterator[Container]:
-    token, port = tokens.add(folder / "tokens", "test"), free_port()
+    token, port = tokens.add(folder / "tokens", "test"), free_ports()
     settings = ("--env", "TOKENS_FILE=/run/tokens", "--env", "PLAIN_HTTP=1", "--env", "DRAIN_S=2")
     mounts = ("--volume", f"{folder / 'tokens'}:/run/tokens:ro")
     publish = ("--publish", f"127.0.0.1:{port}:8443")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ import requests
 
 from diagonalflip._answers import agree
 from diagonalflip.wire import to_pixels
+from supervisor.ports import free_ports
 from supervisor.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +90,7 @@ def run_server(
         through: A command that runs the server, in the same process.
         settings: Environment variables.
     """
-    ports = {name: str(free_port()) for name in ("GRPC_PORT", "TORCHSERVE_PORT")}
+    ports = {name: str(free_ports()) for name in ("GRPC_PORT", "TORCHSERVE_PORT")}
     settings = ports | settings
     process = subprocess.Popen(
         [*through, sys.executable, "-m", "supervisor"],
@@ -115,13 +115,6 @@ def run_server(
     finally:
         process.terminate()
         process.communicate(timeout=30)
-
-
-def free_port() -> int:
-    """A port that is free now: of those that the server does not print, 0 would leave unknown."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def read_logs(logs: Path) -> str:

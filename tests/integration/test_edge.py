@@ -19,7 +19,8 @@ import requests
 from diagonalflip import Client
 from diagonalflip.errors import NotAuthorized, TokenRevoked
 from supervisor import tokens
-from tests.integration.conftest import ROOT, Oracle, free_port, run_server
+from supervisor.ports import free_ports
+from tests.integration.conftest import ROOT, Oracle, run_server
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
 
@@ -65,7 +66,7 @@ def edge(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     good, revoked = tokens.add(folder / "tokens", "good"), tokens.add(folder / "tokens", "bad")
     text = (folder / "tokens").read_text().replace(" bad", " revoked")
     (folder / "tokens").write_text(text)
-    port, operations = free_port(), free_port()
+    port, operations = free_ports(), free_ports()
     with run_server(
         artifacts,
         folder / "logs",

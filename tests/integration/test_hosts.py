@@ -31,11 +31,11 @@ import requests
 
 from supervisor import tokens
 from supervisor.host import GPU_NODES
+from supervisor.ports import free_ports
 from tests.integration.conftest import (
     ROOT,
     Oracle,
     Server,
-    free_port,
     run_server,
     server_environment,
 )
@@ -295,7 +295,7 @@ def test_a_clock_that_jumps_back_disturbs_nothing(
     subprocess.run([compiler, *options, str(source)], check=True)
     clock = folder / "clock"
     clock.write_text("0")
-    operations = free_port()
+    operations = free_ports()
     settings = {
         "LD_PRELOAD": str(library),
         "CLOCK_FILE": str(clock),
@@ -375,7 +375,7 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
         while True:
             os.write(writer, b"\n")
     os.set_blocking(writer, True)
-    port = str(free_port())
+    port = str(free_ports())
     settings = {"LOG_FORMAT": "json", "OPERATIONS_PORT": port, "STOP_S": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "supervisor"],

@@ -15,7 +15,8 @@ import schemathesis
 import yaml
 
 from diagonalflip.wire import MAX_IMAGES
-from tests.integration.conftest import ROOT, Server, free_port, run_server
+from supervisor.ports import free_ports
+from tests.integration.conftest import ROOT, Server, run_server
 
 FILE = ROOT / "openapi.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
@@ -163,7 +164,7 @@ def server_without_worker(
     artifacts: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A server of its own, whose only worker has been taken away."""
-    port = free_port()
+    port = free_ports()
     logs = tmp_path_factory.mktemp("logs")
     with run_server(artifacts, logs, WORKERS="1", MANAGEMENT_PORT=str(port)) as running:
         workers = {"min_worker": "0", "max_worker": "0", "synchronous": "true"}

@@ -33,7 +33,8 @@ from diagonalflip.wire import (
     PNG,
     TEXT,
 )
-from tests.integration.conftest import Oracle, Server, free_port, run_server
+from supervisor.ports import free_ports
+from tests.integration.conftest import Oracle, Server, run_server
 
 LIMIT_BYTES = 5 << 28
 """Of one worker, as docs/operations.md says; 0.4 GiB of it are PyTorch."""
@@ -53,7 +54,7 @@ def picture() -> bytes:
 @contextmanager
 def pressed(artifacts: Path, logs: Path) -> Iterator[Server]:
     """A server, whose worker must survive and stay within its memory."""
-    operations = free_port()
+    operations = free_ports()
     with run_server(artifacts, logs, OPERATIONS_PORT=str(operations)) as server:
         children = psutil.Process(server.process.pid).children(recursive=True)
         [worker] = [p for p in children if "model_service_worker.py" in " ".join(p.cmdline())]
