@@ -22,11 +22,11 @@ from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import MODEL, WIRE_VERSION
 from export import summary, verify
 from export.archive import digest, write_archive
-from export.net import WEIGHTS_FILE, load_net
+from export.net import WEIGHTS_FILE, load_net, side_by_side
 from export.write import write_onnx, write_torchscript
 
 MANIFEST = "manifest.json"
-NAMES = tuple(f"{MODEL}.{suffix}" for suffix in ("pt", "onnx", "mar"))
+NAMES = tuple(f"{MODEL}.{suffix}" for suffix in ("pt", "onnx", "x4.onnx", "mar"))
 
 
 def export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
@@ -53,10 +53,11 @@ def export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
 def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
     net = load_net(weights_file)
     with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as folder:
-        torchscript, onnx_file, archive = (Path(folder) / name for name in NAMES)
+        torchscript, onnx_file, x4_file, archive = (Path(folder) / name for name in NAMES)
         write_torchscript(net, torchscript)
         write_onnx(net, onnx_file)
-        forwards = verify.engines(net, torchscript, onnx_file)
+        write_onnx(side_by_side(net, 4), x4_file)
+        forwards = verify.engines(net, torchscript, onnx_file, x4_file)
         reference = verify.reference(net)
         certificate = verify.certify(forwards, reference)
         print(summary.network_table(net, forwards["torchscript"]))
@@ -64,8 +65,10 @@ def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
         # Nothing that was measured goes into the archive: it is the same on every machine.
         weights = {name: tensor.tolist() for name, tensor in net.state_dict().items()}
         proof = _json({"predictions": reference.tolist(), "weights": weights})
-        members = write_archive(archive, version, torchscript, onnx_file, proof)
-        manifest = _manifest(version, [torchscript, onnx_file, archive], members, certificate)
+        members = write_archive(archive, version, torchscript, x4_file, proof)
+        manifest = _manifest(
+            version, [torchscript, onnx_file, x4_file, archive], members, certificate
+        )
         (Path(folder) / MANIFEST).write_bytes(_json(manifest))
         for name in (*NAMES, MANIFEST):
             (Path(folder) / name).replace(output / name)

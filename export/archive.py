@@ -37,7 +37,7 @@ def write_archive(
         path: The ``.mar`` file to write.
         version: Of the model, as TorchServe and its clients see it.
         torchscript: The serialized network, for GPUs.
-        onnx_file: The same for CPUs.
+        onnx_file: The same for CPUs, several images side by side.
         reference: JSON with the predictions that workers prove at start, and the weights.
     """
     members = {name: source.read_bytes() for name, source in SOURCES.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -42,6 +43,23 @@ class DiagonalFlipNet(nn.Module):
         pre_activation = self.layer1(pixels)
         hidden = torch.relu(pre_activation)
         return pre_activation, hidden, self.layer2(hidden)
+
+
+def side_by_side(net: DiagonalFlipNet, count: int) -> DiagonalFlipNet:
+    """``count`` copies of ``net`` beside each other: ``float32[n, 4 * count]`` to the same shape.
+
+    Every number that is added to a copy's sums is 0: it computes what ``net`` does. Matrices as
+    small as the network's fill a fraction of a processor's vectors, four of them beside each
+    other fill them.
+    """
+    wide = copy.deepcopy(net)
+    for layer in (wide.layer1, wide.layer2):
+        layer.weight.data = torch.block_diag(  # type: ignore[no-untyped-call]
+            *[layer.weight] * count
+        )
+        layer.bias.data = layer.bias.repeat(count)
+        layer.out_features, layer.in_features = layer.weight.shape
+    return wide
 
 
 def load_net(weights_file: Path = WEIGHTS_FILE, hidden: int = 3) -> DiagonalFlipNet:

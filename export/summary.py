@@ -41,17 +41,17 @@ def certificate_lines(certificate: dict[str, Any]) -> str:
     positions = certificate["positions_per_batch_size"]
     lines = [f"  {IMAGES} images at {positions} positions in batches of {sizes}"]
     for pair, worst in certificate["pairs"].items():
-        lines.append(f"  [✓] {pair:24} {worst['deviation']:.2e}  {worst['ulp']} ULP")
+        lines.append(f"  [✓] {pair:28} {worst['deviation']:.2e}  {worst['ulp']} ULP")
     for engine, same in certificate["batch_invariant"].items():
         told = "the same bits in every batch" if same else "bits vary with the batch"
-        lines.append(f"      {engine:24} {told}")
+        lines.append(f"      {engine:28} {told}")
     return "\n".join(lines)
 
 
 def file_lines(files: dict[str, dict[str, Any]]) -> str:
     """Files written, with sizes and digests."""
     return "\n".join(
-        f"  {name:20} {entry['bytes']:>7} bytes  sha256 {entry['sha256']}"
+        f"  {name:22} {entry['bytes']:>7} bytes  sha256 {entry['sha256']}"
         for name, entry in files.items()
     )
 

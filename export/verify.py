@@ -65,18 +65,29 @@ def reference(net: DiagonalFlipNet) -> npt.NDArray[np.float64]:
     return np.array(predictions)
 
 
-def engines(net: DiagonalFlipNet, torchscript: Path, onnx: Path) -> dict[str, Forward]:
-    """The network in memory and both files, each as a function of ``float32[n, 4]``."""
+def engines(net: DiagonalFlipNet, torchscript: Path, onnx: Path, x4: Path) -> dict[str, Forward]:
+    """The network in memory and the files, each as a function of ``float32[n, 4]``."""
     scripted = torch.jit.load(str(torchscript), map_location="cpu")  # type: ignore[no-untyped-call]
-    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
 
     def run_torch(module: torch.nn.Module) -> Forward:
         return lambda pixels: module(torch.from_numpy(pixels)).numpy()
 
+    def run_onnx(path: Path, images: int = 1) -> Forward:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+        def forward(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            full = np.pad(pixels, ((0, -len(pixels) % images), (0, 0)))
+            feed = {"pixels": full.reshape(-1, images * PIXELS)}
+            rows: npt.NDArray[np.float32] = session.run(["prediction"], feed)[0]
+            return rows.reshape(-1, PIXELS)[: len(pixels)]
+
+        return forward
+
     return {
         "eager": run_torch(net),
         "torchscript": run_torch(scripted),
-        "onnxruntime": lambda pixels: session.run(["prediction"], {"pixels": pixels})[0],
+        "onnxruntime": run_onnx(onnx),
+        "onnxruntime-x4": run_onnx(x4, images=4),
     }
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import onnx
 import torch
 
-from diagonalflip.wire import PIXELS
 from export.archive import write_zip
 from export.net import DiagonalFlipNet
 
@@ -44,13 +43,13 @@ def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
 
 
 def write_onnx(net: DiagonalFlipNet, path: Path) -> None:
-    """Exports ``net`` to one self-contained ONNX file with a dynamic batch axis."""
+    """Exports ``net``, of any width, to one self-contained ONNX file with a dynamic batch axis."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 warns of its own internals
         program: Any = torch.onnx.export(
             net,
-            (torch.zeros(2, PIXELS),),
+            (torch.zeros(2, net.layer1.in_features),),
             dynamo=True,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],

@@ -25,8 +25,8 @@ from diagonalflip.errors import ArtifactError, CertificateError
 from diagonalflip.wire import PIXELS, TOLERANCE, Images, pack
 
 SMALLEST_BATCH = 16
-LARGEST_BATCH = 1 << 16
-"""Images a forward pass at most: what bounds the memory of a pass (1 MiB of pixels)."""
+LARGEST_BATCH = 1 << 17
+"""Images a forward pass at most: what bounds the memory of a pass (2 MiB of pixels)."""
 
 LARGEST_GPU_BATCH = 1 << 18
 """The same on a GPU: 4 MiB of answers, whose copy outlasts the next launch."""
@@ -51,14 +51,14 @@ def open_engine(model_file: Path, device: torch.device) -> FlipEngine:
     """The engine for ``device``.
 
     Args:
-        model_file: TorchScript; ONNX of the same name lies beside it.
+        model_file: TorchScript; ONNX for CPUs lies beside it.
         device: Where to compute.
 
     Raises:
         ArtifactError: One of the files cannot be loaded.
     """
     if device.type == "cpu":
-        return OnnxEngine(model_file, model_file.with_suffix(".onnx"))
+        return OnnxEngine(model_file, model_file.with_suffix(".x4.onnx"))
     return FlipEngine(model_file, device)
 
 
@@ -211,7 +211,8 @@ class OnnxEngine(FlipEngine):
 
     Args:
         model_file: TorchScript, for the steps of ``explain``.
-        onnx_file: ONNX: input ``pixels`` ``float32[n, 4]``, output ``prediction`` of that shape.
+        onnx_file: ONNX: input ``pixels`` ``float32[n, 4 * k]``, output ``prediction`` of that
+            shape: k images side by side, a power of two.
 
     Raises:
         ArtifactError: One of the files cannot be loaded.
@@ -233,18 +234,23 @@ class OnnxEngine(FlipEngine):
                 f"{onnx_file.name}: {str(error).splitlines()[0]}", "ONNX", "run the export"
             ) from error
 
+        self._columns = self._session.get_inputs()[0].shape[1]
+        self._pixels = np.empty((LARGEST_BATCH // IMAGES_PER_BYTE, 2 * PIXELS), np.float32)
+
     def _forward(self, packed: bytearray, chunks: Sequence[slice]) -> npt.NDArray[np.float32]:
         octets = np.frombuffer(packed, np.uint8)
         if len(chunks) == 1:
-            return self._run(OCTET_PIXELS.take(octets, axis=0))
+            return self._run(octets)
         rows = np.empty((len(packed) * IMAGES_PER_BYTE, PIXELS), np.float32)
         for chunk in chunks:
             images = slice(chunk.start * IMAGES_PER_BYTE, chunk.stop * IMAGES_PER_BYTE)
-            rows[images] = self._run(OCTET_PIXELS.take(octets[chunk], axis=0))
+            rows[images] = self._run(octets[chunk])
         return rows
 
-    def _run(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """One forward pass over ``float32[bytes, 8]``."""
-        feed = {"pixels": pixels.reshape(-1, PIXELS)}
+    def _run(self, octets: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """One forward pass over packed bytes, through memory that is kept for their pixels."""
+        pixels = self._pixels[: len(octets)]
+        OCTET_PIXELS.take(octets, axis=0, out=pixels, mode="clip")  # without a copy; all fit
+        feed = {"pixels": pixels.reshape(-1, self._columns)}
         rows: npt.NDArray[np.float32] = self._session.run(["prediction"], feed)[0]
-        return rows
+        return rows.reshape(-1, PIXELS)

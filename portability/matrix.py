@@ -13,7 +13,7 @@ from portability.processors import Processor
 
 STEP_TIMEOUT_S = 1200
 TAIL_LINES = 15
-ARTIFACTS = [f"diagonal_flip.{suffix}" for suffix in ("pt", "onnx", "mar")]
+ARTIFACTS = [f"diagonal_flip.{suffix}" for suffix in ("pt", "onnx", "x4.onnx", "mar")]
 HEAD = ["processor", "vector code", "engine", "largest deviation", "same bits in every batch"]
 HEAD += [f"`.{name.rpartition('.')[2]}`" for name in ARTIFACTS]
 

@@ -22,7 +22,7 @@ from diagonalflip.wire import pack
 BATCH_SIZES = (1, 2, 3, 16, 17, 1000, 65536, 65537)
 """Images of a request: alone, odd, around a batch, and around the largest one."""
 
-CERTIFICATE_NAMES = {"ONNX Runtime": "onnxruntime", "TorchScript": "torchscript"}
+CERTIFICATE_NAMES = {"ONNX Runtime": "onnxruntime-x4", "TorchScript": "torchscript"}
 
 CPU = torch.device("cpu")
 

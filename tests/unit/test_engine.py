@@ -203,13 +203,13 @@ def test_the_cpu_has_an_engine_of_its_own(engine: FlipEngine, artifacts: Path) -
 def test_warm_up_tries_the_cpus_own_engine_too(
     artifacts: Path, reference: npt.NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = OnnxEngine(artifacts / "diagonal_flip.pt", artifacts / "diagonal_flip.onnx")
+    engine = OnnxEngine(artifacts / "diagonal_flip.pt", artifacts / "diagonal_flip.x4.onnx")
     honest = engine._run
     sizes: set[int] = set()
 
-    def spoiling(pixels: Rows) -> Rows:
-        sizes.add(2 * len(pixels))
-        return honest(pixels) + np.float32(5e-7 if len(pixels) == 32 else 0)
+    def spoiling(octets: npt.NDArray[np.uint8]) -> Rows:
+        sizes.add(2 * len(octets))
+        return honest(octets) + np.float32(5e-7 if len(octets) == 32 else 0)
 
     monkeypatch.setattr(engine, "_run", spoiling)
     before = set(engine.batch_sizes)

@@ -26,7 +26,10 @@ from export.archive import SOURCES
 from export.net import WEIGHTS_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("diagonal_flip.pt", "diagonal_flip.onnx", "diagonal_flip.mar", "manifest.json")
+FILES = (
+    *("diagonal_flip.pt", "diagonal_flip.onnx", "diagonal_flip.x4.onnx", "diagonal_flip.mar"),
+    "manifest.json",
+)
 ARCHIVE = "diagonal_flip.mar"
 
 
@@ -96,7 +99,7 @@ def test_the_archive_holds_the_sources_the_model_and_its_predictions(artifacts: 
         assert set(archive.namelist()) == {
             *SOURCES,
             "diagonal_flip.pt",
-            "diagonal_flip.onnx",
+            "diagonal_flip.x4.onnx",
             "reference.json",
             "MAR-INF/MANIFEST.json",
         }
