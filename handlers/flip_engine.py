@@ -35,6 +35,10 @@ OCTET_PIXELS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).as
 """The eight pixels of every byte, ``float32[256, 8]``."""
 
 
+Chunk = tuple[int, int]
+"""The first of some packed bytes, and the batch size in images that they are run as."""
+
+
 def pick_device(gpu_id: int | str | None) -> torch.device:
     """The GPU for a worker, in turn of those that torch can use; the CPU where there is none.
 
@@ -103,6 +107,7 @@ class FlipEngine:
             raise ArtifactError(
                 f"{model_file.name}: {str(error).splitlines()[0]}", "TorchScript", "run the export"
             ) from error
+        self._rows = torch.empty(0, PIXELS)
         self._lanes = [Lane(self._run_network, device, largest) for _ in range(self.lanes)]
 
     def predict(self, requests: Sequence[Images]) -> list[npt.NDArray[np.float32]]:
@@ -112,15 +117,13 @@ class FlipEngine:
             requests: Packed images; the images of one never meet those of another.
 
         Returns:
-            For each request ``float32[count, 4]``: views of one buffer, in order.
+            For each request ``float32[count, 4]``, in order: views of memory that the next
+            call overwrites.
         """
-        total_bytes = sum([len(request.packed) for request in requests])
-        if not total_bytes:
+        packed = bytearray().join([request.packed for request in requests])
+        if not packed:
             return [np.empty((0, PIXELS), np.float32)] * len(requests)
-        chunks = self._chunks(total_bytes)
-        padding = bytes(chunks[-1].stop - total_bytes)
-        packed = bytearray().join([*[request.packed for request in requests], padding])
-        rows = self._forward(packed, chunks)
+        rows = self._forward(packed, self._chunks(len(packed)))
         answers = []
         start = 0
         for request in requests:
@@ -174,32 +177,34 @@ class FlipEngine:
         """Images ``first``, ``first + 1``, ... modulo 16: a batch of ``size`` on every lane."""
         packed = bytearray(pack((np.arange(size * self.lanes) + first) % 16).packed)
         step = size // IMAGES_PER_BYTE
-        chunks = [slice(start, start + step) for start in range(0, len(packed), step)]
-        return self._forward(packed, chunks)
+        return self._forward(packed, [(start, size) for start in range(0, len(packed), step)])
 
-    def _chunks(self, total_bytes: int) -> list[slice]:
-        """Cuts packed bytes into slices of the batch sizes, the last one padded up."""
+    def _chunks(self, total_bytes: int) -> list[Chunk]:
+        """Cuts packed bytes into batches, the last one of the smallest shape that holds it."""
         step = self.batch_sizes[-1] // IMAGES_PER_BYTE
-        chunks = [slice(start, start + step) for start in range(0, total_bytes, step)]
-        rest = total_bytes - chunks[-1].start
-        fitting = next(s for s in self.batch_sizes if s >= rest * IMAGES_PER_BYTE)
-        chunks[-1] = slice(chunks[-1].start, chunks[-1].start + fitting // IMAGES_PER_BYTE)
+        chunks = []
+        for start in range(0, total_bytes, step):
+            images = IMAGES_PER_BYTE * min(step, total_bytes - start)
+            chunks.append((start, max(SMALLEST_BATCH, 1 << (images - 1).bit_length())))
         return chunks
 
-    def _forward(self, packed: bytearray, chunks: Sequence[slice]) -> npt.NDArray[np.float32]:
+    def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
         """Runs packed bytes chunk by chunk; gives ``float32[2 * bytes, 4]`` on the host."""
         on_gpu = self.device.type == "cuda"
-        shape = len(packed) * IMAGES_PER_BYTE, PIXELS
-        rows = torch.empty(shape, dtype=torch.float32, pin_memory=on_gpu)
+        room = _room_for(chunks)
+        if room > len(self._rows):
+            shape = room, PIXELS
+            self._rows = torch.empty(shape, dtype=torch.float32, pin_memory=on_gpu)
         octets = torch.frombuffer(packed, dtype=torch.uint8)
         if on_gpu:
             octets = octets.pin_memory()
-        for turn, chunk in enumerate(chunks):
-            images = slice(chunk.start * IMAGES_PER_BYTE, chunk.stop * IMAGES_PER_BYTE)
-            self._lanes[turn % self.lanes].launch(octets[chunk], rows[images])
+        for turn, (start, images) in enumerate(chunks):
+            first = IMAGES_PER_BYTE * start
+            part = octets[start : start + images // IMAGES_PER_BYTE]
+            self._lanes[turn % self.lanes].launch(part, self._rows[first : first + images])
         for lane in self._lanes[: len(chunks)]:
             lane.wait()
-        return rows.numpy()
+        return self._rows[: IMAGES_PER_BYTE * len(packed)].numpy()
 
     def _run_network(self, pixels: torch.Tensor) -> torch.Tensor:
         predictions: torch.Tensor = self._network(pixels)
@@ -234,23 +239,39 @@ class OnnxEngine(FlipEngine):
                 f"{onnx_file.name}: {str(error).splitlines()[0]}", "ONNX", "run the export"
             ) from error
 
-        self._columns = self._session.get_inputs()[0].shape[1]
-        self._pixels = np.empty((LARGEST_BATCH // IMAGES_PER_BYTE, 2 * PIXELS), np.float32)
+        columns = self._session.get_inputs()[0].shape[1]
+        self._images_per_row = columns // PIXELS
+        self._pixels = np.zeros((LARGEST_BATCH // IMAGES_PER_BYTE, 2 * PIXELS), np.float32)
+        self._answers = np.empty((LARGEST_BATCH, PIXELS), np.float32)
+        self._bindings: dict[Chunk, onnxruntime.IOBinding] = {}
 
-    def _forward(self, packed: bytearray, chunks: Sequence[slice]) -> npt.NDArray[np.float32]:
+    def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
+        if _room_for(chunks) > len(self._answers):
+            self._answers = np.empty((_room_for(chunks), PIXELS), np.float32)
+            self._bindings.clear()
         octets = np.frombuffer(packed, np.uint8)
-        if len(chunks) == 1:
-            return self._run(octets)
-        rows = np.empty((len(packed) * IMAGES_PER_BYTE, PIXELS), np.float32)
         for chunk in chunks:
-            images = slice(chunk.start * IMAGES_PER_BYTE, chunk.stop * IMAGES_PER_BYTE)
-            rows[images] = self._run(octets[chunk])
-        return rows
+            start, images = chunk
+            part = octets[start : start + images // IMAGES_PER_BYTE]
+            # What is behind them in the last rows are pixels of other images; no copy is made.
+            OCTET_PIXELS.take(part, axis=0, out=self._pixels[: len(part)], mode="clip")
+            if chunk not in self._bindings:
+                self._bindings[chunk] = self._bind(chunk)
+            self._session.run_with_iobinding(self._bindings[chunk])
+        return self._answers[: IMAGES_PER_BYTE * len(packed)]
 
-    def _run(self, octets: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """One forward pass over packed bytes, through memory that is kept for their pixels."""
-        pixels = self._pixels[: len(octets)]
-        OCTET_PIXELS.take(octets, axis=0, out=pixels, mode="clip")  # without a copy; all fit
-        feed = {"pixels": pixels.reshape(-1, self._columns)}
-        rows: npt.NDArray[np.float32] = self._session.run(["prediction"], feed)[0]
-        return rows.reshape(-1, PIXELS)
+    def _bind(self, chunk: Chunk) -> onnxruntime.IOBinding:
+        """Ties a pass to the memory of pixels and answers: half of a small pass is saved."""
+        start, images = chunk
+        shape = images // self._images_per_row, self._images_per_row * PIXELS
+        answers = self._answers[IMAGES_PER_BYTE * start :]
+        binding = self._session.io_binding()
+        binding.bind_input("pixels", "cpu", 0, np.float32, shape, self._pixels.ctypes.data)
+        binding.bind_output("prediction", "cpu", 0, np.float32, shape, answers.ctypes.data)
+        return binding
+
+
+def _room_for(chunks: Sequence[Chunk]) -> int:
+    """How many answers there are, those of padding included."""
+    start, images = chunks[-1]
+    return IMAGES_PER_BYTE * start + images

@@ -129,22 +129,22 @@ class Service:
 
     def answer(self, jobs: Sequence[Job]) -> list[Response]:
         """Answers jobs, predictions by one pass through the network; for any thread."""
-        started = perf_counter()
-        try:
-            with self._lock:
-                predicted = [job.images for job in jobs if not job.explains]
-                rows = iter(self._engine.predict(predicted) if predicted else [])
+        with self._lock:  # until all is written: the next pass overwrites its results
+            started = perf_counter()
+            try:
+                rows = iter(self._engine.predict([job.images for job in jobs if not job.explains]))
                 results = [
                     self._engine.explain(job.images) if job.explains else (next(rows),)
                     for job in jobs
                 ]
-        except Exception as error:
-            fault = _our_fault("the forward pass", error)
-            return [self.refuse(job.request, fault) for job in jobs]
-        forward_s = perf_counter() - started
-        return [
-            self._write(job, result, forward_s) for job, result in zip(jobs, results, strict=True)
-        ]
+            except Exception as error:
+                fault = _our_fault("the forward pass", error)
+                return [self.refuse(job.request, fault) for job in jobs]
+            forward_s = perf_counter() - started
+            return [
+                self._write(job, result, forward_s)
+                for job, result in zip(jobs, results, strict=True)
+            ]
 
     def refuse(self, request: Request, error: DiagonalFlipError) -> Response:
         """The response to a request that cannot be answered: RFC 9457, or V2's error object."""

@@ -55,11 +55,11 @@ def _prove(engine: FlipEngine, certificate: dict[str, Any]) -> dict[str, Any]:
     name = CERTIFICATE_NAMES[engine.runtime]
     deviation = max(engine.warm_up(reference), certificate["pairs"][f"{name}/exact"]["deviation"])
     same_bits = engine.batch_invariant and certificate["batch_invariant"][name]
-    alone = np.concatenate([engine.predict([pack([number])])[0] for number in range(16)])
+    alone = np.concatenate([engine.predict([pack([number])])[0].copy() for number in range(16)])
     batches = [
         (np.arange(size) + first) % 16 for size, first in itertools.product(BATCH_SIZES, range(16))
     ]
-    together = engine.predict([pack(numbers) for numbers in batches])
+    together = [rows.copy() for rows in engine.predict([pack(numbers) for numbers in batches])]
     for numbers, neighbour in zip(batches, together, strict=True):
         for rows in (neighbour, engine.predict([pack(numbers)])[0]):
             deviation = np.maximum(deviation, np.abs(rows - reference[numbers]).max())

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -291,6 +292,16 @@ def test_a_failed_forward_pass_is_a_500_for_the_accepted_only(
         assert answers[index].content_type == PROBLEM
         assert json.loads(answers[index].body)["code"] == "internal_error"
         assert b"secret" not in answers[index].body
+
+
+def test_answers_survive_later_batches_of_any_thread(handler: FlipHandler) -> None:
+    bodies = [bytes([0x11 * image]) * 20_000 for image in range(16)]
+    alone = [ask(handler, Request(body, {"Content-Type": PACKED}))[0].body for body in bodies]
+    assert len(set(alone)) > 8
+    requests = [Request(body, {"Content-Type": PACKED}) for body in bodies] * 4
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda request: ask(handler, request)[0], requests))
+    assert [answer.body for answer in answers] == alone * 4
 
 
 def spoil(folder: Path, certificate: str | None) -> None:

@@ -97,7 +97,7 @@ def test_every_form_brings_the_images_that_were_sent(form: str, numbers: list[in
 def test_no_image_depends_on_its_batch(
     engine: FlipEngine, batch: list[tuple[str, list[int]]]
 ) -> None:
-    alone = np.concatenate([engine.predict([pack([number])])[0] for number in range(16)])
+    alone = np.concatenate([engine.predict([pack([number])])[0].copy() for number in range(16)])
     requests = [read(form, numbers) for form, numbers in batch]
     results = engine.predict([request.images for request in requests])
     for request, rows, (_, numbers) in zip(requests, results, batch, strict=True):
@@ -107,7 +107,7 @@ def test_no_image_depends_on_its_batch(
 
 @pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 65_535, 65_536, 65_537, 200_001])
 def test_every_length_class_gives_what_single_images_get(engine: FlipEngine, count: int) -> None:
-    alone = np.concatenate([engine.predict([pack([number])])[0] for number in range(16)])
+    alone = np.concatenate([engine.predict([pack([number])])[0].copy() for number in range(16)])
     numbers = np.random.default_rng(count).integers(0, 16, count)
     companion = Images(b"\x50", 1)
     _, rows, _ = engine.predict([companion, pack(numbers), companion])
