@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ FLIP_THRESHOLD = 0.5
 TABLE_HEADINGS = "image  prediction\n"
 
 
+@lru_cache(maxsize=256)
 def choose(accept: str, content_type: str) -> str:
     """The media type to answer with: what ``Accept`` likes best, by default the request's twin.
 

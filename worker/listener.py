@@ -13,7 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
-from functools import lru_cache
+from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 
 import uvloop
@@ -129,7 +130,7 @@ class HttpServer(ABC):
 
     def head(self, response: Response, connection: str) -> bytes:
         """Status line and headers of an answer; ``connection`` is the header of that name."""
-        lines = [_status_line(response.status, response.phrase), self._date]
+        lines = [_status_line(response.status), self._date]
         lines.append(f"content-length: {len(response.body)}")
         if response.content_type:
             lines.append(f"content-type: {response.content_type}")
@@ -227,6 +228,6 @@ def listen(address: Address) -> socket.socket:
     return listener
 
 
-@lru_cache(maxsize=256)
-def _status_line(status: int, phrase: str) -> str:
-    return f"HTTP/1.1 {status} {phrase}"
+@cache
+def _status_line(status: int) -> str:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 from urllib.parse import unquote
@@ -15,6 +16,30 @@ from worker import limits
 ONCE = {"content-type", "content-encoding", "inference-header-content-length", "if-match"}
 """Headers whose repetition nobody understands; others are lists (RFC 9110, section 5.3), or
 nothing to us."""
+
+
+KNOWN_HEADS, KNOWN_HEAD_BYTES = 1024, 1024
+"""How many heads are remembered, and up to which length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of a request says.
+
+    Attributes:
+        method, path, headers: As ``Receiver.receive`` takes them.
+        length: Of the body, in bytes.
+    """
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    length: int
+
+
+_known: dict[bytes, Head] = {}
+"""Heads by their bytes. A client sends the same one again and again, and reading it takes as long
+as predicting an image; what llhttp has read once, as a whole request, need not be read again."""
 
 
 class Receiver(Protocol):
@@ -37,7 +62,7 @@ class Receiver(Protocol):
         Args:
             method: In upper case.
             path: As ``path_of`` has it.
-            headers: By lower-case name.
+            headers: By lower-case name; of all requests with that head, so only to be read.
             body: Less the framing.
             connection: What the response has to say of the connection, in the header of that name.
         """
@@ -57,6 +82,7 @@ class Parser:
         self._receiver = receiver
         self._llhttp = httptools.HttpRequestParser(self)
         self.in_request = self._in_head = False
+        self._connection = ""
 
     def feed(self, data: bytes) -> None:
         """Reads on.
@@ -64,8 +90,18 @@ class Parser:
         Raises:
             DiagonalFlipError: This is to be refused, and what follows cannot be read.
         """
+        begins = not self.in_request and self._connection != "close"
+        end = data.find(b"\r\n\r\n", 0, KNOWN_HEAD_BYTES) if begins else -1
+        raw = data[: end + 4] if end > 0 else b""
+        known = _known.get(raw)
+        if known is not None and len(raw) + known.length == len(data):
+            self._receiver.hold(known.length)
+            body = data[len(raw) :]
+            self._receiver.receive(known.method, known.path, known.headers, body, "")
+            return
         if self._in_head:
             self._head_bytes += len(data)
+        self._completed = False
         behind_upgrade = None
         try:
             self._llhttp.feed_data(data)
@@ -77,6 +113,8 @@ class Parser:
             raise InvalidRequest(f"{type(error).__name__}: {error}", "HTTP/1.1") from error
         if behind_upgrade is not None:
             self._decline_upgrade(behind_upgrade)
+        elif raw and self._completed and len(raw) + self._body_bytes == len(data):
+            self._remember(raw)  # one request, and nothing else
         if self._in_head and self._head_bytes > limits.MAX_HEAD_BYTES:
             raise _long_head()
 
@@ -139,14 +177,24 @@ class Parser:
         llhttp = self._llhttp
         if llhttp.should_upgrade():
             return
-        self.in_request = False
+        self.in_request, self._completed = False, True
         connection = "close"
         if llhttp.should_keep_alive():
             # HTTP/1.0 keeps no connection of which nothing is said.
             connection = "keep-alive" if llhttp.get_http_version() == "1.0" else ""
         body, self._body = b"".join(self._body), []
-        method = text(llhttp.get_method())
-        self._receiver.receive(method, path_of(self._url), self._headers, body, connection)
+        self._method, self._connection = text(llhttp.get_method()), connection
+        path = path_of(self._url)
+        self._receiver.receive(self._method, path, self._headers, body, connection)
+
+    def _remember(self, raw: bytes) -> None:
+        """Takes the head of the one request that came whole, unless it says more than it asks."""
+        if self._connection or "expect" in self._headers:
+            return
+        if len(_known) >= KNOWN_HEADS:
+            _known.clear()
+        path = path_of(self._url)
+        _known[raw] = Head(self._method, path, self._headers, self._body_bytes)
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Goes on as before (RFC 9110, section 7.8); llhttp has taken the body for other."""

@@ -1,0 +1,118 @@
+"""Requests that a parser remembers are read as if it had never seen them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diagonalflip.errors import DiagonalFlipError
+from worker import parser
+from worker.parser import KNOWN_HEADS, Parser
+
+Event = tuple[object, ...]
+
+HEADS = [
+    "POST /predictions/diagonal_flip HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+    (
+        "POST /predictions/diagonal_flip?a=1 HTTP/1.1\r\nAccept: a\r\naccept: b\r\n"
+        "Content-Length: {}\r\n\r\n"
+    ),
+    "\r\nPUT http://x/ping/ HTTP/1.1\r\nContent-Length: {}\r\n\r\n",
+    "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+    "POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: {}\r\n\r\n",
+    "POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+    "POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: {}\r\n\r\n",
+    "POST / HTTP/1.1\nContent-Length: {}\n\n",
+]
+CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
+BODIES = [b"", b"a", b"b", b"\r\n\r\n", b"x\r\n\r\ny", b"POST / HTTP/1.1\r\n\r\n"]
+REQUESTS = [
+    *(head.format(len(body)).encode() + body for head in HEADS for body in BODIES),
+    CHUNKED,
+    b"GET /ping HTTP/1.1\r\n\r\n",
+    b"HEAD /ping HTTP/1.1\r\n\r\n",
+    *(b"\n", b"\n\r\n\r\n", b"\r\n\r\n", b"\x00"),
+]
+
+
+class Recorder:
+    """A ``Receiver`` that lists what it is told of requests."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def begin(self) -> None:
+        """Says nothing of what is asked."""
+
+    def hold(self, length: int) -> None:
+        """Says the same as the body, in other pieces."""
+
+    def proceed(self) -> None:
+        """The client waits to be asked for its body."""
+        self.events.append(("proceed",))
+
+    def receive(
+        self, method: str, path: str, headers: dict[str, str], body: bytes, connection: str
+    ) -> None:
+        """A whole request."""
+        self.events.append((method, path, dict(headers), body, connection))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_known() -> Iterator[None]:
+    parser._known.clear()
+    yield
+    parser._known.clear()
+
+
+def events(pieces: list[bytes], *, forget: bool) -> list[Event]:
+    recorder = Recorder()
+    reader = Parser(recorder)
+    try:
+        for piece in pieces:
+            if forget:
+                parser._known.clear()
+            reader.feed(piece)
+    except DiagonalFlipError as error:
+        recorder.events.append((type(error), str(error)))
+    return [*recorder.events, ("in_request", reader.in_request)]
+
+
+@settings(max_examples=1000)
+@given(
+    requests=st.lists(st.sampled_from(REQUESTS), max_size=8),
+    cuts=st.lists(st.integers(0, 400), max_size=4),
+)
+def test_what_is_remembered_is_read_alike(requests: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(requests)
+    borders = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    anywhere = [stream[a:b] for a, b in itertools.pairwise(borders)]
+    for pieces in (requests, anywhere, requests + anywhere):
+        assert events(pieces, forget=False) == events(pieces, forget=True)
+
+
+def test_the_same_head_brings_other_bodies() -> None:
+    head = HEADS[0].format(2).encode()
+    found = events([head + b"ab", head + b"cd", head + b"e", b"f", head + b"ab"], forget=False)
+    assert [event[3] for event in found[:-1]] == [b"ab", b"cd", b"ef", b"ab"]
+    assert list(parser._known) == [head]
+
+
+@pytest.mark.parametrize("head", [*HEADS[3:6], HEADS[7]])
+def test_what_says_more_than_it_asks_is_read_each_time(head: str) -> None:
+    for body in BODIES:
+        events([head.format(len(body)).encode() + body], forget=False)
+    events([CHUNKED], forget=False)
+    assert not parser._known
+
+
+def test_memory_of_heads_is_bounded() -> None:
+    for number in range(3 * KNOWN_HEADS):
+        events([f"GET /{number} HTTP/1.1\r\n\r\n".encode()], forget=False)
+    assert len(parser._known) <= KNOWN_HEADS
+    events([b"GET / HTTP/1.1\r\nx: " + bytes([97]) * 2000 + b"\r\n\r\n"], forget=False)
+    assert all(len(head) <= parser.KNOWN_HEAD_BYTES for head in parser._known)
