@@ -20,7 +20,7 @@ SOURCES := $(filter-out export/report.py,$(wildcard export/*.py) export/weights.
 .DELETE_ON_ERROR:
 .PHONY: help serve token test export report gpu-check bench profile soak drill cluster-drill fuzz audit sbom \
   image image-test manifests-test portability run-image lint format lock clean \
-  installed installed-dev .deploy .audit .bench/fastapi .bench/litserve
+  installed installed-dev .deploy .audit .bench/servers .bench/litserve
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -47,7 +47,7 @@ report: $(MODEL_STORE)/manifest.json ## write report.html: certificate, processo
 gpu-check: installed ## prove and measure everything on this host's GPU
 	@$(BIN)/python -m benchmarks.device_check
 
-bench: installed-dev $(MODEL_STORE)/manifest.json .bench/fastapi .bench/litserve ## compare with FastAPI, LitServe and nginx, in 10 minutes
+bench: installed-dev $(MODEL_STORE)/manifest.json .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others, in 20 minutes
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
 profile: installed-dev $(MODEL_STORE)/manifest.json ## say where the time goes, in worker and Java
@@ -124,7 +124,7 @@ installed-dev: installed
 .deploy .audit: .%:
 	@$(INSTALL) $@ requirements/$*.txt
 
-.bench/fastapi .bench/litserve: .bench/%:
+.bench/servers .bench/litserve: .bench/%:
 	@$(INSTALL) $@ benchmarks/peers/$*.txt
 
 .portability/.ready: portability/arm64.sh requirements/serve.txt requirements/torch.txt

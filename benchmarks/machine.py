@@ -17,7 +17,9 @@ from supervisor.host import find_java
 
 OURS = ("torchserve", "torch", "numpy")
 THEIRS = {
-    "fastapi": ("fastapi", "uvicorn", "uvloop", "httptools", "onnxruntime", "numpy"),
+    "servers": (
+        *("fastapi", "uvicorn", "uvloop", "httptools", "granian", "mosec", "onnxruntime", "numpy"),
+    ),
     "litserve": ("litserve", "uvicorn", "onnxruntime", "numpy"),
 }
 

@@ -74,15 +74,15 @@ def _latency(name: str, unit_us: float = 1.0) -> Callable[[dict[str, Any]], floa
 
 
 MEASURES = (
-    Measure("W1 p50 µs", "W1", _latency("p50"), higher_is_better=False, goal=1.0, aim=0.8),
+    Measure("W1 p50 µs", "W1", _latency("p50"), higher_is_better=False, goal=0.5, aim=0.45),
     Measure("W1 p99 µs", "W1", _latency("p99"), higher_is_better=False),
-    Measure("W2 req/s", "W2", lambda slot: float(slot["requests_per_s"]), goal=2.0, aim=3.0),
+    Measure("W2 req/s", "W2", lambda slot: float(slot["requests_per_s"]), goal=4.5, aim=7.0),
     Measure("W2 p99 ms", "W2", _latency("p99", 1e3), higher_is_better=False),
     Measure("W2 errors", "W2", lambda slot: float(slot["errors"]), higher_is_better=False),
-    Measure("W3 M images/s", "W3", lambda slot: float(slot["m_images_per_s"]), goal=1.0, aim=1.5),
-    Measure("W4 M images/s", "W4", lambda slot: float(slot["m_images_per_s"]), goal=0.6, aim=1.0),
+    Measure("W3 M images/s", "W3", lambda slot: float(slot["m_images_per_s"]), goal=3.0, aim=5.0),
+    Measure("W4 M images/s", "W4", lambda slot: float(slot["m_images_per_s"]), goal=1.05),
 )
-TO_CEILING = Measure("W4 M images/s", "W4", MEASURES[-1].pick, against=CEILING, aim=0.8)
+TO_CEILING = Measure("W4 M images/s", "W4", MEASURES[-1].pick, against=CEILING, aim=0.9)
 
 
 def spread(values: list[float]) -> Spread | None:

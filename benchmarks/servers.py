@@ -26,7 +26,7 @@ from supervisor import store, tokens
 from supervisor.front import FrontDoor
 from supervisor.ports import free_ports, resolve
 from supervisor.settings import Settings
-from supervisor.torchserve import TorchServe, running
+from supervisor.torchserve import ALLOCATOR, TorchServe, running
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).with_name("peers")
@@ -83,6 +83,9 @@ class Running:
         return total / 1024
 
 
+Start = Callable[[Path], contextlib.AbstractContextManager[Running]]
+
+
 @dataclass(frozen=True)
 class Server:
     """A server to compare.
@@ -95,7 +98,7 @@ class Server:
     """
 
     title: str
-    start: Callable[[Path], contextlib.AbstractContextManager[Running]]
+    start: Start
     rule: Rule = Rule.TOLERANCE
     ours: bool = False
 
@@ -139,22 +142,24 @@ def _edge(scratch: Path) -> contextlib.AbstractContextManager[Running]:
     return _ours(scratch, "EDGE_PORT", token, TOKENS_FILE=str(scratch / "tokens"), TOKEN_RATE=rate)
 
 
-@contextlib.contextmanager
-def _fastapi(scratch: Path) -> Iterator[Running]:
-    port = free_ports()
-    command = [str(_python("fastapi")), "-m", "uvicorn", "--app-dir", str(PEERS)]
-    command += ["--port", str(port), "--workers", "2", "--loop", "uvloop", "--http", "httptools"]
-    command += ["--no-access-log", "--log-level", "warning", "fastapi_app:app"]
-    with _process(command, scratch) as process:
-        yield Running(process, port)
+def _peer(environment: str, *command: str) -> Start:
+    """Another server, of one of our environments; ``PORT`` in its command is the port."""
+
+    @contextlib.contextmanager
+    def start(scratch: Path) -> Iterator[Running]:
+        port = free_ports()
+        words = [str(port) if word == "PORT" else word for word in command]
+        settings = {"PYTHONPATH": str(PEERS)}
+        with _process([str(_python(environment)), "-m", *words], scratch, settings) as process:
+            yield Running(process, port)
+
+    return start
 
 
-@contextlib.contextmanager
-def _litserve(scratch: Path) -> Iterator[Running]:
-    port = free_ports()
-    command = [str(_python("litserve")), str(PEERS / "litserve_app.py"), str(port)]
-    with _process(command, scratch) as process:
-        yield Running(process, port)
+def _uvicorn(app: str) -> Start:
+    """Two workers, as fast as uvicorn goes."""
+    fast = ("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
+    return _peer("servers", "uvicorn", app, "--port", "PORT", "--workers", "2", *fast)
 
 
 @contextlib.contextmanager
@@ -179,8 +184,25 @@ SERVERS = {
     "torchserve": Server("ours, TorchServe's port", _torchserve, ours=True),
     "front": Server("ours, front door", _front, ours=True),
     "edge": Server("ours, through the edge", _edge, ours=True),
-    "fastapi": Server("FastAPI + uvicorn + ONNX Runtime, 2 workers, no batching", _fastapi),
-    "litserve": Server("LitServe + ONNX Runtime, dynamic batch 64, 1 ms", _litserve),
+    "fastapi": Server("FastAPI on uvicorn, 2 workers, no batching", _uvicorn("fastapi_app:app")),
+    "asgi": Server("bare ASGI on uvicorn, 2 workers, our batching", _uvicorn("asgi_app:app")),
+    "granian": Server(
+        "RSGI on granian, 2 workers, no batching",
+        _peer(
+            *("servers", "granian", "rsgi_app:app", "--interface", "rsgi", "--port", "PORT"),
+            *("--workers", "2", "--loop", "uvloop", "--no-log", "--no-ws", "--http", "1"),
+        ),
+    ),
+    "mosec": Server(
+        "mosec, 2 workers, dynamic batch 64, 1 ms",
+        _peer(
+            *("servers", "mosec_app", "--address", "127.0.0.1", "--port", "PORT"),
+            *("--log-level", "warning"),
+        ),
+    ),
+    "litserve": Server(
+        "LitServe, dynamic batch 64, 1 ms", _peer("litserve", "litserve_app", "PORT")
+    ),
     "fixed": Server(
         "nginx, fixed answer of the same size"
         if shutil.which("nginx")
@@ -197,7 +219,7 @@ def _process(
 ) -> Iterator[psutil.Process]:
     scratch.mkdir(parents=True, exist_ok=True)
     environment = {"FLIP_ONNX": str(model_store() / "diagonal_flip.onnx"), "OMP_NUM_THREADS": "1"}
-    environment |= settings or {}
+    environment |= ALLOCATOR | (settings or {})
     with (scratch / "output.log").open("ab") as output:
         process = subprocess.Popen(
             command,

@@ -8,7 +8,7 @@ image=${IMAGE:-diagonalflip:1.0.0-$target}
 tokens=$(realpath "${TOKENS_FILE:?set TOKENS_FILE: make token NAME=someone TOKENS_FILE=tokens}")
 options=(--rm --publish "127.0.0.1:${EDGE_PORT:-8443}:8443" --publish 127.0.0.1:8083:8083)
 options+=(--read-only --tmpfs /tmp:mode=1777,noexec,nosuid,nodev --cap-drop ALL --security-opt no-new-privileges)
-options+=(--memory "${MEMORY:-2g}" --pids-limit 512)
+options+=(--memory "${MEMORY:-4g}" --pids-limit 512)
 options+=(--volume "$tokens:/run/tokens:ro" --env TOKENS_FILE=/run/tokens --env LOG_FORMAT=text)
 if [ -n "${TLS_CERT:-}" ]; then
   options+=(--volume "$(realpath "$TLS_CERT"):/run/tls.crt:ro" --env TLS_CERT=/run/tls.crt)

@@ -190,7 +190,7 @@ class Edge:
         settings, folder = self._settings, self._folder
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         return TEMPLATE.substitute(
-            threads=min(4, os.cpu_count() or 1),
+            threads=min(4, host.count_cores()),
             stop_s=settings.stop_s,
             connections=min(MAX_CONNECTIONS, (host.allow_many_files() - SPARE_FILES) // 2),
             errors="\n    ".join(_error_lines(folder)),

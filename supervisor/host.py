@@ -42,6 +42,13 @@ OPEN_FILES = 1 << 14
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+def count_cores() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment for Java and its workers: as given, without what would change them."""
     return {name: value for name, value in environment.items() if not HARMFUL.fullmatch(name)}

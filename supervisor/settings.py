@@ -52,7 +52,7 @@ class Settings:
     operations_port: int = _port(8083, "operations: liveness, readiness, metrics of everything")
     grpc_port: int = _port(7070, "gRPC inference")
     grpc_management_port: int = _port(7071, "gRPC management")
-    workers: int = _setting(0, "worker processes; 0 takes one a GPU, or 1 without", 0, 1024)
+    workers: int = _setting(0, "worker processes; 0 takes one per GPU, else 1 or 2", 0, 1024)
     batch_size: int = _setting(16, "requests that a worker answers together", 1, 1024)
     max_batch_delay_ms: int = _setting(1, "wait for a batch to fill, after its first request", 1)
     proof_s: int = _setting(2, "seconds between proofs of every worker, by all 16 images", 1, 3600)

@@ -5,62 +5,56 @@
 LitServe reads annotations at run time, so they cannot be postponed here.
 """
 
-import os
 import sys
 from typing import Annotated, Any
 
 import litserve
-import numpy as np
-import onnxruntime
 from fastapi import Depends, Request, Response
+from network import OCTETS, PATH, count_of, predict
 
 BATCH_TIMEOUT_S = 0.001
 
 
-async def read(request: Request) -> tuple[bytes, bool]:
-    """Body, and whether its last nibble is padding; by itself LitServe reads only JSON."""
-    return await request.body(), "padding=4" in request.headers.get("content-type", "")
+async def read(request: Request) -> tuple[bytes, int]:
+    """The body, and how many images it holds; by itself LitServe reads only JSON."""
+    body = await request.body()
+    return body, count_of(body, request.headers.get("content-type", ""))
 
 
 class FlipAPI(litserve.LitAPI):
     """Requests that arrive together are one forward pass."""
 
     def setup(self, _device: str) -> None:
-        """Loads the model."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            os.environ["FLIP_ONNX"], options, providers=["CPUExecutionProvider"]
-        )
+        """Has nothing to load."""
 
-    def decode_request(self, request: Annotated[tuple[bytes, bool], Depends(read)]) -> Any:
-        """Pixels, ``float32[n, 4]``."""
-        body, odd = request
-        pixels = np.unpackbits(np.frombuffer(body, np.uint8)).reshape(-1, 4)
-        return (pixels[:-1] if odd else pixels).astype(np.float32)
+    def decode_request(self, request: Annotated[tuple[bytes, int], Depends(read)]) -> Any:
+        """Packed images, and how many."""
+        return request
 
     def batch(self, inputs: list[Any]) -> Any:
-        """All pixels, and where each request's end."""
-        return np.concatenate(inputs), np.cumsum([len(pixels) for pixels in inputs])[:-1]
+        """The requests as they came."""
+        return inputs
 
     def predict(self, batch: Any) -> Any:
-        """Predictions of the whole batch, and the same ends."""
-        pixels, ends = batch
-        return self.session.run(["prediction"], {"pixels": pixels})[0], ends
+        """Predictions of each request."""
+        rows = predict(b"".join([packed for packed, _ in batch]))
+        answers, first = [], 0
+        for packed, count in batch:
+            answers.append(rows[first : first + count])
+            first += 2 * len(packed)
+        return answers
 
     def unbatch(self, output: Any) -> Any:
         """Predictions of each request."""
-        return np.split(*output)
+        return output
 
     def encode_response(self, output: Any) -> Response:
         """Little-endian bytes."""
-        return Response(output.tobytes(), media_type="application/octet-stream")
+        return Response(output.tobytes(), media_type=OCTETS)
 
 
 if __name__ == "__main__":
-    api = FlipAPI(
-        max_batch_size=64, batch_timeout=BATCH_TIMEOUT_S, api_path="/predictions/diagonal_flip"
-    )
+    api = FlipAPI(max_batch_size=64, batch_timeout=BATCH_TIMEOUT_S, api_path=PATH)
     # fast_queue is LitServe's own advice for speed: ZeroMQ in place of a managed queue.
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True)
     server.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.deploy.files import (
     ROOT,
     TOOLS,
     built,
+    dockerfile,
     environment,
     image_settings,
     load,
@@ -96,7 +98,8 @@ def test_raw_is_the_same_without_what_only_knative_has() -> None:
 
 def test_the_edge_has_the_port_that_requests_come_to() -> None:
     own = container()
-    assert own["command"][:2] == ["env", "--unset=PORT"], "Knative sets it"
+    entry_point = json.loads(dockerfile("^ENTRYPOINT (.*)$"))
+    assert own["command"] == ["env", "--unset=PORT", *entry_point], "Knative sets it"
     given = environment(own["env"])
     assert given.keys() <= {name.upper() for name in Settings.__dataclass_fields__}
     settings = image_settings(given)

@@ -28,7 +28,7 @@ RIGHTS = (
     # Docker mounts it so by default, podman does not.
     *("--read-only", "--cap-drop", "ALL"),
     *("--tmpfs", "/tmp:mode=1777,noexec,nosuid,nodev"),  # noqa: S108  a mount in the container
-    *("--security-opt", "no-new-privileges", "--memory", "2g", "--pids-limit", "512"),
+    *("--security-opt", "no-new-privileges", "--memory", "4g", "--pids-limit", "512"),
 )
 
 pytestmark = [
