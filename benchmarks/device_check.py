@@ -39,7 +39,7 @@ from diagonalflip.wire import TOLERANCE, Images, pack, with_padding
 from supervisor import readiness
 from supervisor.front import FrontDoor
 from supervisor.ports import resolve
-from supervisor.settings import Settings
+from supervisor.settings import LOOPBACK, Settings
 from supervisor.store import check
 from supervisor.torchserve import running
 
@@ -133,7 +133,7 @@ def check_server(
     rows: dict[str, list[dict[str, Any]]] = {}
     print("==> Serving")
     with (
-        FrontDoor(settings.port, settings.workers, scratch),
+        FrontDoor([(LOOPBACK, settings.port)], settings.workers, scratch),
         running(settings, model, scratch) as server,
     ):
         readiness.wait(server, model)

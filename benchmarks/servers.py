@@ -25,7 +25,7 @@ from benchmarks.workloads import WORKLOADS, Rule, Workload
 from supervisor import store, tokens
 from supervisor.front import FrontDoor
 from supervisor.ports import free_ports, resolve
-from supervisor.settings import Settings
+from supervisor.settings import LOOPBACK, Settings
 from supervisor.torchserve import ALLOCATOR, TorchServe, running
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,7 +111,7 @@ def our_server(scratch: Path) -> Iterator[TorchServe]:
     model = store.check(settings.model_store)
     with (
         tempfile.TemporaryDirectory() as sockets,
-        FrontDoor(settings.port, settings.workers, Path(sockets)),
+        FrontDoor([(LOOPBACK, settings.port)], settings.workers, Path(sockets)),
         running(settings, model, Path(sockets)) as server,
     ):
         yield server

@@ -26,12 +26,18 @@ class Verb(enum.StrEnum):
     """Predictions, by the Open Inference Protocol V2."""
 
 
+HINTS: dict[int, dict[str, str]] = {
+    HTTPStatus.UNAUTHORIZED: {"www-authenticate": "Bearer"},
+    HTTPStatus.TOO_MANY_REQUESTS: {"retry-after": "1"},
+    HTTPStatus.SERVICE_UNAVAILABLE: {"retry-after": "1"},
+}
+"""Headers that tell a client what to do about a status."""
+
+
 def refusal(error: DiagonalFlipError, headers: dict[str, str] | None = None) -> Response:
     """The response that tells of ``error``, with further ``headers``."""
     status = int(error.status or HTTPStatus.INTERNAL_SERVER_ERROR)
-    headers = headers or {}
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["retry-after"] = "1"
+    headers = HINTS.get(status, {}) | (headers or {})
     return Response(json.dumps(error.problem()).encode(), PROBLEM, status, headers, error.code)
 
 

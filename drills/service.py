@@ -140,10 +140,6 @@ class Service:
         """TorchServe."""
         return self._child("java")
 
-    def edge(self) -> psutil.Process:
-        """The master process of the edge."""
-        return self._child("haproxy")
-
     def workers(self) -> list[psutil.Process]:
         """The workers."""
         return self.java().children()

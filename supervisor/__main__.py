@@ -52,7 +52,7 @@ def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> in
         model = store.check(settings.model_store)
         supervisor = Supervisor(settings, model, stop)
         if not has_terminal:
-            signal.signal(signal.SIGHUP, lambda *_: supervisor.reload())
+            signal.signal(signal.SIGHUP, lambda *_: None)  # files are followed anyway
         if ignored := host.ignored_variables():
             logger.warning("Ignored in the environment: %s", ", ".join(ignored))
         logger.info("Starting TorchServe on Java from %s", host.find_java())

@@ -1,4 +1,4 @@
-"""The front door: its sockets belong to the supervisor, and each worker serves one of them.
+"""The doors for clients: their sockets are the supervisor's, and each worker serves one per door.
 
 They outlive the workers. While one is started again, clients wait for it in the kernel's queue and
 are not refused.
@@ -7,15 +7,16 @@ are not refused.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from supervisor import host
-from supervisor.settings import LOOPBACK
 from worker.listener import listen
 from worker.routes import DRAIN, NOT_READY, NUMBER, front_socket
 
@@ -23,10 +24,10 @@ PATIENCE_S = 5.0
 
 
 class FrontDoor:
-    """Hands each worker its socket, and says when to stop.
+    """Hands each worker its sockets, and says when to stop.
 
     Args:
-        port: On loopback.
+        addresses: Of the front door, and of the edge if there is one.
         workers: How many there will be.
         folder: Of the sockets between processes.
 
@@ -34,11 +35,11 @@ class FrontDoor:
         handed_out_again: How often a worker was there whose socket another one had had before.
 
     Raises:
-        OSError: The port is taken.
+        OSError: A port is taken.
     """
 
-    def __init__(self, port: int, workers: int, folder: Path) -> None:
-        self._listeners = [listen((LOOPBACK, port)) for _ in range(workers)]
+    def __init__(self, addresses: Sequence[tuple[str, int]], workers: int, folder: Path) -> None:
+        self._listeners = [list(map(listen, addresses)) for _ in range(workers)]
         self._lines: dict[int, socket.socket] = {}
         self.handed_out_again = 0
         self._asking = socket.socket(socket.AF_UNIX)
@@ -55,8 +56,7 @@ class FrontDoor:
             self._asking.shutdown(socket.SHUT_RDWR)
         self._asking.close()
         self.forget()
-        for listener in self._listeners:
-            listener.close()
+        self._close()
 
     def living(self) -> list[int]:
         """Numbers of the workers that have their sockets now."""
@@ -74,9 +74,8 @@ class FrontDoor:
         self._tell(NOT_READY)
 
     def close(self) -> None:
-        """Closes the port; workers answer who has come in."""
-        for listener in self._listeners:
-            listener.close()
+        """Closes the ports; workers answer who has come in."""
+        self._close()
         self._tell(DRAIN)
 
     def wait(self, timeout_s: float) -> None:
@@ -84,6 +83,10 @@ class FrontDoor:
         deadline = time.monotonic() + timeout_s
         for line in list(self._lines.values()):
             host.readable(line, max(0.0, deadline - time.monotonic()))
+
+    def _close(self) -> None:
+        for listener in itertools.chain(*self._listeners):
+            listener.close()
 
     def _tell(self, message: bytes) -> None:
         for line in list(self._lines.values()):
@@ -102,10 +105,11 @@ class FrontDoor:
                 line.close()  # of a worker that ended at once
 
     def _hand_over(self, line: socket.socket) -> None:
-        """Gives the worker at the other end its socket; the line says nothing from then on."""
+        """Gives the worker at the other end its sockets; the line says nothing from then on."""
         line.settimeout(PATIENCE_S)
         (number,) = NUMBER.unpack(line.recv(NUMBER.size, socket.MSG_WAITALL))
-        socket.send_fds(line, [b"f"], [self._listeners[number].fileno()])
+        descriptors = [listener.fileno() for listener in self._listeners[number]]
+        socket.send_fds(line, [b"f"], descriptors)
         if number in self._lines:
             self._lines[number].close()
             self.handed_out_again += 1

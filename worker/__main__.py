@@ -27,6 +27,7 @@ from diagonalflip.wire import JSON
 from worker import frames, frontend, limits
 from worker.batch import FAULT
 from worker.frames import DisconnectedError, Frame, FrameReader
+from worker.guard import Guard
 from worker.listener import Door, listen
 from worker.metrics import EDGE, FRONT, PROOF, TORCHSERVE, Entry, Metrics
 from worker.pages import pages
@@ -35,9 +36,8 @@ from worker.routes import (
     fault_file,
     metrics_file,
     proof_socket,
-    take_front,
+    take_doors,
     take_number,
-    worker_socket,
 )
 from worker.watchers import watchers
 
@@ -154,24 +154,24 @@ class Worker:
             answered.append((TORCHSERVE, job.request, started, response))
             yield frame, response
 
-    def _open_doors(self, number: int, model: str, version: str) -> None:
+    def _open_doors(self, number: int, name: str, version: str) -> None:
         """Opens the doors, in a thread; if that ends, the whole worker does."""
         folder = Path(os.environ["FLIP_SOCKETS"])
+        rate = os.environ.get("FLIP_TOKEN_RATE")
         opened = threading.Event()
 
         def run() -> None:
             try:
-                front, line = take_front(folder, number)
-                doors = [
-                    Door(FRONT, front),
-                    Door(EDGE, listen(worker_socket(folder, number))),
-                    Door(PROOF, listen(proof_socket(folder, number))),
-                ]
+                listeners, line = take_doors(folder, number)
+                listeners.append(listen(proof_socket(folder, number)))
+                names = (FRONT, EDGE, PROOF) if rate else (FRONT, PROOF)
+                doors = list(map(Door, names, listeners))
                 page = metrics_file(folder, number)
                 metrics = Metrics(number, page, lambda: self._service.device_bytes)
                 metrics.watchers = watchers(number)
-                self._http = WorkerServer(self._service, model, version, line, metrics)
-                told = v2_paths(model, version) | {"/weights.json": "weights"}
+                self._http = WorkerServer(self._service, name, version, line, metrics)
+                told = v2_paths(name, version) | {"/weights.json": "weights"}
+                self._http.guard = Guard(folder, int(rate), name, version) if rate else None
                 self._http.pages |= pages() | {
                     path: Response(self._service.documents[what], JSON)
                     for path, what in told.items()

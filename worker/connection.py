@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, cast
 
 from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
 from diagonalflip.message import Request, Response, refusal
-from diagonalflip.wire import MAX_CONNECTIONS
 from worker import limits
 from worker.batch import FULL
-from worker.metrics import FRONT, PROOF
+from worker.metrics import EDGE, PROOF
 from worker.parser import Parser
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: HttpServer, door: str) -> None:
         self._server, self.door = server, door
         self._proves = door == PROOF
+        self._guard = server.guard if door == EDGE else None
+        self._address = ""
         self._parser: Parser | None = Parser(self)  # None: what the client still sends is ignored
         self._queue: deque[Call] = deque()  # what was pipelined behind it
         self._call: Call | None = None  # what is being answered
@@ -54,8 +55,14 @@ class Connection(asyncio.Protocol):
         self._server.connections.add(self)
         self._transport.set_write_buffer_limits(limits.UNSENT_BYTES)
         self.expect()
-        if len(self._server.connections) > MAX_CONNECTIONS and not self._proves:
-            self._refuse(ServerOverloaded("too many connections", f"{MAX_CONNECTIONS}"))
+        most = self._server.most_connections
+        if len(self._server.connections) > most and not self._proves:
+            self._refuse(ServerOverloaded("too many connections", f"{most}"))
+        elif self._guard is not None:
+            self._address = self._transport.get_extra_info("peername")[0]
+            if not self._guard.enter(self._address):
+                most = limits.CONNECTIONS_OF_AN_ADDRESS
+                self._refuse(ServerOverloaded("too many connections of one address", f"{most}"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The connection has ended; what it still waits for is not computed."""
@@ -65,6 +72,8 @@ class Connection(asyncio.Protocol):
         self._call = None
         self._stop_reading()
         self._server.batcher.held_bytes -= self._unsent_bytes
+        if self._guard is not None and self._address:
+            self._guard.leave(self._address)
 
     def data_received(self, data: bytes) -> None:
         """Has the parser read them, which calls the methods of a ``Receiver``."""
@@ -79,7 +88,8 @@ class Connection(asyncio.Protocol):
         """The client sends no more; it still gets the answers it waits for."""
         self._ended = True
         self._stop_reading()
-        return self._call is not None
+        # TLS has no half of a connection: when either side ends it, all of it ends.
+        return self._call is not None and self._transport.can_write_eof()
 
     def pause_writing(self) -> None:
         """The client reads slowly: it is not listened to meanwhile."""
@@ -114,7 +124,8 @@ class Connection(asyncio.Protocol):
     ) -> None:
         """A whole request has come."""
         self.deadline = None
-        message = self._server.route(method, path, headers)
+        refused = self._guard.refuse(method, path, headers) if self._guard is not None else None
+        message = refused or self._server.route(method, path, headers)
         if isinstance(message, Request):
             message.body = body
         else:
@@ -152,7 +163,7 @@ class Connection(asyncio.Protocol):
     @property
     def _leaves(self) -> bool:
         """Whether the client is to go when it is answered."""
-        return self._server.draining and self.door == FRONT
+        return self._server.draining and not self._proves
 
     @property
     def _in_request(self) -> bool:
@@ -248,3 +259,5 @@ class Connection(asyncio.Protocol):
         if self._transport.can_write_eof():
             with contextlib.suppress(OSError):
                 self._transport.write_eof()
+        else:
+            self._transport.close()  # TLS says so, and reads on until the client does as well

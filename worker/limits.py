@@ -8,6 +8,10 @@ read (150 MiB at most, of JSON), and the heads and objects of all connections (1
 
 from __future__ import annotations
 
+import resource
+
+from diagonalflip.wire import MAX_CONNECTIONS
+
 MAX_HEAD_BYTES = 1 << 14
 """Of a request: its target and headers."""
 
@@ -29,6 +33,13 @@ HELD_BYTES = 1 << 28
 UNSENT_BYTES = 1 << 15
 """Answers that a client has not read, until they are counted and it is not listened to."""
 
+CONNECTIONS_OF_AN_ADDRESS = 2048
+"""At the edge, half of all: no single client can take every connection."""
+
+REFUSALS_LOGGED = 10
+"""In a second; those for want of a token are anybody's to cause."""
+
+HANDSHAKE_S = 10.0
 IDLE_S = 75.0
 REQUEST_S = 60.0
 """From a request's first byte to its last: a client slower than that is answered 408."""
@@ -45,3 +56,14 @@ DRAIN_IDLE_S = 1.0
 
 LINGER_S = 5.0
 """For a refused client to read why: closing at once could reset the connection before."""
+
+SPARE_FILES = 100
+"""That a worker opens beside its connections."""
+
+
+def most_connections() -> int:
+    """``MAX_CONNECTIONS``, or as many as open files are allowed for."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, allowed - SPARE_FILES)

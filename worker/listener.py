@@ -7,6 +7,7 @@ latency of W1, half of the rate of W2, 0.5 to 0.6 of W3 and 0.9 of W4 (docs/capa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from abc import ABC, abstractmethod
@@ -24,7 +25,8 @@ from diagonalflip.message import Request, Response, refusal
 from worker import limits
 from worker.batch import Batcher, Service
 from worker.connection import Connection
-from worker.metrics import FRONT, Entry, Metrics
+from worker.guard import Guard
+from worker.metrics import EDGE, PROOF, Entry, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ Address = tuple[str, int] | Path
 BACKLOG = 2048
 ACCEPTED_AT_ONCE = 256
 DRAIN_POLL_S = 0.02
+TLS_TIMEOUTS = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
 
 PROBES = ("GET", "HEAD")
 """Methods of what is only looked at."""
@@ -58,9 +61,14 @@ class HttpServer(ABC):
     Args:
         service: Called in the event loop's thread.
         metrics: Takes what happens.
+
+    Attributes:
+        guard: Of the edge; set before it serves, if it has one.
     """
 
     def __init__(self, service: Service, metrics: Metrics) -> None:
+        self.guard: Guard | None = None
+        self.most_connections = limits.most_connections()
         self.metrics = metrics
         self.batcher = Batcher(service, metrics)
         self.connections: set[Connection] = set()
@@ -105,12 +113,12 @@ class HttpServer(ABC):
         self._loop.call_soon_threadsafe(self.batcher.measure, entries, started, finished)
 
     async def drain(self) -> None:
-        """Closes the front door, and returns when all who came in by it have been answered.
+        """Closes the doors for clients, and returns when all who came in have been answered.
 
         Each is answered with ``Connection: close``; who asks nothing is let go after a moment.
         """
         self.draining = True
-        for door in [door for door in self._doors if door.name == FRONT]:
+        for door in [door for door in self._doors if door.name != PROOF]:
             while self._accept(door):
                 pass  # a client that waits to be accepted would be reset
             self._doors.remove(door)
@@ -125,7 +133,7 @@ class HttpServer(ABC):
         return [
             connection
             for connection in self.connections
-            if connection.door == FRONT and (connection.unsent or not connection.finished)
+            if connection.door != PROOF and (connection.unsent or not connection.finished)
         ]
 
     def head(self, response: Response, connection: str) -> bytes:
@@ -160,11 +168,10 @@ class HttpServer(ABC):
             for _ in range(ACCEPTED_AT_ONCE):
                 accepted, _address = door.listener.accept()
                 accepted.setblocking(False)
-                opening = self._loop.create_task(
-                    self._loop.connect_accepted_socket(
-                        lambda: Connection(self, door.name), accepted
-                    )
-                )
+                if len(self._opening) >= self.most_connections:  # all of them shaking hands
+                    accepted.close()
+                    continue
+                opening = self._loop.create_task(self._open(door, accepted))
                 self._opening.add(opening)
                 opening.add_done_callback(self._opening.discard)
         except (BlockingIOError, ConnectionAbortedError):
@@ -175,6 +182,16 @@ class HttpServer(ABC):
             self._loop.call_later(1.0, self._listen, door)
             return False
         return True
+
+    async def _open(self, door: Door, accepted: socket.socket) -> None:
+        tls = self.guard.context if self.guard is not None and door.name == EDGE else None
+        timeouts: dict[str, float] = {}
+        if tls is not None:
+            timeouts = dict.fromkeys(TLS_TIMEOUTS, limits.HANDSHAKE_S)
+        with contextlib.suppress(OSError):  # a client that is gone, or speaks no TLS
+            await self._loop.connect_accepted_socket(
+                lambda: Connection(self, door.name), accepted, ssl=tls, **timeouts
+            )
 
     def _every_second(self) -> None:
         loop = asyncio.get_running_loop()

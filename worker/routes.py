@@ -90,6 +90,8 @@ class WorkerServer(HttpServer):
 
     def tick(self) -> None:
         """Publishes what was measured."""
+        if self.guard is not None:
+            self.guard.follow()
         metrics = self.metrics
         metrics.fold()
         metrics.held_bytes = self.batcher.held_bytes
@@ -117,8 +119,8 @@ class WorkerServer(HttpServer):
         self._line.close()
 
 
-def take_front(folder: Path, number: int) -> tuple[socket.socket, socket.socket]:
-    """The socket of the front door that is worker ``number``'s, and a line to its owner.
+def take_doors(folder: Path, number: int) -> tuple[list[socket.socket], socket.socket]:
+    """The sockets of front door and edge that are worker ``number``'s, and a line to their owner.
 
     Raises:
         OSError: There is no supervisor.
@@ -126,8 +128,8 @@ def take_front(folder: Path, number: int) -> tuple[socket.socket, socket.socket]
     line = socket.socket(socket.AF_UNIX)
     line.connect(str(front_socket(folder)))
     line.sendall(NUMBER.pack(number))
-    _, descriptors, _, _ = socket.recv_fds(line, 1, 1)
-    return socket.socket(fileno=descriptors[0]), line
+    _, descriptors, _, _ = socket.recv_fds(line, 1, 2)
+    return [socket.socket(fileno=descriptor) for descriptor in descriptors], line
 
 
 def front_socket(folder: Path) -> Path:
@@ -135,13 +137,8 @@ def front_socket(folder: Path) -> Path:
     return folder / "front.sock"
 
 
-def worker_socket(folder: Path, number: int) -> Path:
-    """Where worker ``number``, from 0, listens for the edge."""
-    return folder / f"worker-{number}.sock"
-
-
 def proof_socket(folder: Path, number: int) -> Path:
-    """Where it listens for the supervisor, whom it answers before all others."""
+    """Where worker ``number``, from 0, listens for the supervisor, answered before all others."""
     return folder / f"proof-{number}.sock"
 
 

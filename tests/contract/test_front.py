@@ -13,7 +13,7 @@ import pytest
 
 from supervisor.front import FrontDoor
 from supervisor.ports import free_ports
-from worker.routes import DRAIN, NOT_READY, front_socket, take_front
+from worker.routes import DRAIN, NOT_READY, front_socket, take_doors
 
 
 @pytest.fixture
@@ -29,13 +29,13 @@ def number() -> int:
 
 @pytest.fixture
 def front(folder: Path, number: int) -> Iterator[FrontDoor]:
-    with FrontDoor(number, 1, folder) as opened:
+    with FrontDoor([("127.0.0.1", number)], 1, folder) as opened:
         yield opened
 
 
 @contextlib.contextmanager
 def worker(folder: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
-    listener, line = take_front(folder, 0)
+    (listener,), line = take_doors(folder, 0)
     with listener, line:
         yield listener, line
 
@@ -108,3 +108,15 @@ def test_a_worker_that_died_alone_is_counted(front: FrontDoor, folder: Path) -> 
     with worker(folder):
         wait_for(front, [0])
         assert front.handed_out_again == 1
+
+
+def test_each_worker_gets_a_socket_of_every_door(folder: Path) -> None:
+    doors = [("127.0.0.1", free_ports()), ("127.0.0.1", free_ports())]
+    with FrontDoor(doors, 2, folder) as front:
+        for number in range(2):
+            listeners, line = take_doors(folder, number)
+            with line:
+                wait_for(front, [number])
+                assert [listener.getsockname() for listener in listeners] == doors
+            for listener in listeners:
+                listener.close()

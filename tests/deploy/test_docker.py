@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from supervisor.host import find_haproxy
+from drills.cluster import HAPROXY
 from tests.deploy.files import COMPOSE, ROOT, TOOLS, load, needs_tools, run
 
 
@@ -43,7 +43,7 @@ def test_the_balancer_of_compose_is_understood_by_haproxy(tmp_path: Path) -> Non
     pem.write_text((tmp_path / "cert.pem").read_text() + (tmp_path / "key.pem").read_text())
     text = (ROOT / "docker/compose/haproxy.cfg").read_text().replace("/run/edge.pem", str(pem))
     (tmp_path / "haproxy.cfg").write_text(text)
-    run(find_haproxy(), "-c", "-f", tmp_path / "haproxy.cfg")
+    run(HAPROXY, "-c", "-f", tmp_path / "haproxy.cfg")
 
 
 @needs_tools

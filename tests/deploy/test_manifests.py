@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from supervisor.metrics import OF_THE_EDGE, Page
+from supervisor.metrics import Page
 from supervisor.operations import Health, OperationsServer
 from supervisor.settings import Settings
 from tests.deploy.files import (
@@ -256,7 +256,6 @@ def test_every_expression_asks_for_metrics_that_exist(tmp_path: Path) -> None:
     health = Health(pages=lambda: [(tmp_path / "page").read_text()])
     page = Page(health).render("text/plain")[0].decode()
     known = set(re.findall(r"^(?:# TYPE )?(diagonalflip_\w+)", page, re.MULTILINE))
-    known |= {f"{name}_total" for name in OF_THE_EDGE}
     rules = base()["PrometheusRule"][0]["spec"]["groups"][0]["rules"]
     expressions = [rule["expr"] for rule in rules]
     dashboard = json.loads((ROOT / "docker/compose/grafana/dashboard.json").read_text())

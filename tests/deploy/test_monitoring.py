@@ -296,6 +296,5 @@ def draw(monitored: Monitored, began: float, path: Path) -> None:
 
 
 def monitored_sockets(monitored: Monitored) -> list[Path]:
-    """The folder of the service's sockets, by the file that its edge was started with."""
-    command = monitored.parts("haproxy")[0].cmdline()
-    return [Path(word).parent for word in command if word.endswith("haproxy.cfg")]
+    """The folder of the service's sockets."""
+    return [Path(monitored.parts("ModelServer")[0].environ()["FLIP_SOCKETS"])]

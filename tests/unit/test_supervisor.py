@@ -28,7 +28,7 @@ def test_pauses_grow_and_end() -> None:
 
 
 def test_a_long_life_is_no_part_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    lives = Lives("edge")
+    lives = Lives("torchserve")
     for _ in range(3):
         lives.ended()
     monkeypatch.setattr(supervisor, "STABLE_S", -1.0)
@@ -52,7 +52,7 @@ def test_readiness_is_earned_and_lost(tmp_path: Path) -> None:
 
 def test_metrics_of_every_part_are_on_one_page(tmp_path: Path) -> None:
     health = Health(Prover(tmp_path, 2, ARTIFACTS, 1.0), earned=True)
-    health.restarts["edge"] += 3
+    health.restarts["worker"] += 3
     paths = [tmp_path / f"{number}.metrics" for number in range(2)]
     for number, path in enumerate(paths):
         metrics = Metrics(number, path)
@@ -61,23 +61,17 @@ def test_metrics_of_every_part_are_on_one_page(tmp_path: Path) -> None:
         metrics.fold()
         metrics.publish()
     health.pages = lambda: [path.read_text() for path in paths]
-    health.edge_page = (
-        "# TYPE haproxy_frontend_http_responses_total counter\n"
-        'haproxy_frontend_http_responses_total{code="2xx"} 7\n# TYPE other gauge\nother 1\n'
-    )
     page = Page(health).render("text/plain")[0].decode()
     counted = 'diagonalflip_request_duration_seconds_count{code="200",door="http",verb="predict"'
     expected = {
         "diagonalflip_ready 0.0",
         "diagonalflip_workers 2.0",
         'diagonalflip_proofs_total{result="wrong"} 0.0',
-        'diagonalflip_restarts_total{part="edge"} 3.0',
+        'diagonalflip_restarts_total{part="worker"} 3.0',
         'diagonalflip_restarts_total{part="torchserve"} 0.0',
-        'haproxy_frontend_http_responses_total{code="2xx"} 7.0',
         *(counted + f',worker="{number}"}} 1.0' for number in range(2)),
     }
     assert expected <= set(page.splitlines())
-    assert "other" not in page
     names = re.findall(r"^# TYPE (\S+)", page, re.MULTILINE)
     assert len(names) == len(set(names)), "each family once"
     health.pages = list

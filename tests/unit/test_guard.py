@@ -1,0 +1,108 @@
+"""Who may ask at the edge, second by second."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from diagonalflip.errors import SettingError
+from supervisor import tokens
+from worker import limits
+from worker.guard import TOKENS, Guard
+
+PATH = "/predictions/diagonal_flip"
+RATE = 3
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> str:
+    return tokens.add(tmp_path / TOKENS, "somebody")
+
+
+@pytest.fixture
+def guard(tmp_path: Path, token: str) -> Guard:  # noqa: ARG001 - it is in the file
+    return Guard(tmp_path, RATE, "diagonal_flip", "1.0")
+
+
+def status(guard: Guard, told: str, path: str = PATH) -> int:
+    """What is answered; 200 for a request that may pass."""
+    response = guard.refuse("POST", path, {"authorization": told} if told else {})
+    return response.status if response is not None else 200
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_a_rate_is_by_token_and_second(
+    guard: Guard, tmp_path: Path, token: str, scheme: str
+) -> None:
+    other = tokens.add(tmp_path / TOKENS, "other")
+    guard.follow()
+    for _ in range(2):
+        found = [status(guard, f"{scheme} {token}") for _ in range(RATE + 2)]
+        assert found == [200] * RATE + [429] * 2
+        assert status(guard, f"{scheme} {other}") == 200
+        guard.follow()
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/status", "/metrics", "/v2/models/other", ""])
+def test_unknown_paths_are_told_to_those_with_a_token_alone(
+    guard: Guard, token: str, path: str
+) -> None:
+    assert status(guard, "", path) == 401
+    assert status(guard, f"Bearer {token}", path) == 404
+
+
+@pytest.mark.parametrize("path", ["/ping", "/v2/health/live", "/v2/health/ready"])
+def test_health_is_for_all_and_counts_for_nobody(guard: Guard, token: str, path: str) -> None:
+    for _ in range(RATE + 1):
+        assert status(guard, f"Bearer {token}", path) == 200
+    assert status(guard, f"Bearer {token}") == 200
+
+
+def test_half_of_all_connections_may_be_of_one_address(guard: Guard) -> None:
+    most = limits.CONNECTIONS_OF_AN_ADDRESS
+    assert all(guard.enter("192.0.2.1") for _ in range(most))
+    assert not guard.enter("192.0.2.1")
+    assert guard.enter("192.0.2.2")
+    guard.leave("192.0.2.1")
+    guard.leave("192.0.2.1")
+    assert guard.enter("192.0.2.1")
+    for _ in range(most):
+        guard.leave("192.0.2.1")
+    guard.leave("192.0.2.2")
+    assert not guard._connections, "addresses are forgotten"
+
+
+def test_refusals_fill_no_log(guard: Guard, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    for _ in range(2):
+        for _ in range(1000):
+            status(guard, 'Bearer "\n', "/a\nb")
+        guard.follow()
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2 * (limits.REFUSALS_LOGGED + 1)
+    assert (
+        lines[limits.REFUSALS_LOGGED] == f"{1000 - limits.REFUSALS_LOGGED} refusals were not logged"
+    )
+    assert json.loads(lines[0].removeprefix("refused: "))["path"] == "/a\nb"
+    assert all("\n" not in line for line in lines)
+
+
+def test_files_are_read_when_they_change_and_not_otherwise(
+    guard: Guard, tmp_path: Path, token: str
+) -> None:
+    file = tmp_path / TOKENS
+    file.with_suffix(".new").write_text(file.read_text().replace(" somebody", " revoked"))
+    file.with_suffix(".new").replace(file)
+    assert status(guard, f"Bearer {token}") == 200
+    guard.follow()
+    assert status(guard, f"Bearer {token}") == 403
+    os.utime(file)
+    file.write_text("rubbish")
+    with pytest.raises(SettingError, match="line 1"):
+        guard.follow()
+    guard.follow()
+    assert status(guard, f"Bearer {token}") == 403

@@ -1,0 +1,181 @@
+"""Who may ask at the edge: tokens and their rate, connections of an address, TLS."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import ssl
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from diagonalflip.errors import (
+    DiagonalFlipError,
+    ModelNotFound,
+    NotAuthorized,
+    RateLimited,
+    SettingError,
+    TokenRevoked,
+)
+from diagonalflip.message import Response, refusal, v2_paths, verbs
+from worker import limits
+
+TOKENS, PEM = "tokens", "edge.pem"
+"""Files of the edge, in the folder of sockets."""
+
+LINE = re.compile(r"([0-9a-f]{64}) ([A-Za-z0-9._-]{1,64})")
+"""Of a file of tokens: SHA-256 and name."""
+
+REVOKED = "revoked"
+"""In place of a name."""
+
+REMEDY = "run `make token NAME=someone TOKENS_FILE=tokens`"
+SCHEME = "bearer "
+HEALTH = {"/ping", "/v2/health/live", "/v2/health/ready"}
+"""Paths that need no token."""
+
+UNKNOWN = NotAuthorized("no token that is known", "Authorization: Bearer TOKEN", "add it")
+WITHDRAWN = TokenRevoked("a token that was revoked", "a valid one", "ask for a new token")
+TOO_FAST = RateLimited("more requests than this token may send", "fewer", "wait a second")
+
+logger = logging.getLogger(__name__)
+
+
+class Guard:
+    """Decides over the requests of one worker's edge.
+
+    Args:
+        folder: Of the files of the edge, that the supervisor keeps in order and up to date.
+        rate: Requests that a token may send in a second.
+        model, version: What the paths name.
+
+    Attributes:
+        context: TLS for new connections; None for plain HTTP.
+
+    Raises:
+        SettingError: A file cannot be used.
+    """
+
+    def __init__(self, folder: Path, rate: int, model: str, version: str) -> None:
+        self._paths = {*verbs(model, version), *v2_paths(model, version)}
+        self._tokens, self._pem, self._rate = folder / TOKENS, folder / PEM, rate
+        self._connections: Counter[str] = Counter()
+        self._requests: Counter[str] = Counter()
+        self._lines = 0
+        self._read()
+
+    def refuse(self, method: str, path: str, headers: Mapping[str, str]) -> Response | None:
+        """None for a request that may pass, else its answer. Pages are not for the public."""
+        if path in HEALTH:
+            return None
+        name, error = self._judge(headers.get("authorization", ""))
+        if error is not None:
+            self._log(method, path, name, error)
+        elif path not in self._paths:
+            error = ModelNotFound(path[:100], "/predictions/MODEL")
+        return refusal(error) if error is not None else None
+
+    def _judge(self, told: str) -> tuple[str, DiagonalFlipError | None]:
+        token = told[len(SCHEME) :] if told[: len(SCHEME)].lower() == SCHEME else ""
+        # By its digest: how long the look-up takes says nothing of the token.
+        name = self._names.get(hashlib.sha256(token.encode("latin-1")).hexdigest(), "")
+        if not name or name == REVOKED:
+            return name, WITHDRAWN if name else UNKNOWN
+        self._requests[name] += 1
+        return name, TOO_FAST if self._requests[name] > self._rate else None
+
+    def enter(self, address: str) -> bool:
+        """Counts a connection from ``address`` until it leaves; whether it may stay."""
+        self._connections[address] += 1
+        return self._connections[address] <= limits.CONNECTIONS_OF_AN_ADDRESS
+
+    def leave(self, address: str) -> None:
+        """A connection has ended."""
+        self._connections[address] -= 1
+        if not self._connections[address]:
+            del self._connections[address]
+
+    def follow(self) -> None:
+        """Begins another second, and takes over changed files."""
+        self._requests.clear()
+        if self._lines > limits.REFUSALS_LOGGED:
+            logger.warning("%d refusals were not logged", self._lines - limits.REFUSALS_LOGGED)
+        self._lines = 0
+        if stamps(self._tokens, self._pem) != self._stamps:
+            self._read()
+
+    def _read(self) -> None:
+        self._stamps = stamps(self._tokens, self._pem)
+        self._names = read_tokens(self._tokens)
+        self.context = tls(self._pem) if self._pem.exists() else None
+
+    def _log(self, method: str, path: str, name: str, error: DiagonalFlipError) -> None:
+        """A line of JSON; not more in a second than whoever reads it keeps up with."""
+        self._lines += 1
+        if self._lines <= limits.REFUSALS_LOGGED:
+            told = {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "token": name,
+                "method": method,
+                "path": path[:200],
+                "status": int(error.status or 0),
+            }
+            logger.warning("refused: %s", json.dumps(told))
+
+
+def stamps(*paths: Path) -> list[tuple[int, int, int]]:
+    """What differs when one of the files was changed."""
+    found = []
+    for path in paths:
+        try:
+            status = path.stat()
+            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+        except OSError:
+            found.append((0, 0, 0))
+    return found
+
+
+def read_tokens(path: Path) -> dict[str, str]:
+    """Names by digest.
+
+    Raises:
+        SettingError: There is no such file, a line is of another form, or there is no token.
+    """
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError as error:
+        raise SettingError(f"TOKENS_FILE={path}: {error.strerror}", "a file", REMEDY) from error
+    tokens: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        found = LINE.fullmatch(text)
+        if found is None:
+            raise SettingError(f"line {number} of {path}", "a SHA-256 in hex and a name", REMEDY)
+        tokens[found[1]] = found[2]
+    if not tokens:
+        raise SettingError(f"no token in {path}", "at least one", REMEDY)
+    return tokens
+
+
+def tls(pem: Path) -> ssl.SSLContext:
+    """TLS 1.3 and nothing older, with the certificate chain and the private key in ``pem``.
+
+    Raises:
+        SettingError: They are not there, do not belong together, or want a password.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(pem, password="")
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"TLS_CERT and TLS_KEY: {error}",
+            "a certificate and its private key, PEM, without a password",
+        ) from error
+    return context
