@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from supervisor.operations import Health, OperationsServer
 from supervisor.settings import Settings
 from tests.deploy import knative
 from tests.deploy.files import (
@@ -26,6 +25,7 @@ from tests.deploy.files import (
     run,
     stop_s,
 )
+from worker.guard import HEALTH
 
 SERVERLESS = ROOT / "deploy/kserve/serverless/inference-service.yaml"
 MODE = "serving.kserve.io/deploymentMode"
@@ -110,11 +110,10 @@ def test_the_edge_has_the_port_that_requests_come_to() -> None:
 
 
 def test_probes_ask_the_edge_for_paths_that_are_there() -> None:
-    operations = OperationsServer(Health())
     own = container()
     for probe in (own["readinessProbe"], own["livenessProbe"]):
         assert probe["httpGet"]["port"] == own["ports"][0]["containerPort"]
-        assert operations.route("GET", probe["httpGet"]["path"], {}).status in (200, 503)
+        assert probe["httpGet"]["path"] in HEALTH, "a probe has no token"
     assert own["livenessProbe"]["initialDelaySeconds"] >= Settings().start_timeout_s
 
 

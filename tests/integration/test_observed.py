@@ -106,7 +106,7 @@ def test_a_protocol_that_is_not_sent_is_said(artifacts: Path, tmp_path: Path) ->
 
 
 def test_every_request_is_a_line(artifacts: Path, tmp_path: Path) -> None:
-    with run_server(artifacts, tmp_path, ACCESS_LOG="1") as server:
+    with run_server(artifacts, tmp_path, ACCESS_LOG="1", WORKERS="1") as server:
         headers = {"X-Request-Id": 'a "quoted" one', "Content-Type": OCTETS}
         requests.post(server.url, b"\xb6", headers=headers, timeout=30)
         requests.post(server.url, b"", headers=headers, timeout=30)

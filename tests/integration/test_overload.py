@@ -55,12 +55,15 @@ def picture() -> bytes:
 def pressed(artifacts: Path, logs: Path) -> Iterator[Server]:
     """A server, whose worker must survive and stay within its memory."""
     operations = free_ports()
-    with run_server(artifacts, logs, OPERATIONS_PORT=str(operations)) as server:
+    settings = {"OPERATIONS_PORT": str(operations), "WORKERS": "1"}
+    with run_server(artifacts, logs, **settings) as server:
         children = psutil.Process(server.process.pid).children(recursive=True)
         [worker] = [p for p in children if "model_service_worker.py" in " ".join(p.cmdline())]
         yield server
         assert worker.is_running(), "it was killed"
-        assert peak_bytes(worker.pid) < LIMIT_BYTES
+        peak = peak_bytes(worker.pid)
+        print(f"peak {peak >> 20} MiB")
+        assert peak < LIMIT_BYTES
         page = requests.get(f"http://127.0.0.1:{operations}/metrics", timeout=10).text
         assert "diagonalflip_workers_killed_total 0.0" in page
 
