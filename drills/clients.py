@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 
-from diagonalflip.wire import OCTETS, PACKED
+from diagonalflip.wire import OCTETS
 from drills.service import PATH, Service
 
 SLOW_CLIENTS = 100
@@ -18,15 +18,12 @@ PAUSE_S = 0.25
 HEAVY = bytes(2048)
 """To be explained: much work for the service, little for who sends it."""
 
-BURST = bytes(1 << 16)
-"""131,072 images to be predicted: thousands of these are more than may wait."""
-
 
 async def burst(service: Service, count: int) -> tuple[dict[str, int], float]:
     """Statuses of ``count`` requests sent at once, and the seconds of the slowest refusal."""
     found: dict[str, int] = {}
     slowest = 0.0
-    request = _head(service, len(BURST), accept=PACKED) + BURST
+    request = _head(service, len(HEAVY), EXPLANATIONS) + HEAVY
     connected = asyncio.Barrier(count)
 
     async def one() -> None:
@@ -113,9 +110,9 @@ async def slow_clients(service: Service) -> dict[str, int]:
     return endings
 
 
-def _head(service: Service, length: int, path: str = PATH, accept: str = OCTETS) -> bytes:
+def _head(service: Service, length: int, path: str = PATH) -> bytes:
     return (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {service.token}\r\n"
-        f"Content-Type: {OCTETS}\r\nAccept: {accept}\r\n"
+        f"Content-Type: {OCTETS}\r\nAccept: {OCTETS}\r\n"
         f"Content-Length: {length}\r\n\r\n"
     ).encode()
