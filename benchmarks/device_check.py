@@ -98,7 +98,7 @@ def main() -> int:
 
 def check_engine(store: Path, device: torch.device, oracle: Oracle) -> list[dict[str, Any]]:
     """Warms the engine up, compares it at every size, and times it."""
-    engine = open_engine(store / "diagonal_flip.pt", device)
+    engine = open_engine(store / "diagonal_flip.pt", str(device))
     deviation = engine.warm_up(np.array(check(store).reference))
     print(f"==> Engine on {device_name(device)}: certificate deviation {deviation:.2e}")
     print("      images   median µs   M images/s")

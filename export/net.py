@@ -32,18 +32,6 @@ class DiagonalFlipNet(nn.Module):
         prediction: torch.Tensor = self.layer2(torch.relu(self.layer1(pixels)))
         return prediction
 
-    @torch.jit.export
-    def explain(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Every step for ``float32[batch, 4]`` pixels.
-
-        Returns:
-            Pre-activation and hidden layer ``float32[batch, hidden]``, prediction
-            ``float32[batch, 4]``.
-        """
-        pre_activation = self.layer1(pixels)
-        hidden = torch.relu(pre_activation)
-        return pre_activation, hidden, self.layer2(hidden)
-
 
 def side_by_side(net: DiagonalFlipNet, count: int) -> DiagonalFlipNet:
     """``count`` copies of ``net`` beside each other: ``float32[n, 4 * count]`` to the same shape.

@@ -30,7 +30,7 @@ def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
     with warnings.catch_warnings():
         # TorchScript is deprecated in favour of torch.export; TorchServe wants it.
         warnings.simplefilter("ignore", DeprecationWarning)
-        scripted = torch.jit.freeze(torch.jit.script(net), preserved_attrs=["explain"])
+        scripted = torch.jit.freeze(torch.jit.script(net))
         torch.jit.save(scripted, buffer)
     with zipfile.ZipFile(buffer) as saved:
         members = {

@@ -1,57 +1,63 @@
 """Packed images in, predictions out, on one device. Knows nothing of servers.
 
-All requests of a call become one row of packed bytes, which goes to the device as it is
-(an eighth of a byte a pixel), is unpacked there, and passes through the network in chunks.
-A GPU runs the network as TorchScript (flip_lane.py says how); a CPU by ONNX Runtime, which
-is 2 to 3 times as fast there. Only a few batch shapes ever run, and ``FlipEngine.warm_up``
-tries every image at every position of each: what it proves is all that can happen later.
-The tolerance decides; whether the bits of an answer depend on its batch is reported.
+All requests of a call become one row of packed bytes, which is unpacked on the device (a byte
+are two images of float32 pixels) and passes through the network in chunks. A CPU computes by ONNX
+Runtime; a GPU by TorchScript (flip_torch.py), and only there torch is imported: it takes 200 MiB
+and a second. Only a few batch shapes ever run, and ``Engine.warm_up`` tries every image at every
+position of each: what it proves is all that can happen later. The tolerance decides; whether the
+bits of an answer depend on its batch is reported.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-import torch
-from flip_lane import IMAGES_PER_BYTE, Lane
 
 from diagonalflip.errors import ArtifactError, CertificateError
 from diagonalflip.wire import PIXELS, TOLERANCE, Images, pack
 
+CPU = "cpu"
+GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""Drivers of GPUs: NVIDIA's, WSL's, AMD's. Without any, torch need not be asked."""
+
+IMAGES_PER_BYTE = 2
 SMALLEST_BATCH = 16
 LARGEST_BATCH = 1 << 17
 """Images a forward pass at most: what bounds the memory of a pass (2 MiB of pixels)."""
 
-LARGEST_GPU_BATCH = 1 << 18
-"""The same on a GPU: 4 MiB of answers, whose copy outlasts the next launch."""
-
 OCTET_PIXELS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
 """The eight pixels of every byte, ``float32[256, 8]``."""
-
 
 Chunk = tuple[int, int]
 """The first of some packed bytes, and the batch size in images that they are run as."""
 
 
-def pick_device(gpu_id: int | str | None) -> torch.device:
+def pick_device(gpu_id: int | str | None) -> str:
     """The GPU for a worker, in turn of those that torch can use; the CPU where there is none.
 
     Args:
         gpu_id: The worker's number, or what TorchServe assigned; None asks for the CPU.
             It says nothing of the host: TorchServe assigns 0 without a GPU, too.
+
+    Returns:
+        As torch names it: ``cpu``, or ``cuda:N``.
     """
-    if gpu_id is not None and torch.cuda.is_available():
-        return torch.device("cuda", int(gpu_id) % torch.cuda.device_count())
-    return torch.device("cpu")
+    if gpu_id is None or not any(map(os.path.exists, GPU_NODES)):
+        return CPU
+    from flip_torch import count_gpus  # noqa: PLC0415 - torch is not for CPUs
+
+    gpus = count_gpus()
+    return f"cuda:{int(gpu_id) % gpus}" if gpus else CPU
 
 
-def open_engine(model_file: Path, device: torch.device) -> FlipEngine:
+def open_engine(model_file: Path, device: str) -> Engine:
     """The engine for ``device``.
 
     Args:
@@ -59,56 +65,43 @@ def open_engine(model_file: Path, device: torch.device) -> FlipEngine:
         device: Where to compute.
 
     Raises:
-        ArtifactError: One of the files cannot be loaded.
+        ArtifactError: The file cannot be loaded.
     """
-    if device.type == "cpu":
-        return OnnxEngine(model_file, model_file.with_suffix(".x4.onnx"))
-    return FlipEngine(model_file, device)
+    if device == CPU:
+        return OnnxEngine(model_file.with_suffix(".x4.onnx"))
+    from flip_torch import TorchEngine  # noqa: PLC0415 - torch is not for CPUs
+
+    return TorchEngine(model_file, device)
 
 
-class FlipEngine:
+class Engine(ABC):
     """A loaded network on one device. Not thread-safe: one engine a worker.
 
     Attributes:
         device: Where it computes.
+        device_name: What that is.
+        device_bytes: Memory of a GPU that is taken; None without one.
         runtime: By what.
         batch_sizes: Images of the batch shapes that run, ascending.
         batch_invariant: Whether an image gets the same bits wherever it lies in whatever
             batch; False until ``warm_up`` has found it so.
-
-    Args:
-        model_file: TorchScript of ``float32[n, 4]`` -> ``float32[n, 4]``.
-        device: Where to unpack and compute.
-
-    Raises:
-        ArtifactError: ``model_file`` cannot be loaded.
+        lanes: Chunks under way at a time.
     """
 
-    runtime = "TorchScript"
-    lanes = 2
-    """Chunks under way at a time."""
+    device: str = CPU
+    device_name: str = "CPU"
+    runtime: str
+    lanes = 1
 
-    def __init__(self, model_file: Path, device: torch.device) -> None:
-        # cuBLAS reads this when it is first used; without it, it may not be deterministic:
-        # https://docs.pytorch.org/docs/stable/notes/randomness.html
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.set_deterministic_debug_mode("error")
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-        self.device = device
+    def __init__(self, largest_batch: int) -> None:
         self.batch_invariant = False
-        largest = LARGEST_GPU_BATCH if device.type == "cuda" else LARGEST_BATCH
-        self.batch_sizes = [
-            1 << bits for bits in range(SMALLEST_BATCH.bit_length() - 1, largest.bit_length())
-        ]
-        try:
-            self._network = torch.jit.load(str(model_file), map_location=device)  # type: ignore[no-untyped-call]
-        except (RuntimeError, ValueError) as error:
-            raise ArtifactError(
-                f"{model_file.name}: {str(error).splitlines()[0]}", "TorchScript", "run the export"
-            ) from error
-        self._rows = torch.empty(0, PIXELS)
-        self._lanes = [Lane(self._run_network, device, largest) for _ in range(self.lanes)]
+        smallest, largest = SMALLEST_BATCH.bit_length(), largest_batch.bit_length()
+        self.batch_sizes = [1 << bits for bits in range(smallest - 1, largest)]
+
+    @property
+    def device_bytes(self) -> int | None:
+        """Memory of a GPU that is taken; None without one."""
+        return None
 
     def predict(self, requests: Sequence[Images]) -> list[npt.NDArray[np.float32]]:
         """Predicts all requests in one pass.
@@ -161,18 +154,6 @@ class FlipEngine:
             )
         return float(deviation)
 
-    @torch.inference_mode()
-    def explain(self, images: Images) -> tuple[npt.NDArray[np.float32], ...]:
-        """Every step of the network for some images, for people rather than for speed.
-
-        Returns:
-            Pre-activation and hidden layer ``float32[count, 3]``, prediction
-            ``float32[count, 4]``.
-        """
-        packed = torch.frombuffer(bytearray(images.packed), dtype=torch.uint8)
-        steps = self._network.explain(self._lanes[0].unpack(packed.to(self.device)))
-        return tuple(step[: images.count].cpu().numpy() for step in steps)
-
     def _answer_all(self, size: int, first: int) -> npt.NDArray[np.float32]:
         """Images ``first``, ``first + 1``, ... modulo 16: a batch of ``size`` on every lane."""
         packed = bytearray(pack((np.arange(size * self.lanes) + first) % 16).packed)
@@ -188,46 +169,26 @@ class FlipEngine:
             chunks.append((start, max(SMALLEST_BATCH, 1 << (images - 1).bit_length())))
         return chunks
 
+    @abstractmethod
     def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
         """Runs packed bytes chunk by chunk; gives ``float32[2 * bytes, 4]`` on the host."""
-        on_gpu = self.device.type == "cuda"
-        room = _room_for(chunks)
-        if room > len(self._rows):
-            shape = room, PIXELS
-            self._rows = torch.empty(shape, dtype=torch.float32, pin_memory=on_gpu)
-        octets = torch.frombuffer(packed, dtype=torch.uint8)
-        if on_gpu:
-            octets = octets.pin_memory()
-        for turn, (start, images) in enumerate(chunks):
-            first = IMAGES_PER_BYTE * start
-            part = octets[start : start + images // IMAGES_PER_BYTE]
-            self._lanes[turn % self.lanes].launch(part, self._rows[first : first + images])
-        for lane in self._lanes[: len(chunks)]:
-            lane.wait()
-        return self._rows[: IMAGES_PER_BYTE * len(packed)].numpy()
-
-    def _run_network(self, pixels: torch.Tensor) -> torch.Tensor:
-        predictions: torch.Tensor = self._network(pixels)
-        return predictions
 
 
-class OnnxEngine(FlipEngine):
-    """The same on the CPU, by ONNX Runtime on one thread.
+class OnnxEngine(Engine):
+    """The network on the CPU, by ONNX Runtime on one thread.
 
     Args:
-        model_file: TorchScript, for the steps of ``explain``.
         onnx_file: ONNX: input ``pixels`` ``float32[n, 4 * k]``, output ``prediction`` of that
             shape: k images side by side, a power of two.
 
     Raises:
-        ArtifactError: One of the files cannot be loaded.
+        ArtifactError: The file cannot be loaded.
     """
 
     runtime = "ONNX Runtime"
-    lanes = 1
 
-    def __init__(self, model_file: Path, onnx_file: Path) -> None:
-        super().__init__(model_file, torch.device("cpu"))
+    def __init__(self, onnx_file: Path) -> None:
+        super().__init__(LARGEST_BATCH)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:
@@ -246,8 +207,8 @@ class OnnxEngine(FlipEngine):
         self._bindings: dict[Chunk, onnxruntime.IOBinding] = {}
 
     def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
-        if _room_for(chunks) > len(self._answers):
-            self._answers = np.empty((_room_for(chunks), PIXELS), np.float32)
+        if room_for(chunks) > len(self._answers):
+            self._answers = np.empty((room_for(chunks), PIXELS), np.float32)
             self._bindings.clear()
         octets = np.frombuffer(packed, np.uint8)
         for chunk in chunks:
@@ -271,7 +232,7 @@ class OnnxEngine(FlipEngine):
         return binding
 
 
-def _room_for(chunks: Sequence[Chunk]) -> int:
+def room_for(chunks: Sequence[Chunk]) -> int:
     """How many answers there are, those of padding included."""
     start, images = chunks[-1]
     return IMAGES_PER_BYTE * start + images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flip_encode
@@ -17,24 +18,25 @@ Rows = npt.NDArray[np.float32]
 
 
 def write(
-    images: Images, pre_activation: Rows, hidden: Rows, predictions: Rows
+    images: Images, predictions: Rows, weights: Mapping[str, Rows]
 ) -> tuple[bytes, str, dict[str, str]]:
     """Writes every step.
 
     Args:
         images: What was explained.
-        pre_activation: ``float32[n, 3]``.
-        hidden: ``float32[n, 3]``.
-        predictions: ``float32[n, 4]``.
+        predictions: ``float32[n, 4]``, the network's.
+        weights: By name; shaped (out, in).
     """
     numbers = unpack(images)
     pixels = to_pixels(numbers)
+    flat = pixels.reshape(-1, PIXELS).astype(np.float32)
+    pre_activation = flat @ weights["layer1.weight"].T + weights["layer1.bias"]
     targets = pixels.transpose(0, 2, 1).reshape(-1, PIXELS)
     columns: dict[str, Any] = {
         "image": numbers,
         "pixels": pixels.reshape(-1, PIXELS),
         "pre_activation": pre_activation,
-        "hidden": hidden,
+        "hidden": np.maximum(pre_activation, 0),
         "prediction": predictions,
         "target": np.ascontiguousarray(targets),
         "squared_error": np.mean((predictions - targets) ** 2, axis=1, dtype=np.float32),

@@ -14,10 +14,10 @@ import logging
 from collections.abc import Callable
 
 import torch
+from flip_engine import IMAGES_PER_BYTE
 
 from diagonalflip.wire import PIXELS
 
-IMAGES_PER_BYTE = 2
 WARM_UP_PASSES = 3
 """Before a capture: TorchScript settles on its code in its first runs, cuBLAS on a workspace."""
 

@@ -52,8 +52,8 @@ class Job:
     Attributes:
         request: What it was.
         images: What is to be predicted.
-        write: Writes predictions ``float32[n, 4]``, or the steps of an explanation, in the
-            form that was asked for.
+        write: Writes predictions ``float32[n, 4]`` in the form that was asked for; the steps
+            of an explanation from these and the weights.
         form: In which they came, one of ``FORMS``' values.
         explains: Whether it takes every step.
         decode_s: How long reading took.

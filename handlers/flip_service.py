@@ -21,8 +21,7 @@ import flip_read
 import flip_v2
 import numpy as np
 import numpy.typing as npt
-import torch
-from flip_engine import FlipEngine, open_engine
+from flip_engine import CPU, open_engine
 from flip_read import Job
 
 from diagonalflip.errors import (
@@ -60,20 +59,19 @@ class Service:
         ArtifactError: The archive is damaged, or the device answers wrongly.
     """
 
-    def __init__(self, folder: Path, model: dict[str, str], device: torch.device) -> None:
-        # Every worker would start a thread a core, and together they only disturb each other.
-        torch.set_num_threads(1)
+    def __init__(self, folder: Path, model: dict[str, str], device: str) -> None:
         model_file = folder / model["serializedFile"]
-        self._engine: FlipEngine = open_engine(model_file, device)
+        self._engine = open_engine(model_file, device)
         self._lock = threading.Lock()
         self._digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
         reference, weights = _reference(folder / "reference.json")
         deviation = self._engine.warm_up(reference)
+        self._weights = {name: np.array(each, np.float32) for name, each in weights.items()}
         self._headers = {
             "Flip-Model-Version": model["modelVersion"],
             "Flip-Model-Digest": self._digest,
             "Flip-Wire-Version": WIRE_VERSION,
-            "Flip-Device": device.type,
+            "Flip-Device": device.partition(":")[0],
         }
         description = {
             "model": model["modelName"],
@@ -81,8 +79,8 @@ class Service:
             "model_digest": self._digest,
             "wire_version": WIRE_VERSION,
             "workers": int(os.environ["FLIP_WORKERS"]) if "FLIP_WORKERS" in os.environ else None,
-            "device": str(device),
-            "device_name": _device_name(device),
+            "device": device,
+            "device_name": self._engine.device_name,
             "runtime": self._engine.runtime,
             "largest_deviation": deviation,
             "batch_invariant": self._engine.batch_invariant,
@@ -93,7 +91,7 @@ class Service:
             "response_media_types": list(flip_encode.ENCODERS),
         }
         self.description = flip_encode.dump(description)
-        platform = "pytorch_libtorch" if device.type == "cuda" else "onnxruntime_onnx"
+        platform = "onnxruntime_onnx" if device == CPU else "pytorch_libtorch"
         self.documents = flip_describe.documents(model["modelVersion"], platform)
         self.documents["weights"] = flip_encode.dump(weights)
         logger.info("ready: %s", json.dumps(description))
@@ -101,9 +99,7 @@ class Service:
     @property
     def device_bytes(self) -> int | None:
         """Memory of the GPU that is taken; None without one."""
-        if self._engine.device.type != "cuda":
-            return None
-        return int(torch.cuda.memory_reserved(self._engine.device))
+        return self._engine.device_bytes
 
     def weigh(self, request: Request) -> int:
         """The most work that a request can be, in predictions, without decoding it."""
@@ -132,18 +128,13 @@ class Service:
         with self._lock:  # until all is written: the next pass overwrites its results
             started = perf_counter()
             try:
-                rows = iter(self._engine.predict([job.images for job in jobs if not job.explains]))
-                results = [
-                    self._engine.explain(job.images) if job.explains else (next(rows),)
-                    for job in jobs
-                ]
+                results = self._engine.predict([job.images for job in jobs])
             except Exception as error:
                 fault = _our_fault("the forward pass", error)
                 return [self.refuse(job.request, fault) for job in jobs]
             forward_s = perf_counter() - started
             return [
-                self._write(job, result, forward_s)
-                for job, result in zip(jobs, results, strict=True)
+                self._write(job, rows, forward_s) for job, rows in zip(jobs, results, strict=True)
             ]
 
     def refuse(self, request: Request, error: DiagonalFlipError) -> Response:
@@ -162,12 +153,10 @@ class Service:
             response.content_type = JSON
         return response
 
-    def _write(
-        self, job: Job, result: tuple[npt.NDArray[np.float32], ...], forward_s: float
-    ) -> Response:
+    def _write(self, job: Job, rows: npt.NDArray[np.float32], forward_s: float) -> Response:
         started = perf_counter()
         try:
-            written = job.write(*result)
+            written = job.write(rows, self._weights) if job.explains else job.write(rows)
         except Exception as error:
             return self.refuse(job.request, _our_fault("writing the answer", error))
         encode_s = perf_counter() - started
@@ -212,7 +201,3 @@ def _timing(work: Work) -> str:
         f"decode;dur={1e3 * decode_s:.3f}, forward;dur={1e3 * forward_s:.3f}, "
         f"encode;dur={1e3 * encode_s:.3f}"
     )
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

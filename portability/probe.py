@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from flip_engine import FlipEngine, open_engine
+from flip_engine import CPU, Engine, open_engine
+from flip_torch import TorchEngine
 
 from diagonalflip.wire import pack
 
@@ -23,8 +24,6 @@ BATCH_SIZES = (1, 2, 3, 16, 17, 1000, 65536, 65537)
 """Images of a request: alone, odd, around a batch, and around the largest one."""
 
 CERTIFICATE_NAMES = {"ONNX Runtime": "onnxruntime-x4", "TorchScript": "torchscript"}
-
-CPU = torch.device("cpu")
 
 
 def probe(folder: Path) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def probe(folder: Path) -> dict[str, Any]:
     """
     certificate = json.loads((folder / "manifest.json").read_bytes())["certificate"]
     model_file = folder / "diagonal_flip.pt"
-    engines = [open_engine(model_file, CPU), FlipEngine(model_file, CPU)]
+    engines = [open_engine(model_file, CPU), TorchEngine(model_file, CPU)]
     return {
         "vector_code": torch.backends.cpu.get_cpu_capability(),
         "tolerance": certificate["tolerance"],
@@ -49,7 +48,7 @@ def probe(folder: Path) -> dict[str, Any]:
     }
 
 
-def _prove(engine: FlipEngine, certificate: dict[str, Any]) -> dict[str, Any]:
+def _prove(engine: Engine, certificate: dict[str, Any]) -> dict[str, Any]:
     """Warms up, then predicts all images at 16 positions of every size, alone and together."""
     reference = np.array(certificate["reference"])
     name = CERTIFICATE_NAMES[engine.runtime]

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
-from ts.model_loader import TsModelLoader
 
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.message import Request, Response, Verb, refusal, v2_paths
@@ -29,6 +28,7 @@ from worker.batch import FAULT
 from worker.frames import DisconnectedError, Frame, FrameReader
 from worker.guard import Guard
 from worker.listener import Door, listen
+from worker.loader import model_loader
 from worker.metrics import EDGE, FRONT, PROOF, TORCHSERVE, Entry, Metrics
 from worker.pages import pages
 from worker.routes import (
@@ -99,7 +99,7 @@ class Worker:
                 Path(os.environ["FLIP_SOCKETS"]), int(os.environ["FLIP_WORKERS"])
             )
             gpu = self._number[0]
-        loaded = TsModelLoader().load(
+        loaded = model_loader().load(
             *(name, folder, handler, gpu, batch_size, None, True), self._metrics
         )
         handler = loaded._entry_point.__self__  # noqa: SLF001 - the loader shows it in no other way

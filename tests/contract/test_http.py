@@ -356,7 +356,7 @@ def test_the_supervisors_proof_waits_for_nobody(
     """However full the worker is, and whoever came before."""
     proof = tmp_path / "proof.sock"
     with contextlib.closing(Port(proof=proof)) as port, port.connect() as first:
-        monkeypatch.setattr("worker.connection.MAX_CONNECTIONS", 1)
+        port.server.most_connections = 1
         monkeypatch.setattr(limits, "BATCH_REQUESTS", 2)
         monkeypatch.setattr(limits, "HELD_BYTES", -1)
         port.echo.go_on.clear()
@@ -432,8 +432,8 @@ def until_refused(port: Port) -> tuple[HTTPResponse, bytes]:
             return answer
 
 
-def test_too_many_connections_are_a_503(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.connection.MAX_CONNECTIONS", 1)
+def test_too_many_connections_are_a_503(port: Port) -> None:
+    port.server.most_connections = 1
     with port.connect() as only:
         only.sendall(post(b"a"))
         assert read(only)[1] == b"a"

@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import flip_engine
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
 import torch
-from flip_engine import LARGEST_BATCH, FlipEngine, OnnxEngine, open_engine, pick_device
+from flip_engine import CPU, LARGEST_BATCH, Engine, OnnxEngine, open_engine, pick_device
+from flip_torch import TorchEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,6 @@ from diagonalflip._answers import agree
 from diagonalflip.errors import ArtifactError, CertificateError
 from diagonalflip.wire import from_packed, pack, to_pixels, unpack
 
-CPU = torch.device("cpu")
 Rows = npt.NDArray[np.float32]
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -31,34 +32,34 @@ def reference(unpacked_archive: Path) -> npt.NDArray[np.float64]:
     return np.array(json.loads(text)["predictions"])
 
 
-@pytest.fixture(scope="module", params=[open_engine, FlipEngine], ids=["for the CPU", "for a GPU"])
+@pytest.fixture(scope="module", params=[open_engine, TorchEngine], ids=["for the CPU", "for a GPU"])
 def engine(
     unpacked_archive: Path, reference: npt.NDArray[np.float64], request: pytest.FixtureRequest
-) -> FlipEngine:
+) -> Engine:
     """Both engines, on the CPU."""
-    engine: FlipEngine = request.param(unpacked_archive / "diagonal_flip.pt", CPU)
+    engine: Engine = request.param(unpacked_archive / "diagonal_flip.pt", CPU)
     assert engine.warm_up(reference) <= 1e-6
     return engine
 
 
 @pytest.fixture
-def cold_engine(artifacts: Path) -> FlipEngine:
-    return FlipEngine(artifacts / "diagonal_flip.pt", CPU)
+def cold_engine(artifacts: Path) -> TorchEngine:
+    return TorchEngine(artifacts / "diagonal_flip.pt", CPU)
 
 
 @pytest.fixture(scope="module")
-def table(engine: FlipEngine) -> Rows:
+def table(engine: Engine) -> Rows:
     """Each image's prediction when it is alone, ``float32[16, 4]``."""
     return np.concatenate([engine.predict([pack([number])])[0].copy() for number in range(16)])
 
 
-def assert_predicts(engine: FlipEngine, answer: Rows, expected: Rows) -> None:
+def assert_predicts(engine: Engine, answer: Rows, expected: Rows) -> None:
     """Bits count where the engine says so: whether they are the same depends on the processor."""
     assert agree(answer, expected)
     assert answer.tobytes() == expected.tobytes() or not engine.batch_invariant
 
 
-def test_all_images_are_answered_as_by_onnxruntime(engine: FlipEngine, artifacts: Path) -> None:
+def test_all_images_are_answered_as_by_onnxruntime(engine: Engine, artifacts: Path) -> None:
     session = onnxruntime.InferenceSession(
         str(artifacts / "diagonal_flip.onnx"), providers=["CPUExecutionProvider"]
     )
@@ -75,7 +76,7 @@ def test_image_11_has_the_known_answer(table: Rows) -> None:
 
 @given(st.lists(st.lists(st.integers(0, 15), min_size=1, max_size=40), min_size=1, max_size=8))
 def test_any_batch_of_odd_and_even_requests_gives_each_its_own(
-    engine: FlipEngine, table: Rows, batch: list[list[int]]
+    engine: Engine, table: Rows, batch: list[list[int]]
 ) -> None:
     requests = [pack(numbers) for numbers in batch]
     answers = engine.predict(requests)
@@ -97,7 +98,7 @@ def test_any_batch_of_odd_and_even_requests_gives_each_its_own(
         [3 * LARGEST_BATCH + 7, 5, LARGEST_BATCH],
     ],
 )
-def test_chunk_borders_change_nothing(engine: FlipEngine, table: Rows, counts: list[int]) -> None:
+def test_chunk_borders_change_nothing(engine: Engine, table: Rows, counts: list[int]) -> None:
     random = np.random.default_rng(sum(counts))
     requests = [pack(random.integers(0, 16, count)) for count in counts]
     for request, answer in zip(requests, engine.predict(requests), strict=True):
@@ -106,7 +107,7 @@ def test_chunk_borders_change_nothing(engine: FlipEngine, table: Rows, counts: l
 
 @pytest.mark.parametrize("body", [b"\xb6\x90", bytearray(b"\xb6\x90")])
 def test_bytes_and_bytearrays_are_read_and_left_alone(
-    engine: FlipEngine, table: Rows, body: bytes | bytearray
+    engine: Engine, table: Rows, body: bytes | bytearray
 ) -> None:
     (answer,) = engine.predict([from_packed(body, 4)])
     assert_predicts(engine, answer, table[[11, 6, 9]])
@@ -114,7 +115,7 @@ def test_bytes_and_bytearrays_are_read_and_left_alone(
 
 
 def test_no_shape_but_the_proven_ones_is_ever_run(
-    cold_engine: FlipEngine, reference: npt.NDArray[np.float64]
+    cold_engine: TorchEngine, reference: npt.NDArray[np.float64]
 ) -> None:
     sizes: set[int] = set()
     honest = cold_engine._network
@@ -148,7 +149,7 @@ def spoiled(honest: Network, size: int, rows: slice, by: float) -> Network:
 @pytest.mark.parametrize("by", [2e-6, -2e-6, float("nan")])
 @pytest.mark.parametrize("number", [0, 15])
 def test_warm_up_refuses_a_wrong_reference(
-    cold_engine: FlipEngine, reference: npt.NDArray[np.float64], number: int, by: float
+    cold_engine: TorchEngine, reference: npt.NDArray[np.float64], number: int, by: float
 ) -> None:
     wrong = reference.copy()
     wrong[number, 3] += by
@@ -162,7 +163,7 @@ def test_warm_up_refuses_a_wrong_reference(
 @pytest.mark.parametrize("rows", [slice(None), slice(3, 4), slice(-1, None)])
 @pytest.mark.parametrize("lane", [0, 1])
 def test_other_bits_within_the_tolerance_are_served_and_reported(
-    cold_engine: FlipEngine,
+    cold_engine: TorchEngine,
     reference: npt.NDArray[np.float64],
     size: int,
     rows: slice,
@@ -181,7 +182,7 @@ def test_other_bits_within_the_tolerance_are_served_and_reported(
 @pytest.mark.parametrize("size", [16, 64, LARGEST_BATCH])
 @pytest.mark.parametrize("lane", [0, 1])
 def test_one_wrong_row_in_one_batch_size_is_refused(
-    cold_engine: FlipEngine, reference: npt.NDArray[np.float64], size: int, by: float, lane: int
+    cold_engine: TorchEngine, reference: npt.NDArray[np.float64], size: int, by: float, lane: int
 ) -> None:
     spoiled_lane = cold_engine._lanes[lane]
     spoiled_lane._network = spoiled(spoiled_lane._network, size, slice(-1, None), by)
@@ -189,7 +190,7 @@ def test_one_wrong_row_in_one_batch_size_is_refused(
         cold_engine.warm_up(reference)
 
 
-def test_the_cpu_has_an_engine_of_its_own(engine: FlipEngine, artifacts: Path) -> None:
+def test_the_cpu_has_an_engine_of_its_own(engine: Engine, artifacts: Path) -> None:
     assert isinstance(open_engine(artifacts / "diagonal_flip.pt", CPU), OnnxEngine)
     assert engine.runtime == ("ONNX Runtime" if isinstance(engine, OnnxEngine) else "TorchScript")
 
@@ -197,7 +198,7 @@ def test_the_cpu_has_an_engine_of_its_own(engine: FlipEngine, artifacts: Path) -
 def test_warm_up_tries_the_cpus_own_engine_too(
     artifacts: Path, reference: npt.NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = OnnxEngine(artifacts / "diagonal_flip.pt", artifacts / "diagonal_flip.x4.onnx")
+    engine = OnnxEngine(artifacts / "diagonal_flip.x4.onnx")
     honest = engine._forward
     sizes: set[int] = set()
 
@@ -218,7 +219,7 @@ def test_a_truncated_onnx_is_an_artifact_error(artifacts: Path, tmp_path: Path, 
     damaged.write_bytes((artifacts / "diagonal_flip.onnx").read_bytes()[:keep])
     for path in (damaged, tmp_path / "missing.onnx"):
         with pytest.raises(ArtifactError, match=path.name):
-            OnnxEngine(artifacts / "diagonal_flip.pt", path)
+            OnnxEngine(path)
 
 
 @pytest.mark.parametrize("gpu_id", [0, "0", 3, None])
@@ -227,20 +228,23 @@ def test_without_a_gpu_the_device_is_the_cpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device(gpu_id) == CPU
+    monkeypatch.setattr(flip_engine, "GPU_NODES", ("/dev/null",))  # a driver, and no device
+    assert pick_device(gpu_id) == CPU
 
 
 @pytest.mark.parametrize(
     ("gpu_id", "device"),
     [
-        (1, torch.device("cuda", 1)),
-        ("0", torch.device("cuda", 0)),
-        (5, torch.device("cuda", 1)),
+        (1, "cuda:1"),
+        ("0", "cuda:0"),
+        (5, "cuda:1"),
         (None, CPU),
     ],
 )
 def test_with_a_gpu_the_device_is_the_assigned_one(
-    gpu_id: int | str | None, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    gpu_id: int | str | None, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(flip_engine, "GPU_NODES", ("/dev/null",))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device(gpu_id) == device
@@ -251,11 +255,11 @@ def test_a_truncated_model_is_an_artifact_error(artifacts: Path, tmp_path: Path,
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes((artifacts / "diagonal_flip.pt").read_bytes()[:keep])
     with pytest.raises(ArtifactError, match=r"damaged\.pt"):
-        FlipEngine(damaged, CPU)
+        TorchEngine(damaged, CPU)
 
 
 def test_another_kind_of_file_is_an_artifact_error(artifacts: Path, tmp_path: Path) -> None:
     shutil.copy(artifacts / "diagonal_flip.onnx", tmp_path / "wrong.pt")
     for path in (tmp_path / "wrong.pt", tmp_path / "missing.pt", tmp_path):
         with pytest.raises(ArtifactError, match=path.name):
-            FlipEngine(path, CPU)
+            TorchEngine(path, CPU)

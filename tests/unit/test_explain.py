@@ -9,8 +9,7 @@ from typing import Any
 import flip_read
 import numpy as np
 import pytest
-import torch
-from flip_engine import FlipEngine
+from flip_engine import CPU, Engine, open_engine
 
 from diagonalflip.errors import TooManyImages
 from diagonalflip.message import Request, Verb
@@ -20,29 +19,30 @@ from tests.conftest import ROOT
 PACKED = "application/octet-stream"
 
 
+WEIGHTS = {
+    name: np.array(values, dtype=np.float32)
+    for name, values in json.loads((ROOT / "export/weights.json").read_text()).items()
+}
+
+
 @pytest.fixture(scope="module")
-def engine(artifacts: Path) -> FlipEngine:
-    return FlipEngine(artifacts / "diagonal_flip.pt", torch.device("cpu"))
+def engine(artifacts: Path) -> Engine:
+    return open_engine(artifacts / "diagonal_flip.pt", CPU)
 
 
-def explain(
-    engine: FlipEngine, numbers: list[int], content_type: str = PACKED
-) -> list[dict[str, Any]]:
+def explain(engine: Engine, numbers: list[int], content_type: str = PACKED) -> list[dict[str, Any]]:
     headers = {"content-type": content_type}
     job = flip_read.read(Request(Verb.EXPLAIN, headers, pack(numbers).packed), "digest")
     assert job is not None
     assert job.explains
-    body, content_type, _ = job.write(*engine.explain(job.images))
+    body, content_type, _ = job.write(*engine.predict([job.images]), WEIGHTS)
     assert content_type == "application/json"
     steps: list[dict[str, Any]] = json.loads(body)["explanations"]
     return steps
 
 
-def test_every_step_of_every_image_agrees_with_float64(engine: FlipEngine) -> None:
-    weights = {
-        name: np.array(values, dtype=np.float64)
-        for name, values in json.loads((ROOT / "export/weights.json").read_text()).items()
-    }
+def test_every_step_of_every_image_agrees_with_float64(engine: Engine) -> None:
+    weights = {name: each.astype(np.float64) for name, each in WEIGHTS.items()}
     steps = explain(engine, list(range(16)))
     assert [step["image"] for step in steps] == list(range(16))
     for number, step in enumerate(steps):
@@ -59,13 +59,13 @@ def test_every_step_of_every_image_agrees_with_float64(engine: FlipEngine) -> No
         assert step["squared_error"] == pytest.approx(np.mean((prediction - target) ** 2), abs=1e-6)
 
 
-def test_the_last_of_an_odd_number_is_explained_and_its_padding_is_not(engine: FlipEngine) -> None:
+def test_the_last_of_an_odd_number_is_explained_and_its_padding_is_not(engine: Engine) -> None:
     numbers = [3, 9, 14]
     steps = explain(engine, numbers, f"{PACKED}; padding=4")
     assert [step["image"] for step in steps] == numbers
 
 
-def test_more_than_the_limit_is_refused_with_it(engine: FlipEngine) -> None:
+def test_more_than_the_limit_is_refused_with_it(engine: Engine) -> None:
     most = MAX_EXPLAINED_IMAGES
     assert len(explain(engine, [1] * most)) == most
     with pytest.raises(TooManyImages) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from diagonalflip.errors import SettingError
 from supervisor import host
-from worker import frontend
+from worker import frontend, limits
 
 
 def test_children_get_nothing_that_changes_them() -> None:
@@ -105,3 +106,14 @@ def _waiting(port: int) -> list[str]:
     """Connections to ``port`` that the kernel holds, of whoever."""
     rows = [line.split() for line in frontend.TCP_TABLE.read_text().splitlines()[1:]]
     return [row[2] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "01"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "connections"),
+    [(1 << 20, 4096), (resource.RLIM_INFINITY, 4096), (1024, 924), (256, 156)],
+)
+def test_a_worker_takes_as_many_connections_as_files_may_be_open(
+    allowed: int, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
+    assert limits.most_connections() == connections

@@ -10,8 +10,7 @@ import flip_read
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
-from flip_engine import FlipEngine
+from flip_torch import TorchEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,8 +24,8 @@ Rows = npt.NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def engine(artifacts: Path) -> FlipEngine:
-    return FlipEngine(artifacts / "diagonal_flip.pt", torch.device("cpu"))
+def engine(artifacts: Path) -> TorchEngine:
+    return TorchEngine(artifacts / "diagonal_flip.pt", "cpu")
 
 
 def pbm(numbers: list[int]) -> bytes:
@@ -95,7 +94,7 @@ def test_every_form_brings_the_images_that_were_sent(form: str, numbers: list[in
 
 @given(batch=st.lists(st.tuples(st.sampled_from(list(FORMS)), NUMBERS), min_size=1, max_size=8))
 def test_no_image_depends_on_its_batch(
-    engine: FlipEngine, batch: list[tuple[str, list[int]]]
+    engine: TorchEngine, batch: list[tuple[str, list[int]]]
 ) -> None:
     alone = np.concatenate([engine.predict([pack([number])])[0].copy() for number in range(16)])
     requests = [read(form, numbers) for form, numbers in batch]
@@ -106,7 +105,7 @@ def test_no_image_depends_on_its_batch(
 
 
 @pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 65_535, 65_536, 65_537, 200_001])
-def test_every_length_class_gives_what_single_images_get(engine: FlipEngine, count: int) -> None:
+def test_every_length_class_gives_what_single_images_get(engine: TorchEngine, count: int) -> None:
     alone = np.concatenate([engine.predict([pack([number])])[0].copy() for number in range(16)])
     numbers = np.random.default_rng(count).integers(0, 16, count)
     companion = Images(b"\x50", 1)
