@@ -11,6 +11,8 @@ from typing import Any
 
 BASELINE = "fastapi"
 CEILING = "fixed"
+NOISY = 0.2
+"""Between rounds, of a server that computes nothing: above this something else was running."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def markdown(results: Results) -> str:
     """The report."""
     parts = [_about(results), _main_table(results), _ratio_table(results)]
     parts += [_cores_table(results), _answers_table(results), _sweep_table(results)]
-    parts += [_checks(results)]
+    parts += [_checks(results), _steadiness(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -228,6 +230,19 @@ def _checks(results: Results) -> str:
         "compared with ONNX Runtime within 1e-6; of the fixed answers only the length is "
         "compared. While wrk is timed, statuses and the sum of bytes are checked: comparing "
         "bodies there would cost some servers half of their throughput."
+    )
+
+
+def _steadiness(results: Results) -> str:
+    """How much the machine itself varied, by the server that computes nothing."""
+    found = spread(list(figures(results, CEILING, MEASURES[2]).values()))
+    if found is None:
+        return ""
+    varied = (found.most - found.least) / found.median
+    verdict = "noisy: believe ratios alone" if varied > NOISY else "quiet"
+    return (
+        f"## The machine\n\nThe fixed answer's own W2 varied by {varied:.0%} between rounds: the "
+        f"machine was {verdict}."
     )
 
 

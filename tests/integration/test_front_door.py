@@ -8,6 +8,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -123,3 +124,25 @@ def test_a_taken_port_is_said_before_anything_starts(running: Server, artifacts:
     starting = run_server(artifacts, running.logs / "other", PORT=taken)
     with pytest.raises(pytest.fail.Exception, match=f"SettingError: got PORT={taken}"), starting:
         pass
+
+
+def test_memory_of_large_answers_is_kept(artifacts: Path, oracle: Oracle, tmp_path: Path) -> None:
+    """An answer of 2 MiB has 512 pages: mapped anew each time, they take as long as it does."""
+    numbers = np.arange(131_072) % 16
+    body = bytes(pack(numbers).packed)
+    with run_server(artifacts, tmp_path, WORKERS="1") as server, requests.Session() as session:
+        worker = workers_of(server)[0].pid
+        ask = partial(session.post, server.url, body, headers={"Content-Type": OCTETS}, timeout=60)
+        rows = np.frombuffer(ask().content, "<f4").reshape(-1, 4)
+        assert np.abs(rows - oracle(numbers)).max() <= 1e-6
+        for _ in range(20):
+            ask()
+        before = page_faults(worker)
+        for _ in range(50):
+            ask()
+        assert (page_faults(worker) - before) / 50 < 100
+
+
+def page_faults(pid: int) -> int:
+    """Minor page faults of a process so far (proc(5), stat)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])

@@ -128,3 +128,10 @@ def test_the_machine() -> None:
     assert cpu_model(text) == "Maker(R) CPU @ 2 GHz"
     assert slug("Maker(R) CPU @ 2 GHz") == "maker-r-cpu-2-ghz"
     assert pinned("# x==1\nsome-name==1.2.3 \\\n    --hash=sha256:00\n") == {"some-name": "1.2.3"}
+
+
+@pytest.mark.parametrize(("last", "verdict"), [(95.0, "quiet"), (60.0, "noisy")])
+def test_it_says_whether_the_machine_was_quiet(last: float, verdict: str) -> None:
+    slots = [slot(turn, "fixed", "W2", figure) for turn, figure in enumerate((100.0, 90.0, last))]
+    assert f"the machine was {verdict}" in report.markdown(results(*slots))
+    assert "The machine" not in report.markdown(results())
