@@ -129,8 +129,9 @@ class Batcher:
             if not client.lost:
                 self._reply(client, response)
         self._in_batch = False
-        if entries:
-            self.measure(entries, started, perf_counter())
+        if entries:  # once the answers have left, which the event loop does after this
+            finished = perf_counter()
+            asyncio.get_running_loop().call_soon(self.measure, entries, started, finished)
         return len(taken)
 
     def _answer(self, jobs: list[Any]) -> list[Response]:

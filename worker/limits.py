@@ -1,9 +1,9 @@
 """How much, and how long, clients may take of a worker.
 
-Its memory is bounded by these, under every mixture of requests: PyTorch and ONNX Runtime (some
-0.4 GiB), ``HELD_BYTES``, the answers of one batch (40 MiB), one body and what it is while it is
-read (150 MiB at most, of JSON), and the heads and objects of all connections (100 MiB): below
-1.25 GiB. tests/integration/test_overload.py tries, and finds 0.9.
+Its memory is bounded by these, under every mixture of requests: Python and ONNX Runtime (0.1 GiB;
+with PyTorch, for a GPU, 0.4), ``HELD_BYTES``, the answers of one batch (40 MiB), one body and what
+it is while it is read (150 MiB at most, of JSON), and the heads and objects of all connections
+(100 MiB, with TLS 270): below 1.25 GiB. tests/integration/test_overload.py tries, and finds 0.7.
 """
 
 from __future__ import annotations
