@@ -235,11 +235,19 @@ def test_the_alerts_fire_when_they_should_and_end(monitored: Monitored, tmp_path
 
         return reached
 
+    def killing(part: str, reached: Callable[[], bool]) -> Callable[[], bool]:
+        def tried() -> bool:
+            for process in monitored.parts(part):
+                process.kill()
+            return reached()
+
+        return tried
+
     monitored.wait(lambda: ready(monitored) and not monitored.firing(), "all is quiet", 100)
     with monitored.load():
         monitored.wait(fires("Slow", "Full", "Refusing"), "overload is seen")
-    monitored.parts("ModelServer")[0].kill()
-    monitored.wait(fires("NotReady"), "it is not ready without TorchServe")
+    # A scrape a second sees nothing of what is whole again within one.
+    monitored.wait(killing("ModelServer", fires("NotReady")), "it is not ready without TorchServe")
     monitored.wait(lambda: ready(monitored), "it is ready again")
     [sockets] = monitored_sockets(monitored)
     path = proof_socket(sockets, 0)
@@ -252,9 +260,8 @@ def test_the_alerts_fire_when_they_should_and_end(monitored: Monitored, tmp_path
         assert impostor.wait(30) == -signal.SIGKILL, "the supervisor kills what answers wrongly"
     monitored.wait(fires("WrongAnswer", "WorkersMissing"), "a wrong answer is seen")
     for _ in range(2):  # one of the first has a proof socket that is nobody's any more
-        for worker in monitored.parts("model_service_worker"):
-            worker.kill()
-        monitored.wait(lambda: not ready(monitored), "workers are missing")
+        missing = killing("model_service_worker", lambda: not ready(monitored))
+        monitored.wait(missing, "workers are missing")
         monitored.wait(lambda: ready(monitored), "both are back")
     monitored.wait(fires("Restarts"), "restarts are seen")
     assert fired == names
