@@ -58,7 +58,7 @@ class TorchEngine(Engine):
             raise ArtifactError(
                 f"{model_file.name}: {str(error).splitlines()[0]}", "TorchScript", "run the export"
             ) from error
-        self._rows = torch.empty(0, PIXELS)
+        self._rows = torch.empty((0, PIXELS), dtype=torch.float32, pin_memory=False)
         self._lanes = [Lane(self._run_network, place, LARGEST_BATCH) for _ in range(self.lanes)]
 
     @property
@@ -74,12 +74,14 @@ class TorchEngine(Engine):
         octets = torch.frombuffer(packed, dtype=torch.uint8)
         if self._on_gpu:
             octets = octets.pin_memory()
-        for turn, (start, images) in enumerate(chunks):
-            first = IMAGES_PER_BYTE * start
-            part = octets[start : start + images // IMAGES_PER_BYTE]
-            self._lanes[turn % self.lanes].launch(part, self._rows[first : first + images])
-        for lane in self._lanes[: len(chunks)]:
-            lane.wait()
+        try:
+            for turn, (start, images) in enumerate(chunks):
+                first = IMAGES_PER_BYTE * start
+                part = octets[start : start + images // IMAGES_PER_BYTE]
+                self._lanes[turn % self.lanes].launch(part, self._rows[first : first + images])
+        finally:  # also of a failure: what is queued would write into the next call's rows
+            for lane in self._lanes[: len(chunks)]:
+                lane.wait()
         return self._rows[: IMAGES_PER_BYTE * len(packed)].numpy()
 
     def _run_network(self, pixels: torch.Tensor) -> torch.Tensor:

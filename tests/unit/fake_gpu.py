@@ -1,0 +1,168 @@
+"""A GPU whose work is done as late as it may be: not before somebody waits for it.
+
+What is queued on a stream runs in order when the stream is waited for, and reads its inputs only
+then. Whoever does not wait, waits for another stream, or writes into what is still to be read,
+gets wrong answers. A captured graph runs the recorded operations again, into the same memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+COPY = torch.ops.aten.copy_.default
+
+
+class FakeStream:
+    """Work in order, done when it is waited for."""
+
+    def __init__(self) -> None:
+        self.queue: list[Callable[[], object]] = []
+        self.lost = False
+
+    def wait_stream(self, other: FakeStream) -> None:
+        """The default stream has nothing to wait for."""
+
+    def synchronize(self) -> None:
+        """Does all that is queued."""
+        if self.lost:
+            raise RuntimeError("CUDA error: device lost")
+        with torch.inference_mode():
+            while self.queue:
+                self.queue.pop(0)()
+
+
+class FakeGraph:
+    """Operations on the memory that they were captured with."""
+
+    def __init__(self) -> None:
+        self.stream = FakeStream()
+        self.recorded: list[tuple[Any, Any, Any, torch.Tensor]] = []
+
+    def replay(self) -> None:
+        """Queues the operations once more."""
+        self.stream.queue.extend(lambda step=step: _again(*step) for step in self.recorded)  # type: ignore[misc]
+
+
+def _again(operation: Any, given: Any, named: Any, made: torch.Tensor) -> None:
+    made.copy_(operation(*given, **named))
+
+
+class _Queueing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Copies that nobody waits for are queued; what else runs has to see them done."""
+
+    def __init__(self, stream: FakeStream) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._stream = stream
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is COPY and args[2:] == (True,):
+            target, source = args[:2]
+            self._stream.queue.append(lambda: target.copy_(source))
+            return target
+        if func not in VIEWS:
+            self._stream.synchronize()
+        return func(*args, **(kwargs or {}))
+
+
+VIEWS = {torch.ops.aten.slice.Tensor, torch.ops.aten.view.default, torch.ops.aten.unsqueeze.default}
+
+
+class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, graph: FakeGraph) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._graph = graph
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func not in VIEWS:
+            self._graph.recorded.append((func, args, kwargs or {}, made))
+        return made
+
+
+class Cuda:
+    """As much of ``torch.cuda`` as an engine uses.
+
+    Attributes:
+        streams: All that were made.
+        captures: Whether graphs can be captured.
+    """
+
+    CUDAGraph = FakeGraph
+
+    def __init__(self) -> None:
+        self.streams: list[FakeStream] = []
+        self.captures = True
+
+    def Stream(self, _device: object) -> FakeStream:  # noqa: N802 - its name
+        """Another one."""
+        self.streams.append(FakeStream())
+        return self.streams[-1]
+
+    def default_stream(self, _device: object) -> FakeStream:
+        """The stream of all that names none."""
+        return FakeStream()
+
+    def get_device_name(self, _device: object) -> str:
+        """What it calls itself."""
+        return "a late GPU"
+
+    @contextlib.contextmanager
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        """Queues on ``stream`` what is done inside."""
+        with _Queueing(stream):
+            yield
+
+    @contextlib.contextmanager
+    def graph(self, graph: FakeGraph, stream: FakeStream) -> Iterator[None]:
+        """Captures what is done inside."""
+        if not self.captures:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        graph.stream = stream
+        with _Recording(graph):
+            yield
+
+
+class Torch(ModuleType):
+    """``torch``, with all memory on the host and ``cuda`` as above."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        super().__init__("torch")
+        self.cuda = cuda
+        self.jit = self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def zeros(self, *shape: int, dtype: torch.dtype, device: object) -> torch.Tensor:  # noqa: ARG002
+        """On the host."""
+        return torch.zeros(*shape, dtype=dtype)
+
+    def arange(self, *ends: int, dtype: torch.dtype, device: object) -> torch.Tensor:  # noqa: ARG002
+        """On the host."""
+        return torch.arange(*ends, dtype=dtype)
+
+    def empty(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        *,
+        pin_memory: bool,  # noqa: ARG002
+    ) -> torch.Tensor:
+        """On the host; full of what nobody wants, so that it shows."""
+        return torch.full(shape, torch.nan, dtype=dtype)
+
+    def frombuffer(self, buffer: Any, dtype: torch.dtype) -> torch.Tensor:
+        """Which can be pinned here."""
+        made = torch.frombuffer(buffer, dtype=dtype)
+        made.pin_memory = made.clone  # type: ignore[assignment, method-assign]
+        return made
+
+    def load(self, path: str, map_location: object) -> Any:  # noqa: ARG002
+        """``torch.jit.load`` to the host."""
+        return torch.jit.load(path)  # type: ignore[no-untyped-call]
