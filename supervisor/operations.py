@@ -18,8 +18,9 @@ from diagonalflip.message import Request, Response, refusal
 from diagonalflip.wire import JSON
 from supervisor.metrics import Page
 from supervisor.proof import Prover
-from worker.listener import PROBES, Address, Door, HttpServer, listen, unserved
+from worker.listener import Address, Door, HttpServer, listen
 from worker.metrics import Metrics
+from worker.routes import PROBES, unserved
 
 
 @dataclass

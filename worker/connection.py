@@ -36,14 +36,13 @@ class Connection(asyncio.Protocol):
         self._server, self.door = server, door
         self._proves = door == PROOF
         self._guard = server.guard if door == EDGE else None
-        self._address = ""
+        self.address = ""
         self._parser: Parser | None = Parser(self)  # None: what the client still sends is ignored
         self._queue: deque[Call] = deque()  # what was pipelined behind it
         self._call: Call | None = None  # what is being answered
         self._ended = False  # the client sends no more
         self.finished = False  # the last answer is written
-        self._paused = False  # the client reads slowly
-        self._held_back = False  # it is not listened to
+        self._paused = self._held_back = False  # the client reads slowly; it is not listened to
         self._body_bytes = self._unsent_bytes = 0
         self.lost = False
         self.deadline: float | None = None
@@ -59,9 +58,9 @@ class Connection(asyncio.Protocol):
         if len(self._server.connections) > most and not self._proves:
             self._refuse(ServerOverloaded("too many connections", f"{most}"))
         elif self._guard is not None:
-            self._address = self._transport.get_extra_info("peername")[0]
-            if not self._guard.enter(self._address):
-                most = limits.CONNECTIONS_OF_AN_ADDRESS
+            self.address = self._transport.get_extra_info("peername")[0]
+            most = limits.CONNECTIONS_OF_AN_ADDRESS
+            if self._server.connections_of(self.address) > most:
                 self._refuse(ServerOverloaded("too many connections of one address", f"{most}"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -72,8 +71,6 @@ class Connection(asyncio.Protocol):
         self._call = None
         self._stop_reading()
         self._server.batcher.held_bytes -= self._unsent_bytes
-        if self._guard is not None and self._address:
-            self._guard.leave(self._address)
 
     def data_received(self, data: bytes) -> None:
         """Has the parser read them, which calls the methods of a ``Receiver``."""
@@ -193,10 +190,7 @@ class Connection(asyncio.Protocol):
         if isinstance(message, Request):
             self._release(len(message.body))
         head = self._server.head(response, connection)
-        if head_only or not response.body:
-            self._transport.write(head)
-        else:
-            self._transport.writelines([head, response.body])
+        self._transport.writelines([head] if head_only else [head, response.body])
         if self._ended and not self._queue:
             self._transport.close()
         elif connection == "close":
@@ -221,18 +215,11 @@ class Connection(asyncio.Protocol):
         unsent = self.unsent if self._paused or self.finished else 0
         self._server.batcher.held_bytes += unsent - self._unsent_bytes
         self._unsent_bytes = unsent
+        acts = unsent or self.finished or self._in_request
         self.deadline = None
-        if unsent:
-            seconds = limits.STALLED_S + unsent / limits.READ_BYTES_PER_S
-        elif self.finished:
-            seconds = limits.LINGER_S
-        elif self._in_request:
-            seconds = limits.REQUEST_S
-        elif self._call is not None:
-            return
-        else:
-            seconds = limits.DRAIN_IDLE_S if self._leaves else limits.IDLE_S
-        self.deadline = asyncio.get_running_loop().time() + seconds
+        if acts or self._call is None:
+            patience_s = limits.patience_s(unsent, self.finished, self._in_request, self._leaves)
+            self.deadline = asyncio.get_running_loop().time() + patience_s
 
     def _refuse(self, error: DiagonalFlipError) -> None:
         """Answers after the requests before, reads no further, and ends the connection."""

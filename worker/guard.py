@@ -1,4 +1,4 @@
-"""Who may ask at the edge: tokens and their rate, connections of an address, TLS."""
+"""Who may ask at the edge: tokens and their rate, and TLS."""
 
 from __future__ import annotations
 
@@ -62,7 +62,6 @@ class Guard:
     def __init__(self, folder: Path, rate: int, model: str, version: str) -> None:
         self._paths = {*verbs(model, version), *v2_paths(model, version)}
         self._tokens, self._pem, self._rate = folder / TOKENS, folder / PEM, rate
-        self._connections: Counter[str] = Counter()
         self._requests: Counter[str] = Counter()
         self._lines = 0
         self._read()
@@ -86,17 +85,6 @@ class Guard:
             return name, WITHDRAWN if name else UNKNOWN
         self._requests[name] += 1
         return name, TOO_FAST if self._requests[name] > self._rate else None
-
-    def enter(self, address: str) -> bool:
-        """Counts a connection from ``address`` until it leaves; whether it may stay."""
-        self._connections[address] += 1
-        return self._connections[address] <= limits.CONNECTIONS_OF_AN_ADDRESS
-
-    def leave(self, address: str) -> None:
-        """A connection has ended."""
-        self._connections[address] -= 1
-        if not self._connections[address]:
-            del self._connections[address]
 
     def follow(self) -> None:
         """Begins another second, and takes over changed files."""

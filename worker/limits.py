@@ -61,6 +61,17 @@ SPARE_FILES = 100
 """That a worker opens beside its connections."""
 
 
+def patience_s(unsent: int, finished: bool, in_request: bool, leaving: bool) -> float:
+    """How long a client may take: to read, to go, to send a request, or to begin one."""
+    if unsent:
+        return STALLED_S + unsent / READ_BYTES_PER_S
+    if finished:
+        return LINGER_S
+    if in_request:
+        return REQUEST_S
+    return DRAIN_IDLE_S if leaving else IDLE_S
+
+
 def most_connections() -> int:
     """``MAX_CONNECTIONS``, or as many as open files are allowed for."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

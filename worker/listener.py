@@ -20,8 +20,7 @@ from pathlib import Path
 
 import uvloop
 
-from diagonalflip.errors import MethodNotAllowed
-from diagonalflip.message import Request, Response, refusal
+from diagonalflip.message import Request, Response
 from worker import limits
 from worker.batch import Batcher, Service
 from worker.connection import Connection
@@ -37,9 +36,6 @@ BACKLOG = 2048
 ACCEPTED_AT_ONCE = 256
 DRAIN_POLL_S = 0.02
 TLS_TIMEOUTS = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
-
-PROBES = ("GET", "HEAD")
-"""Methods of what is only looked at."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +132,12 @@ class HttpServer(ABC):
             if connection.door != PROOF and (connection.unsent or not connection.finished)
         ]
 
+    def connections_of(self, address: str) -> int:
+        """How many a client's address has; of few connections, no matter whose, it is all."""
+        if len(self.connections) <= limits.CONNECTIONS_OF_AN_ADDRESS:
+            return len(self.connections)
+        return sum(connection.address == address for connection in self.connections)
+
     def head(self, response: Response, connection: str) -> bytes:
         """Status line and headers of an answer; ``connection`` is the header of that name."""
         lines = [_status_line(response.status), self._date]
@@ -168,8 +170,8 @@ class HttpServer(ABC):
             for _ in range(ACCEPTED_AT_ONCE):
                 accepted, _address = door.listener.accept()
                 accepted.setblocking(False)
-                if len(self._opening) >= self.most_connections:  # all of them shaking hands
-                    accepted.close()
+                if len(self._opening) >= self.most_connections and door.name != PROOF:
+                    accepted.close()  # so many are shaking hands already
                     continue
                 opening = self._loop.create_task(self._open(door, accepted))
                 self._opening.add(opening)
@@ -213,14 +215,6 @@ def _is_deaf(connection: Connection, now: float) -> bool:
     if unsent != connection.stuck[0]:
         connection.stuck = unsent, now
     return unsent > 0 and now - connection.stuck[1] > limits.DEAF_S
-
-
-def unserved(method: str, allowed: Sequence[str]) -> Response:
-    """What OPTIONS is answered, or another method than those of a path."""
-    headers = {"allow": ", ".join([*allowed, "OPTIONS"])}
-    if method == "OPTIONS":
-        return Response(b"", "", headers=headers)
-    return refusal(MethodNotAllowed(method[:20], headers["allow"]), headers)
 
 
 def listen(address: Address) -> socket.socket:

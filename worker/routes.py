@@ -19,14 +19,16 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import IO
 
-from diagonalflip.errors import ModelNotFound
+from diagonalflip.errors import MethodNotAllowed, ModelNotFound
 from diagonalflip.message import Request, Response, refusal, v2_paths, verbs
 from diagonalflip.wire import JSON
 from worker.batch import Service
-from worker.listener import PROBES, Door, HttpServer, unserved
+from worker.listener import Door, HttpServer
 from worker.metrics import EDGE, FRONT, Metrics
 
 CALLS = ("GET", "HEAD", "POST", "PUT")
+PROBES = ("GET", "HEAD")
+"""Methods of what is asked, and of what is only looked at."""
 
 NUMBER = struct.Struct("!H")
 NOT_READY, DRAIN = b"n", b"d"
@@ -117,6 +119,14 @@ class WorkerServer(HttpServer):
         for watcher in self.metrics.watchers:
             watcher.close()
         self._line.close()
+
+
+def unserved(method: str, allowed: Sequence[str]) -> Response:
+    """What OPTIONS is answered, or another method than those of a path."""
+    headers = {"allow": ", ".join([*allowed, "OPTIONS"])}
+    if method == "OPTIONS":
+        return Response(b"", "", headers=headers)
+    return refusal(MethodNotAllowed(method[:20], headers["allow"]), headers)
 
 
 def take_doors(folder: Path, number: int) -> tuple[list[socket.socket], socket.socket]:

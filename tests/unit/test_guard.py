@@ -62,20 +62,6 @@ def test_health_is_for_all_and_counts_for_nobody(guard: Guard, token: str, path:
     assert status(guard, f"Bearer {token}") == 200
 
 
-def test_half_of_all_connections_may_be_of_one_address(guard: Guard) -> None:
-    most = limits.CONNECTIONS_OF_AN_ADDRESS
-    assert all(guard.enter("192.0.2.1") for _ in range(most))
-    assert not guard.enter("192.0.2.1")
-    assert guard.enter("192.0.2.2")
-    guard.leave("192.0.2.1")
-    guard.leave("192.0.2.1")
-    assert guard.enter("192.0.2.1")
-    for _ in range(most):
-        guard.leave("192.0.2.1")
-    guard.leave("192.0.2.2")
-    assert not guard._connections, "addresses are forgotten"
-
-
 def test_refusals_fill_no_log(guard: Guard, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     for _ in range(2):
