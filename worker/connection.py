@@ -59,9 +59,6 @@ class Connection(asyncio.Protocol):
             self._refuse(ServerOverloaded("too many connections", f"{most}"))
         elif self._guard is not None:
             self.address = self._transport.get_extra_info("peername")[0]
-            most = limits.CONNECTIONS_OF_AN_ADDRESS
-            if self._server.connections_of(self.address) > most:
-                self._refuse(ServerOverloaded("too many connections of one address", f"{most}"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The connection has ended; what it still waits for is not computed."""

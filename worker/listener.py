@@ -70,7 +70,7 @@ class HttpServer(ABC):
         self.connections: set[Connection] = set()
         self.draining = False
         self._date = ""
-        self._opening: set[asyncio.Task[object]] = set()
+        self._opening: dict[asyncio.Task[None], str] = {}
 
     @abstractmethod
     def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
@@ -132,12 +132,6 @@ class HttpServer(ABC):
             if connection.door != PROOF and (connection.unsent or not connection.finished)
         ]
 
-    def connections_of(self, address: str) -> int:
-        """How many a client's address has; of few connections, no matter whose, it is all."""
-        if len(self.connections) <= limits.CONNECTIONS_OF_AN_ADDRESS:
-            return len(self.connections)
-        return sum(connection.address == address for connection in self.connections)
-
     def head(self, response: Response, connection: str) -> bytes:
         """Status line and headers of an answer; ``connection`` is the header of that name."""
         lines = [_status_line(response.status), self._date]
@@ -168,14 +162,14 @@ class HttpServer(ABC):
         """
         try:
             for _ in range(ACCEPTED_AT_ONCE):
-                accepted, _address = door.listener.accept()
-                accepted.setblocking(False)
-                if len(self._opening) >= self.most_connections and door.name != PROOF:
-                    accepted.close()  # so many are shaking hands already
+                accepted, address = door.listener.accept()
+                if door.name == EDGE and self._is_crowded(address[0]):
+                    accepted.close()
                     continue
+                accepted.setblocking(False)
                 opening = self._loop.create_task(self._open(door, accepted))
-                self._opening.add(opening)
-                opening.add_done_callback(self._opening.discard)
+                self._opening[opening] = address[0] if door.name == EDGE else ""
+                opening.add_done_callback(self._opening.pop)
         except (BlockingIOError, ConnectionAbortedError):
             return False
         except OSError:
@@ -184,6 +178,14 @@ class HttpServer(ABC):
             self._loop.call_later(1.0, self._listen, door)
             return False
         return True
+
+    def _is_crowded(self, address: str) -> bool:
+        """Whether another client of ``address`` would take the room of others, or there is none."""
+        if len(self._opening) + len(self.connections) < limits.CONNECTIONS_OF_AN_ADDRESS:
+            return False
+        present = [*self._opening.values(), *(each.address for each in self.connections)]
+        most = limits.CONNECTIONS_OF_AN_ADDRESS
+        return present.count(address) >= most or len(self._opening) >= self.most_connections
 
     async def _open(self, door: Door, accepted: socket.socket) -> None:
         tls = self.guard.context if self.guard is not None and door.name == EDGE else None

@@ -24,9 +24,11 @@ import pytest
 import uvloop
 
 from diagonalflip.message import Request, Response, Verb
+from supervisor import tokens
 from worker import batch, limits, listener
+from worker.guard import TOKENS, Guard
 from worker.listener import Door, listen
-from worker.metrics import FRONT, PROOF, Metrics
+from worker.metrics import EDGE, FRONT, PROOF, Metrics
 from worker.routes import DRAIN, WorkerServer
 
 PATH = "/predictions/diagonal_flip"
@@ -66,6 +68,7 @@ class Port:
         run: Callable[[Coroutine[Any, Any, None]], None] = uvloop.run,
         proof: Path | None = None,
         page: Path | None = None,
+        edge: socket.socket | None = None,
     ) -> None:
         self.echo = Echo()
         self.metrics = Metrics(0, page)
@@ -77,6 +80,8 @@ class Port:
         self.number = doors[0].listener.getsockname()[1]
         if proof is not None:
             doors.append(Door(PROOF, listen(proof)))
+        if edge is not None:
+            doors.append(Door(EDGE, edge))
         serving = self.server.serve(doors, opened.set)
         self._thread = Thread(target=run, args=(serving,))
         self._thread.start()
@@ -716,3 +721,36 @@ def test_an_answer_that_cannot_be_written_ends_its_connection_alone(
         with contextlib.suppress(ConnectionResetError):
             assert connection.recv(1) == b""
     assert port.ask(post(b"after"))[0][1] == b"after"
+
+
+def test_an_address_takes_half_of_the_edge_and_no_other_door(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_OF_AN_ADDRESS", 2)
+    tokens.add(tmp_path / TOKENS, "somebody")
+    edge = listen(("127.0.0.1", 0))
+    address = edge.getsockname()
+    ping = b"GET /ping HTTP/1.1\r\n\r\n"
+
+    def answered() -> socket.socket | None:
+        """A connection that is served, or None."""
+        client = socket.create_connection(address, 30)
+        client.sendall(ping)
+        with contextlib.suppress(ConnectionError):
+            if client.recv(1000).startswith(b"HTTP/1.1 200 "):
+                return client
+        client.close()
+        return None
+
+    with contextlib.closing(Port(edge=edge)) as port, contextlib.ExitStack() as held:
+        port.server.guard = Guard(tmp_path, 10, "diagonal_flip", "1.0")
+        clients = [answered(), answered()]
+        assert None not in clients
+        for client in clients[1:]:
+            held.enter_context(client or socket.socket())
+        assert answered() is None
+        assert port.ask(ping)[0][0].status == 200, "the front door is for others"
+        (clients[0] or socket.socket()).close()
+        while (client := answered()) is None:
+            pass  # its end is on its way; the test's own time limit ends this
+        client.close()
