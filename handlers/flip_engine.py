@@ -24,8 +24,8 @@ from diagonalflip.errors import ArtifactError, CertificateError
 from diagonalflip.wire import PIXELS, TOLERANCE, Images, pack
 
 CPU = "cpu"
-GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""Drivers of GPUs: NVIDIA's, WSL's, AMD's. Without any, torch need not be asked."""
+GPU_NODES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+"""Drivers of GPUs: NVIDIA's, its Jetson boards', WSL's, AMD's. Without any, torch is not asked."""
 
 IMAGES_PER_BYTE = 2
 SMALLEST_BATCH = 16

@@ -31,21 +31,31 @@ class EdgeFiles:
     def __init__(self, settings: Settings, tokens_file: Path, folder: Path) -> None:
         self._tokens, self._folder = tokens_file, folder
         self._pair = [path for path in (settings.tls_cert, settings.tls_key) if path is not None]
-        self._seen = stamps(tokens_file, *self._pair)
+        self._waits = False
         self._copy()
+        self._seen = self._stamps()
 
     def follow(self) -> None:
-        """Takes over changed files, if they can be used."""
-        seen = stamps(self._tokens, *self._pair)
-        if seen == self._seen:
+        """Takes over changed files, if they can be used; copies that are gone are made anew."""
+        if self._stamps() == self._seen:
             return
-        self._seen = seen
         try:
             self._copy()
         except SettingError as error:
             logger.error("the edge goes on with what it had: %s", error)  # noqa: TRY400
+        except OSError as error:  # of the copies, a full disk say: tried again, and told once
+            if not self._waits:
+                logger.error("the edge waits for room for its files: %s", error)  # noqa: TRY400
+            self._waits = True
+            return
         else:
             logger.info("The edge took over changed tokens or certificates")
+        self._waits = False
+        self._seen = self._stamps()
+
+    def _stamps(self) -> list[tuple[int, int, int]]:
+        copies = (self._folder / name for name in (TOKENS, PEM))
+        return stamps(self._tokens, *self._pair, *copies)
 
     def _copy(self) -> None:
         new = {TOKENS: self._folder / f"{TOKENS}.new"}

@@ -30,8 +30,8 @@ macOS and 107 on Linux. Ours add 22 for the folder and 30 at most for a name."""
 PLAIN_PATH = re.compile(r"[\w./+-]+")
 """What needs no quoting in the configuration of any program that is given such a path."""
 
-GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""Drivers of GPUs: NVIDIA's, WSL's, AMD's. Without any there is no need to ask torch."""
+GPU_NODES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+"""Drivers of GPUs: NVIDIA's, its Jetson boards', WSL's, AMD's. Without any, torch is not asked."""
 
 GPU_TIMEOUT_S = 60.0
 

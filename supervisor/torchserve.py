@@ -119,6 +119,8 @@ def _environment(settings: Settings, scratch: Path, sockets: Path) -> dict[str, 
         environment["FLIP_CUDA_VISIBLE_DEVICES"] = environment["CUDA_VISIBLE_DEVICES"]
     if settings.tokens_file is not None:
         environment["FLIP_TOKEN_RATE"] = str(settings.token_rate)
+    if settings.tls_cert is not None:
+        environment["FLIP_EDGE_TLS"] = "1"
     if settings.access_log:
         environment["FLIP_ACCESS_LOG"] = folder
     return (

@@ -171,7 +171,11 @@ class Worker:
                 metrics.watchers = watchers(number)
                 self._http = WorkerServer(self._service, name, version, line, metrics)
                 told = v2_paths(name, version) | {"/weights.json": "weights"}
-                self._http.guard = Guard(folder, int(rate), name, version) if rate else None
+                self._http.guard = (
+                    Guard(folder, int(rate), "FLIP_EDGE_TLS" in os.environ, name, version)
+                    if rate
+                    else None
+                )
                 self._http.pages |= pages() | {
                     path: Response(self._service.documents[what], JSON)
                     for path, what in told.items()

@@ -50,6 +50,7 @@ class Guard:
     Args:
         folder: Of the files of the edge, that the supervisor keeps in order and up to date.
         rate: Requests that a token may send in a second.
+        secure: Whether it speaks TLS; never plain HTTP then, whatever became of the files.
         model, version: What the paths name.
 
     Attributes:
@@ -59,9 +60,10 @@ class Guard:
         SettingError: A file cannot be used.
     """
 
-    def __init__(self, folder: Path, rate: int, model: str, version: str) -> None:
+    def __init__(self, folder: Path, rate: int, secure: bool, model: str, version: str) -> None:
         self._paths = {*verbs(model, version), *v2_paths(model, version)}
         self._tokens, self._pem, self._rate = folder / TOKENS, folder / PEM, rate
+        self._secure = secure
         self._requests: Counter[str] = Counter()
         self._lines = 0
         self._read()
@@ -97,8 +99,8 @@ class Guard:
 
     def _read(self) -> None:
         self._stamps = stamps(self._tokens, self._pem)
-        self._names = read_tokens(self._tokens)
-        self.context = tls(self._pem) if self._pem.exists() else None
+        names, context = read_tokens(self._tokens), tls(self._pem) if self._secure else None
+        self._names, self.context = names, context
 
     def _log(self, method: str, path: str, name: str, error: DiagonalFlipError) -> None:
         """A line of JSON; not more in a second than whoever reads it keeps up with."""

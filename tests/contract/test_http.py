@@ -743,7 +743,7 @@ def test_an_address_takes_half_of_the_edge_and_no_other_door(
         return None
 
     with contextlib.closing(Port(edge=edge)) as port, contextlib.ExitStack() as held:
-        port.server.guard = Guard(tmp_path, 10, "diagonal_flip", "1.0")
+        port.server.guard = Guard(tmp_path, 10, False, "diagonal_flip", "1.0")
         clients = [answered(), answered()]
         assert None not in clients
         for client in clients[1:]:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from diagonalflip._answers import agree
 from diagonalflip.errors import ArtifactError, CertificateError
 from diagonalflip.wire import from_packed, pack, to_pixels, unpack
+from supervisor import host
 
 Rows = npt.NDArray[np.float32]
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -263,3 +264,8 @@ def test_another_kind_of_file_is_an_artifact_error(artifacts: Path, tmp_path: Pa
     for path in (tmp_path / "wrong.pt", tmp_path / "missing.pt", tmp_path):
         with pytest.raises(ArtifactError, match=path.name):
             TorchEngine(path, CPU)
+
+
+def test_supervisor_and_workers_look_for_the_same_drivers() -> None:
+    """The archive brings its own list: a worker knows nothing of the supervisor's code."""
+    assert flip_engine.GPU_NODES == host.GPU_NODES

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from diagonalflip.errors import SettingError
 from supervisor import tokens
+from supervisor.edge import EdgeFiles
+from supervisor.settings import Settings
 from worker import limits
 from worker.guard import TOKENS, Guard
 
@@ -25,7 +29,7 @@ def token(tmp_path: Path) -> str:
 
 @pytest.fixture
 def guard(tmp_path: Path, token: str) -> Guard:  # noqa: ARG001 - it is in the file
-    return Guard(tmp_path, RATE, "diagonal_flip", "1.0")
+    return Guard(tmp_path, RATE, False, "diagonal_flip", "1.0")
 
 
 def status(guard: Guard, told: str, path: str = PATH) -> int:
@@ -92,3 +96,34 @@ def test_files_are_read_when_they_change_and_not_otherwise(
         guard.follow()
     guard.follow()
     assert status(guard, f"Bearer {token}") == 403
+
+
+def test_with_tls_it_never_falls_back_to_plain_http(tmp_path: Path, token: str) -> None:  # noqa: ARG001
+    """A cleaner of temporary folders may take the certificate away."""
+    with pytest.raises(SettingError, match="TLS_CERT"):
+        Guard(tmp_path, RATE, True, "diagonal_flip", "1.0")
+
+
+def test_the_supervisor_makes_lost_copies_anew_and_outlives_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, folder = tmp_path / "source", tmp_path / "sockets"
+    folder.mkdir()
+    tokens.add(source, "somebody")
+    files = EdgeFiles(Settings(tokens_file=source), source, folder)
+    (folder / TOKENS).unlink()
+    files.follow()
+    assert (folder / TOKENS).exists()
+    source.write_text(source.read_text().replace(" somebody", " revoked"))
+    with monkeypatch.context() as full:
+        full.setattr(os, "open", partial(_refuse, OSError(errno.ENOSPC, "No space left on device")))
+        for _ in range(3):
+            files.follow()
+    assert " revoked" not in (folder / TOKENS).read_text()
+    assert [record.levelname for record in caplog.records] == ["ERROR"], "told once"
+    files.follow()
+    assert " revoked" in (folder / TOKENS).read_text(), "when there is room again"
+
+
+def _refuse(error: OSError, *_: object) -> None:
+    raise error
