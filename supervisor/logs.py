@@ -113,7 +113,7 @@ def output_of(part: str, settings: Settings) -> IO[bytes]:
     """What a process may have as its standard output and error; close it once it is started.
 
     A pipe, whose lines go to the part's own file in the folder of logs; or, as JSON, to standard
-    output: those that are JSON as they are, any other (Java's warnings, HAProxy's notices) as a
+    output: those that are JSON as they are, any other (Java's warnings) as a
     message.
     """
     logger = logging.getLogger(part)
