@@ -13,8 +13,10 @@ PIP_AUDIT = .audit/bin/pip-audit --strict --disable-pip --progress-spinner off \
 export MODEL_STORE
 
 # What the artifacts are made from; any newer file makes them stale.
-SOURCES := $(filter-out export/report.py,$(wildcard export/*.py) export/weights.json handlers/*.py handlers/*.yaml) \
+SOURCES := $(filter-out export/report.py,$(wildcard export/*.py handlers/*.py handlers/*.yaml)) \
   $(addprefix diagonalflip/,__init__.py errors.py message.py wire.py)
+# One export per weights file that is part of the project, each in a folder named after its version.
+EXPORTS := $(patsubst export/weights-%.json,$(MODEL_STORE)/%/manifest.json,$(wildcard export/weights-*.json))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,7 +32,7 @@ help: ## this list
 	@echo "Settings of serve, also read from the environment:"
 	@"$(PYTHON)" -m supervisor.settings
 
-serve: installed $(MODEL_STORE)/manifest.json ## install, export if needed, and serve until Ctrl-C
+serve: installed $(EXPORTS) ## install, export if needed, and serve until Ctrl-C
 	@exec $(BIN)/python -m supervisor
 
 token: installed ## print a new token for NAME, and add its digest to TOKENS_FILE
@@ -39,24 +41,30 @@ token: installed ## print a new token for NAME, and add its digest to TOKENS_FIL
 test: installed-dev ## install, and run every test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-export: $(MODEL_STORE)/manifest.json ## write and prove TorchScript, ONNX and archive
+ifdef WEIGHTS
+export: installed ## write and prove TorchScript, ONNX and archive (of WEIGHTS as VERSION, else of all)
+	@$(BIN)/python -m export --weights "$(WEIGHTS)" --model-version "$(VERSION)" \
+	  --output "$(MODEL_STORE)/$(VERSION)"
+else
+export: $(EXPORTS)
+endif
 
-report: $(MODEL_STORE)/manifest.json ## write report.html: certificate, processors, benchmark and drills on one page
+report: $(EXPORTS) ## write report.html: certificate, processors, benchmark and drills on one page
 	@$(BIN)/python -m export.report report.html
 
 gpu-check: installed ## prove and measure everything on this host's GPU
 	@$(BIN)/python -m benchmarks.device_check
 
-bench: installed-dev $(MODEL_STORE)/manifest.json .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others, in 20 minutes
+bench: installed-dev $(EXPORTS) .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others, in 20 minutes
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
-profile: installed-dev $(MODEL_STORE)/manifest.json ## say where the time goes, in worker and Java
+profile: installed-dev $(EXPORTS) ## say where the time goes, in worker and Java
 	@$(BIN)/python -m benchmarks.profile $(PROFILE_ARGS)
 
-soak: installed-dev $(MODEL_STORE)/manifest.json ## ten minutes of large requests: is the memory flat?
+soak: installed-dev $(EXPORTS) ## ten minutes of large requests: is the memory flat?
 	@$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
 
-drill: installed-dev $(MODEL_STORE)/manifest.json ## break the service in every way under load, in 10 minutes
+drill: installed-dev $(EXPORTS) ## break the service in every way under load, in 10 minutes
 	@$(BIN)/python -m drills $(DRILL_ARGS)
 
 image: ## build the container image (TARGET=cpu or gpu) with docker, podman or buildah
@@ -86,7 +94,7 @@ audit: .audit ## known vulnerabilities of the pinned packages? (AUDIT_SERVICE=py
 sbom: installed .audit ## write sbom.json: Python packages and Java libraries served
 	@$(BIN)/python -m supervisor.sbom .audit/bin/cyclonedx-py sbom.json
 
-cluster-drill: installed-dev $(MODEL_STORE)/manifest.json ## hosts behind a balancer: kill, cut, freeze, update, add (root)
+cluster-drill: installed-dev $(EXPORTS) ## hosts behind a balancer: kill, cut, freeze, update, add (root)
 	@$(BIN)/python -m drills.cluster
 
 fuzz: installed-dev ## ten million hostile requests and streams: does anything give way?
@@ -111,9 +119,9 @@ lock: installed-dev ## pin requirements/*.in anew
 clean: ## remove artifacts and logs, keep the virtual environment
 	rm -rf $(MODEL_STORE) logs
 
-$(MODEL_STORE)/manifest.json: $(SOURCES) | installed
-	@echo "==> Exporting the model to $(MODEL_STORE)"
-	@$(BIN)/python -m export --output $(MODEL_STORE)
+$(MODEL_STORE)/%/manifest.json: export/weights-%.json $(SOURCES) | installed
+	@echo "==> Exporting version $* to $(MODEL_STORE)/$*"
+	@$(BIN)/python -m export --weights $< --model-version $* --output $(MODEL_STORE)/$*
 
 installed:
 	@$(INSTALL) .venv --project requirements/serve.txt requirements/torch.txt

@@ -18,6 +18,7 @@
     │   └── TokenRevoked          403  the token was good once
     ├── ModelNotFound             404  the server knows no model of that name
     ├── NotAcceptable             406  no form of answer satisfies ``Accept``
+    ├── ModelConflict             409  the version's state does not allow it: it is the default
     ├── ModelMismatch             412  ``If-Match`` names a model that is not served
     ├── TooManyImages             413  more images than one request may carry
     ├── UnsupportedMediaType      415  ``Content-Type`` is none of ours
@@ -25,8 +26,8 @@
     ├── RateLimited               429  more requests than the token may send
     ├── InternalError             500  our fault: the request was well-formed
     ├── ServerOverloaded          503  the queue is full, or no worker is up
-    ├── ArtifactError              -   a file of the model is missing, changed or wrong
-    │   └── CertificateError       -   the model's answers differ from the reference
+    ├── ArtifactError             422  a file of the model is missing, changed or wrong
+    │   └── CertificateError      422  the model's answers differ from the reference
     ├── SettingError               -   the server cannot be started with these settings
     ├── StartError                 -   the server was started and did not come to answer
     └── ClientError                -   the client cannot be used so, or got no usable answer
@@ -154,6 +155,10 @@ class NotAcceptable(DiagonalFlipError, status=406):
     """No form of answer that the server has satisfies ``Accept``."""
 
 
+class ModelConflict(DiagonalFlipError, status=409):
+    """The version's state does not allow what was asked: the default cannot be unloaded."""
+
+
 class ModelMismatch(DiagonalFlipError, status=412):
     """``If-Match`` names a model other than the one that is served."""
 
@@ -203,7 +208,7 @@ class ServerOverloaded(DiagonalFlipError, status=503, retryable=True):
     retry_after_s: float = 0.0
 
 
-class ArtifactError(DiagonalFlipError):
+class ArtifactError(DiagonalFlipError, status=422):
     """A file of the model is missing, changed or of the wrong shape."""
 
 

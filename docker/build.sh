@@ -11,7 +11,7 @@ for each in serve.txt:torchserve torch.txt:torch; do
   pin=$(sed -n "s/^${each#*:}==\([0-9.]*\).*/\1/p" "requirements/${each%:*}")
   options+=(--label "diagonalflip.${each#*:}.version=$pin")
 done
-options+=(--label "diagonalflip.weights.sha256=$(sha256sum export/weights.json | cut -d ' ' -f 1)")
+options+=(--label "diagonalflip.weights.sha256=$(sha256sum export/weights-1.0.json | cut -d ' ' -f 1)")
 [ -n "${BASE_IMAGE:-}" ] && options+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 [ -n "${PLATFORM:-}" ] && options+=(--platform "$PLATFORM")
 if [ "$engine" != docker ]; then

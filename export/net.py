@@ -1,4 +1,4 @@
-"""The network, and its published weights from ``weights.json``."""
+"""The network, and its published weights from ``weights-1.0.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from diagonalflip.errors import ArtifactError
 from diagonalflip.wire import PIXELS
 
-WEIGHTS_FILE = Path(__file__).with_name("weights.json")
+WEIGHTS_FILE = Path(__file__).with_name("weights-1.0.json")
 
 
 class DiagonalFlipNet(nn.Module):

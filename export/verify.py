@@ -123,6 +123,9 @@ def certify(forwards: Mapping[str, Forward], expected: npt.NDArray[np.float64]) 
             worst[0] = max(worst[0], float(np.abs(left.astype(np.float64) - exact).max()))
             worst[1] = max(worst[1], int(_ulps(left, right).max()))
     _refuse_deviation(deviations)
+    # How far each image's prediction is on the right side of 0.5, where its worst pixel is.
+    margins = np.where(targets() == 1, expected - 0.5, 0.5 - expected).min(axis=1)
+    flipped = np.flatnonzero(margins > 0)
     return {
         "images": IMAGES,
         "batch_sizes": list(BATCH_SIZES),
@@ -133,6 +136,8 @@ def certify(forwards: Mapping[str, Forward], expected: npt.NDArray[np.float64]) 
         "pairs": {pair: {"deviation": a, "ulp": u} for pair, (a, u) in deviations.items()},
         "batch_invariant": invariant,
         "reference": expected.tolist(),
+        "flips": len(flipped),
+        "margin": float(margins[flipped].min()) if len(flipped) else None,
     }
 
 

@@ -1,62 +1,113 @@
-"""The model store, checked against its manifest before anything is started from it."""
+"""The model store: a folder per version, checked against its manifest before it is served."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diagonalflip.errors import ArtifactError
+from diagonalflip.wire import TOLERANCE
+
+MANIFEST = "manifest.json"
+REMEDY = "run `make clean export`"
 
 
 @dataclass(frozen=True)
 class Artifacts:
-    """What is about to be served.
+    """One exported version, checked.
 
     Attributes:
         archive: The TorchServe archive.
         model: Model name, as in the URL.
         version: Model version.
         reference: Predictions by image number, 16 rows of 4, from the certificate.
+        digest: SHA-256 (hex) of the TorchScript file, as clients see it.
+        flips: How many of the 16 images the version flips.
     """
 
     archive: Path
     model: str
     version: str
     reference: list[list[float]]
+    digest: str = ""
+    flips: int = 0
 
 
-def check(model_store: Path) -> Artifacts:
-    """Reads the manifest and compares every artifact with its digest.
+def exports(model_store: Path) -> list[Path]:
+    """The exports in ``model_store``, in the order of their names, or itself if it is one.
+
+    Raises:
+        ArtifactError: There is none.
+    """
+    found = [path.parent for path in model_store.glob(f"*/{MANIFEST}")]
+    if not found and (model_store / MANIFEST).exists():
+        return [model_store]
+    if not found:
+        raise ArtifactError(f"no {MANIFEST} below {model_store}", "an export", "run `make export`")
+    return sorted(found, key=lambda path: version_key(path.name))
+
+
+def version_key(version: str) -> list[tuple[int, str]]:
+    """Sorts versions as people do: 2.0 before 10.0."""
+    parts = re.findall(r"\d+|\D+", version)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def check(folder: Path) -> Artifacts:
+    """Reads the manifest of an export and compares every artifact with its digest.
 
     Raises:
         ArtifactError: The manifest or an artifact is missing or unreadable, or an
             artifact is not what was exported.
     """
-    remedy = "run `make clean export`"
     try:
-        manifest: dict[str, Any] = json.loads((model_store / "manifest.json").read_bytes())
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
         for name, entry in manifest["artifacts"].items():
-            content = (model_store / name).read_bytes()
+            content = (folder / name).read_bytes()
             found = hashlib.sha256(content).hexdigest()
             if found != entry["sha256"]:
                 raise ArtifactError(
-                    f"{model_store / name} with SHA-256 {found[:12]}… ({len(content)} bytes)",
-                    f"{entry['sha256'][:12]}… ({entry['bytes']} bytes) as in manifest.json",
-                    remedy,
+                    f"{folder / name} with SHA-256 {found[:12]}… ({len(content)} bytes)",
+                    f"{entry['sha256'][:12]}… ({entry['bytes']} bytes) as in {MANIFEST}",
+                    REMEDY,
                 )
-        model = manifest["model"]
-        return Artifacts(
-            archive=model_store / f"{model['name']}.mar",
+        model, certificate = manifest["model"], manifest["certificate"]
+        artifacts = Artifacts(
+            archive=folder / f"{model['name']}.mar",
             model=model["name"],
             version=model["version"],
-            reference=manifest["certificate"]["reference"],
+            reference=certificate["reference"],
+            digest=manifest["artifacts"][f"{model['name']}.pt"]["sha256"],
+            flips=certificate["flips"],
         )
+        _check_certificate(artifacts, certificate["largest_deviation"])
     except OSError as error:
-        raise ArtifactError(f"{error.filename}: {error.strerror}", "a file", remedy) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{error.filename}: {error.strerror}", "a file", REMEDY) from error
+    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ArtifactError(
-            f"{model_store / 'manifest.json'}: {error!r}", "the manifest of an export", remedy
+            f"{folder / MANIFEST}: {error!r}", "the manifest of an export", REMEDY
         ) from error
+    return artifacts
+
+
+def _check_certificate(artifacts: Artifacts, largest_deviation: float) -> None:
+    """Compares the certificate with what is in the archive, which workers prove themselves by."""
+    with zipfile.ZipFile(artifacts.archive) as archive:
+        reference = json.loads(archive.read("reference.json"))["predictions"]
+        packed = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
+    named = (artifacts.model, artifacts.version)
+    if (packed["modelName"], packed["modelVersion"]) != named:
+        raise ArtifactError(
+            f"an archive of {packed['modelName']} {packed['modelVersion']}", " ".join(named), REMEDY
+        )
+    if reference != artifacts.reference or not largest_deviation <= TOLERANCE:
+        raise ArtifactError(
+            f"a certificate that is not of {artifacts.archive}",
+            f"the archive's predictions, and deviations of at most {TOLERANCE:g}",
+            REMEDY,
+        )

@@ -182,7 +182,7 @@ def test_the_engine_knows_its_health_labels_and_size(
     assert labels["org.opencontainers.image.base.name"].endswith("python:3.11-slim-bookworm")
     for name in ("torch", "torchserve"):
         assert labels[f"diagonalflip.{name}.version"] == container.version(name).partition("+")[0]
-    digest = container.run("sha256sum", "export/weights.json").split()[0]
+    digest = container.run("sha256sum", "export/weights-1.0.json").split()[0]
     assert labels["diagonalflip.weights.sha256"] == digest
     size = described["Size"] / 1e9
     print(f"size of the image: {size:.2f} GB\n{container.run('du', '-sh', '/opt/venv')}")

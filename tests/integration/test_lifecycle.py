@@ -147,7 +147,7 @@ def test_an_archive_with_a_wrong_certificate_never_becomes_ready(
     """One weight off by a bit that matters: digests agree, the worker's own check does not."""
     store = tmp_path / "store"
     source = tmp_path / "weights.json"
-    weights = (ROOT / "export/weights.json").read_text()
+    weights = (ROOT / "export/weights-1.0.json").read_text()
     source.write_text(weights.replace("0.3, -0.1, 0.2]", "0.3, -0.1, 0.2001]", 1))
     subprocess.run(
         [sys.executable, "-m", "export", "--output", str(store), "--weights", str(source)],

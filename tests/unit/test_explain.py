@@ -21,7 +21,7 @@ PACKED = "application/octet-stream"
 
 WEIGHTS = {
     name: np.array(values, dtype=np.float32)
-    for name, values in json.loads((ROOT / "export/weights.json").read_text()).items()
+    for name, values in json.loads((ROOT / "export/weights-1.0.json").read_text()).items()
 }
 
 
