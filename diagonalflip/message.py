@@ -10,9 +10,10 @@ import enum
 import json
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.wire import PROBLEM
+from diagonalflip.wire import MODEL, PROBLEM
 
 
 class Verb(enum.StrEnum):
@@ -41,22 +42,20 @@ def refusal(error: DiagonalFlipError, headers: dict[str, str] | None = None) -> 
     return Response(json.dumps(error.problem()).encode(), PROBLEM, status, headers, error.code)
 
 
-def verbs(model: str, version: str) -> dict[str, Verb]:
-    """The paths that ask for something of ``model``, with and without its version."""
-    paths = {}
-    for end, v2_end in (("", ""), (f"/{version}", f"/versions/{version}")):
-        paths[f"/predictions/{model}{end}"] = Verb.PREDICT
-        paths[f"/explanations/{model}{end}"] = Verb.EXPLAIN
-        paths[f"/v2/models/{model}{v2_end}/infer"] = Verb.INFER
-    return paths
+def verbs(version: str = "") -> dict[str, Verb]:
+    """Paths that ask for something of a version of the model, of the default if none is named."""
+    end, v2_end = (f"/{version}", f"/versions/{version}") if version else ("", "")
+    return {
+        f"/predictions/{MODEL}{end}": Verb.PREDICT,
+        f"/explanations/{MODEL}{end}": Verb.EXPLAIN,
+        f"/v2/models/{MODEL}{v2_end}/infer": Verb.INFER,
+    }
 
 
-def v2_paths(model: str, version: str) -> dict[str, str]:
-    """The paths by which V2 tells of a server and its ``model``: what each tells."""
-    paths = {"/v2": "server"}
-    for path in (f"/v2/models/{model}", f"/v2/models/{model}/versions/{version}"):
-        paths |= {path: "model", f"{path}/ready": "ready", f"{path}/config": "config"}
-    return paths
+def v2_paths(version: str = "") -> dict[str, str]:
+    """Paths by which V2 describes the server and that version: the document of each."""
+    path = f"/v2/models/{MODEL}" + (f"/versions/{version}" if version else "")
+    return {"/v2": "server", path: "model", f"{path}/ready": "ready", f"{path}/config": "config"}
 
 
 @dataclass(slots=True)
@@ -67,11 +66,13 @@ class Request:
         verb: What is asked for.
         headers: By lower-case name; repeated ones are one, joined by commas.
         body: As it came, less the framing.
+        service: The version of the model that answers, if a door chose it.
     """
 
     verb: Verb
     headers: dict[str, str]
     body: bytes | bytearray = b""
+    service: Any = None
 
 
 Work = tuple[str, int, float, float, float]

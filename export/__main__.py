@@ -64,7 +64,8 @@ def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
         print(f"\nCertificate\n{summary.certificate_lines(certificate)}")
         # Nothing that was measured goes into the archive: it is the same on every machine.
         weights = {name: tensor.tolist() for name, tensor in net.state_dict().items()}
-        proof = _json({"predictions": reference.tolist(), "weights": weights})
+        flips = certificate["flips"]
+        proof = _json({"predictions": reference.tolist(), "weights": weights, "flips": flips})
         members = write_archive(archive, version, torchscript, x4_file, proof)
         manifest = _manifest(
             version, [torchscript, onnx_file, x4_file, archive], members, certificate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flip_encode import dump
 
 from diagonalflip.wire import MAX_IMAGES, MODEL, PIXELS
@@ -9,15 +11,19 @@ from diagonalflip.wire import MAX_IMAGES, MODEL, PIXELS
 EXTENSIONS = ["binary_tensor_data", "model_configuration"]
 
 
-def documents(version: str, platform: str) -> dict[str, bytes]:
-    """What V2 tells: of the server, of the model, and the model's configuration.
+def documents(versions: Sequence[str], platform: str) -> dict[str, bytes]:
+    """Describe the server, the model and its configuration.
 
     The latter as Triton has it (model_config.proto in its repository ``common``).
+
+    Args:
+        versions: Of the model; the first one answers.
+        platform: Computes them.
     """
-    server = {"name": MODEL, "version": version, "extensions": EXTENSIONS}
+    server = {"name": MODEL, "version": versions[0], "extensions": EXTENSIONS}
     model = {
         "name": MODEL,
-        "versions": [version],
+        "versions": list(versions),
         "platform": platform,
         "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, PIXELS]}],
         "outputs": [{"name": "prediction", "datatype": "FP32", "shape": [-1, PIXELS]}],

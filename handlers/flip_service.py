@@ -53,7 +53,7 @@ class Service:
 
     Attributes:
         description: What is served, in JSON.
-        documents: What V2 tells, by what: server, model, config; and the weights.
+        device: As given.
 
     Raises:
         ArtifactError: The archive is damaged, or the device answers wrongly.
@@ -61,10 +61,11 @@ class Service:
 
     def __init__(self, folder: Path, model: dict[str, str], device: str) -> None:
         model_file = folder / model["serializedFile"]
+        self.device = device
         self._engine = open_engine(model_file, device)
         self._lock = threading.Lock()
         self._digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
-        reference, weights = _reference(folder / "reference.json")
+        reference, weights, flips = _reference(folder / "reference.json")
         deviation = self._engine.warm_up(reference)
         self._weights = {name: np.array(each, np.float32) for name, each in weights.items()}
         self._headers = {
@@ -77,6 +78,7 @@ class Service:
             "model": model["modelName"],
             "version": model["modelVersion"],
             "model_digest": self._digest,
+            "flips": flips,
             "wire_version": WIRE_VERSION,
             "workers": int(os.environ["FLIP_WORKERS"]) if "FLIP_WORKERS" in os.environ else None,
             "device": device,
@@ -91,10 +93,18 @@ class Service:
             "response_media_types": list(flip_encode.ENCODERS),
         }
         self.description = flip_encode.dump(description)
-        platform = "onnxruntime_onnx" if device == CPU else "pytorch_libtorch"
-        self.documents = flip_describe.documents(model["modelVersion"], platform)
-        self.documents["weights"] = flip_encode.dump(weights)
         logger.info("ready: %s", json.dumps(description))
+
+    def documents(self, versions: Sequence[str]) -> dict[str, bytes]:
+        """Return what V2 tells of server, model and config, and the weights, by these names.
+
+        Args:
+            versions: All that are served, this one first.
+        """
+        platform = "onnxruntime_onnx" if self.device == CPU else "pytorch_libtorch"
+        weights = {name: tensor.tolist() for name, tensor in self._weights.items()}
+        told = flip_describe.documents(versions, platform)
+        return told | {"weights": flip_encode.dump(weights)}
 
     @property
     def device_bytes(self) -> int | None:
@@ -179,14 +189,16 @@ def _echo(request: Request) -> dict[str, str]:
     }
 
 
-def _reference(file: Path) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
-    """The exact predictions by image number, ``float64[16, 4]``, and the weights by name."""
+def _reference(file: Path) -> tuple[npt.NDArray[np.float64], dict[str, Any], int]:
+    """Exact predictions by image number, ``float64[16, 4]``, weights by name, number of flips."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         predictions = np.array(document["predictions"], dtype=np.float64).reshape(16, PIXELS)
-        return predictions, document["weights"]
+        return predictions, document["weights"], int(document["flips"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{file.name}: {error!r}", "16 predictions, and weights") from error
+        raise ArtifactError(
+            f"{file.name}: {error!r}", "16 predictions, weights and flips"
+        ) from error
 
 
 def _our_fault(step: str, error: Exception) -> InternalError:

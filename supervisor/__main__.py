@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 
 from diagonalflip.errors import DiagonalFlipError
-from supervisor import host, logs, store
+from diagonalflip.wire import MODEL
+from supervisor import host, logs
 from supervisor.settings import Settings
 from supervisor.stop import Stop, StopRequested
 from supervisor.supervisor import GaveUpError, Supervisor
@@ -48,9 +49,8 @@ def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> in
     try:
         stop = Stop()
         stop.on((*STOPPING, signal.SIGHUP) if has_terminal else STOPPING)
-        logger.info("Checking %s against its manifest", settings.model_store)
-        model = store.check(settings.model_store)
-        supervisor = Supervisor(settings, model, stop)
+        logger.info("Checking %s against its manifests", settings.model_store)
+        supervisor = Supervisor(settings, stop)
         if not has_terminal:
             signal.signal(signal.SIGHUP, lambda *_: None)  # files are followed anyway
         if ignored := host.ignored_variables():
@@ -62,7 +62,7 @@ def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> in
             seconds = time.monotonic() - started
             logger.info("Ready after %.1f s", seconds)
             if settings.log_format == logs.TEXT:
-                output.put(_invitation(supervisor.settings, f"/predictions/{model.model}"))
+                output.put(_invitation(supervisor.settings, f"/predictions/{MODEL}"))
 
         supervisor.run(ready)
     except StopRequested:

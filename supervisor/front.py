@@ -71,12 +71,12 @@ class FrontDoor:
 
     def not_ready(self) -> None:
         """Has workers say that no client is to be sent here."""
-        self._tell(NOT_READY)
+        self.tell(NOT_READY)
 
     def close(self) -> None:
         """Closes the ports; workers answer who has come in."""
         self._close()
-        self._tell(DRAIN)
+        self.tell(DRAIN)
 
     def wait(self, timeout_s: float) -> None:
         """Returns when all are answered, or time is over."""
@@ -88,7 +88,8 @@ class FrontDoor:
         for listener in itertools.chain(*self._listeners):
             listener.close()
 
-    def _tell(self, message: bytes) -> None:
+    def tell(self, message: bytes) -> None:
+        """Send a byte to every worker that has its sockets."""
         for line in list(self._lines.values()):
             with contextlib.suppress(OSError):
                 line.sendall(message)

@@ -22,6 +22,7 @@ import psutil
 from diagonalflip.errors import CertificateError
 from diagonalflip.wire import OCTETS, TOLERANCE, pack
 from supervisor import host
+from supervisor.models import Models
 from supervisor.store import Artifacts
 from worker.routes import fault_file, proof_socket
 
@@ -102,7 +103,7 @@ class Prover:
     Args:
         sockets: Folder of the workers' sockets.
         workers: How many there should be.
-        artifacts: What they serve.
+        models: What they serve.
         interval_s: Seconds between two proofs of a worker.
         device: ``cuda`` if the CPU does not count, where a GPU could not be used or was lost.
 
@@ -116,18 +117,17 @@ class Prover:
         self,
         sockets: Path,
         workers: int,
-        artifacts: Artifacts,
+        models: Models,
         interval_s: float,
         device: str | None = None,
     ) -> None:
         self.workers = [Subject(number) for number in range(workers)]
         self.proofs: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
         self.killed = 0
-        self._sockets, self._artifacts, self._interval_s = sockets, artifacts, interval_s
+        self._sockets, self._models, self._interval_s = sockets, models, interval_s
         self.fault = ""
         self._device = device
         self._ended = threading.Event()
-        self._path = f"/predictions/{artifacts.model}"
 
     def start(self) -> None:
         """Starts a thread a worker, so that one that hangs does not keep the others waiting."""
@@ -158,8 +158,8 @@ class Prover:
     def _prove(self, worker: Subject) -> bool:
         """Whether one proof went well; ends the worker if it is the worker's fault."""
         try:
-            answer = self._ask(worker)
-            compare(answer, self._artifacts)
+            for artifacts in self._models.loaded:
+                self._prove_version(worker, artifacts)
         except CertificateError as error:
             self.proofs["wrong"] += 1
             self._kill(worker, f"answered wrongly: {error}")
@@ -175,7 +175,20 @@ class Prover:
             return True
         return False
 
-    def _ask(self, worker: Subject) -> bytes:
+    def _prove_version(self, worker: Subject, artifacts: Artifacts) -> None:
+        """Compare the worker's answer with the certificate.
+
+        Raises:
+            CertificateError: It differs; not if the version was unloaded meanwhile.
+            TimeoutError: There is none.
+        """
+        try:
+            compare(self._ask(worker, artifacts), artifacts)
+        except CertificateError:
+            if artifacts in self._models.loaded:
+                raise
+
+    def _ask(self, worker: Subject, artifacts: Artifacts) -> bytes:
         """The worker's answer for all 16 images.
 
         Raises:
@@ -184,7 +197,8 @@ class Prover:
         """
         connection = UnixConnection(proof_socket(self._sockets, worker.number), PATIENCE_S)
         with contextlib.closing(connection):
-            connection.request("POST", self._path, ALL_IMAGES, HEADERS)
+            path = f"/predictions/{artifacts.model}/{artifacts.version}"
+            connection.request("POST", path, ALL_IMAGES, HEADERS)
             worker.pid = connection.peer()
             _wait(connection.sock, worker.pid)
             response = connection.getresponse()
@@ -192,6 +206,9 @@ class Prover:
                 raise http.client.HTTPException("overloaded")  # is no evidence of a fault
             if response.status != http.client.OK:
                 raise CertificateError(f"status {response.status}", "200")
+            digest = response.getheader("Flip-Model-Digest")
+            if digest != artifacts.digest:
+                raise CertificateError(f"an answer of model {digest}", artifacts.digest)
             device = response.getheader("Flip-Device")
             if self._device not in (None, device):
                 raise CertificateError(

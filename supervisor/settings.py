@@ -49,6 +49,9 @@ class Settings:
     management_port: int = _port(8081, "TorchServe's management")
     metrics_port: int = _port(8082, "TorchServe's Prometheus metrics")
     operations_host: str = _setting("127.0.0.1", "address of the operations port")
+    operators_file: Path | None = _setting(
+        None, "who may load versions there, and switch between them"
+    )
     operations_port: int = _port(8083, "operations: liveness, readiness, metrics of everything")
     grpc_port: int = _port(7070, "gRPC inference")
     grpc_management_port: int = _port(7071, "gRPC management")

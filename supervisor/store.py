@@ -28,6 +28,7 @@ class Artifacts:
         reference: Predictions by image number, 16 rows of 4, from the certificate.
         digest: SHA-256 (hex) of the TorchScript file, as clients see it.
         flips: How many of the 16 images the version flips.
+        signed: Whether the operator's key vouches for it.
     """
 
     archive: Path
@@ -36,6 +37,7 @@ class Artifacts:
     reference: list[list[float]]
     digest: str = ""
     flips: int = 0
+    signed: bool = False
 
 
 def exports(model_store: Path) -> list[Path]:
@@ -56,6 +58,14 @@ def version_key(version: str) -> list[tuple[int, str]]:
     """Sorts versions as people do: 2.0 before 10.0."""
     parts = re.findall(r"\d+|\D+", version)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def version_of(folder: Path) -> str:
+    """The version of an export; the folder's name, if its manifest cannot be read."""
+    try:
+        return str(json.loads((folder / MANIFEST).read_bytes())["model"]["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.name
 
 
 def check(folder: Path) -> Artifacts:

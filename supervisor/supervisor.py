@@ -8,17 +8,18 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from diagonalflip.errors import ArtifactError, StartError
-from supervisor import host, operations, readiness, store
+from supervisor import host, operations, readiness
 from supervisor.edge import EdgeFiles
 from supervisor.front import FrontDoor
+from supervisor.models import Models
 from supervisor.operations import Health
 from supervisor.ports import resolve
 from supervisor.settings import LOOPBACK, Settings, refuse_unsafe
 from supervisor.stop import TICK_S, Stop, StopRequested
-from supervisor.store import Artifacts
 from supervisor.torchserve import TorchServe, running
 from worker.routes import metrics_file
 
@@ -70,19 +71,18 @@ class Supervisor:
 
     Args:
         settings: What to serve, and where.
-        model: What the model store holds.
         stop: Ends it.
 
     Raises:
         SettingError: The settings are unsafe, or a port is taken.
     """
 
-    def __init__(self, settings: Settings, model: Artifacts, stop: Stop) -> None:
+    def __init__(self, settings: Settings, stop: Stop) -> None:
         refuse_unsafe(settings)
         self.settings = resolve(settings)
         host.allow_many_files()
         self.health = Health()
-        self._model, self._stop = model, stop
+        self._stop = stop
         self._edge: EdgeFiles | None = None
         self._torchserve_lives = Lives("torchserve")
 
@@ -98,12 +98,14 @@ class Supervisor:
         with contextlib.ExitStack() as held:
             sockets = Path(held.enter_context(host.private_folder()))
             operating = (settings.operations_host, settings.operations_port)
-            held.enter_context(operations.serving(self.health, operating))
+            held.enter_context(operations.serving(self.health, operating, settings.operators_file))
             doors = [(LOOPBACK, settings.port)]
             if settings.tokens_file is not None:
                 self._edge = EdgeFiles(settings, settings.tokens_file, sockets)
                 doors.append((settings.host, settings.edge_port))
             self._front = held.enter_context(FrontDoor(doors, settings.workers, sockets))
+            self._models = Models(settings.model_store, sockets, self._front)
+            self.health.models = self._models
             self.health.pages = lambda: _pages(self._front, sockets)
             with self._torchserve(sockets) as server:
                 self._earn(server)
@@ -115,18 +117,20 @@ class Supervisor:
     @contextlib.contextmanager
     def _torchserve(self, sockets: Path) -> Iterator[TorchServe]:
         """TorchServe; when a stop is requested it ends after all who came in are answered."""
-        with running(self.settings, self._model, sockets) as server:
+        with running(self.settings, self._models, sockets) as server:
             self.health.prover = server.prover
+            self._models.changed = partial(server.follow, self._models)
             try:
                 yield server
             except StopRequested:
                 self._drain()
                 raise
             finally:
+                self._models.changed = lambda: None
                 self.health.earned = False
 
     def _earn(self, server: TorchServe) -> None:
-        readiness.wait(server, self._model, self._stop.pause)
+        readiness.wait(server, self._models.default, self._stop.pause)
         self.health.earned = True
 
     def _serve_again(self, sockets: Path) -> None:
@@ -137,7 +141,7 @@ class Supervisor:
         self._stop.pause(pause_s)
         self._torchserve_lives.begin()
         try:
-            self._model = store.check(self.settings.model_store)
+            self._models.check_default()
             with self._torchserve(sockets) as server:
                 self._earn(server)
                 logger.info("Ready again")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +17,17 @@ from pathlib import Path
 from string import Template
 
 from diagonalflip.errors import SettingError
-from diagonalflip.wire import MAX_BODY_BYTES
+from diagonalflip.wire import MAX_BODY_BYTES, MODEL
 from supervisor import host, logs
+from supervisor.models import Models
 from supervisor.ports import free_ports
 from supervisor.proof import Prover
-from supervisor.settings import Settings
+from supervisor.settings import LOOPBACK, Settings
 from supervisor.store import Artifacts
 
+logger = logging.getLogger(__name__)
+
+MANAGEMENT_TIMEOUT_S = 60.0
 HERE = Path(__file__).resolve().parent
 STOP_TIMEOUT_S = 10
 WORKER = f"""import os, sys
@@ -42,15 +49,53 @@ class TorchServe:
         process: Java; the workers are its children, in the process group of the same number.
         settings: As given, with the ports that were really taken.
         prover: Proves the workers again and again.
+        folder: Of archives.
+        version: The one that it started with. Its workers hold the doors, so it stays.
     """
 
     process: subprocess.Popen[bytes]
     settings: Settings
     prover: Prover
+    folder: Path
+    version: str
+
+    def follow(self, models: Models) -> None:
+        """Serve the default version on TorchServe's own port, where it gets a worker if need be."""
+        try:
+            self._follow(models.default)
+            served = {artifacts.version for artifacts in models.loaded} | {self.version}
+            for archive in self.folder.iterdir():
+                version = archive.stem.removeprefix(f"{MODEL}-")
+                if version not in served:
+                    self._manage("DELETE", f"/models/{MODEL}/{version}")
+                    archive.unlink()
+        except (OSError, http.client.HTTPException) as error:
+            logger.error("TorchServe's port goes on as before: %s", error)  # noqa: TRY400
+
+    def _follow(self, default: Artifacts) -> None:
+        archive, settings = self.folder / archive_name(default), self.settings
+        if not archive.exists():
+            shutil.copy(default.archive, archive)
+            batches = (
+                f"batch_size={settings.batch_size}&max_batch_delay={settings.max_batch_delay_ms}"
+            )
+            new = f"url={archive.name}&initial_workers=1&synchronous=true&{batches}"
+            self._manage("POST", f"/models?{new}")
+        self._manage("PUT", f"/models/{MODEL}/{default.version}/set-default")
+
+    def _manage(self, method: str, path: str) -> None:
+        """Send a request to TorchServe's management; raises HTTPException if it refuses."""
+        port = self.settings.management_port
+        connection = http.client.HTTPConnection(LOOPBACK, port, timeout=MANAGEMENT_TIMEOUT_S)
+        with contextlib.closing(connection):
+            connection.request(method, path)
+            response = connection.getresponse()
+            if response.status != http.client.OK:
+                raise http.client.HTTPException(f"{method} {path}: {response.read(200)!r}")
 
 
 @contextlib.contextmanager
-def running(settings: Settings, artifacts: Artifacts, sockets: Path) -> Iterator[TorchServe]:
+def running(settings: Settings, models: Models, sockets: Path) -> Iterator[TorchServe]:
     """Starts TorchServe, and stops it at the end whatever happens; it serves some seconds later.
 
     The process is Java itself, not the ``torchserve`` command: that one hides Java's exit
@@ -58,7 +103,7 @@ def running(settings: Settings, artifacts: Artifacts, sockets: Path) -> Iterator
 
     Args:
         settings: As ``resolve`` returned them.
-        artifacts: What to serve.
+        models: What to serve; TorchServe starts with the default version.
         sockets: Folder for the sockets that the workers listen on.
 
     Raises:
@@ -78,12 +123,15 @@ def running(settings: Settings, artifacts: Artifacts, sockets: Path) -> Iterator
         (Path(scratch) / "ts").mkdir()
         (Path(scratch) / "ts/version.txt").symlink_to(_torchserve_home() / "ts/version.txt")
         (Path(scratch) / "ts/model_service_worker.py").write_text(WORKER, encoding="utf-8")
+        archives, default = Path(scratch) / "archives", models.default
+        archives.mkdir()
+        shutil.copy(default.archive, archives / archive_name(default))
         config = Path(scratch) / "config.properties"
-        config.write_text(_configuration(settings, artifacts), encoding="utf-8")
+        config.write_text(_configuration(settings, default), encoding="utf-8")
         process = subprocess.Popen(
-            _command(java, config, settings, artifacts),
+            _command(java, config, settings, archives),
             cwd=scratch,
-            env=_environment(settings, Path(scratch), sockets),
+            env=_environment(settings, default.version, Path(scratch), sockets),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -92,10 +140,10 @@ def running(settings: Settings, artifacts: Artifacts, sockets: Path) -> Iterator
             preexec_fn=host.die_with_parent,  # noqa: PLW1509 - it only makes a system call
         )
         device = "cuda" if settings.require_gpu else None
-        prover = Prover(sockets, settings.workers, artifacts, settings.proof_s, device)
+        prover = Prover(sockets, settings.workers, models, settings.proof_s, device)
         prover.start()
         try:
-            yield TorchServe(process, settings, prover)
+            yield TorchServe(process, settings, prover, archives, default.version)
         finally:
             prover.stop()
             _stop(process)
@@ -109,7 +157,7 @@ ALLOCATOR = {
 for each: 500 page faults for an answer of 2 MiB, more time than its predictions take."""
 
 
-def _environment(settings: Settings, scratch: Path, sockets: Path) -> dict[str, str]:
+def _environment(settings: Settings, version: str, scratch: Path, sockets: Path) -> dict[str, str]:
     """Variables of Java, which hands them on to the workers."""
     folder = str(settings.log_dir.resolve())
     environment = host.child_environment()
@@ -132,6 +180,7 @@ def _environment(settings: Settings, scratch: Path, sockets: Path) -> dict[str, 
             **dict.fromkeys(("LOG_LOCATION", "METRICS_LOCATION"), folder),
             "OMP_NUM_THREADS": "1",
             "FLIP_WORKERS": str(settings.workers),
+            "FLIP_VERSION": version,
             "FLIP_SOCKETS": str(sockets.resolve()),
         }
     )
@@ -147,10 +196,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def archive_name(artifacts: Artifacts) -> str:
+    """The name of an archive for TorchServe, where versions share a folder."""
+    return f"{MODEL}-{artifacts.version}.mar"
+
+
 def _configuration(settings: Settings, artifacts: Artifacts) -> str:
     template = Template((HERE / "config.properties").read_text(encoding="utf-8"))
     values = asdict(settings) | {
-        "archive": artifacts.archive.name,
+        "archive": archive_name(artifacts),
         "model": artifacts.model,
         "version": artifacts.version,
         "metrics_config": _torchserve_home() / "ts/configs/metrics.yaml",
@@ -160,7 +214,7 @@ def _configuration(settings: Settings, artifacts: Artifacts) -> str:
     return template.substitute(values)
 
 
-def _command(java: Path, config: Path, settings: Settings, artifacts: Artifacts) -> list[str]:
+def _command(java: Path, config: Path, settings: Settings, archives: Path) -> list[str]:
     home = _torchserve_home()
     return [
         str(java),
@@ -176,7 +230,7 @@ def _command(java: Path, config: Path, settings: Settings, artifacts: Artifacts)
         "org.pytorch.serve.ModelServer",
         *("--python", sys.executable),
         *("-f", str(config)),
-        *("-s", str(artifacts.archive.parent.resolve())),
+        *("-s", str(archives)),
         "-ncs",  # no snapshots: the last one would override this configuration
     ]
 

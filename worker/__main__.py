@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import logging
 import os
 import socket
@@ -20,9 +21,9 @@ from typing import IO, Any
 
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
-from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.message import Request, Response, Verb, refusal, v2_paths
-from diagonalflip.wire import JSON
+from diagonalflip.errors import DiagonalFlipError, ModelNotFound
+from diagonalflip.message import Request, Response, Verb, refusal
+from diagonalflip.wire import MODEL
 from worker import frames, frontend, limits
 from worker.batch import FAULT
 from worker.frames import DisconnectedError, Frame, FrameReader
@@ -30,6 +31,7 @@ from worker.guard import Guard
 from worker.listener import Door, listen
 from worker.loader import model_loader
 from worker.metrics import EDGE, FRONT, PROOF, TORCHSERVE, Entry, Metrics
+from worker.models import WANTED, Served, fulfil, packed_model
 from worker.pages import pages
 from worker.routes import (
     WorkerServer,
@@ -44,6 +46,7 @@ from worker.watchers import watchers
 COLLECT_AFTER = 50_000
 """New objects until the cycle collector looks; a request in flight has about ten."""
 
+WITHDRAWN = ModelNotFound("a version that was unloaded", f"another version of {MODEL}")
 NO_REQUEST = Request(Verb.PREDICT, {})
 """For metrics, of what was refused before it was one."""
 
@@ -94,7 +97,8 @@ class Worker:
         reader.take(1)  # whether Pillow's limit holds; the handler sees to it
         self._metrics.model_name = name
         logger.info("model_name: %s, batchSize: %d", name, batch_size)
-        if "FLIP_SOCKETS" in os.environ:
+        self._version = packed_model(Path(folder))["modelVersion"]
+        if os.environ.get("FLIP_VERSION") == self._version:  # others serve TorchServe's port alone
             self._number = take_number(
                 Path(os.environ["FLIP_SOCKETS"]), int(os.environ["FLIP_WORKERS"])
             )
@@ -107,8 +111,7 @@ class Worker:
         self._understand = sys.modules[type(handler).__module__].understand
         _spare_collector()
         if self._number is not None:
-            version = loaded.context.manifest["model"]["modelVersion"]
-            self._open_doors(self._number[0], name, version)
+            self._open_doors(self._number[0])
 
     def _answer_frontend(self, batch: list[Frame]) -> None:
         started = time.perf_counter()
@@ -126,35 +129,30 @@ class Worker:
     ) -> Iterator[tuple[Frame, Response]]:
         """The responses to a batch, computed in parts of bounded work; lists them as entries."""
         jobs: list[tuple[Frame, Any]] = []
+        service = self._service
+        if self._http is not None:  # the version may have been unloaded, or loaded anew
+            service = self._http.served.services.get(self._version)
         for frame in batch:
-            request, outcome = self._read(frame)
+            request, outcome = self._read(service, frame)
             if isinstance(outcome, Response):
                 answered.append((TORCHSERVE, request, started, outcome))
                 yield frame, outcome
                 continue
             jobs.append((frame, outcome))
             if sum(job.weight for _, job in jobs) > limits.BATCH_IMAGES:
-                yield from self._answer(jobs, started, answered)
+                yield from _answer(service, jobs, started, answered)
                 jobs = []
-        yield from self._answer(jobs, started, answered)
+        yield from _answer(service, jobs, started, answered)
 
-    def _read(self, frame: Frame) -> tuple[Request, Any]:
+    def _read(self, service: Any, frame: Frame) -> tuple[Request, Any]:
         try:
             request = self._understand(frame.headers, frame.inputs)
-            return request, self._service.read(request)
+            return request, service.read(request) if service is not None else refusal(WITHDRAWN)
         except Exception:
             logger.exception("a request could not be read")
             return NO_REQUEST, refusal(FAULT)
 
-    def _answer(
-        self, jobs: list[tuple[Frame, Any]], started: float, answered: list[Entry]
-    ) -> Iterator[tuple[Frame, Response]]:
-        responses = self._service.answer([job for _, job in jobs]) if jobs else []
-        for (frame, job), response in zip(jobs, responses, strict=True):
-            answered.append((TORCHSERVE, job.request, started, response))
-            yield frame, response
-
-    def _open_doors(self, number: int, name: str, version: str) -> None:
+    def _open_doors(self, number: int) -> None:
         """Opens the doors, in a thread; if that ends, the whole worker does."""
         folder = Path(os.environ["FLIP_SOCKETS"])
         rate = os.environ.get("FLIP_TOKEN_RATE")
@@ -169,18 +167,11 @@ class Worker:
                 page = metrics_file(folder, number)
                 metrics = Metrics(number, page, lambda: self._service.device_bytes)
                 metrics.watchers = watchers(number)
-                self._http = WorkerServer(self._service, name, version, line, metrics)
-                told = v2_paths(name, version) | {"/weights.json": "weights"}
-                self._http.guard = (
-                    Guard(folder, int(rate), "FLIP_EDGE_TLS" in os.environ, name, version)
-                    if rate
-                    else None
-                )
-                self._http.pages |= pages() | {
-                    path: Response(self._service.documents[what], JSON)
-                    for path, what in told.items()
-                    if what in self._service.documents
-                }
+                guard = Guard(folder, int(rate), "FLIP_EDGE_TLS" in os.environ) if rate else None
+                wish = json.loads((folder / WANTED).read_bytes())
+                served = fulfil(wish, Served({self._version: self._service}, self._version))
+                metrics.models["revision"] = wish["revision"]
+                self._http = WorkerServer(served, folder, line, metrics, pages=pages(), guard=guard)
                 self._http.run(doors, opened.set)
             except BaseException:
                 logger.exception("HTTP failed")
@@ -188,6 +179,15 @@ class Worker:
 
         threading.Thread(target=run, name="http", daemon=True).start()
         opened.wait()
+
+
+def _answer(
+    service: Any, jobs: list[tuple[Frame, Any]], started: float, answered: list[Entry]
+) -> Iterator[tuple[Frame, Response]]:
+    responses = service.answer([job for _, job in jobs]) if jobs else []
+    for (frame, job), response in zip(jobs, responses, strict=True):
+        answered.append((TORCHSERVE, job.request, started, response))
+        yield frame, response
 
 
 def _spare_collector() -> None:

@@ -21,11 +21,15 @@ SPIN_S = 1e-4
 a good part of a lone request's latency. Not under load, where the processor has better to do."""
 
 FAULT = InternalError("a failure of the service", "an answer", "send it again")
-FULL = ServerOverloaded("more work than there is room for", "less", "send it again later")
+
+
+def full() -> ServerOverloaded:
+    """A new one each time: raised twice, it would keep the frames of both for ever."""
+    return ServerOverloaded("more work than there is room for", "less", "send it again later")
 
 
 class Service(Protocol):
-    """What understands and answers requests: ``flip_service.Service``."""
+    """A version of the model that answers requests: ``flip_service.Service``."""
 
     def weigh(self, request: Request) -> int:
         """The most work that a request can be, in predictions, without decoding it."""
@@ -68,8 +72,8 @@ class Batcher:
         queued_images: The work that waits.
     """
 
-    def __init__(self, service: Service, metrics: Metrics) -> None:
-        self._service, self._metrics = service, metrics
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._light: deque[Waiting] = deque()
         self._heavy: deque[Waiting] = deque()
         self.queued_images = 0
@@ -79,9 +83,9 @@ class Batcher:
 
     def put(self, client: Client, request: Request) -> Response | None:
         """Queues a request, whose answer ``client`` gets later; or refuses it."""
-        weight = self._service.weigh(request)
+        weight = request.service.weigh(request)
         if self.queued_images + weight > limits.QUEUED_IMAGES:
-            now, response = perf_counter(), refusal(FULL)
+            now, response = perf_counter(), refusal(full())
             self.measure([(client.door, request, now, response)], now, now)
             return response
         self.queued_images += weight
@@ -96,8 +100,8 @@ class Batcher:
 
     def prove(self, request: Request) -> Response:
         """Answers a request now, before all others and whatever is held."""
-        job = self._service.read(request)
-        return job if isinstance(job, Response) else self._answer([job])[0]
+        job = request.service.read(request)
+        return job if isinstance(job, Response) else self._answer(request.service, [job])[0]
 
     def measure(self, entries: list[Entry], started: float, finished: float) -> None:
         """Takes an answered batch for metrics; a failure of theirs does not stop the service."""
@@ -120,11 +124,15 @@ class Batcher:
         self._in_batch = True
         started = perf_counter()
         taken = self._take()
-        jobs = [outcome for *_, outcome in taken if not isinstance(outcome, Response)]
-        answers = iter(self._answer(jobs) if jobs else [])
+        jobs: dict[Service, list[Any]] = {}  # versions do not share a pass
+        for _, request, _, outcome in taken:
+            if not isinstance(outcome, Response):
+                jobs.setdefault(request.service, []).append(outcome)
+        answers = {service: iter(self._answer(service, each)) for service, each in jobs.items()}
         entries: list[Entry] = []
         for client, request, arrived, outcome in taken:
-            response = outcome if isinstance(outcome, Response) else next(answers)
+            known = isinstance(outcome, Response)
+            response = outcome if known else next(answers[request.service])
             entries.append((client.door, request, arrived, response))
             if not client.lost:
                 self._reply(client, response)
@@ -134,9 +142,9 @@ class Batcher:
             asyncio.get_running_loop().call_soon(self.measure, entries, started, finished)
         return len(taken)
 
-    def _answer(self, jobs: list[Any]) -> list[Response]:
+    def _answer(self, service: Service, jobs: list[Any]) -> list[Response]:
         try:
-            return self._service.answer(jobs)
+            return service.answer(jobs)
         except Exception:
             logger.exception("the service failed")
             return [refusal(FAULT) for _ in jobs]
@@ -161,8 +169,8 @@ class Batcher:
         client, request, weight, arrived = waiting
         self.queued_images -= weight
         if not client.lost:
-            full = self.held_bytes > limits.HELD_BYTES
-            outcome = refusal(FULL) if full else self._service.read(request)
+            crowded = self.held_bytes > limits.HELD_BYTES
+            outcome = refusal(full()) if crowded else request.service.read(request)
             taken.append((client, request, arrived, outcome))
 
     def _spin(self) -> None:

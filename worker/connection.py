@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
 from diagonalflip.message import Request, Response, refusal
 from worker import limits
-from worker.batch import FULL
+from worker.batch import full
 from worker.metrics import EDGE, PROOF
 from worker.parser import Parser
 
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         self._body_bytes += length
         self._server.batcher.held_bytes += length
         if self._server.batcher.held_bytes > limits.HELD_BYTES and not self._proves:
-            raise FULL
+            raise full()
 
     def receive(
         self, method: str, path: str, headers: dict[str, str], body: bytes, connection: str

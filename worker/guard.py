@@ -8,7 +8,7 @@ import logging
 import re
 import ssl
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from diagonalflip.errors import (
     SettingError,
     TokenRevoked,
 )
-from diagonalflip.message import Response, refusal, v2_paths, verbs
+from diagonalflip.message import Response, refusal
 from worker import limits
 
 TOKENS, PEM = "tokens", "edge.pem"
@@ -51,17 +51,17 @@ class Guard:
         folder: Of the files of the edge, that the supervisor keeps in order and up to date.
         rate: Requests that a token may send in a second.
         secure: Whether it speaks TLS; never plain HTTP then, whatever became of the files.
-        model, version: What the paths name.
 
     Attributes:
         context: TLS for new connections; None for plain HTTP.
+        paths: All that is served with a token.
 
     Raises:
         SettingError: A file cannot be used.
     """
 
-    def __init__(self, folder: Path, rate: int, secure: bool, model: str, version: str) -> None:
-        self._paths = {*verbs(model, version), *v2_paths(model, version)}
+    def __init__(self, folder: Path, rate: int, secure: bool) -> None:
+        self.paths: Container[str] = ()
         self._tokens, self._pem, self._rate = folder / TOKENS, folder / PEM, rate
         self._secure = secure
         self._requests: Counter[str] = Counter()
@@ -75,16 +75,14 @@ class Guard:
         name, error = self._judge(headers.get("authorization", ""))
         if error is not None:
             self._log(method, path, name, error)
-        elif path not in self._paths:
+        elif path not in self.paths:
             error = ModelNotFound(path[:100], "/predictions/MODEL")
         return refusal(error) if error is not None else None
 
     def _judge(self, told: str) -> tuple[str, DiagonalFlipError | None]:
-        token = told[len(SCHEME) :] if told[: len(SCHEME)].lower() == SCHEME else ""
-        # By its digest: how long the look-up takes says nothing of the token.
-        name = self._names.get(hashlib.sha256(token.encode("latin-1")).hexdigest(), "")
-        if not name or name == REVOKED:
-            return name, WITHDRAWN if name else UNKNOWN
+        name, error = who(told, self._names)
+        if error is not None:
+            return name, error
         self._requests[name] += 1
         return name, TOO_FAST if self._requests[name] > self._rate else None
 
@@ -114,6 +112,16 @@ class Guard:
                 "status": int(error.status or 0),
             }
             logger.warning("refused: %s", json.dumps(told))
+
+
+def who(told: str, names: Mapping[str, str]) -> tuple[str, NotAuthorized | None]:
+    """The name that a header ``Authorization`` stands for, of ``names`` by digest; or an error."""
+    token = told[len(SCHEME) :] if told[: len(SCHEME)].lower() == SCHEME else ""
+    # By its digest: how long the look-up takes says nothing of the token.
+    name = names.get(hashlib.sha256(token.encode("latin-1")).hexdigest(), "")
+    if not name or name == REVOKED:
+        return name, WITHDRAWN if name else UNKNOWN
+    return name, None
 
 
 def stamps(*paths: Path) -> list[tuple[int, int, int]]:

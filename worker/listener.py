@@ -22,7 +22,7 @@ import uvloop
 
 from diagonalflip.message import Request, Response
 from worker import limits
-from worker.batch import Batcher, Service
+from worker.batch import Batcher
 from worker.connection import Connection
 from worker.guard import Guard
 from worker.metrics import EDGE, PROOF, Entry, Metrics
@@ -52,21 +52,18 @@ class Door:
 
 
 class HttpServer(ABC):
-    """Answers requests, those that ``route`` does not know by ``service``.
+    """Answers requests, those that ``route`` does not know by their service.
 
     Args:
-        service: Called in the event loop's thread.
         metrics: Takes what happens.
-
-    Attributes:
-        guard: Of the edge; set before it serves, if it has one.
+        guard: Of the edge, if there is one.
     """
 
-    def __init__(self, service: Service, metrics: Metrics) -> None:
-        self.guard: Guard | None = None
+    def __init__(self, metrics: Metrics, guard: Guard | None = None) -> None:
+        self.guard = guard
         self.most_connections = limits.most_connections()
         self.metrics = metrics
-        self.batcher = Batcher(service, metrics)
+        self.batcher = Batcher(metrics)
         self.connections: set[Connection] = set()
         self.draining = False
         self._date = ""
@@ -74,7 +71,7 @@ class HttpServer(ABC):
 
     @abstractmethod
     def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
-        """A request for the service, less its body, or the known answer."""
+        """A request with its service, less its body; or the known answer."""
 
     async def serve(self, doors: Sequence[Door], opened: Callable[[], None]) -> None:
         """Serves until ``end``, and closes the doors then.

@@ -94,6 +94,7 @@ class Metrics:
         self._busy_s = 0.0
         self.watchers: list[Watcher] = []
         self.held_bytes = self.queued_images = 0
+        self.models: dict[str, Any] = {"revision": 0, "fault": ""}
         self.connections: Counter[str] = Counter()
         self.recent: dict[str, float] = {}
         self._folded_at = perf_counter()
@@ -182,6 +183,7 @@ class Metrics:
         return {
             "worker": self._worker,
             "recent": self.recent,
+            "models": self.models,
             "families": {
                 "request_duration_seconds": [
                     ([door, verb, str(status)], histogram.state())

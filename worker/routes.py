@@ -11,60 +11,91 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import logging
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from diagonalflip.errors import MethodNotAllowed, ModelNotFound
-from diagonalflip.message import Request, Response, refusal, v2_paths, verbs
-from diagonalflip.wire import JSON
-from worker.batch import Service
+from diagonalflip.message import Request, Response, Verb, refusal, v2_paths, verbs
+from diagonalflip.wire import JSON, MODEL
+from worker.guard import Guard
 from worker.listener import Door, HttpServer
 from worker.metrics import EDGE, FRONT, Metrics
+from worker.models import WANTED, Served, fulfil
+
+logger = logging.getLogger(__name__)
 
 CALLS = ("GET", "HEAD", "POST", "PUT")
 PROBES = ("GET", "HEAD")
 """Methods of what is asked, and of what is only looked at."""
 
 NUMBER = struct.Struct("!H")
-NOT_READY, DRAIN = b"n", b"d"
-"""What the supervisor says to a worker: that no client is to be sent here; and to let them go."""
+NOT_READY, DRAIN, MODELS = b"n", b"d", b"m"
+"""What the supervisor says to a worker: no client is to be sent here; let them go; other versions
+are wanted."""
 
 
 class WorkerServer(HttpServer):
     """The HTTP of one worker.
 
     Args:
-        service: Understands and answers; called in the event loop's thread.
-        model, version: What the paths name.
-        line: To the supervisor, which says ``NOT_READY`` and ``DRAIN``; closed after the latter.
+        served: The versions of the model; their services are called in the event loop's thread.
+        folder: Of the sockets; there the supervisor writes which versions it wants.
+        line: To the supervisor, which says ``NOT_READY``, ``DRAIN`` and ``MODELS``; closed after
+            the second.
         metrics: Takes what happens.
+        pages: Answers that are known, by path.
+        guard: Of the edge, if there is one.
 
     Attributes:
-        pages: Answers that are known, by path.
+        served: As given, or as wanted since.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a worker has
         self,
-        service: Service,
-        model: str,
-        version: str,
+        served: Served,
+        folder: Path,
         line: socket.socket,
         metrics: Metrics,
+        *,
+        pages: Mapping[str, Response],
+        guard: Guard | None = None,
     ) -> None:
-        super().__init__(service, metrics)
-        self._line = line
-        self._model = model
-        self._verbs = verbs(model, version)
-        self.pages = {"/v2/health/live": Response(b'{"live": true}', JSON)}
-        self._health = {"/ping", "/v2/health/ready"}
-        self._health |= {path for path, told in v2_paths(model, version).items() if told == "ready"}
+        super().__init__(metrics, guard)
+        self._folder, self._line = folder, line
+        self._known = {"/v2/health/live": Response(b'{"live": true}', JSON), **pages}
         self._ready = True
-        self._leaving: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
+        self.show(served)
+
+    def show(self, served: Served) -> None:
+        """Serve these versions from the next request on; those under way are answered as before."""
+        self.served = served
+        self._verbs: dict[str, tuple[Verb, Any]] = {}
+        self._pages = dict(self._known)
+        self._health = {"/ping", "/v2/health/ready"}
+        described: set[str] = set()
+        for name in ("", *served.services):
+            version = name or served.default
+            service = served.services[version]
+            self._verbs |= {path: (verb, service) for path, verb in verbs(name).items()}
+            others = [each for each in served.services if each != version]
+            documents = service.documents([version, *others])
+            described |= v2_paths(name).keys()
+            for path, what in v2_paths(name).items():
+                if what == "ready":
+                    self._health.add(path)
+                else:
+                    self._pages.setdefault(path, Response(documents[what], JSON))
+            self._pages.setdefault("/weights.json", Response(documents["weights"], JSON))
+        if self.guard is not None:
+            self.guard.paths = self._verbs.keys() | described
 
     async def serve(self, doors: Sequence[Door], opened: Callable[[], None]) -> None:
         """Serves, as the supervisor says."""
@@ -73,18 +104,20 @@ class WorkerServer(HttpServer):
             await super().serve(doors, opened)
 
     def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
-        """A request for the service, less its body, or the known answer."""
-        verb = self._verbs.get(path)
-        if verb is not None:
-            return Request(verb, headers) if method in CALLS else unserved(method, CALLS)
-        if path == "/status" and path not in self.pages:  # at most once a second
-            self.pages[path] = self._status()
-        if path not in self._health and path not in self.pages:
-            return refusal(ModelNotFound(path[:100], f"/predictions/{self._model}"))
+        """A request with its service, less its body; or the known answer."""
+        known = self._verbs.get(path)
+        if known is not None:
+            verb, service = known
+            request = Request(verb, headers, service=service)
+            return request if method in CALLS else unserved(method, CALLS)
+        if path == "/status" and path not in self._pages:  # at most once a second
+            self._pages[path] = self._status()
+        if path not in self._health and path not in self._pages:
+            return refusal(ModelNotFound(path[:100], f"/predictions/{MODEL}"))
         if method not in PROBES:
             return unserved(method, PROBES)
-        if path in self.pages:
-            return self.pages[path]
+        if path in self._pages:
+            return self._pages[path]
         if self._ready:
             return Response(b'{"status": "Healthy", "ready": true}', JSON)
         stopping, later = b'{"status": "Stopping", "ready": false}', {"retry-after": "1"}
@@ -101,7 +134,7 @@ class WorkerServer(HttpServer):
         metrics.connections = Counter(dict.fromkeys((FRONT, EDGE), 0))
         metrics.connections.update(connection.door for connection in self.connections)
         metrics.publish()
-        self.pages.pop("/status", None)
+        self._pages.pop("/status", None)
 
     def _status(self) -> Response:
         """What every worker last published of itself, for people."""
@@ -109,10 +142,32 @@ class WorkerServer(HttpServer):
         return Response(json.dumps(told).encode(), JSON)
 
     def _obey(self) -> None:
+        told = self._line.recv(1)
+        if told == MODELS:
+            self._start(self._change())
+            return
         self._ready = False
-        if self._line.recv(1) != NOT_READY:  # or the supervisor is gone
+        if told != NOT_READY:  # or the supervisor is gone
             asyncio.get_running_loop().remove_reader(self._line)
-            self._leaving = asyncio.create_task(self._leave())
+            self._start(self._leave())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _change(self) -> None:
+        """Serve what the supervisor wants; publish that, or what was wrong with it."""
+        async with self._changing:
+            wish = json.loads((self._folder / WANTED).read_bytes())
+            fault = ""
+            try:
+                self.show(await asyncio.to_thread(fulfil, wish, self.served))
+            except Exception as error:
+                logger.exception("the wanted versions cannot be served")
+                fault = f"{type(error).__name__}: {error}"
+            self.metrics.models = {"revision": wish["revision"], "fault": fault}
+            self.metrics.publish()
 
     async def _leave(self) -> None:
         await self.drain()
