@@ -20,7 +20,7 @@ EXPORTS := $(patsubst export/weights-%.json,$(MODEL_STORE)/%/manifest.json,$(wil
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve token test export report gpu-check bench profile soak drill cluster-drill fuzz audit sbom \
+.PHONY: help serve token test export sign report gpu-check bench profile soak drill cluster-drill fuzz audit sbom \
   image image-test manifests-test portability run-image lint format lock clean \
   installed installed-dev .deploy .audit .bench/servers .bench/litserve
 
@@ -48,6 +48,9 @@ export: installed ## write and prove TorchScript, ONNX and archive (of WEIGHTS a
 else
 export: $(EXPORTS)
 endif
+
+sign: installed ## sign every version in the model store with SIGNING_KEY
+	@$(BIN)/python -m supervisor.signature "$(SIGNING_KEY)" $(MODEL_STORE)/*/manifest.json
 
 report: $(EXPORTS) ## write report.html: certificate, processors, benchmark and drills on one page
 	@$(BIN)/python -m export.report report.html

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import machine, plot, report
 from benchmarks.driver import Outcome, as_json, run_python, run_wrk, write_job, wrk_is_here
-from benchmarks.servers import SERVERS, Running, log_tail, model_store, wait_until
+from benchmarks.servers import SERVERS, Running, first_export, log_tail, wait_until
 from benchmarks.workloads import (
     SWEEP,
     WORKLOADS,
@@ -192,7 +192,7 @@ def main() -> int:
         console.print(f"Load is {about['load_before']}: what else runs here spoils the figures")
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
-        predict = load_reference(model_store() / "diagonal_flip.onnx")
+        predict = load_reference(first_export() / "diagonal_flip.onnx")
         bench = Bench(options, predict, Path(scratch), wrk)
         try:
             with Progress(*columns, TimeRemainingColumn(), console=console) as progress:

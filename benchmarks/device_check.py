@@ -34,10 +34,12 @@ from benchmarks.driver import (
     write_job,
     wrk_is_here,
 )
+from benchmarks.servers import PATH
 from benchmarks.workloads import WORKLOADS, Predictions, Rule, Workload, exchanges, load_reference
 from diagonalflip.wire import TOLERANCE, Images, pack, with_padding
 from supervisor import readiness
 from supervisor.front import FrontDoor
+from supervisor.models import Models
 from supervisor.ports import resolve
 from supervisor.settings import LOOPBACK, Settings
 from supervisor.store import check
@@ -123,7 +125,6 @@ def check_server(
     store: Path, device: torch.device, oracle: Oracle, scratch: Path, seconds: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Serves the archive; compares every size over HTTP, then drives it, on both ports."""
-    model = check(store)
     free_ports = dict.fromkeys(map(str.upper, Settings.ports()), "0")
     settings = resolve(
         Settings.from_environment(
@@ -133,15 +134,15 @@ def check_server(
     rows: dict[str, list[dict[str, Any]]] = {}
     print("==> Serving")
     with (
-        FrontDoor([(LOOPBACK, settings.port)], settings.workers, scratch),
-        running(settings, model, scratch) as server,
+        FrontDoor([(LOOPBACK, settings.port)], settings.workers, scratch) as front,
+        running(settings, Models(store, scratch, front), scratch) as server,
     ):
-        readiness.wait(server, model)
+        readiness.wait(server, check(store))
         for name, port in (
             ("torchserve", server.settings.torchserve_port),
             ("front", server.settings.port),
         ):
-            address = Address(port, f"/predictions/{model.model}")
+            address = Address(port, PATH)
             check_sizes(address, device, oracle)
             print(f"      {name:<12}  requests/s   M images/s   p50 µs")
             rows[name] = [

@@ -27,7 +27,7 @@ import psutil
 from benchmarks import machine
 from benchmarks.driver import Address, refuse_failures, run_python, run_wrk, write_job, wrk_is_here
 from benchmarks.report import table
-from benchmarks.servers import PATH, model_store, our_server
+from benchmarks.servers import PATH, first_export, our_server
 from benchmarks.workloads import WORKLOADS, Rule, Workload, exchanges, load_reference
 from supervisor import readiness, store
 from supervisor.host import find_java
@@ -80,7 +80,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         scratch = Path(folder)
         with our_server(scratch) as server:
-            readiness.wait(server, store.check(model_store()))
+            readiness.wait(server, store.check(first_export()))
             ports = {
                 "front door": server.settings.port,
                 "TorchServe": server.settings.torchserve_port,
@@ -108,7 +108,7 @@ class Profile:
     def run(self, address: Address, workload: Workload) -> dict[str, str]:
         """One column of the table: cells by row."""
         work = exchanges(
-            workload, Rule.TOLERANCE, load_reference(model_store() / "diagonal_flip.onnx")
+            workload, Rule.TOLERANCE, load_reference(first_export() / "diagonal_flip.onnx")
         )
         check = partial(run_python, address, workload, work, requests=4 * workload.connections + 16)
         before = check()

@@ -24,6 +24,7 @@ from benchmarks.driver import Address
 from benchmarks.workloads import WORKLOADS, Rule, Workload
 from supervisor import store, tokens
 from supervisor.front import FrontDoor
+from supervisor.models import Models
 from supervisor.ports import free_ports, resolve
 from supervisor.settings import LOOPBACK, Settings
 from supervisor.torchserve import ALLOCATOR, TorchServe, running
@@ -108,13 +109,12 @@ def our_server(scratch: Path) -> Iterator[TorchServe]:
     """This product on free ports, with its logs below ``scratch``; it serves some seconds later."""
     ports: dict[str, Any] = dict.fromkeys(Settings.ports(), 0)
     settings = resolve(Settings(model_store=model_store(), log_dir=scratch / "logs", **ports))
-    model = store.check(settings.model_store)
-    with (
-        tempfile.TemporaryDirectory() as sockets,
-        FrontDoor([(LOOPBACK, settings.port)], settings.workers, Path(sockets)),
-        running(settings, model, Path(sockets)) as server,
-    ):
-        yield server
+    with tempfile.TemporaryDirectory() as name:
+        sockets = Path(name)
+        with FrontDoor([(LOOPBACK, settings.port)], settings.workers, sockets) as front:
+            models = Models(settings.model_store, sockets, front)
+            with running(settings, models, sockets) as server:
+                yield server
 
 
 @contextlib.contextmanager
@@ -218,7 +218,7 @@ def _process(
     command: list[str], scratch: Path, settings: dict[str, str] | None = None
 ) -> Iterator[psutil.Process]:
     scratch.mkdir(parents=True, exist_ok=True)
-    environment = {"FLIP_ONNX": str(model_store() / "diagonal_flip.onnx"), "OMP_NUM_THREADS": "1"}
+    environment = {"FLIP_ONNX": str(first_export() / "diagonal_flip.onnx"), "OMP_NUM_THREADS": "1"}
     environment |= ALLOCATOR | (settings or {})
     with (scratch / "output.log").open("ab") as output:
         process = subprocess.Popen(
@@ -265,6 +265,11 @@ def log_tail(folder: Path) -> str:
 def model_store() -> Path:
     """The folder that ``make export`` filled."""
     return Path(os.environ.get("MODEL_STORE") or ROOT / "model_store").resolve()
+
+
+def first_export() -> Path:
+    """The folder of the version that is served by default, and computed by everybody."""
+    return store.exports(model_store())[0]
 
 
 def _python(environment: str) -> Path:

@@ -23,7 +23,7 @@ import psutil
 
 from benchmarks import machine
 from benchmarks.driver import Address, run_python
-from benchmarks.servers import PATH, model_store, our_server
+from benchmarks.servers import PATH, first_export, our_server
 from benchmarks.workloads import WORKLOADS, Exchange, Rule, exchanges, load_reference
 from supervisor import readiness, store
 from supervisor.torchserve import TorchServe
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the figures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, our_server(Path(folder)) as server:
-        readiness.wait(server, store.check(model_store()))
+        readiness.wait(server, store.check(first_export()))
         samples = soak(server, options.minutes * 60)
     growth = compare_thirds(samples)
     about = machine.describe()
@@ -62,7 +62,7 @@ def main() -> int:
 def soak(server: TorchServe, seconds: float) -> list[Sample]:
     """Drives both ports in turn for ``seconds``; one sample a slot."""
     settings = server.settings
-    work = exchanges(W4, Rule.TOLERANCE, load_reference(model_store() / "diagonal_flip.onnx"))
+    work = exchanges(W4, Rule.TOLERANCE, load_reference(first_export() / "diagonal_flip.onnx"))
     started = time.monotonic()
     samples: list[Sample] = []
     while time.monotonic() - started < seconds:

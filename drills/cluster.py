@@ -31,6 +31,7 @@ from benchmarks.report import table
 from diagonalflip import Client
 from drills.load import Load, Table, reference
 from supervisor import tokens
+from supervisor.store import exports
 
 ROOT = Path(__file__).resolve().parent.parent
 BALANCER = ROOT / "docker/compose/haproxy.cfg"
@@ -259,7 +260,7 @@ def main() -> int:
         print("needs root and iproute2, to make network namespaces", file=sys.stderr)
         return 1
     store = Path(os.environ.get("MODEL_STORE") or ROOT / "model_store").resolve()
-    expected = reference(store / "diagonal_flip.onnx")
+    expected = reference(exports(store)[0] / "diagonal_flip.onnx")
     with tempfile.TemporaryDirectory(prefix="cluster-") as name, network():
         folder = Path(name)
         # From here on this process, and its threads, are beside the balancer.

@@ -18,7 +18,7 @@ import psutil
 from drills import clients
 from drills.scene import CALM_S, PATIENCE_S, Scene
 from drills.service import PATH, Service
-from supervisor import tokens
+from supervisor import store, tokens
 
 IDLE_CONNECTIONS = 1000
 
@@ -145,11 +145,11 @@ def disk_full(scene: Scene) -> None:
 
 
 def archive_corrupt(scene: Scene) -> None:
-    store = scene.folder / "store"
-    shutil.copytree(os.environ.get("MODEL_STORE", "model_store"), store)
-    archive = store / "diagonal_flip.mar"
+    folder = scene.folder / "store"
+    shutil.copytree(os.environ.get("MODEL_STORE", "model_store"), folder)
+    archive = store.exports(folder)[0] / "diagonal_flip.mar"
     content = archive.read_bytes()
-    with scene.loaded(MODEL_STORE=str(store)) as service:
+    with scene.loaded(MODEL_STORE=str(folder)) as service:
         archive.write_bytes(content[:-1000])
         service.java().kill()
         service.wait(lambda: "did not come back: got" in service.output(), PATIENCE_S)

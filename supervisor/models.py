@@ -27,6 +27,7 @@ CHOICE = "serving.json"
 """File in the model store: what was chosen, for the next start."""
 
 REMEDY = "export that version again, or delete the file"
+NUMBER = "export it with a version number of its own"
 POLL_S = 0.002
 PATIENCE_S = 30.0
 """For a worker to load and prove a version. One that hangs is killed sooner by its proofs."""
@@ -54,8 +55,10 @@ class Models:
 
     Args:
         model_store: Folder of exports.
-        sockets: Private folder, where workers read what they are to serve.
+        sockets: Private folder, where workers read what they are to serve, and archives lie as
+            they were checked.
         front: Tells workers of a change.
+        trusted_key: Public key that must have signed every version, if any.
 
     Attributes:
         kept: Whether the choice could be written into the store.
@@ -65,8 +68,12 @@ class Models:
         ArtifactError: The default version cannot be served.
     """
 
-    def __init__(self, model_store: Path, sockets: Path, front: FrontDoor) -> None:
+    def __init__(
+        self, model_store: Path, sockets: Path, front: FrontDoor, trusted_key: Path | None = None
+    ) -> None:
         self._store, self._sockets, self._front = model_store, sockets, front
+        self._trusted_key = trusted_key
+        self.archives.mkdir(exist_ok=True)
         self._revision = 0
         self._changing = threading.Lock()
         self.kept = True
@@ -81,12 +88,19 @@ class Models:
                 if version == self._choice.default:
                     raise
                 logger.error("Version %s is not served: %s", version, error)  # noqa: TRY400
+        # What a version stands for does not change while this process lives.
+        self._digests = {version: each.digest for version, each in self._loaded.items()}
         self._wish(self._choice, self._loaded)
 
     @property
     def default(self) -> Artifacts:
         """The version that answers where none is named."""
         return self._loaded[self._choice.default]
+
+    @property
+    def archives(self) -> Path:
+        """Folder of the archives that were checked, by version."""
+        return self._sockets / "archives"
 
     @property
     def loaded(self) -> list[Artifacts]:
@@ -100,7 +114,7 @@ class Models:
             loaded = self._loaded.get(version)
             told: dict[str, Any] = {"version": version, "loaded": loaded is not None}
             try:
-                found = loaded or store.check(folder)
+                found = loaded or store.check(folder, self._trusted_key)
             except ArtifactError as error:
                 told["fault"] = str(error)
             else:
@@ -114,14 +128,16 @@ class Models:
 
         Raises:
             ModelNotFound: The store has no such version.
-            ModelConflict: Other files of that version are served.
+            ModelConflict: That version was another model before.
             ArtifactError: It is damaged, or answers wrongly.
             ServerOverloaded: No worker is up.
         """
         with self._changing:
             artifacts = self._checked(version)
-            if artifacts.digest != self._loaded.get(version, artifacts).digest:
-                raise ModelConflict(f"other files of {version}", "a version of its own for them")
+            if artifacts.digest != self._digests.setdefault(version, artifacts.digest):
+                raise ModelConflict(
+                    f"another model as version {version}", "the one served before", NUMBER
+                )
             unloaded = tuple(each for each in self._choice.unloaded if each != version)
             choice = replace(self._choice, unloaded=unloaded)
             self._apply(choice, self._loaded | {version: artifacts})
@@ -165,15 +181,6 @@ class Models:
             if self._choice.previous is None:
                 raise ModelConflict("no earlier default", "one", "name it: model default VERSION")
             self._switch(self._choice.previous)
-
-    def check_default(self) -> None:
-        """Check the default version's files again, before they are started from.
-
-        Raises:
-            ArtifactError: They are not what was exported.
-        """
-        default = self._choice.default
-        self._loaded = self._loaded | {default: self._checked(default)}
 
     def _switch(self, version: str) -> None:
         if version != self._choice.default:
@@ -250,7 +257,7 @@ class Models:
         folders = self._folders()
         if version not in folders:
             raise ModelNotFound(f"version {version[:32]}", f"one of {', '.join(folders)}")
-        return store.check(folders[version])
+        return store.check(folders[version], self._trusted_key, self.archives)
 
     def _must_serve(self, version: str) -> None:
         if version not in self._loaded:

@@ -63,6 +63,9 @@ class Settings:
     stop_s: int = _setting(20, "then: seconds to finish what was accepted", 1, 3600)
     start_timeout_s: int = _setting(120, "seconds until a correct prediction, else it failed", 1)
     model_store: Path = _setting(Path("model_store"), "folder that `make export` filled")
+    trusted_key: Path | None = _setting(
+        None, "public key (Ed25519, PEM) that must have signed every version"
+    )
     log_dir: Path = _setting(Path("logs"), "folder of the logs")
     log_format: str = _setting("text", "text, or json: all logs as JSON lines on standard output")
     access_log: int = _setting(0, "1 writes a JSON line per request to LOG_DIR/access-*.log", 0, 1)

@@ -12,6 +12,7 @@ from typing import Any
 
 from diagonalflip.errors import ArtifactError
 from diagonalflip.wire import TOLERANCE
+from supervisor import signature
 
 MANIFEST = "manifest.json"
 REMEDY = "run `make clean export`"
@@ -28,7 +29,7 @@ class Artifacts:
         reference: Predictions by image number, 16 rows of 4, from the certificate.
         digest: SHA-256 (hex) of the TorchScript file, as clients see it.
         flips: How many of the 16 images the version flips.
-        signed: Whether the operator's key vouches for it.
+        signed: Whether a trusted key has signed it.
     """
 
     archive: Path
@@ -68,15 +69,27 @@ def version_of(folder: Path) -> str:
         return folder.name
 
 
-def check(folder: Path) -> Artifacts:
-    """Reads the manifest of an export and compares every artifact with its digest.
+def check(folder: Path, trusted_key: Path | None = None, copies: Path | None = None) -> Artifacts:
+    """Read the manifest of an export and compare every artifact with its digest.
+
+    Args:
+        folder: The export.
+        trusted_key: Public key that must have signed the manifest, if any.
+        copies: Folder for a copy of the archive as it was checked, whatever becomes of the store;
+            the archive is named by version there. None leaves it where it is.
 
     Raises:
         ArtifactError: The manifest or an artifact is missing or unreadable, or an
-            artifact is not what was exported.
+            artifact is not what was exported, or not what was signed.
+        SettingError: The key cannot be used.
     """
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+        raw = (folder / MANIFEST).read_bytes()
+        if trusted_key is not None:
+            signature.verify(folder / MANIFEST, raw, trusted_key)
+        manifest: dict[str, Any] = json.loads(raw)
+        archive = folder / f"{manifest['model']['name']}.mar"
+        copy = copies / f"{archive.stem}-{manifest['model']['version']}.mar" if copies else archive
         for name, entry in manifest["artifacts"].items():
             content = (folder / name).read_bytes()
             found = hashlib.sha256(content).hexdigest()
@@ -86,14 +99,17 @@ def check(folder: Path) -> Artifacts:
                     f"{entry['sha256'][:12]}… ({entry['bytes']} bytes) as in {MANIFEST}",
                     REMEDY,
                 )
+            if name == archive.name and copies:
+                copy.write_bytes(content)
         model, certificate = manifest["model"], manifest["certificate"]
         artifacts = Artifacts(
-            archive=folder / f"{model['name']}.mar",
+            archive=copy,
             model=model["name"],
             version=model["version"],
             reference=certificate["reference"],
             digest=manifest["artifacts"][f"{model['name']}.pt"]["sha256"],
             flips=certificate["flips"],
+            signed=trusted_key is not None,
         )
         _check_certificate(artifacts, certificate["largest_deviation"])
     except OSError as error:

@@ -104,7 +104,7 @@ class Supervisor:
                 self._edge = EdgeFiles(settings, settings.tokens_file, sockets)
                 doors.append((settings.host, settings.edge_port))
             self._front = held.enter_context(FrontDoor(doors, settings.workers, sockets))
-            self._models = Models(settings.model_store, sockets, self._front)
+            self._models = Models(settings.model_store, sockets, self._front, settings.trusted_key)
             self.health.models = self._models
             self.health.pages = lambda: _pages(self._front, sockets)
             with self._torchserve(sockets) as server:
@@ -141,7 +141,6 @@ class Supervisor:
         self._stop.pause(pause_s)
         self._torchserve_lives.begin()
         try:
-            self._models.check_default()
             with self._torchserve(sockets) as server:
                 self._earn(server)
                 logger.info("Ready again")

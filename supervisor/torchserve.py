@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import util
 from pathlib import Path
@@ -49,49 +49,37 @@ class TorchServe:
         process: Java; the workers are its children, in the process group of the same number.
         settings: As given, with the ports that were really taken.
         prover: Proves the workers again and again.
-        folder: Of archives.
-        version: The one that it started with. Its workers hold the doors, so it stays.
+        versions: By whether they have a worker. The first one's hold the doors.
     """
 
     process: subprocess.Popen[bytes]
     settings: Settings
     prover: Prover
-    folder: Path
-    version: str
+    versions: dict[str, bool]
 
     def follow(self, models: Models) -> None:
-        """Serve the default version on TorchServe's own port, where it gets a worker if need be."""
+        """Serve the same versions on TorchServe's own port, as far as it knew them at its start."""
+        served, default = {each.version for each in models.loaded}, models.default.version
         try:
-            self._follow(models.default)
-            served = {artifacts.version for artifacts in models.loaded} | {self.version}
-            for archive in self.folder.iterdir():
-                version = archive.stem.removeprefix(f"{MODEL}-")
-                if version not in served:
-                    self._manage("DELETE", f"/models/{MODEL}/{version}")
-                    archive.unlink()
+            for version in list(self.versions)[1:]:
+                serves = version in served
+                if serves != self.versions[version]:
+                    scale = f"min_worker={serves:d}&max_worker={serves:d}&synchronous=true"
+                    self._manage(f"/models/{MODEL}/{version}?{scale}")
+                    self.versions[version] = serves
+            self._manage(f"/models/{MODEL}/{default}/set-default")
         except (OSError, http.client.HTTPException) as error:
             logger.error("TorchServe's port goes on as before: %s", error)  # noqa: TRY400
 
-    def _follow(self, default: Artifacts) -> None:
-        archive, settings = self.folder / archive_name(default), self.settings
-        if not archive.exists():
-            shutil.copy(default.archive, archive)
-            batches = (
-                f"batch_size={settings.batch_size}&max_batch_delay={settings.max_batch_delay_ms}"
-            )
-            new = f"url={archive.name}&initial_workers=1&synchronous=true&{batches}"
-            self._manage("POST", f"/models?{new}")
-        self._manage("PUT", f"/models/{MODEL}/{default.version}/set-default")
-
-    def _manage(self, method: str, path: str) -> None:
-        """Send a request to TorchServe's management; raises HTTPException if it refuses."""
+    def _manage(self, path: str) -> None:
+        """Send a PUT to TorchServe's management; raises HTTPException if it refuses."""
         port = self.settings.management_port
         connection = http.client.HTTPConnection(LOOPBACK, port, timeout=MANAGEMENT_TIMEOUT_S)
         with contextlib.closing(connection):
-            connection.request(method, path)
+            connection.request("PUT", path)
             response = connection.getresponse()
-            if response.status != http.client.OK:
-                raise http.client.HTTPException(f"{method} {path}: {response.read(200)!r}")
+            if response.status not in (http.client.OK, http.client.ACCEPTED):
+                raise http.client.HTTPException(f"{path}: {response.read(200)!r}")
 
 
 @contextlib.contextmanager
@@ -123,13 +111,12 @@ def running(settings: Settings, models: Models, sockets: Path) -> Iterator[Torch
         (Path(scratch) / "ts").mkdir()
         (Path(scratch) / "ts/version.txt").symlink_to(_torchserve_home() / "ts/version.txt")
         (Path(scratch) / "ts/model_service_worker.py").write_text(WORKER, encoding="utf-8")
-        archives, default = Path(scratch) / "archives", models.default
-        archives.mkdir()
-        shutil.copy(default.archive, archives / archive_name(default))
+        default = models.default
+        versions = [default, *(each for each in models.loaded if each != default)]
         config = Path(scratch) / "config.properties"
-        config.write_text(_configuration(settings, default), encoding="utf-8")
+        config.write_text(_configuration(settings, versions), encoding="utf-8")
         process = subprocess.Popen(
-            _command(java, config, settings, archives),
+            _command(java, config, settings, models.archives),
             cwd=scratch,
             env=_environment(settings, default.version, Path(scratch), sockets),
             stdin=subprocess.DEVNULL,
@@ -143,7 +130,7 @@ def running(settings: Settings, models: Models, sockets: Path) -> Iterator[Torch
         prover = Prover(sockets, settings.workers, models, settings.proof_s, device)
         prover.start()
         try:
-            yield TorchServe(process, settings, prover, archives, default.version)
+            yield TorchServe(process, settings, prover, {each.version: True for each in versions})
         finally:
             prover.stop()
             _stop(process)
@@ -196,17 +183,18 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def archive_name(artifacts: Artifacts) -> str:
-    """The name of an archive for TorchServe, where versions share a folder."""
-    return f"{MODEL}-{artifacts.version}.mar"
-
-
-def _configuration(settings: Settings, artifacts: Artifacts) -> str:
+def _configuration(settings: Settings, versions: Sequence[Artifacts]) -> str:
+    """The configuration; the first of the versions is the default, the others have one worker."""
+    batches = {"batchSize": settings.batch_size, "maxBatchDelay": settings.max_batch_delay_ms}
+    models = {
+        each.version: {"marName": each.archive.name, "minWorkers": workers, "maxWorkers": workers}
+        | batches
+        for each, workers in zip(versions, [settings.workers, *[1] * len(versions)], strict=False)
+    }
     template = Template((HERE / "config.properties").read_text(encoding="utf-8"))
     values = asdict(settings) | {
-        "archive": archive_name(artifacts),
-        "model": artifacts.model,
-        "version": artifacts.version,
+        "archives": ",".join(each.archive.name for each in versions),
+        "models": json.dumps({MODEL: models}),
         "metrics_config": _torchserve_home() / "ts/configs/metrics.yaml",
         "max_body_bytes": MAX_BODY_BYTES,
         "first_worker_port": free_ports(settings.workers),
@@ -230,7 +218,7 @@ def _command(java: Path, config: Path, settings: Settings, archives: Path) -> li
         "org.pytorch.serve.ModelServer",
         *("--python", sys.executable),
         *("-f", str(config)),
-        *("-s", str(archives)),
+        *("-s", str(archives.resolve())),
         "-ncs",  # no snapshots: the last one would override this configuration
     ]
 

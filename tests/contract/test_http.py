@@ -29,6 +29,7 @@ from worker import batch, limits, listener
 from worker.guard import TOKENS, Guard
 from worker.listener import Door, listen
 from worker.metrics import EDGE, FRONT, PROOF, Metrics
+from worker.models import Served
 from worker.routes import DRAIN, WorkerServer
 
 PATH = "/predictions/diagonal_flip"
@@ -44,6 +45,10 @@ class Echo:
         self.fails = False
         self.go_on = Event()
         self.go_on.set()
+
+    def documents(self, versions: Sequence[str]) -> dict[str, bytes]:
+        told = ",".join(versions).encode()
+        return dict.fromkeys(("server", "model", "config", "weights"), told)
 
     def weigh(self, request: Request) -> int:
         return 2 * len(request.body)
@@ -63,18 +68,23 @@ class Echo:
 class Port:
     """A worker's HTTP in a thread of this process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings, by keyword
         self,
         run: Callable[[Coroutine[Any, Any, None]], None] = uvloop.run,
+        *,
         proof: Path | None = None,
         page: Path | None = None,
         edge: socket.socket | None = None,
+        tokens: Path | None = None,
+        folder: Path = Path(),
     ) -> None:
         self.echo = Echo()
         self.metrics = Metrics(0, page)
         self.supervisor, line = socket.socketpair()
         self.supervisor.settimeout(30)
-        self.server = WorkerServer(self.echo, "diagonal_flip", "1.0", line, self.metrics)
+        served = Served({"1.0": self.echo}, "1.0")
+        guard = Guard(tokens, 10, False) if tokens is not None else None
+        self.server = WorkerServer(served, folder, line, self.metrics, pages={}, guard=guard)
         opened = Event()
         doors = [Door(FRONT, listen(("127.0.0.1", 0)))]
         self.number = doors[0].listener.getsockname()[1]
@@ -218,10 +228,11 @@ def test_no_batch_is_larger_than_it_may_be(port: Port, monkeypatch: pytest.Monke
 def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
     echo = Echo()
     client: Any = SimpleNamespace(lost=False, door=FRONT, reply=lambda _: None)
-    heavy, light = Request(Verb.PREDICT, {}, bytes(limits.HEAVY_IMAGES)), Request(Verb.PREDICT, {})
+    heavy = Request(Verb.PREDICT, {}, bytes(limits.HEAVY_IMAGES), echo)
+    light = Request(Verb.PREDICT, {}, service=echo)
 
     async def main() -> None:
-        batcher = batch.Batcher(echo, Metrics())
+        batcher = batch.Batcher(Metrics())
         for request in (heavy, heavy, heavy, light, light):
             assert batcher.put(client, request) is None
         for _ in range(4):  # a batch in each turn of the loop
@@ -590,13 +601,13 @@ def test_who_has_hung_up_is_not_computed_for() -> None:
     replies = []
 
     async def main() -> None:
-        batcher = batch.Batcher(echo, Metrics())
+        batcher = batch.Batcher(Metrics())
         gone: Any = SimpleNamespace(lost=True, door=FRONT)
         here: Any = SimpleNamespace(
             lost=False, door=FRONT, reply=lambda response: replies.append(response.body)
         )
         for connection in (gone, here, gone):
-            batcher.put(connection, Request(Verb.PREDICT, {}, b"a"))
+            batcher.put(connection, Request(Verb.PREDICT, {}, b"a", echo))
         await asyncio.sleep(0)  # the batch runs in the next turn of the loop
 
     asyncio.run(main())
@@ -632,9 +643,9 @@ def test_a_handler_that_fails_is_a_500_for_its_batch_only(port: Port) -> None:
 
 def test_a_batch_of_nobody_is_measured_without_complaint(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        batcher = batch.Batcher(Echo(), Metrics())
+        batcher = batch.Batcher(Metrics())
         gone: Any = SimpleNamespace(lost=True, door=FRONT)
-        batcher.put(gone, Request(Verb.PREDICT, {}, b"a"))
+        batcher.put(gone, Request(Verb.PREDICT, {}, b"a", Echo()))
         await asyncio.sleep(0)  # the batch runs in the next turn of the loop
 
     asyncio.run(main())
@@ -742,8 +753,10 @@ def test_an_address_takes_half_of_the_edge_and_no_other_door(
         client.close()
         return None
 
-    with contextlib.closing(Port(edge=edge)) as port, contextlib.ExitStack() as held:
-        port.server.guard = Guard(tmp_path, 10, False, "diagonal_flip", "1.0")
+    with (
+        contextlib.closing(Port(edge=edge, tokens=tmp_path)) as port,
+        contextlib.ExitStack() as held,
+    ):
         clients = [answered(), answered()]
         assert None not in clients
         for client in clients[1:]:

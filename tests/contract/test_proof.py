@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,8 @@ from supervisor.proof import Prover
 from supervisor.store import Artifacts
 
 REFERENCE = [[n / 16, -n / 16, 0.0, 1.0] for n in range(16)]
-ARTIFACTS = Artifacts(Path("x.mar"), "diagonal_flip", "1.0", REFERENCE)
+ARTIFACTS = Artifacts(Path("x.mar"), "diagonal_flip", "1.0", REFERENCE, "ab12")
+MODELS: Any = SimpleNamespace(loaded=[ARTIFACTS])
 
 WORKER = """
 import socket, struct, sys, time
@@ -53,7 +56,8 @@ while True:
             pass
     if behaviour == "hangs":
         time.sleep(60)
-    head = f"HTTP/1.1 {status} x\\r\\ncontent-length: {len(body)}\\r\\nflip-device: cpu\\r\\n\\r\\n"
+    head = f"HTTP/1.1 {status} x\\r\\ncontent-length: {len(body)}\\r\\nflip-device: cpu\\r\\n"
+    head += "flip-model-digest: " + ("0" if behaviour == "other" else "ab12") + "\\r\\n\\r\\n"
     connection.sendall(head.encode() + body)
     connection.close()
     print("answered", flush=True)
@@ -72,7 +76,7 @@ def worker(folder: Path, behaviour: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def proving(folder: Path, device: str | None = None) -> Iterator[Prover]:
-    prover = Prover(folder, 1, ARTIFACTS, 0.05, device)
+    prover = Prover(folder, 1, MODELS, 0.05, device)
     prover.start()
     yield prover
     prover.stop()
@@ -114,7 +118,7 @@ def test_a_supervisor_with_many_clients_proves(folder: Path) -> None:
             assert prover.proven == 1
 
 
-@pytest.mark.parametrize("behaviour", ["wrong", "not a number", "short", "refuses"])
+@pytest.mark.parametrize("behaviour", ["wrong", "not a number", "short", "refuses", "other"])
 def test_a_worker_that_is_wrong_is_killed(folder: Path, behaviour: str) -> None:
     with worker(folder, behaviour) as process, proving(folder) as prover:
         assert process.wait(30) == -signal.SIGKILL

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from diagonalflip.message import Response
 from supervisor.metrics import Page
 from supervisor.operations import Health, OperationsServer
 from supervisor.settings import Settings
@@ -143,13 +144,15 @@ def test_labels_find_each_other() -> None:
 
 
 def test_probes_ask_for_paths_that_are_there() -> None:
-    operations = OperationsServer(Health())
+    operations = OperationsServer(Health(), None)
     container = pod()["containers"][0]
     probes = [container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")]
     for probe in probes:
-        assert operations.route("GET", probe["httpGet"]["path"], {}).status in (200, 503)
+        answer = operations.route("GET", probe["httpGet"]["path"], {})
+        assert isinstance(answer, Response)
+        assert answer.status in (200, 503)
     for endpoint in base()["ServiceMonitor"][0]["spec"]["endpoints"]:
-        assert operations.route("GET", endpoint["path"], {}).status == 200
+        assert operations.route("GET", endpoint["path"], {}).status == 200  # type: ignore[union-attr]
     startup = container["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] >= Settings().start_timeout_s
 

@@ -10,6 +10,7 @@ import asyncio
 from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from socket import socket
 from time import thread_time_ns
 from typing import Any, cast
@@ -20,6 +21,7 @@ from tests.fuzz.source import Execution, Source, repeat
 from worker.connection import Connection
 from worker.limits import MAX_HEAD_BYTES
 from worker.metrics import FRONT, Metrics
+from worker.models import Served
 from worker.routes import WorkerServer
 
 ANSWER, DEAF, READ, EXPIRE, HALF_CLOSE, HANG_UP = range(1, 7)
@@ -135,7 +137,7 @@ class Exchange:
         self.disturbed = False
         self._loop = Loop()
         line = cast(socket, None)  # nobody tells it to stop
-        self._server = WorkerServer(self, "diagonal_flip", "1.0", line, METRICS)
+        self._server = WorkerServer(Served({"1.0": self}, "1.0"), Path(), line, METRICS, pages={})
         self._connection = Connection(self._server, FRONT)
         self._transport = Transport(self._connection, self._loop)
         _set_running_loop(cast("asyncio.AbstractEventLoop", self._loop))
@@ -149,6 +151,10 @@ class Exchange:
         self.ns = thread_time_ns() - started
         self.refused = METRICS.refusals.total() > refusals
         self._check()
+
+    def documents(self, versions: Sequence[str]) -> dict[str, bytes]:
+        """As the service."""
+        return dict.fromkeys(("server", "model", "config", "weights"), versions[0].encode())
 
     def weigh(self, request: Request) -> int:
         """As the service."""

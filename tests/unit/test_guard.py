@@ -29,7 +29,7 @@ def token(tmp_path: Path) -> str:
 
 @pytest.fixture
 def guard(tmp_path: Path, token: str) -> Guard:  # noqa: ARG001 - it is in the file
-    return Guard(tmp_path, RATE, False, "diagonal_flip", "1.0")
+    return Guard(tmp_path, RATE, False)
 
 
 def status(guard: Guard, told: str, path: str = PATH) -> int:
@@ -101,7 +101,7 @@ def test_files_are_read_when_they_change_and_not_otherwise(
 def test_with_tls_it_never_falls_back_to_plain_http(tmp_path: Path, token: str) -> None:  # noqa: ARG001
     """A cleaner of temporary folders may take the certificate away."""
     with pytest.raises(SettingError, match="TLS_CERT"):
-        Guard(tmp_path, RATE, True, "diagonal_flip", "1.0")
+        Guard(tmp_path, RATE, True)
 
 
 def test_the_supervisor_makes_lost_copies_anew_and_outlives_a_full_disk(

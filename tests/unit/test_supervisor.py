@@ -15,7 +15,7 @@ from supervisor.operations import Health
 from supervisor.proof import Prover
 from supervisor.settings import Settings, refuse_unsafe
 from supervisor.supervisor import GaveUpError, Lives
-from tests.contract.test_proof import ARTIFACTS
+from tests.contract.test_proof import MODELS
 from worker.metrics import FRONT, Metrics
 
 
@@ -38,7 +38,7 @@ def test_a_long_life_is_no_part_of_a_row(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_readiness_is_earned_and_lost(tmp_path: Path) -> None:
     health = Health()
     assert not health.ready
-    health.prover = Prover(tmp_path, 2, ARTIFACTS, 1.0)
+    health.prover = Prover(tmp_path, 2, MODELS, 1.0)
     health.prover.workers[0].proven = True
     assert not health.ready, "not yet every worker"
     health.earned = True
@@ -51,7 +51,7 @@ def test_readiness_is_earned_and_lost(tmp_path: Path) -> None:
 
 
 def test_metrics_of_every_part_are_on_one_page(tmp_path: Path) -> None:
-    health = Health(Prover(tmp_path, 2, ARTIFACTS, 1.0), earned=True)
+    health = Health(Prover(tmp_path, 2, MODELS, 1.0), earned=True)
     health.restarts["worker"] += 3
     paths = [tmp_path / f"{number}.metrics" for number in range(2)]
     for number, path in enumerate(paths):
