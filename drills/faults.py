@@ -12,15 +12,19 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
+import requests
 
 from drills import clients
 from drills.scene import CALM_S, PATIENCE_S, Scene
-from drills.service import PATH, Service
+from drills.service import DIRECT, PATH, Service
 from supervisor import store, tokens
+from supervisor.models import CHOICE
 
 IDLE_CONNECTIONS = 1000
+SWITCHES = 50
 
 
 def worker_killed(scene: Scene) -> None:
@@ -145,18 +149,14 @@ def disk_full(scene: Scene) -> None:
 
 
 def archive_corrupt(scene: Scene) -> None:
-    folder = scene.folder / "store"
-    shutil.copytree(os.environ.get("MODEL_STORE", "model_store"), folder)
+    folder = _copied_store(scene)
     archive = store.exports(folder)[0] / "diagonal_flip.mar"
     content = archive.read_bytes()
+    # Workers load the copy that was checked.
     with scene.loaded(MODEL_STORE=str(folder)) as service:
         archive.write_bytes(content[:-1000])
         service.java().kill()
-        service.wait(lambda: "did not come back: got" in service.output(), PATIENCE_S)
-        scene.demand(not service.ready(), "ready with a damaged archive")
-        archive.write_bytes(content)
-        scene.notes.append("refused the damaged one; times are from its repair")
-        scene.broken(service, lambda: True, 10)
+        scene.broken(service, lambda: _restarts(service, "torchserve") == 1, 10)
 
 
 def tokens_change(scene: Scene) -> None:
@@ -171,6 +171,46 @@ def tokens_change(scene: Scene) -> None:
         service.wait(lambda: _status(service, other) == 401, 10)
     scene.demand(not scene.tally.refused, "a good token was refused")
     scene.demand(scene.tally.lost == 0, "a request was lost")
+
+
+def versions_switched(scene: Scene) -> None:
+    first, second = list(scene.tables)[:2]
+    model_store, operators = _copied_store(scene), scene.folder / "operators"
+    token = tokens.add(operators, "drill")
+    longest_s = 0.0
+    settings = {"MODEL_STORE": str(model_store), "OPERATORS_FILE": str(operators)}
+    with scene.loaded(**settings) as service:
+        for turn in range(SWITCHES):
+            version = (second, first)[turn % 2]
+            started = time.monotonic()
+            served = _switch(service, token, f"{version}/default" if turn % 4 < 2 else "rollback")
+            longest_s = max(longest_s, time.monotonic() - started)
+            scene.demand(served == version, f"{served} is the default instead of {version}")
+            answers = {_default_version(service) for _ in range(2 * service.workers_wanted)}
+            scene.demand(answers == {version}, f"after a switch to {version} answered {answers}")
+    scene.notes.append(f"{SWITCHES} switches, each within {1e3 * longest_s:.0f} ms")
+    scene.demand(not scene.tally.refused, "a request was refused")
+    scene.demand(scene.tally.lost + scene.tally.unreachable == 0, "a request was lost")
+
+
+def _copied_store(scene: Scene) -> Path:
+    """A model store whose content may be changed, and in which nothing was chosen."""
+    source, copy = Path(os.environ.get("MODEL_STORE", "model_store")), scene.folder / "store"
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns(CHOICE))
+    return copy
+
+
+def _switch(service: Service, token: str, change: str) -> str:
+    """The default version after a change."""
+    url, headers = f"{service.operations_url}/models/{change}", {"Authorization": f"Bearer {token}"}
+    answer = requests.post(url, headers=headers, timeout=PATIENCE_S, proxies=DIRECT)
+    return str(answer.json().get("default", answer.text))
+
+
+def _default_version(service: Service) -> str:
+    headers = {"Authorization": f"Bearer {service.token}"}
+    answer = requests.get(service.url + PATH, headers=headers, timeout=PATIENCE_S, proxies=DIRECT)
+    return answer.headers["Flip-Model-Version"]
 
 
 def _status(service: Service, token: str) -> int:
@@ -224,5 +264,6 @@ DRILLS: dict[str, Callable[[Scene], None]] = {
     "1,000 idle connections beside the load": idle_connections,
     "a full disk below the logs": disk_full,
     "the archive is damaged while it serves, and Java dies": archive_corrupt,
+    "50 switches between two versions": versions_switched,
     "tokens are exchanged, and SIGHUP is sent, under load": tokens_change,
 }

@@ -17,6 +17,7 @@ from diagonalflip import Client
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import OCTETS, TOLERANCE, pack, to_pixels
 from drills.service import PATH
+from supervisor.store import exports, version_of
 
 SIZES = (2, 2, 2, 64, 1024, 4096, 131_072)
 SENDERS = 3
@@ -34,8 +35,8 @@ class Target(Protocol):
     token: str
 
 
-Table = npt.NDArray[np.float32]
-"""Predictions of all 16 images by number, ``float32[16, 4]``."""
+Tables = dict[str, npt.NDArray[np.float32]]
+"""Predictions of all 16 images by number, ``float32[16, 4]``, by version."""
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Tally:
 
     Attributes:
         right: Answered, and within the tolerance of ONNX Runtime.
-        wrong: Answered otherwise.
+        wrong: Answered otherwise, or not by the version that the answer names.
         refused: Answered by another status than 200, by status.
         unreachable: No connection was made, or it was ended before the request was sent.
         lost: Sent, and the connection ended without an answer, or none came in time.
@@ -66,11 +67,17 @@ class Tally:
         return self.right + self.wrong + self.refused.total() + self.unreachable + self.lost
 
 
-def reference(onnx: Path) -> Table:
-    """ONNX Runtime's predictions."""
-    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+def references(model_store: Path) -> Tables:
+    """ONNX Runtime's predictions, by version."""
     pixels = to_pixels(np.arange(16)).reshape(-1, 4).astype(np.float32)
-    return np.asarray(session.run(["prediction"], {"pixels": pixels})[0])
+    tables = {}
+    for folder in exports(model_store):
+        session = onnxruntime.InferenceSession(
+            str(folder / "diagonal_flip.onnx"), providers=["CPUExecutionProvider"]
+        )
+        prediction = session.run(["prediction"], {"pixels": pixels})[0]
+        tables[version_of(folder)] = np.asarray(prediction)
+    return tables
 
 
 class Load:
@@ -78,14 +85,14 @@ class Load:
 
     Args:
         service: Where to.
-        table: What the answers should be.
+        tables: What the answers should be.
         deadline_s: How long the client that retries goes on with one request.
     """
 
-    def __init__(self, service: Target, table: Table, deadline_s: float = 20.0) -> None:
+    def __init__(self, service: Target, tables: Tables, deadline_s: float = 20.0) -> None:
         self.tally = Tally()
         self._deadline_s = deadline_s
-        self._service, self._table = service, table
+        self._service, self._tables = service, tables
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._threads = [
@@ -135,13 +142,11 @@ class Load:
             connection.close()
         if answer.status != http.client.OK:
             return answer.status
-        return "right" if self._agrees(numbers, body) else "wrong"
-
-    def _agrees(self, numbers: npt.NDArray[np.int64], body: bytes) -> bool:
-        if len(body) != 16 * len(numbers):
-            return False
+        table = self._tables.get(answer.headers["Flip-Model-Version"])
+        if table is None or len(body) != 16 * len(numbers):
+            return "wrong"
         got = np.frombuffer(body, "<f4").reshape(-1, 4)
-        return bool((np.abs(got - self._table[numbers]) <= TOLERANCE).all())
+        return "right" if _agree(got, table[numbers]) else "wrong"
 
     def _retry(self) -> None:
         random = np.random.default_rng(99)
@@ -155,4 +160,9 @@ class Load:
                 except DiagonalFlipError as error:
                     self.tally.failed[type(error).__name__] += 1
                     continue
-                self.tally.wrong += not (np.abs(got - self._table[numbers]) <= TOLERANCE).all()
+                tables = self._tables.values()
+                self.tally.wrong += not any(_agree(got, table[numbers]) for table in tables)
+
+
+def _agree(got: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> bool:
+    return bool((np.abs(got - expected) <= TOLERANCE).all())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drills.load import Load, Table, Tally
+from drills.load import Load, Tables, Tally
 from drills.service import Service
 
 PATIENCE_S = 90.0
@@ -22,7 +22,7 @@ class Scene:
 
     Attributes:
         folder: For what it writes.
-        table: What answers should be.
+        tables: What answers should be.
         long: Whether to take the time that an operator would, rather than CI.
         detected_s: From the fault until the service had noticed.
         recovered_s: From the fault until it was whole again.
@@ -32,7 +32,7 @@ class Scene:
     """
 
     folder: Path
-    table: Table
+    tables: Tables
     long: bool = False
     detected_s: float | None = None
     recovered_s: float | None = None
@@ -45,7 +45,7 @@ class Scene:
         """A healthy service under load, from some time before to some time after."""
         with (
             Service(self.folder, **settings) as service,
-            Load(service, self.table, deadline_s) as load,
+            Load(service, self.tables, deadline_s) as load,
         ):
             self.tally = load.tally
             time.sleep(CALM_S)

@@ -141,8 +141,12 @@ class Service:
         return self._child("java")
 
     def workers(self) -> list[psutil.Process]:
-        """The workers."""
-        return self.java().children()
+        """The workers that clients reach; TorchServe has one more per further version."""
+        return [
+            child
+            for child in self.java().children()
+            if any("/proof-" in str(each.laddr) for each in child.net_connections("unix"))
+        ]
 
     def tree(self) -> list[psutil.Process]:
         """The supervisor and all below it."""

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from diagonalflip import Client
-from drills.load import Load, reference
+from drills.load import Load, references
 from supervisor import tokens
 from supervisor.ports import free_ports
 
@@ -136,7 +136,7 @@ def test_it_keeps_every_promise_of_the_contract(container: Container) -> None:
 
 
 def test_it_predicts_what_onnx_runtime_does(container: Container, artifacts: Path) -> None:
-    table = reference(artifacts / "diagonal_flip.onnx")
+    table = references(artifacts)["1.0"]
     numbers = np.random.default_rng(7).integers(16, size=300_001)
     with Client(container.url, token=container.token) as client:
         assert np.abs(client.predict(numbers) - table[numbers]).max() <= 1e-6
@@ -230,7 +230,7 @@ def test_a_stop_loses_nothing_that_was_accepted(
 ) -> None:
     with (
         running(images["cpu"], tmp_path) as container,
-        Load(container, reference(artifacts / "diagonal_flip.onnx")) as load,
+        Load(container, references(artifacts)) as load,
     ):
         while load.tally.right < 100:
             time.sleep(0.05)

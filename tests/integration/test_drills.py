@@ -10,12 +10,12 @@ import pytest
 
 from drills.__main__ import run
 from drills.faults import DRILLS
-from drills.load import Table, reference
+from drills.load import Tables, references
 
 
 @pytest.fixture(scope="module")
-def expected(artifacts: Path) -> Table:
-    return reference(artifacts / "diagonal_flip.onnx")
+def expected(artifacts: Path) -> Tables:
+    return references(artifacts)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.parametrize("title", [title for title in DRILLS if "saturates" not in title])
 def test_the_service_comes_through(
-    title: str, expected: Table, folder: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+    title: str, expected: Tables, folder: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MODEL_STORE", str(artifacts))
     scene = run(title, expected, folder, long=False)
