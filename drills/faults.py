@@ -178,8 +178,7 @@ def versions_switched(scene: Scene) -> None:
     model_store, operators = _copied_store(scene), scene.folder / "operators"
     token = tokens.add(operators, "drill")
     longest_s = 0.0
-    settings = {"MODEL_STORE": str(model_store), "OPERATORS_FILE": str(operators)}
-    with scene.loaded(**settings) as service:
+    with scene.loaded(MODEL_STORE=str(model_store), OPERATORS_FILE=str(operators)) as service:
         for turn in range(SWITCHES):
             version = (second, first)[turn % 2]
             started = time.monotonic()
