@@ -13,14 +13,14 @@ PIP_AUDIT = .audit/bin/pip-audit --strict --disable-pip --progress-spinner off \
 export MODEL_STORE
 
 # What the artifacts are made from; any newer file makes them stale.
-SOURCES := $(filter-out export/report.py,$(wildcard export/*.py handlers/*.py handlers/*.yaml)) \
+SOURCES := $(filter-out export/report.py export/train.py export/widths.py,$(wildcard export/*.py handlers/*.py handlers/*.yaml)) \
   $(addprefix diagonalflip/,__init__.py errors.py message.py wire.py)
 # One export per weights file that is part of the project, each in a folder named after its version.
 EXPORTS := $(patsubst export/weights-%.json,$(MODEL_STORE)/%/manifest.json,$(wildcard export/weights-*.json))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve token test export sign report gpu-check bench profile soak drill cluster-drill fuzz audit sbom \
+.PHONY: help serve token test export train sign report gpu-check bench profile soak drill cluster-drill fuzz audit sbom \
   image image-test manifests-test portability run-image lint format lock clean \
   installed installed-dev .deploy .audit .bench/servers .bench/litserve
 
@@ -48,6 +48,9 @@ export: installed ## write and prove TorchScript, ONNX and archive (of WEIGHTS a
 else
 export: $(EXPORTS)
 endif
+
+train: installed-dev ## train a network of width HIDDEN that flips, as VERSION
+	@$(BIN)/python -m export.train --hidden $(or $(HIDDEN),5) --version $(or $(VERSION),2.0)
 
 sign: installed ## sign every version in the model store with SIGNING_KEY
 	@$(BIN)/python -m supervisor.signature "$(SIGNING_KEY)" $(MODEL_STORE)/*/manifest.json

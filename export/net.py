@@ -1,4 +1,4 @@
-"""The network, and its published weights from ``weights-1.0.json``."""
+"""The network, and its published weights in ``weights-1.0.json``."""
 
 from __future__ import annotations
 
@@ -50,21 +50,22 @@ def side_by_side(net: DiagonalFlipNet, count: int) -> DiagonalFlipNet:
     return wide
 
 
-def load_net(weights_file: Path = WEIGHTS_FILE, hidden: int = 3) -> DiagonalFlipNet:
-    """A network in evaluation mode with the weights of ``weights_file``.
+def load_net(weights_file: Path = WEIGHTS_FILE) -> DiagonalFlipNet:
+    """A network in evaluation mode with the weights of ``weights_file``, as wide as they are.
 
     Args:
         weights_file: JSON object: tensor name to nested lists, shaped (out, in) as
-            ``nn.Linear`` stores them.
-        hidden: Width of the hidden layer that the weights must have.
+            ``nn.Linear`` stores them; ``layer1.weight`` has a row per hidden value.
 
     Raises:
         ArtifactError: The file is missing or not JSON, or a tensor is missing,
             superfluous, not numeric, not finite or of another shape.
     """
+    tensors = _read(weights_file)
+    rows = tensors.get("layer1.weight")
+    hidden = len(rows) if isinstance(rows, list) and rows else 1
     net = DiagonalFlipNet(hidden)
     state = net.state_dict()
-    tensors = _read(weights_file)
     if tensors.keys() != state.keys():
         raise ArtifactError(
             f"tensors {sorted(tensors)} in {weights_file.name}", f"tensors {sorted(state)}"

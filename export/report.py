@@ -25,6 +25,7 @@ from markdown_it import MarkdownIt
 
 from diagonalflip.errors import ArtifactError
 from diagonalflip.wire import PIXELS, to_pixels
+from supervisor.store import MANIFEST, exports
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,17 +74,20 @@ def page(store: Path, root: Path = ROOT) -> str:
         ArtifactError: There is no manifest.
     """
     try:
-        manifest = json.loads((store / "manifest.json").read_text(encoding="utf-8"))
+        manifests = [json.loads((each / MANIFEST).read_bytes()) for each in exports(store)]
     except OSError as error:
         raise ArtifactError(f"{store}: {error}", "a manifest", "run `make export`") from error
-    certificate = manifest["certificate"]
-    sections = [
-        ("Predictions", _images(np.array(certificate["reference"]))),
-        ("Certificate", _certificate(certificate)),
-        ("Artifacts", _table(("file", "bytes", "SHA-256"), _artifacts(manifest["artifacts"]))),
-        ("Environment", _table(("", ""), _environment(manifest["versions"]))),
-        *_results(root),
-    ]
+    sections = []
+    for manifest in manifests:
+        certificate, version = manifest["certificate"], manifest["model"]["version"]
+        files = _table(("file", "bytes", "SHA-256"), _artifacts(manifest["artifacts"]))
+        sections += [
+            (f"Predictions of version {version}", _images(np.array(certificate["reference"]))),
+            ("Certificate", _certificate(certificate)),
+            ("Artifacts", files),
+        ]
+    environment = _table(("", ""), _environment(manifests[0]["versions"]))
+    sections += [("Environment", environment), *_results(root)]
     told = "\n".join(f"<h2>{title}</h2>\n{body}" for title, body in sections)
     return PAGE.substitute(sections=told)
 
@@ -100,7 +104,11 @@ def _images(predictions: npt.NDArray[np.float64]) -> str:
         maps = [("image", image), ("prediction", row), ("target", target), ("error²", error)]
         drawn = "".join(f"{name}{_heat(values)}" for name, values in maps)
         figures.append(f"<figure><strong>{number}, {number:04b}</strong><br>{drawn}</figure>")
-    total = f"<p>Mean squared error of all: <strong>{errors.mean():.5f}</strong></p>"
+    flips = int(((predictions >= 0.5) == (targets == 1)).all(axis=1).sum())
+    total = (
+        f"<p>Flips <strong>{flips} of 16</strong> images. "
+        f"Mean squared error of all: <strong>{errors.mean():.5f}</strong></p>"
+    )
     return f'{total}<div class="images">{"".join(figures)}</div>'
 
 

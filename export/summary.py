@@ -42,6 +42,10 @@ def certificate_lines(certificate: dict[str, Any]) -> str:
     lines = [f"  {IMAGES} images at {positions} positions in batches of {sizes}"]
     for pair, worst in certificate["pairs"].items():
         lines.append(f"  [✓] {pair:28} {worst['deviation']:.2e}  {worst['ulp']} ULP")
+    flips, margin = certificate["flips"], certificate["margin"]
+    lines.append(
+        f"  flips {flips} of {IMAGES} images" + (f", by a margin of {margin:.4f}" if margin else "")
+    )
     for engine, same in certificate["batch_invariant"].items():
         told = "the same bits in every batch" if same else "bits vary with the batch"
         lines.append(f"      {engine:28} {told}")

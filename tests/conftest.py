@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +30,31 @@ settings.load_profile("diagonalflip")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that ``python -m export`` has filled, from the repository, in its own process."""
     output = tmp_path_factory.mktemp("artifacts")
+    export(output)
+    return output
+
+
+@pytest.fixture(scope="session")
+def exported_2_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for version 2.0, the trained one."""
+    output = tmp_path_factory.mktemp("artifacts-2.0")
+    export(output, "--weights", "export/weights-2.0.json", "--model-version", "2.0")
+    return output
+
+
+@pytest.fixture
+def versions(artifacts: Path, exported_2_0: Path, tmp_path: Path) -> Path:
+    """A model store of both versions, to be changed at will."""
+    store = tmp_path / "store"
+    shutil.copytree(artifacts, store / "1.0")
+    shutil.copytree(exported_2_0, store / "2.0")
+    return store
+
+
+def export(output: Path, *arguments: str) -> None:
+    """Run ``python -m export``, from the repository, in its own process."""
     finished = subprocess.run(
-        [sys.executable, "-m", "export", "--output", str(output)],
+        [sys.executable, "-m", "export", "--output", str(output), *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": ""},
         capture_output=True,
@@ -38,7 +62,6 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    return output
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,7 @@ class Worker:
 
     def __init__(self, connection: socket.socket, metrics: Any) -> None:
         self._connection = connection
+        self._version = ""
         self._number: tuple[int, IO[str]] | None = None
         self._metrics = metrics
         self._reader = FrameReader(connection)
@@ -97,7 +98,8 @@ class Worker:
         reader.take(1)  # whether Pillow's limit holds; the handler sees to it
         self._metrics.model_name = name
         logger.info("model_name: %s, batchSize: %d", name, batch_size)
-        self._version = packed_model(Path(folder))["modelVersion"]
+        if "FLIP_SOCKETS" in os.environ:
+            self._version = packed_model(Path(folder))["modelVersion"]
         if os.environ.get("FLIP_VERSION") == self._version:  # others serve TorchServe's port alone
             self._number = take_number(
                 Path(os.environ["FLIP_SOCKETS"]), int(os.environ["FLIP_WORKERS"])

@@ -10,12 +10,7 @@ import pytest
 
 from drills.__main__ import run
 from drills.faults import DRILLS
-from drills.load import Tables, references
-
-
-@pytest.fixture(scope="module")
-def expected(artifacts: Path) -> Tables:
-    return references(artifacts)
+from drills.load import references
 
 
 @pytest.fixture
@@ -27,9 +22,9 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.parametrize("title", [title for title in DRILLS if "saturates" not in title])
 def test_the_service_comes_through(
-    title: str, expected: Tables, folder: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+    title: str, versions: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MODEL_STORE", str(artifacts))
-    scene = run(title, expected, folder, long=False)
+    monkeypatch.setenv("MODEL_STORE", str(versions))
+    scene = run(title, references(versions), folder, long=False)
     assert not scene.faults, (scene.tally, scene.notes)
     assert scene.tally.right > 0

@@ -29,7 +29,9 @@ def token(tmp_path: Path) -> str:
 
 @pytest.fixture
 def guard(tmp_path: Path, token: str) -> Guard:  # noqa: ARG001 - it is in the file
-    return Guard(tmp_path, RATE, False)
+    guard = Guard(tmp_path, RATE, False)
+    guard.paths = {PATH}
+    return guard
 
 
 def status(guard: Guard, told: str, path: str = PATH) -> int:

@@ -322,6 +322,8 @@ def test_a_damaged_certificate_is_an_artifact_error(
 
 def test_a_wrong_reference_is_a_certificate_error(unpacked_archive: Path, tmp_path: Path) -> None:
     shutil.copytree(unpacked_archive, tmp_path / "copy")
-    spoil(tmp_path / "copy", json.dumps({"predictions": [[0.0] * 4] * 16, "weights": {}}))
+    spoil(
+        tmp_path / "copy", json.dumps({"predictions": [[0.0] * 4] * 16, "weights": {}, "flips": 0})
+    )
     with pytest.raises(CertificateError, match="deviation"):
         FlipHandler().initialize(FakeContext(tmp_path / "copy"))

@@ -64,7 +64,7 @@ def test_a_loaded_network_is_ready_for_inference() -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "wanted"),
     [
-        ("layer1.weight", [4, 3], [3, 4]),
+        ("layer1.weight", [3, 5], [3, 4]),
         ("layer1.bias", [4], [3]),
         ("layer2.weight", [3, 4], [4, 3]),
         ("layer2.bias", [1, 4], [4]),
@@ -81,9 +81,18 @@ def test_a_wrong_shape_names_the_tensor_and_both_shapes(
     assert "wrong.json" in error.action
 
 
-def test_weights_of_another_width_are_refused_with_the_width_wanted() -> None:
-    with pytest.raises(ArtifactError, match=r"layer1\.weight of shape \[3, 4\].*\[5, 4\].*\(5\)"):
-        load_net(hidden=5)
+@pytest.mark.parametrize("hidden", [1, 2, 5, 64])
+def test_the_width_is_that_of_the_weights(tmp_path: Path, hidden: int) -> None:
+    state = DiagonalFlipNet(hidden).state_dict()
+    file = tmp_path / "weights.json"
+    file.write_text(json.dumps({name: tensor.tolist() for name, tensor in state.items()}))
+    net = load_net(file)
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in state.items())
+
+
+def test_no_hidden_layer_is_refused(tmp_path: Path) -> None:
+    tensors = published() | {"layer1.weight": [], "layer1.bias": [], "layer2.weight": [[]] * 4}
+    assert "layer1.weight of shape [0]" in refused(tmp_path, json.dumps(tensors)).got
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e39])

@@ -1,0 +1,86 @@
+"""Searches how many of the 16 images networks of each width can flip: ``python -m export.widths``.
+
+Each output, compared with 0.5, is a half-space of the hidden values. Three hidden values span a
+space that four planes cut into at most 15 regions, and 16 images need 16: width 3 cannot flip all.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+
+from export.net import DiagonalFlipNet
+from export.train import DOCS, fit, squared_error
+from export.verify import IMAGES, all_pixels, margins
+
+WIDTHS = range(1, 7)
+STARTS = 1000
+STEEPNESS = 8.0
+
+
+def threshold_error(predictions: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the thresholded pixels, ``float64[starts]``: how far beyond 0.5 is free."""
+    beyond = (predictions - 0.5) * (2 * wanted - 1)
+    return torch.nn.functional.softplus(-STEEPNESS * beyond).mean((1, 2))
+
+
+def search(hidden: int) -> tuple[npt.NDArray[np.int64], float]:
+    """Train networks of one width from many starts.
+
+    Returns:
+        How many images each one flips, ``int64[STARTS]``, and the best margin of those that flip
+        all, by the squared error; NaN without one.
+    """
+    free, exact = (
+        np.array([_margins(hidden, state) for state in fit(hidden, STARTS, loss)[0]])
+        for loss in (threshold_error, squared_error)
+    )
+    best = float(exact.min(axis=1).max())
+    return (free > 0).sum(axis=1), best if best > 0 else float("nan")
+
+
+def _margins(hidden: int, state: dict[str, torch.Tensor]) -> npt.NDArray[np.float64]:
+    net = DiagonalFlipNet(hidden).double()
+    net.load_state_dict(state)
+    with torch.no_grad():
+        return margins(net(torch.from_numpy(all_pixels()).double()).numpy())
+
+
+def draw(flips: dict[int, npt.NDArray[np.int64]], path: Path) -> None:
+    """Draw a histogram per width, as SVG."""
+    mpl.rcParams["svg.hashsalt"] = "diagonalflip"
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    for axes, (hidden, counts) in zip(figure.subplots(2, 3).flat, flips.items(), strict=True):
+        heights = np.bincount(counts, minlength=IMAGES + 1)
+        axes.bar(range(IMAGES + 1), heights, color=["tab:blue"] * IMAGES + ["tab:green"])
+        axes.set(
+            title=f"width {hidden}: at most {counts.max()}",
+            xlabel="images flipped",
+            ylabel="networks",
+        )
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> int:
+    """Search all widths; return the exit status."""
+    torch.set_num_threads(1)
+    found = {}
+    for hidden in WIDTHS:
+        found[hidden], margin = search(hidden)
+        share = (found[hidden] == IMAGES).mean()
+        told = f"{share:.0%} flip all; margin {margin:.4f}" if share else "none flips all"
+        print(
+            f"width {hidden}: at most {found[hidden].max()} of {IMAGES} images, {told}", flush=True
+        )
+    draw(found, DOCS / "widths.svg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

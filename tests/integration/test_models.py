@@ -1,0 +1,300 @@
+"""Versions on one door: who answers what, how the default changes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from diagonalflip.wire import JSON, OCTETS, TOLERANCE, pack
+from drills.load import Tables, references
+from export.archive import digest, write_zip
+from supervisor import signature, tokens
+from supervisor.ports import free_ports
+from tests.conftest import export
+from tests.integration.conftest import PATH, ROOT, Server, run_server
+
+IMAGES = bytes(pack(np.arange(16)).packed)
+HEADERS = {"Content-Type": OCTETS}
+
+
+class Operated:
+    """A server whose versions an operator may change.
+
+    Attributes:
+        front: URL of the front door.
+        url: Of the operations port.
+    """
+
+    def __init__(self, server: Server, port: int, token: str) -> None:
+        self.server, self._token = server, token
+        self.front = server.url.removesuffix(PATH)
+        self.url = f"http://127.0.0.1:{port}"
+
+    def change(self, change: str, token: str | None = None) -> requests.Response:
+        headers = {"Authorization": f"Bearer {token or self._token}"}
+        return requests.post(f"{self.url}/models/{change}", headers=headers, timeout=60)
+
+    def models(self) -> dict[str, Any]:
+        told: dict[str, Any] = requests.get(f"{self.url}/models", timeout=60).json()
+        return told
+
+    def default(self) -> str:
+        return requests.post(self.server.url, IMAGES, headers=HEADERS, timeout=60).headers[
+            "Flip-Model-Version"
+        ]
+
+
+@contextmanager
+def operated(store: Path, **settings: str) -> Iterator[Operated]:
+    port, operators = free_ports(), store.parent / "operators"
+    token = tokens.add(operators, "tester")
+    settings |= {"OPERATIONS_PORT": str(port), "OPERATORS_FILE": str(operators)}
+    with run_server(store, store.parent / "logs", WORKERS="2", **settings) as server:
+        yield Operated(server, port, token)
+
+
+@pytest.fixture
+def both(versions: Path) -> Iterator[Operated]:
+    with operated(versions) as it:
+        yield it
+
+
+@pytest.fixture
+def tables(versions: Path) -> Tables:
+    return references(versions)
+
+
+def assert_of(response: requests.Response, version: str, tables: Tables) -> None:
+    assert response.status_code == 200, response.text
+    assert response.headers["Flip-Model-Version"] == version
+    rows = np.frombuffer(response.content, "<f4").reshape(16, 4)
+    assert np.abs(rows - tables[version]).max() <= TOLERANCE
+
+
+def test_each_path_is_answered_by_its_version_on_every_port(both: Operated, tables: Tables) -> None:
+    for url in (both.server.url, both.server.torchserve_url):
+        for path, version in (("", "1.0"), ("/1.0", "1.0"), ("/2.0", "2.0")):
+            answer = requests.post(url + path, IMAGES, headers=HEADERS, timeout=60)
+            assert_of(answer, version, tables)
+        assert requests.post(f"{url}/3.0", IMAGES, headers=HEADERS, timeout=60).status_code == 404
+    digests = {each["version"]: each["digest"] for each in both.models()["models"]}
+    for version, other in (("1.0", "2.0"), ("2.0", "1.0")):
+        for wanted, status in ((version, 200), (other, 412)):
+            headers = HEADERS | {"If-Match": digests[wanted]}
+            answer = requests.post(
+                f"{both.server.url}/{version}", IMAGES, headers=headers, timeout=60
+            )
+            assert answer.status_code == status
+
+
+def test_v2_and_explanations_know_versions(both: Operated, tables: Tables) -> None:
+    v2 = f"{both.front}/v2/models/diagonal_flip"
+    assert requests.get(v2, timeout=60).json()["versions"] == ["1.0", "2.0"]
+    assert requests.get(f"{v2}/versions/2.0", timeout=60).json()["versions"] == ["2.0", "1.0"]
+    assert requests.get(f"{v2}/versions/2.0/ready", timeout=60).status_code == 200
+    tensor = {"name": "pixels", "datatype": "FP32", "shape": [1, 4], "data": [1, 0, 1, 1]}
+    for version in ("1.0", "2.0"):
+        answer = requests.post(
+            f"{v2}/versions/{version}/infer", json={"inputs": [tensor]}, timeout=60
+        ).json()
+        assert answer["model_version"] == version
+        assert np.abs(answer["outputs"][0]["data"] - tables[version][11]).max() <= TOLERANCE
+        steps = requests.post(
+            f"{both.front}/explanations/diagonal_flip/{version}", json={"images": [11]}, timeout=60
+        ).json()["explanations"][0]
+        assert np.abs(steps["prediction"] - tables[version][11]).max() <= TOLERANCE
+
+
+def test_the_default_changes_everywhere_at_once_and_survives_a_restart(
+    versions: Path, tables: Tables
+) -> None:
+    with operated(versions) as both:
+        told = both.change("2.0/default").json()
+        assert (told["default"], told["previous"], told["kept"]) == ("2.0", "1.0", True)
+        for url in (both.server.url, both.server.torchserve_url):
+            assert_of(requests.post(url, IMAGES, headers=HEADERS, timeout=60), "2.0", tables)
+        description = requests.get(both.server.url, timeout=60).json()
+        assert (description["version"], description["flips"]) == ("2.0", 16)
+        assert requests.get(f"{both.front}/weights.json", timeout=60).json()["layer1.bias"] != [
+            0.1,
+            -0.1,
+            0.0,
+        ]
+    with operated(versions) as both:
+        assert both.default() == "2.0"
+        assert both.change("rollback").json()["default"] == "1.0"
+        assert both.default() == "1.0"
+        assert both.change("rollback").json()["default"] == "2.0"
+
+
+def test_what_is_unloaded_is_gone_until_it_is_loaded_again(both: Operated, tables: Tables) -> None:
+    assert both.change("1.0/unload").status_code == 409, "it is the default"
+    both.change("2.0/default")
+    assert both.change("1.0/unload").status_code == 200
+    for url in (both.server.url, both.server.torchserve_url):
+        answer = requests.post(f"{url}/1.0", IMAGES, headers=HEADERS, timeout=60)
+        assert answer.status_code == 404
+    assert both.change("1.0/default").status_code == 404
+    assert both.change("rollback").status_code == 409
+    assert both.change("1.0/load").status_code == 200
+    for url in (both.server.url, both.server.torchserve_url):
+        answer = requests.post(f"{url}/1.0", IMAGES, headers=HEADERS, timeout=60)
+        assert_of(answer, "1.0", tables)
+
+
+def test_a_killed_worker_comes_back_with_what_is_served_now(both: Operated) -> None:
+    both.change("2.0/default")
+    for worker in psutil.Process(both.server.process.pid).children(recursive=True):
+        if "model_service_worker.py" in " ".join(worker.cmdline()):
+            worker.kill()
+    assert {both.default() for _ in range(8)} == {"2.0"}
+
+
+def export_3_0(store: Path) -> None:
+    """Another network, trained no more than the first."""
+    weights = json.loads((ROOT / "export/weights-1.0.json").read_text())
+    weights["layer2.bias"] = [0.25, 0.5, 0.75, 1.0]
+    file = store.parent / "weights-3.0.json"
+    file.write_text(json.dumps(weights))
+    export(store / "3.0", "--weights", str(file), "--model-version", "3.0")
+
+
+def damage(store: Path) -> None:
+    with (store / "3.0/diagonal_flip.mar").open("ab") as file:
+        file.write(b"x")
+
+
+def other_certificate(store: Path) -> None:
+    """Of another network: the digests are right, the predictions are not the archive's."""
+    path = store / "3.0/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["certificate"]["reference"][3][2] += 1e-3
+    path.write_text(json.dumps(manifest))
+
+
+def no_manifest(store: Path) -> None:
+    (store / "3.0/manifest.json").write_text("{")
+
+
+@pytest.mark.parametrize("spoil", [damage, other_certificate, no_manifest])
+def test_a_version_that_cannot_be_trusted_is_not_loaded(
+    both: Operated, versions: Path, spoil: Any, tables: Tables
+) -> None:
+    export_3_0(versions)
+    spoil(versions)
+    answer = both.change("3.0/load")
+    assert (answer.status_code, answer.json()["code"]) == (422, "artifact_error")
+    faults = {each["version"]: each.get("fault") for each in both.models()["models"]}
+    assert faults["3.0"]
+    assert_of(requests.post(both.server.url, IMAGES, headers=HEADERS, timeout=60), "1.0", tables)
+
+
+def other_network(folder: Path) -> None:
+    """Puts another network into the archive, all else agreeing with it."""
+    archive, manifest = folder / "diagonal_flip.mar", folder / "manifest.json"
+    with zipfile.ZipFile(archive) as packed:
+        members = {name: packed.read(name) for name in packed.namelist()}
+    with zipfile.ZipFile(folder.parent / "2.0/diagonal_flip.mar") as other:
+        for name in ("diagonal_flip.pt", "diagonal_flip.x4.onnx"):
+            members[name] = other.read(name)
+    write_zip(archive, members)
+    told = json.loads(manifest.read_text())
+    told["artifacts"][archive.name] = digest(archive.read_bytes())
+    manifest.write_text(json.dumps(told))
+
+
+def test_a_version_whose_archive_answers_otherwise_is_not_loaded(
+    both: Operated, versions: Path
+) -> None:
+    """Everything agrees but what a worker computes: it proves the version before it serves it."""
+    export_3_0(versions)
+    other_network(versions / "3.0")
+    answer = both.change("3.0/load")
+    assert answer.status_code == 422
+    assert "CertificateError" in answer.json()["got"]
+    assert both.default() == "1.0"
+    assert both.change("2.0/default").status_code == 200
+
+
+def test_a_new_version_is_loaded_and_made_default(both: Operated, versions: Path) -> None:
+    export_3_0(versions)
+    assert both.change("3.0/load").status_code == 200
+    assert both.change("3.0/default").status_code == 200
+    assert both.default() == "3.0"
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [("9.9/load", 404), ("9.9/default", 404), ("9.9/unload", 404), ("rollback", 409)],
+)
+def test_a_change_that_cannot_be_made_changes_nothing(
+    both: Operated, change: str, status: int
+) -> None:
+    before = both.models()
+    answer = both.change(change)
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert both.models() == before
+    assert both.change("2.0/default", token="x").status_code == 401  # noqa: S106 - a wrong one
+    assert requests.get(f"{both.url}/models/2.0/default", timeout=60).status_code == 405
+    assert both.models() == before
+
+
+def test_without_operators_nobody_changes_anything(versions: Path) -> None:
+    with operated(versions, OPERATORS_FILE="") as it:
+        assert it.change("2.0/default").status_code == 401
+        assert it.default() == "1.0"
+
+
+def test_only_what_is_signed_is_served(versions: Path, tmp_path: Path) -> None:
+    private, public = tmp_path / "signing.pem", tmp_path / "trusted.pem"
+    key = Ed25519PrivateKey.generate()
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    for version in ("1.0", "2.0"):
+        signature.sign(versions / version / "manifest.json", private)
+    with operated(versions, TRUSTED_KEY=str(public)) as it:
+        assert [each["signed"] for each in it.models()["models"]] == [True, True]
+        export_3_0(versions)
+        assert it.change("3.0/load").status_code == 422
+    (versions / "1.0/manifest.json").write_bytes(
+        (versions / "1.0/manifest.json").read_bytes() + b" "
+    )
+    finished = subprocess.run(
+        [sys.executable, "-m", "supervisor"],
+        cwd=ROOT,
+        env={"MODEL_STORE": str(versions), "TRUSTED_KEY": str(public), "LOG_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert "signature of other content" in finished.stderr
+
+
+def test_json_of_a_description_says_what_each_version_is(both: Operated) -> None:
+    for version, flips in (("1.0", 1), ("2.0", 16)):
+        answer = requests.get(f"{both.server.url}/{version}", timeout=60)
+        assert answer.headers["Content-Type"] == JSON
+        assert (answer.json()["version"], answer.json()["flips"]) == (version, flips)
