@@ -62,7 +62,7 @@ class AsyncTransport:
             raise ClientError("a closed client", "an open one", "make another AsyncClient")
         try:
             async with asyncio.timeout(deadline.check()):
-                return await self._exchange(images, form)
+                return self._endpoint.checked(await self._exchange(images, form))
         except TimeoutError as error:
             raise deadline.exceeded() from error
         except aiohttp.ClientConnectorCertificateError as error:

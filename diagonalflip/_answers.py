@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from diagonalflip import errors
-from diagonalflip._endpoint import Form, Reply
+from diagonalflip._endpoint import FLIPS, Form, Reply
 from diagonalflip.errors import (
     ConnectionFailed,
     DiagonalFlipError,
     InternalError,
     InvalidAnswer,
+    ModelDoesNotFlip,
     ModelNotFound,
     NotAuthorized,
     RateLimited,
@@ -41,6 +42,7 @@ class ServerInfo:
 
     Attributes:
         version: Of the model.
+        flips: How many of the 16 images that version flips.
         model_digest: SHA-256 (hex) of the model; what ``Client(model_digest=...)`` compares.
         wire_version: Of the wire contract.
         workers: Processes that the server was started with; None if it does not know.
@@ -54,6 +56,7 @@ class ServerInfo:
     """
 
     version: str
+    flips: int
     model_digest: str
     wire_version: str
     workers: int | None
@@ -94,6 +97,13 @@ def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
             f"a body of {len(reply.body)} bytes {more}for {count} images",
             f"{form.length_bytes(count)} bytes",
             _LOOK,
+        )
+    if form is FLIPS and reply.headers.get("Flip-Flips") != "16":
+        version, flips = (reply.headers.get(f"Flip-{name}") for name in ("Model-Version", "Flips"))
+        raise ModelDoesNotFlip(
+            f"version {version}, which flips {flips} of 16 images",
+            "a version that flips all of them",
+            "name one: version=...",
         )
     return form.decode(reply.body, count)
 
@@ -153,6 +163,20 @@ def info(reply: Reply) -> ServerInfo:
             f"a description that lacks {error}" if isinstance(error, KeyError) else "no JSON object"
         )
         raise InvalidAnswer(got, "a server's description", _LOOK) from error
+
+
+def document(reply: Reply) -> dict[str, Any]:
+    """The JSON object that an operations port answered with.
+
+    Raises:
+        DiagonalFlipError: The server refused, or answered with something else.
+    """
+    if reply.status != 200:
+        raise refusal(reply, 0)
+    found = _document(reply.body)
+    if not found:
+        raise InvalidAnswer("no JSON object", "the server's versions", _LOOK)
+    return found
 
 
 def check_all_16(

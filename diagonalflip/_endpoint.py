@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from diagonalflip.errors import ClientError
+from diagonalflip.errors import ClientError, InvalidAnswer
 from diagonalflip.wire import JSON, OCTETS, PACKED, PIXELS, Images, to_pixels, unpack, with_padding
 
 LONGEST_PROBLEM_BYTES = 1 << 16
@@ -80,6 +80,7 @@ class Endpoint:
         model: Its name.
         token: For ``Authorization: Bearer``.
         model_digest: The only model whose answers are wanted.
+        version: Of the model; None asks the server's default.
 
     Attributes:
         base: URL of the server.
@@ -92,13 +93,21 @@ class Endpoint:
     """
 
     def __init__(
-        self, url: str, model: str, token: str | None, model_digest: str | None = None
+        self,
+        url: str,
+        model: str,
+        token: str | None,
+        model_digest: str | None = None,
+        version: str | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ClientError(f"url={url!r}", "a URL such as http://127.0.0.1:8080")
         self.base = url.rstrip("/")
         self.url = f"{self.base}/predictions/{quote(model, safe='')}"
+        self._version = version
+        if version is not None:
+            self.url += f"/{quote(version, safe='')}"
         self.is_loopback = is_loopback(parts.hostname)
         if token is not None and not re.fullmatch(r"[!-~]+", token):
             raise ClientError(
@@ -118,6 +127,17 @@ class Endpoint:
         if images.count:
             headers["Content-Type"] = with_padding(OCTETS, images.count)
         return headers
+
+    def checked(self, reply: Reply) -> Reply:
+        """Return an answer of the version that was asked for.
+
+        Raises:
+            InvalidAnswer: It is of another version.
+        """
+        got = reply.headers.get("Flip-Model-Version")
+        if self._version not in (None, got) and reply.status == 200:
+            raise InvalidAnswer(f"an answer of version {got}", f"one of version {self._version}")
+        return reply
 
 
 def is_loopback(host: str) -> bool:

@@ -141,13 +141,21 @@ class Transport:
             self._idle.pop().close()
 
     def exchange(self, images: Images, form: Form, deadline: Deadline) -> Reply:
-        """Asks for predictions, once; raises what ``post`` does."""
+        """Asks for predictions, once; raises what ``send`` does, and ``Endpoint.checked``."""
         headers = self._endpoint.headers(images, form)
         most = form.length_bytes(images.count) + 1
-        return self.post(self._endpoint.url, bytes(images.packed), headers, deadline, most)
+        url, body = self._endpoint.url, bytes(images.packed)
+        return self._endpoint.checked(self.send(url, body, headers, deadline, most))
 
-    def post(
-        self, url: str, body: bytes, headers: Mapping[str, Any], deadline: Deadline, most: int
+    def send(  # noqa: PLR0913 - what a request is
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, Any],
+        deadline: Deadline,
+        most: int,
+        *,
+        method: str = "POST",
     ) -> Reply:
         """Sends one request and reads its whole answer, or ``most`` bytes, whatever that is.
 
@@ -162,7 +170,8 @@ class Transport:
         session = self._lease()
         token = _DEADLINE.set(deadline)
         try:
-            with session.post(
+            with session.request(
+                method,
                 url,
                 data=body,
                 headers=headers,

@@ -42,7 +42,7 @@ class AsyncClient:
     """``diagonalflip.Client`` with coroutines: the same arguments, verbs and errors.
 
     Args:
-        url, model, deadline_s, token, verify, cert, model_digest, images_per_request: As
+        url, model, version, deadline_s, token, verify, cert, model_digest, images_per_request: As
             ``Client``'s.
         connections: Of all calls together, and so requests in flight; others queue.
     """
@@ -52,6 +52,7 @@ class AsyncClient:
         url: str = "http://127.0.0.1:8080",
         *,
         model: str = MODEL,
+        version: str | None = None,
         deadline_s: float = 60.0,
         connections: int = 32,
         token: str | None = None,
@@ -63,7 +64,7 @@ class AsyncClient:
         check_positive(
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
         )
-        endpoint = Endpoint(url, model, token, model_digest)
+        endpoint = Endpoint(url, model, token, model_digest, version)
         self._transport = AsyncTransport(endpoint, verify, cert, connections)
         self._limit = ChunkLimit(images_per_request)
         self._deadline_s = deadline_s
@@ -91,7 +92,7 @@ class AsyncClient:
         return await self._collect(packed_images(packed, count), PREDICTIONS)
 
     async def flip(self, images: ImagesLike) -> npt.NDArray[np.uint8]:
-        """The predicted images, ``uint8[n, 2, 2]``; see ``Client.flip``."""
+        """The images flipped, ``uint8[n, 2, 2]``; see ``Client.flip``."""
         return await self._collect(to_images(images), FLIPS)
 
     def predict_chunks(

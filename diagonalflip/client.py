@@ -33,6 +33,7 @@ class Client:
     Args:
         url: Of the server: ``http://host:port``, and a path if it is behind one.
         model: Name of the model.
+        version: Of the model; None asks the server's default.
         deadline_s: Seconds that a call may take in all, queueing and retries included. In
             ``predict_chunks`` and ``predict_file``, whose work has no bound, each chunk
             has as many.
@@ -60,6 +61,7 @@ class Client:
         url: str = "http://127.0.0.1:8080",
         *,
         model: str = MODEL,
+        version: str | None = None,
         deadline_s: float = 60.0,
         connections: int = 4,
         token: str | None = None,
@@ -71,7 +73,9 @@ class Client:
         check_positive(
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
         )
-        self._transport = Transport(Endpoint(url, model, token, model_digest), verify, cert)
+        self._transport = Transport(
+            Endpoint(url, model, token, model_digest, version), verify, cert
+        )
         self._limit = ChunkLimit(images_per_request)
         self._sender = Sender(self._transport, self._limit, connections)
         self._deadline_s = deadline_s
@@ -115,10 +119,13 @@ class Client:
         return self._sender.collect(images, PREDICTIONS, self._deadline())
 
     def flip(self, images: ImagesLike) -> npt.NDArray[np.uint8]:
-        """The predicted images, ``uint8[n, 2, 2]``: 1 where a prediction is at least 0.5.
+        """The images flipped at the diagonal, ``uint8[n, 2, 2]``, by a version that can.
 
         Args:
             images: As in ``predict``, and the same errors.
+
+        Raises:
+            ModelDoesNotFlip: The version that answers flips fewer than all 16 images.
         """
         return self._sender.collect(to_images(images), FLIPS, self._deadline())
 

@@ -33,7 +33,8 @@
     └── ClientError                -   the client cannot be used so, or got no usable answer
         ├── ConnectionFailed       -   no connection, or it was lost before a whole answer
         ├── DeadlineExceeded       -   no whole answer within the deadline
-        └── InvalidAnswer          -   an answer that is not what was asked for
+        ├── InvalidAnswer          -   an answer that is not what was asked for
+        └── ModelDoesNotFlip       -   flips were asked of a version that flips fewer than all
 
 Those with a ``status`` are what a server refuses with; the client raises the same ones. ``code``
 is stable, and the class's name. ``retryable`` says whether to send the same request again can help.
@@ -238,6 +239,10 @@ class DeadlineExceeded(ClientError):
 
 class InvalidAnswer(ClientError):
     """The answer has another status, form, length or meaning than was asked for."""
+
+
+class ModelDoesNotFlip(ClientError):
+    """Flips were asked for, and the version that answered flips fewer than all 16 images."""
 
 
 def _tree(kind: type[DiagonalFlipError]) -> Iterator[type[DiagonalFlipError]]:

@@ -71,6 +71,7 @@ class Service:
         self._headers = {
             "Flip-Model-Version": model["modelVersion"],
             "Flip-Model-Digest": self._digest,
+            "Flip-Flips": str(flips),
             "Flip-Wire-Version": WIRE_VERSION,
             "Flip-Device": device.partition(":")[0],
         }

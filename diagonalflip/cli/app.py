@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from diagonalflip.cli import check, info, predict, wait
+from diagonalflip.cli import check, compare, info, model, predict, wait
 from diagonalflip.cli.exits import ExitCode, complain, exit_code
 from diagonalflip.cli.target import DEFAULT_URL, Target
 from diagonalflip.client import Client
@@ -68,7 +68,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def globally(
+def globally(  # noqa: PLR0913, PLR0917 - options, by name
     context: typer.Context,
     url: Annotated[
         str, typer.Option(envvar="DIAGONALFLIP_URL", help="The server.", show_default=True)
@@ -84,12 +84,18 @@ def globally(
     deadline_s: Annotated[
         float, typer.Option(min=0.001, help="Seconds an answer may take, retries included.")
     ] = 60.0,
+    version: Annotated[
+        str | None,
+        typer.Option("--model-version", envvar="DIAGONALFLIP_VERSION", help="Of the model."),
+    ] = None,
 ) -> None:
     """Remembers how to reach the server."""
-    context.obj = Target(url, token, ca, deadline_s, context.obj or Client)
+    context.obj = Target(url, token, ca, deadline_s, version, context.obj or Client)
 
 
 app.command(epilog=predict.EPILOG)(predict.predict)
 app.command()(check.check)
 app.command()(wait.wait)
 app.command()(info.info)
+app.command()(compare.compare)
+app.add_typer(model.app, name="model")

@@ -73,6 +73,17 @@ def draw(number: int, prediction: npt.NDArray[np.float32], blocks: str) -> str:
     return "\n".join(lines)
 
 
+def draw_flip(image: str, flip: str, blocks: str) -> str:
+    """Two lines: an image and its flip, both given as four bits."""
+    rows = []
+    for place, bits in ((0, f"{image} → {flip}"), (2, " " * 11)):
+        drawn = [
+            "".join(2 * blocks[int(b)] for b in each[place : place + 2]) for each in (image, flip)
+        ]
+        rows.append(f"{bits}  {'  '.join(drawn)}")
+    return "\n".join(rows)
+
+
 def blocks_for(encoding: str | None) -> str:
     """Characters to draw with that this encoding of stdout has."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,11 +13,19 @@ import typer
 from diagonalflip.cli import convert
 from diagonalflip.cli.exits import UsageError
 from diagonalflip.cli.forms import PICTURES, InputForm, OutputForm, input_form, output_form
-from diagonalflip.cli.notation import READING, blocks_for, draw, read_images
+from diagonalflip.cli.notation import READING, blocks_for, draw, draw_flip, read_images
 from diagonalflip.cli.outputs import shortest
 from diagonalflip.cli.target import Target, target_of
+from diagonalflip.wire import PIXELS
 
 EPILOG = READING
+
+
+class Wanted(StrEnum):
+    """What to show of an image."""
+
+    PREDICTIONS = "predictions"
+    FLIPS = "flips"
 
 
 def predict(  # noqa: PLR0913, PLR0917 - options, by name
@@ -39,6 +48,9 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
     count: Annotated[
         int | None, typer.Option(min=1, help="Images in a packed input, if an odd number.")
     ] = None,
+    wanted: Annotated[
+        Wanted, typer.Option("--as", help="Of the images named here, what to show.")
+    ] = Wanted.PREDICTIONS,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON: a line an image, or a summary of a file.")
     ] = False,
@@ -50,13 +62,16 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
     if bool(images) == bool(source):
         raise UsageError("images and --input" if images else "no images", "images or --input FILE")
     if not source:
-        _predict_words(target, images or [], as_json=as_json)
+        show = _flip_words if wanted is Wanted.FLIPS else _predict_words
+        show(target, read_images(images or []), as_json=as_json)
         return
+    if wanted is Wanted.FLIPS:
+        raise UsageError("--as flips with --input", "images", "see --to packed")
     form = input_form(source, source_form)
-    wanted = convert.Conversion(source, form, output, output_form(output, output_to, form), count)
-    _refuse_nonsense(wanted, as_json=as_json)
+    work = convert.Conversion(source, form, output, output_form(output, output_to, form), count)
+    _refuse_nonsense(work, as_json=as_json)
     started = time.monotonic()
-    done = (convert.predict_picture if form in PICTURES else convert.predict_stream)(target, wanted)
+    done = (convert.predict_picture if form in PICTURES else convert.predict_stream)(target, work)
     if as_json:
         seconds = round(time.monotonic() - started, 3)
         typer.echo(json.dumps({"images": done, "seconds": seconds, "output": output}))
@@ -71,8 +86,19 @@ def _refuse_nonsense(wanted: convert.Conversion, *, as_json: bool) -> None:
         raise UsageError(f"{wanted.output_form} for a terminal", "--output FILE, or a pipe")
 
 
-def _predict_words(target: Target, words: list[str], *, as_json: bool) -> None:
-    numbers = read_images(words)
+def _flip_words(target: Target, numbers: list[int], *, as_json: bool) -> None:
+    with target.client() as client:
+        flips = client.flip(numbers).reshape(-1, PIXELS)
+    blocks = blocks_for(sys.stdout.encoding)
+    for number, flip in zip(numbers, flips, strict=True):
+        bits = "".join(map(str, flip))
+        if as_json:
+            typer.echo(json.dumps({"image": number, "bits": f"{number:04b}", "flip": bits}))
+        else:
+            typer.echo(draw_flip(f"{number:04b}", bits, blocks) + "\n")
+
+
+def _predict_words(target: Target, numbers: list[int], *, as_json: bool) -> None:
     with target.client() as client:
         predictions = client.predict(numbers)
     blocks = blocks_for(sys.stdout.encoding)

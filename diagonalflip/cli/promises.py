@@ -24,6 +24,7 @@ PROMISED_HEADERS = (
     "Flip-Images",
     "Flip-Model-Version",
     "Flip-Model-Digest",
+    "Flip-Flips",
     "Flip-Wire-Version",
     "Flip-Device",
     "Server-Timing",

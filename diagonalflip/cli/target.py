@@ -50,12 +50,21 @@ class Raw:
         """Sends one request, once, without any ``Content-Type`` or ``Accept`` but in ``headers``.
 
         Raises:
-            DiagonalFlipError: As ``Transport.post``.
+            DiagonalFlipError: As ``Transport.send``.
         """
+        return self._send("POST", path, headers, body)
+
+    def get(self, path: str) -> Reply:
+        """Sends one GET, once."""
+        return self._send("GET", path, {})
+
+    def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> Reply:
         # What is None here, requests leaves out instead of sending its own.
         sent = {"Accept": None, "Accept-Encoding": "identity"} | dict(headers)
         deadline = Deadline(self._deadline_s)
-        return self._transport.post(self.url + path, body, sent, deadline, MOST_BYTES)
+        return self._transport.send(
+            self.url + path, body, sent, deadline, MOST_BYTES, method=method
+        )
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class Target:
         token: Sent as ``Authorization: Bearer``, or None.
         ca: Bundle of certificates to trust, or None for the usual ones.
         deadline_s: Seconds that an answer may take in all.
+        version: Of the model, or None for the server's default.
         make_client: ``Client``, or what a test puts in its place.
     """
 
@@ -74,12 +84,17 @@ class Target:
     token: str | None
     ca: Path | None
     deadline_s: float
+    version: str | None = None
     make_client: Callable[..., Client] = Client
 
-    def client(self, url: str | None = None) -> Client:
-        """A client of ``url``, or of the global one."""
+    def client(self, url: str | None = None, version: str | None = None) -> Client:
+        """A client of ``url``, or of the global one, and of a version or the global one."""
         return self.make_client(
-            self._server(url), deadline_s=self.deadline_s, token=self.token, verify=self._verify()
+            self._server(url),
+            version=version or self.version,
+            deadline_s=self.deadline_s,
+            token=self.token,
+            verify=self._verify(),
         )
 
     def raw(self, url: str | None = None) -> Raw:

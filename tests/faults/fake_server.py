@@ -21,11 +21,13 @@ FLIPPED = "application/vnd.diagonalflip.packed"
 INFO = {
     "Flip-Model-Version": "1.0",
     "Flip-Model-Digest": "d" * 64,
+    "Flip-Flips": "16",
     "Flip-Wire-Version": WIRE_VERSION,
     "Flip-Device": "cpu",
 }
 DESCRIPTION: dict[str, Any] = {
     "version": "1.0",
+    "flips": 16,
     "model_digest": "d" * 64,
     "wire_version": WIRE_VERSION,
     "workers": 2,

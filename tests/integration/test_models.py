@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -23,7 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from diagonalflip.wire import JSON, OCTETS, TOLERANCE, pack
+from diagonalflip import Client
+from diagonalflip.errors import ModelDoesNotFlip, ModelNotFound
+from diagonalflip.wire import JSON, OCTETS, TOLERANCE, pack, to_pixels
 from drills.load import Tables, references
 from export.archive import digest, write_zip
 from supervisor import signature, tokens
@@ -41,15 +44,16 @@ class Operated:
     Attributes:
         front: URL of the front door.
         url: Of the operations port.
+        token: An operator's.
     """
 
     def __init__(self, server: Server, port: int, token: str) -> None:
-        self.server, self._token = server, token
+        self.server, self.token = server, token
         self.front = server.url.removesuffix(PATH)
         self.url = f"http://127.0.0.1:{port}"
 
     def change(self, change: str, token: str | None = None) -> requests.Response:
-        headers = {"Authorization": f"Bearer {token or self._token}"}
+        headers = {"Authorization": f"Bearer {token or self.token}"}
         return requests.post(f"{self.url}/models/{change}", headers=headers, timeout=60)
 
     def models(self) -> dict[str, Any]:
@@ -66,7 +70,7 @@ class Operated:
 def operated(store: Path, **settings: str) -> Iterator[Operated]:
     port, operators = free_ports(), store.parent / "operators"
     token = tokens.add(operators, "tester")
-    settings |= {"OPERATIONS_PORT": str(port), "OPERATORS_FILE": str(operators)}
+    settings = {"OPERATIONS_PORT": str(port), "OPERATORS_FILE": str(operators)} | settings
     with run_server(store, store.parent / "logs", WORKERS="2", **settings) as server:
         yield Operated(server, port, token)
 
@@ -114,9 +118,9 @@ def test_v2_and_explanations_know_versions(both: Operated, tables: Tables) -> No
     for version in ("1.0", "2.0"):
         answer = requests.post(
             f"{v2}/versions/{version}/infer", json={"inputs": [tensor]}, timeout=60
-        ).json()
-        assert answer["model_version"] == version
-        assert np.abs(answer["outputs"][0]["data"] - tables[version][11]).max() <= TOLERANCE
+        )
+        assert answer.headers["Flip-Model-Version"] == version
+        assert np.abs(answer.json()["outputs"][0]["data"] - tables[version][11]).max() <= TOLERANCE
         steps = requests.post(
             f"{both.front}/explanations/diagonal_flip/{version}", json={"images": [11]}, timeout=60
         ).json()["explanations"][0]
@@ -298,3 +302,50 @@ def test_json_of_a_description_says_what_each_version_is(both: Operated) -> None
         answer = requests.get(f"{both.server.url}/{version}", timeout=60)
         assert answer.headers["Content-Type"] == JSON
         assert (answer.json()["version"], answer.json()["flips"]) == (version, flips)
+
+
+def test_the_client_asks_for_a_version_and_flips_where_it_can(both: Operated) -> None:
+    numbers = np.arange(16)
+    flipped = to_pixels(numbers).transpose(0, 2, 1)
+    with Client(both.front, version="2.0") as client:
+        assert np.array_equal(client.flip(numbers), flipped)
+        assert client.info().flips == 16
+    with Client(both.front) as client:
+        with pytest.raises(ModelDoesNotFlip, match=r"version 1\.0, which flips 1 of 16"):
+            client.flip(numbers)
+        both.change("2.0/default")
+        assert np.array_equal(client.flip(numbers), flipped), "the switch needs no new client"
+    with Client(both.front, version="9.9") as client, pytest.raises(ModelNotFound):
+        client.predict(numbers)
+
+
+def test_the_commands_of_the_readme(both: Operated) -> None:
+    """Switch, compare, roll back: as an operator types it."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "diagonalflip.cli", *arguments],
+            env=os.environ | {"DIAGONALFLIP_TOKEN": both.token, "COLUMNS": "100"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    listed = run("model", "list", both.url)
+    assert listed.returncode == 0, listed.stderr
+    assert [line.split()[:3] for line in listed.stdout.splitlines()[1:]] == [
+        ["1.0", "default", "1"],
+        ["2.0", "yes", "16"],
+    ]
+    assert run("model", "default", "2.0", both.url).stdout == "default 2.0; also served: 1.0\n"
+    flips = run("--url", both.front, "predict", "0010", "--as", "flips", "--json")
+    assert json.loads(flips.stdout) == {"image": 2, "bits": "0010", "flip": "0100"}
+    compared = run("compare", both.front, "--a", "1.0", "--b", "2.0", "--requests", "5", "--json")
+    assert compared.returncode == 1
+    assert json.loads(compared.stdout)["differing_bits"] > 0
+    assert run("compare", both.front, "--a", "2.0", "--b", "2.0").returncode == 0
+    assert run("model", "rollback", both.url).stdout == "default 1.0; also served: 2.0\n"
+    assert run("--token", "x", "model", "rollback", both.url).returncode == 1
+    assert run("model", "unload", "1.0", both.url).returncode == 1
+    assert both.default() == "1.0"

@@ -18,10 +18,12 @@ from diagonalflip.cli.app import app
 from diagonalflip.cli.exits import ExitCode, UsageError, exit_code
 from diagonalflip.client import ServerInfo
 from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.wire import Images, unpack
+from diagonalflip.wire import Images, to_pixels, unpack
 
 Run = Callable[..., Result]
-SERVER = ServerInfo("1.0", "ab" * 32, "1", 2, "cpu", "CPU", "table", 1 << 20, 4096, 2.5e-08, True)
+SERVER = ServerInfo(
+    "1.0", 1, "ab" * 32, "1", 2, "cpu", "CPU", "table", 1 << 20, 4096, 2.5e-08, True
+)
 
 
 def predicted(numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -69,6 +71,11 @@ class FakeClient:
             held = piece
         self._fail()
         yield predicted(unpack(Images(held, 2 * len(held))))
+
+    def flip(self, images: Any) -> npt.NDArray[np.uint8]:
+        """As ``Client.flip``."""
+        self._fail()
+        return to_pixels(unpack(to_images(images))).transpose(0, 2, 1)
 
     def info(self) -> ServerInfo:
         """As ``Client.info``."""

@@ -232,6 +232,7 @@ def test_a_good_answer_says_what_answered_and_how_long_it_took(
         "Flip-Images": "3",
         "Flip-Model-Version": "1.0",
         "Flip-Model-Digest": digest,
+        "Flip-Flips": "1",
         "Flip-Wire-Version": WIRE_VERSION,
         "Flip-Device": "cpu",
         "Flip-Request-Id": "a.b:1-2",

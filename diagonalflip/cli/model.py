@@ -1,0 +1,90 @@
+"""``diagonalflip model``: the versions of a server, for its operator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from diagonalflip import _answers
+from diagonalflip.cli.exits import complain
+from diagonalflip.cli.target import target_of
+
+DEFAULT_URL = "http://127.0.0.1:8083"
+
+Url = Annotated[str, typer.Argument(metavar="[URL]", help="The server's operations port.")]
+Version = Annotated[str, typer.Argument(help="A version of the model store.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+
+app = typer.Typer(help="Load, unload, switch and roll back versions of the model.")
+
+
+@app.command("list")
+def show(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Show all versions of the model store."""
+    with target_of(context).raw(url) as server:
+        told = _answers.document(server.get("/models"))
+    if as_json:
+        typer.echo(json.dumps(told))
+        return
+    typer.echo(f"{'version':<12}{'served':<10}{'flips':<10}{'signed':<8}digest")
+    for model in told["models"]:
+        version = model["version"]
+        served = "default" if version == told["default"] else "yes" if model["loaded"] else "no"
+        if "fault" in model:
+            typer.echo(f"{version:<12}{served:<10}{model['fault']}")
+            continue
+        signed, flips = "yes" if model["signed"] else "no", f"{model['flips']} of 16"
+        typer.echo(f"{version:<12}{served:<10}{flips:<10}{signed:<8}{model['digest'][:12]}")
+
+
+@app.command()
+def load(
+    context: typer.Context, version: Version, url: Url = DEFAULT_URL, as_json: AsJson = False
+) -> None:
+    """Serve a version of the model store as well, once every worker has proven it."""
+    _change(context, url, f"{quote(version, safe='')}/load", as_json=as_json)
+
+
+@app.command()
+def unload(
+    context: typer.Context, version: Version, url: Url = DEFAULT_URL, as_json: AsJson = False
+) -> None:
+    """Serve a version no more. It stays in the model store."""
+    _change(context, url, f"{quote(version, safe='')}/unload", as_json=as_json)
+
+
+@app.command()
+def default(
+    context: typer.Context, version: Version, url: Url = DEFAULT_URL, as_json: AsJson = False
+) -> None:
+    """Have a served version answer where none is named."""
+    _change(context, url, f"{quote(version, safe='')}/default", as_json=as_json)
+
+
+@app.command()
+def rollback(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Go back to the default before this one."""
+    _change(context, url, "rollback", as_json=as_json)
+
+
+def _change(context: typer.Context, url: str, change: str, *, as_json: bool) -> None:
+    """Ask for a change, once: who does not know whether it was made looks at the list."""
+    with target_of(context).raw(url) as server:
+        token = {"Authorization": f"Bearer {target_of(context).token}"}
+        told = _answers.document(server.post(b"", token, f"/models/{change}"))
+    typer.echo(json.dumps(told) if as_json else _summary(told))
+    if not told["kept"]:
+        complain("the model store cannot be written: the next start knows nothing of this")
+
+
+def _summary(told: Mapping[str, Any]) -> str:
+    others = [
+        model["version"]
+        for model in told["models"]
+        if model["loaded"] and model["version"] != told["default"]
+    ]
+    return f"default {told['default']}" + (f"; also served: {', '.join(others)}" if others else "")
