@@ -21,7 +21,7 @@ from drills import clients
 from drills.scene import CALM_S, PATIENCE_S, Scene
 from drills.service import DIRECT, PATH, Service
 from supervisor import store, tokens
-from supervisor.models import CHOICE
+from supervisor.choice import CHOICE
 
 IDLE_CONNECTIONS = 1000
 SWITCHES = 50

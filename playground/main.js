@@ -113,7 +113,7 @@ async function start() {
   const total = explanations.reduce((all, each) => all + each.squared_error, 0) / explanations.length;
   $("total").textContent = total.toFixed(5);
   const served = await (await ask(PREDICT)).json();
-  $("served").textContent = `Model ${served.model} ${served.version} on ${served.device_name}, ${served.runtime}; the last second of each worker:`;
+  $("served").textContent = `Version ${served.version} flips ${served.flips} of 16 images. It runs on ${served.device_name}, ${served.runtime}. The last second of each worker:`;
   drawPixels();
   $("next").addEventListener("click", () => graph.choose(graph.step + 1));
   $("back").addEventListener("click", () => graph.choose(graph.step - 1));

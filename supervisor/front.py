@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import socket
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from supervisor import host
+from supervisor.choice import replace_file
 from worker.listener import listen
-from worker.routes import DRAIN, NOT_READY, NUMBER, front_socket
+from worker.models import WANTED
+from worker.routes import DRAIN, MODELS, NOT_READY, NUMBER, front_socket, metrics_file
 
 PATIENCE_S = 5.0
+POLL_S = 0.002
+CHANGE_S = 30.0
+"""For a worker to load and prove a version. One that hangs is killed sooner by its proofs."""
 
 
 class FrontDoor:
-    """Hands each worker its sockets, and says when to stop.
+    """Hands each worker its sockets, and says what to serve and when to stop.
 
     Args:
         addresses: Of the front door, and of the edge if there is one.
@@ -41,6 +47,7 @@ class FrontDoor:
     def __init__(self, addresses: Sequence[tuple[str, int]], workers: int, folder: Path) -> None:
         self._listeners = [list(map(listen, addresses)) for _ in range(workers)]
         self._lines: dict[int, socket.socket] = {}
+        self._folder, self._revision = folder, 0
         self.handed_out_again = 0
         self._asking = socket.socket(socket.AF_UNIX)
         self._asking.bind(str(front_socket(folder)))
@@ -72,6 +79,43 @@ class FrontDoor:
     def not_ready(self) -> None:
         """Has workers say that no client is to be sent here."""
         self.tell(NOT_READY)
+
+    def serve(self, wish: Mapping[str, Any]) -> str:
+        """Have all workers serve other versions of the model.
+
+        Who dies meanwhile, or is not there yet, reads it at its next start.
+
+        Args:
+            wish: As ``worker.models.fulfil`` takes it.
+
+        Returns:
+            Why a worker cannot; nothing once all do.
+        """
+        self._revision += 1
+        replace_file(self._folder / WANTED, json.dumps({**wish, "revision": self._revision}))
+        self.tell(MODELS)
+        waiting, deadline = set(self.living()), time.monotonic() + CHANGE_S
+        while waiting:
+            for number in list(waiting):
+                told = self._told(number)
+                if told["revision"] == self._revision:
+                    if told["fault"]:
+                        return str(told["fault"])
+                    waiting.discard(number)
+            waiting.intersection_update(self.living())
+            if time.monotonic() > deadline:
+                return f"worker {min(waiting)}, silent for {CHANGE_S:g} s"
+            time.sleep(POLL_S)
+        return ""
+
+    def _told(self, number: int) -> dict[str, Any]:
+        """What a worker publishes of its versions."""
+        try:
+            page = json.loads(metrics_file(self._folder, number).read_bytes())
+        except FileNotFoundError:  # a new one
+            return {"revision": 0}
+        told: dict[str, Any] = page["models"]
+        return told
 
     def close(self) -> None:
         """Closes the ports; workers answer who has come in."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +16,12 @@ from diagonalflip.errors import (
     ServerOverloaded,
 )
 from supervisor import store
+from supervisor.choice import Choice, read_choice, write_choice
 from supervisor.front import FrontDoor
 from supervisor.store import Artifacts
-from worker.models import WANTED
-from worker.routes import MODELS, metrics_file
 
-CHOICE = "serving.json"
-"""File in the model store: what was chosen, for the next start."""
-
-REMEDY = "export that version again, or delete the file"
 NUMBER = "export it with a version number of its own"
-POLL_S = 0.002
-PATIENCE_S = 30.0
-"""For a worker to load and prove a version. One that hangs is killed sooner by its proofs."""
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What an operator chose.
-
-    Attributes:
-        default: Version that answers where none is named.
-        previous: The default before it, which a rollback brings back.
-        unloaded: Versions of the store that are not served.
-    """
-
-    default: str
-    previous: str | None = None
-    unloaded: tuple[str, ...] = ()
 
 
 class Models:
@@ -74,13 +48,12 @@ class Models:
         self._store, self._sockets, self._front = model_store, sockets, front
         self._trusted_key = trusted_key
         self.archives.mkdir(exist_ok=True)
-        self._revision = 0
         self._changing = threading.Lock()
         self.kept = True
         self.changed: Callable[[], None] = lambda: None
         self._loaded: dict[str, Artifacts] = {}
         folders = self._folders()
-        self._choice = _read_choice(model_store / CHOICE, list(folders))
+        self._choice = read_choice(model_store, list(folders))
         for version in folders.keys() - set(self._choice.unloaded):
             try:
                 self._loaded[version] = self._checked(version)
@@ -120,7 +93,8 @@ class Models:
             else:
                 told |= {"digest": found.digest, "flips": found.flips, "signed": found.signed}
             models.append(told)
-        chosen = {"default": self._choice.default, "previous": self._choice.previous}
+        chosen = asdict(self._choice)
+        del chosen["unloaded"]
         return {**chosen, "kept": self.kept, "models": models}
 
     def load(self, version: str) -> None:
@@ -157,7 +131,10 @@ class Models:
             previous = None if version == self._choice.previous else self._choice.previous
             unloaded = (*self._choice.unloaded, version)
             rest = {name: each for name, each in self._loaded.items() if name != version}
-            self._apply(Choice(self._choice.default, previous, unloaded), rest)
+            choice = Choice(self._choice.default, previous, unloaded)
+            if self._choice.canary != version:
+                choice = replace(choice, canary=self._choice.canary, percent=self._choice.percent)
+            self._apply(choice, rest)
 
     def make_default(self, version: str) -> None:
         """Have a version answer where none is named. It is loaded and proven already.
@@ -170,21 +147,39 @@ class Models:
             self._must_serve(version)
             self._switch(version)
 
+    def make_canary(self, version: str, percent: int) -> None:
+        """Have a version answer a share of the requests that name none; a share of 0 ends it.
+
+        Raises:
+            ModelNotFound: It is not served.
+            ModelConflict: It is the default.
+            ServerOverloaded: No worker is up.
+        """
+        with self._changing:
+            self._must_serve(version)
+            if version == self._choice.default:
+                raise ModelConflict(f"{version}, the default", "another version")
+            canary = version if percent else None
+            self._apply(replace(self._choice, canary=canary, percent=percent), self._loaded)
+
     def rollback(self) -> None:
-        """Go back to the default before this one.
+        """End a canary; without one, go back to the default before this one.
 
         Raises:
             ModelConflict: There was none.
             ServerOverloaded: No worker is up.
         """
         with self._changing:
+            if self._choice.canary is not None:
+                self._apply(replace(self._choice, canary=None, percent=0), self._loaded)
+                return
             if self._choice.previous is None:
                 raise ModelConflict("no earlier default", "one", "name it: model default VERSION")
             self._switch(self._choice.previous)
 
     def _switch(self, version: str) -> None:
         if version != self._choice.default:
-            choice = replace(self._choice, default=version, previous=self._choice.default)
+            choice = Choice(version, self._choice.default, self._choice.unloaded)
             self._apply(choice, self._loaded)
 
     def _apply(self, choice: Choice, loaded: dict[str, Artifacts]) -> None:
@@ -194,56 +189,23 @@ class Models:
         before = self._choice, self._loaded
         # Proofs ask for what is served on both sides of the change.
         self._loaded = {name: each for name, each in loaded.items() if name in before[1]}
-        self._wish(choice, loaded)
-        if fault := self._fault():
+        if fault := self._wish(choice, loaded):
             self._wish(*before)
-            self._fault()
             self._loaded = before[1]
             raise ArtifactError(fault, "a version that every worker can serve")
         self._choice, self._loaded = choice, loaded
         self._keep()
         self.changed()
 
-    def _wish(self, choice: Choice, loaded: dict[str, Artifacts]) -> None:
-        """Write down what workers are to serve."""
-        self._revision += 1
+    def _wish(self, choice: Choice, loaded: dict[str, Artifacts]) -> str:
+        """Have all workers serve these; return why one cannot."""
         archives = {version: str(each.archive.resolve()) for version, each in loaded.items()}
-        wish = {"revision": self._revision, "default": choice.default, "versions": archives}
-        _write(self._sockets / WANTED, json.dumps(wish))
-
-    def _fault(self) -> str:
-        """Have workers serve what is written; return why one cannot, once all have tried.
-
-        Who dies meanwhile reads it at its next start.
-        """
-        self._front.tell(MODELS)
-        waiting, deadline = set(self._front.living()), time.monotonic() + PATIENCE_S
-        while waiting:
-            for number in list(waiting):
-                told = self._told(number)
-                if told["revision"] == self._revision:
-                    if told["fault"]:
-                        return str(told["fault"])
-                    waiting.discard(number)
-            waiting.intersection_update(self._front.living())
-            if time.monotonic() > deadline:
-                return f"worker {min(waiting)}, silent for {PATIENCE_S:g} s"
-            time.sleep(POLL_S)
-        return ""
-
-    def _told(self, number: int) -> dict[str, Any]:
-        """What a worker says of its versions."""
-        try:
-            page = json.loads(metrics_file(self._sockets, number).read_bytes())
-        except FileNotFoundError:  # a new one
-            return {"revision": 0}
-        told: dict[str, Any] = page["models"]
-        return told
+        return self._front.serve(asdict(choice) | {"versions": archives})
 
     def _keep(self) -> None:
         """Write the choice into the store, for the next start."""
         try:
-            _write(self._store / CHOICE, json.dumps(asdict(self._choice), indent=2) + "\n")
+            write_choice(self._store, self._choice)
             self.kept = True
         except OSError as error:
             logger.warning("The choice of versions is lost at the next start: %s", error)
@@ -266,31 +228,3 @@ class Models:
                 f"one of {', '.join(self._loaded)}",
                 "load it first",
             )
-
-
-def _read_choice(path: Path, versions: Sequence[str]) -> Choice:
-    """What was chosen before; the first version is the default until another one is chosen.
-
-    Raises:
-        ArtifactError: It is of another store: the default is not there.
-    """
-    choice = Choice(versions[0])
-    try:
-        kept = json.loads(path.read_bytes())
-        choice = Choice(str(kept["default"]), kept["previous"], tuple(kept["unloaded"]))
-    except FileNotFoundError:
-        return choice
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: {error!r}", "a choice of versions", REMEDY) from error
-    if choice.default not in versions:
-        raise ArtifactError(
-            f"default {choice.default} in {path}", f"one of {', '.join(versions)}", REMEDY
-        )
-    return choice
-
-
-def _write(path: Path, content: str) -> None:
-    """Writes a file as a whole."""
-    new = path.with_suffix(".new")
-    new.write_text(content, encoding="utf-8")
-    new.replace(path)

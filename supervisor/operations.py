@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from worker.listener import Address, Door, HttpServer, listen
 from worker.metrics import Metrics
 from worker.routes import PROBES, unserved
 
+PERCENT = re.compile("100|[0-9]{1,2}")
 OPERATORS = (
     "run `make token NAME=me TOKENS_FILE=operators`, and serve with OPERATORS_FILE=operators"
 )
@@ -141,6 +143,8 @@ class OperationsServer(HttpServer):
         changes = {"load": models.load, "unload": models.unload, "default": models.make_default}
         if len(parts) == 3 and parts[2] in changes:
             return partial(changes[parts[2]], parts[1])
+        if len(parts) == 4 and parts[2] == "canary" and PERCENT.fullmatch(parts[3]):
+            return partial(models.make_canary, parts[1], int(parts[3]))
         return None
 
     def _operator(self, headers: dict[str, str]) -> str:

@@ -26,10 +26,14 @@ class Served:
     Attributes:
         services: By version.
         default: The version that answers where none is named.
+        canary: The version that answers some of these instead, if any.
+        percent: Of them, how many.
     """
 
     services: Mapping[str, Any]
     default: str
+    canary: str | None = None
+    percent: int = 0
 
 
 def packed_model(archive: Path) -> dict[str, str]:
@@ -42,8 +46,8 @@ def fulfil(wish: Mapping[str, Any], served: Served) -> Served:
     """Load the wanted versions that are missing; each is proven on this worker's device.
 
     Args:
-        wish: Content of ``WANTED``: ``default``, and ``versions`` with the path of each one's
-            archive.
+        wish: Content of ``WANTED``: ``default``, ``canary``, ``percent``, and ``versions`` with
+            the path of each one's archive.
         served: What is there.
 
     Raises:
@@ -54,7 +58,7 @@ def fulfil(wish: Mapping[str, Any], served: Served) -> Served:
         version: served.services.get(version) or _load(Path(archive), like)
         for version, archive in wish["versions"].items()
     }
-    return Served(services, wish["default"])
+    return Served(services, wish["default"], wish["canary"], wish["percent"])
 
 
 def _load(archive: Path, like: Any) -> Any:

@@ -77,6 +77,8 @@ class WorkerServer(HttpServer):
     def show(self, served: Served) -> None:
         """Serve these versions from the next request on; those under way are answered as before."""
         self.served = served
+        self._canary = served.services.get(served.canary or "")
+        self._turn = 0
         self._verbs: dict[str, tuple[Verb, Any]] = {}
         self._pages = dict(self._known)
         self._health = {"/ping", "/v2/health/ready"}
@@ -84,7 +86,8 @@ class WorkerServer(HttpServer):
         for name in ("", *served.services):
             version = name or served.default
             service = served.services[version]
-            self._verbs |= {path: (verb, service) for path, verb in verbs(name).items()}
+            answers = None if not name and self._canary is not None else service
+            self._verbs |= {path: (verb, answers) for path, verb in verbs(name).items()}
             others = [each for each in served.services if each != version]
             documents = service.documents([version, *others])
             described |= v2_paths(name).keys()
@@ -108,7 +111,7 @@ class WorkerServer(HttpServer):
         known = self._verbs.get(path)
         if known is not None:
             verb, service = known
-            request = Request(verb, headers, service=service)
+            request = Request(verb, headers, service=service or self._chosen())
             return request if method in CALLS else unserved(method, CALLS)
         if path == "/status" and path not in self._pages:  # at most once a second
             self._pages[path] = self._status()
@@ -122,6 +125,12 @@ class WorkerServer(HttpServer):
             return Response(b'{"status": "Healthy", "ready": true}', JSON)
         stopping, later = b'{"status": "Stopping", "ready": false}', {"retry-after": "1"}
         return Response(stopping, JSON, HTTPStatus.SERVICE_UNAVAILABLE, later)
+
+    def _chosen(self) -> Any:
+        """The canary in its share of turns, evenly spread, else the default version."""
+        before, self._turn = self._turn, (self._turn + self.served.percent) % 100
+        is_turn = self._turn < before or self.served.percent == 100
+        return self._canary if is_turn else self.served.services[self.served.default]
 
     def tick(self) -> None:
         """Publishes what was measured."""

@@ -66,8 +66,20 @@ def default(
 
 
 @app.command()
+def canary(
+    context: typer.Context,
+    version: Version,
+    percent: Annotated[int, typer.Argument(min=0, max=100, help="0 ends it.")],
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Have a served version answer a share of the requests that name no version."""
+    _change(context, url, f"{quote(version, safe='')}/canary/{percent}", as_json=as_json)
+
+
+@app.command()
 def rollback(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Go back to the default before this one."""
+    """End a canary; without one, go back to the default before this one."""
     _change(context, url, "rollback", as_json=as_json)
 
 
@@ -87,4 +99,6 @@ def _summary(told: Mapping[str, Any]) -> str:
         for model in told["models"]
         if model["loaded"] and model["version"] != told["default"]
     ]
-    return f"default {told['default']}" + (f"; also served: {', '.join(others)}" if others else "")
+    share = f"; canary {told['canary']}: {told['percent']} %" if told["canary"] else ""
+    also = f"; also served: {', '.join(others)}" if others else ""
+    return f"default {told['default']}{share}{also}"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -243,6 +244,35 @@ def test_a_new_version_is_loaded_and_made_default(both: Operated, versions: Path
     assert both.change("3.0/load").status_code == 200
     assert both.change("3.0/default").status_code == 200
     assert both.default() == "3.0"
+
+
+def test_a_canary_gets_its_share_and_is_withdrawn_at_once(versions: Path) -> None:
+    """At the edge, as clients see it; the rest is answered by the default."""
+    edge = free_ports()
+    token = tokens.add(versions.parent / "tokens", "client")
+    settings = {"TOKENS_FILE": str(versions.parent / "tokens"), "EDGE_PORT": str(edge)}
+    with operated(versions, **settings) as both, requests.Session() as session:
+
+        def answered_by() -> Counter[str]:
+            headers = HEADERS | {"Authorization": f"Bearer {token}"}
+            url = f"http://127.0.0.1:{edge}{PATH}"
+            return Counter(
+                session.post(url, IMAGES, headers=headers, timeout=60).headers["Flip-Model-Version"]
+                for _ in range(100)
+            )
+
+        told = both.change("2.0/canary/10").json()
+        assert (told["default"], told["canary"], told["percent"]) == ("1.0", "2.0", 10)
+        assert answered_by() == {"1.0": 90, "2.0": 10}
+        both.change("2.0/canary/100")
+        assert answered_by() == {"2.0": 100}
+        assert both.change("rollback").json()["canary"] is None
+        assert answered_by() == {"1.0": 100}
+        both.change("2.0/canary/50")
+        assert both.change("2.0/default").json()["canary"] is None
+        assert answered_by() == {"2.0": 100}
+        assert both.change("2.0/canary/1").status_code == 409
+        assert both.change("1.0/canary/101").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,8 @@ def test_global_options_reach_the_client(run: Run, client: FakeClient, tmp_path:
     ca = tmp_path / "ca.pem"
     ca.touch()
     run("--url", "https://h/", "--token", "t", "--ca", ca, "--deadline-s", "2", "predict", "1")
-    assert client.made == {"url": "https://h", "deadline_s": 2.0, "token": "t", "verify": str(ca)}
+    settings = {"version": None, "deadline_s": 2.0, "token": "t", "verify": str(ca)}
+    assert client.made == {"url": "https://h"} | settings
 
 
 def test_the_environment_names_the_server(

@@ -1,0 +1,67 @@
+"""What an operator chose of the versions, kept in the model store for the next start."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from diagonalflip.errors import ArtifactError
+
+CHOICE = "serving.json"
+"""File in the model store."""
+
+REMEDY = "export that version again, or delete the file"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an operator chose.
+
+    Attributes:
+        default: Version that answers where none is named.
+        previous: The default before it, which a rollback brings back.
+        unloaded: Versions of the store that are not served.
+        canary: The version that answers some requests in place of the default, if any.
+        percent: Of the requests that name no version, how many.
+    """
+
+    default: str
+    previous: str | None = None
+    unloaded: tuple[str, ...] = ()
+    canary: str | None = None
+    percent: int = 0
+
+
+def read_choice(model_store: Path, versions: Sequence[str]) -> Choice:
+    """Return what was chosen; the first version is the default until another one is.
+
+    Raises:
+        ArtifactError: It is of another store: the default is not there.
+    """
+    path, choice = model_store / CHOICE, Choice(versions[0])
+    try:
+        kept = json.loads(path.read_bytes())
+        choice = Choice(**{**kept, "unloaded": tuple(kept["unloaded"])})
+    except FileNotFoundError:
+        return choice
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: {error!r}", "a choice of versions", REMEDY) from error
+    if choice.default not in versions:
+        raise ArtifactError(
+            f"default {choice.default} in {path}", f"one of {', '.join(versions)}", REMEDY
+        )
+    return choice
+
+
+def write_choice(model_store: Path, choice: Choice) -> None:
+    """Keep a choice; raises OSError if the store cannot be written."""
+    replace_file(model_store / CHOICE, json.dumps(asdict(choice), indent=2) + "\n")
+
+
+def replace_file(path: Path, content: str) -> None:
+    """Write a file as a whole, at once in place of the one before."""
+    new = path.with_suffix(".new")
+    new.write_text(content, encoding="utf-8")
+    new.replace(path)
