@@ -13,14 +13,14 @@ PIP_AUDIT = .audit/bin/pip-audit --strict --disable-pip --progress-spinner off \
 export MODEL_STORE
 
 # What the artifacts are made from; any newer file makes them stale.
-SOURCES := $(filter-out export/report.py export/train.py export/widths.py,$(wildcard export/*.py handlers/*.py handlers/*.yaml)) \
+SOURCES := $(filter-out $(addprefix export/,release.py report.py train.py widths.py),$(wildcard export/*.py handlers/*.py handlers/*.yaml)) \
   $(addprefix diagonalflip/,__init__.py errors.py message.py wire.py)
 # One export per weights file that is part of the project, each in a folder named after its version.
 EXPORTS := $(patsubst export/weights-%.json,$(MODEL_STORE)/%/manifest.json,$(wildcard export/weights-*.json))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve token test export train sign report gpu-check bench profile soak drill cluster-drill fuzz audit sbom \
+.PHONY: help serve token test export train sign release verify-release report gpu-check bench profile soak drill cluster-drill fuzz audit sbom \
   image image-test manifests-test portability run-image lint format lock clean \
   installed installed-dev .deploy .audit .bench/servers .bench/litserve
 
@@ -54,6 +54,14 @@ train: installed-dev ## train a network of width HIDDEN that flips, as VERSION
 
 sign: installed ## sign every version in the model store with SIGNING_KEY
 	@$(BIN)/python -m supervisor.signature "$(SIGNING_KEY)" $(MODEL_STORE)/*/manifest.json
+
+release: installed-dev ## run every check, then write all artifacts to release/, signed with SIGNING_KEY
+	@.ci/run
+	@rm -rf release
+	@$(BIN)/python -m export.release release $(if $(SIGNING_KEY),--sign "$(SIGNING_KEY)")
+
+verify-release: installed-dev ## build release/ again from a clean clone, and compare every byte
+	@$(BIN)/python -m export.release release --verify $(if $(TRUSTED_KEY),--trusted "$(TRUSTED_KEY)")
 
 report: $(EXPORTS) ## write report.html: certificate, processors, benchmark and drills on one page
 	@$(BIN)/python -m export.report report.html

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from diagonalflip.errors import ArtifactError
+from diagonalflip.errors import ArtifactError, SettingError
 
 CHOICE = "serving.json"
 """File in the model store."""
@@ -34,20 +34,25 @@ class Choice:
     percent: int = 0
 
 
-def read_choice(model_store: Path, versions: Sequence[str]) -> Choice:
+def read_choice(model_store: Path, versions: Sequence[str], default: str = "") -> Choice:
     """Return what was chosen; the first version is the default until another one is.
 
     Raises:
         ArtifactError: It is of another store: the default is not there.
+        SettingError: So is ``default``, which goes before what was chosen.
     """
     path, choice = model_store / CHOICE, Choice(versions[0])
     try:
         kept = json.loads(path.read_bytes())
         choice = Choice(**{**kept, "unloaded": tuple(kept["unloaded"])})
     except FileNotFoundError:
-        return choice
+        pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: {error!r}", "a choice of versions", REMEDY) from error
+    if default and default not in versions:
+        raise SettingError(f"DEFAULT_VERSION={default}", f"one of {', '.join(versions)}")
+    if default not in {"", choice.default}:
+        return Choice(default, choice.default if choice.default in versions else None)
     if choice.default not in versions:
         raise ArtifactError(
             f"default {choice.default} in {path}", f"one of {', '.join(versions)}", REMEDY

@@ -32,6 +32,7 @@ class Models:
         sockets: Private folder, where workers read what they are to serve, and archives lie as
             they were checked.
         front: Tells workers of a change.
+        default: The default version at the start; empty takes what was chosen last.
         trusted_key: Public key that must have signed every version, if any.
 
     Attributes:
@@ -43,7 +44,13 @@ class Models:
     """
 
     def __init__(
-        self, model_store: Path, sockets: Path, front: FrontDoor, trusted_key: Path | None = None
+        self,
+        model_store: Path,
+        sockets: Path,
+        front: FrontDoor,
+        *,
+        default: str = "",
+        trusted_key: Path | None = None,
     ) -> None:
         self._store, self._sockets, self._front = model_store, sockets, front
         self._trusted_key = trusted_key
@@ -53,7 +60,7 @@ class Models:
         self.changed: Callable[[], None] = lambda: None
         self._loaded: dict[str, Artifacts] = {}
         folders = self._folders()
-        self._choice = read_choice(model_store, list(folders))
+        self._choice = read_choice(model_store, list(folders), default)
         for version in folders.keys() - set(self._choice.unloaded):
             try:
                 self._loaded[version] = self._checked(version)

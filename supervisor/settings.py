@@ -63,6 +63,7 @@ class Settings:
     stop_s: int = _setting(20, "then: seconds to finish what was accepted", 1, 3600)
     start_timeout_s: int = _setting(120, "seconds until a correct prediction, else it failed", 1)
     model_store: Path = _setting(Path("model_store"), "folder that `make export` filled")
+    default_version: str = _setting("", "answers where none is named; empty: as chosen last")
     trusted_key: Path | None = _setting(
         None, "public key (Ed25519, PEM) that must have signed every version"
     )

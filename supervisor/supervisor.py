@@ -104,7 +104,13 @@ class Supervisor:
                 self._edge = EdgeFiles(settings, settings.tokens_file, sockets)
                 doors.append((settings.host, settings.edge_port))
             self._front = held.enter_context(FrontDoor(doors, settings.workers, sockets))
-            self._models = Models(settings.model_store, sockets, self._front, settings.trusted_key)
+            self._models = Models(
+                settings.model_store,
+                sockets,
+                self._front,
+                default=settings.default_version,
+                trusted_key=settings.trusted_key,
+            )
             self.health.models = self._models
             self.health.pages = lambda: _pages(self._front, sockets)
             with self._torchserve(sockets) as server:

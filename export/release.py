@@ -1,0 +1,155 @@
+"""Writes all artifacts of a commit to one folder, with digests, and builds them again to compare.
+
+    make release SIGNING_KEY=signing.pem          # every check, then the folder release/, signed
+    make verify-release TRUSTED_KEY=trusted.pem   # builds it again from a clean clone, and compares
+
+Every file is the same whoever builds it, but for one thing: the certificate in ``manifest.json``
+holds what was measured on the machine that exported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from diagonalflip.errors import ArtifactError, DiagonalFlipError
+from export.__main__ import MANIFEST, export
+from supervisor import signature
+from supervisor.store import exports
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMIT, SUMS = "COMMIT", "SHA256SUMS"
+DOCUMENTS = ("CHANGELOG.md", "openapi.yaml")
+MEASURED = ("pairs", "largest_deviation", "largest_ulp", "batch_invariant")
+"""What a certificate measured; the rest of it is computed exactly."""
+
+
+def build(folder: Path) -> None:
+    """Write exports, package and documents of this checkout, and their digests.
+
+    Raises:
+        ArtifactError: The checkout has changes, or ``folder`` is not empty.
+    """
+    if _git("status", "--porcelain"):
+        raise ArtifactError("a checkout with changes", "a clean one", "commit them")
+    folder.mkdir(parents=True, exist_ok=True)
+    if list(folder.iterdir()):
+        raise ArtifactError(f"{folder}, which is not empty", "an empty folder", "remove it")
+    for weights in sorted((ROOT / "export").glob("weights-*.json")):
+        version = weights.stem.removeprefix("weights-")
+        export(folder / version, weights, version)
+    _build_package(folder)
+    for name in DOCUMENTS:
+        shutil.copy(ROOT / name, folder)
+    (folder / COMMIT).write_text(_git("rev-parse", "HEAD") + "\n")
+    lines = [f"{_sha256(path)}  {path.relative_to(folder)}\n" for path in _files(folder)]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def sign(folder: Path, key: Path) -> None:
+    """Sign the digests, and every manifest for the server that loads it."""
+    for path in [folder / SUMS, *(each / MANIFEST for each in exports(folder))]:
+        signature.sign(path, key)
+
+
+def verify(folder: Path, trusted_key: Path | None) -> None:
+    """Check signature and digests, build the commit again, and compare every file.
+
+    Raises:
+        ArtifactError: A file is not what was released, or not what the commit makes.
+    """
+    sums = (folder / SUMS).read_bytes()
+    if trusted_key is not None:
+        signature.verify(folder / SUMS, sums, trusted_key)
+    for line in sums.decode().splitlines():
+        digest, _, name = line.partition("  ")
+        if _sha256(folder / name) != digest:
+            raise ArtifactError(f"{name} with another digest", f"{digest[:12]}… as in {SUMS}")
+    with tempfile.TemporaryDirectory(prefix="release-") as scratch:
+        clone, again = Path(scratch) / "clone", Path(scratch) / "again"
+        _git("clone", "--quiet", str(ROOT), str(clone))
+        _git("checkout", "--quiet", (folder / COMMIT).read_text().strip(), at=clone)
+        command = [sys.executable, "-m", "export.release", str(again)]
+        subprocess.run(command, cwd=clone, check=True, stdout=subprocess.DEVNULL)
+        names = {str(path.relative_to(again)) for path in _files(again)}
+        released = {line.partition("  ")[2] for line in sums.decode().splitlines()}
+        for name in sorted(names ^ released):
+            raise ArtifactError(f"{name} on one side only", "the same files")
+        for name in sorted(names):
+            if _comparable(folder / name) != _comparable(again / name):
+                raise ArtifactError(f"{name}, which the commit makes otherwise", "the same bytes")
+
+
+def _comparable(path: Path) -> bytes:
+    """What is to be equal of a file."""
+    content = path.read_bytes()
+    if path.name != MANIFEST:
+        return content
+    manifest: dict[str, Any] = json.loads(content)
+    for name in MEASURED:
+        del manifest["certificate"][name]
+    return json.dumps(manifest).encode()
+
+
+def _build_package(folder: Path) -> None:
+    """Build the wheel, with the commit's time in it."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
+            *("--wheel-dir", str(folder), str(ROOT)),
+        ],
+        env=os.environ | {"SOURCE_DATE_EPOCH": _git("log", "-1", "--format=%ct")},
+        check=True,
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    """All that is released, without digests and signatures."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if path.name != SUMS and path.suffix != ".sig")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _git(*arguments: str, at: Path = ROOT) -> str:
+    finished = subprocess.run(
+        ["git", *arguments], cwd=at, check=True, capture_output=True, text=True
+    )
+    return finished.stdout.strip()
+
+
+def main() -> int:
+    """Build or verify a release; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m export.release", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sign", type=Path, help="private key")
+    parser.add_argument("--verify", action="store_true", help="compare with a new build")
+    parser.add_argument("--trusted", type=Path, help="public key that must have signed it")
+    arguments = parser.parse_args()
+    try:
+        if arguments.verify:
+            verify(arguments.folder, arguments.trusted)
+            print(f"{arguments.folder} is what its commit makes")
+            return 0
+        build(arguments.folder)
+        if arguments.sign is not None:
+            sign(arguments.folder, arguments.sign)
+    except (DiagonalFlipError, OSError, subprocess.CalledProcessError) as error:
+        print(f"release failed: {error}", file=sys.stderr)
+        return 1
+    print(f"\nReleased to {arguments.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
