@@ -66,7 +66,7 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
         show(target, read_images(images or []), as_json=as_json)
         return
     if wanted is Wanted.FLIPS:
-        raise UsageError("--as flips with --input", "images", "see --to packed")
+        raise UsageError("--as flips with --input", "images on the command line")
     form = input_form(source, source_form)
     work = convert.Conversion(source, form, output, output_form(output, output_to, form), count)
     _refuse_nonsense(work, as_json=as_json)
