@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -46,10 +47,11 @@ class Operated:
         front: URL of the front door.
         url: Of the operations port.
         token: An operator's.
+        store: The model store.
     """
 
-    def __init__(self, server: Server, port: int, token: str) -> None:
-        self.server, self.token = server, token
+    def __init__(self, server: Server, port: int, token: str, store: Path) -> None:
+        self.server, self.token, self.store = server, token, store
         self.front = server.url.removesuffix(PATH)
         self.url = f"http://127.0.0.1:{port}"
 
@@ -73,18 +75,49 @@ def operated(store: Path, **settings: str) -> Iterator[Operated]:
     token = tokens.add(operators, "tester")
     settings = {"OPERATIONS_PORT": str(port), "OPERATORS_FILE": str(operators)} | settings
     with run_server(store, store.parent / "logs", WORKERS="2", **settings) as server:
-        yield Operated(server, port, token)
+        yield Operated(server, port, token, store)
+
+
+@pytest.fixture(scope="module")
+def running_both(
+    artifacts: Path, exported_2_0: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operated]:
+    store = tmp_path_factory.mktemp("both") / "store"
+    shutil.copytree(artifacts, store / "1.0")
+    shutil.copytree(exported_2_0, store / "2.0")
+    with operated(store) as it:
+        yield it
 
 
 @pytest.fixture
-def both(versions: Path) -> Iterator[Operated]:
-    with operated(versions) as it:
-        yield it
+def both(running_both: Operated) -> Iterator[Operated]:
+    """A server of both versions, as it was at its start: 1.0 is the default."""
+    yield running_both
+    for change in ("1.0/load", "1.0/default", "2.0/load", "2.0/unload", "2.0/load", "3.0/unload"):
+        running_both.change(change)
+    shutil.rmtree(running_both.store / "3.0", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def exported_3_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another network, trained no more than the first."""
+    folder = tmp_path_factory.mktemp("artifacts-3.0")
+    weights = json.loads((ROOT / "export/weights-1.0.json").read_text())
+    weights["layer2.bias"] = [0.25, 0.5, 0.75, 1.0]
+    (folder / "weights.json").write_text(json.dumps(weights))
+    export(folder / "3.0", "--weights", str(folder / "weights.json"), "--model-version", "3.0")
+    return folder / "3.0"
 
 
 @pytest.fixture
 def tables(versions: Path) -> Tables:
     return references(versions)
+
+
+@pytest.fixture
+def third(both: Operated, exported_3_0: Path) -> Path:
+    """Version 3.0 in the store of ``both``, not served yet."""
+    return Path(shutil.copytree(exported_3_0, both.store / "3.0"))
 
 
 def assert_of(response: requests.Response, version: str, tables: Tables) -> None:
@@ -173,38 +206,28 @@ def test_a_killed_worker_comes_back_with_what_is_served_now(both: Operated) -> N
     assert {both.default() for _ in range(8)} == {"2.0"}
 
 
-def export_3_0(store: Path) -> None:
-    """Another network, trained no more than the first."""
-    weights = json.loads((ROOT / "export/weights-1.0.json").read_text())
-    weights["layer2.bias"] = [0.25, 0.5, 0.75, 1.0]
-    file = store.parent / "weights-3.0.json"
-    file.write_text(json.dumps(weights))
-    export(store / "3.0", "--weights", str(file), "--model-version", "3.0")
-
-
-def damage(store: Path) -> None:
-    with (store / "3.0/diagonal_flip.mar").open("ab") as file:
+def damage(folder: Path) -> None:
+    with (folder / "diagonal_flip.mar").open("ab") as file:
         file.write(b"x")
 
 
-def other_certificate(store: Path) -> None:
+def other_certificate(folder: Path) -> None:
     """Of another network: the digests are right, the predictions are not the archive's."""
-    path = store / "3.0/manifest.json"
+    path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["certificate"]["reference"][3][2] += 1e-3
     path.write_text(json.dumps(manifest))
 
 
-def no_manifest(store: Path) -> None:
-    (store / "3.0/manifest.json").write_text("{")
+def no_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{")
 
 
 @pytest.mark.parametrize("spoil", [damage, other_certificate, no_manifest])
 def test_a_version_that_cannot_be_trusted_is_not_loaded(
-    both: Operated, versions: Path, spoil: Any, tables: Tables
+    both: Operated, third: Path, spoil: Any, tables: Tables
 ) -> None:
-    export_3_0(versions)
-    spoil(versions)
+    spoil(third)
     answer = both.change("3.0/load")
     assert (answer.status_code, answer.json()["code"]) == (422, "artifact_error")
     faults = {each["version"]: each.get("fault") for each in both.models()["models"]}
@@ -227,11 +250,10 @@ def other_network(folder: Path) -> None:
 
 
 def test_a_version_whose_archive_answers_otherwise_is_not_loaded(
-    both: Operated, versions: Path
+    both: Operated, third: Path
 ) -> None:
     """Everything agrees but what a worker computes: it proves the version before it serves it."""
-    export_3_0(versions)
-    other_network(versions / "3.0")
+    other_network(third)
     answer = both.change("3.0/load")
     assert answer.status_code == 422
     assert "CertificateError" in answer.json()["got"]
@@ -239,8 +261,8 @@ def test_a_version_whose_archive_answers_otherwise_is_not_loaded(
     assert both.change("2.0/default").status_code == 200
 
 
-def test_a_new_version_is_loaded_and_made_default(both: Operated, versions: Path) -> None:
-    export_3_0(versions)
+@pytest.mark.usefixtures("third")
+def test_a_new_version_is_loaded_and_made_default(both: Operated) -> None:
     assert both.change("3.0/load").status_code == 200
     assert both.change("3.0/default").status_code == 200
     assert both.default() == "3.0"
@@ -298,7 +320,7 @@ def test_without_operators_nobody_changes_anything(versions: Path) -> None:
         assert it.default() == "1.0"
 
 
-def test_only_what_is_signed_is_served(versions: Path, tmp_path: Path) -> None:
+def test_only_what_is_signed_is_served(versions: Path, exported_3_0: Path, tmp_path: Path) -> None:
     private, public = tmp_path / "signing.pem", tmp_path / "trusted.pem"
     key = Ed25519PrivateKey.generate()
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -309,7 +331,7 @@ def test_only_what_is_signed_is_served(versions: Path, tmp_path: Path) -> None:
         signature.sign(versions / version / "manifest.json", private)
     with operated(versions, TRUSTED_KEY=str(public)) as it:
         assert [each["signed"] for each in it.models()["models"]] == [True, True]
-        export_3_0(versions)
+        shutil.copytree(exported_3_0, versions / "3.0")
         assert it.change("3.0/load").status_code == 422
     (versions / "1.0/manifest.json").write_bytes(
         (versions / "1.0/manifest.json").read_bytes() + b" "
