@@ -114,10 +114,11 @@ cluster-drill: installed-dev $(EXPORTS) ## hosts behind a balancer: kill, cut, f
 fuzz: installed-dev ## ten million hostile requests and streams: does anything give way?
 	@$(BIN)/python -m tests.fuzz.fuzz_decoders --executions 5000000 $(FUZZ_ARGS)
 
-lint: installed-dev ## ruff and mypy
+lint: installed-dev ## ruff, mypy and codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 format: installed-dev ## let ruff format and fix
 	$(BIN)/ruff check --fix .

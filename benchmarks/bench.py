@@ -64,7 +64,7 @@ class Bench:
     _work: dict[tuple[str, str], list[Exchange]] = field(default_factory=dict)
 
     def workloads(self, name: str) -> list[Workload]:
-        """What server ``name`` is asked."""
+        """Workloads for server ``name``."""
         chosen: list[Workload] = self.options.workloads + (SWEEP if self.options.sweep else [])
         if name == report.CEILING:  # what the driver itself loses with more connections
             return [each for each in chosen if each in SWEEP or not each.ours_only]

@@ -1,4 +1,4 @@
-"""What the client costs in bulk, against a bare loop of ``requests.post``.
+"""Measures the client's overhead in bulk against a bare loop of ``requests.post``.
 
     python -m benchmarks.client_overhead [URL] [--images N] [--rounds N]
 

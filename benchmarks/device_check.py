@@ -209,7 +209,7 @@ def post(session: requests.Session, url: str, images: Images) -> requests.Respon
 
 
 def limits(device: torch.device) -> dict[str, float] | None:
-    """What the machine allows: GB/s of a 64 MiB copy into pinned memory, µs of one launch."""
+    """Measure the machine's limits: GB/s of a 64 MiB copy into pinned memory, µs of one launch."""
     if device.type != "cuda":
         return None
     source = torch.empty(1 << 26, dtype=torch.uint8, device=device)
@@ -254,7 +254,7 @@ def device_name(device: torch.device) -> str:
 
 
 def nvidia_smi(query: str) -> str | None:
-    """What the driver says, or None without one that answers."""
+    """Return the driver's own report, or None without a driver that answers."""
     if shutil.which("nvidia-smi") is None:
         return None
     command = ["nvidia-smi", query, "--format=csv"]

@@ -31,7 +31,7 @@ READ_LIMIT_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens on loopback, and the token that it wants, if any."""
+    """Port and path of a server on loopback, and its token, if it wants one."""
 
     port: int
     path: str
@@ -40,7 +40,7 @@ class Address:
 
 @dataclass
 class Outcome:
-    """What one run of a driver saw.
+    """Results of one run of a driver.
 
     Attributes:
         requests: Answers that arrived whole.
@@ -67,7 +67,7 @@ class Outcome:
 
 
 def wrk_is_here() -> bool:
-    """Whether wrk is installed."""
+    """Return whether wrk is installed."""
     return shutil.which("wrk") is not None
 
 

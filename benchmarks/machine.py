@@ -1,4 +1,4 @@
-"""What was measured on: the machine, the commit, the versions; nothing that names the host."""
+"""Describes the machine, the commit and the versions; nothing that names the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time goes: which part of the serving path is busy under each workload.
+"""Profiles the serving path: which part is busy under each workload.
 
     make profile
     python -m benchmarks.profile --seconds 5
@@ -41,7 +41,7 @@ Stack = Sequence[str]
 """Functions of one sample, the innermost first."""
 
 Groups = dict[str, tuple[str, ...]]
-"""What a function's name contains, by row of the table."""
+"""Patterns of function names, by row of the table."""
 
 WORKER: Groups = {
     "reading TorchServe's requests": ("read_batch (worker/__main__.py",),
@@ -175,7 +175,7 @@ def java_stacks(text: str) -> Iterable[Stack]:
 def shares(
     process: str, groups: dict[str, tuple[str, ...]], stacks: Iterable[Stack]
 ) -> dict[str, str]:
-    """How many of the samples fall into each group, in per cent."""
+    """Return the share of samples in each group, in per cent."""
     counts = Counter(_group(stack, groups) for stack in stacks)
     total = sum(counts.values())
     return {

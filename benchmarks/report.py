@@ -1,4 +1,4 @@
-"""What a run of the benchmark found, as Markdown and JSON; ``plot`` draws it."""
+"""Results of a benchmark as Markdown and JSON; ``plot`` draws it."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _by_core(name: str) -> Callable[[dict[str, Any]], float]:
 
 
 def _cores_table(results: Results) -> str:
-    """What a busy core of a server does; the driver's own is left out."""
+    """Table of throughput per busy core, without the driver's own."""
     names = {"W1": "requests_per_s", "W2": "requests_per_s", "W3": "m_images_per_s"}
     names["W4"] = "m_images_per_s"
     measures = [Measure(workload, workload, _by_core(name)) for workload, name in names.items()]
@@ -234,7 +234,7 @@ def _checks(results: Results) -> str:
 
 
 def _steadiness(results: Results) -> str:
-    """How much the machine itself varied, by the server that computes nothing."""
+    """Report how much the machine itself varied, by the server that computes nothing."""
     found = spread(list(figures(results, CEILING, MEASURES[2]).values()))
     if found is None:
         return ""

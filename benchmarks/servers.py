@@ -55,12 +55,12 @@ class Running:
     token: str = ""
 
     def address(self, workload: Workload) -> Address:
-        """Where to send ``workload``."""
+        """Address to send ``workload`` to."""
         path = f"/{workload.answer_bytes}" if self.fixed else PATH
         return Address(self.port, path, self.token)
 
     def alive(self) -> bool:
-        """Whether the first process still runs."""
+        """Return whether the first process still runs."""
         return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
 
     def cpu_s(self) -> float:

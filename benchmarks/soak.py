@@ -111,7 +111,7 @@ def compare_thirds(samples: list[Sample]) -> dict[str, tuple[float, float]]:
 
 
 def grew(growth: dict[str, tuple[float, float]]) -> bool:
-    """Whether anything is more than it was."""
+    """Return whether anything is more than it was."""
     return any(
         after > (before * TOLERATED_GROWTH if name.endswith("_mib") else before)
         for name, (before, after) in growth.items()

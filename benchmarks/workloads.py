@@ -1,4 +1,4 @@
-"""What is asked of every server, and what a right answer is."""
+"""Workloads for every server, and judges of their answers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SWEEP = [Workload(f"W2@{count}", 2, count, ours_only=True) for count in (1, 8, 6
 
 
 class Rule(enum.Enum):
-    """How strictly answers are compared."""
+    """Strictness of comparison."""
 
     TOLERANCE = "tolerance"
     """Within 1e-6 of ONNX Runtime, every time."""
@@ -79,7 +79,7 @@ class Judge:
         self.seen = b""
 
     def __call__(self, body: bytes) -> bool:
-        """Whether ``body`` is right."""
+        """Return whether ``body`` is right."""
         if self.seen == body:
             return True
         if len(body) != self._workload.answer_bytes:

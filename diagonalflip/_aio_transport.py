@@ -117,7 +117,7 @@ class AsyncTransport:
 
 
 def _tls(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext | bool:
-    """What ``requests`` calls ``verify`` and ``cert``, as aiohttp takes it."""
+    """Convert ``verify`` and ``cert``, as ``requests`` has them, for aiohttp."""
     if isinstance(verify, bool) and cert is None:
         return verify
     context = ssl.create_default_context()

@@ -38,7 +38,7 @@ The status is 500, or 507 after SIGKILL, which TorchServe takes for a lack of me
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What answers a client.
+    """Description of a server.
 
     Attributes:
         version: Of the model.
@@ -148,7 +148,7 @@ def _other_refusal(reply: Reply, got: str, worker_died: bool) -> DiagonalFlipErr
 
 
 def info(reply: Reply) -> ServerInfo:
-    """What a server says about itself.
+    """Return the description of a server.
 
     Raises:
         DiagonalFlipError: The server refused, or does not say everything.
@@ -196,7 +196,7 @@ def check_all_16(
 
 
 def agree(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool:
-    """Whether two answers for the same images, ``float32[n, 4]``, can both be right.
+    """Return whether two answers for the same images, ``float32[n, 4]``, can both be right.
 
     Each may deviate from the exact prediction by the tolerance. Bits may differ: they depend
     on the processor, and a balancer may have sent two requests to two hosts.

@@ -1,4 +1,4 @@
-"""How long a call may still take, whatever it is doing; and how to end it early."""
+"""A call's remaining time, and its early end."""
 
 from __future__ import annotations
 

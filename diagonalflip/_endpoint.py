@@ -1,4 +1,4 @@
-"""What is said to a server: its URL, a request's headers, and the forms of an answer."""
+"""A server's URL, the headers of requests, and the forms of answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diagonalflip.errors import ClientError, InvalidAnswer
 from diagonalflip.wire import JSON, OCTETS, PACKED, PIXELS, Images, to_pixels, unpack, with_padding
 
 LONGEST_PROBLEM_BYTES = 1 << 16
-"""What is read of an answer that is no prediction."""
+"""Bytes that are read of an answer that is not a prediction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ NO_IMAGES = Images(b"", 0)
 
 
 class Endpoint:
-    """Where predictions are asked for, and how.
+    """URL and headers of requests for predictions.
 
     Args:
         url: Of the server, without a path of ours: ``http://host:port``.
@@ -141,7 +141,7 @@ class Endpoint:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host``, a name or an address, is this machine: never reached by a proxy."""
+    """Return whether ``host``, a name or an address, is this machine: never reached by a proxy."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"

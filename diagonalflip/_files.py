@@ -29,7 +29,7 @@ def reading(source: Source) -> Iterator[BinaryIO]:
 
 
 def pieces(file: BinaryIO) -> Iterator[bytes]:
-    """What is left of a file, piece by piece."""
+    """Yield the rest of a file, piece by piece."""
     while piece := file.read(PIECE_BYTES):
         yield piece
 

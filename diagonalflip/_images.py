@@ -1,4 +1,4 @@
-"""What a caller may hand over as images, read into packed ones."""
+"""Reads images in any form that a caller may pass."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def to_images(images: ImagesLike) -> Images:
 
 
 def _as_array(images: Any) -> npt.NDArray[Any] | None:
-    """What is an array by any protocol: of NumPy, pandas, PyTorch, Arrow, JAX; else None.
+    """Return an array of any library, NumPy, pandas, PyTorch, Arrow or JAX; else None.
 
     Iterating would give a table's column names.
     """

@@ -1,4 +1,4 @@
-"""When to send again: only what can help, and only while the deadline allows it.
+"""Retries: only where they can help, and only while the deadline allows it.
 
 ``urllib3.Retry`` knows no total deadline, sleeps through ``Retry-After`` however long, and
 cannot tell a worker that died from any other 500. tenacity leaves those three to us and
@@ -44,7 +44,7 @@ NOT_YET = (
     RateLimited,
     ServerOverloaded,
 )
-"""What a server may answer that is still coming up."""
+"""Errors of a server that is still starting."""
 
 PROBE_S = 5.0
 """Longest wait for one proof while the server is coming up."""

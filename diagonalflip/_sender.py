@@ -93,7 +93,7 @@ class Sender:
         return reply, _answers.read(reply, images.count, form)
 
     def info(self, deadline: Deadline) -> ServerInfo:
-        """What the server says about itself."""
+        """Return the description of the server."""
 
         def once() -> ServerInfo:
             return _answers.info(self._transport.exchange(NO_IMAGES, DESCRIPTION, deadline))

@@ -29,7 +29,7 @@ from diagonalflip.errors import ClientError, ConnectionFailed
 from diagonalflip.wire import Images
 
 POLL_S = 0.2
-"""How soon a blocked read notices that its call was cancelled."""
+"""Longest delay until a blocked read notices that its call was cancelled."""
 
 # urllib3 makes the connections, so the deadline of a thread's call reaches them this way.
 _DEADLINE: ContextVar[Deadline] = ContextVar("diagonalflip_deadline")
@@ -239,7 +239,7 @@ def _read(raw: Any, most: int) -> bytes:
 
 
 def _reason(error: BaseException) -> BaseException:
-    """What the system said, out of the errors that two libraries wrap around it."""
+    """Return the system's own error from the two libraries' errors around it."""
     inner: BaseException | None = error
     while inner is not None:
         is_wrapper = isinstance(inner, requests.RequestException)

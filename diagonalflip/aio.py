@@ -122,7 +122,7 @@ class AsyncClient:
         return done
 
     async def info(self) -> ServerInfo:
-        """What answers: model, device, workers and limits."""
+        """Return the server's model, device, workers and limits."""
         deadline = Deadline(self._deadline_s)
 
         async def once() -> ServerInfo:

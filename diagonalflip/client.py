@@ -187,7 +187,7 @@ class Client:
         return done
 
     def info(self) -> ServerInfo:
-        """What answers: model, device, workers and limits."""
+        """Return the server's model, device, workers and limits."""
         return self._sender.info(self._deadline())
 
     def wait_until_ready(self, timeout_s: float) -> None:

@@ -17,7 +17,7 @@ from diagonalflip.wire import MODEL, PROBLEM
 
 
 class Verb(enum.StrEnum):
-    """What is asked for."""
+    """Kinds of requests."""
 
     PREDICT = "predict"
     """Predictions, in any form; of a request that says nothing, a description of the model."""
@@ -76,7 +76,7 @@ class Request:
 
 
 Work = tuple[str, int, float, float, float]
-"""What it took to answer a request: form of its images, one of ``FORMS``' values, and how many;
+"""Cost of an answer: form of its images, one of ``FORMS``' values, and how many;
 seconds of reading it, of its whole batch in the network, and of writing the answer."""
 
 

@@ -1,1 +1,1 @@
-"""What happens when something breaks, tried on the running service under load."""
+"""Drills: break the running service under load, and watch it recover."""

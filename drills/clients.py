@@ -78,7 +78,7 @@ async def drive(service: Service, connections: int, seconds: float) -> tuple[flo
 
 
 async def slow_clients(service: Service) -> dict[str, int]:
-    """How they ended."""
+    """Outcomes of the connections."""
     endings: dict[str, int] = {}
     head = _head(service, 1000)
 

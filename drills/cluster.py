@@ -44,7 +44,7 @@ HEAD += ["retried by the client, failed"]
 
 
 def sh(*command: str | Path) -> str:
-    """What a command prints."""
+    """Return the output of a command."""
     finished = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     return finished.stdout
 

@@ -25,7 +25,7 @@ TIMEOUT_S = 75.0
 
 
 class Target(Protocol):
-    """Where a load goes to."""
+    """Target of a load."""
 
     @property
     def url(self) -> str:
@@ -41,7 +41,7 @@ Tables = dict[str, npt.NDArray[np.float32]]
 
 @dataclass
 class Tally:
-    """What became of requests.
+    """Outcomes of requests.
 
     Attributes:
         right: Answered, and within the tolerance of ONNX Runtime.

@@ -103,13 +103,13 @@ class Service:
         return time.monotonic() - started
 
     def healthy(self) -> bool:
-        """Whether it is ready, every worker is proven, and the edge answers."""
+        """Return whether it is ready, every worker is proven, and the edge answers."""
         metrics = self.metrics()
         proven = metrics.get("diagonalflip_workers_proven") == self.workers_wanted
         return proven and metrics.get("diagonalflip_ready") == 1 and self.edge_answers()
 
     def edge_answers(self) -> bool:
-        """Whether the edge lets an empty request through to a worker: the description."""
+        """Return whether the edge lets an empty request through to a worker: the description."""
         headers = {"Authorization": f"Bearer {self.token}"}
         try:
             answer = requests.get(self.url + PATH, headers=headers, timeout=2, proxies=DIRECT)
@@ -118,7 +118,7 @@ class Service:
         return bool(answer.status_code == requests.codes.ok)
 
     def ready(self) -> bool:
-        """What the operations port says."""
+        """Return whether the operations port reports readiness."""
         try:
             answer = requests.get(
                 f"{self.operations_url}/v2/health/ready", timeout=2, proxies=DIRECT
@@ -154,7 +154,7 @@ class Service:
         return [supervisor, *supervisor.children(recursive=True)]
 
     def output(self) -> str:
-        """What it has said so far."""
+        """Output so far."""
         return (self.folder / "output.log").read_text(errors="replace")
 
     def _child(self, name: str) -> psutil.Process:

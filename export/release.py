@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMIT, SUMS = "COMMIT", "SHA256SUMS"
 DOCUMENTS = ("CHANGELOG.md", "openapi.yaml")
 MEASURED = ("pairs", "largest_deviation", "largest_ulp", "batch_invariant")
-"""What a certificate measured; the rest of it is computed exactly."""
+"""Measured parts of a certificate; the rest is computed exactly."""
 
 
 def build(folder: Path) -> None:
@@ -89,7 +89,7 @@ def verify(folder: Path, trusted_key: Path | None) -> None:
 
 
 def _comparable(path: Path) -> bytes:
-    """What is to be equal of a file."""
+    """Return the part of a file that must be equal."""
     content = path.read_bytes()
     if path.name != MANIFEST:
         return content

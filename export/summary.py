@@ -1,4 +1,4 @@
-"""What an export tells the person who ran it."""
+"""Summary of an export for the person who ran it."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def targets() -> npt.NDArray[np.float32]:
 
 
 def margins(predictions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How far each image's prediction is on the flip's side of 0.5, ``float64[16]``.
+    """Return the distance of each image's prediction from 0.5, on the flip's side, ``float64[16]``.
 
     Of its four pixels the worst counts; what is not flipped is negative.
 
@@ -179,7 +179,7 @@ def _refuse_deviation(deviations: Mapping[str, list[float]]) -> None:
 
 
 def _ulps(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """How many float32 values lie between two: their bit patterns, made monotonic.
+    """Return the number of float32 values between two: their bit patterns, made monotonic.
 
     Predictions that cancel to zero within the tolerance count as 0: beside zero there are
     a billion float32 values, so there only the absolute deviation says something.

@@ -233,6 +233,6 @@ class OnnxEngine(Engine):
 
 
 def room_for(chunks: Sequence[Chunk]) -> int:
-    """How many answers there are, those of padding included."""
+    """Number of answers, including those of padding."""
     start, images = chunks[-1]
     return IMAGES_PER_BYTE * start + images

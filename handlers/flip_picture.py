@@ -116,7 +116,7 @@ def _critical_chunks(body: Body) -> list[Body]:
 
 
 def _is_whole(body: Body, data: list[Body], height: int, width: int) -> bool:
-    """Whether a PNG that Pillow reads has data for all rows: it takes absent ones for zeros."""
+    """Return whether a PNG has data for all rows: Pillow takes absent ones for zeros."""
     depth, passes = body[24], ADAM7 if body[28] else ((0, 0, 1, 1),)
     sizes = [((width - x + dx - 1) // dx, (height - y + dy - 1) // dy) for x, y, dx, dy in passes]
     needed = sum(rows * (1 + (columns * depth + 7) // 8) for columns, rows in sizes if columns > 0)

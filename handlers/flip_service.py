@@ -40,7 +40,7 @@ ECHOED = {"x-request-id": "Flip-Request-Id", "traceparent": "traceparent"}
 """Request header to response header; TorchServe overwrites ``X-Request-Id`` with its own."""
 
 ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-"""What may go back into a header: a line break there would kill the worker."""
+"""Ids that may be echoed in a header: a line break there would kill the worker."""
 
 
 class Service:

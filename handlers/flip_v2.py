@@ -45,7 +45,7 @@ TENSORS = "one input, pixels FP32, UINT8 or BOOL [n, 4] or packed UINT8 [bytes]"
 
 
 def recognises(headers: Mapping[str, str], body: Body) -> bool:
-    """Whether a request speaks V2; its path, which would tell, does not reach a worker."""
+    """Return whether a request speaks V2; its path, which would tell, does not reach a worker."""
     return HEADER_LENGTH in headers or _inputs_document(headers, body) is not None
 
 
@@ -233,7 +233,7 @@ def _read_json(tensor: dict[str, Any]) -> npt.NDArray[Any]:
 
 
 def _holds_text(data: object) -> bool:
-    """Whether a text is among the values, in lists of any depth."""
+    """Return whether a text is among the values, in lists of any depth."""
     level = data if isinstance(data, list) else []
     while level:
         kinds = set(map(type, level))

@@ -20,7 +20,7 @@ HEAD += [f"`.{name.rpartition('.')[2]}`" for name in ARTIFACTS]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one processor.
+    """Results of one processor.
 
     Attributes:
         title: Of the processor.
@@ -73,7 +73,7 @@ def run(processor: Processor, source: Path, artifacts: Path) -> Outcome:
 
 
 def faults(outcomes: list[Outcome]) -> list[str]:
-    """Why the matrix fails, a line each; none if it passes. Bits are not judged."""
+    """Return why the matrix fails, one reason per line; none if it passes. Bits do not count."""
     lines = [f"{each.title}: {each.failure}" for each in outcomes if each.failure]
     for outcome in outcomes:
         lines += [

@@ -1,4 +1,4 @@
-"""What runs on each processor after its export: both engines, proven and compared.
+"""Proof of an export on one processor: both engines, proven and compared.
 
     python -m portability.probe FOLDER
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / ".portability"
-"""What ``portability/arm64.sh`` makes: ``root``, a Debian, and ``packages``."""
+"""Folders that ``portability/arm64.sh`` makes: ``root``, a Debian, and ``packages``."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Processor:
         return f"qemu-{self.machine}" if self.model else ""
 
     def lacking(self) -> str:
-        """What this host lacks to run it, and what to do; empty if nothing."""
+        """Missing prerequisite of this host, and the remedy; empty if there is none."""
         if not self.model:
             return ""
         if platform.machine() != "x86_64":

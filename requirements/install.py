@@ -42,7 +42,7 @@ SPARE_BYTES = 1 << 24
 
 
 class InstallError(Exception):
-    """What went wrong and what to do, in a line; above it the last lines of what failed."""
+    """Reason and remedy in one line, below the last lines of the command that failed."""
 
 
 class Environment:
@@ -63,7 +63,7 @@ class Environment:
         self._unfinished = self.folder / ".unfinished"
 
     def base(self) -> str:
-        """What must be the same as when it was made: its path, and the Python below it."""
+        """Fingerprint of the environment: its path, and the Python below it."""
         python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
         return "{}\n{}\n{}.{}".format(self.folder, python, *sys.version_info)
 
@@ -73,7 +73,7 @@ class Environment:
         return hashlib.sha256(b"\0".join(each.read_bytes() for each in files)).hexdigest()
 
     def is_sound(self) -> bool:
-        """Whether it can be used, with whatever is in it."""
+        """Return whether it can be used, with whatever is in it."""
         return (
             _read(self._base) == self.base()
             and not self._unfinished.exists()
@@ -81,7 +81,7 @@ class Environment:
         )
 
     def is_complete(self) -> bool:
-        """Whether nothing is to be done."""
+        """Return whether nothing is to be done."""
         return self.is_sound() and _read(self._stamp) == self.digest()
 
     def complete(self, lock: int) -> None:

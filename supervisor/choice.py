@@ -1,4 +1,4 @@
-"""What an operator chose of the versions, kept in the model store for the next start."""
+"""An operator's choice of versions, kept in the model store for the next start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REMEDY = "export that version again, or delete the file"
 
 @dataclass(frozen=True)
 class Choice:
-    """What an operator chose.
+    """An operator's choice.
 
     Attributes:
         default: Version that answers where none is named.

@@ -109,7 +109,7 @@ class FrontDoor:
         return ""
 
     def _told(self, number: int) -> dict[str, Any]:
-        """What a worker publishes of its versions."""
+        """Versions that a worker publishes."""
         try:
             page = json.loads(metrics_file(self._folder, number).read_bytes())
         except FileNotFoundError:  # a new one

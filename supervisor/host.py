@@ -1,4 +1,4 @@
-"""What differs between hosts: environment, programs, temporary folders, GPUs, limits, signals."""
+"""Differences between hosts: environment, programs, temporary folders, GPUs, limits, signals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FOLDER_BYTES = 50
 macOS and 107 on Linux. Ours add 22 for the folder and 30 at most for a name."""
 
 PLAIN_PATH = re.compile(r"[\w./+-]+")
-"""What needs no quoting in the configuration of any program that is given such a path."""
+"""Paths that need no quoting in any configuration."""
 
 GPU_NODES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 """Drivers of GPUs: NVIDIA's, its Jetson boards', WSL's, AMD's. Without any, torch is not asked."""
@@ -135,7 +135,7 @@ def count_gpus() -> int:
 
 
 def readable(connection: socket.socket, seconds: float) -> bool:
-    """Whether there is something to read, or the end, within so many seconds.
+    """Return whether there is something to read, or the end, within so many seconds.
 
     By poll: select knows no descriptor above 1,023.
     """

@@ -21,13 +21,13 @@ from supervisor.settings import Settings
 TEXT, JSON = "text", "json"
 
 LOG_BYTES = 1 << 26
-"""What a part's own log may grow to; the one before is kept as ``.1``."""
+"""Largest size of a part's own log; the previous one is kept as ``.1``."""
 
 WAITING_LINES = 4096
 """For a reader that stalls; then lines are dropped."""
 
 PATIENCE_S = 1.0
-"""How long the end of this process waits for its last lines to be read."""
+"""Longest wait, at the end of this process, for its last lines to be read."""
 
 
 class Output:
@@ -110,7 +110,7 @@ def configure(log_format: str, output: Output) -> None:
 
 
 def output_of(part: str, settings: Settings) -> IO[bytes]:
-    """What a process may have as its standard output and error; close it once it is started.
+    """File descriptor for a process's standard output and error; close it once it is started.
 
     A pipe, whose lines go to the part's own file in the folder of logs; or, as JSON, to standard
     output: those that are JSON as they are, any other (Java's warnings) as a

@@ -33,7 +33,7 @@ PARTS = ("torchserve", "worker")
 
 @dataclass(frozen=True)
 class Family:
-    """What a worker publishes under one name.
+    """Metrics that workers publish under one name.
 
     Attributes:
         kind: Of metric.

@@ -84,7 +84,7 @@ class Models:
 
     @property
     def loaded(self) -> list[Artifacts]:
-        """What every worker serves now."""
+        """Versions that every worker serves now."""
         return list(self._loaded.values())
 
     def document(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Health:
-    """What the supervisor knows; written by its thread, read by the port's.
+    """State of the service; written by the supervisor's thread, read by the port's.
 
     Attributes:
         prover: Of the workers that TorchServe runs now; None while it does not run.
@@ -62,7 +62,7 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """Whether requests should be sent here."""
+        """Return whether requests should be sent here."""
         return self.earned and self.proven > 0 and not self.draining
 
 

@@ -30,7 +30,7 @@ PATIENCE_S = 1.0
 """A worker that owes an answer and used no processor for this long, twice in a row, hangs."""
 
 BUSY_PATIENCE_S = 60.0
-"""How long a worker that works may owe one: its longest queue takes less."""
+"""Longest wait for a busy worker's answer; its longest queue takes less."""
 
 RESULTS = ("passed", "wrong", "unanswered")
 
@@ -78,7 +78,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 @dataclass
 class Subject:
-    """What is known of one worker.
+    """State of one worker.
 
     Attributes:
         number: From 0.
@@ -141,12 +141,12 @@ class Prover:
 
     @property
     def proven(self) -> int:
-        """How many workers' last answers were right."""
+        """Number of workers whose last answer was right."""
         return sum(worker.proven for worker in self.workers)
 
     @property
     def refused(self) -> str:
-        """Why a worker will not serve its archive; TorchServe starts it again and again."""
+        """Reason why a worker refuses its archive; TorchServe restarts it again and again."""
         told = fault_file(self._sockets)
         return told.read_text(encoding="utf-8") if told.exists() else ""
 
@@ -156,7 +156,7 @@ class Prover:
             self._ended.wait(self._interval_s if worker.proven else 0.1)
 
     def _prove(self, worker: Subject) -> bool:
-        """Whether one proof went well; ends the worker if it is the worker's fault."""
+        """Return whether one proof went well; ends the worker if it is the worker's fault."""
         try:
             for artifacts in self._models.loaded:
                 self._prove_version(worker, artifacts)

@@ -1,4 +1,4 @@
-"""What is served, as one CycloneDX document: Python packages, TorchServe's jar, Debian packages.
+"""Bill of materials as one CycloneDX document: Python packages, TorchServe's jar, Debian packages.
 
 That jar is some thirty others in one, and its build threw their ``pom.properties`` away
 (pytorch/serve: frontend/server/build.gradle), so that a scanner sees a single file. What is
@@ -68,7 +68,7 @@ def merge(python: dict[str, Any], jar: list[dict[str, Any]], omitted: set[str]) 
 
 
 def names(requirements: Path) -> set[str]:
-    """What a lock names."""
+    """Packages that a lock names."""
     pins = re.findall(r"^([\w.-]+)==", requirements.read_text(encoding="utf-8"), re.MULTILINE)
     return {_normal(name) for name in pins}
 

@@ -1,4 +1,4 @@
-"""What an operator can set, by environment variable or ``make serve NAME=value``.
+"""Settings, by environment variable or ``make serve NAME=value``.
 
 ``python -m supervisor.settings`` prints the table.
 """
@@ -26,7 +26,7 @@ def _port(default: int, purpose: str) -> Any:
 
 
 def _reachable(host: str) -> str:
-    """Where this machine reaches what listens on ``host``, as a URL has it."""
+    """Host part of the URL at which this machine reaches ``host``."""
     everywhere = {"0.0.0.0": LOOPBACK, "::": "[::1]"}  # noqa: S104 - read, not bound
     return everywhere.get(host, f"[{host}]" if ":" in host else host)
 
@@ -79,22 +79,22 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """Where the front door is."""
+        """URL of the front door."""
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def torchserve_url(self) -> str:
-        """Where TorchServe's frontend is."""
+        """URL of TorchServe's frontend."""
         return f"http://{LOOPBACK}:{self.torchserve_port}"
 
     @property
     def operations_url(self) -> str:
-        """Where this machine reaches the operations port."""
+        """URL at which this machine reaches the operations port."""
         return f"http://{_reachable(self.operations_host)}:{self.operations_port}"
 
     @property
     def edge_url(self) -> str:
-        """Where this machine reaches the edge, whatever address it listens on."""
+        """URL at which this machine reaches the edge, whatever address it listens on."""
         scheme = "https" if self.tls_cert else "http"
         return f"{scheme}://{_reachable(self.host)}:{self.edge_port}"
 

@@ -15,7 +15,7 @@ class StopRequested(Exception):
 
 
 class Stop:
-    """Whether a signal asked for the end; further ones do not disturb the stop.
+    """Return whether a signal asked for the end; further ones do not disturb the stop.
 
     Its handler raises nothing: that could strike while ``subprocess`` or a log handler holds
     a lock, which nobody would release, or in a finalizer, which swallows it.

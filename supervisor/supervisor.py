@@ -25,7 +25,7 @@ from worker.routes import metrics_file
 
 CHORES_S = 2.0
 SILENCE_S = 10.0
-"""How long TorchServe may not answer for its metrics, until it counts as hanging."""
+"""Longest silence of TorchServe's metrics port before it counts as hanging."""
 
 STABLE_S = 60.0
 """A part that lived this long is started again at once; a shorter life makes a longer pause."""
@@ -41,7 +41,7 @@ class GaveUpError(Exception):
 
 
 class Lives:
-    """When to start a part again that has ended.
+    """Delays between restarts of one part.
 
     Raises:
         GaveUpError: By ``ended``, after ``MAX_SHORT_LIVES``.
@@ -213,7 +213,7 @@ def _pages(front: FrontDoor, sockets: Path) -> list[str]:
 
 
 def _answers(metrics_port: int) -> bool:
-    """Whether TorchServe gives its metrics; ``http.client`` knows no proxies."""
+    """Return whether TorchServe gives its metrics; ``http.client`` knows no proxies."""
     connection = http.client.HTTPConnection(LOOPBACK, metrics_port, timeout=1.0)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("GET", "/metrics")

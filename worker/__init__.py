@@ -1,1 +1,1 @@
-"""What runs inside a worker: TorchServe's door, the HTTP door, and the queue before the service."""
+"""Code of a worker: TorchServe's door, the HTTP doors, and the queue before the service."""

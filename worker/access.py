@@ -14,7 +14,7 @@ import orjson
 from worker.metrics import Entry
 
 LOG_BYTES = 1 << 26
-"""What the log may grow to; the one before is kept as ``.1``."""
+"""Largest size of the log; the previous one is kept as ``.1``."""
 
 
 class AccessLog:

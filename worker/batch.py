@@ -42,13 +42,13 @@ class Service(Protocol):
 
 
 class Client(Protocol):
-    """Who waits for an answer."""
+    """Receiver of one answer."""
 
     door: str
     """By which the request came in."""
 
     lost: bool
-    """Whether nobody waits any more."""
+    """Return whether nobody waits any more."""
 
     def reply(self, response: Response) -> None:
         """Takes the answer."""
@@ -58,14 +58,14 @@ class Client(Protocol):
 
 
 Waiting = tuple[Client, Request, int, float]
-"""Who asks what, its weight, and since when."""
+"""Client, request, weight, and time of arrival."""
 
 Taken = tuple[Client, Request, float, Any]
-"""Who asks what, since when, and the job that it is, or its answer."""
+"""Client, request, time of arrival, and its job or its answer."""
 
 
 class Batcher:
-    """Collects requests of all clients and answers them together, light ones first.
+    """Batches the requests of all clients, light ones first.
 
     Attributes:
         held_bytes: What connections hold for clients; theirs to keep.

@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
         self._server.batcher.held_bytes -= self._unsent_bytes
 
     def data_received(self, data: bytes) -> None:
-        """Has the parser read them, which calls the methods of a ``Receiver``."""
+        """Pass the bytes to the parser, which calls the methods of a ``Receiver``."""
         if self._parser is not None:
             try:
                 self._parser.feed(data)
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def _leaves(self) -> bool:
-        """Whether the client is to go when it is answered."""
+        """Return whether the client is to go when it is answered."""
         return self._server.draining and not self._proves
 
     @property

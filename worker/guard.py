@@ -1,4 +1,4 @@
-"""Who may ask at the edge: tokens and their rate, and TLS."""
+"""Access to the edge: tokens, their rate, and TLS."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def who(told: str, names: Mapping[str, str]) -> tuple[str, NotAuthorized | None]
 
 
 def stamps(*paths: Path) -> list[tuple[int, int, int]]:
-    """What differs when one of the files was changed."""
+    """Return stamps that differ after a file was changed."""
     found = []
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""How much, and how long, clients may take of a worker.
+"""Limits of memory and time that a worker grants to clients.
 
 Its memory is bounded by these, under every mixture of requests: Python and ONNX Runtime (0.1 GiB;
 with PyTorch, for a GPU, 0.4), ``HELD_BYTES``, the answers of one batch (40 MiB), one body and what
@@ -16,53 +16,53 @@ MAX_HEAD_BYTES = 1 << 14
 """Of a request: its target and headers."""
 
 BATCH_REQUESTS = 128
-"""Answered as soon as so many wait: what was read of them is still in the processor's cache."""
+"""Maximum requests per batch: a larger one would no longer fit into the processor's cache."""
 
 BATCH_IMAGES = 1 << 18
-"""Predictions of a batch at most, beside one heavy request."""
+"""Maximum predictions per batch, besides one heavy request."""
 
 HEAVY_IMAGES = 1 << 17
-"""A request that may be more than this is heavy: a batch takes one, so that others wait for one."""
+"""Predictions beyond which a request is heavy. A batch takes one, so others wait for one."""
 
 QUEUED_IMAGES = 1 << 26
-"""Predictions that may wait, seconds of work; a request beyond is answered 503, undecoded."""
+"""Maximum predictions that wait: seconds of work. A request beyond is answered 503, undecoded."""
 
 HELD_BYTES = 1 << 28
-"""Bodies, and answers that clients have not read, at most; what comes then is answered 503."""
+"""Maximum bytes of bodies and unread answers per worker; requests beyond are answered 503."""
 
 UNSENT_BYTES = 1 << 15
-"""Answers that a client has not read, until they are counted and it is not listened to."""
+"""Unread bytes from which a client's answers are counted, and no more is read from it."""
 
 CONNECTIONS_OF_AN_ADDRESS = 2048
 """At the edge, half of all: no single client can take every connection."""
 
 REFUSALS_LOGGED = 10
-"""In a second; those for want of a token are anybody's to cause."""
+"""Per second: anybody can cause refusals, so the log is bounded."""
 
 HANDSHAKE_S = 10.0
 IDLE_S = 75.0
 REQUEST_S = 60.0
-"""From a request's first byte to its last: a client slower than that is answered 408."""
+"""From a request's first byte to its last; a slower client is answered 408."""
 
 STALLED_S = 60.0
 READ_BYTES_PER_S = 1 << 16
-"""A client has ``STALLED_S``, and at this rate more, to read what did not leave at once."""
+"""A client has ``STALLED_S`` to read an answer, plus the time that its size takes at this rate."""
 
 DEAF_S = 10.0
-"""Without reading a byte, while memory is short: others have better use for it."""
+"""Longest time without reading a byte while memory is short; then the connection ends."""
 
 DRAIN_IDLE_S = 1.0
-"""For the next request of a connection that a stopping worker will answer; then it is closed."""
+"""Longest wait of a stopping worker for the next request of an idle connection."""
 
 LINGER_S = 5.0
-"""For a refused client to read why: closing at once could reset the connection before."""
+"""Time for a refused client to read why: closing at once could reset the connection first."""
 
 SPARE_FILES = 100
 """That a worker opens beside its connections."""
 
 
 def patience_s(unsent: int, finished: bool, in_request: bool, leaving: bool) -> float:
-    """How long a client may take: to read, to go, to send a request, or to begin one."""
+    """Return how long a client may take to read, to leave, to send a request or to begin one."""
     if unsent:
         return STALLED_S + unsent / READ_BYTES_PER_S
     if finished:

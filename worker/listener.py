@@ -40,7 +40,7 @@ TLS_TIMEOUTS = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
 
 @dataclass(frozen=True)
 class Door:
-    """Where clients come in.
+    """A listening socket for clients.
 
     Attributes:
         name: For metrics; ``PROOF`` is the supervisor's.
@@ -177,7 +177,7 @@ class HttpServer(ABC):
         return True
 
     def _is_crowded(self, address: str) -> bool:
-        """Whether another client of ``address`` would take the room of others, or there is none."""
+        """Return whether another client of ``address`` would take the room of others."""
         if len(self._opening) + len(self.connections) < limits.CONNECTIONS_OF_AN_ADDRESS:
             return False
         present = [*self._opening.values(), *(each.address for each in self.connections)]
@@ -209,7 +209,7 @@ class HttpServer(ABC):
 
 
 def _is_deaf(connection: Connection, now: float) -> bool:
-    """Whether the client has read nothing for long, of what it is owed."""
+    """Return whether the client has read nothing for long, of what it is owed."""
     unsent = connection.unsent
     if unsent != connection.stuck[0]:
         connection.stuck = unsent, now

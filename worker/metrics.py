@@ -153,7 +153,7 @@ class Metrics:
                 new.replace(self._page)
 
     def everyone(self) -> list[dict[str, Any]]:
-        """What each living worker published in the last seconds: its number, and ``recent``."""
+        """Return the number and ``recent`` of every worker that published in the last seconds."""
         if self._page is None:
             return []
         known = []

@@ -21,7 +21,7 @@ MANIFEST = "MAR-INF/MANIFEST.json"
 
 @dataclass(frozen=True)
 class Served:
-    """What a worker serves.
+    """Versions that a worker serves.
 
     Attributes:
         services: By version.

@@ -19,12 +19,12 @@ nothing to us."""
 
 
 KNOWN_HEADS, KNOWN_HEAD_BYTES = 1024, 1024
-"""How many heads are remembered, and up to which length."""
+"""Number and length of heads that are remembered, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What the head of a request says.
+    """Content of a request's head.
 
     Attributes:
         method, path, headers: As ``Receiver.receive`` takes them.
@@ -43,7 +43,7 @@ as predicting an image; what llhttp has read once, as a whole request, need not 
 
 
 class Receiver(Protocol):
-    """Who is told of requests; what these raise comes out of ``Parser.feed``."""
+    """Receiver of requests; errors that it raises come out of ``Parser.feed``."""
 
     def begin(self) -> None:
         """A request's first byte has come."""
@@ -226,7 +226,7 @@ def text(raw: bytes) -> str:
 
 @lru_cache(maxsize=4096)
 def _short_text(raw: bytes) -> str:
-    """What many requests have in common: names, media types."""
+    """Decode a string that many requests share: a name or a media type."""
     return raw.decode("latin-1")
 
 

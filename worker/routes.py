@@ -36,8 +36,7 @@ PROBES = ("GET", "HEAD")
 
 NUMBER = struct.Struct("!H")
 NOT_READY, DRAIN, MODELS = b"n", b"d", b"m"
-"""What the supervisor says to a worker: no client is to be sent here; let them go; other versions
-are wanted."""
+"""Messages of the supervisor to a worker: report not ready; drain; serve other versions."""
 
 
 class WorkerServer(HttpServer):
@@ -146,7 +145,7 @@ class WorkerServer(HttpServer):
         self._pages.pop("/status", None)
 
     def _status(self) -> Response:
-        """What every worker last published of itself, for people."""
+        """Status of every worker, for people."""
         told = {"ready": self._ready, "workers": self.metrics.everyone()}
         return Response(json.dumps(told).encode(), JSON)
 
@@ -186,7 +185,7 @@ class WorkerServer(HttpServer):
 
 
 def unserved(method: str, allowed: Sequence[str]) -> Response:
-    """What OPTIONS is answered, or another method than those of a path."""
+    """Return the answer to OPTIONS, or to a method that a path does not allow."""
     headers = {"allow": ", ".join([*allowed, "OPTIONS"])}
     if method == "OPTIONS":
         return Response(b"", "", headers=headers)
@@ -207,22 +206,22 @@ def take_doors(folder: Path, number: int) -> tuple[list[socket.socket], socket.s
 
 
 def front_socket(folder: Path) -> Path:
-    """Where workers ask the supervisor for the front door."""
+    """Path of the socket at which workers ask for the sockets of the doors."""
     return folder / "front.sock"
 
 
 def proof_socket(folder: Path, number: int) -> Path:
-    """Where worker ``number``, from 0, listens for the supervisor, answered before all others."""
+    """Path of the socket at which worker ``number``, from 0, answers proofs before all else."""
     return folder / f"proof-{number}.sock"
 
 
 def metrics_file(folder: Path, number: int) -> Path:
-    """Where it publishes its metrics, in JSON."""
+    """Path of the file to which a worker publishes its metrics, in JSON."""
     return folder / f"worker-{number}.metrics"
 
 
 def fault_file(folder: Path) -> Path:
-    """Where a worker says why it cannot serve, before it ends: a fault of the archive."""
+    """Path of the file to which a worker writes why it cannot serve its archive."""
     return folder / "fault"
 
 

@@ -1,4 +1,4 @@
-"""Where there is no nginx: fixed answers of any size from bare asyncio.
+"""Fixed answers of any size from bare asyncio, where there is no nginx.
 
     python fixed_app.py PORT
 

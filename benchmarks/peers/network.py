@@ -26,5 +26,5 @@ def predict(packed: bytes) -> npt.NDArray[np.float32]:
 
 
 def count_of(packed: bytes, content_type: str) -> int:
-    """How many images there are; 0 if the body is none that is answered."""
+    """Return the number of images; 0 if the body cannot be answered."""
     return (2 * len(packed) - ("padding=4" in content_type)) * (0 < len(packed) <= MAX_BYTES)

@@ -17,7 +17,7 @@ from diagonalflip.errors import DiagonalFlipError
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether one promise is kept.
+    """Return whether one promise is kept.
 
     Attributes:
         group: Where it is made: a file of vectors, or the contract itself.

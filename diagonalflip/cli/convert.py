@@ -25,7 +25,7 @@ from diagonalflip.wire import OCTETS, PIXELS, PNG
 
 @dataclass(frozen=True)
 class Conversion:
-    """What to predict, and where to.
+    """A conversion of one file to another.
 
     Attributes:
         source: Path of the images, or ``-``.

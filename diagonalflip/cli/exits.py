@@ -17,7 +17,7 @@ from diagonalflip.errors import (
 
 
 class ExitCode(IntEnum):
-    """What the command says to a script."""
+    """Exit codes for scripts."""
 
     OK = 0
     REFUSED = 1

@@ -22,7 +22,7 @@ EPILOG = READING
 
 
 class Wanted(StrEnum):
-    """What to show of an image."""
+    """Results that can be shown for an image."""
 
     PREDICTIONS = "predictions"
     FLIPS = "flips"

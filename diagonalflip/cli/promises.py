@@ -1,4 +1,4 @@
-"""What docs/wire-format.md promises and no single request can show."""
+"""Promises of docs/wire-format.md that no single request can show."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Rows = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Kit:
-    """What promises are checked with.
+    """Clients and data to check promises with.
 
     Attributes:
         raw: The server.

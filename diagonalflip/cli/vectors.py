@@ -20,7 +20,7 @@ Vector = Mapping[str, Any]
 FILES = ("predictions", "v2", "explanations")
 PROBLEM_MEMBERS = {"type", "title", "status", "detail", "code", "got", "expected"}
 ROUNDED = 0.5e-6
-"""What six decimals of the text table may differ from the number itself."""
+"""Largest rounding error of six decimals in the text table."""
 
 
 def vectors() -> Iterator[tuple[str, Mapping[str, Any], Vector]]:
