@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import pickle
 import re
@@ -11,6 +12,7 @@ import pytest
 
 from diagonalflip import errors
 from diagonalflip.errors import DiagonalFlipError
+from tests.conftest import ROOT
 
 LINE = re.compile(r"^ {4}(?P<branch>[ │├└─]*)(?P<name>[A-Z]\w+)(?:\s+(?P<status>\d{3}|-)\s.*)?$")
 
@@ -93,3 +95,17 @@ def test_errors_survive_another_process(kind: type[DiagonalFlipError]) -> None:
     copy = pickle.loads(pickle.dumps(kind("a", "b", "c")))  # noqa: S301 - our own bytes
     assert type(copy) is kind
     assert copy.problem() == kind("a", "b", "c").problem()
+
+
+def test_no_error_is_raised_twice() -> None:
+    """An error keeps the frames it was raised in: as a constant, those of every request."""
+    folders = ("diagonalflip", "handlers", "supervisor", "worker")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 50
+    raised = [
+        node.exc.id
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Name)
+    ]
+    assert not [name for name in raised if name.isupper()]

@@ -1,0 +1,148 @@
+"""The model store: which versions it holds, what was chosen, and which key has signed them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from diagonalflip.errors import ArtifactError, SettingError
+from supervisor import signature, store
+from supervisor.choice import CHOICE, Choice, read_choice, write_choice
+
+
+def keys(folder: Path, encryption: KeySerializationEncryption | None = None) -> tuple[Path, Path]:
+    """The paths of a private and of a public key, made anew."""
+    key = Ed25519PrivateKey.generate()
+    private, public = folder / "signing.pem", folder / "trusted.pem"
+    encryption = encryption or NoEncryption()
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    public.write_bytes(
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    return private, public
+
+
+@pytest.fixture
+def exported(artifacts: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(artifacts, tmp_path / "exported"))
+
+
+def test_a_store_is_an_export_or_a_folder_of_them_in_order(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="run `make export`"):
+        store.exports(tmp_path)
+    (tmp_path / "manifest.json").touch()
+    assert store.exports(tmp_path) == [tmp_path]
+    versions = ["1.0", "2.0", "2.0-rc1", "10.0", "alpha"]
+    for version in reversed(versions):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "manifest.json").touch()
+    (tmp_path / "empty").mkdir()
+    assert {path.name for path in store.exports(tmp_path)} == set(versions)
+    names = [path.name for path in store.exports(tmp_path)]
+    assert names.index("2.0") < names.index("2.0-rc1") < names.index("10.0")
+
+
+def test_what_was_checked_is_what_is_copied(exported: Path, tmp_path: Path) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    checked = store.check(exported, copies=copies)
+    assert checked.archive == copies / "diagonal_flip-1.0.mar"
+    assert checked.archive.read_bytes() == (exported / "diagonal_flip.mar").read_bytes()
+    assert (checked.version, checked.flips, checked.signed) == ("1.0", 1, False)
+
+
+def test_a_manifest_of_another_archive_is_refused(exported: Path) -> None:
+    path = exported / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["model"]["version"] = "9.9"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"an archive of diagonal_flip 1\.0"):
+        store.check(exported)
+
+
+def test_a_certificate_beyond_the_tolerance_is_refused(exported: Path) -> None:
+    path = exported / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["certificate"]["largest_deviation"] = 2e-6
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="deviations of at most"):
+        store.check(exported)
+
+
+def test_a_signature_holds_for_its_content_and_its_key(exported: Path, tmp_path: Path) -> None:
+    private, public = keys(tmp_path)
+    with pytest.raises(ArtifactError, match="without a signature"):
+        store.check(exported, public)
+    signature.sign(exported / "manifest.json", private)
+    assert store.check(exported, public).signed
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ArtifactError, match="another key"):
+        store.check(exported, keys(tmp_path / "other")[1])
+    manifest = exported / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"flips": 1', b'"flips": 9'))
+    with pytest.raises(ArtifactError, match="other content"):
+        store.check(exported, public)
+
+
+def test_files_that_are_no_keys_are_settings_to_correct(exported: Path, tmp_path: Path) -> None:
+    manifest = exported / "manifest.json"
+    private, public = keys(tmp_path)
+    signature.sign(manifest, private)
+    other = generate_private_key(SECP256R1())
+    wrong = tmp_path / "wrong.pem"
+    for content in (
+        b"",
+        public.read_bytes(),
+        other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    ):
+        wrong.write_bytes(content)
+        with pytest.raises(SettingError, match="SIGNING_KEY"):
+            signature.sign(manifest, wrong)
+    for content in (
+        b"",
+        private.read_bytes(),
+        other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+    ):
+        wrong.write_bytes(content)
+        with pytest.raises(SettingError, match="TRUSTED_KEY"):
+            store.check(exported, wrong)
+    with pytest.raises(SettingError, match="No such file"):
+        store.check(exported, tmp_path / "none.pem")
+    locked, _ = keys(tmp_path, BestAvailableEncryption(b"secret"))
+    with pytest.raises(SettingError, match="SIGNING_KEY"):
+        signature.sign(manifest, locked)
+
+
+def test_a_choice_is_kept_and_the_first_version_is_the_default_before(tmp_path: Path) -> None:
+    versions = ["1.0", "2.0"]
+    assert read_choice(tmp_path, versions) == Choice("1.0")
+    chosen = Choice("2.0", "1.0", ("3.0",), "1.0", 10)
+    write_choice(tmp_path, chosen)
+    assert read_choice(tmp_path, versions) == chosen
+    assert read_choice(tmp_path, versions, "1.0") == Choice("1.0", "2.0")
+    assert read_choice(tmp_path, versions, "2.0") == chosen
+    with pytest.raises(SettingError, match=r"DEFAULT_VERSION=4\.0"):
+        read_choice(tmp_path, versions, "4.0")
+    with pytest.raises(ArtifactError, match=r"default 2\.0"):
+        read_choice(tmp_path, ["1.0"])
+    assert read_choice(tmp_path, ["1.0"], "1.0") == Choice("1.0")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"default": "1.0", "unloaded": 3}'])
+def test_a_damaged_choice_is_an_error_that_names_the_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / CHOICE).write_text(content)
+    with pytest.raises(ArtifactError, match=CHOICE):
+        read_choice(tmp_path, ["1.0"])
