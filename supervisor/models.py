@@ -59,6 +59,8 @@ class Models:
         self.kept = True
         self.changed: Callable[[], None] = lambda: None
         self._loaded: dict[str, Artifacts] = {}
+        # A version stands for one model while this process lives.
+        self._digests: dict[str, str] = {}
         folders = self._folders()
         self._choice = read_choice(model_store, list(folders), default)
         for version in folders.keys() - set(self._choice.unloaded):
@@ -68,8 +70,6 @@ class Models:
                 if version == self._choice.default:
                     raise
                 logger.error("Version %s is not served: %s", version, error)  # noqa: TRY400
-        # What a version stands for does not change while this process lives.
-        self._digests = {version: each.digest for version, each in self._loaded.items()}
         self._wish(self._choice, self._loaded)
 
     @property
@@ -115,10 +115,6 @@ class Models:
         """
         with self._changing:
             artifacts = self._checked(version)
-            if artifacts.digest != self._digests.setdefault(version, artifacts.digest):
-                raise ModelConflict(
-                    f"another model as version {version}", "the one served before", NUMBER
-                )
             unloaded = tuple(each for each in self._choice.unloaded if each != version)
             choice = replace(self._choice, unloaded=unloaded)
             self._apply(choice, self._loaded | {version: artifacts})
@@ -223,10 +219,19 @@ class Models:
         return {store.version_of(folder): folder for folder in store.exports(self._store)}
 
     def _checked(self, version: str) -> Artifacts:
+        """Check a version, and copy its archive to where it is loaded from."""
         folders = self._folders()
         if version not in folders:
             raise ModelNotFound(f"version {version[:32]}", f"one of {', '.join(folders)}")
-        return store.check(folders[version], self._trusted_key, self.archives)
+        found = store.check(folders[version], self._trusted_key)
+        if found.digest != self._digests.setdefault(version, found.digest):
+            raise ModelConflict(
+                f"another model as version {version}", "the one served before", NUMBER
+            )
+        copy = self.archives / f"{found.model}-{version}.mar"
+        if not copy.exists():  # workers may be reading it
+            copy.write_bytes(found.content)
+        return replace(found, archive=copy, content=b"")
 
     def _must_serve(self, version: str) -> None:
         if version not in self._loaded:

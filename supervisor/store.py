@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Artifacts:
         digest: SHA-256 (hex) of the TorchScript file, as clients see it.
         flips: How many of the 16 images the version flips.
         signed: Whether a trusted key has signed it.
+        content: Of the archive, as it was checked.
     """
 
     archive: Path
@@ -38,6 +40,7 @@ class Artifacts:
     digest: str = ""
     flips: int = 0
     signed: bool = False
+    content: bytes = field(default=b"", repr=False, compare=False)
 
 
 def exports(model_store: Path) -> list[Path]:
@@ -68,14 +71,12 @@ def version_of(folder: Path) -> str:
         return folder.name
 
 
-def check(folder: Path, trusted_key: Path | None = None, copies: Path | None = None) -> Artifacts:
+def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
     """Read the manifest of an export and compare every artifact with its digest.
 
     Args:
         folder: The export.
         trusted_key: Public key that must have signed the manifest, if any.
-        copies: Folder for a copy of the archive as it was checked, whatever becomes of the store;
-            the archive is named by version there. None leaves it where it is.
 
     Raises:
         ArtifactError: The manifest or an artifact is missing or unreadable, or an
@@ -90,7 +91,7 @@ def check(folder: Path, trusted_key: Path | None = None, copies: Path | None = N
             signature.verify(folder / MANIFEST, raw, trusted_key)
         manifest: dict[str, Any] = json.loads(raw)
         archive = folder / f"{manifest['model']['name']}.mar"
-        copy = copies / f"{archive.stem}-{manifest['model']['version']}.mar" if copies else archive
+        checked: dict[str, bytes] = {}
         for name, entry in manifest["artifacts"].items():
             content = (folder / name).read_bytes()
             found = hashlib.sha256(content).hexdigest()
@@ -100,17 +101,17 @@ def check(folder: Path, trusted_key: Path | None = None, copies: Path | None = N
                     f"{entry['sha256'][:12]}… ({entry['bytes']} bytes) as in {MANIFEST}",
                     REMEDY,
                 )
-            if name == archive.name and copies:
-                copy.write_bytes(content)
+            checked[name] = content
         model, certificate = manifest["model"], manifest["certificate"]
         artifacts = Artifacts(
-            archive=copy,
+            archive=archive,
             model=model["name"],
             version=model["version"],
             reference=certificate["reference"],
             digest=manifest["artifacts"][f"{model['name']}.pt"]["sha256"],
             flips=certificate["flips"],
             signed=trusted_key is not None,
+            content=checked[archive.name],
         )
         _check_certificate(artifacts, certificate["largest_deviation"])
     except OSError as error:
@@ -124,7 +125,7 @@ def check(folder: Path, trusted_key: Path | None = None, copies: Path | None = N
 
 def _check_certificate(artifacts: Artifacts, largest_deviation: float) -> None:
     """Compares the certificate with what is in the archive, which workers prove themselves by."""
-    with zipfile.ZipFile(artifacts.archive) as archive:
+    with zipfile.ZipFile(io.BytesIO(artifacts.content)) as archive:
         reference = json.loads(archive.read("reference.json"))["predictions"]
         packed = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
     named = (artifacts.model, artifacts.version)

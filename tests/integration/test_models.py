@@ -235,6 +235,21 @@ def test_a_version_that_cannot_be_trusted_is_not_loaded(
     assert_of(requests.post(both.server.url, IMAGES, headers=HEADERS, timeout=60), "1.0", tables)
 
 
+def rename(folder: Path, version: str) -> None:
+    """Makes an export say that it is of another version."""
+    archive, manifest = folder / "diagonal_flip.mar", folder / "manifest.json"
+    with zipfile.ZipFile(archive) as packed:
+        members = {name: packed.read(name) for name in packed.namelist()}
+    packed_manifest = json.loads(members["MAR-INF/MANIFEST.json"])
+    packed_manifest["model"]["modelVersion"] = version
+    members["MAR-INF/MANIFEST.json"] = json.dumps(packed_manifest).encode()
+    write_zip(archive, members)
+    told = json.loads(manifest.read_text())
+    told["model"]["version"] = version
+    told["artifacts"][archive.name] = digest(archive.read_bytes())
+    manifest.write_text(json.dumps(told))
+
+
 def other_network(folder: Path) -> None:
     """Puts another network into the archive, all else agreeing with it."""
     archive, manifest = folder / "diagonal_flip.mar", folder / "manifest.json"
@@ -261,11 +276,20 @@ def test_a_version_whose_archive_answers_otherwise_is_not_loaded(
     assert both.change("2.0/default").status_code == 200
 
 
-@pytest.mark.usefixtures("third")
-def test_a_new_version_is_loaded_and_made_default(both: Operated) -> None:
+def test_a_new_version_is_loaded_and_made_default(both: Operated, third: Path) -> None:
     assert both.change("3.0/load").status_code == 200
     assert both.change("3.0/default").status_code == 200
     assert both.default() == "3.0"
+    shutil.rmtree(third)
+    shutil.copytree(both.store / "2.0", third)
+    rename(third, "3.0")
+    answer = both.change("3.0/load")
+    assert (answer.status_code, answer.json()["code"]) == (409, "model_conflict")
+    for worker in psutil.Process(both.server.process.pid).children(recursive=True):
+        if "model_service_worker.py" in " ".join(worker.cmdline()):
+            worker.kill()
+    assert {both.default() for _ in range(8)} == {"3.0"}
+    assert requests.get(both.server.url, timeout=60).json()["flips"] < 16, "it is the first 3.0"
 
 
 def test_a_canary_gets_its_share_and_is_withdrawn_at_once(versions: Path) -> None:
