@@ -1,4 +1,4 @@
-"""Our service beside what else one would take: latency, throughput, memory, time to ready.
+"""Our service against common alternatives: latency, throughput, memory, time to ready.
 
     make bench
     python -m benchmarks.bench --rounds 5 --seconds 3 --servers torchserve,fastapi --sweep

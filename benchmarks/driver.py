@@ -62,7 +62,7 @@ class Outcome:
 
     @property
     def requests_per_s(self) -> float:
-        """Whole answers a second."""
+        """Whole answers per second."""
         return self.requests / self.elapsed_s if self.elapsed_s else 0.0
 
 

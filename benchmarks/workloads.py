@@ -26,7 +26,7 @@ class Workload:
 
     Attributes:
         name: As on the command line.
-        images: Images a request, even.
+        images: Images per request, even.
         connections: Kept-alive connections, each with one request under way.
         accept: Media type of the answer.
         ours_only: Whether only this product has such answers, or the load says little of others.

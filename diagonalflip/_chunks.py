@@ -31,9 +31,9 @@ class Rechunker:
     """Packed bytes in pieces of any sizes in, chunks of whole bytes out; holds one chunk.
 
     Args:
-        limit: Images a chunk; read anew for every chunk, which may still be larger if the
+        limit: Images per chunk; read anew for every chunk, which may still be larger if the
             limit falls under it, or under 2 images.
-        count: Images in all; None means two a byte.
+        count: Images in all; None means two per byte.
     """
 
     def __init__(self, limit: ChunkLimit, count: int | None) -> None:
@@ -83,7 +83,7 @@ class Rechunker:
             raise InvalidPadding(
                 f"{total_bytes} bytes or more for {self._count} images",
                 f"{(self._count + 1) // 2} bytes",
-                "pack two images a byte, and count the images",
+                "pack two images per byte, and count the images",
             )
 
 

@@ -14,7 +14,7 @@ from diagonalflip.errors import EmptyPayload, InvalidImage, InvalidPadding
 from diagonalflip.wire import NIBBLE_BITS, PIXELS, Images, pack, pack_pixels
 
 Packed = bytes | bytearray | memoryview
-"""Two images a byte, high nibble first."""
+"""Two images per byte, high nibble first."""
 
 Image = int | str | Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any]
 """A number 0-15, a bit string ``"1011"``, ``[1, 0, 1, 1]`` or ``[[1, 0], [1, 1]]``."""
@@ -75,7 +75,7 @@ def packed_images(packed: Packed, count: int | None = None) -> Images:
 
     Args:
         packed: ``uint8[ceil(count / 2)]``; an unused last nibble is 0.
-        count: Images; None means two a byte.
+        count: Images; None means two per byte.
 
     Raises:
         EmptyPayload: ``packed`` has no bytes.
@@ -100,7 +100,7 @@ def checked_count(length_bytes: int, last: bytes | bytearray, count: int | None)
         raise InvalidPadding(
             f"{length_bytes} bytes for {count} images",
             f"{(count + 1) // 2} bytes",
-            "pack two images a byte, and count the images",
+            "pack two images per byte, and count the images",
         )
     if count % 2 and last[0] & ((1 << NIBBLE_BITS) - 1):
         raise InvalidPadding(

@@ -30,7 +30,7 @@ class Sender:
 
     Args:
         transport: Sends single requests.
-        limit: Images a request.
+        limit: Images per request.
         connections: Chunks of one job in flight at once.
     """
 

@@ -42,7 +42,7 @@ class Client:
         verify: Whether to check the server's certificate, or the path of a CA bundle.
         cert: Path of the client's certificate; a pair if the key is in another file.
         model_digest: SHA-256 (hex) of the only model whose answers are wanted.
-        images_per_request: Images a chunk; falls by itself to what the server takes.
+        images_per_request: Images per chunk; falls by itself to what the server takes.
 
     Raises:
         ClientError: A setting cannot be used.
@@ -91,7 +91,7 @@ class Client:
         self._transport.close()
 
     def predict(self, images: ImagesLike) -> npt.NDArray[np.float32]:
-        """Predictions, ``float32[n, 4]``, a row an image and in their order.
+        """Predictions, ``float32[n, 4]``, one row per image and in their order.
 
         Args:
             images: ``int[n]`` numbers 0-15; pixels ``uint8[n, 2, 2]``; an iterable of
@@ -109,7 +109,7 @@ class Client:
 
         Args:
             packed: ``uint8[ceil(count / 2)]``, the first image of a byte in its high nibble.
-            count: Images; None means two a byte.
+            count: Images; None means two per byte.
 
         Raises:
             EmptyPayload: There is no image.
@@ -137,7 +137,7 @@ class Client:
         Args:
             pieces: Packed images in pieces of any sizes; only the very last nibble of all
                 may be padding. Read as answers are taken.
-            count: Images in all; None means two a byte.
+            count: Images in all; None means two per byte.
 
         Yields:
             ``float32[m, 4]``; m varies. ``close()`` ends what is still in flight.
@@ -163,7 +163,7 @@ class Client:
         Args:
             source: Path, or binary file that is read from where it stands.
             destination: Binary file, or path: it appears there whole or not at all.
-            count: Images in all; None means two a byte.
+            count: Images in all; None means two per byte.
             progress: Called with the number of images done so far, after every chunk.
 
         Returns:

@@ -1,4 +1,4 @@
-"""The wire format: four bits an image, two images a byte, and the names around it.
+"""The wire format: four bits an image, two images per byte, and the names around it.
 
 An image is 2x2 binary pixels, row-major; as a number 0-15 its first pixel is the
 highest bit, so ``0b1011`` is ``[[1, 0], [1, 1]]``. *Packed* images lie two to a byte,
@@ -24,7 +24,7 @@ MODEL = "diagonal_flip"
 """The model's name, as URLs have it."""
 
 OCTETS = "application/octet-stream"
-"""Packed images in requests; little-endian float32, four an image, in responses."""
+"""Packed images in requests; little-endian float32, four per image, in responses."""
 
 PACKED = "application/vnd.diagonalflip.packed"
 """Packed images in both."""
@@ -95,7 +95,7 @@ def from_packed(body: bytes | bytearray, padding_bits: int = 0) -> Images:
     """Checks packed bytes that came over the wire.
 
     Args:
-        body: Two images a byte, high nibble first.
+        body: Two images per byte, high nibble first.
         padding_bits: Unused bits at the end: 0, or 4 for an odd number of images.
 
     Raises:
@@ -104,7 +104,7 @@ def from_packed(body: bytes | bytearray, padding_bits: int = 0) -> Images:
         TooManyImages: More than ``MAX_IMAGES``.
     """
     if not body:
-        raise EmptyPayload("a body of 0 bytes", "at least one image", "send two images a byte")
+        raise EmptyPayload("a body of 0 bytes", "at least one image", "send two images per byte")
     if padding_bits not in (0, NIBBLE_BITS):
         raise InvalidPadding(
             f"padding={padding_bits}",

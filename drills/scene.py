@@ -26,7 +26,7 @@ class Scene:
         long: Whether to take the time that an operator would, rather than CI.
         detected_s: From the fault until the service had noticed.
         recovered_s: From the fault until it was whole again.
-        tally: What became of the load's requests.
+        tally: Outcomes of the load's requests.
         notes: What else was seen.
         faults: What was not as it should be.
     """

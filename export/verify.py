@@ -109,7 +109,7 @@ def certify(forwards: Mapping[str, Forward], expected: npt.NDArray[np.float64]) 
 
     Args:
         forwards: Name to engine.
-        expected: ``float64[16, 4]``, one row an image.
+        expected: ``float64[16, 4]``, one row per image.
 
     Returns:
         The certificate: what was compared, the largest deviations in absolute terms and

@@ -60,7 +60,7 @@ def decode(content_type: str, body: Body) -> Images:
 
 
 def decode_packed(media_type: MediaType, body: Body) -> Images:
-    """Two images a byte, high nibble first; ``padding=4`` for an odd number."""
+    """Two images per byte, high nibble first; ``padding=4`` for an odd number."""
     padding = media_type.parameters.get("padding", "0")
     if not (padding.isascii() and padding.isdigit() and len(padding) < 4):
         raise InvalidPadding(f"padding={padding!r}", "padding=0 or padding=4")

@@ -60,12 +60,12 @@ def encode(media_type: str, images: Images, predictions: Predictions) -> Encoded
 
 
 def encode_float32(_images: Images, predictions: Predictions) -> Encoded:
-    """Little-endian float32, four an image, in order."""
+    """Little-endian float32, four per image, in order."""
     return predictions.astype("<f4", copy=False).tobytes(), OCTETS
 
 
 def encode_float16(_images: Images, predictions: Predictions) -> Encoded:
-    """Little-endian binary16, four an image, rounded to nearest even."""
+    """Little-endian binary16, four per image, rounded to nearest even."""
     halves = _halving.run(["halves"], {"predictions": predictions})[0]
     return halves.astype("<f2", copy=False).tobytes(), FLOAT16
 

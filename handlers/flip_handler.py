@@ -46,11 +46,11 @@ class FlipHandler:
         """Answers one batch.
 
         Args:
-            data: A dict a request; ``body`` is its body. Form posts have no ``body``.
+            data: One dict per request; ``body`` is its body. Form posts have no ``body``.
             context: TorchServe's context; statuses and headers are set on it by index.
 
         Returns:
-            One body a request, in order.
+            One body per request, in order.
         """
         received = [context.get_all_request_header(index) for index in range(len(data))]
         # Description comes alone and without any input; a client's header alone is no proof.

@@ -130,7 +130,7 @@ class Prover:
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Starts a thread a worker, so that one that hangs does not keep the others waiting."""
+        """Starts a thread per worker, so that one that hangs does not keep the others waiting."""
         fault_file(self._sockets).unlink(missing_ok=True)
         for worker in self.workers:
             threading.Thread(target=self._watch, args=(worker,), daemon=True).start()

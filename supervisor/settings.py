@@ -43,7 +43,9 @@ class Settings:
     plain_http: int = _setting(
         0, "1 lets HOST be public without TLS: something before ends it", 0, 1
     )
-    token_rate: int = _setting(50_000, "requests a second that one token may send to one worker", 1)
+    token_rate: int = _setting(
+        50_000, "requests per second that one token may send to one worker", 1
+    )
     port: int = _port(8080, "the front door: inference, from the workers themselves")
     torchserve_port: int = _port(8085, "inference by TorchServe's frontend: the same, and slower")
     management_port: int = _port(8081, "TorchServe's management")
@@ -152,7 +154,7 @@ def refuse_unsafe(settings: Settings) -> None:
 
 
 def table() -> str:
-    """Every setting with its default, a line each."""
+    """Every setting with its default, one line each."""
     lines = []
     for entry in fields(Settings):
         default = "" if entry.default is None else str(entry.default)

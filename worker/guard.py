@@ -101,7 +101,7 @@ class Guard:
         self._names, self.context = names, context
 
     def _log(self, method: str, path: str, name: str, error: DiagonalFlipError) -> None:
-        """A line of JSON; not more in a second than whoever reads it keeps up with."""
+        """A line of JSON; not more per second than whoever reads it keeps up with."""
         self._lines += 1
         if self._lines <= limits.REFUSALS_LOGGED:
             told = {

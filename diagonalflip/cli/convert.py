@@ -32,7 +32,7 @@ class Conversion:
         source_form: Their form.
         output: Path of the predictions, or ``-``.
         output_form: Their form.
-        count: Images in a packed source, or None for two a byte.
+        count: Images in a packed source, or None for two per byte.
     """
 
     source: str

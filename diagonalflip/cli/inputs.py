@@ -46,11 +46,11 @@ class Reader(ABC):
 
 
 class PackedReader(Reader):
-    """Two images a byte, high nibble first.
+    """Two images per byte, high nibble first.
 
     Args:
         file: What to read.
-        total: Images, or None for two a byte.
+        total: Images, or None for two per byte.
     """
 
     def __init__(self, file: BinaryIO, total: int | None) -> None:
@@ -134,7 +134,7 @@ def _parse(number: int, line: bytes) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InvalidImage(f"no JSON in line {number}", "an image a line") from error
+        raise InvalidImage(f"no JSON in line {number}", "one image per line") from error
 
 
 def _name_the_line(batch: list[tuple[int, bytes]], values: list[Any]) -> None:

@@ -37,7 +37,7 @@ class Writer(ABC):
 
 
 class FloatWriter(Writer):
-    """Little-endian float32, 16 bytes an image."""
+    """Little-endian float32, 16 bytes per image."""
 
     def write(self, predictions: Predictions) -> None:
         """Writes the bytes as they are."""
@@ -72,7 +72,7 @@ class JsonLinesWriter(Writer):
     """A line an image: a list of four numbers that are exact when read as float32."""
 
     def write(self, predictions: Predictions) -> None:
-        """Writes a line an image."""
+        """Writes one line per image."""
         self.file.write(b"".join(_line(row.tobytes()) for row in predictions))
 
 

@@ -52,7 +52,7 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
         Wanted, typer.Option("--as", help="Of the images named here, what to show.")
     ] = Wanted.PREDICTIONS,
     as_json: Annotated[
-        bool, typer.Option("--json", help="JSON: a line an image, or a summary of a file.")
+        bool, typer.Option("--json", help="JSON: one line per image, or a summary of a file.")
     ] = False,
 ) -> None:
     """Predict images: those named here, or those of a file."""

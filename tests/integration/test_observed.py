@@ -1,4 +1,4 @@
-"""Traces and the access log of the running server: what became of each request."""
+"""Traces and the access log of the running server: the outcome of each request."""
 
 from __future__ import annotations
 
