@@ -62,13 +62,13 @@ def test_a_killed_worker_comes_back(artifacts: Path, oracle: Oracle, tmp_path: P
         assert_predicts(response, oracle(range(16)))
 
 
-def test_ctrl_c_in_a_terminal_is_a_clean_end_of_make(artifacts: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_is_a_clean_end_of_make(versions: Path, tmp_path: Path) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
         settings = FREE_PORTS | {"LOG_DIR": str(tmp_path / "logs")}
         os.environ.update(settings)
-        os.execvp("make", ["make", "serve", f"MODEL_STORE={artifacts}"])  # noqa: S606
+        os.execvp("make", ["make", "serve", f"MODEL_STORE={versions}"])  # noqa: S606
     output = b""
     while b"curl http://" not in output:
         part = os.read(terminal, 4096)
@@ -172,4 +172,5 @@ def put_certificate_of(archive: Path, store: Path) -> None:
     manifest = json.loads((store / "manifest.json").read_text())
     digest = hashlib.sha256(target.read_bytes()).hexdigest()
     manifest["artifacts"]["diagonal_flip.mar"]["sha256"] = digest
+    manifest["certificate"]["reference"] = json.loads(members["reference.json"])["predictions"]
     (store / "manifest.json").write_text(json.dumps(manifest))
