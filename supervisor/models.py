@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable
@@ -228,8 +229,10 @@ class Models:
             raise ModelConflict(
                 f"another model as version {version}", "the one served before", NUMBER
             )
-        copy = self.archives / f"{found.model}-{version}.mar"
-        if not copy.exists():  # workers may be reading it
+        # Named by its content too: another one of that version may have failed, or be in use.
+        digest = hashlib.sha256(found.content).hexdigest()[:12]
+        copy = self.archives / f"{found.model}-{version}-{digest}.mar"
+        if not copy.exists():
             copy.write_bytes(found.content)
         return replace(found, archive=copy, content=b"")
 

@@ -114,7 +114,9 @@ def test_everybody_can_use_it(page: Page) -> None:
 
 def test_the_live_panel_shows_every_worker(page: Page) -> None:
     expect(page.locator("#workers tr")).to_have_count(2, timeout=10_000)
-    expect(page.locator("#served")).to_contain_text("diagonal_flip 1.0 on CPU")
+    expect(page.locator("#served")).to_contain_text(
+        "Version 1.0 flips 1 of 16 images. It runs on CPU"
+    )
 
 
 def test_the_contract_is_rendered(page: Page) -> None:
