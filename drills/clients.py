@@ -12,8 +12,8 @@ from drills.service import PATH, Service
 SLOW_CLIENTS = 100
 PATIENCE_S = 90.0
 EXPLANATIONS = PATH.replace("predictions", "explanations")
-PAUSE_S = 0.25
-"""Of a client that was refused: a quarter of what it is asked for."""
+PAUSE_S = 1.0
+"""Of a client that was refused, as ``Retry-After`` asks."""
 
 HEAVY = bytes(2048)
 """To be explained: much work for the service, little for who sends it."""

@@ -32,12 +32,15 @@ class EdgeFiles:
         self._tokens, self._folder = tokens_file, folder
         self._pair = [path for path in (settings.tls_cert, settings.tls_key) if path is not None]
         self._waits = False
+        sources = self._sources()
         self._copy()
-        self._seen = self._stamps()
+        self._seen = sources, self._copies()
 
     def follow(self) -> None:
         """Takes over changed files, if they can be used; copies that are gone are made anew."""
-        if self._stamps() == self._seen:
+        # Taken before they are read: a file that is still being written is read again.
+        sources = self._sources()
+        if (sources, self._copies()) == self._seen:
             return
         try:
             self._copy()
@@ -51,11 +54,13 @@ class EdgeFiles:
         else:
             logger.info("The edge took over changed tokens or certificates")
         self._waits = False
-        self._seen = self._stamps()
+        self._seen = sources, self._copies()
 
-    def _stamps(self) -> list[tuple[int, int, int]]:
-        copies = (self._folder / name for name in (TOKENS, PEM))
-        return stamps(self._tokens, *self._pair, *copies)
+    def _sources(self) -> list[tuple[int, int, int]]:
+        return stamps(self._tokens, *self._pair)
+
+    def _copies(self) -> list[tuple[int, int, int]]:
+        return stamps(*(self._folder / name for name in (TOKENS, PEM)))
 
     def _copy(self) -> None:
         new = {TOKENS: self._folder / f"{TOKENS}.new"}

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from supervisor import tokens
+from supervisor import edge, tokens
 from supervisor.edge import EdgeFiles
 from supervisor.settings import Settings
 from worker import limits
-from worker.guard import TOKENS, Guard
+from worker.guard import TOKENS, Guard, read_tokens
 
 PATH = "/predictions/diagonal_flip"
 RATE = 3
@@ -125,6 +125,30 @@ def test_the_supervisor_makes_lost_copies_anew_and_outlives_a_full_disk(
     assert [record.levelname for record in caplog.records] == ["ERROR"], "told once"
     files.follow()
     assert " revoked" in (folder / TOKENS).read_text(), "when there is room again"
+
+
+def test_a_file_that_is_still_being_written_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, folder = tmp_path / "source", tmp_path / "sockets"
+    folder.mkdir()
+    tokens.add(source, "somebody")
+    files = EdgeFiles(Settings(tokens_file=source), source, folder)
+    written = source.read_text().replace(" somebody", " revoked")
+    source.write_text("")
+
+    def read(path: Path) -> dict[str, str]:
+        try:
+            return read_tokens(path)
+        finally:
+            source.write_text(written)
+
+    with monkeypatch.context() as writing:
+        writing.setattr(edge, "read_tokens", read)
+        files.follow()
+    assert " somebody" in (folder / TOKENS).read_text(), "it goes on with what it had"
+    files.follow()
+    assert " revoked" in (folder / TOKENS).read_text()
 
 
 def _refuse(error: OSError, *_: object) -> None:
