@@ -113,7 +113,10 @@ async function start() {
   const total = explanations.reduce((all, each) => all + each.squared_error, 0) / explanations.length;
   $("total").textContent = total.toFixed(5);
   const served = await (await ask(PREDICT)).json();
-  $("served").textContent = `Version ${served.version} flips ${served.flips} of 16 images. It runs on ${served.device_name}, ${served.runtime}. The last second of each worker:`;
+  $("flips").textContent = served.flips === 16
+    ? `Version ${served.version} flips all of them.`
+    : `Version ${served.version} is not trained to flip: it flips ${served.flips} of them.`;
+  $("served").textContent = `Version ${served.version} runs on ${served.device_name}, ${served.runtime}. The last second of each worker:`;
   drawPixels();
   $("next").addEventListener("click", () => graph.choose(graph.step + 1));
   $("back").addEventListener("click", () => graph.choose(graph.step - 1));
