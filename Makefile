@@ -50,7 +50,7 @@ export: $(EXPORTS)
 endif
 
 train: installed-dev ## train a network of width HIDDEN that flips, as VERSION
-	@$(BIN)/python -m export.train --hidden $(or $(HIDDEN),5) --version $(or $(VERSION),2.0)
+	@$(BIN)/python -m export.train --hidden "$(or $(HIDDEN),5)" --version "$(or $(VERSION),2.0)"
 
 sign: installed ## sign every version in the model store with SIGNING_KEY
 	@$(BIN)/python -m supervisor.signature "$(SIGNING_KEY)" $(MODEL_STORE)/*/manifest.json

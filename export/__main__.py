@@ -67,9 +67,14 @@ def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
         flips = certificate["flips"]
         proof = _json({"predictions": reference.tolist(), "weights": weights, "flips": flips})
         members = write_archive(archive, version, torchscript, x4_file, proof)
-        manifest = _manifest(
-            version, [torchscript, onnx_file, x4_file, archive], members, certificate
-        )
+        model = {
+            "name": MODEL,
+            "version": version,
+            "hidden": net.layer1.out_features,
+            "parameters": sum(tensor.numel() for tensor in net.parameters()),
+        }
+        files = [torchscript, onnx_file, x4_file, archive]
+        manifest = _manifest(model, files, members, certificate)
         (Path(folder) / MANIFEST).write_bytes(_json(manifest))
         for name in (*NAMES, MANIFEST):
             (Path(folder) / name).replace(output / name)
@@ -89,10 +94,13 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _manifest(
-    version: str, artifacts: list[Path], members: dict[str, bytes], certificate: dict[str, Any]
+    model: dict[str, Any],
+    artifacts: list[Path],
+    members: dict[str, bytes],
+    certificate: dict[str, Any],
 ) -> dict[str, Any]:
     return {
-        "model": {"name": MODEL, "version": version},
+        "model": model,
         "wire_version": WIRE_VERSION,
         "versions": {
             "torch": torch.__version__.partition("+")[0],
@@ -114,7 +122,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("model_store"), help="folder to fill")
     parser.add_argument("--weights", type=Path, default=WEIGHTS_FILE, help="weights to load")
-    parser.add_argument("--model-version", type=_version, default="1.0", help="as clients see it")
+    parser.add_argument(
+        "--model-version", type=model_version, default="1.0", help="as clients see it"
+    )
     arguments = parser.parse_args()
     try:
         export(arguments.output, arguments.weights, arguments.model_version)
@@ -124,7 +134,12 @@ def main() -> int:
     return 0
 
 
-def _version(text: str) -> str:
+def model_version(text: str) -> str:
+    """Return ``text`` if it can be a model's version.
+
+    Raises:
+        ArgumentTypeError: It is not one.
+    """
     if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}", text):
         raise argparse.ArgumentTypeError(f"{text!r}; expected letters, digits, '.', '_' and '-'")
     return text

@@ -79,7 +79,7 @@ def load_net(weights_file: Path = WEIGHTS_FILE) -> DiagonalFlipNet:
             raise ArtifactError(
                 f"{name} of shape {list(tensor.shape)}",
                 f"shape {list(wanted.shape)} (out, in)",
-                f"correct {weights_file.name}, or the width of the hidden layer ({hidden})",
+                f"correct {weights_file.name}; layer1.weight has a row per hidden value",
             )
         if not tensor.isfinite().all():
             raise ArtifactError(f"{name} with NaN or infinity", "finite numbers")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from diagonalflip.errors import ArtifactError
+from export.__main__ import model_version
 from export.net import DiagonalFlipNet, load_net
 from export.verify import IMAGES, all_pixels, margins, reference, targets
 
@@ -58,17 +60,8 @@ def fit(
         The networks' states as ``DiagonalFlipNet`` has them, and the loss of each at each step,
         ``float64[STEPS, starts]``.
     """
-    generator = torch.Generator().manual_seed(hidden)
-
-    def start(*shape: int, inputs: int) -> torch.Tensor:
-        bound = float(inputs) ** -0.5  # as nn.Linear
-        values = torch.rand(starts, *shape, generator=generator, dtype=torch.float64)
-        scaled: torch.Tensor = (2 * values - 1) * bound
-        return scaled.requires_grad_()
-
-    weight1, bias1 = start(hidden, 4, inputs=4), start(hidden, 1, inputs=4)
-    weight2, bias2 = start(4, hidden, inputs=hidden), start(4, 1, inputs=hidden)
-    parameters = [weight1, bias1, weight2, bias2]
+    parameters = _starts(hidden, starts)
+    weight1, bias1, weight2, bias2 = (tensor.requires_grad_() for tensor in parameters)
     optimizer = torch.optim.Adam(parameters, LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     pixels = torch.from_numpy(all_pixels().T).double().expand(starts, 4, IMAGES)
@@ -82,16 +75,28 @@ def fit(
         each.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-    names = list(DiagonalFlipNet(hidden).state_dict())
-    shapes = [tensor.shape for tensor in DiagonalFlipNet(hidden).state_dict().values()]
-    states = [
-        {
-            name: tensor.detach()[index].reshape(shape)
-            for name, tensor, shape in zip(names, parameters, shapes, strict=True)
-        }
-        for index in range(starts)
-    ]
-    return states, np.array(losses)
+    return [_state(parameters, index) for index in range(starts)], np.array(losses)
+
+
+def _starts(hidden: int, starts: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(hidden)
+
+    def start(*shape: int, inputs: int) -> torch.Tensor:
+        bound = float(inputs) ** -0.5  # as nn.Linear
+        values = torch.rand(starts, *shape, generator=generator, dtype=torch.float64)
+        scaled: torch.Tensor = (2 * values - 1) * bound
+        return scaled
+
+    first = [start(hidden, 4, inputs=4), start(hidden, 1, inputs=4)]
+    return [*first, start(4, hidden, inputs=hidden), start(4, 1, inputs=hidden)]
+
+
+def _state(parameters: list[torch.Tensor], index: int) -> dict[str, torch.Tensor]:
+    wanted = DiagonalFlipNet(parameters[0].shape[1]).state_dict()
+    return {
+        name: tensor.detach()[index].reshape(like.shape)
+        for (name, like), tensor in zip(wanted.items(), parameters, strict=True)
+    }
 
 
 def write_weights(state: dict[str, torch.Tensor], path: Path) -> None:
@@ -141,7 +146,10 @@ def train(hidden: int, path: Path, console: Console | None = None) -> npt.NDArra
 def draw(losses: npt.NDArray[np.float64], weights: Path, path: Path) -> None:
     """Draw the losses, and all images with their predictions before and after training, as SVG."""
     best = int(losses[-1].argmin())
-    nets = {"untrained": load_net(), "trained": load_net(weights)}
+    trained = load_net(weights)
+    untrained = DiagonalFlipNet(trained.layer1.out_features)
+    untrained.load_state_dict(_state(_starts(trained.layer1.out_features, STARTS), best))
+    nets = {"untrained": untrained, "trained": trained}
     mpl.rcParams["svg.hashsalt"] = "diagonalflip"
     figure = Figure(figsize=(9, 6.2), layout="constrained")
     parts = figure.add_gridspec(2, 1)
@@ -167,8 +175,10 @@ def draw(losses: npt.NDArray[np.float64], weights: Path, path: Path) -> None:
 def main() -> int:
     """Train as the command line says; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m export.train", description=__doc__)
-    parser.add_argument("--hidden", type=int, default=5, help="width of the hidden layer")
-    parser.add_argument("--version", default="2.0", help="of the model that it becomes")
+    parser.add_argument("--hidden", type=_width, default=5, help="width of the hidden layer")
+    parser.add_argument(
+        "--version", type=model_version, default="2.0", help="of the model it becomes"
+    )
     arguments = parser.parse_args()
     weights = EXPORT / f"weights-{arguments.version}.json"
     picture = DOCS / f"training-{arguments.version}.svg"
@@ -182,6 +192,12 @@ def main() -> int:
     print(f"All {IMAGES} images are flipped, by a margin of {margin:.4f} or more.")
     print(f"Written: {weights.relative_to(DOCS.parent)}, {picture.relative_to(DOCS.parent)}")
     return 0
+
+
+def _width(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a width from 1 to 9999")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -30,13 +30,13 @@ class Connection(asyncio.Protocol):
         server: What it belongs to.
         door: By which it came in. Who comes by ``PROOF`` is always let in, and answered before
             all others.
+        address: The client's, at the edge.
     """
 
-    def __init__(self, server: HttpServer, door: str) -> None:
-        self._server, self.door = server, door
+    def __init__(self, server: HttpServer, door: str, address: str = "") -> None:
+        self._server, self.door, self.address = server, door, address
         self._proves = door == PROOF
         self._guard = server.guard if door == EDGE else None
-        self.address = ""
         self._parser: Parser | None = Parser(self)  # None: what the client still sends is ignored
         self._queue: deque[Call] = deque()  # what was pipelined behind it
         self._call: Call | None = None  # what is being answered
@@ -57,8 +57,6 @@ class Connection(asyncio.Protocol):
         most = self._server.most_connections
         if len(self._server.connections) > most and not self._proves:
             self._refuse(ServerOverloaded("too many connections", f"{most}"))
-        elif self._guard is not None:
-            self.address = self._transport.get_extra_info("peername")[0]
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The connection has ended; what it still waits for is not computed."""

@@ -67,7 +67,7 @@ class HttpServer(ABC):
         self.connections: set[Connection] = set()
         self.draining = False
         self._date = ""
-        self._opening: dict[asyncio.Task[None], str] = {}
+        self._opening: dict[asyncio.Task[None], Connection] = {}
 
     @abstractmethod
     def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
@@ -164,8 +164,9 @@ class HttpServer(ABC):
                     accepted.close()
                     continue
                 accepted.setblocking(False)
-                opening = self._loop.create_task(self._open(door, accepted))
-                self._opening[opening] = address[0] if door.name == EDGE else ""
+                connection = Connection(self, door.name, address[0] if door.name == EDGE else "")
+                opening = self._loop.create_task(self._open(connection, accepted))
+                self._opening[opening] = connection
                 opening.add_done_callback(self._opening.pop)
         except (BlockingIOError, ConnectionAbortedError):
             return False
@@ -180,18 +181,20 @@ class HttpServer(ABC):
         """Return whether another client of ``address`` would take the room of others."""
         if len(self._opening) + len(self.connections) < limits.CONNECTIONS_OF_AN_ADDRESS:
             return False
-        present = [*self._opening.values(), *(each.address for each in self.connections)]
+        present = {*self._opening.values(), *self.connections}  # for a moment one is in both
         most = limits.CONNECTIONS_OF_AN_ADDRESS
-        return present.count(address) >= most or len(self._opening) >= self.most_connections
+        if sum(each.address == address for each in present) >= most:
+            return True
+        return len(self._opening) >= self.most_connections
 
-    async def _open(self, door: Door, accepted: socket.socket) -> None:
-        tls = self.guard.context if self.guard is not None and door.name == EDGE else None
+    async def _open(self, connection: Connection, accepted: socket.socket) -> None:
+        tls = self.guard.context if self.guard is not None and connection.door == EDGE else None
         timeouts: dict[str, float] = {}
         if tls is not None:
             timeouts = dict.fromkeys(TLS_TIMEOUTS, limits.HANDSHAKE_S)
         with contextlib.suppress(OSError):  # a client that is gone, or speaks no TLS
             await self._loop.connect_accepted_socket(
-                lambda: Connection(self, door.name), accepted, ssl=tls, **timeouts
+                lambda: connection, accepted, ssl=tls, **timeouts
             )
 
     def _every_second(self) -> None:

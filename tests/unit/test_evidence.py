@@ -35,3 +35,10 @@ def test_without_results_it_shows_the_model_alone(artifacts: Path, tmp_path: Pat
 def test_without_a_model_it_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="make export"):
         page(tmp_path)
+
+
+def test_it_shows_each_version(versions: Path, tmp_path: Path) -> None:
+    html = page(versions, tmp_path)
+    for version, flips in (("1.0", 1), ("2.0", 16)):
+        assert f"<h2>Predictions of version {version}</h2>" in html
+        assert f"<strong>{flips} of 16</strong>" in html

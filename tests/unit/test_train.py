@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from diagonalflip.errors import ArtifactError
 from export import train
-from export.net import load_net
+from export.net import DiagonalFlipNet, load_net
 from export.verify import margins, reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,3 +69,44 @@ def test_the_command_says_so_in_a_line() -> None:
     assert finished.returncode == 1
     assert finished.stderr.splitlines()[-1].startswith("training failed: got a network of width 1")
     assert not (ROOT / "export/weights-none.json").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--hidden", "0"), ("--hidden", "-1"), ("--hidden", "x"), ("--version", "../x")]
+)
+def test_a_setting_that_cannot_be_used_is_refused(
+    wrong: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", f"{wrong[0]}={wrong[1]}"])
+    with pytest.raises(SystemExit, match="2"):
+        train.main()
+    assert f"{wrong[1]!r}; expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("hidden", "flips"), [(3, 15), (4, 16)])
+def test_weights_made_by_hand_flip_what_the_docs_say(hidden: int, flips: int) -> None:
+    """Width 4 carries the pixels. Width 3 carries what is left of them without their mean."""
+    first, second, bias1, bias2 = np.eye(4), np.eye(4), np.zeros(4), np.zeros(4)
+    if hidden == 3:
+        first, second, bias1 = np.eye(4)[:3], np.eye(4)[:, :3] - 0.25, np.ones(3)
+        first[:, 3] = -1
+        bias2 = 0.625 - second.sum(axis=1)
+    swapped = [0, 2, 1, 3]
+    values = (first, bias1, second[swapped], bias2[swapped])
+    net = DiagonalFlipNet(hidden)
+    names = net.state_dict()
+    net.load_state_dict(
+        {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+    )
+    assert (margins(reference(net)) > 0).sum() == flips
+
+
+def test_version_2_is_exported_with_its_width_and_flips(exported_2_0: Path) -> None:
+    manifest = json.loads((exported_2_0 / "manifest.json").read_text())
+    assert manifest["model"] == {
+        "name": "diagonal_flip", "version": "2.0", "hidden": 5, "parameters": 49,
+    }  # fmt: skip
+    certificate = manifest["certificate"]
+    assert (certificate["flips"], f"{certificate['margin']:.4f}") == (16, "0.4998")
+    with zipfile.ZipFile(exported_2_0 / "diagonal_flip.mar") as archive:
+        assert json.loads(archive.read("reference.json"))["flips"] == 16
