@@ -53,7 +53,9 @@ def exports(model_store: Path) -> list[Path]:
     if not found and (model_store / MANIFEST).exists():
         return [model_store]
     if not found:
-        raise ArtifactError(f"no {MANIFEST} in or below {model_store}", "an export", REMEDY)
+        raise ArtifactError(
+            f"no {MANIFEST} in or below {model_store}", "an export", "run `make export`"
+        )
     return sorted(found, key=lambda path: version_key(path.name))
 
 

@@ -41,7 +41,7 @@ def exported(artifacts: Path, tmp_path: Path) -> Path:
 
 
 def test_a_store_is_an_export_or_a_folder_of_them_in_order(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="run `make clean export`"):
+    with pytest.raises(ArtifactError, match="run `make export`"):
         store.exports(tmp_path)
     (tmp_path / "manifest.json").touch()
     assert store.exports(tmp_path) == [tmp_path]
