@@ -59,7 +59,7 @@ class AsyncTransport:
             ClientError: The request cannot be sent; or the client is closed.
         """
         if self._closed:
-            raise ClientError("a closed client", "an open one", "make another AsyncClient")
+            raise ClientError("the client is closed", "an open one", "make another AsyncClient")
         try:
             async with asyncio.timeout(deadline.check()):
                 return self._endpoint.checked(await self._exchange(images, form))

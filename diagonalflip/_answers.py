@@ -188,10 +188,10 @@ def check_all_16(
         InvalidAnswer: One is not finite, or differs between alone and together.
     """
     if not np.isfinite(together).all():
-        raise InvalidAnswer("a prediction that is not finite", "finite ones", _LOOK)
+        raise InvalidAnswer("a prediction is not finite", "finite numbers", _LOOK)
     if not agree(together, np.concatenate(alone).reshape(-1, PIXELS)):
         raise InvalidAnswer(
-            "an image predicted otherwise alone than in a batch", "the same prediction"
+            "an image is predicted differently alone and in a batch", "the same prediction"
         )
 
 

@@ -52,11 +52,11 @@ class Deadline:
     def exceeded(self) -> DeadlineExceeded:
         """The error to raise when no time is left."""
         if self._cancelled.is_set():
-            return DeadlineExceeded("a cancelled call", "a whole answer")
+            return DeadlineExceeded("the call was cancelled", "a whole answer")
         failure = self._failure
         before = f" (before: {type(failure).__name__}: {failure})" if failure else ""
         return DeadlineExceeded(
-            f"no whole answer after {self._seconds:g} s{before}",
+            f"no whole answer in {self._seconds:g} s{before}",
             "one within the deadline",
             "raise deadline_s, send fewer images at once, or look at the server's load",
         )

@@ -111,7 +111,7 @@ class Endpoint:
         self.is_loopback = is_loopback(parts.hostname)
         if token is not None and not re.fullmatch(r"[!-~]+", token):
             raise ClientError(
-                "a token with characters that no header takes",
+                "the token has characters that no header takes",
                 "visible characters of ASCII",
                 "strip it: a file's last line ends with a line feed",
             )
@@ -136,7 +136,7 @@ class Endpoint:
         """
         got = reply.headers.get("Flip-Model-Version")
         if self._version not in (None, got) and reply.status == 200:
-            raise InvalidAnswer(f"an answer of version {got}", f"one of version {self._version}")
+            raise InvalidAnswer(f"version {got} answered", f"version {self._version}")
         return reply
 
 

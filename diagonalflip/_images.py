@@ -46,14 +46,18 @@ def to_images(images: ImagesLike) -> Images:
     if isinstance(images, bytes | bytearray | memoryview):
         return packed_images(images)
     if isinstance(images, str):
-        raise InvalidImage(f"the string {images[:20]!r}", "several images", "put it into a list")
+        raise InvalidImage(
+            f"the string {images[:20]!r}", "several images", "put a single image into a list"
+        )
     array = _as_array(images)
     if array is not None:
         return _from_array(array)
     # Of a mapping or set, what is meant would be guessed.
     if not isinstance(images, Iterable) or isinstance(images, Mapping | AbstractSet):
         raise InvalidImage(
-            type(images).__name__, "several images", "put a single image into a list"
+            f"an object of type {type(images).__name__}",
+            "several images",
+            "put a single image into a list",
         )
     return _from_items(list(images))
 

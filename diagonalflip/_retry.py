@@ -111,7 +111,9 @@ def _patience(deadline: Deadline) -> dict[str, Any]:
 
 
 def _never_ready(timeout_s: float, error: DiagonalFlipError) -> DeadlineExceeded:
-    return DeadlineExceeded(f"no correct prediction after {timeout_s:g} s, but {error}", "one")
+    return DeadlineExceeded(
+        f"no correct prediction in {timeout_s:g} s", "one", f"the last error was: {error}"
+    )
 
 
 def _policy(deadline: Deadline, has_answered: Callable[[], bool]) -> dict[str, Any]:

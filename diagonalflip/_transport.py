@@ -166,7 +166,7 @@ class Transport:
                 the client is closed.
         """
         if self._closed:
-            raise ClientError("a closed client", "an open one", "make another Client")
+            raise ClientError("the client is closed", "an open one", "make another Client")
         session = self._lease()
         token = _DEADLINE.set(deadline)
         try:
@@ -220,7 +220,7 @@ def _reply(session: requests.Session, response: requests.Response, most: int) ->
     if not is_answer:
         most = LONGEST_PROBLEM_BYTES
     elif not _FRAMING & {name.lower() for name in response.headers}:
-        raise ConnectionFailed("an answer of unknown length", "Content-Length")
+        raise ConnectionFailed("the answer has no length", "a header Content-Length")
     body = _read(response.raw, most)
     if not is_answer:
         session.close()  # so does TorchServe, maybe just when the next request is under way

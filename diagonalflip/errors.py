@@ -48,12 +48,12 @@ from typing import ClassVar
 
 
 class DiagonalFlipError(Exception):
-    """Base of all errors here; says what was got, what was expected and what to do.
+    """Base of all errors here; says what was wrong, what is expected and what to do.
 
     Args:
-        got: What was found, short, in the caller's terms.
-        expected: What would have been right.
-        action: What the caller can do about it.
+        got: What was wrong, as the start of a sentence: "pixel 2 in image 5".
+        expected: What is allowed, as its object: "pixels 0 or 1".
+        action: What the caller can do about it, as a command: "put it into a list".
     """
 
     code: ClassVar[str] = "diagonal_flip_error"
@@ -71,8 +71,8 @@ class DiagonalFlipError(Exception):
         super().__init__(got, expected, action)
 
     def __str__(self) -> str:
-        sentences = [f"got {self.got}; expected {self.expected}", self.action]
-        return ". ".join(filter(None, sentences))
+        sentences = (self.got, f"Expected {self.expected}", self.action)
+        return " ".join(_sentence(text) for text in sentences if text)
 
     def problem(self) -> dict[str, str | int]:
         """The error as an RFC 9457 problem object, ready for JSON."""
@@ -243,6 +243,13 @@ class InvalidAnswer(ClientError):
 
 class ModelDoesNotFlip(ClientError):
     """Flips were asked for, and the version that answered flips fewer than all 16 images."""
+
+
+def _sentence(text: str) -> str:
+    """Capitalize the first word, unless it is a name such as ``padding=4``, and add a full stop."""
+    word = text.partition(" ")[0]
+    start = text[0].upper() if word.isalpha() and word.islower() else text[0]
+    return f"{start}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _tree(kind: type[DiagonalFlipError]) -> Iterator[type[DiagonalFlipError]]:

@@ -68,7 +68,7 @@ def load_net(weights_file: Path = WEIGHTS_FILE) -> DiagonalFlipNet:
     state = net.state_dict()
     if tensors.keys() != state.keys():
         raise ArtifactError(
-            f"tensors {sorted(tensors)} in {weights_file.name}", f"tensors {sorted(state)}"
+            f"{weights_file.name} has tensors {sorted(tensors)}", f"tensors {sorted(state)}"
         )
     for name, wanted in state.items():
         try:
@@ -77,12 +77,12 @@ def load_net(weights_file: Path = WEIGHTS_FILE) -> DiagonalFlipNet:
             raise ArtifactError(f"{name}: {error}", "numbers in nested lists") from error
         if tensor.shape != wanted.shape:
             raise ArtifactError(
-                f"{name} of shape {list(tensor.shape)}",
+                f"{name} has shape {list(tensor.shape)}",
                 f"shape {list(wanted.shape)} (out, in)",
                 f"correct {weights_file.name}; layer1.weight has a row per hidden value",
             )
         if not tensor.isfinite().all():
-            raise ArtifactError(f"{name} with NaN or infinity", "finite numbers")
+            raise ArtifactError(f"{name} has NaN or infinity", "finite numbers")
         state[name] = tensor
     net.load_state_dict(state)
     return net.eval().requires_grad_(False)

@@ -39,10 +39,10 @@ def build(folder: Path) -> None:
         ArtifactError: The checkout has changes, or ``folder`` is not empty.
     """
     if _git("status", "--porcelain"):
-        raise ArtifactError("a checkout with changes", "a clean one", "commit them")
+        raise ArtifactError("the checkout has changes", "a clean one", "commit them")
     folder.mkdir(parents=True, exist_ok=True)
     if list(folder.iterdir()):
-        raise ArtifactError(f"{folder}, which is not empty", "an empty folder", "remove it")
+        raise ArtifactError(f"{folder} is not empty", "an empty folder", "remove it")
     for weights in sorted((ROOT / "export").glob("weights-*.json")):
         version = weights.stem.removeprefix("weights-")
         export(folder / version, weights, version)
@@ -72,7 +72,7 @@ def verify(folder: Path, trusted_key: Path | None) -> None:
     for line in sums.decode().splitlines():
         digest, _, name = line.partition("  ")
         if _sha256(folder / name) != digest:
-            raise ArtifactError(f"{name} with another digest", f"{digest[:12]}… as in {SUMS}")
+            raise ArtifactError(f"{name} has another digest", f"{digest[:12]}… as in {SUMS}")
     with tempfile.TemporaryDirectory(prefix="release-") as scratch:
         clone, again = Path(scratch) / "clone", Path(scratch) / "again"
         _git("clone", "--quiet", str(ROOT), str(clone))
@@ -82,10 +82,10 @@ def verify(folder: Path, trusted_key: Path | None) -> None:
         names = {str(path.relative_to(again)) for path in _files(again)}
         released = {line.partition("  ")[2] for line in sums.decode().splitlines()}
         for name in sorted(names ^ released):
-            raise ArtifactError(f"{name} on one side only", "the same files")
+            raise ArtifactError(f"{name} is on one side only", "the same files")
         for name in sorted(names):
             if _comparable(folder / name) != _comparable(again / name):
-                raise ArtifactError(f"{name}, which the commit makes otherwise", "the same bytes")
+                raise ArtifactError(f"{name} differs from what the commit makes", "the same bytes")
 
 
 def _comparable(path: Path) -> bytes:

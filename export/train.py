@@ -133,7 +133,7 @@ def train(hidden: int, path: Path, console: Console | None = None) -> npt.NDArra
         flips = int((margins(reference(load_net(new))) > 0).sum())
         if flips < IMAGES:
             raise ArtifactError(
-                f"a network of width {hidden} that flips {flips} of {IMAGES} images",
+                f"a network of width {hidden} flips {flips} of {IMAGES} images",
                 "one that flips all",
                 "train a wider one: docs/model.md says which can",
             )

@@ -30,11 +30,12 @@ def decoded(coding: str, body: Body) -> Body:
     try:
         plain = inflater.decompress(body, MAX_BODY_BYTES + 1)
     except zlib.error as error:
-        raise InvalidPayload(f"a body that is not {name}: {error}", f"{name}, whole") from error
+        raise InvalidPayload(f"the body is not {name}: {error}", f"{name}, whole") from error
     if len(plain) > MAX_BODY_BYTES:
         raise RequestTooLarge(
-            f"a {name} body of more than {MAX_BODY_BYTES} bytes", f"at most {MAX_BODY_BYTES}"
+            f"the {name} body has more than {MAX_BODY_BYTES} bytes",
+            f"at most {MAX_BODY_BYTES} bytes",
         )
     if not inflater.eof or inflater.unused_data:
-        raise InvalidPayload(f"a {name} body that is cut or goes on", "one stream, whole")
+        raise InvalidPayload(f"the {name} body is cut short or goes on", "one stream, whole")
     return plain

@@ -75,7 +75,7 @@ def decode_text(media_type: MediaType, body: Body) -> Images:
     if wrong:
         raise InvalidText(
             f"{wrong[:1]!r} at byte {body.index(wrong[:1])}",
-            "hex digits, one an image, and white space",
+            "hex digits, one per image, and white space",
         )
     digits = body.translate(HEX_VALUES, WHITE_SPACE)
     check_count(len(digits), MAX_TEXT_IMAGES)

@@ -34,6 +34,8 @@ def file_of(content_type: str, body: Body) -> tuple[str, Body]:
     except (MultipartError, ValueError) as error:
         raise InvalidPayload(f"a form: {error}", ONE_FILE) from error
     if not segment.filename:
-        raise InvalidPayload("a form's field", ONE_FILE, "with curl, -F data=@FILE")
+        raise InvalidPayload(
+            "a form with a field that is no file", ONE_FILE, "with curl, -F data=@FILE"
+        )
     named = mimetypes.guess_type(segment.filename)[0]
     return segment.header("Content-Type") or named or "", b"".join(data)

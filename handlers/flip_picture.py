@@ -44,9 +44,9 @@ def decode_png(_media_type: MediaType, body: Body) -> Images:
     sheet = _open(plain, "PNG")
     data = [chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT"]
     if not _is_whole(plain, data, *sheet.shape):
-        raise InvalidPicture("less data than the picture's size needs", PICTURE)
+        raise InvalidPicture("the picture has less data than its size needs", PICTURE)
     if count_of(body) != sheet.size // PIXELS:
-        raise InvalidPicture("a picture that does not begin with its size", PICTURE)
+        raise InvalidPicture("the picture does not begin with its size", PICTURE)
     return _from_sheet(sheet)
 
 
@@ -93,7 +93,7 @@ def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
         raise InvalidPicture(str(error), f"a picture of at most {MAX_IMAGES} tiles") from error
     except BROKEN as error:
         raise InvalidPicture(
-            f"{len(body)} bytes that are no whole picture of that type", PICTURE
+            f"{len(body)} bytes that are not a whole picture of that type", PICTURE
         ) from error
 
 

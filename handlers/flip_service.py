@@ -205,7 +205,7 @@ def _reference(file: Path) -> tuple[npt.NDArray[np.float64], dict[str, Any], int
 def _our_fault(step: str, error: Exception) -> InternalError:
     """Logs what is being handled. Raised further, it would fail the whole batch."""
     logger.error("%s failed", step, exc_info=error)
-    return InternalError(f"a failure of {step}", "an answer", "send it again, and tell us")
+    return InternalError(f"{step} failed", "an answer", "send it again, and tell us")
 
 
 def _timing(work: Work) -> str:

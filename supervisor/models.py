@@ -131,7 +131,11 @@ class Models:
         with self._changing:
             self._must_serve(version)
             if version == self._choice.default:
-                raise ModelConflict(f"{version}, the default", "another", "choose another default")
+                raise ModelConflict(
+                    f"version {version} is the default",
+                    "another version",
+                    "choose another default first",
+                )
             previous = None if version == self._choice.previous else self._choice.previous
             unloaded = (*self._choice.unloaded, version)
             rest = {name: each for name, each in self._loaded.items() if name != version}
@@ -162,7 +166,7 @@ class Models:
         with self._changing:
             self._must_serve(version)
             if version == self._choice.default:
-                raise ModelConflict(f"{version}, the default", "another version")
+                raise ModelConflict(f"version {version} is the default", "another version")
             canary = version if percent else None
             self._apply(replace(self._choice, canary=canary, percent=percent), self._loaded)
 
@@ -178,7 +182,9 @@ class Models:
                 self._apply(replace(self._choice, canary=None, percent=0), self._loaded)
                 return
             if self._choice.previous is None:
-                raise ModelConflict("no earlier default", "one", "name it: model default VERSION")
+                raise ModelConflict(
+                    "there is no earlier default", "one", "name it: model default VERSION"
+                )
             self._switch(self._choice.previous)
 
     def _switch(self, version: str) -> None:
@@ -189,7 +195,7 @@ class Models:
     def _apply(self, choice: Choice, loaded: dict[str, Artifacts]) -> None:
         """Have all workers serve these; after a failure all serve what they did."""
         if not self._front.living():
-            raise ServerOverloaded("no worker", "one", "send it again later")
+            raise ServerOverloaded("no worker is up", "one", "send it again later")
         before = self._choice, self._loaded
         # Proofs ask for what is served on both sides of the change.
         self._loaded = {name: each for name, each in loaded.items() if name in before[1]}
@@ -227,7 +233,7 @@ class Models:
         found = store.check(folders[version], self._trusted_key)
         if found.digest != self._digests.setdefault(version, found.digest):
             raise ModelConflict(
-                f"another model as version {version}", "the one served before", NUMBER
+                f"version {version} is another model than before", "the same one", NUMBER
             )
         # Named by its content too: another one of that version may have failed, or be in use.
         digest = hashlib.sha256(found.content).hexdigest()[:12]
@@ -239,7 +245,7 @@ class Models:
     def _must_serve(self, version: str) -> None:
         if version not in self._loaded:
             raise ModelNotFound(
-                f"version {version[:32]}, which is not served",
+                f"version {version[:32]} is not served",
                 f"one of {', '.join(self._loaded)}",
                 "load it first",
             )

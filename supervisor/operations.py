@@ -117,7 +117,7 @@ class OperationsServer(HttpServer):
         change = self._change(path)
         if change is None:
             served = f"one of {', '.join(pages)}, or a change of /models"
-            return refusal(ModelNotFound(path[:100], served))
+            return refusal(ModelNotFound(f"path {path[:100]}", served))
         if method != "POST":
             return unserved(method, ("POST",))
         try:
@@ -155,7 +155,7 @@ class OperationsServer(HttpServer):
             SettingError: The file of tokens cannot be read.
         """
         if self._operators_file is None:
-            raise NotAuthorized("a change, without OPERATORS_FILE", "it set", OPERATORS)
+            raise NotAuthorized("changes need OPERATORS_FILE", "it to be set", OPERATORS)
         name, error = who(headers.get("authorization", ""), read_tokens(self._operators_file))
         if error is not None:
             raise type(error)(*error.args)

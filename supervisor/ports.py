@@ -55,7 +55,7 @@ def _cannot_listen(name: str, settings: Settings, error: OSError) -> SettingErro
     address, port = settings.host_of(name), getattr(settings, name)
     if error.errno == errno.EADDRNOTAVAIL:
         return SettingError(
-            f"{address} for {name.upper()}, which is no address of this host",
+            f"{name.upper()}={address} is no address of this host",
             "an address that a network interface here has",
             "127.0.0.1 needs a loopback interface with IPv4"
             if address == LOOPBACK

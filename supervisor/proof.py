@@ -52,7 +52,9 @@ def compare(answer: bytes, artifacts: Artifacts) -> None:
     got = np.frombuffer(answer, dtype="<f4").reshape(expected.shape)
     deviation = float(np.abs(got - expected).max())
     if not deviation <= TOLERANCE:
-        raise CertificateError(f"a deviation of {deviation:.3g}", f"at most {TOLERANCE:g}")
+        raise CertificateError(
+            f"a prediction deviates by {deviation:.3g}", f"at most {TOLERANCE:g}"
+        )
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -208,11 +210,11 @@ class Prover:
                 raise CertificateError(f"status {response.status}", "200")
             digest = response.getheader("Flip-Model-Digest")
             if digest != artifacts.digest:
-                raise CertificateError(f"an answer of model {digest}", artifacts.digest)
+                raise CertificateError(f"model {digest} answered", artifacts.digest)
             device = response.getheader("Flip-Device")
             if self._device not in (None, device):
                 raise CertificateError(
-                    f"an answer computed on {device}",
+                    f"the answer was computed on {device}",
                     f"{self._device}, as REQUIRE_GPU=1 says",
                     "see whether torch.cuda.is_available(), or set REQUIRE_GPU=0",
                 )

@@ -136,7 +136,7 @@ def refuse_unsafe(settings: Settings) -> None:
         SettingError: It would be.
     """
     if (settings.tls_cert is None) != (settings.tls_key is None):
-        raise SettingError("one of TLS_CERT and TLS_KEY", "both or none")
+        raise SettingError("only one of TLS_CERT and TLS_KEY is set", "both or none")
     if is_loopback(settings.host):
         return
     if settings.tokens_file is None:

@@ -42,7 +42,7 @@ def sign(file: Path, private_key: Path) -> None:
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SettingError(f"SIGNING_KEY={private_key}: {error}", "a private key, PEM") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise SettingError(f"SIGNING_KEY={private_key}, of another kind", "an Ed25519 key")
+        raise SettingError(f"SIGNING_KEY={private_key} is of another kind", "an Ed25519 key")
     path_of(file).write_bytes(key.sign(file.read_bytes()))
 
 
@@ -58,14 +58,16 @@ def verify(file: Path, content: bytes, public_key: Path) -> None:
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise SettingError(f"TRUSTED_KEY={public_key}: {error}", "a public key, PEM") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise SettingError(f"TRUSTED_KEY={public_key}, of another kind", "an Ed25519 key")
+        raise SettingError(f"TRUSTED_KEY={public_key} is of another kind", "an Ed25519 key")
     try:
         key.verify(path_of(file).read_bytes(), content)
     except FileNotFoundError as error:
-        raise ArtifactError(f"{file} without a signature", "a signed one", REMEDY) from error
+        raise ArtifactError(f"{file} has no signature", "one", REMEDY) from error
     except InvalidSignature as error:
         raise ArtifactError(
-            f"{file} with a signature of other content or by another key", "a trusted one", REMEDY
+            f"the signature of {file} is of other content or by another key",
+            "a trusted one",
+            REMEDY,
         ) from error
 
 

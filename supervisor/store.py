@@ -54,7 +54,7 @@ def exports(model_store: Path) -> list[Path]:
         return [model_store]
     if not found:
         raise ArtifactError(
-            f"no {MANIFEST} in or below {model_store}", "an export", "run `make export`"
+            f"there is no {MANIFEST} in or below {model_store}", "an export", "run `make export`"
         )
     return sorted(found, key=lambda path: version_key(path.name))
 

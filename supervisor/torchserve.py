@@ -243,5 +243,7 @@ def _torchserve_home() -> Path:
     """The folder that the ``ts`` package lies in. Importing ``ts`` would run its code."""
     spec = util.find_spec("ts")
     if spec is None or spec.origin is None:
-        raise SettingError("no torchserve", "torchserve 0.12.0 installed", "run `make serve`")
+        raise SettingError(
+            "torchserve is missing", "torchserve 0.12.0 installed", "run `make serve`"
+        )
     return Path(spec.origin).resolve().parent.parent

@@ -46,7 +46,7 @@ from worker.watchers import watchers
 COLLECT_AFTER = 50_000
 """New objects until the cycle collector looks; a request in flight has about ten."""
 
-WITHDRAWN = ModelNotFound("a version that was unloaded", f"another version of {MODEL}")
+WITHDRAWN = ModelNotFound("the version was unloaded", f"another version of {MODEL}")
 NO_REQUEST = Request(Verb.PREDICT, {})
 """For metrics, of what was refused before it was one."""
 

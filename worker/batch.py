@@ -20,12 +20,12 @@ SPIN_S = 1e-4
 """After a lone request, how long to look for the next one before sleeping: being woken up is
 a good part of a lone request's latency. Not under load, where the processor has better to do."""
 
-FAULT = InternalError("a failure of the service", "an answer", "send it again")
+FAULT = InternalError("the service failed", "an answer", "send it again")
 
 
 def full() -> ServerOverloaded:
     """A new one each time: raised twice, it would keep the frames of both for ever."""
-    return ServerOverloaded("more work than there is room for", "less", "send it again later")
+    return ServerOverloaded("the server is full", "less work", "send it again later")
 
 
 class Service(Protocol):

@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
         self.expect()
         most = self._server.most_connections
         if len(self._server.connections) > most and not self._proves:
-            self._refuse(ServerOverloaded("too many connections", f"{most}"))
+            self._refuse(ServerOverloaded("too many connections", f"at most {most}"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The connection has ended; what it still waits for is not computed."""
@@ -143,7 +143,12 @@ class Connection(asyncio.Protocol):
         if self.unsent or self._parser is None:
             self.abort()
         elif self._in_request:
-            self._refuse(RequestTimeout(f"half a request in {limits.REQUEST_S:g} s", "a whole one"))
+            self._refuse(
+                RequestTimeout(
+                    f"request timed out after {limits.REQUEST_S:g} s",
+                    "the whole request within that time",
+                )
+            )
         else:
             self._transport.close()
 

@@ -37,9 +37,11 @@ SCHEME = "bearer "
 HEALTH = {"/ping", "/v2/health/live", "/v2/health/ready"}
 """Paths that need no token."""
 
-UNKNOWN = NotAuthorized("no token that is known", "Authorization: Bearer TOKEN", "add it")
-WITHDRAWN = TokenRevoked("a token that was revoked", "a valid one", "ask for a new token")
-TOO_FAST = RateLimited("more requests than this token may send", "fewer", "wait a second")
+UNKNOWN = NotAuthorized(
+    "the token is missing or unknown", "a header Authorization: Bearer TOKEN", "add it"
+)
+WITHDRAWN = TokenRevoked("the token was revoked", "a valid one", "ask for a new token")
+TOO_FAST = RateLimited("too many requests with this token", "fewer", "wait a second")
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class Guard:
         if error is not None:
             self._log(method, path, name, error)
         elif path not in self.paths:
-            error = ModelNotFound(path[:100], "/predictions/MODEL")
+            error = ModelNotFound(f"path {path[:100]}", "/predictions/MODEL")
         return refusal(error) if error is not None else None
 
     def _judge(self, told: str) -> tuple[str, DiagonalFlipError | None]:
@@ -156,7 +158,7 @@ def read_tokens(path: Path) -> dict[str, str]:
             raise SettingError(f"line {number} of {path}", "a SHA-256 in hex and a name", REMEDY)
         tokens[found[1]] = found[2]
     if not tokens:
-        raise SettingError(f"no token in {path}", "at least one", REMEDY)
+        raise SettingError(f"there is no token in {path}", "at least one", REMEDY)
     return tokens
 
 

@@ -48,7 +48,7 @@ def pages() -> dict[str, Response]:
     """
     spec = util.find_spec("swagger_ui")  # whose code is not wanted, only what it brings
     if spec is None or spec.origin is None:
-        raise SettingError("no swagger-ui-py", "it installed", "run `make serve`")
+        raise SettingError("swagger-ui-py is missing", "it to be installed", "run `make serve`")
     swagger = Path(spec.origin).parent / "static"
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of a second sooner
     contract = yaml.load((ROOT / "openapi.yaml").read_text(encoding="utf-8"), loader)  # noqa: S506

@@ -147,7 +147,7 @@ class Parser:
             old = self._headers.get(key)
             if old is not None and key in ONCE:
                 if old != new:
-                    raise InvalidRequest(f"several headers {key}", "one")
+                    raise InvalidRequest(f"several different headers {key}", "one")
                 return
             self._headers[key] = new if old is None else f"{old}, {new}"
 
@@ -155,7 +155,7 @@ class Parser:
         """All headers are there."""
         self._in_head = False
         if self._llhttp.get_method() == b"CONNECT":
-            raise InvalidRequest("CONNECT", "HTTP/1.1", "this is no proxy")
+            raise InvalidRequest("method CONNECT", "another", "this server is not a proxy")
         if self._llhttp.should_upgrade():
             return
         announced = self._headers.get("content-length", "0")
@@ -210,12 +210,12 @@ class Parser:
 
 
 def _long_head() -> HeadersTooLarge:
-    return HeadersTooLarge("longer headers", f"at most {limits.MAX_HEAD_BYTES} bytes")
+    return HeadersTooLarge("the headers are too long", f"at most {limits.MAX_HEAD_BYTES} bytes")
 
 
 def _long_body(length: str) -> RequestTooLarge:
     return RequestTooLarge(
-        f"a body of {length[:20]} bytes", f"at most {MAX_BODY_BYTES}", "send fewer images"
+        f"a body of {length[:20]} bytes", f"at most {MAX_BODY_BYTES} bytes", "send fewer images"
     )
 
 

@@ -115,7 +115,7 @@ class WorkerServer(HttpServer):
         if path == "/status" and path not in self._pages:  # at most once a second
             self._pages[path] = self._status()
         if path not in self._health and path not in self._pages:
-            return refusal(ModelNotFound(path[:100], f"/predictions/{MODEL}"))
+            return refusal(ModelNotFound(f"path {path[:100]}", f"/predictions/{MODEL}"))
         if method not in PROBES:
             return unserved(method, PROBES)
         if path in self._pages:
@@ -189,7 +189,7 @@ def unserved(method: str, allowed: Sequence[str]) -> Response:
     headers = {"allow": ", ".join([*allowed, "OPTIONS"])}
     if method == "OPTIONS":
         return Response(b"", "", headers=headers)
-    return refusal(MethodNotAllowed(method[:20], headers["allow"]), headers)
+    return refusal(MethodNotAllowed(f"method {method[:20]}", headers["allow"]), headers)
 
 
 def take_doors(folder: Path, number: int) -> tuple[list[socket.socket], socket.socket]:

@@ -64,7 +64,9 @@ def verdicts(raw: Raw) -> Iterator[Verdict]:
     try:
         from diagonalflip.cli import promises, vectors  # noqa: PLC0415 - they need Pillow
     except ModuleNotFoundError as error:
-        raise UsageError(f"no {error.name}", "it", "pip install 'diagonalflip[cli]'") from error
+        raise UsageError(
+            f"the package {error.name} is missing", "it", "run `pip install 'diagonalflip[cli]'`"
+        ) from error
     kit = promises.kit(raw)
     for name, promise in promises.promises():
         yield _verdict("contract", name, partial(promise, kit))

@@ -54,7 +54,7 @@ def input_form(path: str, named: InputForm | None) -> InputForm:
     form = named or INPUT_SUFFIXES.get(Path(path).suffix.lower())
     if form is None:
         raise UsageError(
-            f"--input {path} of no known suffix", " ".join(INPUT_SUFFIXES), "add --from"
+            f"the suffix of --input {path} is not known", " ".join(INPUT_SUFFIXES), "add --from"
         )
     return form
 
@@ -69,8 +69,8 @@ def output_form(path: str, named: OutputForm | None, source: InputForm) -> Outpu
     form = named or OUTPUT_SUFFIXES.get(Path(path).suffix.lower(), default)
     if form is None:
         raise UsageError(
-            f"--output {path} of no known suffix", " ".join(OUTPUT_SUFFIXES), "add --to"
+            f"the suffix of --output {path} is not known", " ".join(OUTPUT_SUFFIXES), "add --to"
         )
     if form is OutputForm.PNG and source not in PICTURES:
-        raise UsageError(f"{source} in and png out", "png only from png or pbm")
+        raise UsageError(f"PNG cannot be made from {source}", "a PNG or PBM")
     return form

@@ -38,7 +38,7 @@ class Reader(ABC):
             self.count += images.count
             yield bytes(images.packed)
         if not self.count:
-            raise EmptyPayload("an input without images", "at least one image")
+            raise EmptyPayload("the input has no images", "at least one image")
 
     @abstractmethod
     def read(self) -> Iterator[Images]:
@@ -105,7 +105,7 @@ class NpyReader(Reader):
             pixels = np.frombuffer(body, np.uint8)
             if pixels.size < PIXELS * count:
                 raise InvalidImage(
-                    f"a file that ends in image {start + pixels.size // PIXELS}",
+                    f"the file ends in image {start + pixels.size // PIXELS}",
                     f"{self.total} images, as its header says",
                 )
             if pixels.max() > 1:
@@ -134,7 +134,7 @@ def _parse(number: int, line: bytes) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InvalidImage(f"no JSON in line {number}", "one image per line") from error
+        raise InvalidImage(f"line {number} is not JSON", "one image per line") from error
 
 
 def _name_the_line(batch: list[tuple[int, bytes]], values: list[Any]) -> None:
@@ -143,7 +143,7 @@ def _name_the_line(batch: list[tuple[int, bytes]], values: list[Any]) -> None:
             to_images([value])
         except InvalidImage as error:
             text = line.decode(errors="replace").strip()[:60]
-            raise InvalidImage(f"{text} in line {number}", error.expected) from error
+            raise InvalidImage(f"line {number}: {text}", error.expected) from error
 
 
 def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -153,7 +153,7 @@ def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
             return np.lib.format.read_array_header_1_0(file)
         return np.lib.format.read_array_header_2_0(file)
     except ValueError as error:
-        raise InvalidImage("a file that is no .npy", "uint8[n, 2, 2]", "check --from") from error
+        raise InvalidImage("the file is not a .npy", "uint8[n, 2, 2]", "check --from") from error
 
 
 def _read_all(file: BinaryIO, size: int) -> bytes:

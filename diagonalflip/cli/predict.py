@@ -79,11 +79,13 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
 
 def _refuse_nonsense(wanted: convert.Conversion, *, as_json: bool) -> None:
     if wanted.count and wanted.source_form is not InputForm.PACKED:
-        raise UsageError(f"--count for {wanted.source_form}", "it for packed images only")
+        raise UsageError(f"--count with {wanted.source_form}", "it with packed images only")
     if wanted.output == "-" and as_json:
-        raise UsageError("--json, and predictions on stdout", "--output FILE")
+        raise UsageError("--json while predictions go to stdout", "--output FILE")
     if wanted.output == "-" and wanted.output_form is not OutputForm.JSONL and sys.stdout.isatty():
-        raise UsageError(f"{wanted.output_form} for a terminal", "--output FILE, or a pipe")
+        raise UsageError(
+            f"{wanted.output_form} cannot be shown in a terminal", "--output FILE, or a pipe"
+        )
 
 
 def _flip_words(target: Target, numbers: list[int], *, as_json: bool) -> None:

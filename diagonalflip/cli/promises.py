@@ -124,7 +124,7 @@ def _batch(count: int, kit: Kit) -> None:
 
 def _finite(kit: Kit) -> None:
     if not np.isfinite(kit.alone).all():
-        raise InvalidAnswer("a prediction that is not finite", "finite ones")
+        raise InvalidAnswer("a prediction is not finite", "finite numbers")
 
 
 def _forms(kit: Kit) -> None:

@@ -130,7 +130,7 @@ def test_where_a_gpu_is_required_an_answer_of_the_cpu_is_wrong(folder: Path) -> 
     with worker(folder, "right") as process, proving(folder, "cuda") as prover:
         assert process.wait(30) == -signal.SIGKILL
         assert prover.proven == 0
-        assert "an answer computed on cpu" in prover.fault
+        assert "The answer was computed on cpu" in prover.fault
 
 
 def test_overload_proves_nothing_and_kills_nobody(folder: Path) -> None:

@@ -202,8 +202,8 @@ def test_errors_arrive_as_the_clients_own_exception(
         client.infer(MODEL, make_inputs())
     assert raised.value.status() == str(status)
     # V2's error object has one field, so the code goes in front of our message.
-    assert raised.value.message().startswith(f"{code}: got ")
-    assert "expected " in raised.value.message()
+    assert raised.value.message().startswith(f"{code}: ")
+    assert "Expected " in raised.value.message()
 
 
 def test_an_unknown_output_is_refused(client: Client) -> None:

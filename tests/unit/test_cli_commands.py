@@ -166,7 +166,7 @@ def test_the_environment_names_the_server(
         (errors.ClientError("a", "b"), 2),
         (errors.InvalidImage("a", "b"), 2),
         (UsageError("a", "b"), 2),
-        (OSError("a; expected b"), 2),
+        (OSError("A. Expected b."), 2),
         (KeyboardInterrupt(), 130),
     ],
 )
@@ -179,7 +179,7 @@ def test_an_error_is_one_line_and_a_documented_code(
     assert result.exit_code == code
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
-    expected = "interrupted" if code == 130 else "expected b"
+    expected = "interrupted" if code == 130 else "Expected b."
     assert line.startswith("diagonalflip: ")
     assert expected in line
 

@@ -120,9 +120,9 @@ def npy(array: npt.NDArray[Any], *, cut: int = 0) -> io.BytesIO:
         (np.zeros((3, 3), np.uint8), 0, r"uint8\[3, 3\]"),
         (np.zeros(4, np.uint8), 0, r"uint8\[4\]"),
         (np.asfortranarray(np.zeros((3, 4), np.uint8)), 0, "Fortran"),
-        (np.array([[0, 1, 1, 0], [0, 1, 2, 0]], np.uint8), 0, "pixel 2 in image 1"),
+        (np.array([[0, 1, 1, 0], [0, 1, 2, 0]], np.uint8), 0, "Pixel 2 in image 1"),
         (np.zeros((3, 4), np.uint8), 5, "ends in image 1"),
-        (np.zeros((0, 4), np.uint8), 0, "without images"),
+        (np.zeros((0, 4), np.uint8), 0, "has no images"),
     ],
 )
 def test_an_npy_file_of_anything_else(array: npt.NDArray[Any], cut: int, message: str) -> None:
@@ -131,19 +131,19 @@ def test_an_npy_file_of_anything_else(array: npt.NDArray[Any], cut: int, message
 
 
 def test_a_file_that_is_no_npy() -> None:
-    with pytest.raises(errors.InvalidImage, match=r"no \.npy"):
+    with pytest.raises(errors.InvalidImage, match=r"not a \.npy"):
         NpyReader(io.BytesIO(b"\xb6"))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "without images"),
-        (b"11\n\n16\n", "16 in line 3"),
-        (b'"1011"\n"111"\n', '"111" in line 2'),
-        (b"11\n{", "no JSON in line 2"),
-        (b"11\n[[1,0],[1,2]]", "in line 2"),
-        (b"true", "true in line 1"),
+        (b"", "has no images"),
+        (b"11\n\n16\n", "Line 3: 16"),
+        (b'"1011"\n"111"\n', 'Line 2: "111"'),
+        (b"11\n{", "Line 2 is not JSON"),
+        (b"11\n[[1,0],[1,2]]", "Line 2: "),
+        (b"true", "Line 1: true"),
     ],
 )
 def test_the_wrong_line_is_named(text: bytes, message: str) -> None:
@@ -154,7 +154,7 @@ def test_the_wrong_line_is_named(text: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("packed", "count", "message"),
     [
-        (b"", None, "without images"),
+        (b"", None, "has no images"),
         (b"\xb6", 3, "1 bytes for --count 3"),
         (b"\xb6\x00", 2, "2 bytes for --count 2"),
         (b"\xb6", 1, "0xb6"),

@@ -39,7 +39,7 @@ def test_an_image_is_read_in_one_way(word: str, numbers: list[int]) -> None:
 
 @pytest.mark.parametrize("word", ["", "g", "0b", "0b2", "0b6f", "0b01101", "0x", "-1", "1.0", "²"])
 def test_anything_else_is_no_image(word: str) -> None:
-    with pytest.raises(errors.InvalidImage, match="the image"):
+    with pytest.raises(errors.InvalidImage, match="The image"):
         read_images(["1", word])
 
 

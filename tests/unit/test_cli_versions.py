@@ -38,7 +38,7 @@ MODELS = {
     "models": [
         {"version": "1.0", "loaded": True, "digest": "a" * 64, "flips": 1, "signed": True},
         {"version": "2.0", "loaded": True, "digest": "b" * 64, "flips": 16, "signed": False},
-        {"version": "3.0", "loaded": False, "fault": "got damage; expected none"},
+        {"version": "3.0", "loaded": False, "fault": "Damage. Expected none."},
     ],
 }
 
@@ -85,7 +85,7 @@ def test_list_shows_every_version(operations: tuple[type[Operations], str]) -> N
         ["version", "served", "flips", "signed", "digest"],
         ["1.0", "yes", "1", "of", "16", "yes", "a" * 12],
         ["2.0", "default", "16", "of", "16", "no", "b" * 12],
-        ["3.0", "no", "got", "damage;", "expected", "none"],
+        ["3.0", "no", "Damage.", "Expected", "none."],
     ]
     assert json.loads(run("model", "list", url, "--json").stdout) == MODELS
     assert {asked[:2] for asked in kind.asked} == {("GET", "/models")}
@@ -127,7 +127,7 @@ def test_a_refused_change_is_a_line_and_is_not_repeated(
     kind.answer = int(error.status or 0), refusal(error).body
     changed = run("model", "rollback", url)
     assert changed.exit_code == code
-    assert changed.stderr == "diagonalflip: got g; expected e\n"
+    assert changed.stderr == "diagonalflip: G. Expected e.\n"
     assert len(kind.asked) == 1
 
 
@@ -234,11 +234,11 @@ class Other(FakeServer):
 def test_an_answer_of_another_version_is_refused(call: Call) -> None:  # noqa: F811
     with listening(Other().serve) as url:
         assert call(url, "predict", [1], version="1.0").shape == (1, 4)
-        with pytest.raises(InvalidAnswer, match=r"version 1\.0; expected one of version 2\.0"):
+        with pytest.raises(InvalidAnswer, match=r"Version 1\.0 answered\. Expected version 2\.0"):
             call(url, "predict", [1], version="2.0")
     with (
         listening(Other((b"Flip-Model-Version: 1.0\r\n", b"")).serve) as url,
-        pytest.raises(InvalidAnswer, match="version None"),
+        pytest.raises(InvalidAnswer, match="Version None"),
     ):
         call(url, "predict", [1], version="2.0")
 

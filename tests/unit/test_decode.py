@@ -155,7 +155,7 @@ def test_the_malformed_value_is_quoted_but_not_at_length() -> None:
 def test_a_malformed_image_is_found_about_as_fast_as_good_ones_are_read(last: bytes) -> None:
     index = wire.MAX_TEXT_IMAGES - 1
     started = time.process_time()
-    with pytest.raises(InvalidImage, match=f"image {index}: "):
+    with pytest.raises(InvalidImage, match=f"Image {index}: "):
         flip_decode.decode(JSON, b'{"images":[' + b"7," * index + last + b"]}")
     assert time.process_time() - started < 2
 
@@ -190,7 +190,7 @@ def test_what_is_not_the_documented_json_is_invalid_json(body: bytes) -> None:
 
 @pytest.mark.parametrize("charset", ["utf-16", "latin-1", "", "rubbish"])
 def test_other_charsets_are_unsupported(charset: str) -> None:
-    with pytest.raises(UnsupportedMediaType, match="charset"):
+    with pytest.raises(UnsupportedMediaType, match="Charset"):
         flip_decode.decode(f"{JSON};charset={charset}", b'{"images":[11]}')
 
 
@@ -206,7 +206,7 @@ def test_other_media_types_are_unsupported(content_type: str) -> None:
 
 
 def test_a_missing_content_type_is_said_to_be_missing() -> None:
-    with pytest.raises(UnsupportedMediaType, match="no Content-Type"):
+    with pytest.raises(UnsupportedMediaType, match="No Content-Type"):
         flip_decode.decode("", b"\xb0")
 
 

@@ -78,9 +78,10 @@ def test_a_problem_is_an_rfc_9457_object(kind: type[DiagonalFlipError], action: 
     assert problem.get("action", "") == action
 
 
-def test_messages_say_got_expected_and_action() -> None:
-    assert str(DiagonalFlipError("a", "b")) == "got a; expected b"
-    assert str(DiagonalFlipError("a", "b", "do c")) == "got a; expected b. do c"
+def test_messages_are_sentences() -> None:
+    assert str(DiagonalFlipError("a", "b")) == "A. Expected b."
+    assert str(DiagonalFlipError("padding=5", "4.")) == "padding=5. Expected 4."
+    assert str(DiagonalFlipError("a", "b", "do c")) == "A. Expected b. Do c."
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -94,7 +94,7 @@ def test_files_are_read_when_they_change_and_not_otherwise(
     assert status(guard, f"Bearer {token}") == 403
     os.utime(file)
     file.write_text("rubbish")
-    with pytest.raises(SettingError, match="line 1"):
+    with pytest.raises(SettingError, match="Line 1"):
         guard.follow()
     guard.follow()
     assert status(guard, f"Bearer {token}") == 403

@@ -42,7 +42,7 @@ def test_no_folder_that_can_be_written_is_one_clear_error(monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
-    with pytest.raises(SettingError, match="set TMPDIR"):
+    with pytest.raises(SettingError, match="Set TMPDIR"):
         host.private_folder()
 
 
@@ -72,7 +72,7 @@ def test_a_driver_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr(host, "GPU_TIMEOUT_S", 0.1)
-    with pytest.raises(SettingError, match="no answer from the GPU driver"):
+    with pytest.raises(SettingError, match="No answer from the GPU driver"):
         host.count_gpus()
 
 

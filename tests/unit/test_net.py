@@ -76,7 +76,7 @@ def test_a_wrong_shape_names_the_tensor_and_both_shapes(
 ) -> None:
     tensors = published() | {name: np.ones(shape).tolist()}
     error = refused(tmp_path, json.dumps(tensors))
-    assert error.got == f"{name} of shape {shape}"
+    assert error.got == f"{name} has shape {shape}"
     assert str(wanted) in error.expected
     assert "wrong.json" in error.action
 
@@ -92,7 +92,7 @@ def test_the_width_is_that_of_the_weights(tmp_path: Path, hidden: int) -> None:
 
 def test_no_hidden_layer_is_refused(tmp_path: Path) -> None:
     tensors = published() | {"layer1.weight": [], "layer1.bias": [], "layer2.weight": [[]] * 4}
-    assert "layer1.weight of shape [0]" in refused(tmp_path, json.dumps(tensors)).got
+    assert "layer1.weight has shape [0]" in refused(tmp_path, json.dumps(tensors)).got
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e39])
@@ -100,7 +100,7 @@ def test_no_hidden_layer_is_refused(tmp_path: Path) -> None:
 def test_a_value_that_is_not_finite_is_refused(tmp_path: Path, name: str, value: float) -> None:
     tensors = published()
     tensors[name][1] = value
-    assert refused(tmp_path, json.dumps(tensors)).got == f"{name} with NaN or infinity"
+    assert refused(tmp_path, json.dumps(tensors)).got == f"{name} has NaN or infinity"
 
 
 @pytest.mark.parametrize("value", ["a", None, [[1], [1, 2]], {}, ["0.1", "0", "0"], [10**400] * 3])

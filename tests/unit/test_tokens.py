@@ -34,10 +34,10 @@ def test_comments_and_blank_lines_are_no_tokens(tmp_path: Path) -> None:
     [
         ("", "no token"),
         ("# nobody\n", "no token"),
-        ("secret ci\n", "line 1"),
-        (f"{'a' * 64} ci\n{'A' * 64} ci\n", "line 2"),
-        (f"{'a' * 64}\n", "line 1"),
-        (f"{'a' * 64} two names\n", "line 1"),
+        ("secret ci\n", "Line 1"),
+        (f"{'a' * 64} ci\n{'A' * 64} ci\n", "Line 2"),
+        (f"{'a' * 64}\n", "Line 1"),
+        (f"{'a' * 64} two names\n", "Line 1"),
     ],
 )
 def test_a_file_of_another_form_is_refused(tmp_path: Path, content: str, told: str) -> None:

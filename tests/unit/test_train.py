@@ -52,7 +52,7 @@ def test_a_width_that_cannot_flip_is_an_error_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "STEPS", 300)
-    with pytest.raises(ArtifactError, match=r"width 3 that flips \d+ of 16"):
+    with pytest.raises(ArtifactError, match=r"width 3 flips \d+ of 16"):
         train.train(3, tmp_path / "weights.json")
     assert not list(tmp_path.iterdir())
 
@@ -66,7 +66,7 @@ def test_the_command_says_so_in_a_line() -> None:
         check=False,
     )
     assert finished.returncode == 1
-    assert finished.stderr.splitlines()[-1].startswith("training failed: got a network of width 1")
+    assert finished.stderr.splitlines()[-1].startswith("training failed: A network of width 1")
     assert not (ROOT / "export/weights-none.json").exists()
 
 

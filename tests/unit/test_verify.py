@@ -96,15 +96,15 @@ def depends_on_neighbours(pixels: Array, answer: Array) -> Array:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (moved(2e-6, number=0, column=0), "a deviation of 2"),
-        (moved(-2e-6, number=11, column=3), "a deviation of 2"),
+        (moved(2e-6, number=0, column=0), "A deviation of 2"),
+        (moved(-2e-6, number=11, column=3), "A deviation of 2"),
         (set_to(float("nan")), "NaN or infinity from {}"),
         (set_to(float("inf")), "NaN or infinity from {}"),
         (lambda _, answer: answer.astype(np.float64), "float64.* from {}"),
         (lambda _, answer: answer[:, :3], r"float32\[1, 3\] from {}"),
         (lambda _, answer: answer[:-1], r"float32\[0, 4\] from {}"),
         (lambda _, answer: answer.reshape(-1), r"float32\[4\] from {}"),
-        (depends_on_neighbours, "a deviation of"),
+        (depends_on_neighbours, "A deviation of"),
     ],
     ids=[
         "2e-6 more", "2e-6 less", "nan", "inf", "float64", "3 columns", "a row less", "flat",
