@@ -67,8 +67,8 @@ class Spread:
 
     def __str__(self) -> str:
         if self.least == self.most:
-            return _number(self.median)
-        return f"{_number(self.median)} ({_number(self.least)} to {_number(self.most)})"
+            return number(self.median)
+        return f"{number(self.median)} ({number(self.least)} to {number(self.most)})"
 
 
 def _latency(name: str, unit_us: float = 1.0) -> Callable[[dict[str, Any]], float]:
@@ -169,7 +169,8 @@ def _ratio_table(results: Results) -> str:
     return "## Ratios\n\n" + table(["", "goal (ours)", "aim (ours)", *results.titles], rows)
 
 
-def _by_core(name: str) -> Callable[[dict[str, Any]], float]:
+def by_core(name: str) -> Callable[[dict[str, Any]], float]:
+    """Return what picks a slot's figure per busy core of the service."""
     return lambda slot: float(slot[name]) / float(slot["busy_cores"])
 
 
@@ -177,7 +178,7 @@ def _cores_table(results: Results) -> str:
     """Table of throughput per busy core, without the driver's own."""
     names = {"W1": "requests_per_s", "W2": "requests_per_s", "W3": "m_images_per_s"}
     names["W4"] = "m_images_per_s"
-    measures = [Measure(workload, workload, _by_core(name)) for workload, name in names.items()]
+    measures = [Measure(workload, workload, by_core(name)) for workload, name in names.items()]
     rows = [
         [title, *(spread(list(figures(results, server, each).values())) for each in measures)]
         for server, title in results.titles.items()
@@ -254,7 +255,7 @@ def table(heads: list[str], rows: list[list[Any]]) -> str:
     )
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three significant digits or so, and thousands apart."""
     if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
