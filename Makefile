@@ -39,7 +39,7 @@ token: installed ## print a new token for NAME, and add its digest to TOKENS_FIL
 	@$(BIN)/python -m supervisor.tokens
 
 test: installed-dev ## install, and run every test
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 ifdef WEIGHTS
 export: installed ## write and prove TorchScript, ONNX and archive (of WEIGHTS as VERSION, else of all)
