@@ -109,7 +109,7 @@ sbom: installed .audit ## write sbom.json: Python packages and Java libraries se
 	@$(BIN)/python -m supervisor.sbom .audit/bin/cyclonedx-py sbom.json
 
 cluster-drill: installed-dev $(EXPORTS) ## hosts behind a balancer: kill, cut, freeze, update, add (root)
-	@$(BIN)/python -m drills.cluster
+	@$(BIN)/python -m drills.cluster $(DRILL_ARGS)
 
 fuzz: installed-dev ## ten million hostile requests and streams: does anything give way?
 	@$(BIN)/python -m tests.fuzz.fuzz_decoders --executions 5000000 $(FUZZ_ARGS)

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import machine, plot, report
+from benchmarks import capacity, machine, plot, report
 from benchmarks.driver import Outcome, as_json, run_python, run_wrk, write_job, wrk_is_here
 from benchmarks.servers import SERVERS, Running, first_export, log_tail, wait_until
 from benchmarks.workloads import (
@@ -207,6 +207,8 @@ def main() -> int:
     report.write(results, folder)
     plot.draw(results, folder / "ratios.svg")
     print(report.markdown(results))
+    if options.results == RESULTS:
+        capacity.fill(folder)
     failed = [slot for slot in bench.slots if slot["failed"]]
     for slot in failed:
         console.print(

@@ -38,6 +38,23 @@ def describe() -> dict[str, Any]:
     }
 
 
+def save(page: Path, title: str, figures: str) -> None:
+    """Write figures to a page in Markdown, with the machine and the commit that they are of.
+
+    Raises:
+        SystemExit: The checkout has changes, so the figures belong to no commit.
+    """
+    about = describe()
+    if about["commit"].endswith("-dirty"):
+        raise SystemExit("Not saved: the checkout has changes. Commit them.")
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(
+        f"# {title}\n\n{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB, Linux "
+        f"{about['kernel']}; {about['date']}, commit {about['commit']}.\n\n{figures}\n",
+        encoding="utf-8",
+    )
+
+
 def cpu_model(cpuinfo: str) -> str:
     """The processor's name, from the text of ``/proc/cpuinfo``."""
     found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)

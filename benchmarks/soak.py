@@ -23,6 +23,7 @@ import psutil
 
 from benchmarks import machine
 from benchmarks.driver import Address, run_python
+from benchmarks.report import table
 from benchmarks.servers import PATH, first_export, our_server
 from benchmarks.workloads import WORKLOADS, Exchange, Rule, exchanges, load_reference
 from supervisor import readiness, store
@@ -31,7 +32,7 @@ from supervisor.torchserve import TorchServe
 SLOT_S = 10.0
 TOLERATED_GROWTH = 1.02
 MIB = 1 << 20
-RESULTS = Path(__file__).with_name("results")
+RESULTS = Path(__file__).with_name("results") / "soak.md"
 W4 = WORKLOADS["W4"]
 
 Sample = dict[str, Any]
@@ -41,22 +42,26 @@ def main() -> int:
     """Runs the soak; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the figures")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} in results/")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, our_server(Path(folder)) as server:
         readiness.wait(server, store.check(first_export()))
         samples = soak(server, options.minutes * 60)
     growth = compare_thirds(samples)
-    about = machine.describe()
-    report = {"machine": about, "workload": "W4", "samples": samples, "growth": growth}
-    path = options.results / f"{about['date']}-{machine.slug(about['cpu'])}" / "soak.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    requests = sum(sample["requests"] for sample in samples)
-    print(f"{requests:,} W4 requests, every answer compared; figures are in {path}")
-    for name, (before, after) in growth.items():
-        print(f"  {name:24} {before:10.1f} then {after:10.1f}")
-    return int(grew(growth) or any(sample["wrong"] or sample["errors"] for sample in samples))
+    totals = {name: sum(each[name] for each in samples) for name in ("requests", "wrong", "errors")}
+    rows = [
+        [name.replace("_mib", ", MiB").replace("_", " "), f"{before:,.1f}", f"{after:,.1f}"]
+        for name, (before, after) in growth.items()
+    ]
+    figures = (
+        f"{totals['requests']:,} requests of W4 in {options.minutes:g} minutes, every answer "
+        f"compared: {totals['wrong']} wrong, {totals['errors']} failed. Medians:\n\n"
+        + table(["", "second third", "last third"], rows)
+    )
+    print(figures)
+    if options.save:
+        machine.save(RESULTS, "Soak", figures)
+    return int(grew(growth) or totals["wrong"] > 0 or totals["errors"] > 0)
 
 
 def soak(server: TorchServe, seconds: float) -> list[Sample]:

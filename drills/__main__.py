@@ -4,8 +4,8 @@
     python -m drills --only worker_killed,java_killed
 
 Every answer is compared with ONNX Runtime's. A drill fails if one was wrong, if the client,
-which sends again what is safe to send again, failed at anything, or if the service was not
-whole again in time.
+which sends again what is safe to send again, failed at anything, or if the service did
+not recover in time.
 """
 
 from __future__ import annotations
@@ -16,12 +16,23 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import machine
 from benchmarks.report import table
 from drills.faults import DRILLS
 from drills.load import Tables, references
 from drills.scene import Scene
 
-HEAD = ["drill", "noticed s", "whole s", "sent once", "refused", "unreachable", "lost", "wrong"]
+RESULTS = Path(__file__).with_name("results") / "host.md"
+HEAD = [
+    "drill",
+    "detected s",
+    "recovered s",
+    "sent once",
+    "refused",
+    "unreachable",
+    "lost",
+    "wrong",
+]
 HEAD += ["retried by the client, failed", "verdict", "seen"]
 
 
@@ -60,6 +71,7 @@ def main() -> int:
     names = {drill.__name__: title for title, drill in DRILLS.items()}
     parser.add_argument("--only", default=",".join(names), help=f"some of {','.join(names)}")
     parser.add_argument("--short", action="store_true", help="as CI does")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} in results/")
     options = parser.parse_args()
     chosen = [names[name] for name in options.only.split(",")]
     expected = references(Path(os.environ.get("MODEL_STORE", "model_store")))
@@ -72,6 +84,8 @@ def main() -> int:
             failed += bool(scene.faults)
             print("    " + " | ".join(rows[-1][1:]), file=sys.stderr, flush=True)
     print(table(HEAD, rows))
+    if options.save:
+        machine.save(RESULTS, "Drills", table(HEAD, rows))
     return int(failed > 0)
 
 

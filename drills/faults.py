@@ -1,4 +1,4 @@
-"""The drills: each breaks one thing under load, and waits until the service is whole again."""
+"""The drills: each breaks one thing under load, and waits until the service has recovered."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ class Scene:
         folder: For what it writes.
         tables: What answers should be.
         long: Whether to take the time that an operator would, rather than CI.
-        detected_s: From the fault until the service had noticed.
-        recovered_s: From the fault until it was whole again.
+        detected_s: From the fault until the service had detected it.
+        recovered_s: From the fault until it had recovered.
         tally: Outcomes of the load's requests.
         notes: What else was seen.
         faults: What was not as it should be.
@@ -52,18 +52,18 @@ class Scene:
             yield service
             time.sleep(CALM_S)
 
-    def broken(self, service: Service, noticed: Callable[[], bool], limit_s: float) -> None:
-        """Waits until the service has noticed, then until it is whole, within ``limit_s``.
+    def broken(self, service: Service, detected: Callable[[], bool], limit_s: float) -> None:
+        """Wait until the service has detected the fault and has recovered.
 
         The limit holds only in long drills: tests assert no times.
         """
         started = time.monotonic()
-        service.wait(noticed, PATIENCE_S)
+        service.wait(detected, PATIENCE_S)
         self.detected_s = time.monotonic() - started
         service.wait(service.healthy, PATIENCE_S)
         self.recovered_s = time.monotonic() - started
         if self.long:
-            self.demand(self.recovered_s <= limit_s, f"whole again only after {limit_s:g} s")
+            self.demand(self.recovered_s <= limit_s, f"recovered only after {limit_s:g} s")
 
     def demand(self, holds: bool, otherwise: str) -> None:
         """Notes a fault unless ``holds``."""

@@ -28,6 +28,13 @@ from diagonalflip.wire import PIXELS, to_pixels
 from supervisor.store import MANIFEST, exports
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = {
+    "Processors": "portability/results.md",
+    "Drills": "drills/results/host.md",
+    "Drills with several hosts": "drills/results/cluster.md",
+    "Soak": "benchmarks/results/soak.md",
+}
+"""Pages of figures, by title."""
 
 PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -151,22 +158,15 @@ def _environment(versions: dict[str, str]) -> list[tuple[str, str]]:
 
 def _results(root: Path) -> Iterable[tuple[str, str]]:
     """Processors, benchmark and drills, from what is committed."""
-    processors = root / "docs/portability.md"
-    if processors.exists():
-        found = re.search(
-            r"<!-- portability -->(.*)<!-- /portability -->", _read(processors), re.DOTALL
-        )
-        yield "Processors", _markdown(found[1]) if found else ""
+    for title, name in RESULTS.items():
+        if (root / name).exists():
+            yield title, _markdown(_read(root / name).partition("\n")[2])
     folders = sorted((root / "benchmarks/results").glob("*/results.json"))
     if folders:
         folder = folders[-1].parent
-        text = re.sub(r"^# .*$", "", _read(folder / "report.md"), flags=re.MULTILINE)
-        text = re.sub(r"^!\[.*$", "", text, flags=re.MULTILINE)
+        text = _read(folder / "report.md").partition("\n")[2]
         drawing = _read(folder / "ratios.svg").partition("<svg")
         yield f"Benchmark, {folder.name}", f"<svg{drawing[2]}{_markdown(text)}"
-    operations = root / "docs/operations.md"
-    if operations.exists():
-        yield "Drills", _markdown(_read(operations).partition("## Drills")[2])
 
 
 def _markdown(text: str) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -20,10 +19,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks import machine
 from portability import matrix
 from portability.processors import PROCESSORS
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).with_name("results.md")
 PACKAGES = ("diagonalflip", "export", "handlers", "portability")
 
 
@@ -46,20 +47,13 @@ def run_all(names: list[str]) -> list[matrix.Outcome]:
             return list(pool.map(run, names))
 
 
-def write(page: Path, text: str) -> None:
-    """Replaces what lies between the page's two comments ``portability``."""
-    old = page.read_text(encoding="utf-8")
-    pattern = r"(?<=<!-- portability -->\n).*(?=<!-- /portability -->)"
-    page.write_text(re.sub(pattern, lambda _: f"{text}\n", old, flags=re.DOTALL), encoding="utf-8")
-
-
 def main() -> int:
     """Runs the matrix; returns 1 if it fails, 2 if this host lacks something."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default=",".join(PROCESSORS), help="processors to run")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into a page")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
     options = parser.parse_args()
     names = options.only.split(",")
     lacking = {PROCESSORS[name].lacking() for name in names} - {""}
@@ -69,8 +63,8 @@ def main() -> int:
     outcomes = run_all(names)
     faults = matrix.faults(outcomes)
     print(matrix.report(outcomes))
-    if options.write and not faults:
-        write(options.write, matrix.report(outcomes))
+    if options.save and not faults:
+        machine.save(RESULTS, "Processors", matrix.report(outcomes))
     print("\n".join([f"FAILED: {fault}" for fault in faults] or ["The matrix passed"]))
     return int(bool(faults))
 

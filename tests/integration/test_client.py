@@ -63,7 +63,7 @@ def test_any_number_of_images(client: Client, oracle: Oracle, count: int) -> Non
 
 
 def test_a_version_that_does_not_flip_says_so(client: Client) -> None:
-    with pytest.raises(ModelDoesNotFlip, match=r"version 1\.0, which flips 1 of 16 images"):
+    with pytest.raises(ModelDoesNotFlip, match=r"Version 1\.0, which flips 1 of 16 images"):
         client.flip([1, 2])
 
 

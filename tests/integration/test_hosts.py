@@ -362,7 +362,7 @@ def test_a_required_gpu_is_one_that_torch_can_use(
     program("nvidia-smi", NVIDIA_SMI)(folder)
     settings = {"PATH": f"{folder}:{os.environ['PATH']}", "REQUIRE_GPU": "1", "WORKERS": workers}
     line = start_and_fail(artifacts, folder / "logs", **settings)
-    assert "no GPU that torch can use" in line
+    assert "No GPU that torch can use" in line
     assert "REQUIRE_GPU=0" in line
 
 
