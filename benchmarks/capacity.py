@@ -50,7 +50,7 @@ WORKLOADS = (
 
 
 class Load(NamedTuple):
-    """What replicas are planned for.
+    """A load that replicas are planned for.
 
     Attributes:
         title: For people.
@@ -227,12 +227,12 @@ def rate(results: Results, server: str, workload: str) -> float:
 
 
 def planned(results: Results, workload: str) -> float:
-    """What a replica is planned for: the edge on one core, with TLS and room to spare."""
+    """Return a replica's planned rate: the edge on one core, with TLS and room to spare."""
     return rate(results, EDGE, workload) * TLS[workload] * PLANNED
 
 
 def replicas(results: Results, load: Load) -> int:
-    """How many replicas a load needs."""
+    """Return the number of replicas that a load needs."""
     return max(LEAST_REPLICAS, math.ceil(load.rate / planned(results, load.workload)))
 
 

@@ -280,5 +280,5 @@ def _python(environment: str) -> Path:
 
 
 def _die_with_parent() -> None:
-    """In the child: if this process is killed outright, the server goes as well."""
+    """End the server with this process, even if this is killed. Runs in the child."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -63,7 +63,7 @@ def retrying(deadline: Deadline, has_answered: Callable[[], bool]) -> Retrying:
 
 
 def retrying_async(deadline: Deadline, has_answered: Callable[[], bool]) -> AsyncRetrying:
-    """As ``retrying``, for coroutine functions."""
+    """Do the same as ``retrying`` for coroutine functions."""
     return AsyncRetrying(**_policy(deadline, has_answered))
 
 
@@ -85,7 +85,7 @@ def until_ready(check: Callable[[Deadline], None], timeout_s: float) -> None:
 
 
 async def until_ready_async(check: Callable[[Deadline], Awaitable[None]], timeout_s: float) -> None:
-    """As ``until_ready``, for a coroutine function."""
+    """Do the same as ``until_ready`` for a coroutine function."""
     deadline = Deadline(timeout_s)
 
     async def attempt() -> None:

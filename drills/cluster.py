@@ -72,7 +72,7 @@ class Host:
 
     @property
     def name(self) -> str:
-        """Of the namespace, and of the server in the balancer."""
+        """Name of the namespace, and of the server in the balancer."""
         return f"flip-{self.number}"
 
     def start(self, store: Path) -> None:

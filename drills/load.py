@@ -29,7 +29,7 @@ class Target(Protocol):
 
     @property
     def url(self) -> str:
-        """Of the edge."""
+        """URL of the edge."""
 
     port: int
     token: str

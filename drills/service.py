@@ -86,7 +86,7 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Of the edge."""
+        """URL of the edge."""
         return f"http://127.0.0.1:{self.port}"
 
     def wait(self, condition: Callable[[], bool], timeout_s: float) -> float:

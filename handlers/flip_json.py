@@ -76,7 +76,7 @@ def image_numbers(images: list[Any]) -> Numbers:
 
 
 def _numbers(images: list[Any]) -> Numbers | None:
-    """As ``image_numbers``; None if some image is malformed."""
+    """Return the same as ``image_numbers``, or None if an image is malformed."""
     kinds = list(map(type, images))
     numbers = np.empty(len(images), dtype=np.int64)
     for kind in set(kinds):

@@ -90,7 +90,7 @@ def faults(outcomes: list[Outcome]) -> list[str]:
 
 
 def rows(outcomes: list[Outcome]) -> list[list[str]]:
-    """Of the table, one for each processor and engine."""
+    """Rows of the table, one for each processor and engine."""
     lines = []
     for outcome in outcomes:
         digests = [outcome.digests.get(name, "-")[:12] for name in ARTIFACTS]

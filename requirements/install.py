@@ -68,7 +68,7 @@ class Environment:
         return "{}\n{}\n{}.{}".format(self.folder, python, *sys.version_info)
 
     def digest(self) -> str:
-        """Of all that is to be installed."""
+        """Digest of everything that is to be installed."""
         files = [*self.files, *([ROOT / "pyproject.toml"] if self.project else [])]
         return hashlib.sha256(b"\0".join(each.read_bytes() for each in files)).hexdigest()
 

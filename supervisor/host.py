@@ -162,7 +162,7 @@ def allow_many_files() -> None:
 
 
 def die_with_parent() -> None:
-    """In a child, before it runs its program: if this process is killed, the child ends too.
+    """End a child with this process, even if this is killed. Runs in the child, before its program.
 
     Only Linux can do this; elsewhere a killed supervisor leaves its children running.
     """

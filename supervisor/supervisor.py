@@ -194,7 +194,7 @@ class Supervisor:
             self._stop.pause(TICK_S)
 
     def _reap(self, server: TorchServe) -> None:
-        """As the first process of a container it inherits orphans, the workers of a dead Java."""
+        """Reap orphans, which the first process of a container inherits: workers of a dead Java."""
         if os.getpid() != 1:
             return
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()

@@ -1,4 +1,4 @@
-"""What all tests share: one export a session, unpacked once, and Hypothesis without a clock."""
+"""Fixtures of all tests: one export per session, unpacked once, and Hypothesis without a clock."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def hold(self, length: int) -> None:
-        """So many bytes of a body have come; raises ServerOverloaded if there is no room."""
+        """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
         self._body_bytes += length
         self._server.batcher.held_bytes += length
         if self._server.batcher.held_bytes > limits.HELD_BYTES and not self._proves:

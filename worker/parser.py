@@ -52,7 +52,7 @@ class Receiver(Protocol):
         """The client asks whether to send its body."""
 
     def hold(self, length: int) -> None:
-        """So many bytes of a body have come."""
+        """Count bytes of a body that have come."""
 
     def receive(
         self, method: str, path: str, headers: dict[str, str], body: bytes, connection: str

@@ -157,7 +157,7 @@ def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _read_all(file: BinaryIO, size: int) -> bytes:
-    """As many bytes as there are, up to ``size``: a pipe gives fewer at once."""
+    """Read up to ``size`` bytes, waiting for a pipe that gives fewer at once."""
     pieces = []
     while size > 0 and (piece := file.read(size)):
         pieces.append(piece)

@@ -353,7 +353,7 @@ def test_behind_an_offer_to_upgrade_the_limits_are_the_same(port: Port) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"abc"])
 def test_an_offer_to_upgrade_is_ignored(port: Port, body: bytes) -> None:
-    """As every Java HttpClient makes it with its first request."""
+    """Every Java HttpClient makes this offer with its first request."""
     upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAE\r\n"
     answers = port.ask(post(body, upgrade), post(b"after", upgrade), post(b"last"))
     assert [answer[1] for answer in answers] == [body, b"after", b"last"]

@@ -43,7 +43,7 @@ class Worker:
         return received(self.connection)
 
     def output(self) -> str:
-        """What it printed until its end, once the connection is closed."""
+        """Close the connection; return all that the worker has printed."""
         self.connection.close()
         assert self.process.stdout is not None
         printed = self.process.stdout.read()

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: reading the files, and the tools that check them."""
+"""Reads the manifests, and runs the tools that check them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ PLAIN: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": 
 
 
 def check(value: Any, kind: str, where: str) -> list[str]:
-    """What is wrong with ``value`` as the type that a model names ``kind``."""
+    """List what is wrong with ``value`` as the type that a model names ``kind``."""
     if inner := re.fullmatch(r"list\[(.*)\]", kind):
         if isinstance(value, list):
             return [p for i, x in enumerate(value) for p in check(x, inner[1], f"{where}[{i}]")]
@@ -34,7 +34,7 @@ def check(value: Any, kind: str, where: str) -> list[str]:
 
 
 def check_model(value: dict[str, Any], model: Any, where: str) -> list[str]:
-    """What is wrong with ``value`` as an object of ``model``."""
+    """List what is wrong with ``value`` as an object of ``model``."""
     names = {wire: name for name, wire in model.attribute_map.items()}
     unknown = value.keys() - names.keys()
     problems = [f"{where}.{key}: unknown to {model.__name__}" for key in sorted(unknown)]

@@ -1,4 +1,4 @@
-"""What Kubernetes gets, against the real schemas and against the code it deploys."""
+"""Checks manifests against the real schemas and against the code that they deploy."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ print(json.dumps(read, cls=JSONEncoder))
 
 @needs_tools
 def test_grafana_reads_all_of_the_dashboard() -> None:
-    """What its own types, made from its schemas, do not know would be lost."""
+    """A field that Grafana's own types do not know would be lost."""
     path = ROOT / "docker/compose/grafana/dashboard.json"
 
     def lost(written: Any, read: Any) -> Iterator[Any]:

@@ -178,7 +178,7 @@ def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def expressions() -> list[tuple[str, str]]:
-    """Of every panel: its title, and each query."""
+    """Title and query of every panel."""
     dashboard = json.loads((ROOT / "docker/compose/grafana/dashboard.json").read_text())
     return [
         (panel["title"], shortened(target["expr"]))

@@ -44,7 +44,7 @@ def call(request: pytest.FixtureRequest) -> Call:
 
 @pytest.fixture
 def unused_url() -> Iterator[str]:
-    """Where nothing listens: the port is bound, so that no one else takes it."""
+    """URL of a port where nothing listens. It is bound, so that no one else takes it."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"

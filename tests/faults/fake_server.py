@@ -149,6 +149,6 @@ async def _stop(
 
 
 def expected_flips(numbers: np.typing.ArrayLike) -> np.typing.NDArray[np.uint8]:
-    """What ``flip`` answers from ``TABLE``, ``uint8[n, 2, 2]``."""
+    """Flips of ``TABLE``, ``uint8[n, 2, 2]``."""
     bits: np.typing.NDArray[np.uint8] = (TABLE[np.asarray(numbers)] >= 0.5).astype(np.uint8)
     return bits.reshape(-1, 2, 2)

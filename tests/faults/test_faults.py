@@ -1,4 +1,4 @@
-"""Whatever happens on the way: a right answer or the right error, inside the deadline."""
+"""Faults on the way: each gives a correct answer or the documented error, within the deadline."""
 
 from __future__ import annotations
 

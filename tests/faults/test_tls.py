@@ -27,7 +27,7 @@ NEW_CERTIFICATE = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where ``cert.pem`` and ``key.pem`` are."""
+    """Folder of ``cert.pem`` and ``key.pem``."""
     path = tmp_path_factory.mktemp("tls")
     subprocess.run(NEW_CERTIFICATE.split(), cwd=path, check=True, capture_output=True)
     return path

@@ -153,20 +153,20 @@ class Exchange:
         self._check()
 
     def documents(self, versions: Sequence[str]) -> dict[str, bytes]:
-        """As the service."""
+        """Do the same as the service."""
         return dict.fromkeys(("server", "model", "config", "weights"), versions[0].encode())
 
     def weigh(self, request: Request) -> int:
-        """As the service."""
+        """Do the same as the service."""
         return 2 * len(request.body)
 
     def read(self, request: Request) -> Request:
-        """As the service: everything is a job."""
+        """Make a job of everything."""
         self.seen.append((request.headers, bytes(request.body)))
         return request
 
     def answer(self, jobs: Sequence[Request]) -> list[Response]:
-        """As the service."""
+        """Do the same as the service."""
         return [Response(b"answer", "text/plain") for _ in jobs]
 
     def _feed(self, stream: bytes, cuts: Sequence[tuple[int, int]]) -> None:
@@ -212,7 +212,7 @@ class Exchange:
         self._loop.run()
 
     def _check(self) -> None:
-        """Nothing is left of a connection that has ended."""
+        """Check that nothing is left of a connection that has ended."""
         batcher = self._server.batcher
         assert not self._transport.misused, self._transport.misused
         assert self._connection.lost
@@ -226,7 +226,7 @@ class Exchange:
 
 
 class Loop:
-    """As much of an event loop as connections use."""
+    """The part of an event loop that connections use."""
 
     def __init__(self) -> None:
         self._ready: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -288,7 +288,7 @@ class Transport(asyncio.Transport):
         self.write(b"".join(list_of_data))
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """What the connection wants; a deaf client's limit is ``HIGH_WATER``."""
+        """Set the connection's limit; that of a deaf client is ``HIGH_WATER``."""
 
     def can_write_eof(self) -> bool:
         return True

@@ -221,7 +221,7 @@ def mended(picture: bytes, *, deflate: bool) -> bytes:
 
 
 def check(images: wire.Images) -> None:
-    """What holds for the images of every request."""
+    """Check what is true of the images of every request."""
     numbers = wire.unpack(images)
     assert 1 <= images.count <= wire.MAX_IMAGES
     assert len(numbers) == images.count

@@ -48,7 +48,7 @@ HANG_S = 20
 
 
 class Figures(NamedTuple):
-    """What is told of some executions."""
+    """Summary of some executions."""
 
     executions: int = 0
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""What both targets are made of: decisions out of fuzz bytes, and what an execution found."""
+"""Parts of both targets: decisions from fuzz bytes, and the findings of an execution."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Execution(NamedTuple):
 
 
 class Target(Protocol):
-    """What is fuzzed."""
+    """A target of the fuzzer."""
 
     tokens: Sequence[bytes]
     """What mutations insert."""
@@ -63,7 +63,7 @@ class Source:
 
 
 def header_bytes(value: str | None, known: Sequence[str | None]) -> bytes:
-    """What ``Source.header`` reads as ``value``."""
+    """Bytes that ``Source.header`` reads as ``value``."""
     if value in known:
         return bytes([known.index(value)])
     text = (value or "").encode("latin-1")[:255]

@@ -88,12 +88,12 @@ class Container:
         return engine("exec", self.id, *command).stdout
 
     def version(self, package: str) -> str:
-        """Of a Python package inside."""
+        """Version of a Python package inside."""
         told = f"from importlib.metadata import version; print(version('{package}'))"
         return self.run("python", "-c", told).strip()
 
     def is_healthy(self) -> bool:
-        """What the image's own HEALTHCHECK finds."""
+        """Run the image's own HEALTHCHECK."""
         return (
             engine("exec", self.id, "python", "docker/healthcheck.py", check=False).returncode == 0
         )
@@ -160,7 +160,7 @@ def test_it_has_no_rights_and_nothing_to_build_with(container: Container) -> Non
 
 
 def test_it_runs_as_any_user(images: dict[str, str], tmp_path: Path) -> None:
-    """As OpenShift does: a user id that nobody has, in group 0."""
+    """OpenShift runs it so: with a user id that nobody has, in group 0."""
     (tmp_path / "tokens").touch(0o644)
     with running(images["cpu"], tmp_path, "--user", "123456:0") as container:
         assert container.run("id", "-u").strip() == "123456"

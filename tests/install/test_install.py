@@ -110,7 +110,7 @@ class Checkout:
         return printed
 
     def value(self) -> str:
-        """What the installed package says."""
+        """Output of the installed package."""
         command = [str(self.folder / ".venv/bin/python"), "-I", "-c", IMPORT]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -143,7 +143,7 @@ def test_the_environment_does_not_decide_where_packages_go(checkout: Checkout) -
 
 
 def test_of_a_configuration_file_only_what_a_site_needs_is_kept(checkout: Checkout) -> None:
-    """Where packages lie stands nowhere else: without the file there would be none."""
+    """Packages are found by the file alone."""
     keys = {name.removeprefix("PIP_").lower().replace("_", "-"): HOSTILE[name] for name in HOSTILE}
     harmful = "\n".join(f"{key} = {keys[key]}" for key in ("user", "target", "prefix", "no-binary"))
     config = checkout.folder / "pip.conf"

@@ -57,7 +57,7 @@ class Server:
 
     @cached_property
     def batch_invariant(self) -> bool:
-        """Whether the server promises the same bits in every batch."""
+        """Return whether the server promises the same bits in every batch."""
         return bool(requests.get(self.url, timeout=30).json()["batch_invariant"])
 
     def assert_same(self, got: bytes, wanted: bytes) -> None:
@@ -73,7 +73,7 @@ class Server:
 
 
 def server_environment(artifacts: Path, logs: Path, settings: dict[str, str]) -> dict[str, str]:
-    """What ``python -m supervisor`` reads: free ports unless ``settings`` say otherwise."""
+    """Environment of ``python -m supervisor``: free ports unless ``settings`` say otherwise."""
     folders = {"MODEL_STORE": str(artifacts), "LOG_DIR": str(logs)}
     return os.environ | FREE_PORTS | folders | settings
 

@@ -193,7 +193,7 @@ class Tampering:
         self._change = change
 
     def post(self, *args: Any, **kwargs: Any) -> Reply:
-        """As ``Raw.post``."""
+        """Do the same as ``Raw.post``."""
         return self._change(self._raw.post(*args, **kwargs))
 
     def broken(self) -> set[str]:

@@ -49,7 +49,7 @@ class Edge:
         return f"https://127.0.0.1:{self.port}"
 
     def ask(self, method: str = "GET", path: str = PATH, **more: object) -> requests.Response:
-        """With the good token, unless ``headers`` are given."""
+        """Send with the good token, unless ``headers`` are given."""
         more.setdefault("headers", {"Authorization": f"Bearer {self.token}"})
         url = self.url + path
         return requests.request(method, url, timeout=30, verify=str(self.authority), **more)  # type: ignore[arg-type]
@@ -259,7 +259,7 @@ def test_what_it_refused_is_among_the_metrics(edge: Edge) -> None:
 
 
 def refusals(edge: Edge, code: str) -> float:
-    """How many there were, as the workers have published."""
+    """Number of them that the workers have published."""
     folder = Path(psutil.Process(edge.server.process.pid).children()[0].environ()["FLIP_SOCKETS"])
     pages = [json.loads(page.read_text()) for page in folder.glob("*.metrics")]
     found = [pair for page in pages for pair in page["families"]["refusals"]]

@@ -1,4 +1,4 @@
-"""What TorchServe's own documents teach, on both ports: forms and PUT; and compressed bodies."""
+"""Forms and PUT, as TorchServe's documents teach them, and compressed bodies, on both ports."""
 
 from __future__ import annotations
 

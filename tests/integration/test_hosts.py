@@ -44,7 +44,7 @@ from tests.integration.test_lifecycle import start_and_fail
 
 @dataclass(frozen=True)
 class Host:
-    """What is special about a host; ``{folder}`` is a short folder of the test's own.
+    """An unusual host; ``{folder}`` is a short folder of the test's own.
 
     Attributes:
         environment: Variables.
@@ -192,7 +192,7 @@ HOSTS = {
 
 @pytest.fixture(scope="module")
 def is_changeable() -> bool:
-    """Whether this user may make namespaces, and so another host for some processes."""
+    """Return whether this user may make namespaces, and so another host for some processes."""
     command = ["unshare", "--mount", "--net", "--uts", "true"]
     return (
         shutil.which("unshare") is not None and subprocess.run(command, check=False).returncode == 0
@@ -207,7 +207,7 @@ def folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder() -> Iterator[Path]:
-    """With a short path: as TMPDIR it has room for sockets."""
+    """Make a folder with a short path: as TMPDIR it has room for sockets."""
     with tempfile.TemporaryDirectory(prefix="host-", dir="/var/tmp") as name:
         yield Path(name)
 
@@ -285,7 +285,7 @@ def test_it_serves_on_half_a_cpu(
 def test_a_clock_that_jumps_back_disturbs_nothing(
     artifacts: Path, oracle: Oracle, folder: Path
 ) -> None:
-    """By a day, under Java, its workers and the supervisor, which goes on proving them."""
+    """The clock jumps back a day. The supervisor goes on proving the workers."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler here")

@@ -212,7 +212,7 @@ def damage(folder: Path) -> None:
 
 
 def other_certificate(folder: Path) -> None:
-    """Of another network: the digests are right, the predictions are not the archive's."""
+    """Replace the certificate by another network's. Digests are right, predictions are not."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["certificate"]["reference"][3][2] += 1e-3

@@ -97,7 +97,7 @@ def test_a_request_is_a_span_of_its_callers_trace(
 
 
 def test_a_protocol_that_is_not_sent_is_said(artifacts: Path, tmp_path: Path) -> None:
-    """As operators of Kubernetes often set it; the service serves nevertheless."""
+    """Operators of Kubernetes often set this protocol. The service serves nevertheless."""
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
     settings |= {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     with run_server(artifacts, tmp_path, **settings) as server:

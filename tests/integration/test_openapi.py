@@ -31,7 +31,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 def resolve(node: dict[str, Any]) -> dict[str, Any]:
-    """What a ``$ref`` into the document stands for."""
+    """Resolve a ``$ref`` into the document."""
     if "$ref" not in node:
         return node
     found: Any = DOCUMENT

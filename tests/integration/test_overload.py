@@ -1,4 +1,4 @@
-"""Whatever comes together, a worker's memory stays within its bound, and the worker alive."""
+"""A worker stays alive and within its memory bound, whatever comes together."""
 
 from __future__ import annotations
 

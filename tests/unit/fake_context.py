@@ -1,4 +1,4 @@
-"""As much of ``ts.context.Context`` as a handler may use; tests/contract holds it true."""
+"""The part of ``ts.context.Context`` that a handler may use; tests/contract compares both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FakeContext:
 
     @property
     def system_properties(self) -> dict[str, Any]:
-        """Where the unpacked archive lies, and the device assigned."""
+        """Folder of the unpacked archive, and the device assigned."""
         return {"model_dir": str(self.folder), "gpu_id": None, "batch_size": 8}
 
     @property

@@ -86,7 +86,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Cuda:
-    """As much of ``torch.cuda`` as an engine uses.
+    """The part of ``torch.cuda`` that an engine uses.
 
     Attributes:
         streams: All that were made.
@@ -109,7 +109,7 @@ class Cuda:
         return FakeStream()
 
     def get_device_name(self, _device: object) -> str:
-        """What it calls itself."""
+        """Name of the device."""
         return "a late GPU"
 
     @contextlib.contextmanager
@@ -140,11 +140,11 @@ class Torch(ModuleType):
         return getattr(torch, name)
 
     def zeros(self, *shape: int, dtype: torch.dtype, device: object) -> torch.Tensor:  # noqa: ARG002
-        """On the host."""
+        """Make a tensor on the host."""
         return torch.zeros(*shape, dtype=dtype)
 
     def arange(self, *ends: int, dtype: torch.dtype, device: object) -> torch.Tensor:  # noqa: ARG002
-        """On the host."""
+        """Make a tensor on the host."""
         return torch.arange(*ends, dtype=dtype)
 
     def empty(
@@ -154,7 +154,7 @@ class Torch(ModuleType):
         *,
         pin_memory: bool,  # noqa: ARG002
     ) -> torch.Tensor:
-        """On the host; full of what nobody wants, so that it shows."""
+        """Make one on the host, full of wrong values, so that reading too early shows."""
         return torch.full(shape, torch.nan, dtype=dtype)
 
     def frombuffer(self, buffer: Any, dtype: torch.dtype) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""How ``diagonalflip check`` judges answers and reports what it found."""
+"""``diagonalflip check`` judges answers and reports its findings."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Deaf:
         self.same = same
 
     def post(self, body: bytes, *_: Any, **__: Any) -> Reply:
-        """As ``Raw.post``."""
+        """Do the same as ``Raw.post``."""
         return self.same if body or self.same.status != 200 else answer(DESCRIPTION)
 
 

@@ -27,7 +27,7 @@ SERVER = ServerInfo(
 
 
 def predicted(numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """What the fake predicts, ``float32[n, 4]``: other numbers for every image and pixel."""
+    """Predictions of the fake, ``float32[n, 4]``: other numbers for every image and pixel."""
     offsets = np.array([0.1, 0.25, -0.5, 0], np.float32)
     return np.asarray(numbers, np.float32)[:, None] + offsets
 
@@ -56,14 +56,14 @@ class FakeClient:
             raise self.error
 
     def predict(self, images: Any) -> npt.NDArray[np.float32]:
-        """As ``Client.predict``."""
+        """Do the same as ``Client.predict``."""
         self._fail()
         return predicted(unpack(to_images(images)))
 
     def predict_chunks(
         self, pieces: Iterable[bytes]
     ) -> Generator[npt.NDArray[np.float32], None, None]:
-        """As ``Client.predict_chunks``."""
+        """Do the same as ``Client.predict_chunks``."""
         held = b""
         for piece in pieces:  # as the real one: an answer comes after more was read
             if held:
@@ -73,17 +73,17 @@ class FakeClient:
         yield predicted(unpack(Images(held, 2 * len(held))))
 
     def flip(self, images: Any) -> npt.NDArray[np.uint8]:
-        """As ``Client.flip``."""
+        """Do the same as ``Client.flip``."""
         self._fail()
         return to_pixels(unpack(to_images(images))).transpose(0, 2, 1)
 
     def info(self) -> ServerInfo:
-        """As ``Client.info``."""
+        """Do the same as ``Client.info``."""
         self._fail()
         return SERVER
 
     def wait_until_ready(self, timeout_s: float) -> None:
-        """As ``Client.wait_until_ready``."""
+        """Do the same as ``Client.wait_until_ready``."""
         self._fail()
         self.waited_s = timeout_s
 

@@ -1,4 +1,4 @@
-"""What ``diagonalflip model``, ``compare`` and ``--as flips`` ask, say, and exit with."""
+"""Requests, output and exit codes of ``diagonalflip model``, ``compare`` and ``--as flips``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller may hand over, and how it is cut into requests."""
+"""Forms of images that a caller may pass, and how they are cut into requests."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_too_many_bytes_are_noticed_before_the_end() -> None:
 
 
 class Table:
-    """As a pandas DataFrame: iterating gives the names of its columns."""
+    """Behaves like a pandas DataFrame: iterating gives the names of its columns."""
 
     def __init__(self, values: Any) -> None:
         self._values = np.asarray(values)
@@ -179,7 +179,7 @@ class Table:
 
 
 class Tensor(Table):
-    """As a PyTorch tensor that requires a gradient, on a GPU."""
+    """Behaves like a PyTorch tensor that requires a gradient, on a GPU."""
 
     on_device, has_gradient = True, True
 

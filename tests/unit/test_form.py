@@ -17,7 +17,7 @@ EVERY_BYTE = bytes(range(256)) + b"\r\n--\r\n" + BOUNDARY.encode()
 
 
 def form(*parts: tuple[str, str, bytes]) -> bytes:
-    """Of each part its disposition, its type and its bytes."""
+    """Build a form; each part has a disposition, a type and bytes."""
     made = []
     for disposition, kind, body in parts:
         head = f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n"

@@ -1,4 +1,4 @@
-"""Who may ask at the edge, second by second."""
+"""The edge's tokens and rates, second by second."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def guard(tmp_path: Path, token: str) -> Guard:  # noqa: ARG001 - it is in the f
 
 
 def status(guard: Guard, told: str, path: str = PATH) -> int:
-    """What is answered; 200 for a request that may pass."""
+    """Status of the answer; 200 for a request that may pass."""
     response = guard.refuse("POST", path, {"authorization": told} if told else {})
     return response.status if response is not None else 200
 

@@ -25,14 +25,14 @@ PROBLEM = "application/problem+json"
 
 
 class Request(NamedTuple):
-    """What a client sends; None for no body at all, as after a form post."""
+    """A request of a client; a body of None is none at all, as after a form post."""
 
     body: bytes | None
     headers: dict[str, Any]
 
 
 class Answer(NamedTuple):
-    """What the client gets."""
+    """The answer that the client gets."""
 
     status: tuple[int, str]
     content_type: str
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
 
 def same(left: Answer, right: Answer) -> bool:
-    """Whether two answers agree in all but the times they took."""
+    """Return whether two answers agree in all but the times they took."""
     return left[:3] == right[:3] and {
         name: value for name, value in left.headers.items() if name != "Server-Timing"
     } == {name: value for name, value in right.headers.items() if name != "Server-Timing"}

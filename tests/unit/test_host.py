@@ -1,4 +1,4 @@
-"""What is taken of a host, and what is not."""
+"""Settings that are taken of a host, and those that are not."""
 
 from __future__ import annotations
 

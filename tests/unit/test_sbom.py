@@ -19,7 +19,7 @@ TOOL = ROOT / ".audit/bin/cyclonedx-py"
 
 
 def environment(*needed: str) -> dict[str, Any]:
-    """As cyclonedx-py writes it: pytest and torchserve, which need ``needed``."""
+    """Make a document as cyclonedx-py writes it: pytest and torchserve, which need ``needed``."""
     names = (*needed, "pytest", "torchserve")
     parts = [{"name": name, "version": "1", "bom-ref": f"{name}==1"} for name in names]
     references = [part["bom-ref"] for part in parts]

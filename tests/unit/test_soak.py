@@ -1,4 +1,4 @@
-"""What counts as growth."""
+"""Growth of memory or descriptors fails a soak."""
 
 from __future__ import annotations
 

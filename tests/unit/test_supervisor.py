@@ -1,4 +1,4 @@
-"""When a part that ended starts again, and what the operations port says of it all."""
+"""Restarts of parts that ended, and the operations port's account of them."""
 
 from __future__ import annotations
 

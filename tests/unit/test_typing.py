@@ -60,7 +60,7 @@ client.forecast([1])
 
 
 def mypy(folder: Path, program: str) -> list[str]:
-    """What mypy says about ``program``, as a user runs it: without this project's settings."""
+    """Run mypy on ``program`` as a user does, without this project's settings."""
     (folder / "program.py").write_text(program, encoding="utf-8")
     finished = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder), "program.py"],
