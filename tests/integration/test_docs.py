@@ -22,30 +22,27 @@ from tests.conftest import ROOT
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
 PAGES.remove("docs/container.md")  # tests/image
 BLOCK = re.compile(r"^```(sh|console)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
-BLOCKS = [
-    pytest.param(language, text, id=f"{page}-{number}")
-    for page in sorted(PAGES)
-    for number, (language, text) in enumerate(BLOCK.findall((ROOT / page).read_text("utf-8")))
-]
 ELSEWHERE = {
     "make test": "this is it",
     "make lint": ".ci/run",
     "make format": "changes files",
+    "make train": "tests/unit/test_train.py",
     ".ci/run": "runs this",
     "pip install": "tests/integration/test_wheel.py",
 }
 """Commands that other tests, or nobody, can run here."""
 PRELUDE = r"""
-set -euo pipefail
+set -euxo pipefail
 ip link set lo up
 export CURL_HOME=$PWD/home PATH="$PWD/.venv/bin:$PATH"
 generate() { printf '11\n"0110"\n'; }
 consume() { od -A n -t f4; }
 serve() {
-  command make -o installed serve "$@" > served 2>&1 &
-  until grep -q '^Ready' served; do
-    kill -0 $! || { cat served >&2; return 1; }
-  done
+  [ -z "${server-}" ] || { kill $server; wait $server || true; }
+  : > served
+  command make -o installed serve "$@" >> served 2>&1 &
+  server=$!
+  grep -q '^==> Ready' < <(tail --pid=$server -n +1 -f served) || { cat served; return 1; }
 }
 make() {
   case $1 in
@@ -90,12 +87,12 @@ def checkout(versions: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def shell(checkout: Path, can_have_a_network: bool) -> Callable[[str], str]:
-    """Run commands there; return what they print."""
+def shell(checkout: Path, can_have_a_network: bool) -> Callable[[str], None]:
+    """Run commands there, until one fails."""
     if not can_have_a_network:
         pytest.skip("needs root and iproute2")
 
-    def run(text: str) -> str:
+    def run(text: str) -> None:
         command = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
         finished = subprocess.run(
             [*command, "bash", "-c", PRELUDE + text],
@@ -108,31 +105,40 @@ def shell(checkout: Path, can_have_a_network: bool) -> Callable[[str], str]:
             check=False,
         )
         assert finished.returncode == 0, finished.stdout
-        return finished.stdout
 
     return run
 
 
-def runnable(text: str) -> str:
-    """The lines of a block that can run here, with what is left open filled in."""
-    lines = []
-    for line in text.replace("\\\n", " ").splitlines():
-        plain = line.split("  #")[0].strip()
-        if plain.startswith(tuple(ELSEWHERE)) or plain == "make serve" or not plain:
-            continue
-        plain = re.sub(r"^(export \w+)=\.\.\.$", r"\1=$(cat token)", plain)
-        if " compare " in plain:
-            plain += " || [ $? = 1 ]"  # bits of two versions differ
-        lines.append(plain)
+def script(page: str) -> str:
+    """Every block of a page, with what is left open filled in, and a server where one is asked."""
+    lines, is_served = [], False
+    for language, text in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
+        if language == "console":
+            command, _, shown = text.removeprefix("$ ").partition("\n")
+            commands = [f"diff -wB <({command}) - <<'END'\n{shown}\nEND"]
+        else:
+            commands = runnable(text)
+        whole = "\n".join(commands)
+        starts, asks = "make serve" in whole, re.search(r"curl |diagonalflip ", whole) is not None
+        lines += [*(["make serve"] if asks and not starts and not is_served else []), *commands]
+        is_served = is_served or starts or asks
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize(("language", "text"), BLOCKS)
-def test_it_runs(language: str, text: str, shell: Callable[[str], str]) -> None:
-    if language == "console":
-        command, _, shown = text.removeprefix("$ ").partition("\n")
-        assert shell(f"make serve\n{command}").split() == shown.split()
-    elif commands := runnable(text):
-        is_asked = re.search(r"curl |diagonalflip (?!check https)", commands)
-        is_served = "make serve" in commands
-        shell(commands if is_served or not is_asked else f"make serve\n{commands}")
+def runnable(text: str) -> list[str]:
+    """The commands of a block that can run here."""
+    commands = []
+    for line in text.replace("\\\n", " ").splitlines():
+        command = line.split("  #")[0].strip()
+        if command.startswith(tuple(ELSEWHERE)) or command in ("make serve", ""):
+            continue
+        command = re.sub(r"^(export \w+)=\.\.\.$", r"\1=$(cat token)", command)
+        if " compare " in command:
+            command += " || [ $? = 1 ]"  # bits of two versions differ
+        commands.append(command)
+    return commands
+
+
+@pytest.mark.parametrize("page", [page for page in sorted(PAGES) if script(page)])
+def test_its_commands_run(page: str, shell: Callable[[str], None]) -> None:
+    shell(script(page))
