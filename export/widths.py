@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
 
 from export.net import DiagonalFlipNet
 from export.train import DOCS, fit, squared_error
@@ -52,33 +54,27 @@ def _margins(hidden: int, state: dict[str, torch.Tensor]) -> npt.NDArray[np.floa
         return margins(net(torch.from_numpy(all_pixels()).double()).numpy())
 
 
-def draw(flips: dict[int, npt.NDArray[np.int64]], path: Path) -> None:
-    """Draw a histogram per width, as SVG."""
+def draw(flips: dict[int, npt.NDArray[np.int64]], margins_: dict[int, float], path: Path) -> None:
+    """Draw a histogram per width, with the best margin of the squared error, as SVG."""
     mpl.rcParams["svg.hashsalt"] = "diagonalflip"
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
     for axes, (hidden, counts) in zip(figure.subplots(2, 3).flat, flips.items(), strict=True):
         heights = np.bincount(counts, minlength=IMAGES + 1)
         axes.bar(range(IMAGES + 1), heights, color=["tab:blue"] * IMAGES + ["tab:green"])
-        axes.set(
-            title=f"width {hidden}: at most {counts.max()}",
-            xlabel="images flipped",
-            ylabel="networks",
-        )
+        share = (counts == IMAGES).mean()
+        title = f"width {hidden}: at most {counts.max()} of {IMAGES}"
+        title += f"\nby {share:.0%}; margin {margins_[hidden]:.4f}" if share else "\n"
+        axes.set(title=title, xlabel="images flipped", ylabel="networks")
     figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> int:
     """Search all widths; return the exit status."""
     torch.set_num_threads(1)
-    found = {}
-    for hidden in WIDTHS:
-        found[hidden], margin = search(hidden)
-        share = (found[hidden] == IMAGES).mean()
-        told = f"{share:.0%} flip all; margin {margin:.4f}" if share else "none flips all"
-        print(
-            f"width {hidden}: at most {found[hidden].max()} of {IMAGES} images, {told}", flush=True
-        )
-    draw(found, DOCS / "widths.svg")
+    flips, best = {}, {}
+    for hidden in track(WIDTHS, "Widths", console=Console(stderr=True)):
+        flips[hidden], best[hidden] = search(hidden)
+    draw(flips, best, DOCS / "widths.svg")
     return 0
 
 

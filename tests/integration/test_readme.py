@@ -92,5 +92,13 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> 
         assert not anchor or anchor in anchors(file), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_files_that_a_page_names_are_there(page: Path) -> None:
+    for name in re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", page.read_text(encoding="utf-8")):
+        folder = ROOT / name.partition("/")[0]
+        if folder.is_dir() and folder.name not in ("model_store", "logs"):
+            assert (ROOT / name).exists(), name
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) < 150

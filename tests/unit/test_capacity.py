@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import capacity
+from benchmarks import capacity, machine
 from benchmarks.capacity import LOADS, Load, filled, pages, planned, rate, read, replicas
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,3 +43,20 @@ def test_a_replica_is_planned_for_less_than_it_can_do() -> None:
     results = read(NEWEST)
     for workload in ("W2", "W3", "W4", "W4-packed"):
         assert 0 < planned(results, workload) < rate(results, "edge", workload)
+
+
+@pytest.mark.parametrize("commit", ["abc1234", "abc1234-dirty"])
+def test_results_are_saved_of_a_commit_only(
+    commit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = {"cpu": "a CPU", "cores": 2, "memory_gib": 1.5, "kernel": "6.1", "date": "2026-11-26"}
+    monkeypatch.setattr(machine, "describe", lambda: about | {"commit": commit})
+    page = tmp_path / "results/page.md"
+    if commit.endswith("-dirty"):
+        with pytest.raises(SystemExit, match="Commit them"):
+            machine.save(page, "Drills", "| a |")
+        assert not page.exists()
+    else:
+        machine.save(page, "Drills", "| a |")
+        told = "a CPU, 2 cores, 1.5 GiB, Linux 6.1; 2026-11-26, commit abc1234."
+        assert page.read_text(encoding="utf-8") == f"# Drills\n\n{told}\n\n| a |\n"
