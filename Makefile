@@ -69,22 +69,22 @@ report: $(EXPORTS) ## write report.html: certificate, processors, benchmark and 
 gpu-check: installed ## prove and measure everything on this host's GPU
 	@$(BIN)/python -m benchmarks.device_check
 
-bench: installed-dev $(EXPORTS) .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others, in 20 minutes
+bench: installed-dev $(EXPORTS) .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others in 20 minutes, and write the figures into the docs
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
-profile: installed-dev $(EXPORTS) ## say where the time goes, in worker and Java
+profile: installed-dev $(EXPORTS) ## show where the time goes, in worker and Java
 	@$(BIN)/python -m benchmarks.profile $(PROFILE_ARGS)
 
-soak: installed-dev $(EXPORTS) ## ten minutes of large requests: is the memory flat?
+soak: installed-dev $(EXPORTS) ## send large requests for ten minutes, and check that memory stays flat
 	@$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
 
-drill: installed-dev $(EXPORTS) ## break the service in every way under load, in 10 minutes
+drill: installed-dev $(EXPORTS) ## break the service in every way, under load, in 10 minutes
 	@$(BIN)/python -m drills $(DRILL_ARGS)
 
 image: ## build the container image (TARGET=cpu or gpu) with docker, podman or buildah
 	@docker/build.sh
 
-image-test: installed-dev ## build the image and try it as an operator would
+image-test: installed-dev ## build the image and test it as an operator would
 	@IMAGE_TEST=1 $(BIN)/python -m pytest -s tests/image $(PYTEST_ARGS)
 
 manifests-test: installed-dev .deploy ## check Kubernetes, KServe and compose files
@@ -97,7 +97,7 @@ run-image: ## run the image on 127.0.0.1:8443, with TOKENS_FILE; Ctrl-C drains
 	@docker/run.sh
 
 # A service that knows nothing of jinja2 2.4.1 knows nothing: pip-audit would find all in order.
-audit: .audit ## known vulnerabilities of the pinned packages? (AUDIT_SERVICE=pypi or osv)
+audit: .audit ## check the pinned packages for known vulnerabilities (AUDIT_SERVICE=pypi or osv)
 	@echo jinja2==2.4.1 > .audit/control.txt
 	@$(PIP_AUDIT) --no-deps -r .audit/control.txt 2>/dev/null | grep -qE 'PYSEC|GHSA|CVE' || \
 	  { echo "Nothing was audited: the advisory service ($(AUDIT_SERVICE)) cannot be reached," \
@@ -105,13 +105,13 @@ audit: .audit ## known vulnerabilities of the pinned packages? (AUDIT_SERVICE=py
 	@$(PIP_AUDIT) --require-hashes -r requirements/serve.txt
 	@$(PIP_AUDIT) --no-deps -r requirements/torch.txt
 
-sbom: installed .audit ## write sbom.json: Python packages and Java libraries served
+sbom: installed .audit ## write sbom.json: the Python packages and Java libraries that serve
 	@$(BIN)/python -m supervisor.sbom .audit/bin/cyclonedx-py sbom.json
 
-cluster-drill: installed-dev $(EXPORTS) ## hosts behind a balancer: kill, cut, freeze, update, add (root)
+cluster-drill: installed-dev $(EXPORTS) ## kill, cut off, freeze, update and add hosts behind a balancer (root)
 	@$(BIN)/python -m drills.cluster $(DRILL_ARGS)
 
-fuzz: installed-dev ## ten million hostile requests and streams: does anything give way?
+fuzz: installed-dev ## send ten million hostile requests and streams to the decoders and the HTTP door
 	@$(BIN)/python -m tests.fuzz.fuzz_decoders --executions 5000000 $(FUZZ_ARGS)
 
 lint: installed-dev ## ruff, mypy and codespell
@@ -124,7 +124,7 @@ format: installed-dev ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: installed-dev ## pin requirements/*.in anew
+lock: installed-dev ## pin the newest packages of requirements/*.in
 	@for name in serve dev audit deploy; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --custom-compile-command "make lock" \

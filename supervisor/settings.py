@@ -36,36 +36,42 @@ class Settings:
     """Settings by name in lower case; each is an environment variable in upper case."""
 
     host: str = _setting("127.0.0.1", "address of the edge; all else listens on loopback only")
-    edge_port: int = _port(8443, "the edge, the workers' door for others: TLS and tokens")
-    tokens_file: Path | None = _setting(None, "who may ask the edge; it is on where this is set")
+    edge_port: int = _port(8443, "the edge: for other hosts, with TLS and tokens")
+    tokens_file: Path | None = _setting(None, "tokens of the edge's clients; turns the edge on")
     tls_cert: Path | None = _setting(None, "certificate chain of the edge, PEM")
     tls_key: Path | None = _setting(None, "its private key, PEM")
     plain_http: int = _setting(
-        0, "1 lets HOST be public without TLS: something before ends it", 0, 1
+        0, "1 allows a public HOST without TLS, which something in front must end", 0, 1
     )
     token_rate: int = _setting(
         50_000, "requests per second that one token may send to one worker", 1
     )
-    port: int = _port(8080, "the front door: inference, from the workers themselves")
-    torchserve_port: int = _port(8085, "inference by TorchServe's frontend: the same, and slower")
+    port: int = _port(8080, "the front door: inference, for this host")
+    torchserve_port: int = _port(8085, "inference by TorchServe's frontend, which is slower")
     management_port: int = _port(8081, "TorchServe's management")
     metrics_port: int = _port(8082, "TorchServe's Prometheus metrics")
     operations_host: str = _setting("127.0.0.1", "address of the operations port")
     operators_file: Path | None = _setting(
-        None, "who may load versions there, and switch between them"
+        None, "tokens of operators, who may load versions and switch between them"
     )
-    operations_port: int = _port(8083, "operations: liveness, readiness, metrics of everything")
+    operations_port: int = _port(8083, "operations: liveness, readiness, metrics, versions")
     grpc_port: int = _port(7070, "gRPC inference")
     grpc_management_port: int = _port(7071, "gRPC management")
     workers: int = _setting(0, "worker processes; 0 takes one per GPU, else 1 or 2", 0, 1024)
     batch_size: int = _setting(16, "requests that a worker answers together", 1, 1024)
-    max_batch_delay_ms: int = _setting(1, "wait for a batch to fill, after its first request", 1)
-    proof_s: int = _setting(2, "seconds between proofs of every worker, by all 16 images", 1, 3600)
-    drain_s: int = _setting(0, "after a stop signal: seconds of serving on, but not ready", 0, 3600)
+    max_batch_delay_ms: int = _setting(
+        1, "milliseconds that TorchServe waits for a batch to fill", 1
+    )
+    proof_s: int = _setting(2, "seconds between proofs of a worker with all 16 images", 1, 3600)
+    drain_s: int = _setting(0, "after a stop signal: seconds to serve on while not ready", 0, 3600)
     stop_s: int = _setting(20, "then: seconds to finish what was accepted", 1, 3600)
-    start_timeout_s: int = _setting(120, "seconds until a correct prediction, else it failed", 1)
+    start_timeout_s: int = _setting(
+        120, "seconds within which the first correct prediction must come", 1
+    )
     model_store: Path = _setting(Path("model_store"), "folder that `make export` filled")
-    default_version: str = _setting("", "answers where none is named; empty: as chosen last")
+    default_version: str = _setting(
+        "", "version for requests that name none; empty: as chosen last"
+    )
     trusted_key: Path | None = _setting(
         None, "public key (Ed25519, PEM) that must have signed every version"
     )
