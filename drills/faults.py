@@ -86,7 +86,8 @@ def _drain(scene: Scene, number: signal.Signals) -> None:
 def queue_full(scene: Scene) -> None:
     with scene.loaded() as service:
         statuses, refused_s = asyncio.run(clients.burst(service, 1000))
-        scene.notes.append(f"of 1,000: {statuses}, slowest refusal {refused_s:.2f} s")
+        told = ", ".join(f"{count} {status}" for status, count in statuses.items())
+        scene.notes.append(f"of 1,000: {told}; slowest refusal {refused_s:.2f} s")
         scene.demand(set(statuses) <= {"200", "503 Retry-After"}, "another answer")
         scene.demand("503 Retry-After" in statuses, "nothing was refused")
         scene.tally.refused.pop(503, None)
@@ -112,7 +113,8 @@ def overload(scene: Scene) -> None:
 def slow_clients(scene: Scene) -> None:
     with scene.loaded() as service:
         endings = asyncio.run(clients.slow_clients(service))
-        scene.notes.append(f"{clients.SLOW_CLIENTS} of each: {endings}")
+        told = ", ".join(f"{count} {ending}" for ending, count in endings.items())
+        scene.notes.append(f"{clients.SLOW_CLIENTS} of each: {told}")
         for kind in ("slow headers", "slow body", "half body"):
             scene.demand(
                 endings.get(f"{kind}: 408", 0) == clients.SLOW_CLIENTS, f"{kind} not ended by 408"

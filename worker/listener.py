@@ -230,6 +230,8 @@ def listen(address: Address) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX)
     else:
         listener = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        # Connections that linger after a crash must not keep the next start from the port.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind(str(address) if isinstance(address, Path) else address)
