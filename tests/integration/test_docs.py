@@ -31,6 +31,10 @@ ELSEWHERE = {
     "pip install": "tests/integration/test_wheel.py",
 }
 """Commands that other tests, or nobody, can run here."""
+OURS = re.compile("MODEL_STORE$|M(AKE)?FLAGS$|MAKELEVEL$|PYTEST_")
+"""Variables of the make and the pytest that run this."""
+
+UNSHARE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 PRELUDE = r"""
 set -euxo pipefail
 ip link set lo up
@@ -59,7 +63,7 @@ curl() { command curl -sSf "$@"; }
 @pytest.fixture(scope="module")
 def can_have_a_network() -> bool:
     """Whether this user may make a network of its own."""
-    command = ["unshare", "--net", "ip", "link", "set", "lo", "up"]
+    command = [*UNSHARE, "ip", "link", "set", "lo", "up"]
     found = shutil.which("unshare") and shutil.which("ip")
     return bool(found) and subprocess.run(command, check=False).returncode == 0
 
@@ -93,11 +97,10 @@ def shell(checkout: Path, can_have_a_network: bool) -> Callable[[str], None]:
         pytest.skip("needs root and iproute2")
 
     def run(text: str) -> None:
-        command = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
         finished = subprocess.run(
-            [*command, "bash", "-c", PRELUDE + text],
+            [*UNSHARE, "bash", "-c", PRELUDE + text],
             cwd=checkout,
-            env={name: value for name, value in os.environ.items() if name != "MODEL_STORE"},
+            env={name: os.environ[name] for name in os.environ if not OURS.match(name)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
