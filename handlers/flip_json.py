@@ -38,7 +38,9 @@ def decode_json(media_type: MediaType, body: Body) -> Images:
     except orjson.JSONDecodeError as error:
         raise InvalidJson(str(error), "a JSON document", 'send {"images": [11, 6]}') from error
     if not isinstance(document, dict) or document.keys() != {"images"}:
-        raise InvalidJson(_describe(document), 'an object with the one key "images"')
+        raise InvalidJson(
+            f"the document {_describe(document)}", 'an object with the one key "images"'
+        )
     images = document["images"]
     if not isinstance(images, list):
         raise InvalidJson(f'"images": {_describe(images)}', f"a list of images, each {IMAGE_FORMS}")

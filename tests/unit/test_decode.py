@@ -160,6 +160,12 @@ def test_a_malformed_image_is_found_about_as_fast_as_good_ones_are_read(last: by
     assert time.process_time() - started < 2
 
 
+@pytest.mark.parametrize("body", [b"null", b"true", b"11"])
+def test_a_document_is_quoted_as_it_came(body: bytes) -> None:
+    with pytest.raises(InvalidJson, match=rf"^The document {body.decode()}\."):
+        flip_decode.decode(JSON, body)
+
+
 @pytest.mark.parametrize("depth", [3, 200, 300, 1000])
 @pytest.mark.parametrize("opening", [b"%b", b'{"images":%b}', b'{"images":[11,%b]}'])
 def test_deep_nesting_is_refused_at_any_depth(opening: bytes, depth: int) -> None:
