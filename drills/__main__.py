@@ -19,21 +19,11 @@ from pathlib import Path
 from benchmarks import machine
 from benchmarks.report import table
 from drills.faults import DRILLS
-from drills.load import Tables, references
+from drills.load import COUNTS, Tables, references
 from drills.scene import Scene
 
 RESULTS = Path(__file__).with_name("results") / "host.md"
-HEAD = [
-    "drill",
-    "detected s",
-    "recovered s",
-    "sent once",
-    "refused",
-    "unreachable",
-    "lost",
-    "wrong",
-]
-HEAD += ["retried by the client, failed", "verdict", "seen"]
+HEAD = ["drill", "detected s", "recovered s", *COUNTS, "verdict", "seen"]
 
 
 def run(title: str, expected: Tables, folder: Path, *, long: bool) -> Scene:
@@ -53,14 +43,10 @@ def run(title: str, expected: Tables, folder: Path, *, long: bool) -> Scene:
 
 def row(title: str, scene: Scene) -> list[str]:
     """A line of the table."""
-    tally = scene.tally
     times = [f"{s:.1f}" if s is not None else "-" for s in (scene.detected_s, scene.recovered_s)]
-    refused = ", ".join(f"{count:,} with {status}" for status, count in tally.refused.items())
-    counts = [f"{tally.sent:,}", refused or "0", *map(str, (tally.unreachable, tally.lost))]
-    clients = f"{tally.retried:,}, {tally.failed.total()}"
     verdict = f"FAILED: {'; '.join(scene.faults)}" if scene.faults else "passed"
     notes = "; ".join(scene.notes)
-    return [title, *times, *counts, str(tally.wrong), clients, verdict, notes]
+    return [title, *times, *scene.tally.counts(), verdict, notes]
 
 
 def main() -> int:

