@@ -69,7 +69,7 @@ report: $(EXPORTS) ## write report.html: certificate, processors, benchmark and 
 gpu-check: installed ## prove and measure everything on this host's GPU
 	@$(BIN)/python -m benchmarks.device_check
 
-bench: installed-dev $(EXPORTS) .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others in 20 minutes, and write the figures into the docs
+bench: installed-dev $(EXPORTS) .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others, in 20 minutes; BENCH_ARGS=--sweep also fills the docs
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
 profile: installed-dev $(EXPORTS) ## show where the time goes, in worker and Java

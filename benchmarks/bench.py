@@ -36,7 +36,6 @@ from benchmarks.workloads import (
     load_reference,
 )
 
-RESULTS = Path(__file__).with_name("results")
 WARM_UP_S = 1
 BUSY = 0.3
 """Load of the machine, in processes, above which to warn."""
@@ -207,7 +206,7 @@ def main() -> int:
     report.write(results, folder)
     plot.draw(results, folder / "ratios.svg")
     print(report.markdown(results))
-    if options.results == RESULTS:
+    if options.results == capacity.RESULTS and capacity.is_complete(results):
         capacity.fill(folder)
     failed = [slot for slot in bench.slots if slot["failed"]]
     for slot in failed:
@@ -233,7 +232,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--sweep", action="store_true", help="ours also with 1 to 1,000 clients")
     parser.add_argument("--python-driver", action="store_true", help="even if there is wrk")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for results")
+    parser.add_argument("--results", type=Path, default=capacity.RESULTS, help="folder for results")
     options = parser.parse_args()
     options.workloads = [WORKLOADS[name] for name in options.workloads]
     if options.rounds < 1 or options.seconds < 1:

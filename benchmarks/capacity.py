@@ -1,7 +1,7 @@
 """Writes a benchmark's figures into README and docs/capacity.md: ``python -m benchmarks.capacity``.
 
 Each group of them lies between two comments, ``<!-- NAME -->`` and ``<!-- /NAME -->``. ``make
-bench`` runs it at its end, with its own results.
+bench`` runs it at its end, if its results are complete.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from benchmarks.report import (
     spread,
     table,
 )
+from benchmarks.servers import ROOT, SERVERS
+from benchmarks.workloads import WORKLOADS
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results")
 FRONT, EDGE, TORCHSERVE = "front", "edge", "torchserve"
 
@@ -41,7 +42,7 @@ REQUEST_BITS = 8 * (348 + 32)
 """An answer to two images, head and body, as curl counts them."""
 USD_PER_CORE_HOUR, HOURS_PER_MONTH = 0.04, 730
 GOALS = [measure for measure in MEASURES if measure.goal is not None]
-WORKLOADS = (
+WORKLOAD_TITLES = (
     "one connection, 2 images: p50 latency, less is better",
     "64 connections, 2 images: requests/s",
     "16 connections, 1,024 images: images/s",
@@ -88,6 +89,18 @@ def read(folder: Path) -> Results:
     return Results(**json.loads((folder / "results.json").read_text(encoding="utf-8")))
 
 
+def is_complete(results: Results) -> bool:
+    """Return whether the pages' figures can be taken from ``results``, which are of a commit."""
+    workloads = {slot["workload"] for slot in results.slots}
+    return (
+        results.titles.keys() == SERVERS.keys()
+        and workloads >= WORKLOADS.keys()
+        and any(name.startswith("W2@") for name in workloads)
+        and not any(slot["failed"] for slot in results.slots)
+        and not results.about["commit"].endswith("-dirty")
+    )
+
+
 def fill(folder: Path, root: Path = ROOT) -> None:
     """Write the results in ``folder`` into the pages below ``root``."""
     for page, groups in pages(read(folder), folder.name).items():
@@ -128,7 +141,7 @@ def pages(results: Results, folder: str) -> dict[str, dict[str, str]]:
 def _speed(results: Results, folder: str) -> str:
     others = [name for name in results.titles if name not in (*results.ours, BASELINE, CEILING)]
     rows = []
-    for what, measure in zip(WORKLOADS, GOALS, strict=True):
+    for what, measure in zip(WORKLOAD_TITLES, GOALS, strict=True):
         found = {name: ratio(results, name, measure) for name in others}
         medians = {name: each.median for name, each in found.items() if each is not None}
         best = (max if measure.higher_is_better else min)(medians, key=medians.__getitem__)

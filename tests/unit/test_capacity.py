@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import capacity, machine
-from benchmarks.capacity import LOADS, Load, filled, pages, planned, rate, read, replicas
+from benchmarks.capacity import (
+    LOADS,
+    Load,
+    filled,
+    is_complete,
+    pages,
+    planned,
+    rate,
+    read,
+    replicas,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 NEWEST = max(capacity.RESULTS.glob("*/results.json")).parent
@@ -17,6 +28,21 @@ NEWEST = max(capacity.RESULTS.glob("*/results.json")).parent
 def test_a_page_has_the_figures_of_the_newest_results(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert filled(text, pages(read(NEWEST), NEWEST.name)[page]) == text
+
+
+def test_only_a_complete_run_of_a_commit_is_for_the_pages() -> None:
+    results = read(NEWEST)
+    assert is_complete(results)
+    swept = [slot for slot in results.slots if not slot["workload"].startswith("W2@")]
+    failed = [*results.slots[1:], results.slots[0] | {"failed": True}]
+    for part in (
+        replace(results, slots=swept),
+        replace(results, slots=failed),
+        replace(results, slots=[slot for slot in results.slots if slot["workload"] != "W3"]),
+        replace(results, titles={"front": results.titles["front"]}),
+        replace(results, about=results.about | {"commit": "abc1234-dirty"}),
+    ):
+        assert not is_complete(part)
 
 
 def test_figures_replace_what_lies_between_their_comments() -> None:
