@@ -15,7 +15,7 @@ from tests.integration.conftest import Server
 
 def run(*command: str, **settings: str) -> str:
     return subprocess.run(
-        [sys.executable, "-m", *command],
+        [sys.executable, *command],
         cwd="/",
         env=os.environ | settings,
         capture_output=True,
@@ -28,33 +28,20 @@ def run(*command: str, **settings: str) -> str:
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Sdist and wheel, by suffix; the wheel is made from the sdist."""
     folder = tmp_path_factory.mktemp("built")
-    run("build", "--no-isolation", "--outdir", str(folder), str(ROOT))
+    run("-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT))
     return {path.suffix: path for path in folder.iterdir()}
 
 
 def test_an_index_would_take_it(built: dict[str, Path]) -> None:
     assert built.keys() == {".gz", ".whl"}
-    told = run("twine", "check", "--strict", *map(str, built.values()))
+    told = run("-m", "twine", "check", "--strict", *map(str, built.values()))
     assert told.count("PASSED") == 2
 
 
 def test_it_works_alone(built: dict[str, Path], server: Server, tmp_path: Path) -> None:
     target = ["--target", str(tmp_path), "--no-deps", "--no-index"]
-    run("pip", "install", "--quiet", *target, str(built[".whl"]))
-    run(
-        "diagonalflip.cli",
-        "check",
-        server.url.rpartition("/predictions")[0],
-        PYTHONPATH=str(tmp_path),
-    )
+    run("-m", "pip", "install", "--quiet", *target, str(built[".whl"]))
+    alone = {"PYTHONPATH": str(tmp_path)}
+    run("-m", "diagonalflip.cli", "check", server.url.rpartition("/predictions")[0], **alone)
     code = "import sys, diagonalflip.cli; print(diagonalflip.__file__, 'torch' in sys.modules)"
-    command = [sys.executable, "-c", code]
-    where = subprocess.run(
-        command,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert where.split() == [str(tmp_path / "diagonalflip/__init__.py"), "False"]
+    assert run("-c", code, **alone).split() == [str(tmp_path / "diagonalflip/__init__.py"), "False"]
