@@ -26,6 +26,14 @@ settings.register_profile("diagonalflip", deadline=None, database=None, print_bl
 settings.load_profile("diagonalflip")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a test by its argument where that is bytes, which may differ from process to process.
+
+    gzip writes the time into its header, and pytest-xdist needs the same names in all workers.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that ``python -m export`` has filled, from the repository, in its own process."""
