@@ -87,12 +87,13 @@ def weigh(request: Request) -> int:
     return min(count, MAX_IMAGES)
 
 
-def read(request: Request, model_digest: str) -> Job | None:
+def read(request: Request, version: str, model_digest: str) -> Job | None:
     """Understands one request; None if it says nothing, and so asks what is served.
 
     Args:
         request: From any door.
-        model_digest: SHA-256 (hex) of the model that is served.
+        version: The version of the model that is served.
+        model_digest: SHA-256 (hex) of that model.
 
     Raises:
         DiagonalFlipError: One of those that travel over HTTP.
@@ -116,7 +117,7 @@ def read(request: Request, model_digest: str) -> Job | None:
         return None
     inference = flip_v2.read(headers, body, strict=request.verb is Verb.INFER)
     if inference is not None:
-        return Job(request, inference.images, inference.answer, V2)
+        return Job(request, inference.images, partial(inference.answer, version), V2)
     media_type = flip_encode.choose(accept, content_type)
     images = flip_decode.decode(content_type, body)
     if media_type in (JSON, TEXT):

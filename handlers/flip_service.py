@@ -64,12 +64,13 @@ class Service:
         self.device = device
         self._engine = open_engine(model_file, device)
         self._lock = threading.Lock()
+        self._version = model["modelVersion"]
         self._digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
         reference, weights, flips = _reference(folder / "reference.json")
         deviation = self._engine.warm_up(reference)
         self._weights = {name: np.array(each, np.float32) for name, each in weights.items()}
         self._headers = {
-            "Flip-Model-Version": model["modelVersion"],
+            "Flip-Model-Version": self._version,
             "Flip-Model-Digest": self._digest,
             "Flip-Flips": str(flips),
             "Flip-Wire-Version": WIRE_VERSION,
@@ -77,7 +78,7 @@ class Service:
         }
         description = {
             "model": model["modelName"],
-            "version": model["modelVersion"],
+            "version": self._version,
             "model_digest": self._digest,
             "flips": flips,
             "wire_version": WIRE_VERSION,
@@ -120,7 +121,7 @@ class Service:
         """Understands one request: a job for ``answer``, or the response already."""
         started = perf_counter()
         try:
-            job = flip_read.read(request, self._digest)
+            job = flip_read.read(request, self._version, self._digest)
         except DiagonalFlipError as error:
             return self.refuse(request, error)
         except Exception as error:

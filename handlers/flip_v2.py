@@ -107,14 +107,16 @@ class V2Request:
         if not self._binary_answer:
             check_count(self.images.count, MAX_TEXT_IMAGES)
 
-    def answer(self, predictions: npt.NDArray[np.float32]) -> tuple[bytes, str, dict[str, str]]:
-        """Body, ``Content-Type`` and headers for predictions ``float32[n, 4]``."""
+    def answer(
+        self, version: str, predictions: npt.NDArray[np.float32]
+    ) -> tuple[bytes, str, dict[str, str]]:
+        """Body, ``Content-Type`` and headers for predictions ``float32[n, 4]`` of a version."""
         output: dict[str, Any] = {
             "name": "prediction",
             "datatype": "FP32",
             "shape": list(predictions.shape),
         }
-        document = {"model_name": MODEL, "outputs": [output]}
+        document = {"model_name": MODEL, "model_version": version, "outputs": [output]}
         if self._id is not None:
             document["id"] = self._id
         if not self._binary_answer:

@@ -112,6 +112,8 @@ def _v2_predictions(answer: Reply, expected: Vector) -> Any:
     document, tail = json.loads(answer.body[:end]), answer.body[end:]
     require("id", document.get("id"), expected.get("id"))
     require("model_name", document["model_name"], MODEL)
+    version = answer.headers.get("Flip-Model-Version")
+    require("model_version", document.get("model_version"), version)
     (output,) = document["outputs"]
     for name, value in expected["output"].items():
         require(name, output.get(name), value)

@@ -136,7 +136,7 @@ class Decoders:
         found, refused = None, False
         started = thread_time_ns()
         try:
-            found = flip_read.read(asked, DIGEST)
+            found = flip_read.read(asked, "1.0", DIGEST)
         except DiagonalFlipError as error:
             refused = True
             response = Service.refuse(cast("Service", None), asked, error)

@@ -121,7 +121,7 @@ def test_no_output_named_means_a_binary_one(client: Client, oracle: Oracle) -> N
 def test_the_id_is_echoed(client: Client, request_id: str) -> None:
     response = client.infer(MODEL, [pixels_input([11])], request_id=request_id).get_response()
     assert response.get("id", "") == request_id
-    assert response["model_name"] == MODEL
+    assert (response["model_name"], response["model_version"]) == (MODEL, "1.0")
 
 
 def test_a_large_batch(client: Client, oracle: Oracle) -> None:

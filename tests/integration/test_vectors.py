@@ -62,6 +62,7 @@ def check_float32(response: requests.Response, expected: Vector, tolerance: floa
         assert expected["output"].items() <= output.items()
         assert document.get("id") == expected.get("id")
         assert document["model_name"] == "diagonal_flip"
+        assert document["model_version"] == response.headers["Flip-Model-Version"]
         assert ("data" in output) != expected["binary"]
         if expected["binary"]:
             assert output["parameters"]["binary_data_size"] == len(tail)

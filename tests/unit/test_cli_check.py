@@ -88,6 +88,10 @@ BAD: dict[str, tuple[Reply, dict[str, Any]]] = {
     "JSON of another shape": (answer(b"[]", Content_Type=JSON), FLOATS),
     "V2 without outputs": (answer({"model_name": "diagonal_flip"}), V2),
     "V2 with an id no one sent": (answer(v2(PREDICTION, id="1")), V2),
+    "V2 of another version": (
+        answer(v2(PREDICTION, model_version="2.0"), Flip_Model_Version="1.0"),
+        V2,
+    ),
     "table of five decimals": (answer(LINE.replace("0000 ", "000 ").encode()), TABLE),
     "table of other bits": (answer(LINE.replace("1011", "1010").encode()), TABLE),
     "darker picture": (answer(png([23, 0, 0, 0])), SHEET),

@@ -32,7 +32,7 @@ def engine(artifacts: Path) -> Engine:
 
 def explain(engine: Engine, numbers: list[int], content_type: str = PACKED) -> list[dict[str, Any]]:
     headers = {"content-type": content_type}
-    job = flip_read.read(Request(Verb.EXPLAIN, headers, pack(numbers).packed), "digest")
+    job = flip_read.read(Request(Verb.EXPLAIN, headers, pack(numbers).packed), "1.0", "digest")
     assert job is not None
     assert job.explains
     body, content_type, _ = job.write(*engine.predict([job.images]), WEIGHTS)

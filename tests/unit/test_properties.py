@@ -74,7 +74,7 @@ FORMS: dict[str, Any] = {
 def read(form: str, numbers: list[int]) -> flip_read.Job:
     content_type, body = FORMS[form](numbers)
     headers = {"content-type": content_type, "accept": FLOAT32}
-    job = flip_read.read(Request(Verb.PREDICT, headers, body), "d")
+    job = flip_read.read(Request(Verb.PREDICT, headers, body), "1.0", "d")
     assert job is not None
     return job
 

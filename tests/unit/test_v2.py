@@ -87,10 +87,11 @@ def test_packed_images(binary: bool, numbers: list[int]) -> None:
 )
 def test_the_answer_comes_as_asked_for_with_its_id(more: dict[str, Any], binary: bool) -> None:
     predictions = np.array([[0.1, -0.1, -0.05, -0.25]] * 3, dtype=np.float32)
-    body, content_type, headers = read(request(tensor(), id="a-7", **more)).answer(predictions)
+    asked = read(request(tensor(), id="a-7", **more))
+    body, content_type, headers = asked.answer("2.0", predictions)
     length = int(headers.get("Inference-Header-Content-Length", len(body)))
     document = json.loads(body[:length])
-    assert document["id"] == "a-7"
+    assert (document["id"], document["model_version"]) == ("a-7", "2.0")
     (output,) = document["outputs"]
     assert (output["name"], output["datatype"], output["shape"]) == ("prediction", "FP32", [3, 4])
     assert content_type == ("application/octet-stream" if binary else "application/json")
