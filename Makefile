@@ -13,7 +13,7 @@ PIP_AUDIT = .audit/bin/pip-audit --strict --disable-pip --progress-spinner off \
 export MODEL_STORE
 
 # What the artifacts are made from; any newer file makes them stale.
-SOURCES := $(filter-out $(addprefix export/,release.py report.py train.py widths.py),$(wildcard export/*.py handlers/*.py handlers/*.yaml)) \
+SOURCES := $(filter-out $(addprefix export/,release.py report.py train.py widths.py),$(wildcard export/*.py handlers/*.py handlers/*.yaml handlers/*.txt)) \
   $(addprefix diagonalflip/,__init__.py errors.py message.py wire.py)
 # One export per weights file that is part of the project, each in a folder named after its version.
 EXPORTS := $(patsubst export/weights-%.json,$(MODEL_STORE)/%/manifest.json,$(wildcard export/weights-*.json))

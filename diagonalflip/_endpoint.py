@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import numpy.typing as npt
 
+from diagonalflip._loopback import is_loopback
 from diagonalflip.errors import ClientError, InvalidAnswer
 from diagonalflip.wire import JSON, OCTETS, PACKED, PIXELS, Images, to_pixels, unpack, with_padding
 
@@ -138,13 +137,6 @@ class Endpoint:
         if self._version not in (None, got) and reply.status == 200:
             raise InvalidAnswer(f"version {got} answered", f"version {self._version}")
         return reply
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether ``host``, a name or an address, is this machine: never reached by a proxy."""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def check_positive(**settings: float) -> None:

@@ -58,6 +58,7 @@ def _serve_manifest(version: str) -> dict[str, Any]:
             "serializedFile": f"{MODEL}.pt",
             "handler": "flip_handler.py",
             "configFile": "model-config.yaml",
+            "requirementsFile": "requirements.txt",
         },
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,6 @@ import onnxruntime
 import orjson
 from flip_media import negotiate, parse_media_type
 from flip_picture import encode_png
-from onnx import TensorProto, helper
 
 from diagonalflip.errors import NotAcceptable
 from diagonalflip.wire import (
@@ -35,6 +35,16 @@ Encoded = tuple[bytes, str]
 """Body and ``Content-Type``."""
 
 FLIP_THRESHOLD = 0.5
+
+HALVING = b64decode(
+    "CAg6dgomCgtwcmVkaWN0aW9ucxIGaGFsdmVzIgRDYXN0KgkKAnRvGAqgAQISB2hhbHZpbmdaIwoLcHJlZGljdGlvbnMS"
+    "FAoSCAESDgoIEgZpbWFnZXMKAggEYh4KBmhhbHZlcxIUChIIChIOCggSBmltYWdlcwoCCARCBAoAEA0="
+)
+"""An ONNX model of one node, which casts ``predictions`` (``float32[n, 4]``) to ``float16``.
+
+Of the oldest versions that know this (opset 13, IR 8), so no ONNX Runtime is too old for it.
+tests/unit/test_encode.py makes it anew: a worker needs no package ``onnx``."""
+
 TABLE_HEADINGS = "image  prediction\n"
 
 
@@ -66,7 +76,7 @@ def encode_float32(_images: Images, predictions: Predictions) -> Encoded:
 
 def encode_float16(_images: Images, predictions: Predictions) -> Encoded:
     """Little-endian binary16, four per image, rounded to nearest even."""
-    halves = _halving.run(["halves"], {"predictions": predictions})[0]
+    halves = _halving().run(["halves"], {"predictions": predictions})[0]
     return halves.astype("<f2", copy=False).tobytes(), FLOAT16
 
 
@@ -98,23 +108,13 @@ def dump(document: object) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _halving_session() -> onnxruntime.InferenceSession:
+@lru_cache(maxsize=1)
+def _halving() -> onnxruntime.InferenceSession:
     """float32 to float16 by ONNX Runtime: NumPy converts one number at a time, 30 times as slow."""
-    shape: list[str | int | None] = ["images", PIXELS]
-    cast = helper.make_node("Cast", ["predictions"], ["halves"], to=TensorProto.FLOAT16)
-    given = helper.make_tensor_value_info("predictions", TensorProto.FLOAT, shape)
-    made = helper.make_tensor_value_info("halves", TensorProto.FLOAT16, shape)
-    graph = helper.make_graph([cast], "halving", [given], [made])
-    # The oldest versions that know the operator so: no ONNX Runtime is too old for it.
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(HALVING, options, providers=["CPUExecutionProvider"])
 
-
-_halving = _halving_session()
 
 ENCODERS: dict[str, Callable[[Images, Predictions], Encoded]] = {
     OCTETS: encode_float32,

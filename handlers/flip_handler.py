@@ -1,4 +1,4 @@
-"""TorchServe's side of the service: its data and context to requests, and responses back.
+"""TorchServe's handler: its data and context to requests, and responses back.
 
 TorchServe finds the one class of this module and calls ``initialize`` once and ``handle``
 for every batch (pytorch/serve: ts/model_loader.py, ts/service.py). It is no subclass of
@@ -7,43 +7,54 @@ for every batch (pytorch/serve: ts/model_loader.py, ts/service.py). It is no sub
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flip_engine import pick_device
+from flip_model import Model
 from flip_read import Job
 from flip_service import Service
 
-from diagonalflip.message import Request, Verb
-from diagonalflip.wire import FORM
+from diagonalflip.errors import TooManyImages
+from diagonalflip.message import Request, Response, Verb
+from diagonalflip.wire import FORM, JSON
+
+MAX_RESPONSE_BYTES = 6_500_000
+"""TorchServe's default ``max_response_size`` is 6,553,500; a longer answer ends the worker."""
+
+BATCH_RESPONSE_BYTES = 10_000_000
+"""TorchServe's frontend decodes the answers of a batch in quadratic time: up to here in a second.
+(ModelResponseDecoder.java parses the batch anew with every read of the socket.)"""
 
 
 class FlipHandler:
     """Answers batches of HTTP requests; one bad request never touches its neighbours.
 
     Attributes:
-        service: What answers, for doors of our own.
+        service: What answers.
     """
 
     service: Service
 
     def initialize(self, context: Any) -> None:
-        """Loads the network, then proves it on this worker's own device.
+        """Load the network, then check its predictions on this worker's own device.
 
         Raises:
-            ArtifactError: The archive is damaged, or the device answers wrongly. The
+            ArtifactError: The archive is damaged, or the device predicts wrongly. The
                 worker then never becomes ready.
         """
         _quieten()
         properties = context.system_properties
-        device = pick_device(properties.get("gpu_id"))
-        folder = Path(properties["model_dir"])
-        self.service = Service(folder, context.manifest["model"], device)
+        model = Model.read(Path(properties["model_dir"]), context.manifest["model"])
+        self.service = Service(model, pick_device(properties.get("gpu_id")))
+        batch_size = max(1, properties.get("batch_size") or 1)
+        self._most_bytes = min(MAX_RESPONSE_BYTES, BATCH_RESPONSE_BYTES // batch_size)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
-        """Answers one batch.
+        """Answer one batch.
 
         Args:
             data: One dict per request; ``body`` is its body. Form posts have no ``body``.
@@ -52,28 +63,49 @@ class FlipHandler:
         Returns:
             One body per request, in order.
         """
-        received = [context.get_all_request_header(index) for index in range(len(data))]
         # Description comes alone and without any input; a client's header alone is no proof.
-        if data == [{}] and received[0].get("describe") == "True":
+        if data == [{}] and context.get_all_request_header(0).get("describe") == "True":
             return [self.service.description]
-        outcomes = [
-            self.service.read(understand(headers, inputs))
-            for headers, inputs in zip(received, data, strict=True)
+        return self.postprocess(self.inference(self.preprocess(data, context)), context)
+
+    def preprocess(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[Job | Response]:
+        """Read each request: a job for the network, or its response where that is known."""
+        return [
+            self.service.read(understand(context.get_all_request_header(index), inputs))
+            for index, inputs in enumerate(data)
         ]
-        answers = iter(self.service.answer([each for each in outcomes if isinstance(each, Job)]))
-        bodies = []
-        for index, outcome in enumerate(outcomes):
-            response = next(answers) if isinstance(outcome, Job) else outcome
+
+    def inference(self, jobs: Sequence[Job | Response]) -> list[Response]:
+        """Predict all jobs together; return a response for each entry, in order."""
+        answers = iter(self.service.answer([job for job in jobs if isinstance(job, Job)]))
+        return [self._bounded(job, next(answers)) if isinstance(job, Job) else job for job in jobs]
+
+    def postprocess(self, responses: Sequence[Response], context: Any) -> list[bytes]:
+        """Set status and headers of each response on ``context``; return the bodies."""
+        for index, response in enumerate(responses):
             context.set_response_status(response.status, response.phrase, index)
             context.set_response_content_type(index, response.content_type)
             for name, value in response.headers.items():
                 context.set_response_header(index, name, value)
-            bodies.append(response.body)
-        return bodies
+        return [response.body for response in responses]
+
+    def _bounded(self, job: Job, response: Response) -> Response:
+        """Return the response, or a rejection if TorchServe could not deliver it in time."""
+        size = len(response.body)
+        if size <= self._most_bytes:
+            return response
+        limit = max(1, job.images.count * self._most_bytes // size)
+        error = TooManyImages(
+            f"a response of {size} bytes",
+            f"at most {self._most_bytes} bytes by TorchServe",
+            f"send {limit} images at most, or use port 8080, which has no such limit",
+            limit,
+        )
+        return self.service.refuse(job.request, error)
 
 
 def understand(headers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Request:
-    """The request that TorchServe's frontend was given, as far as it tells.
+    """Return the request that TorchServe's frontend was given, as far as it tells.
 
     It names the verb in a header of its own, ``explain`` in lower case, after the client's. It
     keeps the client's spelling of the others, and lists the content types of inputs among them,
@@ -90,16 +122,33 @@ def understand(headers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Request
         types = {name: kind["content-type"] for name, kind in headers.items() if type(kind) is dict}
         files = [name for name in inputs if types.get(name)]
         if len(files) == len(types.keys() & inputs.keys()) == 1:
-            return Request(verb, known | {"content-type": types[files[0]]}, inputs[files[0]])
+            kind = types[files[0]]
+            body = _encoded(inputs[files[0]], kind)
+            return Request(verb, known | {"content-type": kind}, body)
     if "host" not in known:
         for name, value in inputs.items():
             if name != "body" and isinstance(value, bytes | bytearray):
-                known.setdefault(name.lower(), value.decode("ascii", "replace"))
-    return Request(verb, known, inputs.get("body", b""))
+                known.setdefault(name.lower(), bytes(value).decode("ascii", "replace"))
+    return Request(verb, known, _encoded(inputs.get("body", b""), known.get("content-type", "")))
+
+
+def _encoded(value: Any, content_type: str) -> bytes | bytearray:
+    """Return the bytes of what TorchServe has decoded, by its default ``decode_input_request``.
+
+    It makes JSON an object, and text a ``str``; everything else stays as it came.
+    """
+    if isinstance(value, bytes | bytearray):
+        return value
+    if isinstance(value, str) and not content_type.lower().startswith(JSON):
+        return value.encode("utf-8", "replace")
+    try:
+        return json.dumps(value).encode()
+    except RecursionError:  # what TorchServe could decode, less deep in the stack
+        return b"["  # as invalid
 
 
 def _quieten() -> None:
-    """Silences TorchServe's own line a request; metrics travel as log lines and stay."""
+    """Silence TorchServe's own line a request; metrics travel as log lines and stay."""
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("ts.metrics.caching_metric").setLevel(logging.INFO)
     logging.getLogger("flip_handler").setLevel(logging.INFO)

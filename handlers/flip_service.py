@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +20,7 @@ import flip_v2
 import numpy as np
 import numpy.typing as npt
 from flip_engine import CPU, open_engine
+from flip_model import REFERENCE, Model
 from flip_read import Job
 
 from diagonalflip.errors import (
@@ -47,9 +46,9 @@ class Service:
     """A model, proven on one device.
 
     Args:
-        folder: The unpacked archive.
-        model: Its manifest's entry ``model``.
+        model: Its files.
         device: Where to compute.
+        workers: Of how many workers this is one, for the description; None if unknown.
 
     Attributes:
         description: What is served, in JSON.
@@ -59,14 +58,13 @@ class Service:
         ArtifactError: The archive is damaged, or the device answers wrongly.
     """
 
-    def __init__(self, folder: Path, model: dict[str, str], device: str) -> None:
-        model_file = folder / model["serializedFile"]
+    def __init__(self, model: Model, device: str, workers: int | None = None) -> None:
         self.device = device
-        self._engine = open_engine(model_file, device)
+        self._engine = open_engine(model.torchscript, model.onnx, device)
         self._lock = threading.Lock()
-        self._version = model["modelVersion"]
-        self._digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
-        reference, weights, flips = _reference(folder / "reference.json")
+        self._version = model.version
+        self._digest = hashlib.sha256(model.torchscript).hexdigest()
+        reference, weights, flips = _reference(model.reference)
         deviation = self._engine.warm_up(reference)
         self._weights = {name: np.array(each, np.float32) for name, each in weights.items()}
         self._headers = {
@@ -77,12 +75,12 @@ class Service:
             "Flip-Device": device.partition(":")[0],
         }
         description = {
-            "model": model["modelName"],
+            "model": model.name,
             "version": self._version,
             "model_digest": self._digest,
             "flips": flips,
             "wire_version": WIRE_VERSION,
-            "workers": int(os.environ["FLIP_WORKERS"]) if "FLIP_WORKERS" in os.environ else None,
+            "workers": workers,
             "device": device,
             "device_name": self._engine.device_name,
             "runtime": self._engine.runtime,
@@ -191,15 +189,15 @@ def _echo(request: Request) -> dict[str, str]:
     }
 
 
-def _reference(file: Path) -> tuple[npt.NDArray[np.float64], dict[str, Any], int]:
+def _reference(content: bytes) -> tuple[npt.NDArray[np.float64], dict[str, Any], int]:
     """Exact predictions by image number, ``float64[16, 4]``, weights by name, number of flips."""
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(content)
         predictions = np.array(document["predictions"], dtype=np.float64).reshape(16, PIXELS)
         return predictions, document["weights"], int(document["flips"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
-            f"{file.name}: {error!r}", "16 predictions, weights and flips"
+            f"{REFERENCE}: {error!r}", "16 predictions, weights and flips"
         ) from error
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -28,17 +28,17 @@ class TorchEngine(Engine):
     """The network on a GPU, by TorchScript.
 
     Args:
-        model_file: TorchScript of ``float32[n, 4]`` -> ``float32[n, 4]``.
+        model: TorchScript of ``float32[n, 4]`` -> ``float32[n, 4]``.
         device: Where to unpack and compute; the CPU works too.
 
     Raises:
-        ArtifactError: ``model_file`` cannot be loaded.
+        ArtifactError: ``model`` cannot be loaded.
     """
 
     runtime = "TorchScript"
     lanes = 2
 
-    def __init__(self, model_file: Path, device: str) -> None:
+    def __init__(self, model: bytes, device: str) -> None:
         super().__init__(LARGEST_BATCH)
         # cuBLAS reads this when it is first used; without it, it may not be deterministic:
         # https://docs.pytorch.org/docs/stable/notes/randomness.html
@@ -53,10 +53,12 @@ class TorchEngine(Engine):
         if self._on_gpu:
             self.device_name = torch.cuda.get_device_name(place)
         try:
-            self._network = torch.jit.load(str(model_file), map_location=place)  # type: ignore[no-untyped-call]
+            self._network = torch.jit.load(io.BytesIO(model), map_location=place)  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(
-                f"{model_file.name}: {str(error).splitlines()[0]}", "TorchScript", "run the export"
+                f"the TorchScript file: {str(error).splitlines()[0]}",
+                "TorchScript",
+                "run the export",
             ) from error
         self._rows = torch.empty((0, PIXELS), dtype=torch.float32, pin_memory=False)
         self._lanes = [Lane(self._run_network, place, LARGEST_BATCH) for _ in range(self.lanes)]

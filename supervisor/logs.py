@@ -13,7 +13,8 @@ import logging.handlers
 import os
 import queue
 import threading
-from typing import IO
+from collections import deque
+from pathlib import Path
 
 from diagonalflip.errors import SettingError
 from supervisor.settings import Settings
@@ -22,6 +23,9 @@ TEXT, JSON = "text", "json"
 
 LOG_BYTES = 1 << 26
 """Largest size of a part's own log; the previous one is kept as ``.1``."""
+
+LAST_LINES = 20
+"""Of each part, kept for an error's message."""
 
 WAITING_LINES = 4096
 """For a reader that stalls; then lines are dropped."""
@@ -109,34 +113,68 @@ def configure(log_format: str, output: Output) -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO)
 
 
-def output_of(part: str, settings: Settings) -> IO[bytes]:
-    """File descriptor for a process's standard output and error; close it once it is started.
+class Part:
+    """A part of the service that logs to its standard output and error.
 
-    A pipe, whose lines go to the part's own file in the folder of logs; or, as JSON, to standard
-    output: those that are JSON as they are, any other (Java's warnings) as a
-    message.
+    Its lines go to its own file in the folder of logs; or, as JSON, to standard output: those that
+    are JSON as they are, any other (Java's warnings) as a message.
+
+    Args:
+        name: Of the part, and of its file.
+        settings: Where logs go, and in which form.
+
+    Attributes:
+        writer: Descriptor for the part's processes.
     """
-    logger = logging.getLogger(part)
-    logger.setLevel(logging.INFO)
-    for handler in logger.handlers[:]:  # its file may have been removed
-        logger.removeHandler(handler)
-        handler.close()
-    if settings.log_format == TEXT:
-        path = settings.log_dir / f"{part}.log"
-        logger.addHandler(_Rotating(path, maxBytes=LOG_BYTES, backupCount=1, delay=True))
-        logger.propagate = False
-    reader, writer = os.pipe()
-    threading.Thread(target=_forward, args=(logger, reader), daemon=True).start()
-    return os.fdopen(writer, "wb")
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self._logger = logging.getLogger(name)
+        self._logger.setLevel(logging.INFO)
+        for handler in self._logger.handlers[:]:
+            self._logger.removeHandler(handler)
+            handler.close()
+        if settings.log_format == TEXT:
+            handler = _Rotating(settings.log_dir / f"{name}.log")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            self._logger.addHandler(handler)
+            self._logger.propagate = False
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        reader, self.writer = os.pipe()
+        threading.Thread(target=self._forward, args=(reader,), daemon=True).start()
+
+    def close(self) -> None:
+        """Take nothing more from processes that are still to be started."""
+        os.close(self.writer)
+
+    def last_error(self) -> str:
+        """Return the last line that names an error; else what was last said."""
+        for line in reversed(self._last):
+            if "Error" in line or "Exception" in line:
+                return line
+        return " / ".join([*self._last][-3:]) or f"no {self._logger.name} wrote anything"
+
+    def _forward(self, reader: int) -> None:
+        with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if said := line.strip():
+                    self._last.append(said)
+                    self._logger.info("%s", said, extra={"is_json": said.startswith("{")})
 
 
 class _Rotating(logging.handlers.RotatingFileHandler):
+    """A log that goes on without its folder, and on a full disk, where it loses lines."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=LOG_BYTES, backupCount=1, delay=True)
+        self._path = path.absolute()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; to a new file if a cleaner has taken the one before."""
+        with contextlib.suppress(OSError):
+            if not self._path.exists():
+                self.close()
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name
-        """Loses the line: a full disk stops logging, not serving."""
-
-
-def _forward(logger: logging.Logger, reader: int) -> None:
-    with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if said := line.strip():
-                logger.info("%s", said, extra={"is_json": said.startswith("{")})
+        """Lose the line."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,13 +21,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from diagonalflip.wire import WIRE_VERSION
-from supervisor.proof import RESULTS
+from supervisor.workers import RESULTS
 from worker.metrics import IMAGES, REQUESTS, SECONDS
 
 if TYPE_CHECKING:
     from supervisor.operations import Health
-
-PARTS = ("torchserve", "worker")
 
 
 @dataclass(frozen=True)
@@ -92,33 +89,40 @@ class Page(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families; by ``prometheus_client``."""
         yield from self._of_the_supervisor()
-        yield from _of_workers([json.loads(page) for page in self._health.pages()])
+        yield from _of_workers(
+            [worker.page for worker in self._health.workers.living if worker.page]
+        )
 
     def _of_the_supervisor(self) -> Iterator[Metric]:
-        health, prover = self._health, self._health.prover
-        workers = prover.workers if prover is not None else []
+        health, workers, torchserve = self._health, self._health.workers, self._health.torchserve
         build = {"version": metadata.version("diagonalflip"), "wire_version": WIRE_VERSION}
         yield InfoMetricFamily("diagonalflip_build", "What runs.", build)
         for name, told, value in (
             ("ready", "Whether requests should be sent here.", health.ready),
-            ("workers", "Workers that there should be.", len(workers)),
-            ("workers_proven", "Workers whose last proof was right.", health.proven),
+            ("degraded", "Whether workers are missing, and for long.", health.degraded),
+            ("workers", "Workers that there should be.", workers.count),
+            ("workers_proven", "Workers whose last proof was right.", workers.ready),
+            ("torchserve", "Whether TorchServe is on.", torchserve is not None),
+            (
+                "torchserve_ready",
+                "Whether TorchServe's last predictions were right.",
+                torchserve is not None and torchserve.ready,
+            ),
         ):
             yield GaugeMetricFamily(f"diagonalflip_{name}", told, int(value))
-        killed = prover.killed if prover is not None else 0
-        yield COUNTER("diagonalflip_workers_killed", "Workers that failed a proof.", killed)
+        yield COUNTER("diagonalflip_workers_killed", "Workers that failed a proof.", workers.killed)
         ages = GAUGE(
             "diagonalflip_proof_age_seconds", "Since a worker was last right.", labels=["worker"]
         )
-        for worker in workers:
-            if worker.proven_at is not None:
-                ages.add_metric([str(worker.number)], time.monotonic() - worker.proven_at)
+        for worker in workers.living:
+            if worker.checked_at is not None:
+                ages.add_metric([str(worker.number)], time.monotonic() - worker.checked_at)
         proofs = COUNTER("diagonalflip_proofs", "Proofs by all 16 images.", labels=["result"])
         for result in RESULTS:
-            proofs.add_metric([result], prover.proofs[result] if prover is not None else 0)
+            proofs.add_metric([result], workers.checks[result])
         restarts = COUNTER("diagonalflip_restarts", "Of parts that had ended.", labels=["part"])
-        for part in PARTS:
-            restarts.add_metric([part], health.restarts[part])
+        restarts.add_metric(["worker"], workers.restarts)
+        restarts.add_metric(["torchserve"], torchserve.restarts if torchserve is not None else 0)
         yield from (ages, proofs, restarts)
 
 

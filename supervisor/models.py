@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import logging
-import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from diagonalflip.errors import (
-    ArtifactError,
-    ModelConflict,
-    ModelNotFound,
-    ServerOverloaded,
-)
+from diagonalflip.errors import ArtifactError, ModelConflict, ModelNotFound
 from supervisor import store
 from supervisor.choice import Choice, read_choice, write_choice
-from supervisor.front import FrontDoor
+from supervisor.desired import Desired
 from supervisor.store import Artifacts
 
 NUMBER = "export it with a version number of its own"
@@ -30,15 +24,12 @@ class Models:
 
     Args:
         model_store: Folder of exports.
-        sockets: Private folder, where workers read what they are to serve, and archives lie as
-            they were checked.
-        front: Tells workers of a change.
+        apply: Has all workers serve other versions; returns why they cannot.
         default: The default version at the start; empty takes what was chosen last.
         trusted_key: Public key that must have signed every version, if any.
 
     Attributes:
         kept: Whether the choice could be written into the store.
-        changed: Called after every change.
 
     Raises:
         ArtifactError: The default version cannot be served.
@@ -47,18 +38,15 @@ class Models:
     def __init__(
         self,
         model_store: Path,
-        sockets: Path,
-        front: FrontDoor,
+        apply: Callable[[Desired], Awaitable[str]],
         *,
         default: str = "",
         trusted_key: Path | None = None,
     ) -> None:
-        self._store, self._sockets, self._front = model_store, sockets, front
-        self._trusted_key = trusted_key
-        self.archives.mkdir(exist_ok=True)
-        self._changing = threading.Lock()
+        self._store, self._trusted_key = model_store, trusted_key
+        self._apply_to_workers = apply
+        self._changing = asyncio.Lock()
         self.kept = True
-        self.changed: Callable[[], None] = lambda: None
         self._loaded: dict[str, Artifacts] = {}
         # A version stands for one model while this process lives.
         self._digests: dict[str, str] = {}
@@ -71,17 +59,16 @@ class Models:
                 if version == self._choice.default:
                     raise
                 logger.error("Version %s is not served: %s", version, error)  # noqa: TRY400
-        self._wish(self._choice, self._loaded)
+
+    @property
+    def desired(self) -> Desired:
+        """What every worker is to serve now."""
+        return Desired(self._loaded, asdict(self._choice))
 
     @property
     def default(self) -> Artifacts:
         """The version that answers where none is named."""
         return self._loaded[self._choice.default]
-
-    @property
-    def archives(self) -> Path:
-        """Folder of the archives that were checked, by version."""
-        return self._sockets / "archives"
 
     @property
     def loaded(self) -> list[Artifacts]:
@@ -105,7 +92,7 @@ class Models:
         del chosen["unloaded"]
         return {**chosen, "kept": self.kept, "models": models}
 
-    def load(self, version: str) -> None:
+    async def load(self, version: str) -> None:
         """Serve a version of the store as well; it is checked here and proven by every worker.
 
         Raises:
@@ -114,13 +101,13 @@ class Models:
             ArtifactError: It is damaged, or answers wrongly.
             ServerOverloaded: No worker is up.
         """
-        with self._changing:
+        async with self._changing:
             artifacts = self._checked(version)
             unloaded = tuple(each for each in self._choice.unloaded if each != version)
             choice = replace(self._choice, unloaded=unloaded)
-            self._apply(choice, self._loaded | {version: artifacts})
+            await self._apply(choice, self._loaded | {version: artifacts})
 
-    def unload(self, version: str) -> None:
+    async def unload(self, version: str) -> None:
         """Serve a version no more.
 
         Raises:
@@ -128,7 +115,7 @@ class Models:
             ModelConflict: It is the default.
             ServerOverloaded: No worker is up.
         """
-        with self._changing:
+        async with self._changing:
             self._must_serve(version)
             if version == self._choice.default:
                 raise ModelConflict(
@@ -142,20 +129,20 @@ class Models:
             choice = Choice(self._choice.default, previous, unloaded)
             if self._choice.canary != version:
                 choice = replace(choice, canary=self._choice.canary, percent=self._choice.percent)
-            self._apply(choice, rest)
+            await self._apply(choice, rest)
 
-    def make_default(self, version: str) -> None:
+    async def make_default(self, version: str) -> None:
         """Have a version answer where none is named. It is loaded and proven already.
 
         Raises:
             ModelNotFound: It is not served.
             ServerOverloaded: No worker is up.
         """
-        with self._changing:
+        async with self._changing:
             self._must_serve(version)
-            self._switch(version)
+            await self._switch(version)
 
-    def make_canary(self, version: str, percent: int) -> None:
+    async def make_canary(self, version: str, percent: int) -> None:
         """Have a version answer a share of the requests that name none; a share of 0 ends it.
 
         Raises:
@@ -163,54 +150,41 @@ class Models:
             ModelConflict: It is the default.
             ServerOverloaded: No worker is up.
         """
-        with self._changing:
+        async with self._changing:
             self._must_serve(version)
             if version == self._choice.default:
                 raise ModelConflict(f"version {version} is the default", "another version")
             canary = version if percent else None
-            self._apply(replace(self._choice, canary=canary, percent=percent), self._loaded)
+            await self._apply(replace(self._choice, canary=canary, percent=percent), self._loaded)
 
-    def rollback(self) -> None:
+    async def rollback(self) -> None:
         """End a canary; without one, go back to the default before this one.
 
         Raises:
             ModelConflict: There was none.
             ServerOverloaded: No worker is up.
         """
-        with self._changing:
+        async with self._changing:
             if self._choice.canary is not None:
-                self._apply(replace(self._choice, canary=None, percent=0), self._loaded)
+                await self._apply(replace(self._choice, canary=None, percent=0), self._loaded)
                 return
             if self._choice.previous is None:
                 raise ModelConflict(
                     "there is no earlier default", "one", "name it: model default VERSION"
                 )
-            self._switch(self._choice.previous)
+            await self._switch(self._choice.previous)
 
-    def _switch(self, version: str) -> None:
+    async def _switch(self, version: str) -> None:
         if version != self._choice.default:
             choice = Choice(version, self._choice.default, self._choice.unloaded)
-            self._apply(choice, self._loaded)
+            await self._apply(choice, self._loaded)
 
-    def _apply(self, choice: Choice, loaded: dict[str, Artifacts]) -> None:
+    async def _apply(self, choice: Choice, loaded: dict[str, Artifacts]) -> None:
         """Have all workers serve these; after a failure all serve what they did."""
-        if not self._front.living():
-            raise ServerOverloaded("no worker is up", "one", "send it again later")
-        before = self._choice, self._loaded
-        # Proofs ask for what is served on both sides of the change.
-        self._loaded = {name: each for name, each in loaded.items() if name in before[1]}
-        if fault := self._wish(choice, loaded):
-            self._wish(*before)
-            self._loaded = before[1]
+        if fault := await self._apply_to_workers(Desired(loaded, asdict(choice))):
             raise ArtifactError(fault, "a version that every worker can serve")
         self._choice, self._loaded = choice, loaded
         self._keep()
-        self.changed()
-
-    def _wish(self, choice: Choice, loaded: dict[str, Artifacts]) -> str:
-        """Have all workers serve these; return why one cannot."""
-        archives = {version: str(each.archive.resolve()) for version, each in loaded.items()}
-        return self._front.serve(asdict(choice) | {"versions": archives})
 
     def _keep(self) -> None:
         """Write the choice into the store, for the next start."""
@@ -226,7 +200,7 @@ class Models:
         return {store.version_of(folder): folder for folder in store.exports(self._store)}
 
     def _checked(self, version: str) -> Artifacts:
-        """Check a version, and copy its archive to where it is loaded from."""
+        """Return a version of the store, checked."""
         folders = self._folders()
         if version not in folders:
             raise ModelNotFound(f"version {version[:32]}", f"one of {', '.join(folders)}")
@@ -235,12 +209,7 @@ class Models:
             raise ModelConflict(
                 f"version {version} is another model than before", "the same one", NUMBER
             )
-        # Named by its content too: another one of that version may have failed, or be in use.
-        digest = hashlib.sha256(found.content).hexdigest()[:12]
-        copy = self.archives / f"{found.model}-{version}-{digest}.mar"
-        if not copy.exists():
-            copy.write_bytes(found.content)
-        return replace(found, archive=copy, content=b"")
+        return found
 
     def _must_serve(self, version: str) -> None:
         if version not in self._loaded:

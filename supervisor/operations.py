@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import re
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from diagonalflip.errors import DiagonalFlipError, ModelNotFound, NotAuthorized
 from diagonalflip.message import Request, Response, Verb, refusal
 from diagonalflip.wire import JSON
 from supervisor.metrics import Page
 from supervisor.models import Models
-from supervisor.proof import Prover
+from supervisor.torchserve import TorchServe
+from supervisor.workers import Workers
 from worker.batch import FAULT, Batcher, Client
 from worker.guard import read_tokens, who
-from worker.listener import Address, Door, HttpServer, listen
+from worker.listener import HttpServer
 from worker.metrics import Metrics
 from worker.routes import PROBES, unserved
 
@@ -37,56 +36,54 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Health:
-    """State of the service; written by the supervisor's thread, read by the port's.
+    """State of the service.
 
     Attributes:
-        prover: Of the workers that TorchServe runs now; None while it does not run.
-        earned: Whether, since TorchServe's start, every worker has been proven.
+        workers: All workers.
+        torchserve: TorchServe, if it is on.
+        models: The versions of the model.
+        earned: Whether every worker has been ready since the start.
         draining: Whether a stop was asked for.
-        restarts: Of parts, by name.
-        pages: Gives the metrics of all living workers.
-        models: The versions of the model; None before they are known.
+        degraded: Whether workers are missing, and for long.
+        reachable: Whether the ports of clients answer.
     """
 
-    prover: Prover | None = None
+    workers: Workers
+    torchserve: TorchServe | None
+    models: Models
     earned: bool = False
     draining: bool = False
-    restarts: Counter[str] = field(default_factory=Counter)
-    pages: Callable[[], list[str]] = list
-    models: Models | None = None
-
-    @property
-    def proven(self) -> int:
-        """Workers whose last proof was right."""
-        return self.prover.proven if self.prover is not None else 0
+    degraded: bool = False
+    reachable: bool = True
 
     @property
     def ready(self) -> bool:
         """Return whether requests should be sent here."""
-        return self.earned and self.proven > 0 and not self.draining
+        return self.earned and self.workers.ready > 0 and self.reachable and not self.draining
 
 
 class Changes(Batcher):
-    """Makes changes of the model's versions in a thread, one after the other.
+    """Makes changes of the model's versions, while the event loop goes on answering probes."""
 
-    The event loop goes on answering probes meanwhile.
-    """
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__(metrics)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, client: Client, request: Request) -> None:
         """Begin a change, whose answer ``client`` gets later."""
-        made = asyncio.get_running_loop().run_in_executor(None, request.service)
-        made.add_done_callback(lambda done: client.reply(_outcome(done)))
+        task = asyncio.get_running_loop().create_task(self._make(client, request.service))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-
-def _outcome(made: asyncio.Future[Response]) -> Response:
-    """The answer to a change."""
-    error = made.exception()
-    if error is None:
-        return made.result()
-    if isinstance(error, DiagonalFlipError):
-        return refusal(error)
-    logger.error("a change failed", exc_info=error)
-    return refusal(FAULT)
+    async def _make(self, client: Client, change: Callable[[], Awaitable[Response]]) -> None:
+        try:
+            response = await change()
+        except DiagonalFlipError as error:
+            response = refusal(error)
+        except Exception:
+            logger.exception("a change failed")
+            response = refusal(FAULT)
+        client.reply(response)
 
 
 class OperationsServer(HttpServer):
@@ -125,18 +122,18 @@ class OperationsServer(HttpServer):
         except DiagonalFlipError as error:
             return refusal(error)
 
-        def make() -> Response:
-            change()
+        async def make() -> Response:
+            await change()
             logger.info("%s, by %s", path.lstrip("/"), name)
             return self._models()
 
         return Request(Verb.PREDICT, headers, service=make)
 
-    def _change(self, path: str) -> Callable[[], None] | None:
+    def _change(self, path: str) -> Callable[[], Awaitable[None]] | None:
         """The change that a path stands for, if any."""
         models = self._health.models
         parts = path.split("/")[1:]
-        if models is None or parts[0] != "models":
+        if parts[0] != "models":
             return None
         if parts == ["models", "rollback"]:
             return models.rollback
@@ -162,9 +159,7 @@ class OperationsServer(HttpServer):
         return name
 
     def _models(self) -> Response:
-        models = self._health.models
-        assert models is not None  # noqa: S101 - the path is served then only
-        return Response(json.dumps(models.document()).encode(), JSON)
+        return Response(json.dumps(self._health.models.document()).encode(), JSON)
 
     def _live(self) -> Response:
         return Response(b'{"live": true}', JSON)
@@ -173,34 +168,25 @@ class OperationsServer(HttpServer):
         health = self._health
         told = {
             "ready": health.ready,
+            "degraded": health.degraded,
             "draining": health.draining,
-            "workers_proven": health.proven,
-            "workers": len(health.prover.workers) if health.prover is not None else 0,
+            "workers_proven": health.workers.ready,
+            "workers": health.workers.count,
+            "torchserve": self._torchserve(),
         }
         body = json.dumps(told).encode()
         if health.ready:
             return Response(body, JSON)
         return Response(body, JSON, HTTPStatus.SERVICE_UNAVAILABLE, {"retry-after": "1"})
 
+    def _torchserve(self) -> dict[str, Any] | None:
+        torchserve = self._health.torchserve
+        if torchserve is None:
+            return None
+        ports = {
+            name: getattr(torchserve.settings, name) for name in ("torchserve_port", "grpc_port")
+        }
+        return {"ready": torchserve.ready, **ports}
+
     def _metrics(self, headers: dict[str, str]) -> Response:
         return Response(*self._page.render(headers.get("accept", "")))
-
-
-@contextlib.contextmanager
-def serving(health: Health, address: Address, operators_file: Path | None = None) -> Iterator[None]:
-    """Keeps the port open, by a thread of its own.
-
-    Raises:
-        OSError: The address cannot be opened.
-    """
-    server = OperationsServer(health, operators_file)
-    opened = threading.Event()
-    serving = server.serve([Door("operations", listen(address))], opened.set)
-    thread = threading.Thread(target=asyncio.run, args=(serving,), name="operations")
-    thread.start()
-    opened.wait()
-    try:
-        yield
-    finally:
-        server.end()
-        thread.join()

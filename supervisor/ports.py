@@ -1,4 +1,4 @@
-"""Ports: which are taken, and numbers for those that are left open."""
+"""Ports: the sockets of those that are ours, and numbers for those that are left open."""
 
 from __future__ import annotations
 
@@ -9,59 +9,79 @@ import socket
 from dataclasses import replace
 from typing import Any
 
-from diagonalflip.errors import SettingError
-from supervisor import host
+from diagonalflip.errors import StartError
 from supervisor.settings import LOOPBACK, Settings
 
-MOST_WORKERS = 2
-"""Of those that nobody asked for: the second is worth another core and outlives the first, and
-each takes 200 MiB."""
+BACKLOG = 2048
+PICKS = 10
+
+Address = tuple[str, int]
+"""Host and port."""
 
 
-def resolve(settings: Settings) -> Settings:
-    """Checks that every port is free, and picks numbers for those that are 0, and the workers.
+def open_ports(settings: Settings) -> tuple[Settings, dict[str, socket.socket]]:
+    """Listen on all ports that are ours.
+
+    Returns:
+        The settings, with the ports that were chosen; and the sockets by the ports' names.
 
     Raises:
-        SettingError: A port is taken, or there is no GPU where one is required.
+        StartError: A port is taken, or an address is not this host's.
     """
-    taken: dict[str, Any] = {}
-    with contextlib.ExitStack() as held:
-        for name in settings.ports():
-            if name == "edge_port" and settings.tokens_file is None:
+    names = ["port", "operations_port"] + ["edge_port"] * (settings.tokens_file is not None)
+    listeners = {name: open_port(name, settings) for name in names}
+    numbers: dict[str, Any] = {name: each.getsockname()[1] for name, each in listeners.items()}
+    return replace(settings, **numbers), listeners
+
+
+def open_port(name: str, settings: Settings) -> socket.socket:
+    """Listen on the port of a setting; if that is 0, on a free one.
+
+    Raises:
+        StartError: The port is taken, or the address is not this host's.
+    """
+    address, port = settings.host_of(name), getattr(settings, name)
+    for attempts_left in reversed(range(PICKS)):
+        try:
+            return listen((address, port or free_ports(1, address)))
+        except OSError as error:
+            # A port that was free a moment ago is no reason to fail.
+            if not port and error.errno == errno.EADDRINUSE and attempts_left:
                 continue
-            address = settings.host_of(name)
-            listener = held.enter_context(socket.socket(_family(address)))
-            # As Java binds: what lingers of closed connections does not matter.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((address, getattr(settings, name) or free_ports(1, address)))
-            except OSError as error:
-                raise _cannot_listen(name, settings, error) from error
-            taken[name] = listener.getsockname()[1]
-    if settings.workers and not settings.require_gpu:
-        return replace(settings, **taken)
-    gpus = host.count_gpus()
-    if settings.require_gpu and not gpus:
-        raise SettingError(
-            "no GPU that torch can use",
-            "one, as REQUIRE_GPU=1 says",
-            "start the container with --gpus all, or set REQUIRE_GPU=0 to compute on the CPU",
-        )
-    workers = settings.workers or gpus or min(MOST_WORKERS, host.count_cores())
-    return replace(settings, workers=workers, **taken)
+            raise _cannot_listen(name, settings, error) from error
+    raise AssertionError
 
 
-def _cannot_listen(name: str, settings: Settings, error: OSError) -> SettingError:
+def listen(address: Address) -> socket.socket:
+    """Return a socket that listens, and does not block.
+
+    Raises:
+        OSError: The address cannot be opened.
+    """
+    listener = socket.socket(_family(address[0]))
+    # Connections that linger after a crash must not keep the next start from the port.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def _cannot_listen(name: str, settings: Settings, error: OSError) -> StartError:
     address, port = settings.host_of(name), getattr(settings, name)
     if error.errno == errno.EADDRNOTAVAIL:
-        return SettingError(
+        return StartError(
             f"{name.upper()}={address} is no address of this host",
             "an address that a network interface here has",
             "127.0.0.1 needs a loopback interface with IPv4"
             if address == LOOPBACK
             else "choose another address",
         )
-    return SettingError(
+    return StartError(
         f"{name.upper()}={port}: {error.strerror}",
         "a free port",
         f"stop what listens there, or set {name.upper()} to another, 0 for any",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from diagonalflip._endpoint import is_loopback
+from diagonalflip._loopback import is_loopback
 from diagonalflip.errors import SettingError
 
 LOOPBACK = "127.0.0.1"
@@ -58,9 +58,11 @@ class Settings:
     grpc_port: int = _port(7070, "gRPC inference")
     grpc_management_port: int = _port(7071, "gRPC management")
     workers: int = _setting(0, "worker processes; 0 takes one per GPU, else 1 or 2", 0, 1024)
-    batch_size: int = _setting(16, "requests that a worker answers together", 1, 1024)
-    max_batch_delay_ms: int = _setting(
-        1, "milliseconds that TorchServe waits for a batch to fill", 1
+    degraded_s: int = _setting(
+        10, "seconds with fewer workers until the service says that it is degraded", 0, 3600
+    )
+    torchserve: str = _setting(
+        "", "1 runs TorchServe as well, 0 does not; empty: where it is installed"
     )
     proof_s: int = _setting(2, "seconds between proofs of a worker with all 16 images", 1, 3600)
     drain_s: int = _setting(0, "after a stop signal: seconds to serve on while not ready", 0, 3600)
@@ -91,11 +93,6 @@ class Settings:
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
-    def torchserve_url(self) -> str:
-        """URL of TorchServe's frontend."""
-        return f"http://{LOOPBACK}:{self.torchserve_port}"
-
-    @property
     def operations_url(self) -> str:
         """URL at which this machine reaches the operations port."""
         return f"http://{_reachable(self.operations_host)}:{self.operations_port}"
@@ -105,6 +102,11 @@ class Settings:
         """URL at which this machine reaches the edge, whatever address it listens on."""
         scheme = "https" if self.tls_cert else "http"
         return f"{scheme}://{_reachable(self.host)}:{self.edge_port}"
+
+    @property
+    def edge_address(self) -> str:
+        """Address at which this machine reaches the edge."""
+        return _reachable(self.host).strip("[]")
 
     def host_of(self, port: str) -> str:
         """The address that the port of that name listens on."""
@@ -132,6 +134,8 @@ class Settings:
                 if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
                     raise SettingError(f"{name}={text}", f"a whole number, {least} to {most}")
                 values[entry.name] = int(text)
+        if values.get("torchserve", "") not in ("", "0", "1"):
+            raise SettingError(f"TORCHSERVE={values['torchserve']}", "0 or 1, or nothing")
         return cls(**values)
 
 

@@ -42,6 +42,17 @@ class Artifacts:
     signed: bool = False
     content: bytes = field(default=b"", repr=False, compare=False)
 
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What a worker needs of the archive: ``torchscript``, ``onnx`` and ``reference``."""
+        members = {
+            "torchscript": f"{self.model}.pt",
+            "onnx": f"{self.model}.x4.onnx",
+            "reference": "reference.json",
+        }
+        with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
+            return {name: archive.read(member) for name, member in members.items()}
+
 
 def exports(model_store: Path) -> list[Path]:
     """The exports in ``model_store``, in the order of their names, or itself if it is one.
@@ -127,8 +138,8 @@ def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
 
 def _check_certificate(artifacts: Artifacts, largest_deviation: float) -> None:
     """Compares the certificate with what is in the archive, which workers prove themselves by."""
+    reference = json.loads(artifacts.files["reference"])["predictions"]
     with zipfile.ZipFile(io.BytesIO(artifacts.content)) as archive:
-        reference = json.loads(archive.read("reference.json"))["predictions"]
         packed = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
     named = (artifacts.model, artifacts.version)
     if (packed["modelName"], packed["modelVersion"]) != named:

@@ -1,221 +1,227 @@
-"""Owns TorchServe, its workers and their doors: starts, watches, restarts and drains them."""
+"""The process that starts, checks and stops the others, on one event loop."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import http.client
 import logging
 import os
+import socket
+import ssl
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
-from diagonalflip.errors import ArtifactError, StartError
-from supervisor import host, operations, readiness
-from supervisor.edge import EdgeFiles
-from supervisor.front import FrontDoor
+from diagonalflip.errors import StartError
+from supervisor import health
+from supervisor.access import AccessFiles
+from supervisor.desired import Desired
 from supervisor.models import Models
-from supervisor.operations import Health
-from supervisor.ports import resolve
-from supervisor.settings import LOOPBACK, Settings, refuse_unsafe
-from supervisor.stop import TICK_S, Stop, StopRequested
-from supervisor.torchserve import TorchServe, running
-from worker.routes import metrics_file
+from supervisor.operations import Health, OperationsServer
+from supervisor.settings import Settings
+from supervisor.torchserve import TorchServe
+from supervisor.torchserve_command import find_torchserve
+from supervisor.workers import GaveUpError, Workers
+from worker.listener import Door
 
-CHORES_S = 2.0
-SILENCE_S = 10.0
-"""Longest silence of TorchServe's metrics port before it counts as hanging."""
+TICK_S = 0.5
 
-STABLE_S = 60.0
-"""A part that lived this long is started again at once; a shorter life makes a longer pause."""
+PORT_CHECK_S = 10.0
+PORT_CHECK_TIMEOUT_S = 5.0
+MAX_PORT_FAILURES = 3
+"""Of checks through a port in a row; then the service is not ready."""
 
-MAX_SHORT_LIVES = 5
-"""In a row; then the supervisor gives up."""
+LIVE = "/v2/health/live"
 
 logger = logging.getLogger(__name__)
-
-
-class GaveUpError(Exception):
-    """A part dies again and again."""
-
-
-class Lives:
-    """Delays between restarts of one part.
-
-    Raises:
-        GaveUpError: By ``ended``, after ``MAX_SHORT_LIVES``.
-    """
-
-    def __init__(self, part: str) -> None:
-        self.part = part
-        self._short = 0
-        self._born = time.monotonic()
-
-    def begin(self) -> None:
-        """The part has started."""
-        self._born = time.monotonic()
-
-    def ended(self) -> float:
-        """The part has ended; returns the seconds until it should start again."""
-        if time.monotonic() - self._born > STABLE_S:
-            self._short = 0
-        self._short += 1
-        if self._short > MAX_SHORT_LIVES:
-            raise GaveUpError(f"{self.part} ended {self._short} times, each soon after its start")
-        return float(2 ** (self._short - 1) - 1)
 
 
 class Supervisor:
     """Serves until it is asked to stop.
 
     Args:
-        settings: What to serve, and where.
-        stop: Ends it.
+        settings: What to serve, with the ports that were chosen.
+        listeners: The sockets of these ports, by name.
+        workers: Started, and waiting for what to serve.
+        stop: Set when a stop is asked for.
 
     Raises:
-        SettingError: The settings are unsafe, or a port is taken.
+        SettingError: A file of the edge cannot be used, or TorchServe is missing.
+        ArtifactError: The default version cannot be served.
     """
 
-    def __init__(self, settings: Settings, stop: Stop) -> None:
-        refuse_unsafe(settings)
-        self.settings = resolve(settings)
-        host.allow_many_files()
-        self.health = Health()
-        self._stop = stop
-        self._edge: EdgeFiles | None = None
-        self._torchserve_lives = Lives("torchserve")
+    def __init__(
+        self,
+        settings: Settings,
+        listeners: dict[str, socket.socket],
+        workers: Workers,
+        stop: asyncio.Event,
+    ) -> None:
+        self._settings, self._workers, self._stop = settings, workers, stop
+        self._listeners = listeners
+        self._access: AccessFiles | None = None
+        self._guest: asyncio.Task[None] | None = None
+        self._complete_at = time.monotonic()
+        self._port_failures = 0
+        if settings.tokens_file is not None:
+            self._access = AccessFiles(settings, settings.tokens_file)
+        self._models = Models(
+            settings.model_store,
+            self._apply,
+            default=settings.default_version,
+            trusted_key=settings.trusted_key,
+        )
+        installed = find_torchserve(settings)
+        self._torchserve = (
+            TorchServe(settings, installed, self._models) if installed is not None else None
+        )
+        self._health = Health(workers, self._torchserve, self._models)
 
-    def run(self, ready: Callable[[], None]) -> None:
-        """Serves for ever; calls ``ready`` when it first can.
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until a stop is asked for, and has ended in order.
+
+        Args:
+            ready: Called when all workers are ready.
 
         Raises:
-            StopRequested: A signal asked for it, and all has ended in order.
-            GaveUpError: A part died again and again.
-            DiagonalFlipError: It cannot start.
+            GaveUpError: No worker can start any more.
+            StartError: No worker could, at the start.
         """
-        settings = self.settings
-        with contextlib.ExitStack() as held:
-            sockets = Path(held.enter_context(host.private_folder()))
-            operating = (settings.operations_host, settings.operations_port)
-            held.enter_context(operations.serving(self.health, operating, settings.operators_file))
-            doors = [(LOOPBACK, settings.port)]
-            if settings.tokens_file is not None:
-                self._edge = EdgeFiles(settings, settings.tokens_file, sockets)
-                doors.append((settings.host, settings.edge_port))
-            self._front = held.enter_context(FrontDoor(doors, settings.workers, sockets))
-            self._models = Models(
-                settings.model_store,
-                sockets,
-                self._front,
-                default=settings.default_version,
-                trusted_key=settings.trusted_key,
-            )
-            self.health.models = self._models
-            self.health.pages = lambda: _pages(self._front, sockets)
-            with self._torchserve(sockets) as server:
-                self._earn(server)
-                ready()
-                self._watch(server)
-            while True:
-                self._serve_again(sockets)
-
-    @contextlib.contextmanager
-    def _torchserve(self, sockets: Path) -> Iterator[TorchServe]:
-        """TorchServe; when a stop is requested it ends after all who came in are answered."""
-        with running(self.settings, self._models, sockets) as server:
-            self.health.prover = server.prover
-            self._models.changed = partial(server.follow, self._models)
-            try:
-                yield server
-            except StopRequested:
-                self._drain()
-                raise
-            finally:
-                self._models.changed = lambda: None
-                self.health.earned = False
-
-    def _earn(self, server: TorchServe) -> None:
-        readiness.wait(server, self._models.default, self._stop.pause)
-        self.health.earned = True
-
-    def _serve_again(self, sockets: Path) -> None:
-        pause_s = self._torchserve_lives.ended()
-        self.health.restarts["torchserve"] += 1
-        logger.error("TorchServe is started again in %g s", pause_s)
-        self._front.forget()
-        self._stop.pause(pause_s)
-        self._torchserve_lives.begin()
+        operations = OperationsServer(self._health, self._settings.operators_file)
+        door = Door("operations", self._listeners.pop("operations_port"))
+        tasks = [asyncio.create_task(operations.serve([door], lambda: None))]
+        stopping = asyncio.create_task(self._stop.wait())
         try:
-            with self._torchserve(sockets) as server:
-                self._earn(server)
-                logger.info("Ready again")
-                self._watch(server)
-        except (StartError, ArtifactError) as error:
-            logger.error("TorchServe did not come back: %s", error)  # noqa: TRY400
+            access = self._access.content if self._access is not None else None
+            self._workers.serve(self._models.desired, access)
+            if await self._until(self._all_ready(), stopping):
+                self._health.earned = True
+                ready()
+                if self._torchserve is not None:
+                    self._guest = asyncio.create_task(self._torchserve.run())
+                    tasks.append(self._guest)
+                tasks.append(asyncio.create_task(self._every(TICK_S, self._tick)))
+                tasks.append(asyncio.create_task(self._every(PORT_CHECK_S, self._check_ports)))
+                await self._until(self._gave_up(), stopping)
+            await self._drain()
+        finally:
+            for task in (*tasks, stopping):
+                if not task.cancelling():  # a second time would cut TorchServe's stop short
+                    task.cancel()
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
 
-    def _drain(self) -> None:
-        """First not ready, then no new connections, then what was accepted is finished."""
-        self.health.draining = True
-        self._front.not_ready()
-        settings = self.settings
-        logger.info("Stopping: not ready any more")
-        time.sleep(settings.drain_s)
-        logger.info("Finishing what was accepted, for %d s at most", settings.stop_s)
-        deadline = time.monotonic() + settings.stop_s
-        self._front.close()
-        self._front.wait(deadline - time.monotonic())
+    async def _until(self, work: Coroutine[Any, Any, None], stopping: asyncio.Task[Any]) -> bool:
+        """Do something until a stop is asked for; return whether it was done before."""
+        task = asyncio.ensure_future(work)
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.done():
+            task.cancel()
+            return False
+        await task
+        return True
 
-    def _watch(self, server: TorchServe) -> None:
-        """Returns, saying why, when TorchServe has to be started again."""
-        chores_due = 0.0
-        heard = proven = time.monotonic()
+    async def _all_ready(self) -> None:
+        """Wait until every worker is ready.
+
+        Raises:
+            StartError: A worker cannot serve, or time is over.
+        """
+        workers, timeout_s = self._workers, self._settings.start_timeout_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while workers.ready < workers.count and not (workers.fault or workers.gave_up):
+                    workers.changed.clear()
+                    await workers.changed.wait()
+        if workers.ready < workers.count:
+            raise StartError(
+                f"{workers.ready} of {workers.count} workers ready; {workers.last_error}",
+                f"a correct prediction of each within {timeout_s} s",
+                f"see the logs in {self._settings.log_dir}",
+            )
+
+    async def _gave_up(self) -> None:
+        """Wait until no worker can start; raises GaveUpError."""
+        while not self._workers.gave_up:
+            self._workers.changed.clear()
+            await self._workers.changed.wait()
+        raise GaveUpError(f"no worker can start; {self._workers.last_error}")
+
+    async def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do something again and again; its failures are logged."""
         while True:
-            now = time.monotonic()
-            status = server.process.poll()
-            if status is not None:
-                logger.error("TorchServe ended by itself, status %d", status)
-                return
-            if now >= chores_due:
-                chores_due = now + CHORES_S
-                self._reap(server)
-                self.health.restarts["worker"] = self._front.handed_out_again
-                if _answers(self.settings.metrics_port):
-                    heard = now
-            proven = now if self.health.proven else proven
-            if now - heard > SILENCE_S:
-                logger.error("TorchServe has not answered for %g s", now - heard)
-                return
-            if now - proven > self.settings.start_timeout_s:
-                logger.error("no worker has been proven for %g s", now - proven)
-                return
-            if self._edge is not None:
-                self._edge.follow()
-            self._stop.pause(TICK_S)
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except Exception:
+                logger.exception("the supervisor failed")
 
-    def _reap(self, server: TorchServe) -> None:
-        """Reap orphans, which the first process of a container inherits: workers of a dead Java."""
+    async def _tick(self) -> None:
+        """Follow files, share figures, and note for how long workers are missing."""
+        if self._access is not None and self._access.changed():
+            self._workers.access = self._access.content
+            self._workers.broadcast("access", self._access.content)
+        self._workers.share_status()
+        self._reap_orphans()
+        now, missing = time.monotonic(), self._workers.count - self._workers.ready
+        if not missing:
+            self._complete_at = now
+        degraded = missing > 0 and now - self._complete_at >= self._settings.degraded_s
+        if degraded != self._health.degraded:
+            self._health.degraded = degraded
+            if degraded:
+                logger.warning("Degraded: %d workers are missing", missing)
+            else:
+                logger.info("All workers are ready again")
+
+    async def _check_ports(self) -> None:
+        """Ask for a worker's health through the ports that clients use."""
+        settings = self._settings
+        try:
+            async with asyncio.timeout(PORT_CHECK_TIMEOUT_S):
+                await health.ask(settings.port, "GET", LIVE)
+                if settings.tokens_file is not None:
+                    address, tls = settings.edge_address, _trusting() if settings.tls_cert else None
+                    await health.ask(settings.edge_port, "GET", LIVE, host=address, tls=tls)
+            self._port_failures = 0
+        except (OSError, ValueError) as error:
+            self._port_failures += 1
+            logger.error("no answer through the ports of clients: %r", error)  # noqa: TRY400
+        self._health.reachable = self._port_failures < MAX_PORT_FAILURES
+
+    async def _apply(self, desired: Desired) -> str:
+        fault = await self._workers.apply(desired)
+        if not fault and self._torchserve is not None:
+            await self._torchserve.follow(desired)
+        return fault
+
+    async def _drain(self) -> None:
+        """First not ready, then no new connections, then what was accepted is finished."""
+        settings = self._settings
+        self._health.draining = True
+        self._workers.broadcast("not_ready")
+        logger.info("Stopping: not ready any more")
+        await asyncio.sleep(settings.drain_s)
+        logger.info("Finishing what was accepted, for %d s at most", settings.stop_s)
+        for listener in self._listeners.values():
+            listener.close()
+        if self._guest is not None:
+            self._guest.cancel()  # it does not drain, and takes seconds to end
+        await self._workers.drain(settings.stop_s)
+
+    def _reap_orphans(self) -> None:
+        """Reap the workers of a dead Java, which the first process of a container inherits."""
         if os.getpid() != 1:
             return
+        ours = self._workers.pids | (self._torchserve.pids if self._torchserve else set())
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        for child in {int(pid) for pid in children} - {server.process.pid}:
+        for child in {int(pid) for pid in children} - ours:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, os.WNOHANG)
 
 
-def _pages(front: FrontDoor, sockets: Path) -> list[str]:
-    """The metrics that living workers have published."""
-    pages = []
-    for number in front.living():
-        with contextlib.suppress(FileNotFoundError):  # a first worker has not yet
-            pages.append(metrics_file(sockets, number).read_text(encoding="utf-8"))
-    return pages
-
-
-def _answers(metrics_port: int) -> bool:
-    """Return whether TorchServe gives its metrics; ``http.client`` knows no proxies."""
-    connection = http.client.HTTPConnection(LOOPBACK, metrics_port, timeout=1.0)
-    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-        connection.request("GET", "/metrics")
-        return bool(connection.getresponse().read())
-    return False
+def _trusting() -> ssl.SSLContext:
+    """Return TLS for a check: whom a certificate is for is the clients' to verify."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context

@@ -1,199 +1,156 @@
-"""The process behind each of TorchServe's workers: a loaded model, and the ports it answers on.
+"""One worker: holds every served version of the model, and answers clients.
 
-TorchServe's frontend starts ``ts/model_service_worker.py``; supervisor/torchserve.py puts this
-program in its place. What a handler sees is the same.
+The supervisor starts it, with the sockets that it listens on, and speaks to it by a control channel
+(worker/channel.py). It ends with that channel.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import gc
-import json
 import logging
 import os
 import socket
 import sys
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+import uvloop
 
-from diagonalflip.errors import DiagonalFlipError, ModelNotFound
-from diagonalflip.message import Request, Response, Verb, refusal
-from diagonalflip.wire import MODEL
-from worker import frames, frontend, limits
-from worker.batch import FAULT
-from worker.frames import DisconnectedError, Frame, FrameReader
+from worker.channel import Channel
 from worker.guard import Guard
-from worker.listener import Door, listen
-from worker.loader import model_loader
-from worker.metrics import EDGE, FRONT, PROOF, TORCHSERVE, Entry, Metrics
-from worker.models import WANTED, Served, fulfil, packed_model
+from worker.listener import Door
+from worker.loader import load
+from worker.metrics import Metrics
+from worker.models import Served
 from worker.pages import pages
-from worker.routes import (
-    WorkerServer,
-    fault_file,
-    metrics_file,
-    proof_socket,
-    take_doors,
-    take_number,
-)
+from worker.routes import WorkerServer
 from worker.watchers import watchers
 
 COLLECT_AFTER = 50_000
 """New objects until the cycle collector looks; a request in flight has about ten."""
 
-WITHDRAWN = ModelNotFound("the version was unloaded", f"another version of {MODEL}")
-NO_REQUEST = Request(Verb.PREDICT, {})
-"""For metrics, of what was refused before it was one."""
+FLUSH_TIMEOUT_S = 2.0
+"""Longest wait, at the end, for traces and logs to be written."""
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("worker")
 
 
 class Worker:
-    """A loaded model and the ports it answers on; batches of both take turns.
+    """One worker, from its start to its end.
 
     Args:
-        connection: To TorchServe's frontend.
-        metrics: TorchServe's cache of metrics, which prints them for the frontend to read.
+        arguments: Of the command line.
     """
 
-    def __init__(self, connection: socket.socket, metrics: Any) -> None:
-        self._connection = connection
-        self._version = ""
-        self._number: tuple[int, IO[str]] | None = None
-        self._metrics = metrics
-        self._reader = FrameReader(connection)
-        self._service: Any = None
-        self._http: WorkerServer | None = None
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._changing = asyncio.Lock()
+        self._prepared: tuple[int, Served] | None = None
+        self._served: Served | None = None
+        self._server: WorkerServer | None = None
+        self._guard = Guard(arguments.token_rate) if arguments.token_rate else None
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def serve(self) -> None:
-        """Loads the model that the frontend names, then answers batches.
+    async def run(self) -> None:
+        """Do what the supervisor asks for, until it asks for the end or has ended itself."""
+        self._channel = await Channel.open(socket.socket(fileno=self._arguments.channel))
+        while message := await self._channel.receive():
+            name, number, content = message["message"], message["number"], message["content"]
+            if name == "prepare":
+                self._start(self._prepare(number, content))
+            elif name == "commit":
+                self._start(self._commit(number))
+            elif name == "access" and self._guard is not None:
+                self._guard.renew(content["tokens"], content["pem"])
+            elif name == "drain":
+                break
+            elif self._server is not None:
+                self._serve(self._server, name, number, content)
+        await self._leave()
 
-        Raises:
-            DisconnectedError: The frontend has closed the connection.
-            ValueError: It sent something else.
-        """
-        while True:
-            command = self._reader.take(1)
-            if command == b"L":
-                self._load()
-                frames.write_loaded(self._connection)
-            elif command == b"I" and self._service is not None:
-                self._answer_frontend(frames.read_batch(self._reader))
-            else:
-                raise ValueError(f"command {command!r}")
+    def _serve(self, server: WorkerServer, name: str, number: int, content: Any) -> None:
+        if name == "check":
+            server.check(lambda answers: self._channel.send("checked", answers, number=number))
+        elif name == "status":
+            server.workers = content
+        elif name == "not_ready":
+            server.ready = False
 
-    def _load(self) -> None:
-        """Reads a load command and has TorchServe's own loader load the archive."""
-        reader = self._reader
-        name, folder = reader.text(), reader.text()
-        batch_size = reader.number()
-        handler = reader.text()
-        gpu = max(reader.number(), 0)
-        reader.text()  # an envelope, which we have none of
-        reader.take(1)  # whether Pillow's limit holds; the handler sees to it
-        self._metrics.model_name = name
-        logger.info("model_name: %s, batchSize: %d", name, batch_size)
-        if "FLIP_SOCKETS" in os.environ:
-            self._version = packed_model(Path(folder))["modelVersion"]
-        if os.environ.get("FLIP_VERSION") == self._version:  # others serve TorchServe's port alone
-            self._number = take_number(
-                Path(os.environ["FLIP_SOCKETS"]), int(os.environ["FLIP_WORKERS"])
-            )
-            gpu = self._number[0]
-        loaded = model_loader().load(
-            *(name, folder, handler, gpu, batch_size, None, True), self._metrics
-        )
-        handler = loaded._entry_point.__self__  # noqa: SLF001 - the loader shows it in no other way
-        self._service = handler.service
-        self._understand = sys.modules[type(handler).__module__].understand
-        _spare_collector()
-        if self._number is not None:
-            self._open_doors(self._number[0])
-
-    def _answer_frontend(self, batch: list[Frame]) -> None:
-        started = time.perf_counter()
-        answered: list[Entry] = []
-        frames.write_responses(self._connection, self._answered(batch, started, answered))
-        finished = time.perf_counter()
-        # The first id stands for all: the frontend has to parse the line.
-        self._metrics.request_ids = {0: batch[0].request_id.decode()}
-        self._metrics.add_time("PredictionTime", round((finished - started) * 1e3, 2))
-        if self._http is not None:
-            self._http.measure(answered, started, finished)
-
-    def _answered(
-        self, batch: list[Frame], started: float, answered: list[Entry]
-    ) -> Iterator[tuple[Frame, Response]]:
-        """The responses to a batch, computed in parts of bounded work; lists them as entries."""
-        jobs: list[tuple[Frame, Any]] = []
-        service = self._service
-        if self._http is not None:  # the version may have been unloaded, or loaded anew
-            service = self._http.served.services.get(self._version)
-        for frame in batch:
-            request, outcome = self._read(service, frame)
-            if isinstance(outcome, Response):
-                answered.append((TORCHSERVE, request, started, outcome))
-                yield frame, outcome
-                continue
-            jobs.append((frame, outcome))
-            if sum(job.weight for _, job in jobs) > limits.BATCH_IMAGES:
-                yield from _answer(service, jobs, started, answered)
-                jobs = []
-        yield from _answer(service, jobs, started, answered)
-
-    def _read(self, service: Any, frame: Frame) -> tuple[Request, Any]:
-        try:
-            request = self._understand(frame.headers, frame.inputs)
-            return request, service.read(request) if service is not None else refusal(WITHDRAWN)
-        except Exception:
-            logger.exception("a request could not be read")
-            return NO_REQUEST, refusal(FAULT)
-
-    def _open_doors(self, number: int) -> None:
-        """Opens the doors, in a thread; if that ends, the whole worker does."""
-        folder = Path(os.environ["FLIP_SOCKETS"])
-        rate = os.environ.get("FLIP_TOKEN_RATE")
-        opened = threading.Event()
-
-        def run() -> None:
+    async def _prepare(self, number: int, desired: dict[str, Any]) -> None:
+        """Load what is missing, and say why that cannot be done."""
+        fault = ""
+        async with self._changing:
+            loaded = self._served.services if self._served is not None else {}
+            arguments = (desired, loaded, self._arguments.number, self._arguments.workers)
             try:
-                listeners, line = take_doors(folder, number)
-                listeners.append(listen(proof_socket(folder, number)))
-                names = (FRONT, EDGE, PROOF) if rate else (FRONT, PROOF)
-                doors = list(map(Door, names, listeners))
-                page = metrics_file(folder, number)
-                metrics = Metrics(number, page, lambda: self._service.device_bytes)
-                metrics.watchers = watchers(number)
-                guard = Guard(folder, int(rate), "FLIP_EDGE_TLS" in os.environ) if rate else None
-                wish = json.loads((folder / WANTED).read_bytes())
-                served = fulfil(wish, Served({self._version: self._service}, self._version))
-                metrics.models["revision"] = wish["revision"]
-                self._http = WorkerServer(served, folder, line, metrics, pages=pages(), guard=guard)
-                self._http.run(doors, opened.set)
-            except BaseException:
-                logger.exception("HTTP failed")
-                os._exit(1)
+                self._prepared = number, await asyncio.to_thread(load, *arguments)
+            except Exception as error:
+                logger.exception("the desired versions cannot be served")
+                fault = f"{type(error).__name__}: {error}"
+        self._channel.send("prepared", fault, number=number)
 
-        threading.Thread(target=run, name="http", daemon=True).start()
-        opened.wait()
+    async def _commit(self, number: int) -> None:
+        async with self._changing:
+            if self._prepared is None or self._prepared[0] != number:
+                raise ValueError(f"revision {number} was not prepared")
+            (_, self._served), self._prepared = self._prepared, None
+            if self._server is None:
+                await self._open(self._served)
+            else:
+                self._server.show(self._served)
+        self._channel.send("committed", number=number)
 
+    async def _open(self, served: Served) -> None:
+        """Begin to serve."""
+        arguments = self._arguments
+        service = served.services[served.default]
+        metrics = Metrics(arguments.number, lambda: service.device_bytes)
+        metrics.watchers = watchers(arguments.number, arguments.access_log)
+        doors = []
+        for listener in arguments.listener:
+            name, _, descriptor = listener.partition("=")
+            doors.append(Door(name, socket.socket(fileno=int(descriptor))))
+        self._server = WorkerServer(
+            served,
+            metrics,
+            pages=pages(),
+            guard=self._guard,
+            publish=lambda state: self._channel.offer("metrics", state),
+        )
+        _spare_collector()
+        opened = asyncio.Event()
+        self._start(self._server.serve(doors, opened.set))
+        await opened.wait()
 
-def _answer(
-    service: Any, jobs: list[tuple[Frame, Any]], started: float, answered: list[Entry]
-) -> Iterator[tuple[Frame, Response]]:
-    responses = service.answer([job for _, job in jobs]) if jobs else []
-    for (frame, job), response in zip(jobs, responses, strict=True):
-        answered.append((TORCHSERVE, job.request, started, response))
-        yield frame, response
+    async def _leave(self) -> None:
+        """Answer what has come in, then write what observers still hold."""
+        if self._server is None:
+            return
+        self._server.ready = False
+        await self._server.drain()
+        closing = [asyncio.to_thread(watcher.close) for watcher in self._server.metrics.watchers]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                await asyncio.gather(*closing, return_exceptions=True)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("the worker failed", exc_info=error)
+            _exit(1)
 
 
 def _spare_collector() -> None:
-    """Keeps Python's cycle collector away from what stays, and from requests in flight.
+    """Keep Python's cycle collector away from what stays, and from requests in flight.
 
     A full collection walks everything that was imported, for tens of milliseconds in which
     nobody is answered, and a batch of 100 requests holds enough objects to set one off.
@@ -203,41 +160,39 @@ def _spare_collector() -> None:
     gc.set_threshold(COLLECT_AFTER)
 
 
-def main() -> None:
-    """Listens where TorchServe says, serves its one connection, and ends with it."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--sock-type", choices=["unix", "tcp"], required=True)
-    parser.add_argument("--sock-name", type=Path)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--metrics-config", required=True)
-    arguments = parser.parse_args()
-    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
-
-    metrics = MetricsCacheYamlImpl(arguments.metrics_config)
-    metrics.initialize_cache()
-    with frontend.listen(arguments.sock_name, arguments.port) as listener:
-        # The frontend waits for these two lines, word for word.
-        logger.info("[PID]%d", os.getpid())
-        logger.info("Torch worker started.")
-        connection = frontend.accept(listener)
-    status = 0
+async def _run(arguments: argparse.Namespace) -> None:
+    """Run a worker; its end is the process's."""
     try:
-        Worker(connection, metrics).serve()
-    except DisconnectedError:
-        logger.info("Frontend disconnected.")
-    except DiagonalFlipError as error:
-        logger.exception("The archive cannot be served.")
-        if "FLIP_SOCKETS" in os.environ:
-            told = f"{type(error).__name__}: {error}"
-            fault_file(Path(os.environ["FLIP_SOCKETS"])).write_text(told, encoding="utf-8")
-        status = 1
+        await Worker(arguments).run()
     except Exception:
-        logger.exception("Backend worker process died.")
-        status = 1
-    if arguments.sock_name is not None:
-        arguments.sock_name.unlink(missing_ok=True)
-    # At once: the interpreter's end could crash or hang in the thread of HTTP.
+        logger.exception("the worker failed")
+        _exit(1)
+    _exit(0)
+
+
+def _exit(status: int) -> None:
+    """End at once; the end of the event loop or the interpreter would wait for observers."""
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(status)
+
+
+def main() -> None:
+    """Serve until the control channel is closed."""
+    parser = argparse.ArgumentParser(prog="python -m worker")
+    parser.add_argument("--number", type=int, required=True, help="from 0")
+    parser.add_argument("--workers", type=int, required=True, help="how many there are")
+    parser.add_argument("--channel", type=int, required=True, help="descriptor")
+    parser.add_argument("--listener", action="append", required=True, help="NAME=DESCRIPTOR")
+    parser.add_argument("--token-rate", type=int, help="of the edge")
+    parser.add_argument("--access-log", type=Path, help="folder")
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        stream=sys.stdout,
+        format=f"worker {arguments.number} %(levelname)s: %(message)s",
+        level=logging.INFO,
+    )
+    uvloop.run(_run(arguments))
 
 
 if __name__ == "__main__":

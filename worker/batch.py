@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -76,6 +76,7 @@ class Batcher:
         self._metrics = metrics
         self._light: deque[Waiting] = deque()
         self._heavy: deque[Waiting] = deque()
+        self._checks: deque[tuple[Request, Callable[[Response], None]]] = deque()
         self.queued_images = 0
         self._scheduled = self._in_batch = False
         self._spin_until = 0.0
@@ -93,15 +94,22 @@ class Batcher:
         queue.append((client, request, weight, perf_counter()))
         if len(self._light) >= limits.BATCH_REQUESTS and not self._in_batch:
             self._run_batch()
-        elif not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._run)
+        else:
+            self._schedule()
         return None
 
-    def prove(self, request: Request) -> Response:
-        """Answers a request now, before all others and whatever is held."""
-        job = request.service.read(request)
-        return job if isinstance(job, Response) else self._answer(request.service, [job])[0]
+    def check(self, request: Request, done: Callable[[Response], None]) -> None:
+        """Queue a health check before all other requests, whatever is held.
+
+        The next batch answers it: nobody does if there are no batches any more.
+        """
+        self._checks.append((request, done))
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._run)
 
     def measure(self, entries: list[Entry], started: float, finished: float) -> None:
         """Takes an answered batch for metrics; a failure of theirs does not stop the service."""
@@ -122,6 +130,8 @@ class Batcher:
 
     def _run_batch(self) -> int:
         self._in_batch = True
+        while self._checks:
+            self._check(*self._checks.popleft())
         started = perf_counter()
         taken = self._take()
         jobs: dict[Service, list[Any]] = {}  # versions do not share a pass
@@ -148,6 +158,11 @@ class Batcher:
         except Exception:
             logger.exception("the service failed")
             return [refusal(FAULT) for _ in jobs]
+
+    def _check(self, request: Request, done: Callable[[Response], None]) -> None:
+        job = request.service.read(request)
+        known = isinstance(job, Response)
+        done(job if known else self._answer(request.service, [job])[0])
 
     def _take(self) -> list[Taken]:
         """The requests of a batch, read: jobs, and answers that are known."""

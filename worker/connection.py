@@ -11,7 +11,7 @@ from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloa
 from diagonalflip.message import Request, Response, refusal
 from worker import limits
 from worker.batch import full
-from worker.metrics import EDGE, PROOF
+from worker.metrics import EDGE
 from worker.parser import Parser
 
 if TYPE_CHECKING:
@@ -28,14 +28,12 @@ class Connection(asyncio.Protocol):
 
     Args:
         server: What it belongs to.
-        door: By which it came in. Who comes by ``PROOF`` is always let in, and answered before
-            all others.
+        door: By which it came in.
         address: The client's, at the edge.
     """
 
     def __init__(self, server: HttpServer, door: str, address: str = "") -> None:
         self._server, self.door, self.address = server, door, address
-        self._proves = door == PROOF
         self._guard = server.guard if door == EDGE else None
         self._parser: Parser | None = Parser(self)  # None: what the client still sends is ignored
         self._queue: deque[Call] = deque()  # what was pipelined behind it
@@ -55,7 +53,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(limits.UNSENT_BYTES)
         self.expect()
         most = self._server.most_connections
-        if len(self._server.connections) > most and not self._proves:
+        if len(self._server.connections) > most:
             self._refuse(ServerOverloaded("too many connections", f"at most {most}"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -108,7 +106,7 @@ class Connection(asyncio.Protocol):
         """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
         self._body_bytes += length
         self._server.batcher.held_bytes += length
-        if self._server.batcher.held_bytes > limits.HELD_BYTES and not self._proves:
+        if self._server.batcher.held_bytes > limits.HELD_BYTES:
             raise full()
 
     def receive(
@@ -158,11 +156,6 @@ class Connection(asyncio.Protocol):
         return self._transport.get_write_buffer_size()
 
     @property
-    def _leaves(self) -> bool:
-        """Return whether the client is to go when it is answered."""
-        return self._server.draining and not self._proves
-
-    @property
     def _in_request(self) -> bool:
         return self._parser is not None and self._parser.in_request
 
@@ -172,8 +165,7 @@ class Connection(asyncio.Protocol):
             self._call = self._queue.popleft()
             answer: Request | Response | None = self._call[0]
             if isinstance(answer, Request):
-                batcher = self._server.batcher
-                answer = batcher.prove(answer) if self._proves else batcher.put(self, answer)
+                answer = self._server.batcher.put(self, answer)
             elif answer is not None and answer.code:
                 self._server.metrics.refuse(answer.code)
             if answer is not None:
@@ -185,7 +177,7 @@ class Connection(asyncio.Protocol):
         if call is None or self.lost or self._transport.is_closing():
             return
         message, connection, head_only = call
-        if self._leaves and not self._queue:
+        if self._server.draining and not self._queue:
             connection = "close"
         if isinstance(message, Request):
             self._release(len(message.body))
@@ -218,7 +210,9 @@ class Connection(asyncio.Protocol):
         acts = unsent or self.finished or self._in_request
         self.deadline = None
         if acts or self._call is None:
-            patience_s = limits.patience_s(unsent, self.finished, self._in_request, self._leaves)
+            patience_s = limits.patience_s(
+                unsent, self.finished, self._in_request, self._server.draining
+            )
             self.deadline = asyncio.get_running_loop().time() + patience_s
 
     def _refuse(self, error: DiagonalFlipError) -> None:

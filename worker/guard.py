@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import re
 import ssl
+import tempfile
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,9 +25,6 @@ from diagonalflip.errors import (
 )
 from diagonalflip.message import Response, refusal
 from worker import limits
-
-TOKENS, PEM = "tokens", "edge.pem"
-"""Files of the edge, in the folder of sockets."""
 
 LINE = re.compile(r"([0-9a-f]{64}) ([A-Za-z0-9._-]{1,64})")
 """Of a file of tokens: SHA-256 and name."""
@@ -50,25 +50,25 @@ class Guard:
     """Decides over the requests of one worker's edge.
 
     Args:
-        folder: Of the files of the edge, that the supervisor keeps in order and up to date.
         rate: Requests that a token may send in a second.
-        secure: Whether it speaks TLS; never plain HTTP then, whatever became of the files.
 
     Attributes:
         context: TLS for new connections; None for plain HTTP.
         paths: All that is served with a token.
-
-    Raises:
-        SettingError: A file cannot be used.
     """
 
-    def __init__(self, folder: Path, rate: int, secure: bool) -> None:
+    def __init__(self, rate: int) -> None:
         self.paths: Container[str] = ()
-        self._tokens, self._pem, self._rate = folder / TOKENS, folder / PEM, rate
-        self._secure = secure
+        self.context: ssl.SSLContext | None = None
+        self._names: Mapping[str, str] = {}
+        self._rate = rate
         self._requests: Counter[str] = Counter()
         self._lines = 0
-        self._read()
+
+    def renew(self, names: Mapping[str, str], pem: str | None) -> None:
+        """Take over other tokens, names by digest, and another certificate with its key."""
+        self.context = tls(pem) if pem is not None else None
+        self._names = names
 
     def refuse(self, method: str, path: str, headers: Mapping[str, str]) -> Response | None:
         """None for a request that may pass, else its answer. Pages are not for the public."""
@@ -88,19 +88,12 @@ class Guard:
         self._requests[name] += 1
         return name, TOO_FAST if self._requests[name] > self._rate else None
 
-    def follow(self) -> None:
-        """Begins another second, and takes over changed files."""
+    def tick(self) -> None:
+        """Begin another second."""
         self._requests.clear()
         if self._lines > limits.REFUSALS_LOGGED:
             logger.warning("%d refusals were not logged", self._lines - limits.REFUSALS_LOGGED)
         self._lines = 0
-        if stamps(self._tokens, self._pem) != self._stamps:
-            self._read()
-
-    def _read(self) -> None:
-        self._stamps = stamps(self._tokens, self._pem)
-        names, context = read_tokens(self._tokens), tls(self._pem) if self._secure else None
-        self._names, self.context = names, context
 
     def _log(self, method: str, path: str, name: str, error: DiagonalFlipError) -> None:
         """A line of JSON; not more per second than whoever reads it keeps up with."""
@@ -124,18 +117,6 @@ def who(told: str, names: Mapping[str, str]) -> tuple[str, NotAuthorized | None]
     if not name or name == REVOKED:
         return name, WITHDRAWN if name else UNKNOWN
     return name, None
-
-
-def stamps(*paths: Path) -> list[tuple[int, int, int]]:
-    """Return stamps that differ after a file was changed."""
-    found = []
-    for path in paths:
-        try:
-            status = path.stat()
-            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
-        except OSError:
-            found.append((0, 0, 0))
-    return found
 
 
 def read_tokens(path: Path) -> dict[str, str]:
@@ -162,20 +143,42 @@ def read_tokens(path: Path) -> dict[str, str]:
     return tokens
 
 
-def tls(pem: Path) -> ssl.SSLContext:
-    """TLS 1.3 and nothing older, with the certificate chain and the private key in ``pem``.
+def tls(pem: str) -> ssl.SSLContext:
+    """Return TLS 1.3 and nothing older, with a certificate chain and its private key.
+
+    Args:
+        pem: Both.
 
     Raises:
-        SettingError: They are not there, do not belong together, or want a password.
+        SettingError: They do not belong together, or want a password.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(pem, password="")
+        with _file_of(pem) as path:
+            context.load_cert_chain(path, password="")
     except (OSError, ValueError) as error:
         raise SettingError(
             f"TLS_CERT and TLS_KEY: {error}",
             "a certificate and its private key, PEM, without a password",
         ) from error
     return context
+
+
+@contextlib.contextmanager
+def _file_of(content: str) -> Iterator[str]:
+    """Give the path of a file with that content: ``ssl`` takes certificates in no other way.
+
+    On Linux it is memory, so that no key lies on a disk, and no disk has to have room.
+    """
+    if hasattr(os, "memfd_create"):
+        with os.fdopen(os.memfd_create("pem"), "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            yield file.name

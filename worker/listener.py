@@ -16,24 +16,19 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from functools import cache
 from http import HTTPStatus
-from pathlib import Path
-
-import uvloop
 
 from diagonalflip.message import Request, Response
 from worker import limits
 from worker.batch import Batcher
 from worker.connection import Connection
 from worker.guard import Guard
-from worker.metrics import EDGE, PROOF, Entry, Metrics
+from worker.metrics import EDGE, Metrics
 
 logger = logging.getLogger(__name__)
 
-Address = tuple[str, int] | Path
-"""Host and port, or the path of a Unix socket."""
+CONNECTIONS_PER_ACCEPT = 16
+"""A worker accepts one client at a time, and one more for so many that it has."""
 
-BACKLOG = 2048
-ACCEPTED_AT_ONCE = 256
 DRAIN_POLL_S = 0.02
 TLS_TIMEOUTS = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
 
@@ -43,7 +38,7 @@ class Door:
     """A listening socket for clients.
 
     Attributes:
-        name: For metrics; ``PROOF`` is the supervisor's.
+        name: For metrics.
         listener: A socket that listens, and does not block.
     """
 
@@ -97,21 +92,13 @@ class HttpServer(ABC):
         """Ends ``serve`` and every connection; to be called by another thread, after ``opened``."""
         self._loop.call_soon_threadsafe(self._ended.set)
 
-    def run(self, doors: Sequence[Door], opened: Callable[[], None]) -> None:
-        """``serve`` on a fast event loop, which only the end of the process can end safely."""
-        uvloop.run(self.serve(doors, opened))
-
-    def measure(self, entries: list[Entry], started: float, finished: float) -> None:
-        """Takes a batch that another thread has answered; by any thread, while it serves."""
-        self._loop.call_soon_threadsafe(self.batcher.measure, entries, started, finished)
-
     async def drain(self) -> None:
         """Closes the doors for clients, and returns when all who came in have been answered.
 
         Each is answered with ``Connection: close``; who asks nothing is let go after a moment.
         """
         self.draining = True
-        for door in [door for door in self._doors if door.name != PROOF]:
+        for door in self._doors[:]:
             while self._accept(door):
                 pass  # a client that waits to be accepted would be reset
             self._doors.remove(door)
@@ -126,7 +113,7 @@ class HttpServer(ABC):
         return [
             connection
             for connection in self.connections
-            if connection.door != PROOF and (connection.unsent or not connection.finished)
+            if connection.unsent or not connection.finished
         ]
 
     def head(self, response: Response, connection: str) -> bytes:
@@ -152,13 +139,14 @@ class HttpServer(ABC):
         door.listener.close()
 
     def _accept(self, door: Door) -> bool:
-        """Accepts whoever waits; returns whether more may.
+        """Accept some of those who wait; return whether more may.
 
-        libuv accepts one client in each turn of its loop. Under load a turn takes tens of
-        milliseconds, and hundreds of clients that connect together waited for many seconds.
+        All workers accept from one socket. A worker that took all who wait would leave none to the
+        others; one client in each turn of the loop is too slow under load, when a turn takes tens
+        of milliseconds and hundreds connect together.
         """
         try:
-            for _ in range(ACCEPTED_AT_ONCE):
+            for _ in range(1 + len(self.connections) // CONNECTIONS_PER_ACCEPT):
                 accepted, address = door.listener.accept()
                 if door.name == EDGE and self._is_crowded(address[0]):
                     accepted.close()
@@ -217,30 +205,6 @@ def _is_deaf(connection: Connection, now: float) -> bool:
     if unsent != connection.stuck[0]:
         connection.stuck = unsent, now
     return unsent > 0 and now - connection.stuck[1] > limits.DEAF_S
-
-
-def listen(address: Address) -> socket.socket:
-    """A socket that listens, and does not block; other processes may share a port with it.
-
-    Raises:
-        OSError: The address cannot be opened.
-    """
-    if isinstance(address, Path):
-        address.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
-    else:
-        listener = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
-        # Connections that linger after a crash must not keep the next start from the port.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        listener.bind(str(address) if isinstance(address, Path) else address)
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    listener.setblocking(False)
-    return listener
 
 
 @cache

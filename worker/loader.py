@@ -1,23 +1,42 @@
-"""TorchServe's own loader of archives, without its codec.
-
-``ts.service`` imports the codec for a loop that is not ours (worker/frames.py), and the codec
-imports torch: 200 MiB and a second, of no use to a worker on a CPU.
-"""
+"""Loads versions of the model from what the control channel brings."""
 
 from __future__ import annotations
 
-import sys
-import types
+from base64 import b64decode
+from collections.abc import Mapping
 from typing import Any
 
-CODEC = "ts.protocol.otf_message_handler"
+from flip_engine import pick_device
+from flip_model import Model
+from flip_service import Service
+
+from worker.models import Served
+
+FILES = ("torchscript", "onnx", "reference")
 
 
-def model_loader() -> Any:
-    """An instance of ``ts.model_loader.TsModelLoader``."""
-    stand_in = types.ModuleType(CODEC)
-    stand_in.create_predict_response = None  # type: ignore[attr-defined]
-    sys.modules.setdefault(CODEC, stand_in)
-    from ts.model_loader import TsModelLoader  # noqa: PLC0415 - after its codec was replaced
+def load(
+    desired: Mapping[str, Any], loaded: Mapping[str, Any], number: int, workers: int
+) -> Served:
+    """Load the desired versions that are missing, and check each on this worker's device.
 
-    return TsModelLoader()
+    Args:
+        desired: ``default``, ``canary`` and ``percent``; and ``versions``, each with ``name``,
+            ``version`` and, in base64, ``FILES``.
+        loaded: Services that are there already, by version.
+        number: Of the worker, which chooses its device.
+        workers: How many there are.
+
+    Raises:
+        ArtifactError: A version cannot be loaded, or its predictions are wrong.
+    """
+    services = {}
+    for each in desired["versions"]:
+        version = each["version"]
+        if version not in loaded:
+            files = {name: b64decode(each[name]) for name in FILES}
+            model = Model(each["name"], version, **files)
+            services[version] = Service(model, pick_device(number), workers)
+        else:
+            services[version] = loaded[version]
+    return Served(services, desired["default"], desired["canary"], desired["percent"])

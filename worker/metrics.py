@@ -1,25 +1,21 @@
 """Measurements of the requests that a worker answers.
 
 Where requests pass, a measurement is one entry of a list; once a second the lists are folded into
-histograms, and written to a file, of which the supervisor makes a page for Prometheus
+histograms, and sent to the supervisor, which makes a page for Prometheus of them
 (supervisor/metrics.py). ``prometheus_client``'s own histograms would take a tenth of a small
 request's time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
-import orjson
 import psutil
 
 from diagonalflip.errors import KINDS
@@ -27,17 +23,14 @@ from diagonalflip.message import Request, Response, Verb, Work
 from diagonalflip.wire import FORMS
 from worker.histogram import Histogram
 
-FRONT, EDGE, TORCHSERVE, PROOF = "http", "edge", "torchserve", "proof"
-"""Doors by which requests come in; ``PROOF`` is the supervisor's, and not counted."""
+FRONT, EDGE = "http", "edge"
+"""Doors by which requests come in."""
 
 SECONDS = [round(25e-6 * 2**step, 7) for step in range(20)]
 """Bounds of times: a lone request takes 100 us, a batch under load some ms, overload seconds."""
 
 IMAGES = [float(4**step) for step in range(11)]
 REQUESTS = [float(2**step) for step in range(8)]
-
-STALE_S = 3.0
-"""A worker that has not published for so long is gone."""
 
 Entry = tuple[str, Request, float, Response]
 """Door, request, when it had arrived, and its response; ``perf_counter``'s seconds."""
@@ -58,7 +51,6 @@ class Metrics:
 
     Args:
         worker: Its number.
-        page: Where all of it is published, as JSON.
         device_bytes: How much memory of a GPU is taken; None without one.
 
     Attributes:
@@ -73,15 +65,14 @@ class Metrics:
     def __init__(
         self,
         worker: int = 0,
-        page: Path | None = None,
         device_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._worker = worker
-        self._page, self._device_bytes = page, device_bytes
+        self._device_bytes = device_bytes
         self._durations: dict[tuple[str, str, int], Histogram] = defaultdict(
             lambda: Histogram(SECONDS)
         )
-        for key in itertools.product((FRONT, EDGE, TORCHSERVE), Verb, [int(HTTPStatus.OK)]):
+        for key in itertools.product((FRONT, EDGE), Verb, [int(HTTPStatus.OK)]):
             self._durations[key]
         self._queue, self._decode, self._forward, self._encode = (
             Histogram(SECONDS) for _ in range(4)
@@ -94,7 +85,6 @@ class Metrics:
         self._busy_s = 0.0
         self.watchers: list[Watcher] = []
         self.held_bytes = self.queued_images = 0
-        self.models: dict[str, Any] = {"revision": 0, "fault": ""}
         self.connections: Counter[str] = Counter()
         self.recent: dict[str, float] = {}
         self._folded_at = perf_counter()
@@ -114,8 +104,7 @@ class Metrics:
                 self.refusals[response.code] += 1
             if "traceparent" in response.headers:
                 duration.mark(seconds, response.headers["traceparent"])
-        if door != TORCHSERVE:  # which does not say how long it kept them
-            self._queue.extend([started - entry[2] for entry in entries])
+        self._queue.extend([started - entry[2] for entry in entries])
         if works:
             self._add_works(works)
         self._busy_s += finished - started
@@ -144,25 +133,6 @@ class Metrics:
             "p99_s": float(p99),
         }
 
-    def publish(self) -> None:
-        """Writes the page at once. A full disk stops metrics, not serving."""
-        if self._page is not None:
-            new = self._page.with_suffix(".new")
-            with contextlib.suppress(OSError):
-                new.write_bytes(orjson.dumps(self.state()))
-                new.replace(self._page)
-
-    def everyone(self) -> list[dict[str, Any]]:
-        """Return the number and ``recent`` of every worker that published in the last seconds."""
-        if self._page is None:
-            return []
-        known = []
-        for path in sorted(self._page.parent.glob(f"*{self._page.suffix}")):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime < STALE_S:
-                    known.append(orjson.loads(path.read_bytes()))
-        return [{"worker": page["worker"], **page["recent"]} for page in known]
-
     def state(self) -> dict[str, Any]:
         """All of it: by family, a list of label values (the worker's apart) and the value."""
         alone: dict[str, Any] = {
@@ -183,7 +153,6 @@ class Metrics:
         return {
             "worker": self._worker,
             "recent": self.recent,
-            "models": self.models,
             "families": {
                 "request_duration_seconds": [
                     ([door, verb, str(status)], histogram.state())

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from worker.metrics import TORCHSERVE, Entry
+from worker.metrics import Entry
 
 FLUSH_MS = 2000
 
@@ -55,7 +55,7 @@ class Traces:
                 attributes={"flip.door": door, "http.response.status_code": response.status},
             )
             context = set_span_in_context(span)
-            steps = [("queue", arrived, started)] if door != TORCHSERVE else []
+            steps = [("queue", arrived, started)]
             if response.code:
                 span.set_status(Status(StatusCode.ERROR, response.code))
             if response.work is not None:

@@ -28,11 +28,15 @@ def traces_wanted() -> bool:
     return protocol == PROTOCOL
 
 
-def watchers(number: int) -> list[Watcher]:
-    """Those that the environment asks of worker ``number``."""
+def watchers(number: int, access_log: Path | None) -> list[Watcher]:
+    """Return those that are asked of worker ``number``: logs in a folder, and traces."""
     asked: list[Watcher] = []
-    if "FLIP_ACCESS_LOG" in os.environ:
-        asked.append(AccessLog(Path(os.environ["FLIP_ACCESS_LOG"]) / f"access-{number}.log"))
+    if access_log is not None:
+        try:
+            access_log.mkdir(parents=True, exist_ok=True)
+            asked.append(AccessLog(access_log / f"access-{number}.log"))
+        except OSError as error:
+            logger.error("No access log: %s", error)  # noqa: TRY400
     try:
         if traces_wanted():
             from worker.traces import Traces  # noqa: PLC0415 - an optional extra

@@ -1,0 +1,43 @@
+"""Delays between restarts of one part."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+STABLE_S = 60.0
+"""A part that was ready for this long is started again at once."""
+
+LONGEST_S = 15.0
+
+
+class RestartBackoff:
+    """Delays between restarts of one part: 0, 1, 3, 7, 15, 15, ... seconds.
+
+    Args:
+        clock: Gives seconds.
+
+    Attributes:
+        failed_starts: How many times in a row the part has ended without ever being ready.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.failed_starts = 0
+        self._clock = clock
+        self._in_a_row = 0
+        self._ready_at: float | None = None
+
+    def ready(self) -> None:
+        """Note that the part is ready."""
+        self.failed_starts = 0
+        self._ready_at = self._clock()
+
+    def ended(self) -> float:
+        """Note that the part has ended; return the seconds until it should start again."""
+        if self._ready_at is None:
+            self.failed_starts += 1
+        elif self._clock() - self._ready_at >= STABLE_S:
+            self._in_a_row = 0
+        self._ready_at = None
+        self._in_a_row += 1
+        return min(2.0 ** min(self._in_a_row - 1, 10) - 1, LONGEST_S)
