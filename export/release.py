@@ -69,8 +69,8 @@ def verify(folder: Path, trusted_key: Path | None) -> None:
     sums = (folder / SUMS).read_bytes()
     if trusted_key is not None:
         signature.verify(folder / SUMS, sums, trusted_key)
-    for line in sums.decode().splitlines():
-        digest, _, name = line.partition("  ")
+    released = {line[66:]: line[:64] for line in sums.decode().splitlines()}
+    for name, digest in released.items():
         if _sha256(folder / name) != digest:
             raise ArtifactError(f"{name} has another digest", f"{digest[:12]}… as in {SUMS}")
     with tempfile.TemporaryDirectory(prefix="release-") as scratch:
@@ -80,10 +80,9 @@ def verify(folder: Path, trusted_key: Path | None) -> None:
         command = [sys.executable, "-m", "export.release", str(again)]
         subprocess.run(command, cwd=clone, check=True, stdout=subprocess.DEVNULL)
         names = {str(path.relative_to(again)) for path in _files(again)}
-        released = {line.partition("  ")[2] for line in sums.decode().splitlines()}
-        for name in sorted(names ^ released):
-            raise ArtifactError(f"{name} is on one side only", "the same files")
-        for name in sorted(names):
+        for name in sorted(names | released.keys()):
+            if name not in names & released.keys():
+                raise ArtifactError(f"{name} is on one side only", "the same files")
             if _comparable(folder / name) != _comparable(again / name):
                 raise ArtifactError(f"{name} differs from what the commit makes", "the same bytes")
 
@@ -101,14 +100,9 @@ def _comparable(path: Path) -> bytes:
 
 def _build_package(folder: Path) -> None:
     """Build the wheel, with the commit's time in it."""
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
-            *("--wheel-dir", str(folder), str(ROOT)),
-        ],
-        env=os.environ | {"SOURCE_DATE_EPOCH": _git("log", "-1", "--format=%ct")},
-        check=True,
-    )
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    dated = os.environ | {"SOURCE_DATE_EPOCH": _git("log", "-1", "--format=%ct")}
+    subprocess.run([*pip, "--wheel-dir", str(folder), str(ROOT)], env=dated, check=True)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -122,10 +116,7 @@ def _sha256(path: Path) -> str:
 
 
 def _git(*arguments: str, at: Path = ROOT) -> str:
-    finished = subprocess.run(
-        ["git", *arguments], cwd=at, check=True, capture_output=True, text=True
-    )
-    return finished.stdout.strip()
+    return subprocess.check_output(["git", *arguments], cwd=at, text=True).strip()
 
 
 def main() -> int:

@@ -87,14 +87,19 @@ def page(store: Path, root: Path = ROOT) -> str:
     sections = []
     for manifest in manifests:
         certificate, version = manifest["certificate"], manifest["model"]["version"]
-        files = _table(("file", "bytes", "SHA-256"), _artifacts(manifest["artifacts"]))
+        files = manifest["artifacts"].items()
+        rows = [(name, each["bytes"], each["sha256"]) for name, each in files]
         sections += [
             (f"Predictions of version {version}", _images(np.array(certificate["reference"]))),
             ("Certificate", _certificate(certificate)),
-            ("Artifacts", files),
+            ("Artifacts", _table(("file", "bytes", "SHA-256"), rows)),
         ]
-    environment = _table(("", ""), _environment(manifests[0]["versions"]))
-    sections += [("Environment", environment), *_results(root)]
+    environment = {
+        "diagonalflip": metadata.version("diagonalflip"),
+        "Python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    } | manifests[0]["versions"]
+    sections += [("Environment", _table(("", ""), environment.items())), *_results(root)]
     told = "\n".join(f"<h2>{title}</h2>\n{body}" for title, body in sections)
     return PAGE.substitute(sections=told)
 
@@ -141,19 +146,6 @@ def _certificate(certificate: dict[str, Any]) -> str:
         for pair, found in certificate["pairs"].items()
     ]
     return told + _table(("engines", "largest deviation", "units in the last place"), rows)
-
-
-def _artifacts(artifacts: dict[str, dict[str, Any]]) -> list[tuple[str, int, str]]:
-    return [(name, each["bytes"], each["sha256"]) for name, each in artifacts.items()]
-
-
-def _environment(versions: dict[str, str]) -> list[tuple[str, str]]:
-    here = {
-        "diagonalflip": metadata.version("diagonalflip"),
-        "Python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-    return [*here.items(), *versions.items()]
 
 
 def _results(root: Path) -> Iterable[tuple[str, str]]:

@@ -71,12 +71,7 @@ def verdicts(raw: Raw) -> Iterator[Verdict]:
     for name, promise in promises.promises():
         yield _verdict("contract", name, partial(promise, kit))
     for group, file, vector in vectors.vectors():
-
-        def vector_holds(file: vectors.Vector = file, vector: vectors.Vector = vector) -> None:
-            answer = vectors.ask(raw, file, vector)
-            vectors.judge(answer, vector["response"], file["tolerance"])
-
-        yield _verdict(group, vector["name"], vector_holds)
+        yield _verdict(group, vector["name"], partial(vectors.check, raw, file, vector))
 
 
 def line_of(verdict: Verdict) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from typing import Any
@@ -32,14 +33,24 @@ def vectors() -> Iterator[tuple[str, Mapping[str, Any], Vector]]:
             yield name, file, vector
 
 
-def ask(raw: Raw, file: Mapping[str, Any], vector: Vector) -> Reply:
-    """Sends a vector's request."""
+def ask(raw: Raw, file: Mapping[str, Any], vector: Vector, **headers: str) -> Reply:
+    """Send a vector's request, with other headers where that is said."""
     request = vector["request"]
-    return raw.post(_bytes(request), request["headers"], request.get("path", file["path"]))
+    path = request.get("path", file["path"])
+    return raw.post(_bytes(request), request["headers"] | headers, path)
 
 
-def judge(answer: Reply, expected: Mapping[str, Any], tolerance: float) -> None:
-    """Compares an answer with a vector's ``response``.
+def check(raw: Raw, file: Mapping[str, Any], vector: Vector) -> None:
+    """Send a vector's request, and judge the answer.
+
+    Raises:
+        DiagonalFlipError: It is another, or there is none.
+    """
+    judge(ask(raw, file, vector), vector["response"], file["tolerance"])
+
+
+def judge(answer: Reply, expected: Vector, tolerance: float) -> None:
+    """Compare an answer with a vector's ``response``.
 
     Raises:
         InvalidAnswer: It is another; says where.
@@ -89,6 +100,13 @@ def _content_type(answer: Reply, expected: Vector, _tolerance: float) -> None:
 def _headers(answer: Reply, expected: Vector, _tolerance: float) -> None:
     for name, value in expected["headers"].items():
         require(name, answer.headers.get(name), value)
+
+
+def _header_patterns(answer: Reply, expected: Vector, _tolerance: float) -> None:
+    for name, pattern in expected["header_patterns"].items():
+        value = answer.headers.get(name)
+        if not re.fullmatch(pattern, value or ""):
+            raise InvalidAnswer(f"{name} {value!r:.200}", f"one like {pattern}")
 
 
 def _body(answer: Reply, expected: Vector, _tolerance: float) -> None:
@@ -174,6 +192,7 @@ def _explanations(answer: Reply, expected: Vector, tolerance: float) -> None:
 _JUDGES: dict[str, Callable[[Reply, Vector, float], None]] = {
     "content_type": _content_type,
     "headers": _headers,
+    "header_patterns": _header_patterns,
     "body_hex": _body,
     "float32": _float32,
     "float16": _float16,
@@ -184,8 +203,4 @@ _JUDGES: dict[str, Callable[[Reply, Vector, float], None]] = {
     "explanations": _explanations,
 }
 # Read by the judges above, and nothing by themselves.
-_DETAILS = {"status", "body_repeat", "width", "height", "pixel_tolerance"} | {
-    "id",
-    "binary",
-    "output",
-}
+_DETAILS = {"status", "body_repeat", "width", "height", "pixel_tolerance", "id", "binary", "output"}
