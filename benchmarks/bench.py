@@ -25,7 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import capacity, machine, plot, report
 from benchmarks.driver import Outcome, as_json, run_python, run_wrk, write_job, wrk_is_here
-from benchmarks.servers import SERVERS, Running, first_export, log_tail, wait_until
+from benchmarks.running import Running, first_export, wait_until
+from benchmarks.servers import SERVERS, log_tail
 from benchmarks.workloads import (
     SWEEP,
     WORKLOADS,
@@ -67,7 +68,7 @@ class Bench:
         chosen: list[Workload] = self.options.workloads + (SWEEP if self.options.sweep else [])
         if name == report.CEILING:  # what the driver itself loses with more connections
             return [each for each in chosen if each in SWEEP or not each.ours_only]
-        return [each for each in chosen if SERVERS[name].ours or not each.ours_only]
+        return [each for each in chosen if SERVERS[name].answers(each)]
 
     def run(self, progress: Progress) -> None:
         """Runs all rounds."""
@@ -95,6 +96,8 @@ class Bench:
         work = self._exchanges(name, workloads[0])
 
         def answers() -> bool:
+            if not server.serves():
+                return False
             found = run_python(server.address(probe), probe, work, requests=1)
             return found.requests == 1 and not found.wrong
 

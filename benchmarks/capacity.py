@@ -25,7 +25,8 @@ from benchmarks.report import (
     spread,
     table,
 )
-from benchmarks.servers import ROOT, SERVERS
+from benchmarks.running import ROOT
+from benchmarks.servers import SERVERS
 from benchmarks.workloads import WORKLOADS
 
 RESULTS = Path(__file__).with_name("results")
@@ -145,7 +146,7 @@ def _speed(results: Results, folder: str) -> str:
         found = {name: ratio(results, name, measure) for name in others}
         medians = {name: each.median for name, each in found.items() if each is not None}
         best = (max if measure.higher_is_better else min)(medians, key=medians.__getitem__)
-        ours = [ratio(results, name, measure) for name in (FRONT, EDGE, TORCHSERVE)]
+        ours = [ratio(results, name, measure) or "-" for name in (FRONT, EDGE, TORCHSERVE)]
         title = results.titles[best].partition(",")[0]
         rows.append([what, *ours, f"{number(medians[best])}, {title}"])
     heads = ["", "front door", "edge, no TLS", "TorchServe's port", "best of the others"]

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,30 +26,18 @@ import numpy as np
 import requests
 import torch
 
-from benchmarks.driver import (
-    Address,
-    refuse_failures,
-    run_python,
-    run_wrk,
-    write_job,
-    wrk_is_here,
-)
-from benchmarks.servers import PATH
-from benchmarks.workloads import WORKLOADS, Predictions, Rule, Workload, exchanges, load_reference
+from benchmarks import machine
+from benchmarks.driver import Address, drive, wrk_is_here
+from benchmarks.running import PATH, TORCHSERVE_ANSWER_BYTES, our_server
+from benchmarks.workloads import WORKLOADS, Predictions, Workload, load_reference
 from diagonalflip.wire import TOLERANCE, Images, pack, with_padding
-from supervisor import readiness
-from supervisor.front import FrontDoor
-from supervisor.models import Models
-from supervisor.ports import resolve
-from supervisor.settings import LOOPBACK, Settings
 from supervisor.store import check
-from supervisor.torchserve import running
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "handlers"))
 from flip_engine import open_engine
 
 ENGINE_IMAGES = (2, 64, 1_000, 65_536, 1 << 20, 1 << 22)
-SERVED_IMAGES = (1, 2, 3, 16, 1_000, 65_537, 1 << 20)
+SERVED_IMAGES = (1, 2, 3, 16, 1_000, 32_769, 65_537, 1 << 20)
 SECONDS_A_SIZE = 1.0
 RESULTS = Path(__file__).with_name("results")
 
@@ -84,7 +72,7 @@ def main() -> int:
             "device": device_name(device),
             "platform": f"{platform.machine()}, Python {platform.python_version()}",
             "torch": torch.__version__,
-            "commit": commit(),
+            "commit": machine.commit(),
             "limits": limits(device),
             "engine": check_engine(store, device, oracle),
             "served": check_server(store, device, oracle, Path(folder), arguments.seconds),
@@ -100,8 +88,10 @@ def main() -> int:
 
 def check_engine(store: Path, device: torch.device, oracle: Oracle) -> list[dict[str, Any]]:
     """Warms the engine up, compares it at every size, and times it."""
-    engine = open_engine(store / "diagonal_flip.pt", str(device))
-    deviation = engine.warm_up(np.array(check(store).reference))
+    artifacts = check(store)
+    files = artifacts.files
+    engine = open_engine(files["torchscript"], files["onnx"], str(device))
+    deviation = engine.warm_up(np.array(artifacts.reference))
     print(f"==> Engine on {device_name(device)}: certificate deviation {deviation:.2e}")
     print("      images   median µs   M images/s")
     rows = []
@@ -124,42 +114,36 @@ def check_engine(store: Path, device: torch.device, oracle: Oracle) -> list[dict
 def check_server(
     store: Path, device: torch.device, oracle: Oracle, scratch: Path, seconds: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Serves the archive; compares every size over HTTP, then drives it, on both ports."""
-    free_ports = dict.fromkeys(map(str.upper, Settings.ports()), "0")
-    settings = resolve(
-        Settings.from_environment(
-            free_ports | {"MODEL_STORE": str(store), "LOG_DIR": str(scratch / "logs")}
-        )
-    )
+    """Serves the export; compares every size over HTTP, then drives it, on both ports."""
     rows: dict[str, list[dict[str, Any]]] = {}
     print("==> Serving")
-    with (
-        FrontDoor([(LOOPBACK, settings.port)], settings.workers, scratch) as front,
-        running(settings, Models(store, scratch, front), scratch) as server,
-    ):
-        readiness.wait(server, check(store))
-        for name, port in (
-            ("torchserve", server.settings.torchserve_port),
-            ("front", server.settings.port),
+    with our_server(scratch, MODEL_STORE=str(store)) as server:
+        for name, port, most_bytes in (
+            ("torchserve", "TORCHSERVE_PORT", TORCHSERVE_ANSWER_BYTES),
+            ("front", "PORT", sys.maxsize),
         ):
-            address = Address(port, PATH)
-            check_sizes(address, device, oracle)
+            address = Address(server.ports[port], PATH)
+            sizes = [count for count in SERVED_IMAGES if 16 * count <= most_bytes]
+            check_sizes(address, device, oracle, sizes)
             print(f"      {name:<12}  requests/s   M images/s   p50 µs")
             rows[name] = [
-                drive(address, workload, oracle, scratch / name, seconds)
+                time_workload(address, workload, oracle, seconds)
                 for workload in WORKLOADS.values()
+                if workload.answer_bytes <= most_bytes
             ]
         if device.type == "cuda":
             print(nvidia_smi("--query-compute-apps=pid,process_name,used_memory"))
     return rows
 
 
-def check_sizes(address: Address, device: torch.device, oracle: Oracle) -> None:
+def check_sizes(
+    address: Address, device: torch.device, oracle: Oracle, sizes: Sequence[int]
+) -> None:
     """Compares answers to requests of many sizes, and sees where they were computed."""
     url = f"http://127.0.0.1:{address.port}{address.path}"
     with requests.Session() as session:
         session.trust_env = False  # proxies know nothing of loopback
-        for count in SERVED_IMAGES:
+        for count in sizes:
             images = random_images(count)
             answer = post(session, url, images)
             if answer.headers["Flip-Device"] != device.type:
@@ -170,21 +154,11 @@ def check_sizes(address: Address, device: torch.device, oracle: Oracle) -> None:
             )
 
 
-def drive(
-    address: Address, workload: Workload, oracle: Oracle, scratch: Path, seconds: int
+def time_workload(
+    address: Address, workload: Workload, oracle: Oracle, seconds: int
 ) -> dict[str, Any]:
     """Times one of the benchmark's workloads; before and after, every answer is compared."""
-    work = exchanges(workload, Rule.TOLERANCE, oracle)
-    check = partial(run_python, address, workload, work, requests=4 * workload.connections + 16)
-    before = check()
-    if wrk_is_here() and not before.wrong:
-        job = scratch / workload.name
-        write_job(job, work, before.least_wire_bytes)
-        timed = run_wrk(address, workload, seconds, job, compare=None)
-    else:
-        timed = run_python(address, workload, work, seconds=seconds)
-    for outcome in (before, timed, check()):
-        refuse_failures(outcome, workload)
+    timed, _ = drive(address, workload, oracle, seconds)
     images_per_s = timed.requests_per_s * workload.images
     print(
         f"      {workload.name:<12}{timed.requests_per_s:>12,.0f}{images_per_s / 1e6:>13.2f}"
@@ -263,12 +237,6 @@ def nvidia_smi(query: str) -> str | None:
     except subprocess.TimeoutExpired:
         return None
     return finished.stdout.strip()
-
-
-def commit() -> str:
-    """The commit that was measured."""
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

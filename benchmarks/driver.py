@@ -14,14 +14,18 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.workloads import Exchange, Rule, Workload
+from benchmarks.workloads import Exchange, Predictions, Rule, Workload, exchanges
 from diagonalflip.wire import OCTETS
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
@@ -115,6 +119,40 @@ def run_wrk(
         compared=found["compared"],
         latency_us={name: found[name] for name in ("p50", "p99", "max")},
     )
+
+
+def drive(
+    address: Address,
+    workload: Workload,
+    predict: Callable[[bytes], Predictions],
+    seconds: int,
+    sample: Callable[[], Any] = lambda: None,
+) -> tuple[Outcome, Any]:
+    """Times a workload, by wrk where that is; before and after, every answer is compared.
+
+    Args:
+        address: The server.
+        workload: The load.
+        predict: ONNX Runtime.
+        seconds: How long.
+        sample: Called meanwhile.
+
+    Returns:
+        What was timed, and what ``sample`` returned.
+    """
+    work = exchanges(workload, Rule.TOLERANCE, predict)
+    check = partial(run_python, address, workload, work, requests=4 * workload.connections + 16)
+    before = check()
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(1) as pool:
+        load = partial(run_python, address, workload, work, seconds=seconds)
+        if wrk_is_here() and not before.wrong:
+            write_job(Path(name), work, before.least_wire_bytes)
+            load = partial(run_wrk, address, workload, seconds, Path(name), compare=None)
+        timed = pool.submit(load)
+        sampled = sample()
+    for outcome in (before, timed.result(), check()):
+        refuse_failures(outcome, workload)
+    return timed.result(), sampled
 
 
 def write_job(job: Path, work: list[Exchange], least_wire_bytes: int) -> None:

@@ -12,8 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.servers import PEERS, ROOT
-from supervisor.host import find_java
+from benchmarks.running import ROOT
+from benchmarks.servers import PEERS
+from supervisor.settings import Settings
+from supervisor.torchserve_command import find_torchserve
 
 OURS = ("torchserve", "torch", "numpy")
 THEIRS = {
@@ -28,7 +30,7 @@ def describe() -> dict[str, Any]:
     """Everything that a reader needs to judge the figures."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _output(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]),
+        "commit": commit(),
         "cpu": cpu_model(Path("/proc/cpuinfo").read_text(encoding="utf-8")),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -55,6 +57,11 @@ def save(page: Path, title: str, figures: str) -> None:
     )
 
 
+def commit() -> str:
+    """The commit that is measured."""
+    return _output(["git", "-C", str(ROOT), "describe", "--always", "--dirty"])
+
+
 def cpu_model(cpuinfo: str) -> str:
     """The processor's name, from the text of ``/proc/cpuinfo``."""
     found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
@@ -74,7 +81,8 @@ def pinned(requirements: str) -> dict[str, str]:
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in OURS}
-    java = re.search(r'"([^"]+)"', _output([str(find_java()), "-version"]))
+    installed = find_torchserve(Settings())
+    java = re.search(r'"([^"]+)"', _output([str(installed.java), "-version"]) if installed else "")
     versions["java"] = java[1] if java else ""
     for peer, names in THEIRS.items():
         pins = pinned((PEERS / f"{peer}.txt").read_text(encoding="utf-8"))

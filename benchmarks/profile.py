@@ -3,9 +3,9 @@
     make profile
     python -m benchmarks.profile --seconds 5
 
-The worker is sampled by py-spy, Java by its own Flight Recorder, both only where they are on a
-processor; what waits is not counted. Each sample counts for the innermost function that
-``WORKER`` or ``JAVA`` names. Answers are compared before and after.
+A worker, ours or TorchServe's, is sampled by py-spy, Java by its own Flight Recorder, both only
+where they are on a processor; what waits is not counted. Each sample counts for the innermost
+function that ``WORKER`` or ``JAVA`` names. Answers are compared before and after.
 """
 
 from __future__ import annotations
@@ -18,24 +18,20 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import psutil
 
 from benchmarks import machine
-from benchmarks.driver import Address, refuse_failures, run_python, run_wrk, write_job, wrk_is_here
+from benchmarks.driver import Address, drive
 from benchmarks.report import table
-from benchmarks.servers import PATH, first_export, our_server
-from benchmarks.workloads import WORKLOADS, Rule, Workload, exchanges, load_reference
-from supervisor import readiness, store
-from supervisor.host import find_java
+from benchmarks.running import PATH, first_export, our_server
+from benchmarks.workloads import QUARTER, WORKLOADS, Workload, load_reference
 
 RESULTS = Path(__file__).with_name("results")
 SAMPLES_A_SECOND = 200
 OTHER = "other"
-CHOSEN = ("W1", "W2", "W3", "W4")
+SMALL = [WORKLOADS[name] for name in ("W1", "W2", "W3")]
 
 Stack = Sequence[str]
 """Functions of one sample, the innermost first."""
@@ -44,18 +40,17 @@ Groups = dict[str, tuple[str, ...]]
 """Patterns of function names, by row of the table."""
 
 WORKER: Groups = {
-    "reading TorchServe's requests": ("read_batch (worker/__main__.py",),
+    "reading TorchServe's requests": ("retrieve_msg (", "retrieve_data_for_inference ("),
     "parsing HTTP": ("data_received (worker/connection.py",),
-    "understanding requests": ("_read (flip_handler.py",),
-    "forward pass": ("_predict (flip_handler.py",),
-    "writing answers": ("_reply (flip_handler.py",),
-    "handler, the rest": ("handle (flip_handler.py",),
-    "sending to TorchServe": ("write_replies (worker/__main__.py",),
+    "understanding requests": ("read (flip_service.py", "preprocess (flip_handler.py"),
+    "forward pass": ("predict (flip_engine.py",),
+    "writing answers": ("_write (flip_service.py",),
+    "service, the rest": ("answer (flip_service.py", "handle (flip_handler.py"),
+    "sending to TorchServe": ("create_predict_response (", "handle_connection ("),
     "sending to clients": ("reply (worker/connection.py",),
-    "batching": ("_run (worker/batch.py", "put (worker/batch.py", "_spin (worker/batch.py"),
-    "event loop and sockets": ("HttpServer.run (worker/listener.py",),
-    "metrics": ("(ts/metrics/", "(logging/__init__.py"),
-    "worker loop": ("_answer_frontend (worker/__main__.py", "Worker.serve (worker/__main__.py"),
+    "batching": ("(worker/batch.py",),
+    "metrics": ("(worker/metrics.py", "(ts/metrics/", "(logging/__init__.py"),
+    "event loop and sockets": ("main (worker/__main__.py",),
 }
 JAVA: Groups = {
     "decoding the worker's replies": ("ModelResponseDecoder", "CodecUtils"),
@@ -66,6 +61,9 @@ JAVA: Groups = {
     "metrics and logs": ("org.pytorch.serve.metrics", "log4j", "prometheus"),
     "event loops and sockets": ("io.netty.channel.epoll", "io.netty.channel.unix", "sun.nio.ch"),
 }
+IDLE_THREAD = "_worker (concurrent/futures/thread.py"
+"""It waits for work in a lock of C's, which py-spy takes for work."""
+
 IDLE = ("epollWait", "Unsafe.park", "Object.wait", "Net.poll", "waitForProcessExit", "readBytes")
 
 
@@ -79,16 +77,17 @@ def main() -> int:
     columns: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         scratch = Path(folder)
-        with our_server(scratch) as server:
-            readiness.wait(server, store.check(first_export()))
-            ports = {
-                "front door": server.settings.port,
-                "TorchServe": server.settings.torchserve_port,
-            }
-            for name, port in ports.items():
-                for workload in map(WORKLOADS.__getitem__, CHOSEN):
-                    profile = Profile(server.process.pid, scratch, options.seconds)
-                    columns[f"{workload.name}, {name}"] = profile.run(Address(port, PATH), workload)
+        # One version and one worker, so that the process that is sampled has all of the load.
+        with our_server(scratch, MODEL_STORE=str(first_export()), WORKERS="1") as server:
+            java, (worker,) = server.java(), server.workers()
+            for name, port, sampled, large in (
+                ("front door", "PORT", worker, WORKLOADS["W4"]),
+                ("TorchServe", "TORCHSERVE_PORT", java.children()[0], QUARTER),
+            ):
+                profile = Profile(java, sampled, scratch, options.seconds)
+                address = Address(server.ports[port], PATH)
+                for workload in (*SMALL, large):
+                    columns[f"{workload.name}, {name}"] = profile.run(address, workload)
     text = markdown(columns, about["commit"], about["cpu"])
     path = options.results / f"{about['date']}-{machine.slug(about['cpu'])}" / "profile.md"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,36 +97,24 @@ def main() -> int:
 
 
 class Profile:
-    """Sampling of Java, process ``java``, and of its first worker."""
+    """Sampling of Java and of a worker."""
 
-    def __init__(self, java: int, scratch: Path, seconds: int) -> None:
-        self._java = psutil.Process(java)
-        self._worker = self._java.children()[0]
+    def __init__(
+        self, java: psutil.Process, worker: psutil.Process, scratch: Path, seconds: int
+    ) -> None:
+        self._java, self._worker = java, worker
         self._scratch, self._seconds = scratch, seconds
 
     def run(self, address: Address, workload: Workload) -> dict[str, str]:
         """One column of the table: cells by row."""
-        work = exchanges(
-            workload, Rule.TOLERANCE, load_reference(first_export() / "diagonal_flip.onnx")
-        )
-        check = partial(run_python, address, workload, work, requests=4 * workload.connections + 16)
-        before = check()
-        drive = partial(run_python, address, workload, work, seconds=self._seconds + 3)
-        if wrk_is_here():
-            job = self._scratch / workload.name
-            write_job(job, work, before.least_wire_bytes)
-            drive = partial(run_wrk, address, workload, self._seconds + 3, job, compare=None)
-        with ThreadPoolExecutor(1) as pool:
-            load = pool.submit(drive)
-            cells = self._sample()
-        for outcome in (before, load.result(), check()):
-            refuse_failures(outcome, workload)
-        return cells | {"requests/s": f"{load.result().requests_per_s:,.0f}"}
+        predict = load_reference(first_export() / "diagonal_flip.onnx")
+        timed, cells = drive(address, workload, predict, self._seconds + 3, self._sample)
+        return {**cells, "requests/s": f"{timed.requests_per_s:,.0f}"}
 
     def _sample(self) -> dict[str, str]:
         recording, stacks = self._scratch / "java.jfr", self._scratch / "worker.txt"
         java = str(self._java.pid)
-        _tool("jcmd", java, "JFR.start", "name=profile", "settings=profile")
+        self._tool("jcmd", java, "JFR.start", "name=profile", "settings=profile")
         busy = [_cpu_s(process) for process in (self._java, self._worker)]
         subprocess.run(
             [
@@ -142,9 +129,9 @@ class Profile:
             (_cpu_s(process) - before) / self._seconds
             for process, before in zip((self._java, self._worker), busy, strict=True)
         ]
-        _tool("jcmd", java, "JFR.stop", "name=profile", f"filename={recording}")
+        self._tool("jcmd", java, "JFR.stop", "name=profile", f"filename={recording}")
         chosen = ("--events", "jdk.ExecutionSample,jdk.NativeMethodSample", "--stack-depth", "64")
-        printed = _tool("jfr", "print", "--json", *chosen, recording)
+        printed = self._tool("jfr", "print", "--json", *chosen, recording)
         return {
             "worker: processors busy": f"{busy[1]:.2f}",
             **shares("worker", WORKER, worker_stacks(stacks.read_text(encoding="utf-8"))),
@@ -152,13 +139,22 @@ class Profile:
             **shares("Java", JAVA, java_stacks(printed)),
         }
 
+    def _tool(self, name: str, *arguments: str | Path) -> str:
+        """Runs a tool that lies beside Java; returns its output."""
+        command = [str(Path(self._java.exe()).with_name(name)), *map(str, arguments)]
+        variables = {key: each for key, each in os.environ.items() if key != "JAVA_TOOL_OPTIONS"}
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, env=variables
+        ).stdout
+
 
 def worker_stacks(text: str) -> Iterable[Stack]:
     """Samples of py-spy's raw form: frames from the outermost, then a count."""
     for line in text.splitlines():
         frames, _, count = line.rpartition(" ")
-        for _ in range(int(count)):
-            yield frames.split(";")[::-1]
+        stack = frames.split(";")[::-1]
+        if not stack[0].startswith(IDLE_THREAD):
+            yield from [stack] * int(count)
 
 
 def java_stacks(text: str) -> Iterable[Stack]:
@@ -203,15 +199,6 @@ def markdown(columns: dict[str, dict[str, str]], commit: str, cpu: str) -> str:
 def _cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
-
-
-def _tool(name: str, *arguments: str | Path) -> str:
-    """Runs a tool that lies beside Java; returns its output."""
-    command = [str(find_java().with_name(name)), *map(str, arguments)]
-    environment = {key: value for key, value in os.environ.items() if key != "JAVA_TOOL_OPTIONS"}
-    return subprocess.run(
-        command, check=True, capture_output=True, text=True, env=environment
-    ).stdout
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Memory and descriptors under W4 for minutes: are they flat?
+"""Memory and descriptors under large requests for minutes: are they flat?
 
     python -m benchmarks.soak --minutes 10
 
-Both ports are driven in turn, a slot at a time; answers are compared between the slots, and the
-resident memory and open descriptors of Java and the workers are read there, when no request is
-under way. It ends with 1 if an answer was wrong, or if the last third of the run
-held more than the second by ``TOLERATED_GROWTH`` or by a descriptor. The first third is warm-up.
+Both ports are driven in turn, a slot at a time: the front door by W4, TorchServe's by a quarter of
+the images. Between the slots, when no request is under way, the resident memory and open
+descriptors of every part are read. It ends with 1 if an answer was wrong, or if the last third
+of the run held more than the second by ``TOLERATED_GROWTH`` or by a descriptor. The first third
+is warm-up.
 """
 
 from __future__ import annotations
@@ -24,16 +25,15 @@ import psutil
 from benchmarks import machine
 from benchmarks.driver import Address, run_python
 from benchmarks.report import table
-from benchmarks.servers import PATH, first_export, our_server
-from benchmarks.workloads import WORKLOADS, Exchange, Rule, exchanges, load_reference
-from supervisor import readiness, store
-from supervisor.torchserve import TorchServe
+from benchmarks.running import PATH, Ours, first_export, our_server
+from benchmarks.workloads import QUARTER, WORKLOADS, Rule, exchanges, load_reference
 
 SLOT_S = 10.0
 TOLERATED_GROWTH = 1.02
 MIB = 1 << 20
 RESULTS = Path(__file__).with_name("results") / "soak.md"
-W4 = WORKLOADS["W4"]
+PARTS = ("supervisor", "workers", "java", "java_workers")
+TURNS = (("PORT", WORKLOADS["W4"]), ("TORCHSERVE_PORT", QUARTER))
 
 Sample = dict[str, Any]
 
@@ -45,7 +45,6 @@ def main() -> int:
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} in results/")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, our_server(Path(folder)) as server:
-        readiness.wait(server, store.check(first_export()))
         samples = soak(server, options.minutes * 60)
     growth = compare_thirds(samples)
     totals = {name: sum(each[name] for each in samples) for name in ("requests", "wrong", "errors")}
@@ -54,7 +53,7 @@ def main() -> int:
         for name, (before, after) in growth.items()
     ]
     figures = (
-        f"{totals['requests']:,} requests of W4 in {options.minutes:g} minutes, every answer "
+        f"{totals['requests']:,} large requests in {options.minutes:g} minutes, every answer "
         f"compared: {totals['wrong']} wrong, {totals['errors']} failed. Medians:\n\n"
         + table(["", "second third", "last third"], rows)
     )
@@ -64,39 +63,36 @@ def main() -> int:
     return int(grew(growth) or totals["wrong"] > 0 or totals["errors"] > 0)
 
 
-def soak(server: TorchServe, seconds: float) -> list[Sample]:
+def soak(server: Ours, seconds: float) -> list[Sample]:
     """Drives both ports in turn for ``seconds``; one sample a slot."""
-    settings = server.settings
-    work = exchanges(W4, Rule.TOLERANCE, load_reference(first_export() / "diagonal_flip.onnx"))
+    predict = load_reference(first_export() / "diagonal_flip.onnx")
+    work = {load: exchanges(load, Rule.TOLERANCE, predict) for _, load in TURNS}
     started = time.monotonic()
     samples: list[Sample] = []
     while time.monotonic() - started < seconds:
-        port = (settings.port, settings.torchserve_port)[len(samples) % 2]
-        samples.append(slot(port, work) | memory(server.process.pid))
+        port, load = TURNS[len(samples) % len(TURNS)]
+        address = Address(server.ports[port], PATH)
+        outcome = run_python(address, load, work[load], seconds=SLOT_S)
+        counts = {name: getattr(outcome, name) for name in ("requests", "wrong", "errors")}
+        samples.append(counts | memory(server))
         samples[-1]["at_s"] = time.monotonic() - started
         print(json.dumps(samples[-1]), flush=True)
     return samples
 
 
-def slot(port: int, work: list[Exchange]) -> Sample:
-    """Ten seconds of W4, every answer compared."""
-    outcome = run_python(Address(port, PATH), W4, work, seconds=SLOT_S)
-    return {"requests": outcome.requests, "wrong": outcome.wrong, "errors": outcome.errors}
-
-
-def memory(java: int) -> Sample:
-    """MiB and descriptors of Java, and of all workers together.
+def memory(server: Ours) -> Sample:
+    """MiB and descriptors of each of ``PARTS``.
 
     Resident, which nobody else changes: a proportional share grows when another process ends.
     """
-    process = psutil.Process(java)
-    workers = process.children(recursive=True)
-    return {
-        "java_mib": process.memory_info().rss / MIB,
-        "workers_mib": sum(worker.memory_info().rss for worker in workers) / MIB,
-        "java_descriptors": process.num_fds(),
-        "workers_descriptors": sum(worker.num_fds() for worker in workers),
-    }
+    java = server.java()
+    processes: tuple[list[psutil.Process], ...]
+    processes = ([server.process], server.workers(), [java], java.children())
+    sample: Sample = {}
+    for part, some in zip(PARTS, processes, strict=True):
+        sample[f"{part}_mib"] = sum(each.memory_info().rss for each in some) / MIB
+        sample[f"{part}_descriptors"] = sum(each.num_fds() for each in some)
+    return sample
 
 
 def compare_thirds(samples: list[Sample]) -> dict[str, tuple[float, float]]:
@@ -104,7 +100,7 @@ def compare_thirds(samples: list[Sample]) -> dict[str, tuple[float, float]]:
     third = len(samples) // 3
     if not third:
         raise SystemExit("too short to compare: at least a minute")
-    names = ("java_mib", "workers_mib", "java_descriptors", "workers_descriptors")
+    names = [f"{part}_{what}" for what in ("mib", "descriptors") for part in PARTS]
 
     def median(name: str, some: list[Sample]) -> float:
         return float(statistics.median(sample[name] for sample in some))

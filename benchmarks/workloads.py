@@ -55,6 +55,9 @@ WORKLOADS = {
         Workload("W4-packed", 131_072, 4, PACKED, ours_only=True),
     )
 }
+QUARTER = Workload("W4/4", 32_768, 4)
+"""A quarter of W4's images: answers of 512 KiB, which TorchServe's port takes."""
+
 SWEEP = [Workload(f"W2@{count}", 2, count, ours_only=True) for count in (1, 8, 64, 256, 1_000)]
 
 

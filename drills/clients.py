@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import time
 
+from benchmarks.running import PATH
 from diagonalflip.wire import OCTETS
-from drills.service import PATH, Service
+from drills.service import Service
 
 SLOW_CLIENTS = 100
 PATIENCE_S = 90.0

@@ -70,6 +70,7 @@ class Host:
         settings = {"HOST": f"10.77.0.{self.number}", "PLAIN_HTTP": "1", "PROOF_S": "1"}
         settings |= {"MODEL_STORE": str(store), "LOG_DIR": str(self.folder / self.name)}
         settings |= {"TOKENS_FILE": str(self.tokens_file), "DRAIN_S": "2", "WORKERS": "1"}
+        settings["TORCHSERVE"] = "0"
         with (self.folder / f"{self.name}.log").open("ab") as output:
             self.process = subprocess.Popen(
                 ["ip", "netns", "exec", self.name, sys.executable, "-m", "supervisor"],

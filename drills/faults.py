@@ -4,70 +4,129 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
+import re
 import signal
 import socket
-import subprocess
-import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import requests
 
+from benchmarks.running import DIRECT, PATH
 from drills import clients
-from drills.scene import CALM_S, PATIENCE_S, Scene
-from drills.service import DIRECT, PATH, Service
-from supervisor import store, tokens
-from supervisor.choice import CHOICE
+from drills.disks import (
+    archive_corrupt,
+    copied_store,
+    disk_full,
+    status_of,
+    temporary_cleaned,
+    temporary_full,
+)
+from drills.scene import CALM_S, PATIENCE_S, Scene, SkippedError
+from drills.service import Service
+from supervisor import tokens
+from supervisor.settings import Settings
+from supervisor.torchserve_command import find_torchserve
 
 IDLE_CONNECTIONS = 1000
 SWITCHES = 50
+DELAYS = ["0", "1", "3", "7", "15", "15", "15"]
+"""Seconds between restarts of what cannot start."""
 
 
 def worker_killed(scene: Scene) -> None:
     with scene.loaded() as service:
-        victim = service.workers()[0]
-        victim.kill()
-        scene.broken(service, lambda: _proven(service) < 2, 10)
+        service.workers()[0].kill()
+        scene.broken(service, lambda: service.proven() < 2)
+    scene.demand_no_wait(2)
 
 
 def all_workers_killed(scene: Scene) -> None:
     with scene.loaded() as service:
         for worker in service.workers():
             worker.kill()
-        scene.broken(service, lambda: _proven(service) < 2, 10)
+        scene.broken(service, lambda: service.proven() < 2)
+
+
+def only_worker_killed(scene: Scene) -> None:
+    with scene.loaded(WORKERS="1") as service:
+        service.workers()[0].kill()
+        scene.broken(service, lambda: service.proven() < 1)
+    scene.demand_no_wait(2)
 
 
 def worker_hangs(scene: Scene) -> None:
     with scene.loaded() as service:
         victim = service.workers()[0]
         victim.suspend()
-        scene.broken(service, lambda: _proven(service) < 2, 10)
+        scene.broken(service, lambda: service.proven() < 2)
         if scene.long:
             time.sleep(30 - (scene.recovered_s or 0.0))
         scene.demand(not victim.is_running(), "the worker that hung was not ended")
         scene.demand(service.healthy(), "unwell after it")
 
 
+def worker_missing(scene: Scene) -> None:
+    with scene.loaded(DEGRADED_S="2") as service:
+        started, lost = time.monotonic(), None
+        while (passed_s := time.monotonic() - started) < (30 if scene.long else 8):
+            for worker in service.workers()[1:]:  # and each that is started in its place
+                worker.kill()
+            if scene.detected_s is None and service.state().get("degraded"):
+                scene.detected_s, lost = passed_s, scene.tally.lost
+            time.sleep(0.1)
+        scene.demand(service.ready(), "not ready with one worker")
+        scene.demand(service.metric("degraded") == 1, "no metric says that it is degraded")
+        scene.demand(scene.tally.lost == lost, "the missing worker lost a request")
+        service.wait(service.healthy, PATIENCE_S)
+        scene.recovered_s = time.monotonic() - started
+        scene.demand(service.metric("degraded") == 0, "degraded after it has recovered")
+    scene.demand(not scene.tally.refused, "a request was refused")
+    scene.demand_no_wait(2, 5)
+
+
 def java_killed(scene: Scene) -> None:
-    with scene.loaded() as service:
+    with scene.loaded(TORCHSERVE="1") as service:
         service.java().kill()
-        scene.broken(service, lambda: _restarts(service, "torchserve") == 1, 10)
+        scene.broken(service, lambda: service.restarted("torchserve"), 30)
+    scene.demand_no_loss()
+
+
+def java_dead(scene: Scene) -> None:
+    installed, times = find_torchserve(Settings()), 7 if scene.long else 4
+    if installed is None:
+        raise SkippedError("TorchServe is not installed")
+    java = scene.folder / "java/bin/java"
+    java.parent.mkdir(parents=True)
+    java.symlink_to(installed.java)
+    with scene.loaded(TORCHSERVE="1", JAVA_HOME=str(java.parent.parent)) as service:
+        java.unlink()
+        java.write_text("#!/bin/sh\nexit 1\n")
+        java.chmod(0o755)
+        service.java().kill()
+        scene.detected_s = service.wait(lambda: not service.serves(), PATIENCE_S)
+        scene.demand(service.metric("torchserve_ready") == 0, "the metric says that it is ready")
+        service.wait(lambda: service.restarted("torchserve", times), PATIENCE_S)
+        delays = re.findall(r"starting it again in (\d+) s", service.output())
+        scene.demand(delays == DELAYS[:times], f"restarts after {delays} s")
+        scene.demand(service.ready(), "not ready without TorchServe")
+        java.unlink()
+        java.symlink_to(installed.java)
+        scene.recovered_s = service.wait(service.healthy, PATIENCE_S)
+    scene.demand_no_loss()
 
 
 def stopped(scene: Scene) -> None:
-    _drain(scene, signal.SIGTERM)
+    _drain(scene, signal.SIGTERM, "1")
 
 
 def interrupted(scene: Scene) -> None:
-    _drain(scene, signal.SIGINT)
+    _drain(scene, signal.SIGINT, "0")
 
 
-def _drain(scene: Scene, number: signal.Signals) -> None:
-    with scene.loaded(10.0, DRAIN_S="1") as service:
+def _drain(scene: Scene, number: signal.Signals, torchserve: str) -> None:
+    with scene.loaded(10.0, DRAIN_S="1", TORCHSERVE=torchserve) as service:
         before = scene.tally.right
         service.process.send_signal(number)
         started = time.monotonic()
@@ -130,80 +189,45 @@ def idle_connections(scene: Scene) -> None:
         scene.demand(service.healthy(), "unwell beside them")
 
 
-def disk_full(scene: Scene) -> None:
-    logs = scene.folder / "logs"
-    logs.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(logs)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        scene.notes.append("SKIPPED: may not mount a small disk here")
-        return
-    try:
-        with scene.loaded() as service:
-            with contextlib.suppress(OSError), (logs / "fill").open("wb") as file:
-                while True:
-                    file.write(bytes(4096))
-            _ask_without_token(service, 200)  # each of them is logged
-            service.workers()[0].kill()
-            scene.broken(service, lambda: _proven(service) < 2, 10)
-            scene.notes.append(f"{shutil.disk_usage(logs).free} bytes free")
-    finally:
-        subprocess.run(["umount", "--lazy", str(logs)], check=True)
-
-
-def archive_corrupt(scene: Scene) -> None:
-    folder = _copied_store(scene)
-    archive = store.exports(folder)[0] / "diagonal_flip.mar"
-    content = archive.read_bytes()
-    # Workers load the copy that was checked.
-    with scene.loaded(MODEL_STORE=str(folder)) as service:
-        archive.write_bytes(content[:-1000])
-        service.java().kill()
-        scene.broken(service, lambda: _restarts(service, "torchserve") == 1, 10)
-
-
 def tokens_change(scene: Scene) -> None:
     with scene.loaded() as service:
         other = tokens.add(service.tokens_file, "other")
-        scene.detected_s = service.wait(lambda: _status(service, other) == 200, 10)
+        scene.detected_s = service.wait(lambda: status_of(service, other) == 200, 10)
         lines = service.tokens_file.read_text().replace(" other", " revoked")
         service.tokens_file.write_text(lines)
         service.process.send_signal(signal.SIGHUP)
-        scene.recovered_s = service.wait(lambda: _status(service, other) == 403, 10)
+        scene.recovered_s = service.wait(lambda: status_of(service, other) == 403, 10)
         service.tokens_file.write_text(lines.splitlines()[0] + "\n")
-        service.wait(lambda: _status(service, other) == 401, 10)
+        service.wait(lambda: status_of(service, other) == 401, 10)
     scene.demand(not scene.tally.refused, "a good token was refused")
     scene.demand(scene.tally.lost == 0, "a request was lost")
 
 
 def versions_switched(scene: Scene) -> None:
     first, second = list(scene.tables)[:2]
-    model_store, operators = _copied_store(scene), scene.folder / "operators"
+    model_store, operators = copied_store(scene), scene.folder / "operators"
     token = tokens.add(operators, "drill")
     longest_s = 0.0
-    with scene.loaded(MODEL_STORE=str(model_store), OPERATORS_FILE=str(operators)) as service:
+    files = {"MODEL_STORE": str(model_store), "OPERATORS_FILE": str(operators)}
+    with scene.loaded(20.0, TORCHSERVE="1", **files) as service:
         for turn in range(SWITCHES):
             version = (second, first)[turn % 2]
             started = time.monotonic()
             served = _switch(service, token, f"{version}/default" if turn % 4 < 2 else "rollback")
             longest_s = max(longest_s, time.monotonic() - started)
             scene.demand(served == version, f"{served} is the default instead of {version}")
-            answers = {_default_version(service) for _ in range(2 * service.workers_wanted)}
+            answers = {_default_version(service) for _ in range(4)}
             scene.demand(answers == {version}, f"after a switch to {version} answered {answers}")
     scene.notes.append(f"{SWITCHES} switches, each within {1e3 * longest_s:.0f} ms")
-    scene.demand(not scene.tally.refused, "a request was refused")
-    scene.demand(scene.tally.lost + scene.tally.unreachable == 0, "a request was lost")
-
-
-def _copied_store(scene: Scene) -> Path:
-    """A model store whose content may be changed, and in which nothing was chosen."""
-    source, copy = Path(os.environ.get("MODEL_STORE", "model_store")), scene.folder / "store"
-    shutil.copytree(source, copy, ignore=shutil.ignore_patterns(CHOICE))
-    return copy
+    scene.demand_no_loss()
 
 
 def _switch(service: Service, token: str, change: str) -> str:
     """The default version after a change."""
-    url, headers = f"{service.operations_url}/models/{change}", {"Authorization": f"Bearer {token}"}
+    url, headers = (
+        f"{service.operations_url}/models/{change}",
+        {"Authorization": f"Bearer {token}"},
+    )
     answer = requests.post(url, headers=headers, timeout=PATIENCE_S, proxies=DIRECT)
     return str(answer.json().get("default", answer.text))
 
@@ -214,21 +238,6 @@ def _default_version(service: Service) -> str:
     return answer.headers["Flip-Model-Version"]
 
 
-def _status(service: Service, token: str) -> int:
-    with socket.create_connection(("127.0.0.1", service.port), 10) as connection:
-        request = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
-        connection.sendall(request.encode())
-        return int(connection.recv(4096).split()[1])
-
-
-def _ask_without_token(service: Service, times: int) -> None:
-    threads = [threading.Thread(target=_status, args=(service, "none")) for _ in range(times)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
 def _accepts(service: Service) -> bool:
     with contextlib.suppress(OSError):
         socket.create_connection(("127.0.0.1", service.port), 2).close()
@@ -236,17 +245,9 @@ def _accepts(service: Service) -> bool:
     return False
 
 
-def _proven(service: Service) -> float:
-    return service.metrics().get("diagonalflip_workers_proven", 0)
-
-
-def _restarts(service: Service, part: str) -> float:
-    return service.metrics().get(f'diagonalflip_restarts_total{{part="{part}"}}', 0)
-
-
 def _memory_mib(service: Service) -> float:
     total = 0
-    for process in service.tree():
+    for process in (service.process, *service.process.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
             total += process.memory_info().rss
     return total / (1 << 20)
@@ -255,8 +256,11 @@ def _memory_mib(service: Service) -> float:
 DRILLS: dict[str, Callable[[Scene], None]] = {
     "kill -9 of a worker": worker_killed,
     "kill -9 of every worker at once": all_workers_killed,
+    "kill -9 of the only worker": only_worker_killed,
     "SIGSTOP of a worker for 30 s": worker_hangs,
+    "one worker of two cannot start again": worker_missing,
     "kill -9 of the JVM": java_killed,
+    "Java cannot start again": java_dead,
     "SIGTERM under load": stopped,
     "Ctrl-C under load": interrupted,
     "more requests at once than the queue holds": queue_full,
@@ -264,7 +268,9 @@ DRILLS: dict[str, Callable[[Scene], None]] = {
     "slow headers, slow bodies, half bodies and hang-ups": slow_clients,
     "1,000 idle connections beside the load": idle_connections,
     "a full disk below the logs": disk_full,
-    "the archive is damaged while it serves, and Java dies": archive_corrupt,
+    "a full temporary disk, and worker and Java die": temporary_full,
+    "all temporary files are deleted, and workers die": temporary_cleaned,
+    "the archive is damaged while it serves, and worker and Java die": archive_corrupt,
     "50 switches between two versions": versions_switched,
     "tokens are exchanged, and SIGHUP is sent, under load": tokens_change,
 }

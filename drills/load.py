@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from benchmarks.running import PATH
 from diagonalflip import Client
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import OCTETS, TOLERANCE, pack, to_pixels
-from drills.service import PATH
 from supervisor.store import exports, version_of
 
 SIZES = (2, 2, 2, 64, 1024, 4096, 131_072)
@@ -39,7 +40,8 @@ Tables = dict[str, npt.NDArray[np.float32]]
 """Predictions of all 16 images by number, ``float32[16, 4]``, by version."""
 
 
-COUNTS = ["sent once", "refused", "unreachable", "lost", "wrong", "retried by the client, failed"]
+COUNTS = ["sent once", "refused", "unreachable", "lost", "wrong", "longest wait s"]
+COUNTS += ["retried by the client, failed"]
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Tally:
         refused: Answered by another status than 200, by status.
         unreachable: No connection was made, or it was ended before the request was sent.
         lost: Sent, and the connection ended without an answer, or none came in time.
+        longest_s: Longest time from connecting to any of these outcomes.
         retried: Calls of the client, which may send again.
         failed: Those of them that failed in the end, by error.
     """
@@ -61,6 +64,7 @@ class Tally:
     refused: Counter[int] = field(default_factory=Counter)
     unreachable: int = 0
     lost: int = 0
+    longest_s: float = 0.0
     retried: int = 0
     failed: Counter[str] = field(default_factory=Counter)
 
@@ -73,7 +77,8 @@ class Tally:
         """Cells of a table, below ``COUNTS``."""
         refused = ", ".join(f"{count:,} with {status}" for status, count in self.refused.items())
         cells = [f"{self.sent:,}", refused or "0", *map(str, (self.unreachable, self.lost))]
-        return [*cells, str(self.wrong), f"{self.retried:,}, {self.failed.total()}"]
+        cells += [str(self.wrong), f"{self.longest_s:.1f}"]
+        return [*cells, f"{self.retried:,}, {self.failed.total()}"]
 
 
 def references(model_store: Path) -> Tables:
@@ -123,8 +128,10 @@ class Load:
         random = np.random.default_rng(seed)
         while not self._ended.is_set():
             numbers = random.integers(16, size=random.choice(SIZES))
+            started = time.monotonic()
             outcome = self._exchange(numbers)
             with self._lock:
+                self.tally.longest_s = max(self.tally.longest_s, time.monotonic() - started)
                 if isinstance(outcome, int):
                     self.tally.refused[outcome] += 1
                 else:

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drills.load import Load, Tables, Tally
-from drills.service import Service
+from drills.service import Service, serving
 
 PATIENCE_S = 90.0
 CALM_S = 1.0
 """Of load before and after what is done."""
+
+
+class SkippedError(Exception):
+    """This host cannot run a drill."""
 
 
 @dataclass
@@ -44,7 +48,7 @@ class Scene:
     def loaded(self, deadline_s: float = 20.0, **settings: str) -> Iterator[Service]:
         """A healthy service under load, from some time before to some time after."""
         with (
-            Service(self.folder, **settings) as service,
+            serving(self.folder, **settings) as service,
             Load(service, self.tables, deadline_s) as load,
         ):
             self.tally = load.tally
@@ -52,7 +56,7 @@ class Scene:
             yield service
             time.sleep(CALM_S)
 
-    def broken(self, service: Service, detected: Callable[[], bool], limit_s: float) -> None:
+    def broken(self, service: Service, detected: Callable[[], bool], limit_s: float = 10) -> None:
         """Wait until the service has detected the fault and has recovered.
 
         The limit holds only in long drills: tests assert no times.
@@ -65,7 +69,19 @@ class Scene:
         if self.long:
             self.demand(self.recovered_s <= limit_s, f"recovered only after {limit_s:g} s")
 
-    def demand(self, holds: bool, otherwise: str) -> None:
+    def demand_no_wait(self, limit_s: float, short_limit_s: float = PATIENCE_S) -> None:
+        """Notes a fault if a request took longer; in short drills only far longer."""
+        limit_s = limit_s if self.long else short_limit_s
+        longest_s = self.tally.longest_s
+        self.demand(longest_s <= limit_s, f"a client waited for {longest_s:.1f} s")
+
+    def demand_no_loss(self) -> None:
+        """Notes a fault if any request was not answered."""
+        tally = self.tally
+        lost = tally.lost + tally.unreachable + tally.refused.total()
+        self.demand(not lost, f"{lost} requests were not answered")
+
+    def demand(self, holds: object, otherwise: str) -> None:
         """Notes a fault unless ``holds``."""
         if not holds:
             self.faults.append(otherwise)

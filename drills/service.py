@@ -2,94 +2,44 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any
 
-import psutil
 import requests
 
+from benchmarks.running import DIRECT, PATH, Ours, ours
 from supervisor import tokens
-from supervisor.settings import Settings
 
-ROOT = Path(__file__).resolve().parent.parent
-PATH = "/predictions/diagonal_flip"
 START_S = 120.0
 POLL_S = 0.01
-DIRECT = {"no_proxy": "*"}
-"""For ``requests``: a proxy of this host knows nothing of its loopback."""
 
 
-class Service:
-    """``python -m supervisor`` with two workers and the edge, from ``with`` to its end.
-
-    Args:
-        folder: For its logs, tokens and output.
-        settings: Further settings, by name in upper case.
+@dataclass
+class Service(Ours):
+    """The service, asked on its edge.
 
     Attributes:
-        process: The supervisor.
-        port: Of the edge, once it has started.
-        token: That it takes.
-        folder: As given.
+        folder: Of its logs, tokens and output.
     """
 
-    def __init__(self, folder: Path, **settings: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.tokens_file = folder / "tokens"
-        self.token = tokens.add(self.tokens_file, "drill")
-        self._environment = {name.upper(): "0" for name in Settings.ports()} | {
-            "WORKERS": "2",
-            "PROOF_S": "1",
-            "LOG_DIR": str(folder / "logs"),
-            "TOKENS_FILE": str(self.tokens_file),
-            **settings,
-        }
-        self.workers_wanted = int(self._environment["WORKERS"])
-
-    def __enter__(self) -> Self:
-        self._output = (self.folder / "output.log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "supervisor"],
-            cwd=ROOT,
-            env=os.environ | self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            self.wait(lambda: "Ctrl-C stops it" in self.output(), START_S)
-            urls = re.findall(r"http://127\.0\.0\.1:\d+(?=[\n.])", self.output())
-            _front, edge, self.operations_url = urls
-            self.port = int(edge.rpartition(":")[2])
-            self.wait(self.healthy, START_S)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            if self.process.poll() is None:
-                self.process.send_signal(signal.SIGTERM)
-                self.process.wait(60)
-        finally:
-            self.process.kill()
-            self._output.close()
+    folder: Path = Path()
 
     @property
     def url(self) -> str:
         """URL of the edge."""
         return f"http://127.0.0.1:{self.port}"
 
-    def wait(self, condition: Callable[[], bool], timeout_s: float) -> float:
+    @property
+    def tokens_file(self) -> Path:
+        """Tokens of its clients."""
+        return self.folder / "tokens"
+
+    def wait(self, condition: Callable[[], Any], timeout_s: float) -> float:
         """Seconds until ``condition`` held.
 
         Raises:
@@ -103,10 +53,8 @@ class Service:
         return time.monotonic() - started
 
     def healthy(self) -> bool:
-        """Return whether it is ready, every worker is proven, and the edge answers."""
-        metrics = self.metrics()
-        proven = metrics.get("diagonalflip_workers_proven") == self.workers_wanted
-        return proven and metrics.get("diagonalflip_ready") == 1 and self.edge_answers()
+        """Return whether all of it is ready, and the edge answers."""
+        return self.serves() and self.edge_answers()
 
     def edge_answers(self) -> bool:
         """Return whether the edge lets an empty request through to a worker: the description."""
@@ -119,46 +67,43 @@ class Service:
 
     def ready(self) -> bool:
         """Return whether the operations port reports readiness."""
-        try:
-            answer = requests.get(
-                f"{self.operations_url}/v2/health/ready", timeout=2, proxies=DIRECT
-            )
-        except requests.RequestException:
-            return False
-        return bool(answer.status_code == requests.codes.ok)
+        return bool(self.state().get("ready"))
 
-    def metrics(self) -> dict[str, float]:
-        """The supervisor's own metrics; none while it is down."""
-        try:
-            text = requests.get(f"{self.operations_url}/metrics", timeout=2, proxies=DIRECT).text
-        except requests.RequestException:
-            return {}
-        found = re.findall(r"^(diagonalflip_[^ ]+) ([0-9.e+]+)$", text, re.MULTILINE)
-        return {name: float(value) for name, value in found}
+    def proven(self) -> int:
+        """Return how many workers are ready; 0 while the service does not answer."""
+        return int(self.state().get("workers_proven", 0))
 
-    def java(self) -> psutil.Process:
-        """TorchServe."""
-        return self._child("java")
+    def metric(self, name: str) -> float | None:
+        """One of the supervisor's own metrics; None while it is down."""
+        with contextlib.suppress(requests.RequestException):
+            url = f"{self.operations_url}/metrics"
+            text = requests.get(url, timeout=2, proxies=DIRECT).text
+            found = re.search(rf"^diagonalflip_{re.escape(name)} ([0-9.e+]+)$", text, re.MULTILINE)
+            return float(found[1]) if found else None
+        return None
 
-    def workers(self) -> list[psutil.Process]:
-        """The workers that clients reach; TorchServe has one more per further version."""
-        return [
-            child
-            for child in self.java().children()
-            if any("/proof-" in str(each.laddr) for each in child.net_connections("unix"))
-        ]
-
-    def tree(self) -> list[psutil.Process]:
-        """The supervisor and all below it."""
-        supervisor = psutil.Process(self.process.pid)
-        return [supervisor, *supervisor.children(recursive=True)]
+    def restarted(self, part: str, times: int = 1) -> bool:
+        """Return whether a part was started again so many times."""
+        return (self.metric(f'restarts_total{{part="{part}"}}') or 0) >= times
 
     def output(self) -> str:
         """Output so far."""
         return (self.folder / "output.log").read_text(errors="replace")
 
-    def _child(self, name: str) -> psutil.Process:
-        for process in psutil.Process(self.process.pid).children():
-            if process.name() == name:
-                return process
-        raise TimeoutError(f"no {name} runs")
+
+@contextlib.contextmanager
+def serving(folder: Path, **settings: str) -> Iterator[Service]:
+    """The service with two workers and the edge, all of it ready.
+
+    Args:
+        folder: For its logs, tokens and output.
+        settings: Further settings, by name in upper case.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    token = tokens.add(folder / "tokens", "drill")
+    usual = {"WORKERS": "2", "PROOF_S": "1", "TORCHSERVE": "0"}
+    usual["TOKENS_FILE"] = str(folder / "tokens")
+    with ours(folder, "EDGE_PORT", token, **(usual | settings)) as running:
+        service = Service(**vars(running), folder=folder)
+        service.wait(service.healthy, START_S)
+        yield service
