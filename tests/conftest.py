@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from flip_model import Model
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,3 +80,12 @@ def unpacked_archive(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) 
     with zipfile.ZipFile(artifacts / "diagonal_flip.mar") as archive:
         archive.extractall(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model(unpacked_archive: Path) -> Model:
+    """The files of the archive, as a worker gets them."""
+    return Model.read(
+        unpacked_archive,
+        {"modelName": "diagonal_flip", "modelVersion": "1.0", "serializedFile": "diagonal_flip.pt"},
+    )

@@ -1,43 +1,56 @@
-"""The operations port opens and closes with the supervisor."""
+"""The operations port answers in the supervisor's own event loop."""
 
 from __future__ import annotations
 
-import http.client
-import socket
-import threading
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from supervisor.operations import Health, serving
-from supervisor.ports import free_ports
+from supervisor import health
+from supervisor.operations import Health, OperationsServer
+from supervisor.ports import listen
+from supervisor.settings import Settings
+from worker.listener import Door
+
+TORCHSERVE: Any = SimpleNamespace(ready=False, settings=Settings(torchserve_port=1, grpc_port=2))
 
 
-@pytest.fixture
-def number() -> int:
-    return free_ports()
+@pytest.mark.parametrize(
+    ("torchserve", "told"),
+    [(None, None), (TORCHSERVE, {"ready": False, "torchserve_port": 1, "grpc_port": 2})],
+)
+def test_it_tells_the_state_and_ends_with_its_connections(torchserve: Any, told: Any) -> None:
+    workers: Any = SimpleNamespace(ready=1, count=2)
+    models: Any = None
+    state = Health(workers, torchserve, models, degraded=True)
 
+    async def main() -> None:
+        door = Door("operations", listen(("127.0.0.1", 0)))
+        number, opened = door.listener.getsockname()[1], asyncio.Event()
+        server = OperationsServer(state, None)
+        serving = asyncio.create_task(server.serve([door], opened.set))
+        await opened.wait()
+        assert await health.ask(number, "GET", "/v2/health/live") == (200, b'{"live": true}')
+        for state.earned, status in ((False, 503), (True, 200)):
+            found, body = await health.ask(number, "GET", "/v2/health/ready")
+            assert found == status
+            assert json.loads(body) == {
+                "ready": state.earned,
+                "degraded": True,
+                "draining": False,
+                "workers_proven": 1,
+                "workers": 2,
+                "torchserve": told,
+            }
+        reader, writer = await asyncio.open_connection("127.0.0.1", number)
+        server.end()
+        await serving
+        assert await reader.read() == b"", "the connection outlived the port"
+        writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", number)
 
-def test_it_opens_and_ends_with_its_connections(number: int) -> None:
-    threads = threading.active_count()
-    port = http.client.HTTPConnection("127.0.0.1", number, timeout=30)
-    with serving(Health(), ("127.0.0.1", number)):
-        port.request("GET", "/v2/health/live")
-        answer = port.getresponse()
-        assert (answer.status, answer.read()) == (200, b'{"live": true}')
-        port.request("GET", "/v2/health/ready")
-        answer = port.getresponse()
-        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-        answer.read()
-    assert port.sock.recv(1) == b"", "the connection outlived the port"
-    port.close()
-    assert threading.active_count() == threads
-    with pytest.raises(ConnectionRefusedError):
-        port.connect()
-
-
-def test_a_taken_port_is_an_error(number: int) -> None:
-    threads = threading.active_count()
-    port = serving(Health(), ("127.0.0.1", number))
-    with socket.create_server(("127.0.0.1", number)), pytest.raises(OSError, match="in use"):
-        port.__enter__()
-    assert threading.active_count() == threads
+    asyncio.run(main())

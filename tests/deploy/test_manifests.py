@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from diagonalflip.message import Response
 from supervisor.metrics import Page
 from supervisor.operations import Health, OperationsServer
 from supervisor.settings import Settings
+from supervisor.workers import RESULTS
 from tests.deploy.files import (
     COMPOSE,
     ROOT,
@@ -143,8 +145,20 @@ def test_labels_find_each_other() -> None:
     assert pod()["serviceAccountName"] == kinds["ServiceAccount"][0]["metadata"]["name"]
 
 
+def health() -> Health:
+    """A service with one worker, which has measured something of everything."""
+    page = Metrics(0, lambda: 0).state()
+    worker = SimpleNamespace(number=0, checked_at=0.0, page=page)
+    checks = dict.fromkeys(RESULTS, 0)
+    workers: Any = SimpleNamespace(
+        living=[worker], checks=checks, ready=1, count=1, killed=0, restarts=0
+    )
+    models: Any = None
+    return Health(workers, None, models)
+
+
 def test_probes_ask_for_paths_that_are_there() -> None:
-    operations = OperationsServer(Health(), None)
+    operations = OperationsServer(health(), None)
     container = pod()["containers"][0]
     probes = [container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")]
     for probe in probes:
@@ -253,11 +267,8 @@ def test_the_autoscaler_has_its_metric() -> None:
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
 
 
-def test_every_expression_asks_for_metrics_that_exist(tmp_path: Path) -> None:
-    metrics = Metrics(0, tmp_path / "page", lambda: 0)
-    metrics.publish()
-    health = Health(pages=lambda: [(tmp_path / "page").read_text()])
-    page = Page(health).render("text/plain")[0].decode()
+def test_every_expression_asks_for_metrics_that_exist() -> None:
+    page = Page(health()).render("text/plain")[0].decode()
     known = set(re.findall(r"^(?:# TYPE )?(diagonalflip_\w+)", page, re.MULTILINE))
     rules = base()["PrometheusRule"][0]["spec"]["groups"][0]["rules"]
     expressions = [rule["expr"] for rule in rules]

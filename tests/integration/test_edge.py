@@ -14,14 +14,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import requests
 
 from diagonalflip import Client
 from diagonalflip.errors import NotAuthorized, TokenRevoked
 from supervisor import tokens
-from supervisor.ports import free_ports
 from tests.integration.conftest import ROOT, Oracle, Server, run_server
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
@@ -36,9 +34,8 @@ RATE = 2000
 
 @dataclass
 class Edge:
-    """A running edge: its port, a token it takes, one it does not any more, and its CA."""
+    """A running edge: a token it takes, one it does not any more, and its CA."""
 
-    port: int
     token: str
     revoked: str
     authority: Path
@@ -46,7 +43,11 @@ class Edge:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return self.server.edge
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     def ask(self, method: str = "GET", path: str = PATH, **more: object) -> requests.Response:
         """Send with the good token, unless ``headers`` are given."""
@@ -68,18 +69,16 @@ def edge(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     good, revoked = tokens.add(folder / "tokens", "good"), tokens.add(folder / "tokens", "bad")
     text = (folder / "tokens").read_text().replace(" bad", " revoked")
     (folder / "tokens").write_text(text)
-    port = free_ports()
     with run_server(
         artifacts,
         folder / "logs",
         HOST="0.0.0.0",
-        EDGE_PORT=str(port),
         TOKENS_FILE=str(folder / "tokens"),
         TLS_CERT=str(folder / "cert.pem"),
         TLS_KEY=str(folder / "key.pem"),
         TOKEN_RATE=str(RATE),
     ) as server:
-        yield Edge(port, good, revoked, folder / "cert.pem", server)
+        yield Edge(good, revoked, folder / "cert.pem", server)
 
 
 def test_the_conformance_kit_passes_through_it(edge: Edge) -> None:
@@ -254,16 +253,8 @@ def test_pages_are_not_for_the_public(edge: Edge, path: str) -> None:
 
 def test_what_it_refused_is_among_the_metrics(edge: Edge) -> None:
     edge.ask(headers={})
-    while refusals(edge, "not_authorized") == 0:
+    while not edge.server.metric('refusals_total{code="not_authorized"'):
         pass  # it is published every second; the test's own time limit ends this
-
-
-def refusals(edge: Edge, code: str) -> float:
-    """Number of them that the workers have published."""
-    folder = Path(psutil.Process(edge.server.process.pid).children()[0].environ()["FLIP_SOCKETS"])
-    pages = [json.loads(page.read_text()) for page in folder.glob("*.metrics")]
-    found = [pair for page in pages for pair in page["families"]["refusals"]]
-    return float(sum(count for labels, count in found if labels == [code]))
 
 
 def test_refusals_are_logged_as_json_without_the_token(edge: Edge) -> None:
@@ -293,10 +284,9 @@ def test_files_change_while_it_serves_and_useless_ones_change_nothing(edge: Edge
             pass
         file.write_text("rubbish")
         (edge.authority.parent / "key.pem").write_text("rubbish")
-        while "goes on with what it had" not in next(edge.server.process.stdout or iter(())):
-            pass
+        edge.server.read_until("goes on with what it had")
         assert ask(headers=headers).status_code == requests.codes.ok
-    for worker in psutil.Process(edge.server.process.pid).children()[0].children():
+    for worker in edge.server.workers:
         worker.kill()
     assert edge.ask().status_code == requests.codes.ok
     assert edge.ask(headers={"Authorization": f"Bearer {other}"}).status_code == requests.codes.ok

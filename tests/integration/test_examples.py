@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.integration.conftest import PATH, Oracle, run_server
+from tests.integration.conftest import Oracle, run_server
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 
@@ -25,7 +25,7 @@ def url(
     (store / "1.0").symlink_to(artifacts)
     (store / "2.0").symlink_to(exported_2_0)
     with run_server(store, tmp_path_factory.mktemp("logs")) as server:
-        yield server.url.removesuffix(PATH)
+        yield server.base
 
 
 def run(example: Path, url: str) -> str:

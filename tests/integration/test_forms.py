@@ -25,7 +25,7 @@ def check(answer: requests.Response, oracle: Oracle) -> None:
     assert np.abs(rows - oracle(NUMBERS)).max() <= 1e-6
 
 
-@pytest.mark.parametrize("name", ["data", "body", "image", "explain"])
+@pytest.mark.parametrize("name", ["data", "body", "image"])
 def test_a_form_with_one_file_is_that_file(server: Server, oracle: Oracle, name: str) -> None:
     """``curl -F data=@images.bin``."""
     files = {name: ("images.bin", BODY, OCTETS)}

@@ -7,51 +7,24 @@ import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import requests
 
-from diagonalflip import Client
 from diagonalflip.wire import OCTETS, pack
-from tests.integration.conftest import PATH, Oracle, Server, run_server
+from tests.integration.conftest import PATH, TORCHSERVE_BYTES, Oracle, Server, run_server
 
 CLIENTS = 16
 
 
-def workers_of(server: Server) -> list[psutil.Process]:
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    return [p for p in children if "model_service_worker.py" in " ".join(p.cmdline())]
-
-
-def base(server: Server) -> str:
-    return server.url.removesuffix(PATH)
-
-
 def test_both_ports_give_the_same_answers(running: Server) -> None:
-    body = bytes(pack(np.random.default_rng(5).integers(0, 16, 300_000)).packed)
-    torchserve = replace(running, url=running.torchserve_url)
-    running.assert_same(torchserve.post(body, OCTETS).content, running.post(body, OCTETS).content)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_it_survives_a_killed_worker(
-    artifacts: Path, oracle: Oracle, tmp_path: Path, workers: int
-) -> None:
-    numbers = np.random.default_rng(6).integers(0, 16, 100_000)
-    with (
-        run_server(artifacts, tmp_path, WORKERS=str(workers)) as server,
-        Client(base(server), deadline_s=60) as client,
-    ):
-        before = client.predict(numbers)
-        workers_of(server)[0].send_signal(signal.SIGKILL)
-        assert np.array_equal(client.predict(numbers), before)
-        assert np.abs(before - oracle(numbers)).max() <= 1e-6
+    body = bytes(pack(np.random.default_rng(5).integers(0, 16, TORCHSERVE_BYTES // 16)).packed)
+    answers = [each.post(body, OCTETS).content for each in (running.at_torchserve, running)]
+    running.assert_same(*answers)
 
 
 def test_who_comes_while_the_only_worker_is_dead_waits_for_the_next(
@@ -59,7 +32,7 @@ def test_who_comes_while_the_only_worker_is_dead_waits_for_the_next(
 ) -> None:
     """No client is refused or reset whose connection the dead worker had not accepted."""
     with run_server(artifacts, tmp_path, WORKERS="1") as server:
-        worker = workers_of(server)[0]
+        worker = server.workers[0]
         worker.kill()
         worker.wait(10)
         with ThreadPoolExecutor(CLIENTS) as pool:
@@ -72,7 +45,7 @@ def test_who_comes_while_the_only_worker_is_dead_waits_for_the_next(
 
 def ask_until_closed(server: Server, all_begun: threading.Barrier) -> str:
     """Asks on one connection until the server says that it closes; returns how it ended."""
-    connection = HTTPConnection(base(server).removeprefix("http://"), timeout=30)
+    connection = HTTPConnection(server.base.removeprefix("http://"), timeout=30)
     with contextlib.closing(connection):
         connection.connect()
         connection.auto_open = 0
@@ -97,13 +70,13 @@ def test_a_stop_loses_no_request(artifacts: Path, tmp_path: Path, workers: int) 
     with (
         run_server(artifacts, tmp_path, WORKERS=str(workers), DRAIN_S="1") as server,
         ThreadPoolExecutor(CLIENTS) as pool,
-        socket.create_connection(("127.0.0.1", int(base(server).rpartition(":")[2]))) as idle,
+        socket.create_connection(("127.0.0.1", int(server.base.rpartition(":")[2]))) as idle,
     ):
         all_begun = threading.Barrier(CLIENTS + 1)
         clients = [pool.submit(ask_until_closed, server, all_begun) for _ in range(CLIENTS)]
         all_begun.wait(30)
         server.process.send_signal(signal.SIGTERM)
-        while requests.get(base(server) + "/v2/health/ready", timeout=10).ok:
+        while requests.get(server.base + "/v2/health/ready", timeout=10).ok:
             pass  # until it says that it stops; it answers for another second
         outcomes = [client.result(30) for client in clients]
         assert server.process.wait(30) == 0
@@ -113,17 +86,10 @@ def test_a_stop_loses_no_request(artifacts: Path, tmp_path: Path, workers: int) 
 
 def test_a_client_that_never_ends_does_not_keep_it(artifacts: Path, tmp_path: Path) -> None:
     with run_server(artifacts, tmp_path, STOP_S="1") as server:
-        address = ("127.0.0.1", int(base(server).rpartition(":")[2]))
+        address = ("127.0.0.1", int(server.base.rpartition(":")[2]))
         with socket.create_connection(address) as slow:
             slow.sendall(f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n".encode())
             assert server.stop(signal.SIGTERM) == 0
-
-
-def test_a_taken_port_is_said_before_anything_starts(running: Server, artifacts: Path) -> None:
-    taken = base(running).rpartition(":")[2]
-    starting = run_server(artifacts, running.logs / "other", PORT=taken)
-    with pytest.raises(pytest.fail.Exception, match=f"SettingError: PORT={taken}"), starting:
-        pass
 
 
 def test_memory_of_large_answers_is_kept(artifacts: Path, oracle: Oracle, tmp_path: Path) -> None:
@@ -131,7 +97,7 @@ def test_memory_of_large_answers_is_kept(artifacts: Path, oracle: Oracle, tmp_pa
     numbers = np.arange(131_072) % 16
     body = bytes(pack(numbers).packed)
     with run_server(artifacts, tmp_path, WORKERS="1") as server, requests.Session() as session:
-        worker = workers_of(server)[0].pid
+        worker = server.workers[0].pid
         ask = partial(session.post, server.url, body, headers={"Content-Type": OCTETS}, timeout=60)
         rows = np.frombuffer(ask().content, "<f4").reshape(-1, 4)
         assert np.abs(rows - oracle(numbers)).max() <= 1e-6

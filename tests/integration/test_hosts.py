@@ -10,17 +10,16 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import venv
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,11 @@ import requests
 
 from supervisor import tokens
 from supervisor.host import GPU_NODES
-from supervisor.ports import free_ports
 from tests.integration.conftest import (
     ROOT,
     Oracle,
     Server,
+    new_folder,
     run_server,
     server_environment,
 )
@@ -51,16 +50,19 @@ class Host:
         script: Shell commands that change the host, for processes of this test alone.
         namespaces: What of the host they change, as ``unshare`` names it.
         prepare: Is given the folder before all this.
+        torchserve: Whether it is TorchServe's concern, which is on then.
     """
 
     environment: dict[str, str] = field(default_factory=dict)
     script: str = ""
     namespaces: tuple[str, ...] = ()
     prepare: Callable[[Path], object] = lambda _: None
+    torchserve: bool = False
 
     def settings(self, folder: Path) -> dict[str, str]:
         """The variables."""
-        return {name: _in(folder, value) for name, value in self.environment.items()}
+        given = {name: _in(folder, value) for name, value in self.environment.items()}
+        return {"TORCHSERVE": f"{self.torchserve:d}"} | given
 
     def through(self, folder: Path) -> list[str]:
         """The command that starts another one there, in the same process."""
@@ -131,37 +133,43 @@ NVIDIA_SMI = "echo index; echo 0; echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)'"
 NOBODY = "--reuid 54321 --regid 54321 --clear-groups"
 MAY_READ = "--inh-caps +dac_read_search --ambient-caps +dac_read_search"  # a checkout below /root
 
+ForTorchServe = partial(Host, torchserve=True)
+
 HOSTS = {
     "proxies": Host(PROXIES | {"no_proxy": "", "NO_PROXY": ""}),
     "netrc": Host({"HOME": "{folder}"}, prepare=netrc),
     "another torch": Host({"PYTHONPATH": "{folder}"}, prepare=other_torch),
     "Python without docstrings": Host({"PYTHONOPTIMIZE": "2"}),
     "warnings as errors": Host({"PYTHONWARNINGS": "error"}),
-    "long TMPDIR": Host(
+    "long TMPDIR": ForTorchServe(
         {"TMPDIR": f"{{folder}}/{LONG}"}, prepare=lambda folder: (folder / LONG).mkdir()
     ),
-    "no such TMPDIR": Host({"TMPDIR": "/nonexistent"}),
-    "TMPDIR with a blank": Host(
+    "no such TMPDIR": ForTorchServe({"TMPDIR": "/nonexistent"}),
+    "TMPDIR with a blank": ForTorchServe(
         {"TMPDIR": "{folder}/a b"}, prepare=lambda folder: (folder / "a b").mkdir()
     ),
-    "noexec TMPDIR": Host(
+    "noexec TMPDIR": ForTorchServe(
         {"TMPDIR": "{folder}/t", "WORKERS": "2"},
         "mkdir {folder}/t; mount -t tmpfs -o noexec,nosuid,nodev,mode=1777 none {folder}/t",
         ("mount",),
     ),
-    "options for Java": Host(
+    "options for Java": ForTorchServe(
         dict.fromkeys(
             ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS"), "-XX:+UseG1GC -Xmx1k"
         )
     ),
-    "another TorchServe": Host({"TS_CONFIG_FILE": "/etc/hostname", "TS_NUMBER_OF_GPU": "none"}),
-    "a GPU by its UUID": Host({"CUDA_VISIBLE_DEVICES": f"GPU-{DEVICE}"}),
-    "a MIG device": Host({"CUDA_VISIBLE_DEVICES": f"MIG-{DEVICE}"}),
-    "no device files": Host({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}),
-    "no visible device": Host({"CUDA_VISIBLE_DEVICES": ""}),
-    "nvidia-smi that lies": Host(FIRST_ON_PATH, prepare=program("nvidia-smi", NVIDIA_SMI)),
-    "nvidia-smi that hangs": Host(FIRST_ON_PATH, prepare=program("nvidia-smi", "exec sleep 1000")),
-    "no name": Host(
+    "another TorchServe": ForTorchServe(
+        {"TS_CONFIG_FILE": "/etc/hostname", "TS_NUMBER_OF_GPU": "none"}
+    ),
+    "a GPU by its UUID": ForTorchServe({"CUDA_VISIBLE_DEVICES": f"GPU-{DEVICE}"}),
+    "a MIG device": ForTorchServe({"CUDA_VISIBLE_DEVICES": f"MIG-{DEVICE}"}),
+    "no device files": ForTorchServe({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}),
+    "no visible device": ForTorchServe({"CUDA_VISIBLE_DEVICES": ""}),
+    "nvidia-smi that lies": ForTorchServe(FIRST_ON_PATH, prepare=program("nvidia-smi", NVIDIA_SMI)),
+    "nvidia-smi that hangs": ForTorchServe(
+        FIRST_ON_PATH, prepare=program("nvidia-smi", "exec sleep 1000")
+    ),
+    "no name": ForTorchServe(
         script="hostname nobody-knows-this; mount --bind /dev/null /etc/hosts",
         namespaces=("mount", "uts"),
     ),
@@ -174,12 +182,12 @@ HOSTS = {
     "no HOME": Host(script="unset HOME"),
     "read-only HOME": Host({"HOME": "/proc"}),
     "umask 077": Host(script="umask 077"),
-    "a user without a name": Host(
+    "a user without a name": ForTorchServe(
         script=f'chmod -R a+rwX {{folder}}; set -- setpriv {NOBODY} {MAY_READ} "$@"'
     ),
     "LC_ALL=C": Host({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
-    "Turkish": Host({"LC_ALL": "tr_TR.UTF-8", "LOCPATH": "{folder}"}, prepare=turkish),
-    "a checkout with blanks": Host(
+    "Turkish": ForTorchServe({"LC_ALL": "tr_TR.UTF-8", "LOCPATH": "{folder}"}, prepare=turkish),
+    "a checkout with blanks": ForTorchServe(
         script='cd \'{folder}/my own checkout\'; shift; set -- "$PWD/.venv/bin/python" "$@"',
         prepare=checkout_with_blanks,
     ),
@@ -188,28 +196,6 @@ HOSTS = {
         namespaces=("mount",),
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def is_changeable() -> bool:
-    """Return whether this user may make namespaces, and so another host for some processes."""
-    command = ["unshare", "--mount", "--net", "--uts", "true"]
-    return (
-        shutil.which("unshare") is not None and subprocess.run(command, check=False).returncode == 0
-    )
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with new_folder() as path:
-        yield path
-
-
-@contextlib.contextmanager
-def new_folder() -> Iterator[Path]:
-    """Make a folder with a short path: as TMPDIR it has room for sockets."""
-    with tempfile.TemporaryDirectory(prefix="host-", dir="/var/tmp") as name:
-        yield Path(name)
 
 
 @pytest.fixture(scope="module")
@@ -295,43 +281,28 @@ def test_a_clock_that_jumps_back_disturbs_nothing(
     subprocess.run([compiler, *options, str(source)], check=True)
     clock = folder / "clock"
     clock.write_text("0")
-    operations = free_ports()
-    settings = {
-        "LD_PRELOAD": str(library),
-        "CLOCK_FILE": str(clock),
-        "OPERATIONS_PORT": str(operations),
-        "PROOF_S": "1",
-    }
-    host = Host(settings)
+    host = Host({"LD_PRELOAD": str(library), "CLOCK_FILE": str(clock), "PROOF_S": "1"})
+    passed = 'proofs_total{result="passed"'
     with serving_there(host, artifacts, oracle, folder) as server:
-        for process in psutil.Process(server.process.pid).children(recursive=True):
-            maps = Path(f"/proc/{process.pid}/maps").read_text()
-            assert str(library) in maps, process.cmdline()
+        for process in server.workers:
+            assert str(library) in Path(f"/proc/{process.pid}/maps").read_text()
         clock.write_text("-86400")
-        base = f"http://127.0.0.1:{operations}"
-        before = proofs(base)
-        while proofs(base) < before + 3:
-            assert requests.get(f"{base}/v2/health/ready", timeout=5).ok
+        before = server.metric(passed)
+        while server.metric(passed) < before + 3:  # the test's own time limit ends this
+            assert server.readiness()["ready"]
         assert_predicts_there(host, server, {}, oracle)
-
-
-def proofs(base: str) -> int:
-    """Proofs so far, as the metrics count them; the test's own time limit ends a wait for more."""
-    page = requests.get(f"{base}/metrics", timeout=5).text
-    passed = r'^diagonalflip_proofs_total\{result="passed"\} (\d+)'
-    [number] = re.findall(passed, page, re.MULTILINE)
-    return int(number)
 
 
 def assert_predicts_there(
     host: Host, server: Server, settings: dict[str, str], oracle: Oracle
 ) -> None:
-    """Has our client ask both ports, on that host, with its environment."""
+    """Has our client ask every port, on that host, with its environment."""
     enter: list[str] = []
     if host.namespaces:
         enter = ["nsenter", f"--target={server.process.pid}"]
         enter += [f"--{name}" for name in host.namespaces]
-    bases = [url.partition("/predictions")[0] for url in (server.url, server.torchserve_url)]
+    asked = [server, server.at_torchserve] if host.torchserve else [server]
+    bases = [each.base for each in asked]
     found = subprocess.run(
         [*enter, sys.executable, "-c", ASK, *bases],
         cwd=ROOT,
@@ -342,14 +313,14 @@ def assert_predicts_there(
     )
     assert found.returncode == 0, found.stderr
     predictions = np.array(json.loads(found.stdout))
-    assert predictions.shape == (2, 2, 4)
+    assert predictions.shape == (len(bases), 2, 4)
     assert np.abs(predictions - oracle([11, 6])).max() <= 1e-6
 
 
 def test_without_ipv4_it_says_so(artifacts: Path, folder: Path, is_changeable: bool) -> None:
     if not is_changeable:
         pytest.skip("needs root")
-    line = start_and_fail(artifacts, folder, through=NO_IPV4.through(folder))
+    line = start_and_fail(artifacts, folder, 4, through=NO_IPV4.through(folder))
     assert "127.0.0.1 needs a loopback interface with IPv4" in line
 
 
@@ -375,8 +346,7 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
         while True:
             os.write(writer, b"\n")
     os.set_blocking(writer, True)
-    port = str(free_ports())
-    settings = {"LOG_FORMAT": "json", "OPERATIONS_PORT": port, "STOP_S": "1"}
+    settings = {"LOG_FORMAT": "json", "STOP_S": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "supervisor"],
         cwd=ROOT,
@@ -385,8 +355,7 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
         stderr=writer,
     )
     try:
-        health = f"http://127.0.0.1:{port}/v2/health/ready"
-        wait_until_ready(process, health)
+        wait_until_ready(process)
         process.terminate()
         assert process.wait(1 + 10) == 0
     finally:
@@ -396,10 +365,18 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
         os.close(writer)
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], health: str) -> None:
-    """Returns when the service is ready; the test's own time limit ends this."""
+def wait_until_ready(process: subprocess.Popen[bytes]) -> None:
+    """Returns when both ports say that it is ready; the test's own time limit ends this."""
     while process.poll() is None:
+        listening = [
+            each.laddr.port
+            for each in psutil.Process(process.pid).net_connections("tcp")
+            if each.status == psutil.CONN_LISTEN
+        ]
         with contextlib.suppress(requests.RequestException):
-            if requests.get(health, timeout=5).status_code == requests.codes.ok:
+            urls = [f"http://127.0.0.1:{port}/v2/health/ready" for port in listening]
+            if [requests.get(url, timeout=5).status_code for url in urls] == [
+                requests.codes.ok
+            ] * 2:
                 return
     pytest.fail("it ended")

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -28,38 +27,47 @@ def test_a_stop_exits_0_and_a_restart_answers_the_same(
     artifacts: Path, oracle: Oracle, tmp_path: Path, with_signal: signal.Signals
 ) -> None:
     answers = []
-    for _ in range(2):
-        with run_server(artifacts, tmp_path / "logs") as server:
+    for torchserve in ("0", "1"):
+        with run_server(artifacts, tmp_path, TORCHSERVE=torchserve, WORKERS="2") as server:
             processes = psutil.Process(server.process.pid).children(recursive=True)
             response = server.post(*packed_request(range(16)))
             assert_predicts(response, oracle(range(16)))
             answers.append(response.content)
             assert server.stop(with_signal) == 0
-            assert len(processes) >= 2, "Java and at least one worker"
+            assert len(processes) == 2 + 2 * int(torchserve), "workers, Java, and its worker"
             assert not psutil.wait_procs(processes, timeout=10)[1], "left running"
     assert answers[0] == answers[1]
 
 
 def test_no_orphans_when_the_server_is_killed(artifacts: Path, tmp_path: Path) -> None:
-    with run_server(artifacts, tmp_path / "logs") as server:
+    with run_server(artifacts, tmp_path / "logs", TORCHSERVE="1") as server:
         processes = psutil.Process(server.process.pid).children(recursive=True)
         server.process.kill()
         assert not psutil.wait_procs(processes, timeout=30)[1]
 
 
-def test_a_killed_worker_comes_back(artifacts: Path, oracle: Oracle, tmp_path: Path) -> None:
-    with run_server(artifacts, tmp_path / "logs") as server:
-        for process in psutil.Process(server.process.pid).children(recursive=True):
-            if "python" in process.name():
-                process.kill()
-                process.wait(10)
-        # At the front door and in TorchServe requests wait until the new worker has loaded.
-        assert_predicts(server.post(*packed_request(range(16))), oracle(range(16)))
-        torchserve = replace(server, url=server.torchserve_url)
-        response = torchserve.post(*packed_request(range(16)))
-        while response.status_code == 500:  # it was in flight to the dead one
-            response = torchserve.post(*packed_request(range(16)))
-        assert_predicts(response, oracle(range(16)))
+def test_killed_workers_come_back(artifacts: Path, oracle: Oracle, tmp_path: Path) -> None:
+    with run_server(artifacts, tmp_path / "logs", TORCHSERVE="1") as server:
+        [of_torchserve] = server.java.children()
+        for process in (*server.workers, of_torchserve):
+            process.kill()
+            process.wait(10)
+        for each in (server, server.at_torchserve):  # both have requests wait
+            response = each.post(*packed_request(range(16)))
+            while each.is_torchserve and response.status_code == 500:  # sent to the dead one
+                response = each.post(*packed_request(range(16)))
+            assert_predicts(response, oracle(range(16)))
+
+
+@pytest.mark.parametrize("torchserve", ["0", ""])
+def test_it_serves_without_torchserve(artifacts: Path, tmp_path: Path, torchserve: str) -> None:
+    """Off, or on where it is installed, which it is not without Java."""
+    settings = {"TORCHSERVE": torchserve, "JAVA_HOME": "/nowhere"}
+    with run_server(artifacts, tmp_path, **settings) as server:
+        assert server.readiness()["torchserve"] is None
+        assert server.metric("torchserve") == server.metric("torchserve_ready") == 0
+        told = [line for line in server.printed if "TorchServe is off" in line]
+        assert len(told) == (not torchserve)
 
 
 def test_ctrl_c_in_a_terminal_is_a_clean_end_of_make(versions: Path, tmp_path: Path) -> None:
@@ -81,7 +89,7 @@ def test_ctrl_c_in_a_terminal_is_a_clean_end_of_make(versions: Path, tmp_path: P
 
 
 def start_and_fail(
-    artifacts: Path, logs: Path, *, through: Sequence[str] = (), **settings: str
+    artifacts: Path, logs: Path, status: int = 2, /, *, through: Sequence[str] = (), **settings: str
 ) -> str:
     """Runs a server that cannot start, and returns the one line that it says why."""
     result = subprocess.run(
@@ -93,7 +101,7 @@ def start_and_fail(
         timeout=120,
         check=False,
     )
-    assert result.returncode == 1
+    assert result.returncode == status, result.stderr
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr
     return lines[0]
@@ -102,7 +110,7 @@ def start_and_fail(
 def test_a_busy_port_is_named(artifacts: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
-        line = start_and_fail(artifacts, tmp_path, PORT=port)
+        line = start_and_fail(artifacts, tmp_path, 4, PORT=port)
     assert f"PORT={port}" in line
 
 
@@ -110,8 +118,8 @@ def test_a_busy_port_is_named(artifacts: Path, tmp_path: Path) -> None:
     ("settings", "told"),
     [
         ({"PORT": "http"}, "PORT=http"),
-        ({"BATCH_SIZE": "0"}, "BATCH_SIZE=0"),
-        ({"JAVA_HOME": "/nowhere"}, "JAVA_HOME=/nowhere"),
+        ({"TORCHSERVE": "2"}, "TORCHSERVE=2"),
+        ({"TORCHSERVE": "1", "JAVA_HOME": "/nowhere"}, "no /nowhere/bin/java"),
     ],
 )
 def test_an_unusable_setting_is_named(
@@ -157,7 +165,7 @@ def test_an_archive_with_a_wrong_certificate_never_becomes_ready(
         capture_output=True,
     )
     put_certificate_of(artifacts / "diagonal_flip.mar", store)
-    line = start_and_fail(store, tmp_path / "logs")
+    line = start_and_fail(store, tmp_path / "logs", 4)
     assert "CertificateError" in line
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,9 +31,9 @@ from diagonalflip.wire import JSON, OCTETS, TOLERANCE, pack, to_pixels
 from drills.load import Tables, references
 from export.archive import digest, write_zip
 from supervisor import signature, tokens
-from supervisor.ports import free_ports
 from tests.conftest import export
 from tests.integration.conftest import PATH, ROOT, Server, run_server
+from tests.integration.test_lifecycle import start_and_fail
 
 IMAGES = bytes(pack(np.arange(16)).packed)
 HEADERS = {"Content-Type": OCTETS}
@@ -46,14 +45,15 @@ class Operated:
     Attributes:
         front: URL of the front door.
         url: Of the operations port.
+        urls: Where it predicts.
         token: An operator's.
         store: The model store.
     """
 
-    def __init__(self, server: Server, port: int, token: str, store: Path) -> None:
+    def __init__(self, server: Server, token: str, store: Path) -> None:
         self.server, self.token, self.store = server, token, store
-        self.front = server.url.removesuffix(PATH)
-        self.url = f"http://127.0.0.1:{port}"
+        self.front, self.url = server.base, server.operations
+        self.urls = [each for each in (server.url, server.torchserve_url) if each]
 
     def change(self, change: str, token: str | None = None) -> requests.Response:
         headers = {"Authorization": f"Bearer {token or self.token}"}
@@ -71,11 +71,11 @@ class Operated:
 
 @contextmanager
 def operated(store: Path, **settings: str) -> Iterator[Operated]:
-    port, operators = free_ports(), store.parent / "operators"
+    operators = store.parent / "operators"
     token = tokens.add(operators, "tester")
-    settings = {"OPERATIONS_PORT": str(port), "OPERATORS_FILE": str(operators)} | settings
-    with run_server(store, store.parent / "logs", WORKERS="2", **settings) as server:
-        yield Operated(server, port, token, store)
+    settings = {"OPERATORS_FILE": str(operators), "WORKERS": "2"} | settings
+    with run_server(store, store.parent / "logs", **settings) as server:
+        yield Operated(server, token, store)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def running_both(
     store = tmp_path_factory.mktemp("both") / "store"
     shutil.copytree(artifacts, store / "1.0")
     shutil.copytree(exported_2_0, store / "2.0")
-    with operated(store) as it:
+    with operated(store, TORCHSERVE="1") as it:
         yield it
 
 
@@ -128,7 +128,7 @@ def assert_of(response: requests.Response, version: str, tables: Tables) -> None
 
 
 def test_each_path_is_answered_by_its_version_on_every_port(both: Operated, tables: Tables) -> None:
-    for url in (both.server.url, both.server.torchserve_url):
+    for url in both.urls:
         for path, version in (("", "1.0"), ("/1.0", "1.0"), ("/2.0", "2.0")):
             answer = requests.post(url + path, IMAGES, headers=HEADERS, timeout=60)
             assert_of(answer, version, tables)
@@ -164,10 +164,10 @@ def test_v2_and_explanations_know_versions(both: Operated, tables: Tables) -> No
 def test_the_default_changes_everywhere_at_once_and_survives_a_restart(
     versions: Path, tables: Tables
 ) -> None:
-    with operated(versions) as both:
+    with operated(versions, TORCHSERVE="1") as both:
         told = both.change("2.0/default").json()
         assert (told["default"], told["previous"], told["kept"]) == ("2.0", "1.0", True)
-        for url in (both.server.url, both.server.torchserve_url):
+        for url in both.urls:
             assert_of(requests.post(url, IMAGES, headers=HEADERS, timeout=60), "2.0", tables)
         description = requests.get(both.server.url, timeout=60).json()
         assert (description["version"], description["flips"]) == ("2.0", 16)
@@ -187,22 +187,22 @@ def test_what_is_unloaded_is_gone_until_it_is_loaded_again(both: Operated, table
     assert both.change("1.0/unload").status_code == 409, "it is the default"
     both.change("2.0/default")
     assert both.change("1.0/unload").status_code == 200
-    for url in (both.server.url, both.server.torchserve_url):
+    for url in both.urls:
         answer = requests.post(f"{url}/1.0", IMAGES, headers=HEADERS, timeout=60)
-        assert answer.status_code == 404
+        # TorchServe keeps the archive, without a worker.
+        assert answer.status_code == (404 if url == both.server.url else 503)
     assert both.change("1.0/default").status_code == 404
     assert both.change("rollback").status_code == 409
     assert both.change("1.0/load").status_code == 200
-    for url in (both.server.url, both.server.torchserve_url):
+    for url in both.urls:
         answer = requests.post(f"{url}/1.0", IMAGES, headers=HEADERS, timeout=60)
         assert_of(answer, "1.0", tables)
 
 
 def test_a_killed_worker_comes_back_with_what_is_served_now(both: Operated) -> None:
     both.change("2.0/default")
-    for worker in psutil.Process(both.server.process.pid).children(recursive=True):
-        if "model_service_worker.py" in " ".join(worker.cmdline()):
-            worker.kill()
+    for worker in both.server.workers:
+        worker.kill()
     assert {both.default() for _ in range(8)} == {"2.0"}
 
 
@@ -285,23 +285,21 @@ def test_a_new_version_is_loaded_and_made_default(both: Operated, third: Path) -
     rename(third, "3.0")
     answer = both.change("3.0/load")
     assert (answer.status_code, answer.json()["code"]) == (409, "model_conflict")
-    for worker in psutil.Process(both.server.process.pid).children(recursive=True):
-        if "model_service_worker.py" in " ".join(worker.cmdline()):
-            worker.kill()
+    for worker in both.server.workers:
+        worker.kill()
     assert {both.default() for _ in range(8)} == {"3.0"}
     assert requests.get(both.server.url, timeout=60).json()["flips"] < 16, "it is the first 3.0"
 
 
 def test_a_canary_gets_its_share_and_is_withdrawn_at_once(versions: Path) -> None:
     """At the edge, as clients see it; the rest is answered by the default."""
-    edge = free_ports()
     token = tokens.add(versions.parent / "tokens", "client")
-    settings = {"TOKENS_FILE": str(versions.parent / "tokens"), "EDGE_PORT": str(edge)}
+    settings = {"TOKENS_FILE": str(versions.parent / "tokens")}
     with operated(versions, **settings) as both, requests.Session() as session:
 
         def answered_by() -> Counter[str]:
             headers = HEADERS | {"Authorization": f"Bearer {token}"}
-            url = f"http://127.0.0.1:{edge}{PATH}"
+            url = both.server.edge + PATH
             return Counter(
                 session.post(url, IMAGES, headers=headers, timeout=60).headers["Flip-Model-Version"]
                 for _ in range(100)
@@ -360,17 +358,8 @@ def test_only_what_is_signed_is_served(versions: Path, exported_3_0: Path, tmp_p
     (versions / "1.0/manifest.json").write_bytes(
         (versions / "1.0/manifest.json").read_bytes() + b" "
     )
-    finished = subprocess.run(
-        [sys.executable, "-m", "supervisor"],
-        cwd=ROOT,
-        env={"MODEL_STORE": str(versions), "TRUSTED_KEY": str(public), "LOG_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert finished.returncode == 1
-    assert "of other content or by another key" in finished.stderr
+    line = start_and_fail(versions, tmp_path, TRUSTED_KEY=str(public))
+    assert "of other content or by another key" in line
 
 
 def test_json_of_a_description_says_what_each_version_is(both: Operated) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ import schemathesis
 import yaml
 
 from diagonalflip.wire import MAX_IMAGES
-from supervisor.ports import free_ports
 from tests.integration.conftest import ROOT, Server, run_server
 
 FILE = ROOT / "openapi.yaml"
@@ -52,7 +51,7 @@ def send(server: Server, operation_id: str, request: Request) -> requests.Respon
     method, path = OPERATIONS[operation_id]
     return requests.request(
         method,
-        server.url.removesuffix("/predictions/diagonal_flip") + path,
+        server.base + path,
         data=request.body if method == "post" else None,
         headers={"Content-Type": request.content_type, **request.headers},
         timeout=120,
@@ -154,8 +153,7 @@ def test_every_status_is_reached(
 def test_every_status_of_torchserve_is_reached(
     server: Server, schema: Any, operation_id: str, status: str
 ) -> None:
-    torchserve = replace(server, url=server.torchserve_url)
-    response = send(torchserve, operation_id, OF_TORCHSERVE[operation_id, status])
+    response = send(server.at_torchserve, operation_id, OF_TORCHSERVE[operation_id, status])
     check(schema, operation_id, status, response)
 
 
@@ -163,14 +161,16 @@ def test_every_status_of_torchserve_is_reached(
 def server_without_worker(
     artifacts: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """A server of its own, whose only worker has been taken away."""
-    port = free_ports()
+    """TorchServe of a server of its own, whose worker has been taken away."""
     logs = tmp_path_factory.mktemp("logs")
-    with run_server(artifacts, logs, WORKERS="1", MANAGEMENT_PORT=str(port)) as running:
+    with run_server(artifacts, logs, TORCHSERVE="1", PROOF_S="3600") as running:
+        command = running.java.cmdline()
+        configuration = Path(command[command.index("-f") + 1]).read_text()
+        [management] = re.findall(r"^management_address=(.+)$", configuration, re.MULTILINE)
         workers = {"min_worker": "0", "max_worker": "0", "synchronous": "true"}
-        url = f"http://127.0.0.1:{port}/models/diagonal_flip"
+        url = f"{management}/models/diagonal_flip"
         requests.put(url, params=workers, timeout=60).raise_for_status()
-        yield replace(running, url=running.torchserve_url)
+        yield running.at_torchserve
 
 
 @pytest.mark.parametrize(("operation_id", "status"), WITHOUT_WORKER, ids=str)
@@ -182,8 +182,7 @@ def test_every_status_without_a_worker_is_reached(
 
 
 def test_413_without_a_body_over_64_mib(server: Server) -> None:
-    torchserve = replace(server, url=server.torchserve_url)
-    response = send(torchserve, "predict", Request(bytes((64 << 20) + 1)))
+    response = send(server.at_torchserve, "predict", Request(bytes((64 << 20) + 1)))
     assert response.status_code == 413
     assert response.content == b""
     assert "Flip-Max-Images" not in response.headers

@@ -16,7 +16,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-import psutil
 import pytest
 import requests
 from PIL import Image
@@ -33,7 +32,6 @@ from diagonalflip.wire import (
     PNG,
     TEXT,
 )
-from supervisor.ports import free_ports
 from tests.integration.conftest import Oracle, Server, run_server
 
 LIMIT_BYTES = 5 << 28
@@ -52,20 +50,16 @@ def picture() -> bytes:
 
 
 @contextmanager
-def pressed(artifacts: Path, logs: Path) -> Iterator[Server]:
+def pressed(artifacts: Path, logs: Path, torchserve: str = "0") -> Iterator[Server]:
     """A server, whose worker must survive and stay within its memory."""
-    operations = free_ports()
-    settings = {"OPERATIONS_PORT": str(operations), "WORKERS": "1"}
-    with run_server(artifacts, logs, **settings) as server:
-        children = psutil.Process(server.process.pid).children(recursive=True)
-        [worker] = [p for p in children if "model_service_worker.py" in " ".join(p.cmdline())]
+    with run_server(artifacts, logs, TORCHSERVE=torchserve, WORKERS="1") as server:
+        [worker] = server.workers
         yield server
         assert worker.is_running(), "it was killed"
         peak = peak_bytes(worker.pid)
         print(f"peak {peak >> 20} MiB")
         assert peak < LIMIT_BYTES
-        page = requests.get(f"http://127.0.0.1:{operations}/metrics", timeout=10).text
-        assert "diagonalflip_workers_killed_total 0.0" in page
+        assert server.metric("workers_killed_total") == 0
 
 
 def peak_bytes(pid: int) -> int:
@@ -136,7 +130,7 @@ def test_the_worst_mixture_is_answered_within_the_bound(artifacts: Path, tmp_pat
     statuses: Counter[int] = Counter()
     requests_ = worst_requests()
     try:
-        with pressed(artifacts, tmp_path) as server, ExitStack() as opened:
+        with pressed(artifacts, tmp_path, torchserve="1") as server, ExitStack() as opened:
             front = urlsplit(server.url)
             address = (front.hostname, front.port)
             for _ in range(IDLE):

@@ -36,7 +36,7 @@ def page(running: Server, request: pytest.FixtureRequest) -> Iterator[Page]:
         opened.on("console", lambda message: said.append(message.text))
         opened.on("pageerror", lambda error: said.append(str(error)))
         opened.on("requestfailed", lambda failed: said.append(f"{failed.url}: {failed.failure}"))
-        opened.goto(running.url.removesuffix(PATH) + "/")
+        opened.goto(running.base + "/")
         expect(opened.locator("body")).to_have_attribute("data-started", "yes", timeout=30_000)
         yield opened
         browser.close()
@@ -125,7 +125,7 @@ def test_the_contract_is_rendered(page: Page) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/playground/main.js"])
 def test_pages_allow_nothing_from_elsewhere(running: Server, path: str) -> None:
-    answer = requests.get(running.url.removesuffix(PATH) + path, timeout=30)
+    answer = requests.get(running.base + path, timeout=30)
     policy = answer.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "http" not in policy
@@ -134,5 +134,5 @@ def test_pages_allow_nothing_from_elsewhere(running: Server, path: str) -> None:
 
 
 def test_metrics_are_not_public(running: Server) -> None:
-    base = running.url.removesuffix(PATH)
+    base = running.base
     assert requests.get(f"{base}/metrics", timeout=30).status_code == requests.codes.not_found

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pytest
 import requests
 
+from diagonalflip import Client
 from diagonalflip.wire import MAX_TEXT_IMAGES, pack, to_pixels
-from tests.integration.conftest import Oracle, Server
+from tests.integration.conftest import TORCHSERVE_BYTES, Oracle, Server
 
 pytestmark = pytest.mark.both_ports
 
@@ -80,7 +81,26 @@ def test_batches(server: Server, oracle: Oracle, size: int, content_type: str, a
         body, content_type = packed_request(numbers)
     else:
         body = json.dumps({"images": numbers.tolist()}).encode()
-    assert_predicts(server.post(body, content_type, accept), oracle(numbers))
+    response = server.post(body, content_type, accept)
+    if server.delivers(16 * size):
+        assert_predicts(response, oracle(numbers))
+    else:
+        assert response.json()["code"] == "too_many_images"
+
+
+def test_torchserve_bounds_its_answers_and_our_client_goes_along(
+    running: Server, oracle: Oracle
+) -> None:
+    most = TORCHSERVE_BYTES // 16
+    numbers = np.random.default_rng(0).integers(0, 16, 3 * most)
+    assert_predicts(
+        running.at_torchserve.post(*packed_request(numbers[:most])), oracle(numbers[:most])
+    )
+    rejected = running.at_torchserve.post(*packed_request(numbers[: most + 1]))
+    assert (rejected.status_code, rejected.headers["Flip-Max-Images"]) == (413, str(most))
+    assert "port 8080" in rejected.json()["detail"]
+    with Client(running.at_torchserve.base, images_per_request=len(numbers)) as client:
+        assert np.abs(client.predict(numbers) - oracle(numbers)).max() <= TOLERANCE
 
 
 def test_json_answers_hold_the_same_float32_as_packed_ones(server: Server) -> None:

@@ -42,6 +42,6 @@ def test_it_works_alone(built: dict[str, Path], server: Server, tmp_path: Path) 
     target = ["--target", str(tmp_path), "--no-deps", "--no-index"]
     run("-m", "pip", "install", "--quiet", *target, str(built[".whl"]))
     alone = {"PYTHONPATH": str(tmp_path)}
-    run("-m", "diagonalflip.cli", "check", server.url.rpartition("/predictions")[0], **alone)
+    run("-m", "diagonalflip.cli", "check", server.base, **alone)
     code = "import sys, diagonalflip.cli; print(diagonalflip.__file__, 'torch' in sys.modules)"
     assert run("-c", code, **alone).split() == [str(tmp_path / "diagonalflip/__init__.py"), "False"]

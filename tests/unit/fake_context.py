@@ -14,6 +14,7 @@ class FakeContext:
     """One batch: headers in, statuses and content types out, by index."""
 
     folder: Path
+    batch_size: int | None = 8
     request_headers: list[dict[str, Any]] = field(default_factory=list)
     statuses: dict[int, tuple[int, str]] = field(default_factory=dict)
     content_types: dict[int, str] = field(default_factory=dict)
@@ -22,7 +23,7 @@ class FakeContext:
     @property
     def system_properties(self) -> dict[str, Any]:
         """Folder of the unpacked archive, and the device assigned."""
-        return {"model_dir": str(self.folder), "gpu_id": None, "batch_size": 8}
+        return {"model_dir": str(self.folder), "gpu_id": None, "batch_size": self.batch_size}
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -163,6 +163,6 @@ class Torch(ModuleType):
         made.pin_memory = made.clone  # type: ignore[assignment, method-assign]
         return made
 
-    def load(self, path: str, map_location: object) -> Any:  # noqa: ARG002
+    def load(self, file: BinaryIO, map_location: object) -> Any:  # noqa: ARG002
         """``torch.jit.load`` to the host."""
-        return torch.jit.load(path)  # type: ignore[no-untyped-call]
+        return torch.jit.load(file)  # type: ignore[no-untyped-call]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from diagonalflip import errors
-from diagonalflip.cli import inputs
-from diagonalflip.cli.inputs import JsonLinesReader, NpyReader, PackedReader
+from diagonalflip.cli import inputs, progress
+from diagonalflip.cli.inputs import JsonLinesReader, NpyReader, PackedReader, Reader
 from diagonalflip.cli.progress import ImageProgress
 from diagonalflip.wire import pack, to_pixels
 from tests.unit.test_cli_commands import FakeClient, Run, client, predicted, run
@@ -35,13 +37,18 @@ def write_input(path: Path, numbers: npt.NDArray[Any]) -> None:
         path.write_bytes(pack(numbers).packed)
 
 
-def read_output(path: Path) -> npt.NDArray[np.float32]:
-    if path.suffix == ".npy":
-        return np.asarray(np.load(path))
-    if path.suffix == ".jsonl":
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return np.array(rows, np.float32)
-    return np.fromfile(path, "<f4").reshape(-1, 4)
+def read_output(form: str, content: bytes) -> npt.NDArray[np.float32]:
+    if form == "npy":
+        return np.asarray(np.load(io.BytesIO(content)))
+    if form == "jsonl":
+        return np.array([json.loads(line) for line in content.splitlines()], np.float32)
+    return np.frombuffer(content, "<f4").reshape(-1, 4)
+
+
+def npy(array: npt.NDArray[Any], *, cut: int = 0) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()[: len(file.getvalue()) - cut]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, len(MANY)])
@@ -55,31 +62,26 @@ def test_every_form_in_and_out(
     more = ["--count", count] if source == ".bin" else []
     result = run("predict", "--input", images, "--output", output, *more)
     assert (result.exit_code, result.output) == (0, "")
-    got = read_output(output)
+    got = read_output(target[1:], output.read_bytes())
     assert got.dtype == np.float32
     assert got.tobytes() == predicted(MANY[:count]).tobytes()
     assert sorted(tmp_path.iterdir()) == sorted([images, output])
 
 
-def test_packed_without_a_count_is_two_a_byte(run: Run) -> None:
-    result = run("predict", "--input", "-", "--from", "packed", stdin=b"\xb0")
-    assert np.array([json.loads(line) for line in result.stdout.splitlines()]).shape == (2, 4)
-
-
-@pytest.mark.parametrize("form", ["float32", "npy"])
-def test_pipes(run: Run, form: str) -> None:
-    result = run("predict", "--input", "-", "--from", "jsonl", "--to", form, stdin=b'11\n"0110"\n3')
-    assert result.exit_code == 0, result.stderr
-    written = result.stdout_bytes
-    got = np.load(io.BytesIO(written)) if form == "npy" else np.frombuffer(written, "<f4")
-    assert got.tobytes() == predicted([11, 6, 3]).tobytes()
-
-
-def test_pixels_in_rows_of_four(run: Run, tmp_path: Path) -> None:
-    np.save(tmp_path / "in.npy", to_pixels([11, 6]).reshape(2, 4))
-    output = tmp_path / "out.bin"
-    run("predict", "--input", tmp_path / "in.npy", "--output", output)
-    assert output.read_bytes() == predicted([11, 6]).tobytes()
+@pytest.mark.parametrize(
+    ("source", "stdin", "numbers"),
+    [
+        ("packed", b"\xb0", [11, 0]),
+        ("jsonl", b'11\n"0110"\n3', [11, 6, 3]),
+        ("npy", npy(to_pixels([11, 6]).reshape(2, 4)), [11, 6]),
+    ],
+)
+@pytest.mark.parametrize("target", ["float32", "npy", "jsonl"])
+def test_pipes(run: Run, source: str, stdin: bytes, numbers: list[int], target: str) -> None:
+    to = ["--to", target] if target != "jsonl" else []
+    result = run("predict", "--input", "-", "--from", source, *to, stdin=stdin)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert read_output(target, result.stdout_bytes).tobytes() == predicted(numbers).tobytes()
 
 
 def test_a_summary_for_machines(run: Run, tmp_path: Path) -> None:
@@ -107,92 +109,57 @@ def test_a_job_that_ends_early_leaves_what_was_there(  # noqa: PLR0913, PLR0917
     assert sorted(tmp_path.iterdir()) == [images, output]
 
 
-def npy(array: npt.NDArray[Any], *, cut: int = 0) -> io.BytesIO:
-    file = io.BytesIO()
-    np.save(file, array)
-    return io.BytesIO(file.getvalue()[: len(file.getvalue()) - cut])
-
-
 @pytest.mark.parametrize(
-    ("array", "cut", "message"),
+    ("reader", "content", "message"),
     [
-        (np.zeros((3, 4)), 0, r"float64\[3, 4\]"),
-        (np.zeros((3, 3), np.uint8), 0, r"uint8\[3, 3\]"),
-        (np.zeros(4, np.uint8), 0, r"uint8\[4\]"),
-        (np.asfortranarray(np.zeros((3, 4), np.uint8)), 0, "Fortran"),
-        (np.array([[0, 1, 1, 0], [0, 1, 2, 0]], np.uint8), 0, "Pixel 2 in image 1"),
-        (np.zeros((3, 4), np.uint8), 5, "ends in image 1"),
-        (np.zeros((0, 4), np.uint8), 0, "has no images"),
+        (NpyReader, b"\xb6", r"not a \.npy"),
+        (NpyReader, npy(np.zeros((3, 4))), r"float64\[3, 4\]"),
+        (NpyReader, npy(np.zeros((3, 3), np.uint8)), r"uint8\[3, 3\]"),
+        (NpyReader, npy(np.zeros(4, np.uint8)), r"uint8\[4\]"),
+        (NpyReader, npy(np.zeros((3, 4), np.uint8, order="F")), "Fortran"),
+        (NpyReader, npy(np.array([[0, 1, 1, 0], [0, 1, 2, 0]], np.uint8)), "Pixel 2 in image 1"),
+        (NpyReader, npy(np.zeros((3, 4), np.uint8), cut=5), "ends in image 1"),
+        (NpyReader, npy(np.zeros((0, 4), np.uint8)), "has no images"),
+        (JsonLinesReader, b"", "has no images"),
+        (JsonLinesReader, b"11\n\n16\n", "Line 3: 16"),
+        (JsonLinesReader, b'"1011"\n"111"\n', 'Line 2: "111"'),
+        (JsonLinesReader, b"11\n{", "Line 2 is not JSON"),
+        (JsonLinesReader, b"11\n[[1,0],[1,2]]", "Line 2: "),
+        (JsonLinesReader, b"true", "Line 1: true"),
+        (partial(PackedReader, total=None), b"", "has no images"),
+        (partial(PackedReader, total=3), b"\xb6", "1 bytes for --count 3"),
+        (partial(PackedReader, total=2), b"\xb6\x00", "2 bytes for --count 2"),
+        (partial(PackedReader, total=1), b"\xb6", "0xb6"),
     ],
 )
-def test_an_npy_file_of_anything_else(array: npt.NDArray[Any], cut: int, message: str) -> None:
+def test_what_is_wrong_in_a_file_is_named(
+    reader: Callable[[BinaryIO], Reader], content: bytes, message: str
+) -> None:
     with pytest.raises(errors.InvalidPayload, match=message):
-        list(NpyReader(npy(array, cut=cut)))
+        list(reader(io.BytesIO(content)))
 
 
-def test_a_file_that_is_no_npy() -> None:
-    with pytest.raises(errors.InvalidImage, match=r"not a \.npy"):
-        NpyReader(io.BytesIO(b"\xb6"))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (b"", "has no images"),
-        (b"11\n\n16\n", "Line 3: 16"),
-        (b'"1011"\n"111"\n', 'Line 2: "111"'),
-        (b"11\n{", "Line 2 is not JSON"),
-        (b"11\n[[1,0],[1,2]]", "Line 2: "),
-        (b"true", "Line 1: true"),
-    ],
-)
-def test_the_wrong_line_is_named(text: bytes, message: str) -> None:
-    with pytest.raises(errors.InvalidPayload, match=message):
-        list(JsonLinesReader(io.BytesIO(text)))
-
-
-@pytest.mark.parametrize(
-    ("packed", "count", "message"),
-    [
-        (b"", None, "has no images"),
-        (b"\xb6", 3, "1 bytes for --count 3"),
-        (b"\xb6\x00", 2, "2 bytes for --count 2"),
-        (b"\xb6", 1, "0xb6"),
-    ],
-)
-def test_packed_bytes_that_are_not_so_many(packed: bytes, count: int | None, message: str) -> None:
-    with pytest.raises(errors.InvalidPayload, match=message):
-        list(PackedReader(io.BytesIO(packed), count))
-
-
-def test_a_file_of_another_size_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
-    path = tmp_path / "in.bin"
-    path.write_bytes(b"\xb6")
-    with path.open("rb") as file, pytest.raises(errors.InvalidPadding):
-        PackedReader(file, 5)
-
-
-def test_the_total_of_a_file_is_known(tmp_path: Path) -> None:
+def test_the_size_of_a_file_is_known_before_anything_is_sent(tmp_path: Path) -> None:
     path = tmp_path / "in.bin"
     path.write_bytes(b"\xb6\x00")
     with path.open("rb") as file:
         assert PackedReader(file, None).total == 4
         assert PackedReader(file, 3).total == 3
+        with pytest.raises(errors.InvalidPadding):
+            PackedReader(file, 5)
     assert PackedReader(io.BytesIO(b"\xb6"), None).total is None
-    assert NpyReader(npy(np.zeros((3, 4), np.uint8))).total == 3
+    assert NpyReader(io.BytesIO(npy(np.zeros((3, 4), np.uint8)))).total == 3
 
 
 def test_a_bar_shows_only_for_long_work(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    with ImageProgress(10, visible=True) as bar:
-        bar.update(5)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr("diagonalflip.cli.progress.PATIENCE_S", -1.0)
-    with ImageProgress(10, visible=False) as bar:
-        bar.update(5)
-    assert capsys.readouterr().err == ""
+    for visible, patience_s in ((True, progress.PATIENCE_S), (False, -1.0)):
+        monkeypatch.setattr(progress, "PATIENCE_S", patience_s)
+        with ImageProgress(10, visible=visible) as bar:
+            bar.update(5)
+        assert capsys.readouterr().err == ""
     with ImageProgress(10, visible=True) as bar:
         bar.update(5)
         bar.update(10)

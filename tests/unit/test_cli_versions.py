@@ -6,28 +6,23 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from typer.testing import CliRunner, Result
 
+from diagonalflip import errors
 from diagonalflip.cli.app import app
 from diagonalflip.cli.exits import ExitCode
-from diagonalflip.errors import (
-    ArtifactError,
-    DiagonalFlipError,
-    InvalidAnswer,
-    ModelConflict,
-    ModelDoesNotFlip,
-    ModelNotFound,
-    NotAuthorized,
-    ServerOverloaded,
-)
+from diagonalflip.errors import InvalidAnswer, ModelDoesNotFlip
 from diagonalflip.message import refusal
-from tests.faults.conftest import Call, call  # noqa: F401 - a fixture
+from tests.faults.conftest import Call, call
 from tests.faults.fake_server import FakeServer, listening
+from tests.unit.test_cli_commands import FakeClient
+
+__all__ = ["call"]  # a fixture
 
 MODELS = {
     "default": "2.0",
@@ -46,8 +41,13 @@ MODELS = {
 class Operations(BaseHTTPRequestHandler):
     """An operations port that notes what it is asked, and answers as the test says."""
 
+    url: str
     asked: list[tuple[str, str, str | None]]
     answer: tuple[int, bytes]
+
+    @classmethod
+    def answers(cls, **changes: object) -> None:
+        cls.answer = 200, json.dumps(MODELS | changes).encode()
 
     def do_GET(self) -> None:
         self.asked.append((self.command, self.path, self.headers["Authorization"]))
@@ -64,12 +64,13 @@ class Operations(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def operations() -> Iterator[tuple[type[Operations], str]]:
-    kind = type("Asked", (Operations,), {"asked": [], "answer": (200, json.dumps(MODELS).encode())})
-    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+def operations() -> Iterator[type[Operations]]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Operations) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield kind, f"http://127.0.0.1:{server.server_port}"
+        Operations.url, Operations.asked = f"http://127.0.0.1:{server.server_port}", []
+        Operations.answers()
+        yield Operations
         server.shutdown()
         thread.join()
 
@@ -78,17 +79,16 @@ def run(*arguments: object, client: Any = None) -> Result:
     return CliRunner().invoke(app, [str(each) for each in arguments], obj=client)
 
 
-def test_list_shows_every_version(operations: tuple[type[Operations], str]) -> None:
-    kind, url = operations
-    shown = run("model", "list", url)
+def test_list_shows_every_version(operations: type[Operations]) -> None:
+    shown = run("model", "list", operations.url)
     assert [line.split() for line in shown.stdout.splitlines()] == [
         ["version", "served", "flips", "signed", "digest"],
         ["1.0", "yes", "1", "of", "16", "yes", "a" * 12],
         ["2.0", "default", "16", "of", "16", "no", "b" * 12],
         ["3.0", "no", "Damage.", "Expected", "none."],
     ]
-    assert json.loads(run("model", "list", url, "--json").stdout) == MODELS
-    assert {asked[:2] for asked in kind.asked} == {("GET", "/models")}
+    assert json.loads(run("model", "list", operations.url, "--json").stdout) == MODELS
+    assert {asked[:2] for asked in operations.asked} == {("GET", "/models")}
 
 
 @pytest.mark.parametrize(
@@ -102,94 +102,63 @@ def test_list_shows_every_version(operations: tuple[type[Operations], str]) -> N
     ],
 )
 def test_a_change_is_asked_for_once_with_the_token(
-    operations: tuple[type[Operations], str], arguments: list[str], path: str
+    operations: type[Operations], arguments: list[str], path: str
 ) -> None:
-    kind, url = operations
-    changed = run("--token", "t", "model", *arguments, url)
+    changed = run("--token", "t", "model", *arguments, operations.url)
     assert (changed.exit_code, changed.stdout) == (0, "default 2.0; also served: 1.0\n")
-    assert kind.asked == [("POST", path, "Bearer t")]
+    assert operations.asked == [("POST", path, "Bearer t")]
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("kind", "code"),
     [
-        (NotAuthorized("g", "e"), ExitCode.REFUSED),
-        (ModelNotFound("g", "e"), ExitCode.REFUSED),
-        (ModelConflict("g", "e"), ExitCode.REFUSED),
-        (ArtifactError("g", "e"), ExitCode.REFUSED),
-        (ServerOverloaded("g", "e"), ExitCode.UNREACHABLE),
+        *((errors.NotAuthorized, ExitCode.REFUSED), (errors.ModelNotFound, ExitCode.REFUSED)),
+        *((errors.ModelConflict, ExitCode.REFUSED), (errors.ArtifactError, ExitCode.REFUSED)),
+        (errors.ServerOverloaded, ExitCode.UNREACHABLE),
     ],
 )
 def test_a_refused_change_is_a_line_and_is_not_repeated(
-    operations: tuple[type[Operations], str], error: DiagonalFlipError, code: ExitCode
+    operations: type[Operations], kind: type[errors.DiagonalFlipError], code: ExitCode
 ) -> None:
-    kind, url = operations
-    kind.answer = int(error.status or 0), refusal(error).body
-    changed = run("model", "rollback", url)
-    assert changed.exit_code == code
-    assert changed.stderr == "diagonalflip: G. Expected e.\n"
-    assert len(kind.asked) == 1
+    operations.answer = int(kind.status or 0), refusal(kind("g", "e")).body
+    changed = run("model", "rollback", operations.url)
+    assert (changed.exit_code, changed.stderr) == (code, "diagonalflip: G. Expected e.\n")
+    assert len(operations.asked) == 1
 
 
-def test_what_is_no_document_is_an_invalid_answer(
-    operations: tuple[type[Operations], str],
-) -> None:
-    kind, url = operations
-    kind.answer = 200, b"[]"
-    assert run("model", "list", url).exit_code == ExitCode.REFUSED
-
-
-def test_a_canary_is_told(operations: tuple[type[Operations], str]) -> None:
-    kind, url = operations
-    kind.answer = 200, json.dumps(MODELS | {"canary": "1.0", "percent": 10}).encode()
-    told = run("model", "canary", "1.0", "10", url).stdout
+def test_an_answer_is_told_in_full(operations: type[Operations]) -> None:
+    operations.answers(canary="1.0", percent=10)
+    told = run("model", "canary", "1.0", "10", operations.url).stdout
     assert told == "default 2.0; canary 1.0: 10 %; also served: 1.0\n"
-    assert run("model", "canary", "1.0", "101", url).exit_code == ExitCode.USAGE
-
-
-def test_a_choice_that_is_not_kept_is_told(operations: tuple[type[Operations], str]) -> None:
-    kind, url = operations
-    kind.answer = 200, json.dumps(MODELS | {"kept": False}).encode()
-    changed = run("model", "rollback", url)
+    operations.answers(kept=False)
+    changed = run("model", "rollback", operations.url)
     assert changed.exit_code == 0
     assert "the next start knows nothing of this" in changed.stderr
+    operations.answer = 200, b"[]"
+    assert run("model", "list", operations.url).exit_code == ExitCode.REFUSED
 
 
-class Versions:
+class Versions(FakeClient):
     """Clients of two versions, of which the second may differ in one bit, or fail."""
 
     def __init__(self, *, differs: bool = False, fails: bool = False) -> None:
         self._differs, self._fails = differs, fails
 
     def __call__(self, url: str, *, version: str, **_: Any) -> Versions:  # noqa: ARG002
-        made = Versions(differs=self._differs, fails=self._fails)
-        made.second = version == "b"
-        return made
-
-    second = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+        return self if version == "b" else Versions()
 
     def predict(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         rows = np.zeros((len(numbers), 4), np.float32)
-        if self.second and self._fails:
+        if self._fails:
             raise InvalidAnswer("g", "e")
-        if self.second and self._differs:
+        if self._differs:
             rows[3, 2] = 0.75
         return rows
 
 
 @pytest.mark.parametrize(
     ("client", "code", "differing", "errors"),
-    [
-        (Versions(), 0, 0, 0),
-        (Versions(differs=True), 1, 7, 0),
-        (Versions(fails=True), 1, 0, 7),
-    ],
+    [(Versions(), 0, 0, 0), (Versions(differs=True), 1, 7, 0), (Versions(fails=True), 1, 0, 7)],
 )
 def test_compare_counts_bits_and_errors(
     client: Versions, code: int, differing: int, errors: int
@@ -210,42 +179,35 @@ def test_compare_may_bound_the_latency() -> None:
     assert run(*arguments, 0.01, client=Versions()).exit_code == 1
 
 
-def test_flips_of_a_file_are_refused(tmp_path: Any) -> None:
-    file = tmp_path / "images.bin"
-    file.write_bytes(b"\x12")
-    assert run("predict", "--as", "flips", "--input", file).exit_code == ExitCode.USAGE
-
-
 class Other(FakeServer):
-    """Says in every answer that it is of another version, or that it flips fewer."""
+    """Says something else in every answer."""
 
-    def __init__(self, *changes: tuple[bytes, bytes]) -> None:
+    def __init__(self, said: bytes, instead: bytes) -> None:
         super().__init__()
-        self._changes = changes
+        self._said, self._instead = said, instead
 
     def answer(self, headers: dict[str, str], body: bytes) -> bytes:
         found = super().answer(headers, body)
-        for old, new in self._changes:
-            assert old in found
-            found = found.replace(old, new)
-        return found
+        assert self._said in found
+        return found.replace(self._said, self._instead)
 
 
-def test_an_answer_of_another_version_is_refused(call: Call) -> None:  # noqa: F811
-    with listening(Other().serve) as url:
+@pytest.mark.parametrize(
+    ("line", "named"), [(b"", r"1\.0"), (b"Flip-Model-Version: 1.0\r\n", "None")]
+)
+def test_an_answer_of_another_version_is_refused(call: Call, line: bytes, named: str) -> None:
+    with listening(FakeServer().serve) as url:
         assert call(url, "predict", [1], version="1.0").shape == (1, 4)
-        with pytest.raises(InvalidAnswer, match=r"Version 1\.0 answered\. Expected version 2\.0"):
-            call(url, "predict", [1], version="2.0")
     with (
-        listening(Other((b"Flip-Model-Version: 1.0\r\n", b"")).serve) as url,
-        pytest.raises(InvalidAnswer, match="Version None"),
+        listening(Other(line, b"").serve) as url,
+        pytest.raises(InvalidAnswer, match=rf"Version {named} answered\. Expected version 2\.0"),
     ):
         call(url, "predict", [1], version="2.0")
 
 
-def test_flips_are_asked_of_versions_that_flip(call: Call) -> None:  # noqa: F811
+def test_flips_are_asked_of_versions_that_flip(call: Call) -> None:
     with (
-        listening(Other((b"Flip-Flips: 16", b"Flip-Flips: 15")).serve) as url,
+        listening(Other(b"Flip-Flips: 16", b"Flip-Flips: 15").serve) as url,
         pytest.raises(ModelDoesNotFlip, match="which flips 15 of 16 images"),
     ):
         call(url, "flip", [1])

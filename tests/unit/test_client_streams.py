@@ -16,24 +16,11 @@ import pytest
 
 from diagonalflip import AsyncClient, Client
 from diagonalflip.errors import EmptyPayload, InvalidPadding
-from diagonalflip.wire import pack
-from tests.faults.conftest import Call, call_async, call_sync
-from tests.faults.fake_server import TABLE, FakeServer, listening
+from tests.faults.conftest import Call
+from tests.faults.fake_server import TABLE
+from tests.unit.test_client_verbs import NUMBERS, PACKED, call, server, url
 
-NUMBERS = np.random.default_rng(1).integers(0, 16, 5001)
-PACKED = bytes(pack(NUMBERS).packed)
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    with listening(FakeServer().serve) as url:
-        yield url
-
-
-@pytest.fixture(params=[call_sync, call_async], ids=["Client", "AsyncClient"])
-def call(request: pytest.FixtureRequest) -> Call:
-    function: Call = request.param
-    return function
+__all__ = ["call", "server", "url"]  # fixtures
 
 
 def pieces(size: int) -> Iterator[bytes]:
@@ -96,40 +83,39 @@ def test_files(url: str, tmp_path: Path, paths: bool) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_files_of_an_even_number(url: str, call: Call, tmp_path: Path) -> None:
+def test_files_of_an_even_number_and_of_none(url: str, call: Call, tmp_path: Path) -> None:
     source, destination = tmp_path / "images", tmp_path / "predictions"
     source.write_bytes(b"\xb6\xc0" * 50)
     assert call(url, "predict_file", source, destination, images_per_request=14) == 200
+    source.write_bytes(b"")
+    with pytest.raises(EmptyPayload):
+        call(url, "predict_file", source, destination)
     assert destination.read_bytes() == TABLE[[11, 6, 12, 0] * 50].astype("<f4").tobytes()
+    assert sorted(tmp_path.iterdir()) == [source, destination]
 
 
-@pytest.mark.parametrize("content", [b"", PACKED[:-1]], ids=["empty", "short"])
-def test_a_failed_file_leaves_the_old_one(
-    url: str, call: Call, tmp_path: Path, content: bytes
+def interrupt(_: int) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "error"),
+    [
+        (b"", {}, EmptyPayload),
+        (PACKED[:-1], {"count": 5001}, InvalidPadding),
+        (PACKED, {"progress": interrupt}, KeyboardInterrupt),
+    ],
+)
+@pytest.mark.parametrize("before", [{}, {"predictions": b"old"}], ids=["new", "old"])
+def test_a_file_that_failed_leaves_what_was_there(  # noqa: PLR0913, PLR0917
+    url: str, tmp_path: Path, content: bytes, options: Any, error: Any, before: Any
 ) -> None:
-    source, destination = tmp_path / "images", tmp_path / "predictions"
-    source.write_bytes(content)
-    destination.write_bytes(b"old")
-    if content:
-        with Client(url) as client, pytest.raises(InvalidPadding):
-            client.predict_file(source, destination, count=5001)
-    else:
-        with pytest.raises(EmptyPayload):
-            call(url, "predict_file", source, destination)
-    assert destination.read_bytes() == b"old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "predictions"]
-
-
-def test_an_interrupted_file_leaves_nothing(url: str, tmp_path: Path) -> None:
-    source, destination = tmp_path / "images", tmp_path / "predictions"
-    source.write_bytes(PACKED)
-
-    def interrupt(_: int) -> None:
-        raise KeyboardInterrupt
-
-    with Client(url, images_per_request=100) as client, pytest.raises(KeyboardInterrupt):
-        client.predict_file(source, destination, progress=interrupt)
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+    files = {"images": content} | before
+    for name, old in files.items():
+        (tmp_path / name).write_bytes(old)
+    with Client(url, images_per_request=100) as client, pytest.raises(error):
+        client.predict_file(tmp_path / "images", tmp_path / "predictions", **options)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 def test_devices_and_pipes_are_never_replaced(url: str, tmp_path: Path) -> None:

@@ -7,23 +7,20 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import diagonalflip
 from diagonalflip import AsyncClient, Client, ServerInfo
 from diagonalflip._answers import _seconds
-from diagonalflip.errors import (
-    ClientError,
-    InvalidAnswer,
-)
+from diagonalflip.errors import ClientError, InvalidAnswer
 from diagonalflip.wire import pack, to_pixels
-from tests.faults.conftest import Call, call_async, call_sync
+from tests.faults.conftest import Call, call
 from tests.faults.fake_server import DESCRIPTION, TABLE, FakeServer, expected_flips, listening
+
+__all__ = ["call"]  # a fixture
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = np.random.default_rng(1).integers(0, 16, 5001)
@@ -39,12 +36,6 @@ def server() -> FakeServer:
 def url(server: FakeServer) -> Iterator[str]:
     with listening(server.serve) as url:
         yield url
-
-
-@pytest.fixture(params=[call_sync, call_async], ids=["Client", "AsyncClient"])
-def call(request: pytest.FixtureRequest) -> Call:
-    function: Call = request.param
-    return function
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 999, 5000, 5001, 65536])
@@ -84,11 +75,8 @@ def test_the_chunk_adapts_to_the_server(
     assert np.array_equal(call(url, "flip", numbers), expected_flips(numbers))
 
 
-def test_a_server_that_takes_nothing_is_an_invalid_answer(
-    server: FakeServer, url: str, call: Call
-) -> None:
-    server.max_images = 0
-    with pytest.raises(InvalidAnswer):
+def test_a_server_that_takes_nothing_is_an_invalid_answer(call: Call) -> None:
+    with listening(FakeServer(0).serve) as url, pytest.raises(InvalidAnswer):
         call(url, "predict", NUMBERS)
 
 
@@ -96,13 +84,14 @@ def test_headers_of_a_request(server: FakeServer, url: str, call: Call) -> None:
     call(url, "predict", [1, 2, 3], token="secret", model_digest="ab")  # noqa: S106
     call(url, "flip", [1, 2])
     first, second = server.headers
-    assert first["authorization"] == "Bearer secret"
-    assert first["if-match"] == '"ab"'
-    assert first["content-type"] == "application/octet-stream; padding=4"
-    assert first["accept"] == "application/octet-stream"
-    assert first["accept-encoding"] == "identity"
-    assert "authorization" not in second
-    assert "if-match" not in second
+    assert {
+        "authorization": "Bearer secret",
+        "if-match": '"ab"',
+        "content-type": "application/octet-stream; padding=4",
+        "accept": "application/octet-stream",
+        "accept-encoding": "identity",
+    }.items() <= first.items()
+    assert not {"authorization", "if-match"} & second.keys()
     assert second["content-type"] == "application/octet-stream"
     assert second["accept"] == "application/vnd.diagonalflip.packed"
 
@@ -136,24 +125,6 @@ def test_a_closed_client_says_so(url: str) -> None:
         asyncio.run(call_closed())
 
 
-def test_many_threads_share_a_client(url: str) -> None:
-    with Client(url) as client, ThreadPoolExecutor(16) as pool:
-
-        def work(seed: int) -> bool:
-            numbers = np.random.default_rng(seed).integers(0, 16, 1 + seed)
-            return np.array_equal(client.predict(numbers), TABLE[numbers])
-
-        assert all(pool.map(work, range(300)))
-
-
-def test_many_small_requests_in_flight(url: str) -> None:
-    async def all_at_once() -> Any:
-        async with AsyncClient(url) as client:
-            return await asyncio.gather(*(client.predict([n % 16]) for n in range(500)))
-
-    assert np.array_equal(np.concatenate(asyncio.run(all_at_once())), TABLE[np.arange(500) % 16])
-
-
 @pytest.mark.parametrize(
     ("text", "low", "high"),
     [
@@ -165,10 +136,7 @@ def test_retry_after(text: str, low: float, high: float) -> None:
     assert low <= _seconds(text) <= high
 
 
-def test_all_public_names_are_there_and_light() -> None:
-    assert all(getattr(diagonalflip, name) for name in diagonalflip.__all__)
-    with pytest.raises(AttributeError):
-        _ = diagonalflip.nothing
+def test_the_package_is_light() -> None:
     code = (
         "import json, sys, diagonalflip.wire, diagonalflip; before = set(sys.modules);"
         "diagonalflip.Client; print(json.dumps([sorted(before), sorted(sys.modules)]))"

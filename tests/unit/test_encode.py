@@ -7,10 +7,12 @@ import json
 import flip_encode
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from onnx import TensorProto, helper
 
 from diagonalflip.errors import DiagonalFlipError, NotAcceptable
 from diagonalflip.wire import FLOAT16, JSON, OCTETS, PACKED, TEXT, Images, pack, to_pixels
@@ -71,6 +73,20 @@ def test_a_big_endian_machine_swaps_bytes() -> None:
 
 def test_json_answers_are_short_numbers() -> None:
     assert encode(JSON, EXAMPLE[:1]) == b'{"predictions":[[0.1,-0.1,-0.05,-0.25]]}'
+
+
+def test_the_model_that_rounds_is_made_of_what_it_says() -> None:
+    """Its bytes are in the code, so that a worker needs no package ``onnx``."""
+    shape: list[str | int | None] = ["images", 4]
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["predictions"], ["halves"], to=TensorProto.FLOAT16)],
+        "halving",
+        [helper.make_tensor_value_info("predictions", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("halves", TensorProto.FLOAT16, shape)],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(made, full_check=True)
+    assert made.SerializeToString() == flip_encode.HALVING
 
 
 def test_every_float16_and_every_tie_between_two_is_rounded_as_by_numpy() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from flip_engine import CPU, LARGEST_BATCH, Engine, OnnxEngine, open_engine, pick_device
+from flip_model import Model
 from flip_torch import TorchEngine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,24 +28,25 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def reference(unpacked_archive: Path) -> npt.NDArray[np.float64]:
-    text = (unpacked_archive / "reference.json").read_text(encoding="utf-8")
-    return np.array(json.loads(text)["predictions"])
+def reference(model: Model) -> npt.NDArray[np.float64]:
+    return np.array(json.loads(model.reference)["predictions"])
 
 
-@pytest.fixture(scope="module", params=[open_engine, TorchEngine], ids=["for the CPU", "for a GPU"])
+@pytest.fixture(scope="module", params=[CPU, "GPU"], ids="for the {}".format)
 def engine(
-    unpacked_archive: Path, reference: npt.NDArray[np.float64], request: pytest.FixtureRequest
+    model: Model, reference: npt.NDArray[np.float64], request: pytest.FixtureRequest
 ) -> Engine:
     """Both engines, on the CPU."""
-    engine: Engine = request.param(unpacked_archive / "diagonal_flip.pt", CPU)
+    engine: Engine = TorchEngine(model.torchscript, CPU)
+    if request.param == CPU:
+        engine = open_engine(model.torchscript, model.onnx, CPU)
     assert engine.warm_up(reference) <= 1e-6
     return engine
 
 
 @pytest.fixture
-def cold_engine(artifacts: Path) -> TorchEngine:
-    return TorchEngine(artifacts / "diagonal_flip.pt", CPU)
+def cold_engine(model: Model) -> TorchEngine:
+    return TorchEngine(model.torchscript, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -191,15 +192,15 @@ def test_one_wrong_row_in_one_batch_size_is_refused(
         cold_engine.warm_up(reference)
 
 
-def test_the_cpu_has_an_engine_of_its_own(engine: Engine, artifacts: Path) -> None:
-    assert isinstance(open_engine(artifacts / "diagonal_flip.pt", CPU), OnnxEngine)
+def test_the_cpu_has_an_engine_of_its_own(engine: Engine, model: Model) -> None:
+    assert isinstance(open_engine(b"", model.onnx, CPU), OnnxEngine)
     assert engine.runtime == ("ONNX Runtime" if isinstance(engine, OnnxEngine) else "TorchScript")
 
 
 def test_warm_up_tries_the_cpus_own_engine_too(
-    artifacts: Path, reference: npt.NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
+    model: Model, reference: npt.NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = OnnxEngine(artifacts / "diagonal_flip.x4.onnx")
+    engine = OnnxEngine(model.onnx)
     honest = engine._forward
     sizes: set[int] = set()
 
@@ -214,13 +215,17 @@ def test_warm_up_tries_the_cpus_own_engine_too(
     assert engine.batch_invariant is False
 
 
-@pytest.mark.parametrize("keep", [0, 1, 100])
-def test_a_truncated_onnx_is_an_artifact_error(artifacts: Path, tmp_path: Path, keep: int) -> None:
-    damaged = tmp_path / "damaged.onnx"
-    damaged.write_bytes((artifacts / "diagonal_flip.onnx").read_bytes()[:keep])
-    for path in (damaged, tmp_path / "missing.onnx"):
-        with pytest.raises(ArtifactError, match=path.name):
-            OnnxEngine(path)
+@pytest.mark.parametrize("device", [CPU, "cuda:0"])
+@pytest.mark.parametrize("keep", [0, 1, 100, -100])
+def test_a_model_that_is_damaged_or_of_another_kind_is_an_artifact_error(
+    model: Model, device: str, keep: int
+) -> None:
+    right, other = model.onnx, model.torchscript
+    if device != CPU:
+        right, other = other, right
+    for content in (right[:keep], other):
+        with pytest.raises(ArtifactError, match="file: "):
+            OnnxEngine(content) if device == CPU else TorchEngine(content, CPU)
 
 
 @pytest.mark.parametrize("gpu_id", [0, "0", 3, None])
@@ -249,21 +254,6 @@ def test_with_a_gpu_the_device_is_the_assigned_one(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device(gpu_id) == device
-
-
-@pytest.mark.parametrize("keep", [0, 1, 100, -100])
-def test_a_truncated_model_is_an_artifact_error(artifacts: Path, tmp_path: Path, keep: int) -> None:
-    damaged = tmp_path / "damaged.pt"
-    damaged.write_bytes((artifacts / "diagonal_flip.pt").read_bytes()[:keep])
-    with pytest.raises(ArtifactError, match=r"damaged\.pt"):
-        TorchEngine(damaged, CPU)
-
-
-def test_another_kind_of_file_is_an_artifact_error(artifacts: Path, tmp_path: Path) -> None:
-    shutil.copy(artifacts / "diagonal_flip.onnx", tmp_path / "wrong.pt")
-    for path in (tmp_path / "wrong.pt", tmp_path / "missing.pt", tmp_path):
-        with pytest.raises(ArtifactError, match=path.name):
-            TorchEngine(path, CPU)
 
 
 def test_supervisor_and_workers_look_for_the_same_drivers() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import flip_read
 import numpy as np
 import pytest
-from flip_engine import CPU, Engine, open_engine
+from flip_engine import Engine, OnnxEngine
+from flip_model import Model
 
 from diagonalflip.errors import TooManyImages
 from diagonalflip.message import Request, Verb
@@ -26,8 +26,8 @@ WEIGHTS = {
 
 
 @pytest.fixture(scope="module")
-def engine(artifacts: Path) -> Engine:
-    return open_engine(artifacts / "diagonal_flip.pt", CPU)
+def engine(model: Model) -> Engine:
+    return OnnxEngine(model.onnx)
 
 
 def explain(engine: Engine, numbers: list[int], content_type: str = PACKED) -> list[dict[str, Any]]:

@@ -51,47 +51,32 @@ def read_manifest(artifacts: Path) -> dict[str, Any]:
     return manifest
 
 
-@pytest.fixture(scope="module")
-def second_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made from a copy of the tree, elsewhere, with another hash seed."""
-    tree = tmp_path_factory.mktemp("a-copy-of") / "the tree"
+def test_an_export_elsewhere_with_another_hash_seed_has_the_same_bytes(
+    artifacts: Path, tmp_path: Path
+) -> None:
+    tree = tmp_path / "the tree"
     for name in ("diagonalflip", "export", "handlers"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     output = tree / "deep" / "output"
     finished = run_export(tree, output, hash_seed="4242")
     assert finished.returncode == 0, finished.stderr
-    return output
+    assert {path.name for path in artifacts.iterdir()} == set(FILES)
+    for name in FILES:
+        assert (artifacts / name).read_bytes() == (output / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_two_exports_elsewhere_are_the_same_bytes(
-    artifacts: Path, second_export: Path, name: str
-) -> None:
-    assert (artifacts / name).read_bytes() == (second_export / name).read_bytes()
+def listed(data: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def test_an_export_leaves_its_files_and_nothing_else(artifacts: Path) -> None:
-    assert sorted(path.name for path in artifacts.iterdir()) == sorted(FILES)
-
-
-@pytest.mark.parametrize("name", FILES[:3])
-def test_the_manifest_lists_each_artifact_with_size_and_digest(artifacts: Path, name: str) -> None:
-    data = (artifacts / name).read_bytes()
-    assert read_manifest(artifacts)["artifacts"][name] == {
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "bytes": len(data),
-    }
-
-
-def test_the_manifest_lists_each_member_of_the_archive(artifacts: Path) -> None:
+def test_the_manifest_lists_each_file_and_member_with_size_and_digest(artifacts: Path) -> None:
+    manifest = read_manifest(artifacts)
+    for name in FILES[:3]:
+        assert manifest["artifacts"][name] == listed((artifacts / name).read_bytes())
     with zipfile.ZipFile(artifacts / ARCHIVE) as archive:
-        assert archive.testzip() is None
-        members = {name: archive.read(name) for name in archive.namelist()}
-    assert read_manifest(artifacts)["archive_members"] == {
-        name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        for name, data in members.items()
-    }
-    assert read_manifest(artifacts)["wire_version"] == WIRE_VERSION
+        members = {name: listed(archive.read(name)) for name in archive.namelist()}
+    assert manifest["archive_members"] == members
+    assert manifest["wire_version"] == WIRE_VERSION
 
 
 def test_the_archive_holds_the_sources_the_model_and_its_predictions(artifacts: Path) -> None:
@@ -107,7 +92,7 @@ def test_the_archive_holds_the_sources_the_model_and_its_predictions(artifacts: 
             assert archive.read(name) == source.read_bytes()
         assert archive.read("diagonal_flip.pt") == (artifacts / "diagonal_flip.pt").read_bytes()
         serve_manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
-        for key in ("serializedFile", "handler", "configFile"):
+        for key in ("serializedFile", "handler", "configFile", "requirementsFile"):
             assert serve_manifest["model"][key] in archive.namelist()
         reference = json.loads(archive.read("reference.json"))
     certificate = read_manifest(artifacts)["certificate"]
@@ -118,29 +103,19 @@ def test_the_archive_holds_the_sources_the_model_and_its_predictions(artifacts: 
         assert np.array_equal(reference["weights"][name], np.array(values, np.float32))
 
 
-def test_every_handler_module_is_in_the_archive() -> None:
-    modules = {path.name for path in (ROOT / "handlers").iterdir() if path.is_file()}
-    assert modules <= SOURCES.keys()
-
-
-def test_top_level_names_cannot_be_shadowed_by_the_workers_own(artifacts: Path) -> None:
-    with zipfile.ZipFile(artifacts / ARCHIVE) as archive:
-        tops = {name.partition("/")[0] for name in archive.namelist() if name.endswith(".py")}
+def test_every_handler_is_in_the_archive_under_a_name_of_its_own() -> None:
+    assert {path.name for path in (ROOT / "handlers").iterdir() if path.is_file()} <= SOURCES.keys()
+    tops = {name.partition("/")[0] for name in SOURCES if name.endswith(".py")}
     assert all(top == "diagonalflip" or top.startswith("flip_") for top in tops)
 
 
-@pytest.mark.parametrize("kind", ["get_inputs", "get_outputs"])
-def test_onnx_takes_and_gives_float32_of_any_batch(artifacts: Path, kind: str) -> None:
+def test_onnx_takes_and_gives_float32_of_any_batch(artifacts: Path) -> None:
     session = onnxruntime.InferenceSession(
         str(artifacts / "diagonal_flip.onnx"), providers=["CPUExecutionProvider"]
     )
-    (value,) = getattr(session, kind)()
-    assert value.name == {"get_inputs": "pixels", "get_outputs": "prediction"}[kind]
-    assert value.type == "tensor(float)"
-    assert value.shape == ["batch", 4]
-    for size in (1, 3, 100):
-        (answer,) = session.run(None, {"pixels": np.zeros((size, 4), np.float32)})
-        assert answer.shape == (size, 4)
+    (given,), (taken,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, given.shape) == ("pixels", "tensor(float)", ["batch", 4])
+    assert (taken.name, taken.type, taken.shape) == ("prediction", "tensor(float)", ["batch", 4])
 
 
 def test_onnx_is_one_file_of_standard_operators(artifacts: Path) -> None:
@@ -169,45 +144,26 @@ def test_no_path_of_the_machine_is_in_any_artifact(artifacts: Path, name: str) -
         assert not [trace for trace in traces - {"/"} if trace.encode() in blob]
 
 
-def with_nan(tensors: dict[str, Any]) -> None:
-    tensors["layer2.bias"][0] = float("nan")
-
-
-def with_large_values(tensors: dict[str, Any]) -> None:
-    """Valid weights, for which float32 rounding alone is beyond the tolerance."""
-    tensors["layer2.weight"] = [
-        [1000.1 * value for value in row] for row in tensors["layer2.weight"]
-    ]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"), [(with_nan, "layer2.bias"), (with_large_values, "A deviation of")]
-)
 def test_a_failed_export_leaves_no_archive_even_if_one_was_there(
-    artifacts: Path, tmp_path: Path, spoil: Any, message: str
+    artifacts: Path, tmp_path: Path
 ) -> None:
+    """With valid weights, for which float32 rounding alone is beyond the tolerance."""
     output = tmp_path / "output"
     shutil.copytree(artifacts, output)
     (output / "unrelated.mar").touch()
     tensors = json.loads(WEIGHTS_FILE.read_text("utf-8"))
-    spoil(tensors)
+    tensors["layer2.weight"] = (1000.1 * np.array(tensors["layer2.weight"])).tolist()
     weights = tmp_path / "weights.json"
     weights.write_text(json.dumps(tensors), encoding="utf-8")
     finished = run_export(ROOT, output, "--weights", str(weights))
     assert finished.returncode == 1, finished.stdout
-    assert finished.stderr.splitlines()[-1].startswith("export failed: ")
-    assert message in finished.stderr
-    assert "Traceback" not in finished.stderr
+    assert finished.stderr.splitlines()[-1].startswith("export failed: A deviation of")
     assert [path.name for path in output.iterdir()] == ["unrelated.mar"]
 
 
 def test_the_model_has_the_version_that_it_is_given(tmp_path: Path) -> None:
     finished = run_export(ROOT, tmp_path, "--model-version", "1.1")
     assert finished.returncode == 0, finished.stderr
-    with zipfile.ZipFile(tmp_path / "diagonal_flip.mar") as archive:
+    with zipfile.ZipFile(tmp_path / ARCHIVE) as archive:
         told = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"]
-    manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
-    assert (told, manifest["model"]["version"]) == ("1.1", "1.1")
-    refused = run_export(ROOT, tmp_path, "--model-version", "../1")
-    assert refused.returncode == 2
-    assert "'../1'; expected letters" in refused.stderr
+    assert (told, read_manifest(tmp_path)["model"]["version"]) == ("1.1", "1.1")

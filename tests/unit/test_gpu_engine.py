@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import flip_lane
 import flip_torch
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from flip_lane import Lane
+from flip_model import Model
 from flip_torch import LARGEST_BATCH, TorchEngine
 
 from diagonalflip.wire import pack, unpack
@@ -35,14 +35,13 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
 
 
 @pytest.fixture
-def reference(unpacked_archive: Path) -> npt.NDArray[np.float64]:
-    text = (unpacked_archive / "reference.json").read_text(encoding="utf-8")
-    return np.array(json.loads(text)["predictions"])
+def reference(model: Model) -> npt.NDArray[np.float64]:
+    return np.array(json.loads(model.reference)["predictions"])
 
 
 @pytest.fixture
-def engine(cuda: Cuda, artifacts: Path) -> TorchEngine:
-    engine = TorchEngine(artifacts / "diagonal_flip.pt", "cuda:0")
+def engine(cuda: Cuda, model: Model) -> TorchEngine:
+    engine = TorchEngine(model.torchscript, "cuda:0")
     assert (engine.device_name, len(cuda.streams)) == ("a late GPU", engine.lanes)
     return engine
 

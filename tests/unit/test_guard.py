@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-from functools import partial
+import ssl
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from diagonalflip.errors import SettingError
-from supervisor import edge, tokens
-from supervisor.edge import EdgeFiles
+from supervisor import access, tokens
+from supervisor.access import AccessFiles
 from supervisor.settings import Settings
 from worker import limits
-from worker.guard import TOKENS, Guard, read_tokens
+from worker.guard import Guard, read_tokens
 
 PATH = "/predictions/diagonal_flip"
 RATE = 3
 
 
 @pytest.fixture
-def token(tmp_path: Path) -> str:
-    return tokens.add(tmp_path / TOKENS, "somebody")
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "tokens"
 
 
 @pytest.fixture
-def guard(tmp_path: Path, token: str) -> Guard:  # noqa: ARG001 - it is in the file
-    guard = Guard(tmp_path, RATE, False)
+def token(file: Path) -> str:
+    return tokens.add(file, "somebody")
+
+
+@pytest.fixture
+def guard(file: Path, token: str) -> Guard:  # noqa: ARG001 - it is in the file
+    guard = Guard(RATE)
+    guard.renew(read_tokens(file), None)
     guard.paths = {PATH}
     return guard
 
@@ -41,16 +48,14 @@ def status(guard: Guard, told: str, path: str = PATH) -> int:
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_a_rate_is_by_token_and_second(
-    guard: Guard, tmp_path: Path, token: str, scheme: str
-) -> None:
-    other = tokens.add(tmp_path / TOKENS, "other")
-    guard.follow()
+def test_a_rate_is_by_token_and_second(guard: Guard, file: Path, token: str, scheme: str) -> None:
+    other = tokens.add(file, "other")
+    guard.renew(read_tokens(file), None)
     for _ in range(2):
         found = [status(guard, f"{scheme} {token}") for _ in range(RATE + 2)]
         assert found == [200] * RATE + [429] * 2
         assert status(guard, f"{scheme} {other}") == 200
-        guard.follow()
+        guard.tick()
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/status", "/metrics", "/v2/models/other", ""])
@@ -73,7 +78,7 @@ def test_refusals_fill_no_log(guard: Guard, caplog: pytest.LogCaptureFixture) ->
     for _ in range(2):
         for _ in range(1000):
             status(guard, 'Bearer "\n', "/a\nb")
-        guard.follow()
+        guard.tick()
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2 * (limits.REFUSALS_LOGGED + 1)
     assert (
@@ -83,73 +88,91 @@ def test_refusals_fill_no_log(guard: Guard, caplog: pytest.LogCaptureFixture) ->
     assert all("\n" not in line for line in lines)
 
 
-def test_files_are_read_when_they_change_and_not_otherwise(
-    guard: Guard, tmp_path: Path, token: str
-) -> None:
-    file = tmp_path / TOKENS
-    file.with_suffix(".new").write_text(file.read_text().replace(" somebody", " revoked"))
-    file.with_suffix(".new").replace(file)
+def revoke(file: Path) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(file.read_text().replace(" somebody", " revoked"))
+    new.replace(file)
+
+
+def test_tokens_are_exchanged_while_it_serves(guard: Guard, file: Path, token: str) -> None:
+    revoke(file)
     assert status(guard, f"Bearer {token}") == 200
-    guard.follow()
-    assert status(guard, f"Bearer {token}") == 403
-    os.utime(file)
-    file.write_text("rubbish")
-    with pytest.raises(SettingError, match="Line 1"):
-        guard.follow()
-    guard.follow()
+    guard.renew(read_tokens(file), None)
     assert status(guard, f"Bearer {token}") == 403
 
 
-def test_with_tls_it_never_falls_back_to_plain_http(tmp_path: Path, token: str) -> None:  # noqa: ARG001
-    """A cleaner of temporary folders may take the certificate away."""
-    with pytest.raises(SettingError, match="TLS_CERT"):
-        Guard(tmp_path, RATE, True)
+@pytest.fixture
+def files(file: Path, token: str) -> AccessFiles:  # noqa: ARG001 - it is in the file
+    return AccessFiles(Settings(tokens_file=file), file)
 
 
-def test_the_supervisor_makes_lost_copies_anew_and_outlives_a_full_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_files_are_read_when_they_change_and_not_otherwise(
+    files: AccessFiles, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source, folder = tmp_path / "source", tmp_path / "sockets"
-    folder.mkdir()
-    tokens.add(source, "somebody")
-    files = EdgeFiles(Settings(tokens_file=source), source, folder)
-    (folder / TOKENS).unlink()
-    files.follow()
-    assert (folder / TOKENS).exists()
-    source.write_text(source.read_text().replace(" somebody", " revoked"))
-    with monkeypatch.context() as full:
-        full.setattr(os, "open", partial(_refuse, OSError(errno.ENOSPC, "No space left on device")))
+    assert not files.changed()
+    os.utime(file)
+    assert not files.changed(), "its content is the same"
+    revoke(file)
+    assert files.changed()
+    assert list(files.content["tokens"].values()) == ["revoked"]
+    before = files.content
+    for spoil in (lambda: file.write_text("rubbish"), file.unlink):
+        spoil()
         for _ in range(3):
-            files.follow()
-    assert " revoked" not in (folder / TOKENS).read_text()
-    assert [record.levelname for record in caplog.records] == ["ERROR"], "told once"
-    files.follow()
-    assert " revoked" in (folder / TOKENS).read_text(), "when there is room again"
+            assert not files.changed()
+        assert files.content is before, "it goes on with what it had"
+    levels = [record.levelname for record in caplog.records]
+    assert levels.count("ERROR") == 2, "each is told once"
 
 
 def test_a_file_that_is_still_being_written_is_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: AccessFiles, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, folder = tmp_path / "source", tmp_path / "sockets"
-    folder.mkdir()
-    tokens.add(source, "somebody")
-    files = EdgeFiles(Settings(tokens_file=source), source, folder)
-    written = source.read_text().replace(" somebody", " revoked")
-    source.write_text("")
+    written = file.read_text().replace(" somebody", " revoked")
+    file.write_text("")
 
     def read(path: Path) -> dict[str, str]:
         try:
             return read_tokens(path)
         finally:
-            source.write_text(written)
+            file.write_text(written)
 
     with monkeypatch.context() as writing:
-        writing.setattr(edge, "read_tokens", read)
-        files.follow()
-    assert " somebody" in (folder / TOKENS).read_text(), "it goes on with what it had"
-    files.follow()
-    assert " revoked" in (folder / TOKENS).read_text()
+        writing.setattr(access, "read_tokens", read)
+        assert not files.changed()
+    assert files.changed()
+    assert list(files.content["tokens"].values()) == ["revoked"]
 
 
-def _refuse(error: OSError, *_: object) -> None:
-    raise error
+def certify(chain: Path, key: Path) -> None:
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=a"
+    )
+    named = ["-keyout", str(key), "-out", str(chain)]
+    subprocess.run([*command.split(), *named], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("memory", [True, False], ids=["memory", "file"])
+def test_a_certificate_is_exchanged_with_its_key_and_lies_on_no_disk(
+    file: Path, guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: bool
+) -> None:
+    if memory:
+        monkeypatch.delattr(tempfile, "NamedTemporaryFile")
+    else:  # not Linux
+        monkeypatch.delattr(os, "memfd_create")
+    chain, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    settings = Settings(tls_cert=chain, tls_key=key)
+    with pytest.raises(SettingError, match="TLS_KEY"):  # and never plain HTTP in its place
+        AccessFiles(settings, file)
+    certify(chain, key)
+    files = AccessFiles(settings, file)
+    guard.renew(files.content["tokens"], files.content["pem"])
+    first = guard.context
+    assert first is not None
+    assert first.minimum_version is ssl.TLSVersion.TLSv1_3
+    certify(chain, tmp_path / "other.pem")
+    assert not files.changed(), "the key is not this certificate's"
+    certify(chain, key)
+    assert files.changed()
+    guard.renew(files.content["tokens"], files.content["pem"])
+    assert guard.context is not first

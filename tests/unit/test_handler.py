@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ PROBLEM = "application/problem+json"
 class Request(NamedTuple):
     """A request of a client; a body of None is none at all, as after a form post."""
 
-    body: bytes | None
+    body: Any
     headers: dict[str, Any]
 
 
@@ -95,10 +96,11 @@ def ask(handler: FlipHandler, *requests: Request) -> list[Answer]:
     """Sends one batch, framed as TorchServe frames it."""
     data, headers = [], []
     for body, sent in requests:
-        data.append({} if body is None else {"body": bytearray(body)})
+        given = bytearray(body) if isinstance(body, bytes) else body
+        data.append({} if body is None else {"body": given})
         header: dict[str, Any] = {} if body is None else {"body": {"content-type": ""}}
         headers.append(header | sent)
-    context = FakeContext(Path(), headers)
+    context = FakeContext(Path(), request_headers=headers)
     bodies = handler.handle(data, context)
     assert len(bodies) == len(requests)
     assert set(context.statuses) == set(context.content_types) == set(range(len(requests)))
@@ -188,8 +190,75 @@ def test_headers_are_read_in_any_case(handler: FlipHandler, name: str, accept: s
     assert same(ask(handler, request)[0], ask(handler, GOOD["as json"])[0])
 
 
+V2 = b'{"inputs": [{"name": "packed", "datatype": "UINT8", "shape": [1], "data": [182]}]}'
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        (JSON, GOOD["json"].body, 200),
+        (JSON, V2, 200),
+        *((JSON, body, 400) for body in (b"[11]", b"11", b'"0110"', b"true", b'["\\ud800"]')),
+        (JSON, b'{"images": [NaN]}', 400),
+        ("text/plain", b"b6 9", 200),
+        ("text/plain", "\u00e4".encode(), 400),
+        ("text/html", b"b6", 415),
+    ],
+)
+def test_what_torchserve_decodes_by_default_is_read_alike(
+    handler: FlipHandler, content_type: str, body: bytes, status: int
+) -> None:
+    decoded = json.loads(body) if content_type == JSON else body.decode()
+    headers = {"Content-Type": content_type}
+    given, found = (ask(handler, Request(each, headers))[0] for each in (body, decoded))
+    assert found.status[0] == status
+    assert same(found, given) or (status == 400 and found.status == given.status)
+    part = {"Content-Type": "multipart/form-data; boundary=b", "data": {"content-type": JSON}}
+    data = [{"data": json.loads(V2)}]
+    context = FakeContext(Path(), request_headers=[part])
+    assert handler.handle(data, context) == [
+        ask(handler, Request(V2, {"Content-Type": JSON}))[0].body
+    ]
+
+
+def test_json_too_deep_to_be_encoded_again_is_refused_alone(handler: FlipHandler) -> None:
+    """Decoded less deep in the stack, it was not too deep."""
+    document: list[Any] = []
+    for _ in range(sys.getrecursionlimit()):
+        document = [document]
+    deep, good = ask(handler, Request(document, {"Content-Type": JSON}), GOOD["even"])
+    assert json.loads(deep.body)["code"] == "invalid_json"
+    assert good.status == (200, "OK")
+
+
+@pytest.mark.parametrize(("batch_size", "most"), [(None, 6_500_000), (1, 6_500_000), (16, 625_000)])
+def test_torchserve_decodes_the_answers_of_a_batch_in_a_second(
+    unpacked_archive: Path, batch_size: int | None, most: int
+) -> None:
+    handler = FlipHandler()
+    handler.initialize(FakeContext(unpacked_archive, batch_size))
+    assert handler._most_bytes == most
+
+
+@pytest.mark.parametrize("accept", [PACKED, JSON, "text/plain"])
+def test_an_answer_too_large_for_torchserve_names_the_port_without_that_limit(
+    handler: FlipHandler, accept: str
+) -> None:
+    headers = {"Content-Type": PACKED, "Accept": accept}
+    large = Request(b"\x73" * (80_000 if accept == PACKED else 60_000), headers)
+    before, refused, after = ask(handler, GOOD["even"], large, GOOD["odd"])
+    assert (before.status[0], refused.status[0], after.status[0]) == (200, 413, 200)
+    problem = json.loads(refused.body)
+    assert problem["code"] == "too_many_images"
+    assert "port 8080" in problem["detail"]
+    limit = int(refused.headers["Flip-Max-Images"])
+    (answer,) = ask(handler, Request(large.body[: limit // 2], headers))
+    assert answer.status[0] == 200
+    assert 0.99 * handler._most_bytes < len(answer.body) <= handler._most_bytes
+
+
 def test_describe_says_what_is_served_and_how(handler: FlipHandler) -> None:
-    context = FakeContext(Path(), [{"describe": "True"}])
+    context = FakeContext(Path(), request_headers=[{"describe": "True"}])
     (body,) = handler.handle([{}], context)
     (beside, asked, _) = ask(handler, GOOD["odd"], Request(b"", {"Accept": "*/*"}), GOOD["even"])
     assert (asked.status, asked.content_type, asked.body) == ((200, "OK"), JSON, body)
@@ -211,7 +280,7 @@ def test_a_client_that_sends_describe_takes_no_answer_from_its_neighbours(
     handler: FlipHandler,
 ) -> None:
     body, headers = GOOD["even"]
-    context = FakeContext(Path(), [{"describe": "True"}, headers])
+    context = FakeContext(Path(), request_headers=[{"describe": "True"}, headers])
     bodies = handler.handle([{"body": bytearray()}, {"body": body}], context)
     assert bodies[1] == ask(handler, GOOD["even"])[0].body
     assert context.statuses[1] == (200, "OK")

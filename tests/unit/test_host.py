@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +11,8 @@ import pytest
 
 from diagonalflip.errors import SettingError
 from supervisor import host
-from worker import frontend, limits
+from supervisor.settings import Settings
+from worker import limits
 
 
 def test_children_get_nothing_that_changes_them() -> None:
@@ -76,36 +74,22 @@ def test_a_driver_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
         host.count_gpus()
 
 
-ASK_AS_NOBODY = """
-import os, socket, sys
-os.setuid(65534)
-with socket.socket() as connection:
-    connection.connect(("127.0.0.1", int(sys.argv[1])))
-    print(connection.recv(1))
-"""
+@pytest.mark.parametrize(
+    ("given", "gpus", "cores", "workers"),
+    [((3, 0), 0, 1, 3), ((3, 1), 8, 1, 3), ((0, 0), 8, 1, 8), ((0, 0), 0, 4, 2), ((0, 0), 0, 1, 1)],
+)
+def test_there_is_a_worker_a_gpu_and_without_gpus_a_few(
+    monkeypatch: pytest.MonkeyPatch, given: tuple[int, int], gpus: int, cores: int, workers: int
+) -> None:
+    monkeypatch.setattr(host, "count_gpus", lambda: gpus)
+    monkeypatch.setattr(host, "count_cores", lambda: cores)
+    assert host.count_workers(Settings(workers=given[0], require_gpu=given[1])) == workers
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")
-def test_on_tcp_only_the_workers_own_user_is_let_in() -> None:
-    with frontend.listen(None, 0) as listener:
-        port = listener.getsockname()[1]
-        command = [sys.executable, "-c", ASK_AS_NOBODY, str(port)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as nobody:
-            listener.settimeout(30)
-            # The foreign process comes first: nobody else has connected yet.
-            while not (waiting := _waiting(port)):
-                assert nobody.poll() is None
-            assert waiting
-            with socket.create_connection(("127.0.0.1", port)) as ours:
-                with frontend.accept(listener) as accepted:
-                    assert accepted.getpeername() == ours.getsockname()
-                assert nobody.communicate()[0] == "b''\n"
-
-
-def _waiting(port: int) -> list[str]:
-    """Connections to ``port`` that the kernel holds, of whoever."""
-    rows = [line.split() for line in frontend.TCP_TABLE.read_text().splitlines()[1:]]
-    return [row[2] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "01"]
+def test_a_gpu_that_is_required_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "count_gpus", lambda: 0)
+    with pytest.raises(SettingError, match="REQUIRE_GPU=1"):
+        host.count_workers(Settings(workers=1, require_gpu=1))
 
 
 @pytest.mark.parametrize(

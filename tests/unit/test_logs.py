@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,19 +19,45 @@ from supervisor import logs
 from supervisor.settings import Settings
 
 
-def test_lines_that_are_no_json_become_a_message(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@contextmanager
+def part(settings: Settings) -> Iterator[tuple[logs.Part, int]]:
+    """A part of the service and the descriptor that it writes to; at the end all is logged."""
     known = set(threading.enumerate())
+    opened = logs.Part("part", settings)
+    try:
+        yield opened, opened.writer
+    finally:
+        opened.close()
+        for thread in set(threading.enumerate()) - known:
+            thread.join(10)
+        for handler in logging.getLogger("part").handlers:
+            handler.close()
+
+
+def wait_for(path: Path, content: str) -> None:
+    while not path.exists() or not path.read_text().endswith(content):
+        time.sleep(0.01)  # the test's own time limit ends this
+
+
+def test_lines_that_are_no_json_become_a_message(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with logs.output_of("java", Settings(log_format="json")) as out:
-        out.write(b'{"level": "WARN"}\n\nWARNING: \xff\n')
-    for thread in set(threading.enumerate()) - known:
-        thread.join(10)
+    logging.getLogger("part").propagate = True
+    with part(Settings(log_format="json")) as (_, writer):
+        os.write(writer, b'{"level": "WARN"}\n\nWARNING: \xff\n')
     format_ = logs._JsonFormatter().format
     written = [json.loads(format_(record)) for record in caplog.records]
     assert written[0] == {"level": "WARN"}
-    assert (written[1]["part"], written[1]["message"]) == ("java", "WARNING: \ufffd")
+    assert (written[1]["part"], written[1]["message"]) == ("part", "WARNING: \ufffd")
+
+
+def test_the_last_error_is_kept_for_messages(tmp_path: Path) -> None:
+    with part(Settings(log_dir=tmp_path)) as (opened, writer):
+        assert opened.last_error() == "no part wrote anything"
+        os.write(writer, b"one\ntwo\n")
+        wait_for(tmp_path / "part.log", " two\n")
+        assert opened.last_error() == "one / two"
+        os.write(writer, b"ValueError: why\n" + b"later\n" * (logs.LAST_LINES - 1))
+    assert opened.last_error() == "ValueError: why"
 
 
 def test_a_reader_that_stalls_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,17 +92,20 @@ def test_a_reader_that_is_gone_is_no_error() -> None:
 def test_a_part_has_a_file_of_its_own_that_is_rotated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "LOG_BYTES", 15)
-    known = set(threading.enumerate())
-    try:
-        with logs.output_of("part", Settings(log_dir=tmp_path)) as output:
-            output.write(b"0123456789\nabcdefghij\n")
-        for thread in set(threading.enumerate()) - known:
-            thread.join(10)
-        assert (tmp_path / "part.log.1").read_text() == "0123456789\n"
-        assert (tmp_path / "part.log").read_text() == "abcdefghij\n"
-    finally:
-        logs.output_of("part", Settings(log_format="json")).close()  # closes the file
+    monkeypatch.setattr(logs, "LOG_BYTES", 40)
+    with part(Settings(log_dir=tmp_path)) as (_, writer):
+        os.write(writer, b"0123456789\nabcdefghij\n")
+    assert (tmp_path / "part.log.1").read_text().endswith(" 0123456789\n")
+    assert (tmp_path / "part.log").read_text().endswith(" abcdefghij\n")
+
+
+def test_a_log_goes_on_when_a_cleaner_has_taken_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "logs/part.log"
+    with part(Settings(log_dir=file.parent)) as (_, writer):
+        for line in ("one", "two", "three"):
+            os.write(writer, f"{line}\n".encode())
+            wait_for(file, f" {line}\n")
+            shutil.rmtree(file.parent)
 
 
 def test_another_format_is_refused() -> None:

@@ -1,15 +1,16 @@
-"""Ports that are picked for a server which opens them later."""
+"""Ports: opened by the supervisor, or picked for a server that opens them later."""
 
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import pytest
 
-from diagonalflip.errors import SettingError
-from supervisor.ports import free_ports, resolve
+from diagonalflip.errors import StartError
+from supervisor import ports
+from supervisor.ports import free_ports, listen, open_port, open_ports
 from supervisor.settings import Settings
-from worker.listener import listen
 
 
 def test_a_picked_port_is_no_outgoing_connections() -> None:
@@ -26,24 +27,42 @@ def test_picked_ports_are_free_in_a_row() -> None:
 def test_an_address_that_is_not_here_is_refused() -> None:
     with pytest.raises(OSError, match="assign"):
         free_ports(1, "192.0.2.1")
+    with pytest.raises(StartError, match=r"OPERATIONS_PORT=192\.0\.2\.1 is no address"):
+        open_port("operations_port", Settings(operations_host="192.0.2.1"))
 
 
 def test_a_crash_does_not_keep_the_next_start_from_its_port() -> None:
     """A client that goes on holds its connection half open, a minute long on Linux."""
     with listen(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
-        client = socket.create_connection(address)
+        number = listener.getsockname()[1]
+        client = socket.create_connection(("127.0.0.1", number))
         listener.setblocking(True)
         listener.accept()[0].close()
     with client:
-        ports = dict.fromkeys(map(str.upper, Settings.ports()), "0") | {"PORT": str(address[1])}
-        assert resolve(Settings.from_environment(ports)).port == address[1]
-        listen(address).close()
+        settings, listeners = open_ports(Settings(port=number, operations_port=0))
+        for name, each in listeners.items():
+            with each:
+                assert each.getsockname()[1] == getattr(settings, name) != 0
+        assert (list(listeners), settings.port) == (["port", "operations_port"], number)
 
 
 def test_a_port_that_somebody_listens_on_is_refused() -> None:
     with listen(("127.0.0.1", 0)) as listener:
-        port = str(listener.getsockname()[1])
-        ports = dict.fromkeys(map(str.upper, Settings.ports()), "0") | {"PORT": port}
-        with pytest.raises(SettingError, match=f"PORT={port}: .*\\. Expected a free port"):
-            resolve(Settings.from_environment(ports))
+        port = listener.getsockname()[1]
+        with pytest.raises(StartError, match=f"PORT={port}: .*\\. Expected a free port"):
+            open_ports(Settings(port=port))
+
+
+def test_a_picked_port_that_is_taken_before_it_is_opened_is_picked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with listen(("127.0.0.1", 0)) as taken:
+        picks: list[Any] = [taken.getsockname()[1]] * 2 + [free_ports()]
+        free = picks[-1]
+        monkeypatch.setattr(ports, "free_ports", lambda *_: picks.pop(0))
+        with open_port("port", Settings(port=0)) as listener:
+            assert listener.getsockname()[1] == free
+        picks += [taken.getsockname()[1]] * ports.PICKS
+        with pytest.raises(StartError, match="PORT=0"):
+            open_port("port", Settings(port=0))
+        assert not picks

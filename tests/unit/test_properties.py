@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import flip_read
 import numpy as np
 import numpy.typing as npt
 import pytest
+from flip_model import Model
 from flip_torch import TorchEngine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,8 +24,8 @@ Rows = npt.NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def engine(artifacts: Path) -> TorchEngine:
-    return TorchEngine(artifacts / "diagonal_flip.pt", "cpu")
+def engine(model: Model) -> TorchEngine:
+    return TorchEngine(model.torchscript, "cpu")
 
 
 def pbm(numbers: list[int]) -> bytes:

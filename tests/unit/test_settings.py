@@ -19,9 +19,9 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 
 def test_every_setting_is_read() -> None:
-    given = {"HOST": "::1", "PORT": "1", "WORKERS": "3", "BATCH_SIZE": "7", "LOG_DIR": "/x"}
+    given = {"HOST": "::1", "PORT": "1", "WORKERS": "3", "TORCHSERVE": "1", "LOG_DIR": "/x"}
     read = Settings.from_environment(given)
-    assert (read.host, read.port, read.workers, read.batch_size) == ("::1", 1, 3, 7)
+    assert (read.host, read.port, read.workers, read.torchserve) == ("::1", 1, 3, "1")
     assert read.log_dir == Path("/x")
 
 
@@ -32,8 +32,8 @@ def test_every_setting_is_read() -> None:
         ("PORT", "-1"),
         ("PORT", "8080 "),
         ("PORT", "٨"),
-        ("BATCH_SIZE", "0"),
-        ("MAX_BATCH_DELAY_MS", "0"),
+        ("PROOF_S", "0"),
+        ("DEGRADED_S", "3601"),
         ("WORKERS", "two"),
     ],
 )
@@ -41,6 +41,12 @@ def test_a_bad_value_is_named_with_its_range(name: str, value: str) -> None:
     with pytest.raises(SettingError, match=f"{name}={value}") as caught:
         Settings.from_environment({name: value})
     assert "whole number" in caught.value.expected
+
+
+@pytest.mark.parametrize("value", ["yes", "2", " 1"])
+def test_torchserve_is_on_off_or_as_it_is_installed(value: str) -> None:
+    with pytest.raises(SettingError, match=f"TORCHSERVE={value}"):
+        Settings.from_environment({"TORCHSERVE": value})
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
-"""Restarts of parts that ended, and the operations port's account of them."""
+"""What the supervisor makes of its parts: readiness, one page of metrics, safe settings."""
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,83 +16,125 @@ from diagonalflip.message import Request, Response, Verb
 from supervisor import supervisor
 from supervisor.metrics import Page
 from supervisor.operations import Health
-from supervisor.proof import Prover
+from supervisor.ports import free_ports, listen
 from supervisor.settings import Settings, refuse_unsafe
-from supervisor.supervisor import GaveUpError, Lives
-from tests.contract.test_proof import MODELS
+from supervisor.supervisor import Supervisor
+from supervisor.workers import RESULTS
 from worker.metrics import FRONT, Metrics
 
-
-def test_pauses_grow_and_end() -> None:
-    lives = Lives("torchserve")
-    pauses = [lives.ended() for _ in range(supervisor.MAX_SHORT_LIVES)]
-    assert pauses == [0, 1, 3, 7, 15]
-    with pytest.raises(GaveUpError, match="torchserve"):
-        lives.ended()
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACED = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+TOKENS, PEM = Path("tokens"), Path("x.pem")
 
 
-def test_a_long_life_is_no_part_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    lives = Lives("torchserve")
-    for _ in range(3):
-        lives.ended()
-    monkeypatch.setattr(supervisor, "STABLE_S", -1.0)
-    assert lives.ended() == 0
-
-
-def test_readiness_is_earned_and_lost(tmp_path: Path) -> None:
-    health = Health()
-    assert not health.ready
-    health.prover = Prover(tmp_path, 2, MODELS, 1.0)
-    health.prover.workers[0].proven = True
-    assert not health.ready, "not yet every worker"
-    health.earned = True
-    assert health.ready
-    health.prover.workers[0].proven = False
-    assert not health.ready, "no worker is left"
-    health.prover.workers[1].proven = True
-    health.draining = True
-    assert not health.ready, "it stops"
-
-
-def test_metrics_of_every_part_are_on_one_page(tmp_path: Path) -> None:
-    health = Health(Prover(tmp_path, 2, MODELS, 1.0), earned=True)
-    health.restarts["worker"] += 3
-    paths = [tmp_path / f"{number}.metrics" for number in range(2)]
-    for number, path in enumerate(paths):
-        metrics = Metrics(number, path)
+def team(ready: int = 2, pages: int = 0) -> Any:
+    """Two workers, of which some are ready, and some have sent their measurements."""
+    measured = []
+    for number in range(pages):
+        metrics = Metrics(number)
         entry = (FRONT, Request(Verb.PREDICT, {}), 1.0, Response(b"", "", headers=TRACED))
         metrics.add([entry], 1.5, 2.0)
         metrics.fold()
-        metrics.publish()
-    health.pages = lambda: [path.read_text() for path in paths]
-    page = Page(health).render("text/plain")[0].decode()
+        measured.append(SimpleNamespace(number=number, page=metrics.state(), checked_at=0.0))
+    checks = Counter(dict.fromkeys(RESULTS, 0))
+    return SimpleNamespace(
+        ready=ready, count=2, killed=1, restarts=3, checks=checks, living=measured, pids=set(),
+        share_status=lambda: None,
+    )  # fmt: skip
+
+
+def health(workers: Any, torchserve: Any = None, **state: bool) -> Health:
+    models: Any = None
+    return Health(workers, torchserve, models, **state)
+
+
+@pytest.mark.parametrize(
+    ("ready", "state", "expected"),
+    [
+        (2, {}, False),  # not yet every worker
+        (1, {"earned": True}, True),
+        (0, {"earned": True}, False),
+        (2, {"earned": True, "draining": True}, False),
+        (2, {"earned": True, "reachable": False}, False),
+        (1, {"earned": True, "degraded": True}, True),
+    ],
+)
+def test_readiness_is_earned_and_lost(ready: int, state: dict[str, bool], expected: bool) -> None:
+    assert health(team(ready), **state).ready is expected
+
+
+def test_metrics_of_every_part_are_on_one_page() -> None:
+    torchserve = SimpleNamespace(ready=False, restarts=4)
+    page = Page(health(team(pages=2), torchserve, degraded=True)).render("text/plain")[0].decode()
     counted = 'diagonalflip_request_duration_seconds_count{code="200",door="http",verb="predict"'
     expected = {
         "diagonalflip_ready 0.0",
+        "diagonalflip_degraded 1.0",
         "diagonalflip_workers 2.0",
+        "diagonalflip_workers_proven 2.0",
+        "diagonalflip_workers_killed_total 1.0",
+        "diagonalflip_torchserve 1.0",
+        "diagonalflip_torchserve_ready 0.0",
         'diagonalflip_proofs_total{result="wrong"} 0.0',
         'diagonalflip_restarts_total{part="worker"} 3.0',
-        'diagonalflip_restarts_total{part="torchserve"} 0.0',
+        'diagonalflip_restarts_total{part="torchserve"} 4.0',
         *(counted + f',worker="{number}"}} 1.0' for number in range(2)),
     }
     assert expected <= set(page.splitlines())
     names = re.findall(r"^# TYPE (\S+)", page, re.MULTILINE)
     assert len(names) == len(set(names)), "each family once"
-    health.pages = list
-    page = Page(health).render("text/plain")[0].decode()
+    page = Page(health(team())).render("text/plain")[0].decode()
     assert "request_duration_seconds_count" not in page, "they are gone"
+    assert "diagonalflip_torchserve 0.0" in page.splitlines()
 
 
-def test_a_trace_stands_for_requests_like_its(tmp_path: Path) -> None:
-    metrics = Metrics(0, tmp_path / "page")
-    entry = (FRONT, Request(Verb.PREDICT, {}), 1.0, Response(b"", "", headers=TRACED))
-    metrics.add([entry], 1.5, 2.0)
-    metrics.fold()
-    metrics.publish()
-    health = Health(pages=lambda: [(tmp_path / "page").read_text()])
-    page, media_type = Page(health).render("application/openmetrics-text; version=1.0.0")
+def test_a_trace_stands_for_requests_like_its() -> None:
+    page, media_type = Page(health(team(pages=1))).render(
+        "application/openmetrics-text; version=1.0.0"
+    )
     assert media_type.startswith("application/openmetrics-text")
     assert re.search(rf'le="1\.6384".* # \{{trace_id="{TRACE}"\}} 1\.0'.encode(), page)
+
+
+@pytest.fixture
+def watching(artifacts: Path) -> Supervisor:
+    """A supervisor whose workers are ready, and whose port nobody listens on."""
+    settings = Settings(torchserve="0", model_store=artifacts, port=free_ports(), degraded_s=0)
+    return Supervisor(settings, {}, team(), asyncio.Event())
+
+
+def test_workers_that_are_missing_for_long_are_told_as_degraded(
+    watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("supervisor.supervisor.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(watching, "_settings", Settings(degraded_s=10))
+    seen = []
+    for seconds, ready in ((0, 2), (1, 1), (9, 1), (10, 0), (1, 1), (1, 2), (1, 1)):
+        clock[0] += seconds
+        watching._workers.ready = ready  # type: ignore[misc]
+        asyncio.run(watching._tick())
+        seen.append(watching._health.degraded)
+    assert seen == [False, False, True, True, True, False, False]
+
+
+def test_ports_that_do_not_answer_cost_readiness(watching: Supervisor) -> None:
+    def served(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        writer.close()
+
+    async def main() -> None:
+        seen = []
+        for _ in range(supervisor.MAX_PORT_FAILURES):
+            await watching._check_ports()
+            seen.append(watching._health.reachable)
+        assert seen == [True] * (supervisor.MAX_PORT_FAILURES - 1) + [False]
+        address = ("127.0.0.1", watching._settings.port)
+        async with await asyncio.start_server(served, sock=listen(address)):
+            await watching._check_ports()
+        assert watching._health.reachable
+
+    asyncio.run(main())
 
 
 def test_the_live_figures_are_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,18 +153,13 @@ def test_the_live_figures_are_per_second(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("traceparent", ["x", "00-4bf92f-00f067-01", "-", "0" * 128])
-def test_a_trace_that_is_none_stands_for_nothing(tmp_path: Path, traceparent: str) -> None:
-    metrics = Metrics(0, tmp_path / "page")
+def test_a_trace_that_is_none_stands_for_nothing(traceparent: str) -> None:
+    metrics = Metrics()
     response = Response(b"", "", headers={"traceparent": traceparent})
     metrics.add([(FRONT, Request(Verb.PREDICT, {}), 1.0, response)], 1.5, 2.0)
     metrics.fold()
     told = metrics.state()["families"]["request_duration_seconds"]
     assert not any(histogram["exemplars"] for _, histogram in told)
-
-
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-TRACED = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
-TOKENS, PEM = Path("tokens"), Path("x.pem")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -27,16 +25,6 @@ def test_the_committed_weights_flip_all_by_the_margin_that_the_docs_state() -> N
     assert "| smallest margin around 0.5 | none | 0.4998 |" in (ROOT / "docs/model.md").read_text()
 
 
-def test_margins_are_of_the_worst_pixel() -> None:
-    flips = np.array([[0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [0, 1, 0, 1]] * 4, dtype=float)
-    found = margins(flips)
-    assert list(found[:4]) == [0.5, 0.5, 0.5, 0.5]
-    flips[2, 1] = 0.6
-    assert margins(flips)[2] == pytest.approx(0.1)
-    flips[2, 1] = 0.4
-    assert margins(flips)[2] == pytest.approx(-0.1)
-
-
 def test_training_writes_the_same_file_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,31 +43,6 @@ def test_a_width_that_cannot_flip_is_an_error_and_writes_nothing(
     with pytest.raises(ArtifactError, match=r"width 3 flips \d+ of 16"):
         train.train(3, tmp_path / "weights.json")
     assert not list(tmp_path.iterdir())
-
-
-def test_the_command_says_so_in_a_line() -> None:
-    finished = subprocess.run(
-        [sys.executable, "-m", "export.train", "--hidden", "1", "--version", "none"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 1
-    assert finished.stderr.splitlines()[-1].startswith("training failed: A network of width 1")
-    assert not (ROOT / "export/weights-none.json").exists()
-
-
-@pytest.mark.parametrize(
-    "wrong", [("--hidden", "0"), ("--hidden", "-1"), ("--hidden", "x"), ("--version", "../x")]
-)
-def test_a_setting_that_cannot_be_used_is_refused(
-    wrong: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["train", f"{wrong[0]}={wrong[1]}"])
-    with pytest.raises(SystemExit, match="2"):
-        train.main()
-    assert f"{wrong[1]!r}; expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("hidden", "flips"), [(3, 15), (4, 16)])

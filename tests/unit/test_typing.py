@@ -72,10 +72,7 @@ def mypy(folder: Path, program: str) -> list[str]:
     return finished.stdout.splitlines()
 
 
-def test_a_right_program_passes(tmp_path: Path) -> None:
+def test_a_right_program_passes_and_every_mistake_is_found(tmp_path: Path) -> None:
     assert mypy(tmp_path, PROGRAM) == ["Success: no issues found in 1 source file"]
-
-
-def test_every_mistake_is_found(tmp_path: Path) -> None:
     lines = [line.split(":")[1] for line in mypy(tmp_path, WRONG) if ": error:" in line]
     assert lines == ["4", "5", "6", "7", "8"]

@@ -14,10 +14,14 @@ from hypothesis import strategies as st
 
 from diagonalflip.errors import DiagonalFlipError, InvalidJson, InvalidTensor, TooManyImages
 from diagonalflip.wire import MAX_IMAGES, MAX_TEXT_IMAGES, pack, to_pixels, unpack
+from tests.unit.test_decode import json_values
 
 NUMBERS = [11, 6, 9]
 PIXELS = to_pixels(NUMBERS).reshape(-1, 4)
 DTYPES = {"FP32": "<f4", "UINT8": "u1", "BOOL": "u1"}
+BINARY_OUTPUT = {"binary_data_output": True}
+JSON_PREDICTION = {"name": "prediction", "parameters": {"binary_data": False}}
+DEEP = "[" * 1010 + "]" * 1010
 
 
 def tensor(**changes: Any) -> dict[str, Any]:
@@ -37,55 +41,46 @@ def read(body: bytes, length: int | None = None) -> flip_v2.V2Request:
     return found
 
 
-@pytest.mark.parametrize("datatype", DTYPES)
-@pytest.mark.parametrize("flat", [True, False])
-def test_pixels_in_json(datatype: str, flat: bool) -> None:
-    values: Any = PIXELS.astype({"FP32": float, "UINT8": int, "BOOL": bool}[datatype])
-    data = (values.reshape(-1) if flat else values).tolist()
-    assert unpack(read(request(tensor(datatype=datatype, data=data))).images).tolist() == NUMBERS
+def binary(content: bytes, size: Any, **changes: Any) -> flip_v2.V2Request:
+    """What is read of a tensor that says it has ``size`` bytes after the JSON."""
+    parameters = changes.pop("parameters", {}) | {"binary_data_size": size}
+    head = request(tensor(data=..., parameters=parameters, **changes))
+    head = head.replace(b'"deep"', DEEP.encode())
+    return read(head + content, len(head))
 
 
 @pytest.mark.parametrize("datatype", DTYPES)
-def test_pixels_in_binary(datatype: str) -> None:
+def test_pixels(datatype: str) -> None:
     content = PIXELS.astype(DTYPES[datatype]).tobytes()
-    head = request(
-        tensor(datatype=datatype, data=..., parameters={"binary_data_size": len(content)})
-    )
-    assert unpack(read(head + content, len(head)).images).tolist() == NUMBERS
+    assert unpack(binary(content, len(content), datatype=datatype).images).tolist() == NUMBERS
+    values: Any = PIXELS.astype({"FP32": float, "UINT8": int, "BOOL": bool}[datatype])
+    for data in (values.tolist(), values.reshape(-1).tolist()):
+        found = read(request(tensor(datatype=datatype, data=data)))
+        assert unpack(found.images).tolist() == NUMBERS
 
 
-@pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("numbers", [[11, 6], [11, 6, 9]])
-def test_packed_images(binary: bool, numbers: list[int]) -> None:
+def test_packed_images(numbers: list[int]) -> None:
     content = bytes(pack(numbers).packed)
-    parameters = {"padding": 4 * (len(numbers) % 2)}
-    made = tensor(name="packed", shape=[len(content)], data=list(content))
-    if binary:
-        made = made | {"parameters": parameters | {"binary_data_size": len(content)}}
-        del made["data"]
-        head = request(made)
-        images = read(head + content, len(head)).images
-    else:
-        images = read(request(made | {"parameters": parameters})).images
-    assert unpack(images).tolist() == numbers
+    said: Any = {"name": "packed", "shape": [len(content)]}
+    said["parameters"] = {"padding": 4 * (len(numbers) % 2)}
+    for found in (
+        binary(content, len(content), **said),
+        read(request(tensor(data=list(content), **said))),
+    ):
+        assert unpack(found.images).tolist() == numbers
 
 
 @pytest.mark.parametrize(
-    ("more", "binary"),
+    ("more", "in_binary"),
     [
         ({}, False),
-        ({"parameters": {"binary_data_output": True}}, True),
+        ({"parameters": BINARY_OUTPUT}, True),
         ({"outputs": [{"name": "prediction", "parameters": {"binary_data": True}}]}, True),
-        (
-            {
-                "parameters": {"binary_data_output": True},
-                "outputs": [{"name": "prediction", "parameters": {"binary_data": False}}],
-            },
-            False,
-        ),
+        ({"parameters": BINARY_OUTPUT, "outputs": [JSON_PREDICTION]}, False),
     ],
 )
-def test_the_answer_comes_as_asked_for_with_its_id(more: dict[str, Any], binary: bool) -> None:
+def test_the_answer_comes_as_asked_for_with_its_id(more: dict[str, Any], in_binary: bool) -> None:
     predictions = np.array([[0.1, -0.1, -0.05, -0.25]] * 3, dtype=np.float32)
     asked = read(request(tensor(), id="a-7", **more))
     body, content_type, headers = asked.answer("2.0", predictions)
@@ -94,8 +89,8 @@ def test_the_answer_comes_as_asked_for_with_its_id(more: dict[str, Any], binary:
     assert (document["id"], document["model_version"]) == ("a-7", "2.0")
     (output,) = document["outputs"]
     assert (output["name"], output["datatype"], output["shape"]) == ("prediction", "FP32", [3, 4])
-    assert content_type == ("application/octet-stream" if binary else "application/json")
-    if binary:
+    assert content_type == ("application/octet-stream" if in_binary else "application/json")
+    if in_binary:
         assert output["parameters"]["binary_data_size"] == len(body) - length
         got = np.frombuffer(body[length:], "<f4")
     else:
@@ -103,6 +98,7 @@ def test_the_answer_comes_as_asked_for_with_its_id(more: dict[str, Any], binary:
     assert got.tobytes() == predictions.tobytes()
 
 
+OF_3, IS_JSON = {"padding": 3}, {"content-type": "application/json"}
 MALFORMED = {
     "no input": request(),
     "two inputs": request(tensor(), tensor()),
@@ -123,9 +119,7 @@ MALFORMED = {
     "pixel 2": request(tensor(data=[2] * 12)),
     "an endless number": request(tensor(data=[10**400] * 12)),
     "a byte of 256": request(tensor(name="packed", shape=[1], data=[256])),
-    "a padding of 3": request(
-        tensor(name="packed", shape=[1], data=[0], parameters={"padding": 3})
-    ),
+    "a padding of 3": request(tensor(name="packed", shape=[1], data=[0], parameters=OF_3)),
     "a number as id": request(tensor(), id=7),
     "another output": request(tensor(), outputs=[{"name": "logits"}]),
     "parameters that are none": request(tensor(), parameters=[1]),
@@ -137,9 +131,6 @@ def test_what_is_malformed_is_refused(name: str) -> None:
     with pytest.raises((InvalidTensor, InvalidJson)) as caught:
         read(MALFORMED[name], len(MALFORMED[name]))
     assert len(str(caught.value)) < 300
-
-
-DEEP = "[" * 1010 + "]" * 1010
 
 
 @pytest.mark.parametrize("key", ["id", "name", "datatype", "shape", "parameters", "padding"])
@@ -154,11 +145,10 @@ def test_deep_nesting_is_refused_wherever_it_is(key: str) -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_a_deeply_nested_binary_size_is_refused() -> None:
-    made = tensor(data=..., parameters={"binary_data_size": "deep"})
-    head = request(made).replace(b'"deep"', DEEP.encode())
+@pytest.mark.parametrize("size", [13, 11, "deep"])
+def test_a_wrong_binary_size_is_refused(size: Any) -> None:
     with pytest.raises(InvalidTensor, match="12 binary bytes"):
-        read(head + bytes(12), len(head))
+        binary(bytes(12), size)
 
 
 @pytest.mark.parametrize("data", [["a" * 10**6, *[""] * 10**5], [["a" * 10**6, *[""] * 10**5]]])
@@ -177,12 +167,6 @@ def test_a_wrong_header_length_is_refused(length: str) -> None:
         flip_v2.read({flip_v2.HEADER_LENGTH: length}, request(tensor()), strict=False)
 
 
-def test_a_wrong_binary_size_is_refused() -> None:
-    head = request(tensor(data=..., parameters={"binary_data_size": 13}))
-    with pytest.raises(InvalidTensor, match="12 binary bytes"):
-        read(head + bytes(12), len(head))
-
-
 @pytest.mark.parametrize("shape", [[MAX_TEXT_IMAGES + 1, 4], [MAX_IMAGES + 1, 4], [2**62, 4]])
 def test_too_many_images_are_refused_by_the_shape_alone(shape: list[int]) -> None:
     with pytest.raises(TooManyImages):
@@ -192,11 +176,8 @@ def test_too_many_images_are_refused_by_the_shape_alone(shape: list[int]) -> Non
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
-        ({"content-type": "application/json"}, b'{"images": [1]}'),
-        ({"content-type": "application/json"}, b'{"images": ["inputs"]}'),
-        ({"content-type": "text/plain"}, request(tensor())),
-        ({}, b'"inputs"'),
-        ({}, b"\xb6"),
+        *((IS_JSON, b'{"images": [1]}'), (IS_JSON, b'{"images": ["inputs"]}')),
+        *(({"content-type": "text/plain"}, request(tensor())), ({}, b'"inputs"'), ({}, b"\xb6")),
     ],
 )
 def test_other_requests_are_not_taken_for_v2(headers: dict[str, str], body: bytes) -> None:
@@ -206,15 +187,8 @@ def test_other_requests_are_not_taken_for_v2(headers: dict[str, str], body: byte
         flip_v2.read(headers, body, strict=True)
 
 
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=5)
-        | st.dictionaries(
-            st.sampled_from(["name", "datatype", "shape", "data", "parameters", "padding"]), inner
-        )
-    ),
-    max_leaves=20,
+JSON_VALUES = json_values(
+    st.sampled_from(["name", "datatype", "shape", "data", "parameters", "padding"])
 )
 NEAR_TENSORS = st.fixed_dictionaries(
     {

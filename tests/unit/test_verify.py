@@ -29,51 +29,30 @@ def forwards(artifacts: Path) -> dict[str, Forward]:
     )
 
 
-@pytest.fixture(scope="session")
-def certificate(forwards: dict[str, Forward]) -> dict[str, Any]:
-    return certify(forwards, reference(load_net()))
-
-
 def numbers_of(pixels: Array) -> Array:
     return np.asarray(pixels @ np.array([8, 4, 2, 1], np.float32)).astype(int)
 
 
-def test_the_real_engines_pass_within_the_tolerance(certificate: dict[str, Any]) -> None:
+def test_the_real_engines_pass_within_the_tolerance(
+    forwards: dict[str, Forward], artifacts: Path
+) -> None:
+    certificate = certify(forwards, reference(load_net()))
     engines = ["eager", "torchscript", "onnxruntime", "onnxruntime-x4"]
     pairs = itertools.combinations([*engines, "exact"], 2)
     assert set(certificate["pairs"]) == {"/".join(pair) for pair in pairs}
+    for key in ("deviation", "ulp"):
+        largest = max(pair[key] for pair in certificate["pairs"].values())
+        assert certificate[f"largest_{key}"] == largest > 0
     assert certificate["largest_deviation"] <= certificate["tolerance"] == 1e-6
     assert set(certificate["batch_invariant"]) == set(engines)
-    assert certificate["images"] == IMAGES == len(certificate["reference"])
-
-
-def test_the_largest_numbers_are_those_of_the_pairs(certificate: dict[str, Any]) -> None:
-    pairs = certificate["pairs"].values()
-    assert certificate["largest_deviation"] == max(pair["deviation"] for pair in pairs)
-    assert certificate["largest_ulp"] == max(pair["ulp"] for pair in pairs)
-    assert certificate["largest_deviation"] > 0
-
-
-def test_the_certificate_is_json_that_gives_the_same_reference(
-    certificate: dict[str, Any], artifacts: Path
-) -> None:
-    read = json.loads(json.dumps(certificate))
-    assert np.array_equal(np.array(read["reference"]), reference(load_net()))
+    assert numbers_of(all_pixels()).tolist() == list(range(IMAGES))
     manifest = json.loads((artifacts / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["certificate"]["reference"] == read["reference"]
+    assert manifest["certificate"]["reference"] == reference(load_net()).tolist()
 
 
 def moved(by: float, number: int, column: int) -> Spoil:
     def spoil(pixels: Array, answer: Array) -> Array:
         answer[numbers_of(pixels) == number, column] += np.float32(by)
-        return answer
-
-    return spoil
-
-
-def set_to(value: float) -> Spoil:
-    def spoil(pixels: Array, answer: Array) -> Array:
-        answer[numbers_of(pixels) == 9, 2] = value
         return answer
 
     return spoil
@@ -98,8 +77,8 @@ def depends_on_neighbours(pixels: Array, answer: Array) -> Array:
     [
         (moved(2e-6, number=0, column=0), "A deviation of 2"),
         (moved(-2e-6, number=11, column=3), "A deviation of 2"),
-        (set_to(float("nan")), "NaN or infinity from {}"),
-        (set_to(float("inf")), "NaN or infinity from {}"),
+        (moved(float("nan"), number=9, column=2), "NaN or infinity from {}"),
+        (moved(float("inf"), number=9, column=2), "NaN or infinity from {}"),
         (lambda _, answer: answer.astype(np.float64), "float64.* from {}"),
         (lambda _, answer: answer[:, :3], r"float32\[1, 3\] from {}"),
         (lambda _, answer: answer[:-1], r"float32\[0, 4\] from {}"),
@@ -162,20 +141,3 @@ def test_a_deviation_within_the_tolerance_passes(forwards: dict[str, Forward]) -
 def test_engines_that_agree_on_a_wrong_answer_are_caught(forwards: dict[str, Forward]) -> None:
     with pytest.raises(CertificateError, match="and exact"):
         certify(forwards, reference(load_net()) + 2e-6)
-
-
-def test_every_image_is_asked_by_number() -> None:
-    assert numbers_of(all_pixels()).tolist() == list(range(IMAGES))
-    assert numbers_of(verify.targets()).tolist() == [
-        0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15,
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("left", "right", "ulps"),
-    [(1.0, 1.0, 0), (1.0, np.nextafter(np.float32(1), np.float32(2)), 1), (1e-7, -1e-7, 0)],
-)
-def test_ulps_count_float32_values_away_from_zero(left: float, right: float, ulps: int) -> None:
-    pair = np.array([left], np.float32), np.array([right], np.float32)
-    assert verify._ulps(*pair).tolist() == [ulps]
-    assert verify._ulps(*(-value for value in pair)).tolist() == [ulps]

@@ -1,0 +1,423 @@
+"""Workers as the supervisor keeps them: right, wrong, hung and dead ones, and their versions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diagonalflip.errors import ArtifactError, ServerOverloaded
+from supervisor import backoff, health, process, workers
+from supervisor.models import Models
+from supervisor.ports import listen
+from supervisor.process import Worker
+from supervisor.settings import Settings
+from supervisor.workers import MAX_FAILED_STARTS, Workers
+from worker.routes import ALL_IMAGES
+
+PATH = "/predictions/diagonal_flip"
+
+FAKE = r"""
+import base64, hashlib, json, os, signal, socket, struct, sys, time
+channel, number, events, behaviour = sys.argv[1:]
+lines = socket.socket(fileno=int(channel)).makefile("rwb")
+prepared = committed = checked = 0
+
+def answer(version):
+    flips = json.loads(base64.b64decode(version["reference"]))["predictions"]
+    digest = hashlib.sha256(base64.b64decode(version["torchscript"])).hexdigest()
+    if behaviour == "wrong":
+        flips[7][2] += 1e-4
+    if behaviour == "not a number":
+        flips[7][2] = float("nan")
+    body = b"".join(struct.pack("<4f", *row) for row in flips)
+    return {
+        "status": 503 if behaviour == "refuses" else 200,
+        "device": "cpu",
+        "digest": "0" if behaviour == "other" else digest,
+        "predictions": body[behaviour == "short":].hex(),
+    }
+
+while behaviour != "dies" and (line := lines.readline()):
+    message = json.loads(line)
+    name, content = message["message"], message["content"]
+    reply = None
+    if name == "prepare":
+        prepared += 1
+        desired = content
+        if prepared == 2 and behaviour == "dies at prepare":
+            break
+        if prepared == 2 and behaviour in ("hangs at prepare", "slow"):
+            time.sleep(0.3 if behaviour == "slow" else 1000)
+        bad = behaviour == "cannot" or (behaviour == "cannot at prepare" and prepared == 2)
+        reply = "SpoiledError: no" if bad else ""
+    elif name == "commit":
+        committed += 1
+        served = desired["versions"]
+        if committed == 2 and behaviour == "dies at commit":
+            break
+        if committed == 2 and behaviour == "hangs at commit":
+            time.sleep(1000)
+    elif name == "check":
+        checked += 1
+        if behaviour == "hangs":
+            time.sleep(1000)
+        if behaviour == "stops":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        end = time.process_time() + {"busy": 2, "busy for ever": 1000}.get(behaviour, 0)
+        while time.process_time() < end:
+            pass
+        reply = {each["version"]: answer(each) for each in served}
+        if behaviour == "missing":
+            reply.popitem()
+    else:
+        continue
+    with open(events, "a") as file:
+        file.write(f"{name} {prepared} {number}\n")
+    done = {"prepare": "prepared", "commit": "committed", "check": "checked"}[name]
+    reply = {"message": done, "number": message["number"], "content": reply}
+    lines.write(json.dumps(reply).encode() + b"\n")
+    lines.flush()
+"""
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the supervisor lose patience soon."""
+    monkeypatch.setattr(backoff, "LONGEST_S", 0.0)
+    monkeypatch.setattr(process, "HANG_TIMEOUT_S", 0.5)
+    for module in (process, workers):
+        monkeypatch.setattr(module, "CHANGE_TIMEOUT_S", 3.0)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(120):
+            await work
+
+    asyncio.run(bounded())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 - many conditions
+        await asyncio.sleep(0.01)
+
+
+@dataclass
+class Served:
+    """Workers of a model store, and where clients reach them."""
+
+    workers: Workers
+    models: Models
+    port: int
+    events: Path
+
+    @property
+    def seen(self) -> list[str]:
+        """Messages that fakes have answered: name, how often they had prepared, their number."""
+        return self.events.read_text().splitlines()
+
+    async def first_is_killed(self) -> None:
+        await until(lambda: self.workers.living)
+        process = self.workers.living[0].process
+        await until(lambda: process.returncode is not None)
+        assert process.returncode == -signal.SIGKILL
+
+    async def until_ready(self) -> list[Worker]:
+        await until(lambda: self.workers.ready == self.workers.count)
+        return self.workers.living
+
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Serve both versions by fakes of some behaviours, or by so many real workers."""
+
+    @asynccontextmanager
+    async def serving(*behaviours: str, real: int = 0, **settings: Any) -> AsyncIterator[Served]:
+        events = tmp_path / "events"
+        if not real:
+
+            def command(_: Workers, number: int, channel: int, __: object) -> list[str]:
+                arguments = [str(channel), str(number), str(events), behaviours[number]]
+                return [sys.executable, "-c", FAKE, *arguments]
+
+            monkeypatch.setattr(Workers, "_command", command)
+        given: Any = {"workers": real or len(behaviours), "proof_s": 0.05, "log_dir": tmp_path}
+        with listen(("127.0.0.1", 0)) as listener:
+            team = Workers(Settings(**(given | settings)), {"port": listener})
+            models = Models(versions, team.apply)
+            await team.start()
+            team.serve(models.desired, None)
+            try:
+                yield Served(team, models, listener.getsockname()[1], events)
+            finally:
+                await team.end()
+
+    return serving
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize(
+    ("behaviour", "settings", "told"),
+    [
+        ("wrong", {}, "a prediction deviates by 0.0001"),
+        ("not a number", {}, "a prediction deviates by nan"),
+        ("short", {}, "255 bytes"),
+        ("refuses", {}, "status 503"),
+        ("other", {}, "model 0 answered"),
+        ("missing", {}, "versions"),
+        ("right", {"require_gpu": 1}, "computed on cpu"),
+    ],
+)
+def test_a_worker_that_is_wrong_is_killed(
+    serve: Serve, behaviour: str, settings: dict[str, int], told: str
+) -> None:
+    async def main() -> None:
+        async with serve(behaviour, **settings) as served:
+            await served.first_is_killed()
+            assert served.workers.killed == served.workers.checks["wrong"] > 0
+            assert served.workers.checks["unanswered"] == served.workers.ready == 0
+            assert told.lower() in served.workers.fault.lower()
+
+    run(main())
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("behaviour", ["hangs", "stops", "busy for ever"])
+def test_a_worker_that_does_not_answer_is_killed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, behaviour: str
+) -> None:
+    if behaviour == "busy for ever":
+        monkeypatch.setattr(process, "BUSY_TIMEOUT_S", 1.0)
+
+    async def main() -> None:
+        async with serve(behaviour) as served:
+            await served.first_is_killed()
+            assert served.workers.checks["unanswered"] > 0
+            assert served.workers.checks["wrong"] == served.workers.ready == 0
+
+    run(main())
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_worker_that_works_may_take_its_time(serve: Serve) -> None:
+    async def main() -> None:
+        async with serve("busy") as served:
+            await served.until_ready()
+            assert served.workers.killed == served.workers.restarts == 0
+
+    run(main())
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("behaviour", ["dies", "cannot"])
+def test_one_worker_that_cannot_start_is_tried_for_ever_and_all_are_given_up(
+    serve: Serve, behaviour: str
+) -> None:
+    async def main() -> None:
+        async with serve(behaviour, "right") as served:
+            await until(lambda: served.workers.restarts > 2 * MAX_FAILED_STARTS)
+            assert (served.workers.ready, served.workers.gave_up) == (1, False)
+        async with serve(behaviour, behaviour) as served:
+            await until(lambda: served.workers.gave_up)
+            assert served.workers.restarts >= 2 * MAX_FAILED_STARTS
+            assert served.workers.killed == 0, "none came to a health check"
+            assert served.workers.fault == ("SpoiledError: no" if behaviour == "cannot" else "")
+
+    run(main())
+
+
+@pytest.mark.parametrize("behaviour", ["dies", "right"])
+def test_versions_are_not_switched_before_a_worker_serves(serve: Serve, behaviour: str) -> None:
+    async def main() -> None:
+        async with serve(behaviour) as served:
+            with pytest.raises(ServerOverloaded):
+                await served.models.make_default("2.0")
+            assert served.models.document()["default"] == "1.0"
+
+    run(main())
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_switch_is_prepared_by_all_before_any_shows_it(serve: Serve) -> None:
+    async def main() -> None:
+        async with serve("right", "slow", "right") as served:
+            await served.until_ready()
+            await served.models.make_default("2.0")
+            assert {worker.revision for worker in served.workers.living} == {
+                served.workers.desired.number
+            }
+            seen = [event for event in served.seen if event.split()[1] == "2"]
+            changes = [event.split()[0] for event in seen if not event.startswith("check")]
+            assert changes == ["prepare"] * 3 + ["commit"] * 3
+            assert (served.workers.ready, served.workers.killed) == (3, 0)
+
+    run(main())
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [("cannot at prepare", "SpoiledError"), ("hangs at prepare", "Worker 1, silent for 3 s")],
+)
+def test_a_switch_that_one_worker_cannot_make_is_made_by_none(
+    serve: Serve, behaviour: str, error: str
+) -> None:
+    async def main() -> None:
+        async with serve("right", behaviour, proof_s=60) as served:
+            await served.until_ready()
+            before = served.workers.desired
+            with pytest.raises(ArtifactError, match=error):
+                await served.models.make_default("2.0")
+            assert served.workers.desired is before
+            assert served.models.document()["default"] == "1.0"
+            assert not [event for event in served.seen if event.startswith("commit 2")]
+
+    run(main())
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("behaviour", ["dies at prepare", "dies at commit", "hangs at commit"])
+def test_a_worker_that_ends_in_a_switch_comes_back_with_it(serve: Serve, behaviour: str) -> None:
+    async def main() -> None:
+        async with serve("right", behaviour) as served:
+            lost = (await served.until_ready())[1]
+            await served.models.make_default("2.0")
+            await until(lambda: served.workers.restarts == 1)
+            there = await served.until_ready()
+            assert lost not in there
+            assert {worker.revision for worker in there} == {served.workers.desired.number}
+            assert there[0].process.poll() is None
+
+    run(main())
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_switch_that_ends_every_worker_is_not_made(serve: Serve) -> None:
+    async def main() -> None:
+        async with serve("dies at prepare", "dies at prepare") as served:
+            await served.until_ready()
+            with pytest.raises(ArtifactError, match="Every worker ended"):
+                await served.models.make_default("2.0")
+            assert served.models.document()["default"] == "1.0"
+            await until(lambda: served.workers.restarts == 2)
+            await served.until_ready()
+
+    run(main())
+
+
+def test_a_health_check_just_before_a_switch_is_no_reason_to_kill(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Worker.commit
+
+    async def main() -> None:
+        async with serve("right", "right", proof_s=60) as served:
+            await served.until_ready()
+
+            async def commit(worker: Worker, desired: Any) -> None:
+                checking = asyncio.create_task(served.workers._check(worker))
+                while not worker._answers:  # until it is asked
+                    await asyncio.sleep(0)
+                await asyncio.gather(honest(worker, desired), checking)
+
+            monkeypatch.setattr(Worker, "commit", commit)
+            await served.models.unload("2.0")
+            await served.models.load("2.0")
+            assert (served.workers.killed, served.workers.ready) == (0, 2)
+
+    run(main())
+
+
+async def ask(served: Served, path: str = PATH) -> tuple[int, bytes]:
+    """Ask on a connection of its own, and wait for less time than the start of a worker takes."""
+    method, body = ("POST", ALL_IMAGES) if path == PATH else ("GET", b"")
+    async with asyncio.timeout(2):
+        return await health.ask(served.port, method, path, body=body)
+
+
+async def answering(served: Served, version: str) -> None:
+    """Check the predictions of many new connections."""
+    for _ in range(20):
+        status, answer = await ask(served)
+        assert status == 200
+        health.compare(answer, served.models.default)
+    assert served.models.default.version == version
+
+
+def connections(worker: Worker) -> int:
+    """How many there were when the worker measured last."""
+    counts = worker.page["families"]["connections"] if worker.page else []
+    return sum(count for _, count in counts)
+
+
+def test_workers_serve_from_one_socket_and_outlive_each_other(serve: Serve) -> None:
+    async def main() -> None:
+        async with serve(real=2, proof_s=60) as served, AsyncExitStack() as opened:
+            first, second = await served.until_ready()
+            await answering(served, "1.0")
+            await served.models.make_default("2.0")
+            await answering(served, "2.0")
+
+            for _ in range(64):
+                _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+                opened.callback(writer.close)
+            await until(lambda: connections(first) + connections(second) == 64)
+            assert 0 < connections(first) < 64, "each has some"
+            while len(json.loads((await ask(served, "/status"))[1])["workers"]) < 2:
+                served.workers.share_status()
+                await asyncio.sleep(0.1)
+
+            first.process.send_signal(signal.SIGSTOP)
+            await answering(served, "2.0")
+            first.process.kill()
+            await answering(served, "2.0")
+            await until(lambda: served.workers.restarts == 1)
+            assert first not in await served.until_ready()
+            assert (served.workers.killed, second.process.poll()) == (0, None)
+
+    run(main())
+
+
+def test_a_worker_ends_with_its_channel(serve: Serve) -> None:
+    async def main() -> None:
+        async with serve(real=1, proof_s=60) as served:
+            (worker,) = await served.until_ready()
+            worker.channel.close()
+            await until(lambda: worker.process.returncode is not None)
+            assert worker.process.returncode == 0
+            assert served.workers.killed == 0
+
+    run(main())
+
+
+def test_workers_that_drain_answer_what_has_come_in(serve: Serve) -> None:
+    async def main() -> None:
+        async with serve(real=2, proof_s=60) as served:
+            there = await served.until_ready()
+            begun = []
+            for _ in range(8):
+                reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+                writer.write(f"POST {PATH} HTTP/1.1\r\nContent-Length: 1\r\n\r\n".encode())
+                begun.append((reader, writer))
+            draining = asyncio.create_task(served.workers.drain(60))
+            await asyncio.sleep(0)
+            for reader, writer in begun:
+                writer.write(b"\0")
+                assert (await reader.read()).startswith(b"HTTP/1.1 415 ")  # says no type
+                writer.close()
+            await draining
+            assert [await worker.reap() for worker in there] == ["ended with status 0"] * 2
+
+    run(main())
