@@ -328,7 +328,7 @@ def test_a_health_check_just_before_a_switch_is_no_reason_to_kill(
 
             async def commit(worker: Worker, desired: Any) -> None:
                 checking = asyncio.create_task(served.workers._check(worker))
-                while not worker._answers:  # until it is asked
+                while not worker._answers:  # noqa: ASYNC110 - until it is asked
                     await asyncio.sleep(0)
                 await asyncio.gather(honest(worker, desired), checking)
 
@@ -368,6 +368,9 @@ def test_workers_serve_from_one_socket_and_outlive_each_other(serve: Serve) -> N
             first, second = await served.until_ready()
             await answering(served, "1.0")
             await served.models.make_default("2.0")
+            spoiled = served.models.desired
+            spoiled.content["versions"][0] |= {"version": "3.0", "onnx": ""}
+            assert "ArtifactError" in await served.workers.apply(spoiled)
             await answering(served, "2.0")
 
             for _ in range(64):
