@@ -209,9 +209,12 @@ def test_without_descriptors_clients_wait_for_one(
 def test_no_batch_is_larger_than_it_may_be(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough requests are answered while the event loop still reads others."""
     monkeypatch.setattr(limits, "BATCH_REQUESTS", 4)
-    port.echo.go_on.clear()
     with contextlib.ExitStack() as opened:
         clients = [opened.enter_context(port.connect()) for _ in range(30)]
+        for client in clients:  # until it is accepted
+            client.sendall(b"GET /ping HTTP/1.1\r\n\r\n")
+            read(client)
+        port.echo.go_on.clear()
         for number, client in enumerate(clients):
             client.sendall(post(f"number {number}".encode()))
         port.echo.go_on.set()
