@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flip_model import Model
@@ -25,6 +29,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A slow machine is no bug, so examples have no deadline.
 settings.register_profile("diagonalflip", deadline=None, database=None, print_blob=True)
 settings.load_profile("diagonalflip")
+
+
+def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test in an event loop of its own."""
+
+    @functools.wraps(test)
+    def run(*given: Any, **named: Any) -> None:
+        asyncio.run(test(*given, **named))
+
+    return run
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

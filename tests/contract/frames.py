@@ -52,20 +52,6 @@ def predict_frame(requests: list[Request]) -> bytes:
     return frame + END
 
 
-def load_frame(name: str, folder: str, handler: str, batch_size: int = 8, gpu: int = -1) -> bytes:
-    """The command that makes a worker load an unpacked archive."""
-    return (
-        b"L"
-        + _sized(name.encode())
-        + _sized(folder.encode())
-        + struct.pack("!i", batch_size)
-        + _sized(handler.encode())
-        + struct.pack("!i", gpu)
-        + _sized(b"")  # envelope
-        + b"\x01"
-    )
-
-
 class Reply:
     """Reads one reply from a socket."""
 

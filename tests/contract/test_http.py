@@ -25,6 +25,7 @@ import uvloop
 
 from diagonalflip.message import Request, Response, Verb
 from supervisor.ports import listen
+from tests.conftest import asynchronous
 from worker import batch, limits
 from worker.guard import Guard
 from worker.listener import Door
@@ -156,32 +157,14 @@ def test_pipelined_requests_are_answered_in_their_order(port: Port, pieces: int)
 
 
 def test_what_arrives_while_a_batch_runs_becomes_the_next_batch(port: Port) -> None:
+    """New clients too: many are accepted in a turn of the loop, which takes long under load."""
     port.echo.go_on.clear()
-    with port.connect() as first:
-        first.sendall(post(b"first"))
-        rest = [port.connect() for _ in range(50)]
-        for connection in rest:
-            connection.sendall(post(b"rest"))
+    with contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(port.connect()) for _ in range(101)]
+        for number, client in enumerate(clients):
+            client.sendall(post(b"number %d" % number))
         port.echo.go_on.set()
-        assert read(first)[1] == b"first"
-        for connection in rest:
-            assert read(connection)[1] == b"rest"
-            connection.close()
-    assert sum(port.echo.batches) == 51
-    assert len(port.echo.batches) < 51
-
-
-def test_many_who_wait_are_accepted_faster_than_one_in_a_turn_of_the_loop() -> None:
-    """A turn takes long under load, and then there are connections already."""
-    with contextlib.closing(Port()) as port:
-        port.echo.go_on.clear()
-        with port.connect() as first, contextlib.ExitStack() as rest:
-            first.sendall(post(b"first"))
-            connections = [rest.enter_context(port.connect()) for _ in range(100)]
-            for connection in connections:
-                connection.sendall(post(b"rest"))
-            port.echo.go_on.set()
-            assert [read(connection)[1] for connection in connections] == [b"rest"] * 100
+        assert [read(each)[1] for each in clients] == [b"number %d" % n for n in range(101)]
     assert sum(port.echo.batches) == 101
     assert len(port.echo.batches) <= 50
 
@@ -224,20 +207,16 @@ def test_no_batch_is_larger_than_it_may_be(port: Port, monkeypatch: pytest.Monke
     assert max(port.echo.batches) == 4
 
 
-def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
-    echo = Echo()
+@asynchronous
+async def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
+    echo, batcher = Echo(), batch.Batcher(Metrics())
     client: Any = SimpleNamespace(lost=False, door=FRONT, reply=lambda _: None)
     heavy = Request(Verb.PREDICT, {}, bytes(limits.HEAVY_IMAGES), echo)
     light = Request(Verb.PREDICT, {}, service=echo)
-
-    async def main() -> None:
-        batcher = batch.Batcher(Metrics())
-        for request in (heavy, heavy, heavy, light, light):
-            assert batcher.put(client, request) is None
-        for _ in range(4):  # a batch in each turn of the loop
-            await asyncio.sleep(0)
-
-    asyncio.run(main())
+    for request in (heavy, heavy, heavy, light, light):
+        assert batcher.put(client, request) is None
+    for _ in range(4):  # a batch in each turn of the loop
+        await asyncio.sleep(0)
     assert echo.batches == [3, 1, 1]
     assert [request is heavy for request in echo.read_] == [False, False, True, True, True]
 
@@ -562,7 +541,11 @@ def test_a_client_that_closes_its_half_still_gets_its_answers(port: Port) -> Non
 
 @pytest.mark.parametrize(
     "request_",
-    [post(b"a", "Connection: close\r\n"), post(b"a").replace(b"HTTP/1.1", b"HTTP/1.0")],
+    [
+        post(b"a", "Connection: close\r\n"),
+        post(b"a").replace(b"HTTP/1.1", b"HTTP/1.0"),
+        post(b"a", "Connection: close\r\n") + post(b"what follows is not answered"),
+    ],
 )
 def test_the_connection_ends_when_the_client_wants_it(port: Port, request_: bytes) -> None:
     with port.connect() as connection:
@@ -570,14 +553,6 @@ def test_the_connection_ends_when_the_client_wants_it(port: Port, request_: byte
         response, body = read(connection)
         assert (body, response.headers["connection"]) == (b"a", "close")
         assert connection.recv(1) == b""
-
-
-def test_what_follows_the_last_request_is_not_answered(port: Port) -> None:
-    with port.connect() as connection:
-        connection.sendall(post(b"a", "Connection: close\r\n") + post(b"b"))
-        assert read(connection)[1] == b"a"
-        assert connection.recv(1) == b""
-    assert port.ask(post(b"after"))[0][1] == b"after"
 
 
 def test_who_hangs_up_disturbs_nobody(port: Port) -> None:
@@ -610,22 +585,19 @@ def test_an_ended_connection_is_freed_without_the_cycle_collector(port: Port) ->
         gc.enable()
 
 
-def test_who_has_hung_up_is_not_computed_for() -> None:
-    echo = Echo()
-    replies = []
-
-    async def main() -> None:
-        batcher = batch.Batcher(Metrics())
-        gone: Any = SimpleNamespace(lost=True, door=FRONT)
-        here: Any = SimpleNamespace(
-            lost=False, door=FRONT, reply=lambda response: replies.append(response.body)
-        )
-        for connection in (gone, here, gone):
-            batcher.put(connection, Request(Verb.PREDICT, {}, b"a", echo))
-        await asyncio.sleep(0)  # the batch runs in the next turn of the loop
-
-    asyncio.run(main())
-    assert (replies, echo.batches) == ([b"a"], [1])
+@pytest.mark.parametrize(("lost", "answered"), [((True, False, True), 1), ((True,), 0)])
+@asynchronous
+async def test_who_has_hung_up_is_not_computed_for(
+    caplog: pytest.LogCaptureFixture, lost: Sequence[bool], answered: int
+) -> None:
+    echo, batcher = Echo(), batch.Batcher(Metrics())
+    replies: list[Response] = []
+    for each in lost:
+        client: Any = SimpleNamespace(lost=each, door=FRONT, reply=replies.append)
+        batcher.put(client, Request(Verb.PREDICT, {}, b"a", echo))
+    await asyncio.sleep(0)  # the batch runs in the next turn of the loop
+    assert (len(replies), echo.batches) == (answered, [1] * answered)
+    assert not caplog.records, "a batch of nobody is measured without complaint"
 
 
 def test_what_happened_is_counted_once() -> None:
@@ -653,17 +625,6 @@ def test_a_handler_that_fails_is_a_500_for_its_batch_only(port: Port) -> None:
     assert (response.status, json.loads(body)["code"]) == (500, "internal_error")
     port.echo.fails = False
     assert port.ask(post(b"a"))[0][1] == b"a"
-
-
-def test_a_batch_of_nobody_is_measured_without_complaint(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        batcher = batch.Batcher(Metrics())
-        gone: Any = SimpleNamespace(lost=True, door=FRONT)
-        batcher.put(gone, Request(Verb.PREDICT, {}, b"a", Echo()))
-        await asyncio.sleep(0)  # the batch runs in the next turn of the loop
-
-    asyncio.run(main())
-    assert not caplog.records
 
 
 def test_measurements_that_cannot_be_sent_stop_nothing_else(

@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from supervisor.ports import listen
 from supervisor.process import Worker
 from supervisor.settings import Settings
 from supervisor.workers import MAX_FAILED_STARTS, Workers
+from tests.conftest import asynchronous
 from worker.routes import ALL_IMAGES
 
 PATH = "/predictions/diagonal_flip"
@@ -98,14 +99,6 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "CHANGE_TIMEOUT_S", 3.0)
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(120):
-            await work
-
-    asyncio.run(bounded())
-
-
 async def until(condition: Callable[[], object]) -> None:
     while not condition():  # noqa: ASYNC110 - many conditions
         await asyncio.sleep(0.01)
@@ -180,90 +173,79 @@ def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
         ("right", {"require_gpu": 1}, "computed on cpu"),
     ],
 )
-def test_a_worker_that_is_wrong_is_killed(
+@asynchronous
+async def test_a_worker_that_is_wrong_is_killed(
     serve: Serve, behaviour: str, settings: dict[str, int], told: str
 ) -> None:
-    async def main() -> None:
-        async with serve(behaviour, **settings) as served:
-            await served.first_is_killed()
-            assert served.workers.killed == served.workers.checks["wrong"] > 0
-            assert served.workers.checks["unanswered"] == served.workers.ready == 0
-            assert told.lower() in served.workers.fault.lower()
-
-    run(main())
+    async with serve(behaviour, **settings) as served:
+        await served.first_is_killed()
+        assert served.workers.killed == served.workers.checks["wrong"] > 0
+        assert served.workers.checks["unanswered"] == served.workers.ready == 0
+        assert told.lower() in served.workers.fault.lower()
 
 
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("behaviour", ["hangs", "stops", "busy for ever"])
-def test_a_worker_that_does_not_answer_is_killed(
+@asynchronous
+async def test_a_worker_that_does_not_answer_is_killed(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, behaviour: str
 ) -> None:
     if behaviour == "busy for ever":
         monkeypatch.setattr(process, "BUSY_TIMEOUT_S", 1.0)
-
-    async def main() -> None:
-        async with serve(behaviour) as served:
-            await served.first_is_killed()
-            assert served.workers.checks["unanswered"] > 0
-            assert served.workers.checks["wrong"] == served.workers.ready == 0
-
-    run(main())
+    async with serve(behaviour) as served:
+        await served.first_is_killed()
+        assert served.workers.checks["unanswered"] > 0
+        assert served.workers.checks["wrong"] == served.workers.ready == 0
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_worker_that_works_may_take_its_time(serve: Serve) -> None:
-    async def main() -> None:
-        async with serve("busy") as served:
-            await served.until_ready()
-            assert served.workers.killed == served.workers.restarts == 0
-
-    run(main())
+@asynchronous
+async def test_a_worker_that_works_may_take_its_time(serve: Serve) -> None:
+    async with serve("busy") as served:
+        await served.until_ready()
+        assert served.workers.killed == served.workers.restarts == 0
 
 
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("behaviour", ["dies", "cannot"])
-def test_one_worker_that_cannot_start_is_tried_for_ever_and_all_are_given_up(
+@asynchronous
+async def test_one_worker_that_cannot_start_is_tried_for_ever_and_all_are_given_up(
     serve: Serve, behaviour: str
 ) -> None:
-    async def main() -> None:
-        async with serve(behaviour, "right") as served:
-            await until(lambda: served.workers.restarts > 2 * MAX_FAILED_STARTS)
-            assert (served.workers.ready, served.workers.gave_up) == (1, False)
-        async with serve(behaviour, behaviour) as served:
-            await until(lambda: served.workers.gave_up)
-            assert served.workers.restarts >= 2 * MAX_FAILED_STARTS
-            assert served.workers.killed == 0, "none came to a health check"
-            assert served.workers.fault == ("SpoiledError: no" if behaviour == "cannot" else "")
-
-    run(main())
+    async with serve(behaviour, "right") as served:
+        await until(lambda: served.workers.restarts > 2 * MAX_FAILED_STARTS)
+        assert (served.workers.ready, served.workers.gave_up) == (1, False)
+    async with serve(behaviour, behaviour) as served:
+        await until(lambda: served.workers.gave_up)
+        assert served.workers.restarts >= 2 * MAX_FAILED_STARTS
+        assert served.workers.killed == 0, "none came to a health check"
+        assert served.workers.fault == ("SpoiledError: no" if behaviour == "cannot" else "")
 
 
 @pytest.mark.parametrize("behaviour", ["dies", "right"])
-def test_versions_are_not_switched_before_a_worker_serves(serve: Serve, behaviour: str) -> None:
-    async def main() -> None:
-        async with serve(behaviour) as served:
-            with pytest.raises(ServerOverloaded):
-                await served.models.make_default("2.0")
-            assert served.models.document()["default"] == "1.0"
-
-    run(main())
+@asynchronous
+async def test_versions_are_not_switched_before_a_worker_serves(
+    serve: Serve, behaviour: str
+) -> None:
+    async with serve(behaviour) as served:
+        with pytest.raises(ServerOverloaded):
+            await served.models.make_default("2.0")
+        assert served.models.document()["default"] == "1.0"
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_switch_is_prepared_by_all_before_any_shows_it(serve: Serve) -> None:
-    async def main() -> None:
-        async with serve("right", "slow", "right") as served:
-            await served.until_ready()
-            await served.models.make_default("2.0")
-            assert {worker.revision for worker in served.workers.living} == {
-                served.workers.desired.number
-            }
-            seen = [event for event in served.seen if event.split()[1] == "2"]
-            changes = [event.split()[0] for event in seen if not event.startswith("check")]
-            assert changes == ["prepare"] * 3 + ["commit"] * 3
-            assert (served.workers.ready, served.workers.killed) == (3, 0)
-
-    run(main())
+@asynchronous
+async def test_a_switch_is_prepared_by_all_before_any_shows_it(serve: Serve) -> None:
+    async with serve("right", "slow", "right") as served:
+        await served.until_ready()
+        await served.models.make_default("2.0")
+        assert {worker.revision for worker in served.workers.living} == {
+            served.workers.desired.number
+        }
+        seen = [event for event in served.seen if event.split()[1] == "2"]
+        changes = [event.split()[0] for event in seen if not event.startswith("check")]
+        assert changes == ["prepare"] * 3 + ["commit"] * 3
+        assert (served.workers.ready, served.workers.killed) == (3, 0)
 
 
 @pytest.mark.usefixtures("fast")
@@ -271,73 +253,66 @@ def test_a_switch_is_prepared_by_all_before_any_shows_it(serve: Serve) -> None:
     ("behaviour", "error"),
     [("cannot at prepare", "SpoiledError"), ("hangs at prepare", "Worker 1, silent for 3 s")],
 )
-def test_a_switch_that_one_worker_cannot_make_is_made_by_none(
+@asynchronous
+async def test_a_switch_that_one_worker_cannot_make_is_made_by_none(
     serve: Serve, behaviour: str, error: str
 ) -> None:
-    async def main() -> None:
-        async with serve("right", behaviour, proof_s=60) as served:
-            await served.until_ready()
-            before = served.workers.desired
-            with pytest.raises(ArtifactError, match=error):
-                await served.models.make_default("2.0")
-            assert served.workers.desired is before
-            assert served.models.document()["default"] == "1.0"
-            assert not [event for event in served.seen if event.startswith("commit 2")]
-
-    run(main())
+    async with serve("right", behaviour, proof_s=60) as served:
+        await served.until_ready()
+        before = served.workers.desired
+        with pytest.raises(ArtifactError, match=error):
+            await served.models.make_default("2.0")
+        assert served.workers.desired is before
+        assert served.models.document()["default"] == "1.0"
+        assert not [event for event in served.seen if event.startswith("commit 2")]
 
 
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("behaviour", ["dies at prepare", "dies at commit", "hangs at commit"])
-def test_a_worker_that_ends_in_a_switch_comes_back_with_it(serve: Serve, behaviour: str) -> None:
-    async def main() -> None:
-        async with serve("right", behaviour) as served:
-            lost = (await served.until_ready())[1]
-            await served.models.make_default("2.0")
-            await until(lambda: served.workers.restarts == 1)
-            there = await served.until_ready()
-            assert lost not in there
-            assert {worker.revision for worker in there} == {served.workers.desired.number}
-            assert there[0].process.poll() is None
-
-    run(main())
+@asynchronous
+async def test_a_worker_that_ends_in_a_switch_comes_back_with_it(
+    serve: Serve, behaviour: str
+) -> None:
+    async with serve("right", behaviour) as served:
+        lost = (await served.until_ready())[1]
+        await served.models.make_default("2.0")
+        await until(lambda: served.workers.restarts == 1)
+        there = await served.until_ready()
+        assert lost not in there
+        assert {worker.revision for worker in there} == {served.workers.desired.number}
+        assert there[0].process.poll() is None
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_switch_that_ends_every_worker_is_not_made(serve: Serve) -> None:
-    async def main() -> None:
-        async with serve("dies at prepare", "dies at prepare") as served:
-            await served.until_ready()
-            with pytest.raises(ArtifactError, match="Every worker ended"):
-                await served.models.make_default("2.0")
-            assert served.models.document()["default"] == "1.0"
-            await until(lambda: served.workers.restarts == 2)
-            await served.until_ready()
-
-    run(main())
+@asynchronous
+async def test_a_switch_that_ends_every_worker_is_not_made(serve: Serve) -> None:
+    async with serve("dies at prepare", "dies at prepare") as served:
+        await served.until_ready()
+        with pytest.raises(ArtifactError, match="Every worker ended"):
+            await served.models.make_default("2.0")
+        assert served.models.document()["default"] == "1.0"
+        await until(lambda: served.workers.restarts == 2)
+        await served.until_ready()
 
 
-def test_a_health_check_just_before_a_switch_is_no_reason_to_kill(
+@asynchronous
+async def test_a_health_check_just_before_a_switch_is_no_reason_to_kill(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = Worker.commit
+    async with serve("right", "right", proof_s=60) as served:
+        await served.until_ready()
 
-    async def main() -> None:
-        async with serve("right", "right", proof_s=60) as served:
-            await served.until_ready()
+        async def commit(worker: Worker, desired: Any) -> None:
+            checking = asyncio.create_task(served.workers._check(worker))
+            while not worker._answers:  # noqa: ASYNC110 - until it is asked
+                await asyncio.sleep(0)
+            await asyncio.gather(honest(worker, desired), checking)
 
-            async def commit(worker: Worker, desired: Any) -> None:
-                checking = asyncio.create_task(served.workers._check(worker))
-                while not worker._answers:  # noqa: ASYNC110 - until it is asked
-                    await asyncio.sleep(0)
-                await asyncio.gather(honest(worker, desired), checking)
-
-            monkeypatch.setattr(Worker, "commit", commit)
-            await served.models.unload("2.0")
-            await served.models.load("2.0")
-            assert (served.workers.killed, served.workers.ready) == (0, 2)
-
-    run(main())
+        monkeypatch.setattr(Worker, "commit", commit)
+        await served.models.unload("2.0")
+        await served.models.load("2.0")
+        assert (served.workers.killed, served.workers.ready) == (0, 2)
 
 
 async def ask(served: Served, path: str = PATH) -> tuple[int, bytes]:
@@ -362,65 +337,59 @@ def connections(worker: Worker) -> int:
     return sum(count for _, count in counts)
 
 
-def test_workers_serve_from_one_socket_and_outlive_each_other(serve: Serve) -> None:
-    async def main() -> None:
-        async with serve(real=2, proof_s=60) as served, AsyncExitStack() as opened:
-            first, second = await served.until_ready()
-            await answering(served, "1.0")
-            await served.models.make_default("2.0")
-            spoiled = served.models.desired
-            spoiled.content["versions"][0] |= {"version": "3.0", "onnx": ""}
-            assert "ArtifactError" in await served.workers.apply(spoiled)
-            await answering(served, "2.0")
+@asynchronous
+async def test_workers_serve_from_one_socket_and_outlive_each_other(serve: Serve) -> None:
+    async with serve(real=2, proof_s=60) as served, AsyncExitStack() as opened:
+        first, second = await served.until_ready()
+        await answering(served, "1.0")
+        await served.models.make_default("2.0")
+        spoiled = served.models.desired
+        spoiled.content["versions"][0] |= {"version": "3.0", "onnx": ""}
+        assert "ArtifactError" in await served.workers.apply(spoiled)
+        await answering(served, "2.0")
 
-            for _ in range(64):
-                _, writer = await asyncio.open_connection("127.0.0.1", served.port)
-                opened.callback(writer.close)
-            await until(lambda: connections(first) + connections(second) == 64)
-            assert 0 < connections(first) < 64, "each has some"
-            while len(json.loads((await ask(served, "/status"))[1])["workers"]) < 2:
-                served.workers.share_status()
-                await asyncio.sleep(0.1)
+        for _ in range(64):
+            _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            opened.callback(writer.close)
+        await until(lambda: connections(first) + connections(second) == 64)
+        assert 0 < connections(first) < 64, "each has some"
+        while len(json.loads((await ask(served, "/status"))[1])["workers"]) < 2:
+            served.workers.share_status()
+            await asyncio.sleep(0.1)
 
-            first.process.send_signal(signal.SIGSTOP)
-            await answering(served, "2.0")
-            first.process.kill()
-            await answering(served, "2.0")
-            await until(lambda: served.workers.restarts == 1)
-            assert first not in await served.until_ready()
-            assert (served.workers.killed, second.process.poll()) == (0, None)
-
-    run(main())
+        first.process.send_signal(signal.SIGSTOP)
+        await answering(served, "2.0")
+        first.process.kill()
+        await answering(served, "2.0")
+        await until(lambda: served.workers.restarts == 1)
+        assert first not in await served.until_ready()
+        assert (served.workers.killed, second.process.poll()) == (0, None)
 
 
-def test_a_worker_ends_with_its_channel(serve: Serve) -> None:
-    async def main() -> None:
-        async with serve(real=1, proof_s=60) as served:
-            (worker,) = await served.until_ready()
-            worker.channel.close()
-            await until(lambda: worker.process.returncode is not None)
-            assert worker.process.returncode == 0
-            assert served.workers.killed == 0
-
-    run(main())
+@asynchronous
+async def test_a_worker_ends_with_its_channel(serve: Serve) -> None:
+    async with serve(real=1, proof_s=60) as served:
+        (worker,) = await served.until_ready()
+        worker.channel.close()
+        await until(lambda: worker.process.returncode is not None)
+        assert worker.process.returncode == 0
+        assert served.workers.killed == 0
 
 
-def test_workers_that_drain_answer_what_has_come_in(serve: Serve) -> None:
-    async def main() -> None:
-        async with serve(real=2, proof_s=60) as served:
-            there = await served.until_ready()
-            begun = []
-            for _ in range(8):
-                reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-                writer.write(f"POST {PATH} HTTP/1.1\r\nContent-Length: 1\r\n\r\n".encode())
-                begun.append((reader, writer))
-            draining = asyncio.create_task(served.workers.drain(60))
-            await asyncio.sleep(0)
-            for reader, writer in begun:
-                writer.write(b"\0")
-                assert (await reader.read()).startswith(b"HTTP/1.1 415 ")  # says no type
-                writer.close()
-            await draining
-            assert [await worker.reap() for worker in there] == ["ended with status 0"] * 2
-
-    run(main())
+@asynchronous
+async def test_workers_that_drain_answer_what_has_come_in(serve: Serve) -> None:
+    async with serve(real=2, proof_s=60) as served:
+        there = await served.until_ready()
+        begun = []
+        for _ in range(8):
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(f"POST {PATH} HTTP/1.1\r\nContent-Length: 1\r\n\r\n".encode())
+            begun.append((reader, writer))
+        draining = asyncio.create_task(served.workers.drain(60))
+        await asyncio.sleep(0)
+        for reader, writer in begun:
+            writer.write(b"\0")
+            assert (await reader.read()).startswith(b"HTTP/1.1 415 ")  # says no type
+            writer.close()
+        await draining
+        assert [await worker.reap() for worker in there] == ["ended with status 0"] * 2

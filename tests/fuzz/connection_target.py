@@ -58,36 +58,12 @@ class Connections:
     """Any bytes from a client, cut anywhere: framing, order, and what is held in memory."""
 
     tokens: Sequence[bytes] = (
-        *(
-            POST,
-            b"\r\n\r\n",
-            b"GET ",
-            b"HEAD ",
-            b"PUT ",
-            b"OPTIONS ",
-            b" HTTP/1.1\r\n",
-            b" HTTP/1.0\r\n",
-            b"PRI * HTTP/2.0",
-        ),
-        *(
-            b"Content-Length: ",
-            b"Transfer-Encoding: chunked\r\n",
-            b"0\r\n\r\n",
-            b"1\r\na\r\n",
-            b"~",
-        ),
+        *(POST, b"\r\n\r\n", b"GET ", b"HEAD ", b"PUT ", b"OPTIONS ", b"PRI * HTTP/2.0", b"~"),
+        *(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b"http://a", b"/ping", b"/explanations", b"\0"),
+        *(b"Content-Length: ", b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", b"1\r\na\r\n"),
         *(b"Connection: close\r\n", b"Connection: upgrade\r\n", b"Upgrade: a\r\n", b"keep-alive"),
-        *(
-            b"Expect: 100-continue\r\n",
-            b"Content-Encoding: gzip\r\n",
-            b"Content-Type: a\r\n",
-            b"http://a",
-            b"/ping",
-            b"/explanations",
-            b"\0",
-            b"\xff",
-            str(MAX_BODY_BYTES + 1).encode(),
-        ),
+        *(b"Expect: 100-continue\r\n", b"Content-Encoding: gzip\r\n", b"Content-Type: a\r\n"),
+        *(b"\xff", str(MAX_BODY_BYTES + 1).encode()),
     )
 
     def seeds(self) -> list[bytes]:

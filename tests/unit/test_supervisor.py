@@ -20,6 +20,7 @@ from supervisor.ports import free_ports, listen
 from supervisor.settings import Settings, refuse_unsafe
 from supervisor.supervisor import Supervisor
 from supervisor.workers import RESULTS
+from tests.conftest import asynchronous
 from worker.metrics import FRONT, Metrics
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -118,23 +119,21 @@ def test_workers_that_are_missing_for_long_are_told_as_degraded(
     assert seen == [False, False, True, True, True, False, False]
 
 
-def test_ports_that_do_not_answer_cost_readiness(watching: Supervisor) -> None:
+@asynchronous
+async def test_ports_that_do_not_answer_cost_readiness(watching: Supervisor) -> None:
     def served(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         writer.close()
 
-    async def main() -> None:
-        seen = []
-        for _ in range(supervisor.MAX_PORT_FAILURES):
-            await watching._check_ports()
-            seen.append(watching._health.reachable)
-        assert seen == [True] * (supervisor.MAX_PORT_FAILURES - 1) + [False]
-        address = ("127.0.0.1", watching._settings.port)
-        async with await asyncio.start_server(served, sock=listen(address)):
-            await watching._check_ports()
-        assert watching._health.reachable
-
-    asyncio.run(main())
+    seen = []
+    for _ in range(supervisor.MAX_PORT_FAILURES):
+        await watching._check_ports()
+        seen.append(watching._health.reachable)
+    assert seen == [True] * (supervisor.MAX_PORT_FAILURES - 1) + [False]
+    address = ("127.0.0.1", watching._settings.port)
+    async with await asyncio.start_server(served, sock=listen(address)):
+        await watching._check_ports()
+    assert watching._health.reachable
 
 
 def test_the_live_figures_are_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
