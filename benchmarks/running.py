@@ -158,8 +158,7 @@ def process(
 ) -> Iterator[psutil.Popen]:
     """A process, and at its end all of its group; it writes to ``output.log`` in ``scratch``."""
     scratch.mkdir(parents=True, exist_ok=True)
-    environment = {"FLIP_ONNX": str(first_export() / "diagonal_flip.onnx"), "OMP_NUM_THREADS": "1"}
-    environment |= ALLOCATOR | (settings or {})
+    environment = {"OMP_NUM_THREADS": "1"} | ALLOCATOR | (settings or {})
     with (scratch / "output.log").open("ab") as output:
         first = psutil.Popen(
             command,

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from benchmarks.running import ROOT, TORCHSERVE_ANSWER_BYTES, Running, ours, process
+from benchmarks.running import (
+    ROOT,
+    TORCHSERVE_ANSWER_BYTES,
+    Running,
+    first_export,
+    ours,
+    process,
+)
 from benchmarks.workloads import WORKLOADS, Rule, Workload
 from supervisor import tokens
 from supervisor.ports import free_ports
@@ -70,7 +77,8 @@ def _peer(environment: str, *command: str) -> Start:
     def start(scratch: Path) -> Iterator[Running]:
         port = free_ports()
         words = [str(port) if word == "PORT" else word for word in command]
-        settings = {"PYTHONPATH": str(PEERS)}
+        model = first_export() / "diagonal_flip.onnx"
+        settings = {"PYTHONPATH": str(PEERS), "FLIP_ONNX": str(model)}
         with process([str(_python(environment)), "-m", *words], scratch, settings) as first:
             yield Running(first, port)
 

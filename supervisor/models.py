@@ -30,6 +30,8 @@ class Models:
 
     Attributes:
         kept: Whether the choice could be written into the store.
+        desired: What every worker serves now.
+        changed: Called after every change.
 
     Raises:
         ArtifactError: The default version cannot be served.
@@ -51,6 +53,7 @@ class Models:
         # A version stands for one model while this process lives.
         self._digests: dict[str, str] = {}
         folders = self._folders()
+        self.changed: Callable[[], Awaitable[None]] = _nothing
         self._choice = read_choice(model_store, list(folders), default)
         for version in folders.keys() - set(self._choice.unloaded):
             try:
@@ -59,11 +62,7 @@ class Models:
                 if version == self._choice.default:
                     raise
                 logger.error("Version %s is not served: %s", version, error)  # noqa: TRY400
-
-    @property
-    def desired(self) -> Desired:
-        """What every worker is to serve now."""
-        return Desired(self._loaded, asdict(self._choice))
+        self.desired = Desired(self._loaded, asdict(self._choice))
 
     @property
     def default(self) -> Artifacts:
@@ -181,10 +180,12 @@ class Models:
 
     async def _apply(self, choice: Choice, loaded: dict[str, Artifacts]) -> None:
         """Have all workers serve these; after a failure all serve what they did."""
-        if fault := await self._apply_to_workers(Desired(loaded, asdict(choice))):
+        desired = Desired(loaded, asdict(choice))
+        if fault := await self._apply_to_workers(desired):
             raise ArtifactError(fault, "a version that every worker can serve")
-        self._choice, self._loaded = choice, loaded
+        self._choice, self._loaded, self.desired = choice, loaded, desired
         self._keep()
+        await self.changed()
 
     def _keep(self) -> None:
         """Write the choice into the store, for the next start."""
@@ -218,3 +219,7 @@ class Models:
                 f"one of {', '.join(self._loaded)}",
                 "load it first",
             )
+
+
+async def _nothing() -> None:
+    """Nobody wants to know."""

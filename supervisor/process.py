@@ -7,9 +7,12 @@ import contextlib
 import itertools
 import signal
 import subprocess
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from worker.channel import Channel
+
+if TYPE_CHECKING:  # it would import NumPy, before the workers are started
+    from supervisor.desired import Desired
 
 HANG_TIMEOUT_S = 1.0
 """A worker that owes an answer and used no processor for this long, twice in a row, hangs."""
@@ -19,16 +22,6 @@ BUSY_TIMEOUT_S = 60.0
 
 CHANGE_TIMEOUT_S = 30.0
 """For a worker to load and check a version."""
-
-
-class Desired(Protocol):
-    """What every worker is to serve: ``supervisor.models.Desired``."""
-
-    number: int
-    content: dict[str, Any]
-
-    def check(self, answers: dict[str, Any], device: str | None) -> None:
-        """Compare the answers of a health check; raises CertificateError if one is wrong."""
 
 
 class WorkerEndedError(Exception):

@@ -10,13 +10,11 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 from diagonalflip.errors import StartError
 from supervisor import health
 from supervisor.access import AccessFiles
-from supervisor.desired import Desired
 from supervisor.models import Models
 from supervisor.operations import Health, OperationsServer
 from supervisor.settings import Settings
@@ -68,14 +66,14 @@ class Supervisor:
             self._access = AccessFiles(settings, settings.tokens_file)
         self._models = Models(
             settings.model_store,
-            self._apply,
+            workers.apply,
             default=settings.default_version,
             trusted_key=settings.trusted_key,
         )
-        installed = find_torchserve(settings)
-        self._torchserve = (
-            TorchServe(settings, installed, self._models) if installed is not None else None
-        )
+        self._torchserve: TorchServe | None = None
+        if (installed := find_torchserve(settings)) is not None:
+            self._torchserve = TorchServe(settings, installed, self._models)
+            self._models.changed = self._torchserve.follow
         self._health = Health(workers, self._torchserve, self._models)
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -189,12 +187,6 @@ class Supervisor:
             logger.error("no answer through the ports of clients: %r", error)  # noqa: TRY400
         self._health.reachable = self._port_failures < MAX_PORT_FAILURES
 
-    async def _apply(self, desired: Desired) -> str:
-        fault = await self._workers.apply(desired)
-        if not fault and self._torchserve is not None:
-            await self._torchserve.follow(desired)
-        return fault
-
     async def _drain(self) -> None:
         """First not ready, then no new connections, then what was accepted is finished."""
         settings = self._settings
@@ -214,14 +206,17 @@ class Supervisor:
         if os.getpid() != 1:
             return
         ours = self._workers.pids | (self._torchserve.pids if self._torchserve else set())
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        for child in {int(pid) for pid in children} - ours:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(child, os.WNOHANG)
+        with contextlib.suppress(ChildProcessError):  # there is none
+            while (
+                ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            ) is not None:
+                if ended.si_pid in ours:  # whoever started it waits for it
+                    return
+                os.waitpid(ended.si_pid, 0)
 
 
 def _trusting() -> ssl.SSLContext:
     """Return TLS for a check: whom a certificate is for is the clients' to verify."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context

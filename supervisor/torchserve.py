@@ -21,7 +21,6 @@ from diagonalflip.errors import CertificateError, SettingError
 from diagonalflip.wire import MODEL
 from supervisor import health, host, logs
 from supervisor.backoff import RestartBackoff
-from supervisor.desired import Desired
 from supervisor.models import Models
 from supervisor.ports import free_ports
 from supervisor.settings import Settings
@@ -43,8 +42,9 @@ MAX_FAILED_CHECKS = 3
 POLL_S = 0.1
 STOP_TIMEOUT_S = 10.0
 PORTS = (
-    "torchserve_port", "management_port", "metrics_port", "grpc_port", "grpc_management_port",
-)  # fmt: skip
+    *("torchserve_port", "management_port", "metrics_port"),
+    *("grpc_port", "grpc_management_port"),
+)
 
 
 class EndedError(Exception):
@@ -72,6 +72,8 @@ class TorchServe:
         self._wanted, self._installed, self._models = settings, installed, models
         self._process: subprocess.Popen[bytes] | None = None
         self._has_worker: dict[str, bool] = {}
+        self._is_up = False  # it has predicted since its start
+        self._following = asyncio.Lock()
         self._backoff = RestartBackoff()
         self._output = logs.Part("java", settings)
 
@@ -101,8 +103,8 @@ class TorchServe:
 
     async def _stop(self) -> None:
         """Stop Java and its workers, by force where asking does not help."""
-        self.ready = False
-        process, self._process = self._process, None
+        self.ready = self._is_up = False
+        process = self._process
         if process is None:
             return
         process.terminate()
@@ -112,23 +114,26 @@ class TorchServe:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        self._process = None
 
-    async def follow(self, desired: Desired) -> None:
+    async def follow(self) -> None:
         """Serve the same versions, as far as it knew them at its start."""
-        if not self.ready:
+        if not self._is_up:
             return  # it is told at the end of its start
-        default = desired.content["default"]
-        try:
-            for version, has_worker in self._has_worker.items():
-                serves = version in desired.versions
-                if serves != has_worker:
-                    scale = f"min_worker={serves:d}&max_worker={serves:d}&synchronous=true"
-                    await self._manage(f"/models/{MODEL}/{version}?{scale}")
-                    self._has_worker[version] = serves
-            if default in self._has_worker:
-                await self._manage(f"/models/{MODEL}/{default}/set-default")
-        except (OSError, ValueError) as error:
-            logger.error("TorchServe goes on with the versions that it had: %s", error)  # noqa: TRY400
+        async with self._following:
+            served = {each.version for each in self._models.loaded}
+            default = self._models.default.version
+            try:
+                for version, has_worker in self._has_worker.items():
+                    serves = version in served
+                    if serves != has_worker:
+                        scale = f"min_worker={serves:d}&max_worker={serves:d}&synchronous=true"
+                        await self._manage(f"/models/{MODEL}/{version}?{scale}")
+                        self._has_worker[version] = serves
+                if default in self._has_worker:
+                    await self._manage(f"/models/{MODEL}/{default}/set-default")
+            except (OSError, ValueError) as error:
+                logger.error("TorchServe goes on with the versions that it had: %s", error)  # noqa: TRY400
 
     async def _manage(self, path: str) -> None:
         """Send a PUT to TorchServe's management; raises OSError if it refuses."""
@@ -139,24 +144,24 @@ class TorchServe:
 
     async def _run(self, scratch: Path) -> None:
         """Run it once; raises why it has to be started again."""
-        desired = self._models.desired
         started = time.monotonic()
-        self._start(scratch, desired, await asyncio.to_thread(count_numbered_gpus))
+        self._start(scratch, await asyncio.to_thread(count_numbered_gpus))
         deadline = started + self.settings.start_timeout_s
         while not await self._predicts():
             if time.monotonic() > deadline:
                 raise EndedError(f"no prediction within {self.settings.start_timeout_s} s")
             await self._pause(POLL_S)
         self._backoff.ready()
-        self.ready = True
-        await self.follow(self._models.desired)  # versions may have been changed meanwhile
+        self.ready = self._is_up = True
+        await self.follow()  # versions may have been changed meanwhile
         seconds = time.monotonic() - started
         port = self.settings.torchserve_port
         logger.info("TorchServe is ready on port %d after %.1f s", port, seconds)
         failures = 0
         while failures < MAX_FAILED_CHECKS:
             await self._pause(self.settings.proof_s)
-            failures = 0 if await self._predicts() else failures + 1
+            self.ready = await self._predicts()
+            failures = 0 if self.ready else failures + 1
         raise EndedError(f"{failures} checks failed in a row")
 
     async def _pause(self, seconds: float) -> None:
@@ -191,7 +196,7 @@ class TorchServe:
             return False
         return True
 
-    def _start(self, scratch: Path, desired: Desired, gpus: int) -> None:
+    def _start(self, scratch: Path, gpus: int) -> None:
         """Start Java itself, not the ``torchserve`` command.
 
         That one hides Java's exit status, and leaves Java running when it is killed
@@ -202,7 +207,8 @@ class TorchServe:
         }
         self.settings = settings = replace(self._wanted, **ports)
         # The first one is TorchServe's default.
-        versions = sorted(desired.versions.values(), key=lambda each: each != self._models.default)
+        default = self._models.default
+        versions = [default, *(each for each in self._models.loaded if each != default)]
         self._has_worker = {each.version: True for each in versions}
         archives = {f"{MODEL}-{each.version}.mar": each.content for each in versions}
         (scratch / "store").mkdir()

@@ -12,15 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diagonalflip.errors import CertificateError, ServerOverloaded
 from supervisor import host
 from supervisor.backoff import RestartBackoff
 from supervisor.logs import Part
-from supervisor.process import CHANGE_TIMEOUT_S, Desired, Worker, WorkerEndedError
+from supervisor.process import CHANGE_TIMEOUT_S, Worker, WorkerEndedError
 from supervisor.settings import Settings
 from worker.channel import Channel
+
+if TYPE_CHECKING:  # it would import NumPy, before the workers are started
+    from supervisor.desired import Desired
 
 ROOT = Path(__file__).resolve().parent.parent
 

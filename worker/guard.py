@@ -170,15 +170,18 @@ def tls(pem: str) -> ssl.SSLContext:
 def _file_of(content: str) -> Iterator[str]:
     """Give the path of a file with that content: ``ssl`` takes certificates in no other way.
 
-    On Linux it is memory, so that no key lies on a disk, and no disk has to have room.
+    On Linux it is memory, so that no key lies on a disk, and no disk has to have room; unless the
+    kernel forbids that (``vm.memfd_noexec=2``).
     """
-    if hasattr(os, "memfd_create"):
-        with os.fdopen(os.memfd_create("pem"), "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            yield f"/proc/self/fd/{file.fileno()}"
-    else:
+    try:
+        descriptor = os.memfd_create("pem")
+    except (AttributeError, OSError):
         with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
             file.write(content)
             file.flush()
             yield file.name
+    else:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as memory:
+            memory.write(content)
+            memory.flush()
+            yield f"/proc/self/fd/{descriptor}"

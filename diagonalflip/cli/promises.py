@@ -106,7 +106,7 @@ def _every_length(kit: Kit) -> None:
 def _batch(count: int, kit: Kit) -> None:
     numbers = np.random.default_rng(count).integers(0, 16, count)
     answer = post(kit.raw, numbers)
-    if count == wire.MAX_IMAGES and answer.status == 413:  # TorchServe's port answers fewer
+    if answer.status == 413 and b"TorchServe" in answer.body:  # whose port answers fewer
         numbers = numbers[: int(answer.headers["Flip-Max-Images"])]
         answer = post(kit.raw, numbers)
     kit.compare(rows(answer, len(numbers)), numbers)
@@ -177,9 +177,8 @@ def promises() -> Iterator[tuple[str, Callable[[Kit], None]]]:
     """Names, which say what is promised, and checks that raise InvalidAnswer if it is not so."""
     yield "predictions are finite", _finite
     yield "1 to 33 images: as each alone, and Flip-Images", _every_length
-    for count in (1_000, 32_769):
+    for count in (1_000, 65_537, wire.MAX_IMAGES):
         yield f"{count} images in one request: as each alone", partial(_batch, count)
-    yield "as many images as one request may have: as each alone", partial(_batch, wire.MAX_IMAGES)
     yield "the 16 images in any form of request: the same predictions", _forms
     yield "JSON answers, read as float32, are exact", _json_answers
     yield "float16 answers are the float32 ones, rounded to nearest even", _float16_answers

@@ -146,3 +146,16 @@ def test_each_form_is_judged_by_the_same_reference(
     judge = Judge(REFERENCE, workload, rule)
     assert judge(good.tobytes())
     assert not judge(wrong.tobytes())
+
+
+@pytest.mark.skipif(not wrk_is_here(), reason="no wrk on this machine")
+@pytest.mark.parametrize("kind", ["empty", "status"])
+def test_wrk_without_comparison_still_sees_statuses_and_bytes(kind: str, tmp_path: Path) -> None:
+    work = make_exchanges(WORKLOAD, Rule.TOLERANCE, predict)
+    with server(right) as address:
+        good = run_python(address, WORKLOAD, work, requests=30)
+    write_job(tmp_path, work, good.least_wire_bytes)
+    with server(BAD_ANSWERS[kind]) as address:
+        outcome = run_wrk(address, WORKLOAD, 1, tmp_path, compare=None)
+    assert outcome.wrong > 0
+    assert outcome.compared == 0

@@ -158,6 +158,7 @@ def test_a_failed_export_leaves_no_archive_even_if_one_was_there(
     finished = run_export(ROOT, output, "--weights", str(weights))
     assert finished.returncode == 1, finished.stdout
     assert finished.stderr.splitlines()[-1].startswith("export failed: A deviation of")
+    assert "Traceback" not in finished.stderr
     assert [path.name for path in output.iterdir()] == ["unrelated.mar"]
 
 
@@ -167,3 +168,6 @@ def test_the_model_has_the_version_that_it_is_given(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / ARCHIVE) as archive:
         told = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"]
     assert (told, read_manifest(tmp_path)["model"]["version"]) == ("1.1", "1.1")
+    refused = run_export(ROOT, tmp_path, "--model-version", "../1")
+    assert refused.returncode == 2
+    assert "'../1'; expected letters" in refused.stderr

@@ -152,14 +152,20 @@ def certify(chain: Path, key: Path) -> None:
     subprocess.run([*command.split(), *named], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("memory", [True, False], ids=["memory", "file"])
+def forbidden(_: str) -> int:
+    raise PermissionError("vm.memfd_noexec=2")
+
+
+@pytest.mark.parametrize("memory", ["taken", "missing", "forbidden"])
 def test_a_certificate_is_exchanged_with_its_key_and_lies_on_no_disk(
-    file: Path, guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: bool
+    file: Path, guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str
 ) -> None:
-    if memory:
+    if memory == "taken":
         monkeypatch.delattr(tempfile, "NamedTemporaryFile")
-    else:  # not Linux
+    elif memory == "missing":  # not Linux
         monkeypatch.delattr(os, "memfd_create")
+    else:
+        monkeypatch.setattr(os, "memfd_create", forbidden)
     chain, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     settings = Settings(tls_cert=chain, tls_key=key)
     with pytest.raises(SettingError, match="TLS_KEY"):  # and never plain HTTP in its place

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +21,9 @@ from supervisor.operations import Health
 from supervisor.ports import free_ports, listen
 from supervisor.settings import Settings, refuse_unsafe
 from supervisor.supervisor import Supervisor
+from supervisor.torchserve import EndedError, TorchServe
 from supervisor.workers import RESULTS
-from tests.conftest import asynchronous
+from tests.conftest import ROOT, asynchronous
 from worker.metrics import FRONT, Metrics
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -40,7 +43,7 @@ def team(ready: int = 2, pages: int = 0) -> Any:
     checks = Counter(dict.fromkeys(RESULTS, 0))
     return SimpleNamespace(
         ready=ready, count=2, killed=1, restarts=3, checks=checks, living=measured, pids=set(),
-        share_status=lambda: None,
+        share_status=lambda: None, apply=None,
     )  # fmt: skip
 
 
@@ -117,6 +120,59 @@ def test_workers_that_are_missing_for_long_are_told_as_degraded(
         asyncio.run(watching._tick())
         seen.append(watching._health.degraded)
     assert seen == [False, False, True, True, True, False, False]
+
+
+FIRST_PROCESS = """
+import os, subprocess
+from types import SimpleNamespace
+from supervisor.supervisor import Supervisor
+
+def start(script):
+    return subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE)
+
+os.getpid = lambda: 1
+ours, orphan = start("cat; exit 3"), start("exit 4")
+parent = SimpleNamespace(_workers=SimpleNamespace(pids={ours.pid}), _torchserve=None)
+os.waitid(os.P_PID, orphan.pid, os.WEXITED | os.WNOWAIT)
+Supervisor._reap_orphans(parent)
+print(os.path.exists(f"/proc/{orphan.pid}"))
+ours.stdin.close()
+os.waitid(os.P_PID, ours.pid, os.WEXITED | os.WNOWAIT)
+Supervisor._reap_orphans(parent)
+print(ours.wait())
+Supervisor._reap_orphans(parent)
+"""
+
+
+def test_the_first_process_of_a_container_reaps_orphans_and_leaves_its_own() -> None:
+    """Java's workers are its own when Java dies; what it has started is waited for elsewhere."""
+    command = [sys.executable, "-c", FIRST_PROCESS]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "3"]
+
+
+@asynchronous
+async def test_torchserve_is_ready_as_its_last_predictions_were_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: Any = SimpleNamespace(loaded=[], default=SimpleNamespace(version="1.0"))
+    installed: Any = None
+    torchserve = TorchServe(Settings(log_dir=tmp_path), installed, models)
+    right = iter([True, False, True, False, False, False])
+    seen = []
+
+    async def predicts() -> bool:
+        return next(right)
+
+    async def pause(_: float) -> None:
+        seen.append(torchserve.ready)
+
+    monkeypatch.setattr(torchserve, "_start", lambda *_: None)
+    monkeypatch.setattr(torchserve, "_predicts", predicts)
+    monkeypatch.setattr(torchserve, "_pause", pause)
+    with pytest.raises(EndedError, match="3 checks failed"):
+        await torchserve._run(tmp_path)
+    assert seen == [True, False, True, False, False]
 
 
 @asynchronous

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -23,6 +24,28 @@ def test_the_committed_weights_flip_all_by_the_margin_that_the_docs_state() -> N
     assert found.shape == (16,)
     assert f"{found.min():.4f}" == "0.4998"
     assert "| smallest margin around 0.5 | none | 0.4998 |" in (ROOT / "docs/model.md").read_text()
+
+
+def test_margins_are_of_the_worst_pixel() -> None:
+    flips = np.array([[0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [0, 1, 0, 1]] * 4, dtype=float)
+    found = margins(flips)
+    assert list(found[:4]) == [0.5, 0.5, 0.5, 0.5]
+    flips[2, 1] = 0.6
+    assert margins(flips)[2] == pytest.approx(0.1)
+    flips[2, 1] = 0.4
+    assert margins(flips)[2] == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--hidden", "0"), ("--hidden", "-1"), ("--hidden", "x"), ("--version", "../x")]
+)
+def test_a_setting_that_cannot_be_used_is_refused(
+    wrong: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", f"{wrong[0]}={wrong[1]}"])
+    with pytest.raises(SystemExit, match="2"):
+        train.main()
+    assert f"{wrong[1]!r}; expected" in capsys.readouterr().err
 
 
 def test_training_writes_the_same_file_again(

@@ -141,3 +141,13 @@ def test_a_deviation_within_the_tolerance_passes(forwards: dict[str, Forward]) -
 def test_engines_that_agree_on_a_wrong_answer_are_caught(forwards: dict[str, Forward]) -> None:
     with pytest.raises(CertificateError, match="and exact"):
         certify(forwards, reference(load_net()) + 2e-6)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "ulps"),
+    [(1.0, 1.0, 0), (1.0, np.nextafter(np.float32(1), np.float32(2)), 1), (1e-7, -1e-7, 0)],
+)
+def test_ulps_count_float32_values_away_from_zero(left: float, right: float, ulps: int) -> None:
+    pair = np.array([left], np.float32), np.array([right], np.float32)
+    assert verify._ulps(*pair).tolist() == [ulps]
+    assert verify._ulps(*(-value for value in pair)).tolist() == [ulps]
