@@ -113,7 +113,7 @@ def configuration(
         "gpus": gpus,
         "metrics_config": installed.home / "ts/configs/metrics.yaml",
         "max_body_bytes": MAX_BODY_BYTES,
-        "first_worker_port": free_ports(len(archives)),
+        "first_worker_port": free_ports(len(archives) + 1),  # the default version has two
     }
     return template.substitute(values)
 
