@@ -20,7 +20,7 @@ EXPORTS := $(patsubst export/weights-%.json,$(MODEL_STORE)/%/manifest.json,$(wil
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve token test export train sign release verify-release report gpu-check bench profile soak drill cluster-drill fuzz audit sbom \
+.PHONY: help serve token test export train sign release verify-release report gpu-check gpu-bundle bench profile soak drill cluster-drill fuzz audit sbom \
   image image-test manifests-test portability run-image lint format lock clean \
   installed installed-dev .deploy .audit .bench/servers .bench/litserve
 
@@ -66,8 +66,11 @@ verify-release: installed-dev ## build release/ again from a clean clone, and co
 report: $(EXPORTS) ## write report.html: certificate, processors, benchmark and drills on one page
 	@$(BIN)/python -m export.report report.html
 
-gpu-check: installed ## prove and measure everything on this host's GPU
-	@$(BIN)/python -m benchmarks.device_check
+gpu-check: ## prove and measure everything on this host's GPU, with the torch of GPU_PYTHON (python3) if it has one
+	@"$(or $(GPU_PYTHON),python3)" benchmarks/gpu_host.py $(GPU_ARGS)
+
+gpu-bundle: installed ## stage in .gpu-bundle what a GPU host with BUNDLE_PYTHON (3.12) and no network lacks
+	@$(BIN)/python -m benchmarks.gpu_bundle --python "$(or $(BUNDLE_PYTHON),3.12)"
 
 bench: installed-dev $(EXPORTS) .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others, in 20 minutes; BENCH_ARGS=--sweep also fills the docs
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.report import (
     BASELINE,
@@ -36,6 +37,7 @@ TLS = {"W2": 0.65, "W3": 0.6, "W4": 0.45, "W4-packed": 0.9}
 """What TLS leaves of the edge's rates: wrk over https beside http, on two cores of an AMD EPYC; of
 packed answers estimated, from W4 and the number of bytes."""
 RATES = ("W2", "W3", "W4")
+GPU_WORKLOADS = ("W2", "W3", "W4", "W4-packed")
 PLANNED = 0.6
 """Of a replica's core. One of three zones may fail, and a rolling update takes one replica away."""
 LEAST_REPLICAS = 2
@@ -135,6 +137,7 @@ def pages(results: Results, folder: str) -> dict[str, dict[str, str]]:
             "ratios": _ratios(results),
             "replicas": _replicas(results),
             "cost": _cost(results),
+            "gpu": _gpu(sorted(RESULTS.glob("*.json"))),
         },
     }
 
@@ -232,6 +235,60 @@ def _cost(results: Results) -> str:
         what = "a million requests" if unit == 1e6 else "10¹² images"
         rows.append([load.title, f"{month:,.0f}", f"{each:.2g} for {what}"])
     return table(["load", "USD per month", "USD"], rows)
+
+
+def _gpu(files: Sequence[Path]) -> str:
+    """Return what ``make gpu-check`` found on each GPU."""
+    told = []
+    for file in files:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if "CUDA graphs" in found["engine"] and "failed" not in found["served"]:
+            told.append(_gpu_of(found, file.name))
+    return "\n\n".join(told) or "Not measured yet: `make gpu-check` had no GPU so far."
+
+
+def _gpu_of(found: dict[str, Any], name: str) -> str:
+    about, limits, engine = found["about"], found["limits"], found["engine"]
+    sizes = {row["images"]: row for row in engine["without graphs"]["sizes"]}
+    rows = [
+        [
+            f"{row['images']:,}",
+            *(number(each["median_us"]) for each in (row, sizes[row["images"]])),
+            number(row["m_images_per_s"]),
+            f"{row['share_of_copy']:.0%}",
+        ]
+        for row in engine["CUDA graphs"]["sizes"]
+    ]
+    heads = ["images", "µs", "µs without graphs", "M images/s", "of a pinned copy's bandwidth"]
+    served = found["served"]
+    rates = []
+    for server in served:
+        device, _, workers = server.partition(", ")
+        row = [server]
+        for workload in GPU_WORKLOADS:
+            timed = served[server].get(workload)
+            cell = _told(workload, timed["requests_per_s"]) if workload == "W2" and timed else "-"
+            if timed and workload != "W2":
+                cell = f"{number(timed['m_images_per_s'])} M images/s"
+            if device == "cuda":
+                beside = served[f"cpu, {workers}"][workload]["requests_per_s"]
+                cell += f" ({timed['requests_per_s'] / beside:.2f} of the CPU's)"
+            row.append(cell)
+        rates.append(row)
+    missed = [
+        goal
+        for step in ("goals of the engine", "goals of the service")
+        for goal, met in found.get(step, {}).items()
+        if not met
+    ]
+    return (
+        f"{about['device']}, CUDA {about['cuda']}, torch {about['torch']}, {about['cores']} cores "
+        f"of {about['cpu']}, commit {about['commit']} ([all figures](../benchmarks/results/{name}))"
+        f". A pinned copy moves {number(limits['copy_gb_per_s'])} GB/s, a launch takes "
+        f"{number(limits['launch_us'])} µs.\n\n{table(heads, rows)}\n\n"
+        f"{table(['', *GPU_WORKLOADS], rates)}\n\n"
+        f"Goals that were missed: {'; '.join(missed) or 'none'}."
+    )
 
 
 def rate(results: Results, server: str, workload: str) -> float:

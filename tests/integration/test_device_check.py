@@ -6,12 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.device_check import compare
+from benchmarks.device_check import Report
+from benchmarks.device_engine import compare, goals
+from benchmarks.device_service import Bench, Load, service_goals
 from benchmarks.driver import Outcome, refuse_failures
+from benchmarks.running import Ours
 from benchmarks.workloads import WORKLOADS
 from tests.integration.conftest import ROOT
 
@@ -21,22 +25,72 @@ def test_every_step_runs_and_is_written_down(tmp_path: Path) -> None:
     command += ["--results", str(tmp_path), "--seconds", "1"]
     subprocess.run(command, cwd=ROOT, check=True)
     (path,) = tmp_path.glob("*.json")
-    report = json.loads(path.read_text())
-    assert all(row["median_us"] > 0 for row in report["engine"])
-    driven = {
-        name: {row["workload"] for row in rows if row["requests_per_s"] > 0}
-        for name, rows in report["served"].items()
-    }
+    found = json.loads(path.read_text())
+    assert all(each["images"] >= 10_000_000 for each in found["random images"].values())
+    for engine in found["engine"].values():
+        assert all(row["median_us"] > 0 for row in engine["sizes"])
+    assert found["every form"]["front"] > 100
+    assert found["every form"]["torchserve"] > 100
+    assert found["settings"] == {"REQUIRE_GPU=1 without a GPU": "refused, status 2"}
+    assert found["a worker killed"]["200"] >= 40
+    assert "wrong" not in found["a worker killed"]
     large = {"W4", "W4-float16"}
-    assert driven == {"front": set(WORKLOADS), "torchserve": set(WORKLOADS) - large}
+    driven = {
+        name: {each for each in rates if each in WORKLOADS and rates[each]["requests_per_s"] > 0}
+        for name, rates in found["served"].items()
+    }
+    assert driven == {"TorchServe": set(WORKLOADS) - large, "cpu, 1 workers": set(WORKLOADS)}
 
 
-def test_a_wrong_answer_ends_it() -> None:
+def test_a_wrong_answer_is_an_error() -> None:
     right = np.zeros((3, 4), dtype=np.float32)
-    compare(right, right)
+    assert compare(right, right) == 0
     for wrong in (right[:2], right + np.float32(2e-6), right * np.float32(np.nan)):
-        with pytest.raises(SystemExit):
+        with pytest.raises(RuntimeError, match="wrong answers"):
             compare(wrong, right)
+
+
+def test_a_step_that_fails_is_written_and_the_others_run(tmp_path: Path) -> None:
+    report = Report(tmp_path / "new/gpu.json", {"seconds": {}})
+    report.step("first", lambda: compare(np.ones((1, 4)), np.zeros((1, 4))))  # type: ignore[arg-type]
+    report.step("second", lambda: 7)
+    found = json.loads(report.path.read_text())
+    assert found["first"]["failed"].startswith("RuntimeError: wrong answers")
+    assert (found["second"], report.failed) == (7, ["first"])
+
+
+class WrongBench(Bench):
+    """Every answer is wrong."""
+
+    def exchange(self, _port: int, count: int) -> tuple[int, str]:
+        compare(np.ones((count, 4), np.float32), np.zeros((count, 4), np.float32))
+        return 200, "cpu"
+
+
+def test_a_wrong_answer_under_load_is_not_missed(tmp_path: Path) -> None:
+    unused: Any = None
+    bench = WrongBench(tmp_path, "cpu", unused, tmp_path, 1)
+    with Load(bench, Ours(unused, 0, ports={"PORT": 0})) as load:
+        load._right.release()
+        with pytest.raises(RuntimeError, match="'wrong'"):
+            load.answered(1)
+
+
+def test_goals_that_are_missed_are_told() -> None:
+    def rows(share: float, microseconds: float) -> dict[str, Any]:
+        sizes = [
+            {"images": 64, "median_us": microseconds, "share_of_copy": 0.0},
+            {"images": 1 << 20, "median_us": 5e3, "share_of_copy": share},
+        ]
+        return {"CUDA graphs": {"sizes": sizes}}
+
+    assert list(goals(rows(0.7, 60)).values()) == [True, True]
+    assert list(goals(rows(0.69, 61)).values()) == [False, False]
+    rates = {
+        "cuda, 1 workers": {"W4": {"m_images_per_s": 99.0}},
+        "cpu, 1 workers": {"W4": {"m_images_per_s": 100.0}},
+    }
+    assert list(service_goals(rates).values()) == [False]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,312 @@
+"""The whole service on one device: its forms, its settings, its failures, its figures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import requests
+
+from benchmarks.device_engine import CUDA, Oracle, compare, random_images
+from benchmarks.driver import Address, drive, wrk_is_here
+from benchmarks.running import DIRECT, PATH, ROOT, TORCHSERVE_ANSWER_BYTES, Ours, ours, wait_until
+from benchmarks.workloads import WORKLOADS
+from diagonalflip.wire import OCTETS, with_padding
+from supervisor.host import count_cores
+from supervisor.settings import Settings
+from supervisor.torchserve_command import find_torchserve
+
+SIZES = (1, 2, 3, 16, 1_000, 32_769, 65_537, 1 << 20)
+WORKER_COUNTS = (1, 4, 16)
+LOAD_IMAGES = (2, 1_000, 131_072, 1 << 20)
+ANSWER_S = 60
+SPARED_BYTES = 32 << 20
+"""Of the GPU's memory, when somebody else has the rest."""
+
+HOG = f"""
+import sys, torch
+free, _ = torch.cuda.mem_get_info({CUDA!r})
+taken = torch.empty(max(0, free - {SPARED_BYTES}), dtype=torch.uint8, device={CUDA!r})
+print(taken.numel(), flush=True)
+sys.stdin.read()
+"""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the steps work with.
+
+    Attributes:
+        store: An export.
+        device: ``cpu``, or ``cuda:0``.
+        oracle: Judges the answers.
+        scratch: Folder for all that is written.
+        seconds: Of load, for each workload.
+    """
+
+    store: Path
+    device: str
+    oracle: Oracle
+    scratch: Path
+    seconds: int
+
+    @property
+    def kind(self) -> str:
+        """As the header ``Flip-Device`` has it."""
+        return self.device.partition(":")[0]
+
+    @contextlib.contextmanager
+    def serving(self, *, on_cpu: bool = False, **settings: str) -> Iterator[Ours]:
+        """Give the service, all of it ready; it computes on the device unless ``on_cpu``."""
+        settings = {"MODEL_STORE": str(self.store), "TORCHSERVE": "0"} | settings
+        if on_cpu or self.kind == "cpu":
+            settings = {"CUDA_VISIBLE_DEVICES": "-1"} | settings
+        with ours(self.scratch, "PORT", **settings) as server:
+            wait_until(server.serves, server)
+            yield server
+
+    def ask(self, server: Ours, port: str = "PORT", sizes: tuple[int, ...] = SIZES) -> None:
+        """Compare answers to requests of many sizes, and see where they were computed.
+
+        Raises:
+            RuntimeError: One is wrong, or came from elsewhere.
+        """
+        for count in sizes:
+            status, device = self.exchange(server.ports[port], count)
+            if (status, device) != (200, self.kind):
+                raise RuntimeError(f"{count} images: status {status}, computed on {device}")
+
+    def exchange(self, port: int, count: int) -> tuple[int, str]:
+        """Send random images; return status and device of the answer.
+
+        Raises:
+            RuntimeError: It is 200, and wrong.
+            RequestException: There is none.
+        """
+        images = random_images(count)
+        answer = requests.post(
+            f"http://127.0.0.1:{port}{PATH}",
+            data=bytes(images.packed),
+            headers={"Content-Type": with_padding(OCTETS, count)},
+            timeout=ANSWER_S,
+            proxies=DIRECT,
+        )
+        if answer.status_code == requests.codes.ok:
+            got = np.frombuffer(answer.content, "<f4").reshape(-1, 4)
+            compare(got, self.oracle(bytes(images.packed))[:count])
+        return answer.status_code, answer.headers.get("Flip-Device", "")
+
+
+class Load:
+    """Sends requests in turn, each on a connection of its own, until it is left.
+
+    Attributes:
+        outcomes: How often each status came, and each error.
+    """
+
+    def __init__(self, bench: Bench, server: Ours) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._bench, self._port = bench, server.ports["PORT"]
+        self._ended = threading.Event()
+        self._right = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        turn = 0
+        while not self._ended.is_set():
+            count, turn = LOAD_IMAGES[turn % len(LOAD_IMAGES)], turn + 1
+            try:
+                outcome = str(self._bench.exchange(self._port, count)[0])
+            except (requests.RequestException, RuntimeError) as error:
+                outcome = "wrong" if isinstance(error, RuntimeError) else type(error).__name__
+            self.outcomes[outcome] += 1
+            if outcome == "200":
+                self._right.release()
+
+    def answered(self, count: int) -> None:
+        """Wait for so many more right answers.
+
+        Raises:
+            RuntimeError: They do not come, or one was wrong.
+        """
+        while self._right.acquire(blocking=False):
+            pass
+        for _ in range(count):
+            if not self._right.acquire(timeout=2 * ANSWER_S):
+                raise RuntimeError(f"no right answer any more: {dict(self.outcomes)}")
+        if self.outcomes["wrong"]:
+            raise RuntimeError(f"wrong answers: {dict(self.outcomes)}")
+
+
+def torchserve_setting() -> str:
+    """Return 1 where TorchServe and a Java are installed."""
+    return "1" if find_torchserve(Settings()) is not None else "0"
+
+
+def prove_forms(bench: Bench) -> dict[str, Any]:
+    """Check every promise of the wire contract, and every size, at each port.
+
+    Raises:
+        RuntimeError: One is not kept.
+    """
+    found: dict[str, Any] = {}
+    torchserve = torchserve_setting()
+    ports = {"front": "PORT"} | ({"torchserve": "TORCHSERVE_PORT"} if torchserve == "1" else {})
+    with bench.serving(TORCHSERVE=torchserve) as server:
+        for name, port in ports.items():
+            most = TORCHSERVE_ANSWER_BYTES if name == "torchserve" else sys.maxsize
+            bench.ask(server, port, tuple(count for count in SIZES if 16 * count <= most))
+            url = f"http://127.0.0.1:{server.ports[port]}"
+            command = [sys.executable, "-m", "diagonalflip.cli", "check", "--json", url]
+            finished = subprocess.run(
+                command, cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            if finished.returncode:
+                raise RuntimeError(f"{name}: {finished.stderr}{finished.stdout}"[-2000:])
+            found[name] = json.loads(finished.stdout)["passed"]
+    return found | ({} if torchserve == "1" else {"torchserve": "not installed"})
+
+
+def prove_settings(bench: Bench) -> dict[str, str]:
+    """Choose the device by each setting there is; require one where there is none.
+
+    Raises:
+        RuntimeError: It computes elsewhere, or serves where it must not.
+    """
+    found = {}
+    if bench.kind == "cuda":
+        [uuid, *_] = smi("--query-gpu=uuid").splitlines()[1:] or [""]
+        for name, devices in (("by index", "0"), ("by UUID", uuid)):
+            with bench.serving(REQUIRE_GPU="1", CUDA_VISIBLE_DEVICES=devices) as server:
+                bench.ask(server, sizes=(1_000,))
+            found[name] = devices
+    with contextlib.ExitStack() as stack:
+        settings = {"MODEL_STORE": str(bench.store), "REQUIRE_GPU": "1", "TORCHSERVE": "0"}
+        hidden = settings | {"CUDA_VISIBLE_DEVICES": "-1"}
+        server = stack.enter_context(ours(bench.scratch, "PORT", **hidden))
+        status = server.process.wait(ANSWER_S)
+    if status != 2:
+        raise RuntimeError(f"REQUIRE_GPU=1 without one: status {status}, not 2")
+    return found | {"REQUIRE_GPU=1 without a GPU": f"refused, status {status}"}
+
+
+def prove_restart(bench: Bench) -> dict[str, Any]:
+    """Kill one of two workers of one device under load; the next one is proven like the first.
+
+    Raises:
+        RuntimeError: An answer is wrong, or they do not come again.
+    """
+    with bench.serving(WORKERS="2") as server, Load(bench, server) as load:
+        load.answered(20)
+        victim = server.workers()[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.wait()
+        wait_until(lambda: victim not in server.workers() and server.serves(), server)
+        load.answered(20)
+        bench.ask(server)
+    if "no CUDA graph" in (bench.scratch / "logs/worker.log").read_text():
+        raise RuntimeError("a worker captured no CUDA graph; see its log")
+    return dict(load.outcomes)
+
+
+def prove_memory_taken(bench: Bench) -> dict[str, Any] | str:
+    """Take the GPU's memory while the service works, and kill a worker: none answers wrongly.
+
+    Raises:
+        RuntimeError: An answer is wrong, or they do not come again when the memory is free.
+    """
+    if bench.kind == "cpu":
+        return "no GPU"
+    with bench.serving(WORKERS="2") as server, Load(bench, server) as load:
+        load.answered(10)
+        with subprocess.Popen(
+            [sys.executable, "-c", HOG], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as hog:
+            taken = int(next(iter(hog.stdout or ())))
+            load.answered(10)
+            os.kill(server.workers()[0].pid, signal.SIGKILL)
+            wait_until(lambda: server.state().get("workers_proven") == 1, server)
+            load.answered(10)
+            hog.communicate()  # the end of its input
+        wait_until(server.serves, server)
+        load.answered(10)
+        bench.ask(server)
+    return {"taken_mib": taken >> 20, "outcomes": dict(load.outcomes)}
+
+
+def measure(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give the rates of every workload: of TorchServe, then of more and more workers.
+
+    Each number of workers is measured on the device and on this host's CPU.
+    """
+    counts = [count for count in WORKER_COUNTS if count <= max(2, count_cores())]
+    if torchserve_setting() == "1":
+        with bench.serving(TORCHSERVE="1") as server:
+            yield "TorchServe", _rates(bench, server, "TORCHSERVE_PORT", TORCHSERVE_ANSWER_BYTES)
+    for count in counts:
+        with bench.serving(WORKERS=str(count)) as server:
+            yield f"{bench.kind}, {count} workers", _rates(bench, server)
+        if bench.kind != "cpu":
+            with bench.serving(on_cpu=True, WORKERS=str(count)) as server:
+                yield f"cpu, {count} workers", _rates(bench, server)
+
+
+def service_goals(served: dict[str, Any]) -> dict[str, bool]:
+    """Return whether W4 is at least the CPU's at equal workers, by what it says."""
+    found = {}
+    for name, rates in served.items():
+        device, _, workers = name.partition(", ")
+        if device == "cuda":
+            share = (
+                rates["W4"]["m_images_per_s"] / served[f"cpu, {workers}"]["W4"]["m_images_per_s"]
+            )
+            found[f"W4 of {workers}, at least the CPU's ({share:.2f})"] = share >= 1
+    return found
+
+
+def _rates(
+    bench: Bench, server: Ours, port: str = "PORT", most_bytes: int = sys.maxsize
+) -> dict[str, Any]:
+    address = Address(server.ports[port], PATH)
+    rows: dict[str, Any] = {"driver": "wrk" if wrk_is_here() else "asyncio"}
+    for workload in WORKLOADS.values():
+        if workload.answer_bytes <= most_bytes:
+            timed, _ = drive(address, workload, bench.oracle, bench.seconds)
+            rows[workload.name] = {
+                "requests_per_s": timed.requests_per_s,
+                "m_images_per_s": timed.requests_per_s * workload.images / 1e6,
+                "p50_us": timed.latency_us["p50"],
+            }
+    rows["pss_mib"] = server.pss_mib()
+    if bench.kind == "cuda":
+        rows["gpu"] = smi("--query-compute-apps=pid,used_memory")
+    return rows
+
+
+def smi(query: str) -> str:
+    """Return what nvidia-smi says, a header first; nothing without it."""
+    command = ["nvidia-smi", query, "--format=csv"]
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return finished.stdout.strip()
