@@ -152,6 +152,18 @@ def container(
 
 
 def test_it_keeps_every_promise_of_the_contract(container: Container) -> None:
+    assert_keeps_promises(container)
+
+
+def test_the_image_for_gpus_serves_without_one_if_it_may(
+    images: dict[str, str], tmp_path: Path
+) -> None:
+    with running(images["gpu"], tmp_path, "--env", "REQUIRE_GPU=0") as container:
+        container.wait(container.is_complete)
+        assert_keeps_promises(container)
+
+
+def assert_keeps_promises(container: Container) -> None:
     command = [sys.executable, "-m", "diagonalflip.cli", "--url", container.url]
     command += ["--token", container.token, "check"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
