@@ -13,7 +13,8 @@
     │   ├── MethodNotAllowed      405  another method than GET, HEAD, POST or PUT
     │   ├── RequestTimeout        408  the request took too long to arrive
     │   ├── RequestTooLarge       413  the body is longer than any form of the largest request
-    │   └── HeadersTooLarge       431  the headers are too long
+    │   ├── HeadersTooLarge       431  the headers are too long
+    │   └── UnsupportedTransfer   501  ``Transfer-Encoding`` is another than ``chunked``
     ├── NotAuthorized             401  the token is missing or unknown
     │   └── TokenRevoked          403  the token was good once
     ├── ModelNotFound             404  the server knows no model of that name
@@ -138,6 +139,10 @@ class RequestTooLarge(InvalidRequest, status=413):
 
 class HeadersTooLarge(InvalidRequest, status=431):
     """The headers are longer than any client needs."""
+
+
+class UnsupportedTransfer(InvalidRequest, status=501):
+    """``Transfer-Encoding`` names a coding that the server does not undo."""
 
 
 class NotAuthorized(DiagonalFlipError, status=401):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import mimetypes
 
-from multipart import MultipartError, PushMultipartParser, parse_options_header
+from multipart import (
+    MultipartError,
+    ParserLimitReached,
+    PushMultipartParser,
+    parse_options_header,
+)
 
 from diagonalflip.errors import InvalidPayload
 
@@ -30,9 +35,14 @@ def file_of(content_type: str, body: Body) -> tuple[str, Body]:
     try:
         parser = PushMultipartParser(options.get("boundary", ""), strict=True, max_segment_count=1)
         with parser:
-            segment, *data, _end = parser.parse(body)
+            parts = list(parser.parse(body))
+    except ParserLimitReached as error:
+        raise InvalidPayload("a form with several parts", ONE_FILE) from error
     except (MultipartError, ValueError) as error:
-        raise InvalidPayload(f"a form: {error}", ONE_FILE) from error
+        raise InvalidPayload(f"a broken form: {error}", ONE_FILE) from error
+    if not parts:
+        raise InvalidPayload("a form without any part", ONE_FILE)
+    segment, *data, _end = parts
     if not segment.filename:
         raise InvalidPayload(
             "a form with a field that is no file", ONE_FILE, "with curl, -F data=@FILE"

@@ -21,6 +21,7 @@ Body = bytes | bytearray
 PICTURE = "a black and white picture of even width and height"
 CONVERT = "convert it, as ImageMagick's -monochrome does"
 
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 10_000
 """Of a PNG; encoders write one for some kilobytes of data."""
 
@@ -39,6 +40,8 @@ BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowErro
 
 def decode_png(_media_type: MediaType, body: Body) -> Images:
     """A PNG of bit depth 1, or 8 with nothing but black and white; white, or sample 1, is 1."""
+    if body[:8] == SIGNATURE and body[12:16] != b"IHDR":  # whose size ``count_of`` takes
+        raise InvalidPicture("the picture does not begin with its size", PICTURE)
     chunks = _critical_chunks(body)
     plain = body[:8] + b"".join(chunks)
     sheet = _open(plain, "PNG")

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from diagonalflip.errors import DiagonalFlipError, ModelNotFound, NotAuthorized
+from diagonalflip.errors import DiagonalFlipError, ModelNotFound, NotAuthorized, SettingError
 from diagonalflip.message import Request, Response, Verb, refusal
 from diagonalflip.wire import JSON
 from supervisor.metrics import Page
@@ -21,7 +21,7 @@ from supervisor.models import Models
 from supervisor.torchserve import TorchServe
 from supervisor.workers import Workers
 from worker.batch import FAULT, Batcher, Client
-from worker.guard import read_tokens, who
+from worker.guard import RefusalLog, read_tokens, who
 from worker.listener import HttpServer
 from worker.metrics import Metrics
 from worker.routes import PROBES, unserved
@@ -99,6 +99,7 @@ class OperationsServer(HttpServer):
         self.batcher = Changes(self.metrics)
         self._health, self._operators_file = health, operators_file
         self._page = Page(health)
+        self._refusals = RefusalLog()
 
     def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
         """The answer to any request, or the change that it asks for."""
@@ -118,8 +119,11 @@ class OperationsServer(HttpServer):
         if method != "POST":
             return unserved(method, ("POST",))
         try:
-            name = self._operator(headers)
-        except DiagonalFlipError as error:
+            name, error = self._operator(headers)
+        except SettingError as unreadable:
+            return refusal(unreadable)
+        if error is not None:
+            self._refusals.put(method, path, name, error)
             return refusal(error)
 
         async def make() -> Response:
@@ -144,19 +148,19 @@ class OperationsServer(HttpServer):
             return partial(models.make_canary, parts[1], int(parts[3]))
         return None
 
-    def _operator(self, headers: dict[str, str]) -> str:
-        """The name of who asks.
+    def tick(self) -> None:
+        """Begin another second."""
+        self._refusals.tick()
+
+    def _operator(self, headers: dict[str, str]) -> tuple[str, NotAuthorized | None]:
+        """The name of who asks, and why that may not be.
 
         Raises:
-            NotAuthorized: The token is none of an operator.
             SettingError: The file of tokens cannot be read.
         """
         if self._operators_file is None:
-            raise NotAuthorized("changes need OPERATORS_FILE", "it to be set", OPERATORS)
-        name, error = who(headers.get("authorization", ""), read_tokens(self._operators_file))
-        if error is not None:
-            raise type(error)(*error.args)
-        return name
+            return "", NotAuthorized("changes need OPERATORS_FILE", "it to be set", OPERATORS)
+        return who(headers.get("authorization", ""), read_tokens(self._operators_file))
 
     def _models(self) -> Response:
         return Response(json.dumps(self._health.models.document()).encode(), JSON)

@@ -120,15 +120,16 @@ class Batcher:
 
     def _run(self) -> None:
         """Answers one batch; the event loop reads what has arrived before the next one."""
+        self._scheduled = False
         answered = self._run_batch()
-        self._scheduled = bool(self._light or self._heavy)
-        if self._scheduled:
-            asyncio.get_running_loop().call_soon(self._run)
+        if self._light or self._heavy:
+            self._schedule()
         elif answered == 1 and not self.held_bytes:
             self._spin_until = perf_counter() + SPIN_S
             self._spin()
 
     def _run_batch(self) -> int:
+        """Answer a batch, whatever fails: nothing of it may keep the next one from running."""
         self._in_batch = True
         while self._checks:
             self._check(*self._checks.popleft())
@@ -154,15 +155,29 @@ class Batcher:
 
     def _answer(self, service: Service, jobs: list[Any]) -> list[Response]:
         try:
-            return service.answer(jobs)
+            answers = service.answer(jobs)
+            if len(answers) == len(jobs):
+                return answers
+            logger.error("%d answers to %d requests", len(answers), len(jobs))
         except Exception:
             logger.exception("the service failed")
-            return [refusal(FAULT) for _ in jobs]
+        return [refusal(FAULT) for _ in jobs]
+
+    def _understood(self, request: Request) -> Any:
+        """A request's job, or its answer."""
+        try:
+            return request.service.read(request)
+        except Exception:
+            logger.exception("a request could not be read")
+            return refusal(FAULT)
 
     def _check(self, request: Request, done: Callable[[Response], None]) -> None:
-        job = request.service.read(request)
+        job = self._understood(request)
         known = isinstance(job, Response)
-        done(job if known else self._answer(request.service, [job])[0])
+        try:
+            done(job if known else self._answer(request.service, [job])[0])
+        except Exception:
+            logger.exception("a health check could not be answered")
 
     def _take(self) -> list[Taken]:
         """The requests of a batch, read: jobs, and answers that are known."""
@@ -185,7 +200,7 @@ class Batcher:
         self.queued_images -= weight
         if not client.lost:
             crowded = self.held_bytes > limits.HELD_BYTES
-            outcome = refusal(full()) if crowded else request.service.read(request)
+            outcome = refusal(full()) if crowded else self._understood(request)
             taken.append((client, request, arrived, outcome))
 
     def _spin(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
 from diagonalflip.message import Request, Response, refusal
+from diagonalflip.wire import MAX_BODY_BYTES
 from worker import limits
 from worker.batch import full
 from worker.metrics import EDGE
@@ -38,10 +39,11 @@ class Connection(asyncio.Protocol):
         self._parser: Parser | None = Parser(self)  # None: what the client still sends is ignored
         self._queue: deque[Call] = deque()  # what was pipelined behind it
         self._call: Call | None = None  # what is being answered
+        self._coming: Call | None = None  # what was admitted or refused; its body comes
         self._ended = False  # the client sends no more
         self.finished = False  # the last answer is written
         self._paused = self._held_back = False  # the client reads slowly; it is not listened to
-        self._body_bytes = self._unsent_bytes = 0
+        self._body_bytes = self._unsent_bytes = self._ignored_bytes = 0
         self.lost = False
         self.deadline: float | None = None
         self.stuck = 0, 0.0  # for the server: how much was unsent when, the last time it changed
@@ -67,12 +69,16 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes to the parser, which calls the methods of a ``Receiver``."""
-        if self._parser is not None:
-            try:
-                self._parser.feed(data)
-            except DiagonalFlipError as error:
-                if not self.finished:
-                    self._refuse(error)
+        if self._parser is None:
+            self._ignored_bytes += len(data)
+            if self._ignored_bytes > MAX_BODY_BYTES:
+                self.abort()
+            return
+        try:
+            self._parser.feed(data)
+        except DiagonalFlipError as error:
+            if self._parser is not None:
+                self._refuse(error)
 
     def eof_received(self) -> bool:
         """The client sends no more; it still gets the answers it waits for."""
@@ -97,6 +103,12 @@ class Connection(asyncio.Protocol):
         """A request's first byte has come."""
         self.expect()
 
+    def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
+        """Decide by its head who answers a request; return whether its body is wanted."""
+        message = self._server.admit(self._guard, method, path, headers)
+        self._coming = message, "", method == "HEAD"
+        return isinstance(message, Request)
+
     def proceed(self) -> None:
         """The client asks whether to send its body; while it is owed an answer, it waits."""
         if self._call is None:
@@ -109,20 +121,32 @@ class Connection(asyncio.Protocol):
         if self._server.batcher.held_bytes > limits.HELD_BYTES:
             raise full()
 
-    def receive(
-        self, method: str, path: str, headers: dict[str, str], body: bytes, connection: str
-    ) -> None:
+    def turn_away(self, connection: str) -> None:
+        """Answer what was refused by its head, before its body has come."""
+        self._put(connection)
+
+    def receive(self, body: bytes, connection: str) -> None:
         """A whole request has come."""
         self.deadline = None
-        refused = self._guard.refuse(method, path, headers) if self._guard is not None else None
-        message = refused or self._server.route(method, path, headers)
+        if self._coming is None:  # it was turned away
+            self.expect()
+            return
+        message = self._coming[0]
         if isinstance(message, Request):
             message.body = body
-        else:
-            self._release(len(body))
-        self._queue.append((message, connection, method == "HEAD"))
+        self._put(connection)
+
+    def _put(self, connection: str) -> None:
+        """Answer what has come after the requests before; read no further meanwhile."""
+        if self._coming is None:
+            raise RuntimeError("nothing has come")
+        message, _, head_only = self._coming
+        self._coming = None
+        self._queue.append((message, connection, head_only))
         self._answer_next()
-        if self._queue:
+        if connection == "close" and isinstance(message, Response):
+            self._stop_reading()
+        elif self._queue:
             self._held_back = True
             self._transport.pause_reading()
 

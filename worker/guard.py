@@ -46,6 +46,32 @@ TOO_FAST = RateLimited("too many requests with this token", "fewer", "wait a sec
 logger = logging.getLogger(__name__)
 
 
+class RefusalLog:
+    """Logs who was refused, in a line of JSON each: not more than whoever reads keeps up with."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+
+    def put(self, method: str, path: str, name: str, error: DiagonalFlipError) -> None:
+        """Log a refusal of a token with that name, if it has one."""
+        self._lines += 1
+        if self._lines <= limits.REFUSALS_LOGGED:
+            told = {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "token": name,
+                "method": method,
+                "path": path[:200],
+                "status": int(error.status or 0),
+            }
+            logger.warning("refused: %s", json.dumps(told))
+
+    def tick(self) -> None:
+        """Begin another second."""
+        if self._lines > limits.REFUSALS_LOGGED:
+            logger.warning("%d refusals were not logged", self._lines - limits.REFUSALS_LOGGED)
+        self._lines = 0
+
+
 class Guard:
     """Decides over the requests of one worker's edge.
 
@@ -63,7 +89,7 @@ class Guard:
         self._names: Mapping[str, str] = {}
         self._rate = rate
         self._requests: Counter[str] = Counter()
-        self._lines = 0
+        self._log = RefusalLog()
 
     def renew(self, names: Mapping[str, str], pem: str | None) -> None:
         """Take over other tokens, names by digest, and another certificate with its key."""
@@ -76,7 +102,7 @@ class Guard:
             return None
         name, error = self._judge(headers.get("authorization", ""))
         if error is not None:
-            self._log(method, path, name, error)
+            self._log.put(method, path, name, error)
         elif path not in self.paths:
             error = ModelNotFound(f"path {path[:100]}", "/predictions/MODEL")
         return refusal(error) if error is not None else None
@@ -91,27 +117,12 @@ class Guard:
     def tick(self) -> None:
         """Begin another second."""
         self._requests.clear()
-        if self._lines > limits.REFUSALS_LOGGED:
-            logger.warning("%d refusals were not logged", self._lines - limits.REFUSALS_LOGGED)
-        self._lines = 0
-
-    def _log(self, method: str, path: str, name: str, error: DiagonalFlipError) -> None:
-        """A line of JSON; not more per second than whoever reads it keeps up with."""
-        self._lines += 1
-        if self._lines <= limits.REFUSALS_LOGGED:
-            told = {
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "token": name,
-                "method": method,
-                "path": path[:200],
-                "status": int(error.status or 0),
-            }
-            logger.warning("refused: %s", json.dumps(told))
+        self._log.tick()
 
 
 def who(told: str, names: Mapping[str, str]) -> tuple[str, NotAuthorized | None]:
     """The name that a header ``Authorization`` stands for, of ``names`` by digest; or an error."""
-    token = told[len(SCHEME) :] if told[: len(SCHEME)].lower() == SCHEME else ""
+    token = told[len(SCHEME) :].lstrip(" ") if told[: len(SCHEME)].lower() == SCHEME else ""
     # By its digest: how long the look-up takes says nothing of the token.
     name = names.get(hashlib.sha256(token.encode("latin-1")).hexdigest(), "")
     if not name or name == REVOKED:

@@ -15,6 +15,9 @@ from diagonalflip.wire import MAX_CONNECTIONS
 MAX_HEAD_BYTES = 1 << 14
 """Of a request: its target and headers."""
 
+IGNORED_BODY_BYTES = 1 << 16
+"""Of a request that was refused by its head: as much is read, and the connection goes on."""
+
 BATCH_REQUESTS = 128
 """Maximum requests per batch: a larger one would no longer fit into the processor's cache."""
 

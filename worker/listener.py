@@ -17,9 +17,9 @@ from email.utils import formatdate
 from functools import cache
 from http import HTTPStatus
 
-from diagonalflip.message import Request, Response
+from diagonalflip.message import Request, Response, refusal
 from worker import limits
-from worker.batch import Batcher
+from worker.batch import FAULT, Batcher
 from worker.connection import Connection
 from worker.guard import Guard
 from worker.metrics import EDGE, Metrics
@@ -67,6 +67,19 @@ class HttpServer(ABC):
     @abstractmethod
     def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
         """A request with its service, less its body; or the known answer."""
+
+    def admit(
+        self, guard: Guard | None, method: str, path: str, headers: dict[str, str]
+    ) -> Request | Response:
+        """Decide by its head who answers a request; a fault of ours is an answer, too."""
+        if (method, path) == ("OPTIONS", "*"):
+            return Response(b"", "", headers={"allow": "GET, HEAD, POST, PUT, OPTIONS"})
+        try:
+            refused = guard.refuse(method, path, headers) if guard is not None else None
+            return refused or self.route(method, path, headers)
+        except Exception:
+            logger.exception("a request could not be routed")
+            return refusal(FAULT)
 
     async def serve(self, doors: Sequence[Door], opened: Callable[[], None]) -> None:
         """Serves until ``end``, and closes the doors then.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -9,14 +10,23 @@ from urllib.parse import unquote
 
 import httptools
 
-from diagonalflip.errors import HeadersTooLarge, InvalidRequest, RequestTooLarge
+from diagonalflip.errors import (
+    HeadersTooLarge,
+    InvalidRequest,
+    RequestTooLarge,
+    UnsupportedTransfer,
+)
 from diagonalflip.wire import MAX_BODY_BYTES
 from worker import limits
 
-ONCE = {"content-type", "content-encoding", "inference-header-content-length", "if-match"}
+ONCE = {"content-type", "inference-header-content-length", "if-match"}
 """Headers whose repetition nobody understands; others are lists (RFC 9110, section 5.3), or
 nothing to us."""
 
+HOST = re.compile(r"(\[[^\[\]/?#@\s]+\]|[\w.~!$&'()*+,;=%-]*)(:\d*)?", re.ASCII)
+"""A name or address, and a port (RFC 9110, section 7.2)."""
+
+BLANKS = b" \t"
 
 KNOWN_HEADS, KNOWN_HEAD_BYTES = 1024, 1024
 """Number and length of heads that are remembered, at most."""
@@ -48,22 +58,33 @@ class Receiver(Protocol):
     def begin(self) -> None:
         """A request's first byte has come."""
 
-    def proceed(self) -> None:
-        """The client asks whether to send its body."""
-
-    def hold(self, length: int) -> None:
-        """Count bytes of a body that have come."""
-
-    def receive(
-        self, method: str, path: str, headers: dict[str, str], body: bytes, connection: str
-    ) -> None:
-        """A whole request has come.
+    def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
+        """Return whether a request is to go on: its head has come.
 
         Args:
             method: In upper case.
             path: As ``path_of`` has it.
             headers: By lower-case name; of all requests with that head, so only to be read.
-            body: Less the framing.
+        """
+
+    def proceed(self) -> None:
+        """The client asks whether to send the body of what was admitted."""
+
+    def hold(self, length: int) -> None:
+        """Count bytes of its body that have come."""
+
+    def turn_away(self, connection: str) -> None:
+        """Answer what was not admitted: its body has not come yet.
+
+        Args:
+            connection: As for ``receive``; ``close`` if the body will not be read.
+        """
+
+    def receive(self, body: bytes, connection: str) -> None:
+        """A whole request has come, admitted or not.
+
+        Args:
+            body: Less the framing; empty if it was not admitted.
             connection: What the response has to say of the connection, in the header of that name.
         """
 
@@ -81,7 +102,8 @@ class Parser:
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._llhttp = httptools.HttpRequestParser(self)
-        self.in_request = self._in_head = False
+        self.in_request = self._in_head = self._is_admitted = self._is_answered = False
+        self._is_closed = False
         self._connection = ""
 
     def feed(self, data: bytes) -> None:
@@ -95,40 +117,57 @@ class Parser:
         raw = data[: end + 4] if end > 0 else b""
         known = _known.get(raw)
         if known is not None and len(raw) + known.length == len(data):
-            self._receiver.hold(known.length)
-            body = data[len(raw) :]
-            self._receiver.receive(known.method, known.path, known.headers, body, "")
+            if self._receiver.admit(known.method, known.path, known.headers):
+                self._receiver.hold(known.length)
+                self._receiver.receive(data[len(raw) :], "")
+            else:
+                is_short = known.length <= limits.IGNORED_BODY_BYTES
+                self._receiver.receive(b"", "" if is_short else "close")
             return
-        if self._in_head:
-            self._head_bytes += len(data)
         self._completed = False
-        behind_upgrade = None
-        try:
-            self._llhttp.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            behind_upgrade = data[upgrade.args[0] :]
-        except httptools.HttpParserCallbackError as error:
-            raise (error.__context__ or error) from None
-        except httptools.HttpParserError as error:
-            raise InvalidRequest(f"{type(error).__name__}: {error}", "HTTP/1.1") from error
-        if behind_upgrade is not None:
-            self._decline_upgrade(behind_upgrade)
-        elif raw and self._completed and len(raw) + self._body_bytes == len(data):
+        self._read(data)
+        if self._is_closed:
+            return
+        if raw and self._completed and len(raw) + self._body_bytes == len(data):
             self._remember(raw)  # one request, and nothing else
-        if self._in_head and self._head_bytes > limits.MAX_HEAD_BYTES:
-            raise _long_head()
+        if self.in_request and not (self._in_head or self._is_admitted or self._is_answered):
+            self._is_answered = True
+            self._receiver.turn_away(self._kept())
+
+    def _read(self, data: bytes) -> None:
+        """Have llhttp read; of heads, which it keeps while they are not whole, piece by piece."""
+        while data and not self._is_closed:
+            in_body = self.in_request and not self._in_head
+            size = len(data) if in_body else limits.MAX_HEAD_BYTES
+            piece, data = data[:size], data[size:]
+            if self._in_head:
+                self._head_bytes += len(piece)
+            try:
+                self._llhttp.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._without_upgrade() + piece[upgrade.args[0] :] + data
+            except httptools.HttpParserCallbackError as error:
+                raise (error.__context__ or error) from None
+            except httptools.HttpParserError as error:
+                raise InvalidRequest(f"{type(error).__name__}: {error}", "HTTP/1.1") from error
+            if self._in_head and self._head_bytes > limits.MAX_HEAD_BYTES:
+                raise _long_head()
 
     def close(self) -> None:
         """Reads no more. llhttp refers back: both are freed now, not when cycles are collected."""
+        self._is_closed = True
         del self._llhttp
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
+        if self._is_closed:
+            raise InvalidRequest("a request behind the last one", "none")
         self._url = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
         self._length = self._head_bytes = self._body_bytes = 0
         self.in_request = self._in_head = True
+        self._is_admitted = self._is_answered = False
         self._receiver.begin()
 
     def on_url(self, url: bytes) -> None:
@@ -143,8 +182,10 @@ class Parser:
         if self._length + len(self._url) > limits.MAX_HEAD_BYTES:
             raise _long_head()
         if self._in_head:
-            key, new = lower(name), text(value)
+            key, new = lower(name), text(value.strip(BLANKS))
             old = self._headers.get(key)
+            if old is not None and key == "host":
+                raise InvalidRequest("several headers host", "one")
             if old is not None and key in ONCE:
                 if old != new:
                     raise InvalidRequest(f"several different headers {key}", "one")
@@ -154,38 +195,55 @@ class Parser:
     def on_headers_complete(self) -> None:
         """All headers are there."""
         self._in_head = False
-        if self._llhttp.get_method() == b"CONNECT":
-            raise InvalidRequest("method CONNECT", "another", "this server is not a proxy")
-        if self._llhttp.should_upgrade():
+        llhttp, headers = self._llhttp, self._headers
+        self._method = text(llhttp.get_method())
+        self._version = llhttp.get_http_version()
+        _check_head(self._method, self._version, headers)
+        if llhttp.should_upgrade():
             return
-        announced = self._headers.get("content-length", "0")
+        announced = headers.get("content-length", "0")
         if announced.isdigit() and int(announced[:18]) > MAX_BODY_BYTES:
             raise _long_body(announced)
-        if self._headers.get("expect", "").lower() == "100-continue":
+        self._path = path_of(self._url)
+        self._is_admitted = self._receiver.admit(self._method, self._path, headers)
+        if self._is_admitted and self._expects:
             self._receiver.proceed()
+
+    @property
+    def _expects(self) -> bool:
+        """Whether the client waits for a word before it sends the body."""
+        told = self._headers.get("expect", "").lower() == "100-continue"
+        return told and self._version != "1.0"
+
+    def _kept(self) -> str:
+        """What the response has to say of the connection."""
+        is_read = self._is_admitted or (
+            "transfer-encoding" not in self._headers
+            and int(self._headers.get("content-length", "0")[:18]) <= limits.IGNORED_BODY_BYTES
+            and not self._expects  # it may send the body, or not
+        )
+        if not is_read or not self._llhttp.should_keep_alive():
+            return "close"
+        # HTTP/1.0 keeps no connection of which nothing is said.
+        return "keep-alive" if self._version == "1.0" else ""
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
         self._body_bytes += len(body)
         if self._body_bytes > MAX_BODY_BYTES:
             raise _long_body(f"{self._body_bytes} or more")
-        self._receiver.hold(len(body))
-        self._body.append(body)
+        if self._is_admitted:
+            self._receiver.hold(len(body))
+            self._body.append(body)
 
     def on_message_complete(self) -> None:
         """A whole request."""
-        llhttp = self._llhttp
-        if llhttp.should_upgrade():
+        if self._llhttp.should_upgrade():
             return
         self.in_request, self._completed = False, True
-        connection = "close"
-        if llhttp.should_keep_alive():
-            # HTTP/1.0 keeps no connection of which nothing is said.
-            connection = "keep-alive" if llhttp.get_http_version() == "1.0" else ""
+        self._connection = self._kept()
         body, self._body = b"".join(self._body), []
-        self._method, self._connection = text(llhttp.get_method()), connection
-        path = path_of(self._url)
-        self._receiver.receive(self._method, path, self._headers, body, connection)
+        self._receiver.receive(body, self._connection)
 
     def _remember(self, raw: bytes) -> None:
         """Takes the head of the one request that came whole, unless it says more than it asks."""
@@ -193,20 +251,37 @@ class Parser:
             return
         if len(_known) >= KNOWN_HEADS:
             _known.clear()
-        path = path_of(self._url)
-        _known[raw] = Head(self._method, path, self._headers, self._body_bytes)
+        _known[raw] = Head(self._method, self._path, self._headers, self._body_bytes)
 
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Goes on as before (RFC 9110, section 7.8); llhttp has taken the body for other."""
-        version = self._llhttp.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self._llhttp.get_method(), self._url, version)]
+    def _without_upgrade(self) -> bytes:
+        """The head again, without the offer; llhttp has taken the body for something else.
+
+        The offer is ignored (RFC 9110, section 7.8), and the request read as if it were not there.
+        """
+        lines = [b"%b %b HTTP/1.1" % (self._llhttp.get_method(), self._url)]
         lines += [
             f"{name}: {value}".encode("latin-1")
             for name, value in self._headers.items()
             if name != "upgrade"
         ]
         self._llhttp = httptools.HttpRequestParser(self)
-        self.feed(b"\r\n".join([*lines, b"", rest]))
+        self.in_request = self._in_head = False
+        return b"\r\n".join([*lines, b"", b""])
+
+
+def _check_head(method: str, version: str, headers: dict[str, str]) -> None:
+    """Raise what is wrong with a head that llhttp lets pass (RFC 9112, sections 2.3, 3.2, 6.1)."""
+    if method == "CONNECT":
+        raise InvalidRequest("method CONNECT", "another", "this server is not a proxy")
+    if version not in ("1.0", "1.1"):
+        raise InvalidRequest(f"HTTP/{version}", "HTTP/1.1")
+    host, coding = headers.get("host"), headers.get("transfer-encoding", "chunked")
+    if host is None and version != "1.0":
+        raise InvalidRequest("no header host", "one")
+    if host is not None and not HOST.fullmatch(host):
+        raise InvalidRequest(f"Host {host[:100]!r}", "a name or an address, and a port")
+    if coding.lower() != "chunked":
+        raise UnsupportedTransfer(f"Transfer-Encoding {coding[:100]!r}", "chunked")
 
 
 def _long_head() -> HeadersTooLarge:

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import gc
 import io
+import itertools
 import json
 import os
 import resource
 import socket
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from http.client import HTTPResponse
@@ -148,8 +150,8 @@ def port() -> Iterator[Port]:
 @pytest.mark.parametrize("pieces", [1, 7, 1 << 20])
 def test_pipelined_requests_are_answered_in_their_order(port: Port, pieces: int) -> None:
     requests = [post(f"number {n}".encode()) for n in range(40)]
-    requests[7] = b"GET /nowhere HTTP/1.1\r\n\r\n"
-    requests[8] = b"GET /ping HTTP/1.1\r\n\r\n"
+    requests[7] = b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n"
+    requests[8] = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n"
     answers = port.ask(*requests, pieces=pieces)
     assert [answer[0].status for answer in answers] == [200] * 7 + [404] + [200] * 32
     assert [answer[1] for answer in answers[9:]] == [b"number %d" % n for n in range(9, 40)]
@@ -195,7 +197,7 @@ def test_no_batch_is_larger_than_it_may_be(port: Port, monkeypatch: pytest.Monke
     with contextlib.ExitStack() as opened:
         clients = [opened.enter_context(port.connect()) for _ in range(30)]
         for client in clients:  # until it is accepted
-            client.sendall(b"GET /ping HTTP/1.1\r\n\r\n")
+            client.sendall(b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
             read(client)
         port.echo.go_on.clear()
         for number, client in enumerate(clients):
@@ -244,6 +246,141 @@ def test_chunked_bodies_and_interim_answers(port: Port) -> None:
         assert read(connection)[1] == b"xy"
 
 
+@pytest.mark.parametrize("host", ["", "a", "a-b_c.d:80", "127.0.0.1:8080", "[::1]:80", "a%20b:"])
+def test_a_host_that_may_be_is_let_pass(port: Port, host: str) -> None:
+    assert port.ask(f"GET /ping HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())[0][0].status == 200
+    assert port.ask(b"GET /ping HTTP/1.0\r\n\r\n")[0][0].status == 200
+
+
+def test_blanks_around_a_header_are_none_of_it(port: Port) -> None:
+    """RFC 9110, section 5.5."""
+    names = ("Authorization", "X-Request-Id", "Inference-Header-Content-Length")
+    extra = "".join(f"{name}: \t a b\t \r\n" for name in names)
+    port.ask(post(b"x", extra))
+    headers = port.echo.read_[-1].headers
+    assert [headers[name.lower()] for name in names] == ["a b"] * 3
+    with port.connect() as connection:
+        connection.sendall(f"{POST}Expect: 100-continue \t\r\nContent-Length: 1\r\n\r\n".encode())
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def test_http_1_0_knows_no_100(port: Port) -> None:
+    head = f"{POST}Expect: 100-continue\r\nContent-Length: 1\r\n\r\n".replace("1.1", "1.0")
+    with port.connect() as connection:
+        connection.sendall(head.encode())
+        settled(port)
+        connection.sendall(b"x")
+        assert read(connection)[1] == b"x"
+
+
+def settled(port: Port) -> None:
+    """Wait until the server has read what was sent before."""
+    port.ask(post(b"after"))
+
+
+def test_the_server_itself_has_options(port: Port) -> None:
+    response, body = port.ask(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")[0]
+    assert (response.status, body) == (200, b"")
+    assert response.headers["allow"] == "GET, HEAD, POST, PUT, OPTIONS"
+
+
+def test_a_fault_of_ours_in_routing_is_answered_and_logged(
+    port: Port, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with port.connect() as connection, monkeypatch.context() as broken:
+        broken.setattr(port.server, "route", lambda *_: 1 / 0)
+        connection.sendall(post(b"a"))
+        response, body = read(connection)
+        assert (response.status, json.loads(body)["code"]) == (500, "internal_error")
+        broken.undo()
+        connection.sendall(post(b"b"))
+        assert read(connection)[1] == b"b"
+    assert "ZeroDivisionError" in caplog.text
+
+
+NOWHERE = "POST /nowhere HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        f"Content-Length: {1 << 25}",
+        "Transfer-Encoding: chunked",
+        "Content-Length: 9\r\nExpect: 100-continue",
+        "Content-Length: 9\r\nConnection: close",
+    ],
+)
+def test_who_is_refused_by_the_head_is_told_before_the_body(port: Port, told: str) -> None:
+    with port.connect() as connection:
+        connection.sendall(f"{NOWHERE}{told}\r\n\r\n".encode())
+        response, _ = read(connection)
+        assert (response.status, response.headers["connection"]) == (404, "close")
+        assert connection.recv(1) == b""  # while the client may still send
+        connection.sendall(bytes(1 << 20))
+    assert port.server.batcher.held_bytes == 0
+
+
+def test_a_short_body_of_who_was_refused_is_read_and_the_connection_goes_on(port: Port) -> None:
+    with port.connect() as connection:
+        for sent_at_once in (0, 3, 9):
+            head = f"{NOWHERE}Content-Length: 9\r\n\r\n".encode()
+            connection.sendall(head + b"unwanted!"[:sent_at_once])
+            assert read(connection)[0].status == 404
+            connection.sendall(b"unwanted!"[sent_at_once:] + post(b"wanted"))
+            assert read(connection)[1] == b"wanted"
+        connection.sendall(post(b"a") + head + b"unwanted!" + head)
+        assert [read(connection)[0].status for _ in range(3)] == [200, 404, 404]
+        connection.sendall(b"unwanted!" + post(b"b"))
+        assert read(connection)[1] == b"b"
+
+
+def test_a_refused_client_does_not_send_for_ever(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.connection.MAX_BODY_BYTES", 100_000)
+    with port.connect() as connection:
+        connection.sendall(f"{NOWHERE}Transfer-Encoding: chunked\r\n\r\n".encode())
+        assert read(connection)[0].status == 404
+        endless = map(connection.sendall, itertools.repeat(bytes(1 << 16)))
+        with pytest.raises(OSError, match=r"reset|[Bb]roken"):
+            deque(endless, maxlen=0)
+
+
+@pytest.mark.parametrize("step", ["read", "answer", "too few", "measure", "write", "check"])
+def test_a_fault_at_any_step_leaves_the_queue_running(
+    port: Port, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    checked: Queue[Answers] = Queue()
+
+    def fail(*_: object) -> Any:
+        raise RuntimeError("spoiled")
+
+    if step == "measure":
+        port.ask(post(b"the first one, whose metrics are there"))
+    with monkeypatch.context() as broken:
+        if step in ("read", "answer"):
+            broken.setattr(port.echo, step, fail)
+        elif step == "too few":
+            broken.setattr(port.echo, "answer", lambda _: [])
+        elif step == "measure":
+            broken.setattr(port.metrics, "add", fail)
+        elif step == "write":
+            broken.setattr(port.server, "head", fail)
+        else:
+            port.call(port.server.check, fail)
+        with port.connect() as connection:
+            connection.sendall(post(b"a"))
+            if step == "write":
+                assert connection.recv(1) == b""
+            else:
+                expected = 200 if step in ("measure", "check") else 500
+                assert read(connection)[0].status == expected
+    assert port.ask(post(b"b"), post(b"c"))[1][1] == b"c"
+    port.call(port.server.check, checked.put)
+    assert checked.get(timeout=30)["1.0"]["status"] == 200
+    assert port.server.batcher.held_bytes == port.server.batcher.queued_images == 0
+
+
 def test_trailers_are_no_headers(port: Port) -> None:
     body = b"1\r\na\r\n0\r\nAccept: text/plain\r\nX-More: b\r\n\r\n"
     headers = f"{POST}Transfer-Encoding: chunked\r\nAccept: image/png\r\n\r\n"
@@ -254,16 +391,19 @@ def test_trailers_are_no_headers(port: Port) -> None:
 
 def test_head_has_no_body_and_other_methods_are_not_allowed(port: Port) -> None:
     with port.connect() as connection:
-        connection.sendall(f"HEAD {PATH} HTTP/1.1\r\n\r\n".encode() + post(b"z"))
+        connection.sendall(f"HEAD {PATH} HTTP/1.1\r\nHost: a\r\n\r\n".encode() + post(b"z"))
         assert read(connection, "HEAD")[0].status == 200
         assert read(connection)[1] == b"z"
-    response, body = port.ask(f"DELETE {PATH} HTTP/1.1\r\n\r\n".encode())[0]
+    response, body = port.ask(f"DELETE {PATH} HTTP/1.1\r\nHost: a\r\n\r\n".encode())[0]
     allowed = "GET, HEAD, POST, PUT, OPTIONS"
     assert (response.status, response.headers["allow"]) == (405, allowed)
     assert json.loads(body)["code"] == "method_not_allowed"
-    assert port.ask(b"POST /ping HTTP/1.1\r\n\r\n")[0][0].headers["allow"] == "GET, HEAD, OPTIONS"
+    assert (
+        port.ask(b"POST /ping HTTP/1.1\r\nHost: a\r\n\r\n")[0][0].headers["allow"]
+        == "GET, HEAD, OPTIONS"
+    )
     for path, methods in ((PATH, allowed), ("/ping", "GET, HEAD, OPTIONS")):
-        response, body = port.ask(f"OPTIONS {path} HTTP/1.1\r\n\r\n".encode())[0]
+        response, body = port.ask(f"OPTIONS {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())[0]
         assert (response.status, response.headers["allow"], body) == (200, methods, b"")
 
 
@@ -390,9 +530,25 @@ def test_a_health_check_gets_no_answer_where_clients_get_none(port: Port) -> Non
             *(400, "invalid_request"),
         ),
         (b"CONNECT a:1 HTTP/1.1\r\n\r\n", 400, "invalid_request"),
+        (b"GET /ping HTTP/1.1\r\n\r\n", 400, "invalid_request"),
+        (b"GET /ping HTTP/2.0\r\nHost: a\r\n\r\n", 400, "invalid_request"),
+        (b"GET /ping HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, "invalid_request"),
+        *(
+            (b"GET /ping HTTP/1.1\r\nHost: %b\r\n\r\n" % host, 400, "invalid_request")
+            for host in (b"a b", b"@", b"a/b", b"a@b", b"[::1", b"a:b", b"a?", b"\xe4")
+        ),
+        *(
+            (f"{POST}Transfer-Encoding: {coding}\r\n\r\n0\r\n\r\n".encode(), *answer)
+            for coding, *answer in (
+                ("gzip, chunked", 501, "unsupported_transfer"),
+                ("frobnicate, chunked", 501, "unsupported_transfer"),
+                ("gzip\r\nTransfer-Encoding: chunked", 501, "unsupported_transfer"),
+                ("chunked, gzip", 400, "invalid_request"),
+            )
+        ),
         (POST.encode() + b"a: " + b"b" * 17000 + b"\r\n\r\n", 431, "headers_too_large"),
         (POST.encode() + b"a: " + b"b" * 400_000, 431, "headers_too_large"),
-        (b"GET /" + b"a" * 17000 + b" HTTP/1.1\r\n\r\n", 431, "headers_too_large"),
+        (b"GET /" + b"a" * 17000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431, "headers_too_large"),
         (POST.encode() + b"Content-Length: 33554433\r\n\r\n", 413, "request_too_large"),
         (POST.encode() + b"Content-Length: 9999999999999999999\r\n\r\n", 413, "request_too_large"),
     ],
@@ -602,8 +758,8 @@ async def test_who_has_hung_up_is_not_computed_for(
 
 def test_what_happened_is_counted_once() -> None:
     with contextlib.closing(Port()) as port:
-        port.ask(post(b"a"), post(b"b"), b"GET /nowhere HTTP/1.1\r\n\r\n")
-        port.ask(b"GET /ping HTTP/1.1\r\n\r\n")
+        port.ask(post(b"a"), post(b"b"), b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
+        port.ask(b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
     port.metrics.fold()
     families = port.metrics.state()["families"]
     answered = {
@@ -716,7 +872,7 @@ def test_an_address_takes_half_of_the_edge_and_no_other_door(
     monkeypatch.setattr(limits, "CONNECTIONS_OF_AN_ADDRESS", 2)
     edge = listen(("127.0.0.1", 0))
     address = edge.getsockname()
-    ping = b"GET /ping HTTP/1.1\r\n\r\n"
+    ping = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n"
 
     def answered() -> socket.socket | None:
         """A connection that is served, or None."""

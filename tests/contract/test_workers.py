@@ -383,7 +383,7 @@ async def test_workers_that_drain_answer_what_has_come_in(serve: Serve) -> None:
         begun = []
         for _ in range(8):
             reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-            writer.write(f"POST {PATH} HTTP/1.1\r\nContent-Length: 1\r\n\r\n".encode())
+            writer.write(f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n".encode())
             begun.append((reader, writer))
         draining = asyncio.create_task(served.workers.drain(60))
         await asyncio.sleep(0)

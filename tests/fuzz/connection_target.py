@@ -33,24 +33,26 @@ LONGEST = 24 << 10
 
 PATH = b"/predictions/diagonal_flip"
 POST = b"POST %b HTTP/1.1\r\nHost: a\r\n" % PATH
+PING = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n"
 STREAMS = (
     POST + b"Content-Length: 2\r\n\r\nab",
-    POST + b"Content-Length: 0\r\n\r\nGET /ping HTTP/1.1\r\n\r\nHEAD /nowhere HTTP/1.1\r\n\r\n",
+    POST + b"Content-Length: 0\r\n\r\n" + PING + b"HEAD /nowhere HTTP/1.1\r\nHost: a\r\n\r\n",
     POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n3;x=y\r\ncde\r\n0\r\nTrailer: a\r\n\r\n",
     POST + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\na" + POST + b"\r\n",
     POST + b"Connection: close\r\nContent-Length: 1\r\n\r\na" + POST + b"\r\n",
     b"POST /explanations/diagonal_flip HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
     POST + b"Upgrade: h2c\r\nConnection: upgrade\r\n\r\n",
     POST + b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1),
-    b"PUT %b?a=b HTTP/1.1\r\nAccept: */*\r\nX: a,\r\n b\r\n\r\n" % PATH,
-    b"PUT %b HTTP/1.1\r\nContent-Length: 2\r\nContent-Encoding: gzip\r\n\r\nab" % PATH,
-    b"OPTIONS %b HTTP/1.1\r\n\r\nOPTIONS http://a/ping/ HTTP/1.1\r\n\r\n" % PATH,
+    b"PUT %b?a=b HTTP/1.1\r\nHost: a\r\nAccept: */*\r\nX: a,\r\n b\r\n\r\n" % PATH,
+    b"PUT %b HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Encoding: gzip\r\n\r\nab" % PATH,
+    b"OPTIONS %b HTTP/1.1\r\nHost: a\r\n\r\nOPTIONS http://a/ping/ HTTP/1.1\r\nHost: a\r\n\r\n"
+    % PATH,
     POST + b"Upgrade: h2c\r\nConnection: upgrade\r\nContent-Length: 2\r\n\r\nab" + POST + b"\r\n",
     b"CONNECT a:1 HTTP/1.1\r\n\r\nrubbish",
-    b"~GET /ping HTTP/1.1\r\n\r\n~",
+    b"~" + PING + b"~",
     POST + b"~X: y\r\n~\r\n",
     b"~" + POST + b"\r\n~",
-    b"GET /~" + b"a" * 600 + b"~ HTTP/1.1\r\n\r\n",
+    b"GET /~" + b"a" * 600 + b"~ HTTP/1.1\r\nHost: a\r\n\r\n",
 )
 
 

@@ -44,20 +44,24 @@ def test_without_a_type_the_files_name_tells(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body"),
+    ("content_type", "body", "message"),
     [
-        (TYPE, b"\xb6"),
-        (TYPE, form()),
-        (TYPE, form(('form-data; name="data"', "", b"b6"))),
-        (TYPE, form((FILE, OCTETS, b"\xb6"), (FILE, OCTETS, b"\xb6"))),
-        (TYPE, form((FILE, OCTETS, b"\xb6"), ('form-data; name="more"', "", b"1"))),
-        (TYPE, form((FILE, OCTETS, b"\xb6"))[:-9]),
-        ("multipart/form-data", form((FILE, OCTETS, b"\xb6"))),
-        ("multipart/form-data; boundary=other", form((FILE, OCTETS, b"\xb6"))),
+        (TYPE, b"\xb6", "Unexpected end"),
+        (TYPE, form(), "without any part"),
+        (TYPE, form(('form-data; name="data"', "", b"b6")), "no file"),
+        (TYPE, form((FILE, OCTETS, b"\xb6"), (FILE, OCTETS, b"\xb6")), "several parts"),
+        (TYPE, form((FILE, OCTETS, b"\xb6"), ('form-data; name="more"', "", b"1")), "several"),
+        *((TYPE, form((FILE, OCTETS, b"\xb6"))[:-cut], "Unexpected end") for cut in (4, 9, 60, 99)),
+        ("multipart/form-data", form((FILE, OCTETS, b"\xb6")), "boundary"),
+        (
+            "multipart/form-data; boundary=other",
+            form((FILE, OCTETS, b"\xb6")),
+            "Boundary not found",
+        ),
     ],
 )
-def test_other_forms_are_refused(content_type: str, body: bytes) -> None:
-    with pytest.raises(InvalidPayload):
+def test_other_forms_are_refused(content_type: str, body: bytes, message: str) -> None:
+    with pytest.raises(InvalidPayload, match=message):
         flip_form.file_of(content_type, body)
 
 

@@ -47,7 +47,7 @@ def status(guard: Guard, told: str, path: str = PATH) -> int:
     return response.status if response is not None else 200
 
 
-@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
 def test_a_rate_is_by_token_and_second(guard: Guard, file: Path, token: str, scheme: str) -> None:
     other = tokens.add(file, "other")
     guard.renew(read_tokens(file), None)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.errors import DiagonalFlipError, HeadersTooLarge
 from worker import parser
 from worker.parser import KNOWN_HEADS, Parser
 
@@ -18,23 +18,23 @@ Event = tuple[object, ...]
 HEADS = [
     "POST /predictions/diagonal_flip HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
     (
-        "POST /predictions/diagonal_flip?a=1 HTTP/1.1\r\nAccept: a\r\naccept: b\r\n"
+        "POST /predictions/diagonal_flip?a=1 HTTP/1.1\r\nHost: a\r\nAccept: a\r\naccept: b\r\n"
         "Content-Length: {}\r\n\r\n"
     ),
-    "\r\nPUT http://x/ping/ HTTP/1.1\r\nContent-Length: {}\r\n\r\n",
-    "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+    "\r\nPUT http://x/ping/ HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
     "POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: {}\r\n\r\n",
-    "POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-    "POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: {}\r\n\r\n",
-    "POST / HTTP/1.1\nContent-Length: {}\n\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: b\r\nContent-Length: {}\r\n\r\n",
+    "POST / HTTP/1.1\nHost: a\nContent-Length: {}\n\n",
 ]
-CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
-BODIES = [b"", b"a", b"b", b"\r\n\r\n", b"x\r\n\r\ny", b"POST / HTTP/1.1\r\n\r\n"]
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
+BODIES = [b"", b"a", b"b", b"\r\n\r\n", b"x\r\n\r\ny", b"POST / HTTP/1.1\r\nHost: a\r\n\r\n"]
 REQUESTS = [
     *(head.format(len(body)).encode() + body for head in HEADS for body in BODIES),
     CHUNKED,
-    b"GET /ping HTTP/1.1\r\n\r\n",
-    b"HEAD /ping HTTP/1.1\r\n\r\n",
+    b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"HEAD /ping HTTP/1.1\r\nHost: a\r\n\r\n",
     *(b"\n", b"\n\r\n\r\n", b"\r\n\r\n", b"\x00"),
 ]
 
@@ -55,11 +55,17 @@ class Recorder:
         """The client waits to be asked for its body."""
         self.events.append(("proceed",))
 
-    def receive(
-        self, method: str, path: str, headers: dict[str, str], body: bytes, connection: str
-    ) -> None:
+    def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
+        """A head: what asks for /no has no business here."""
+        self.events.append((method, path, dict(headers)))
+        return path != "/no"
+
+    def turn_away(self, connection: str) -> None:
+        """In other pieces, it may be answered with its body."""
+
+    def receive(self, body: bytes, connection: str) -> None:
         """A whole request."""
-        self.events.append((method, path, dict(headers), body, connection))
+        self.events.append((body, connection))
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +104,7 @@ def test_what_is_remembered_is_read_alike(requests: list[bytes], cuts: list[int]
 def test_the_same_head_brings_other_bodies() -> None:
     head = HEADS[0].format(2).encode()
     found = events([head + b"ab", head + b"cd", head + b"e", b"f", head + b"ab"], forget=False)
-    assert [event[3] for event in found[:-1]] == [b"ab", b"cd", b"ef", b"ab"]
+    assert [event[0] for event in found[1::2]] == [b"ab", b"cd", b"ef", b"ab"]
     assert list(parser._known) == [head]
 
 
@@ -112,7 +118,22 @@ def test_what_says_more_than_it_asks_is_read_each_time(head: str) -> None:
 
 def test_memory_of_heads_is_bounded() -> None:
     for number in range(3 * KNOWN_HEADS):
-        events([f"GET /{number} HTTP/1.1\r\n\r\n".encode()], forget=False)
+        events([f"GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n".encode()], forget=False)
     assert len(parser._known) <= KNOWN_HEADS
     events([b"GET / HTTP/1.1\r\nx: " + bytes([97]) * 2000 + b"\r\n\r\n"], forget=False)
     assert all(len(head) <= parser.KNOWN_HEAD_BYTES for head in parser._known)
+
+
+@pytest.mark.parametrize("size", [33_000, 120_000, 140_000])
+@pytest.mark.parametrize(
+    "start", [b"", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"]
+)
+def test_a_head_that_does_not_end_is_refused_in_one_piece_too(start: bytes, size: int) -> None:
+    """A header is kept by llhttp until it is whole."""
+    found = events([start + b"GET / HTTP/1.1\r\nx: " + bytes([97]) * size], forget=True)
+    assert found[-2][0] is HeadersTooLarge
+
+
+def test_a_coding_that_is_given_twice_is_two_codings() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Encoding: gzip\r\n\r\n"
+    assert events([head], forget=True)[0][2] == {"host": "a", "content-encoding": "gzip, gzip"}
