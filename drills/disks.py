@@ -68,7 +68,8 @@ def temporary_cleaned(scene: Scene) -> None:
         scene.demand_no_loss()
         service.workers()[0].kill()
         scene.broken(service, lambda: service.proven() < 2)
-        service.java().children()[0].kill()
+        for worker in service.java().children():
+            worker.kill()
         took_s = service.wait(lambda: service.restarted("torchserve"), PATIENCE_S)
         took_s += service.wait(service.healthy, PATIENCE_S)
         scene.notes.append(f"its worker dead, it was ready again after {took_s:.0f} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import signal
 import sys
@@ -343,7 +344,7 @@ async def test_workers_serve_from_one_socket_and_outlive_each_other(serve: Serve
         first, second = await served.until_ready()
         await answering(served, "1.0")
         await served.models.make_default("2.0")
-        spoiled = served.models.desired
+        spoiled = copy.deepcopy(served.models.desired)
         spoiled.content["versions"][0] |= {"version": "3.0", "onnx": ""}
         assert "ArtifactError" in await served.workers.apply(spoiled)
         await answering(served, "2.0")

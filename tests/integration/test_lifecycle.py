@@ -34,7 +34,7 @@ def test_a_stop_exits_0_and_a_restart_answers_the_same(
             assert_predicts(response, oracle(range(16)))
             answers.append(response.content)
             assert server.stop(with_signal) == 0
-            assert len(processes) == 2 + 2 * int(torchserve), "workers, Java, and its worker"
+            assert len(processes) == 2 + 3 * int(torchserve), "workers, Java, and its workers"
             assert not psutil.wait_procs(processes, timeout=10)[1], "left running"
     assert answers[0] == answers[1]
 
@@ -48,8 +48,9 @@ def test_no_orphans_when_the_server_is_killed(artifacts: Path, tmp_path: Path) -
 
 def test_killed_workers_come_back(artifacts: Path, oracle: Oracle, tmp_path: Path) -> None:
     with run_server(artifacts, tmp_path / "logs", TORCHSERVE="1") as server:
-        [of_torchserve] = server.java.children()
-        for process in (*server.workers, of_torchserve):
+        of_torchserve = server.java.children()
+        assert len(of_torchserve) == 2
+        for process in (*server.workers, *of_torchserve):
             process.kill()
             process.wait(10)
         for each in (server, server.at_torchserve):  # both have requests wait
