@@ -67,12 +67,14 @@ class Request:
         headers: By lower-case name; repeated ones are one, joined by commas.
         body: As it came, less the framing.
         service: The version of the model that answers, if a door chose it.
+        token: Name of the client's token, if the door wants one.
     """
 
     verb: Verb
     headers: dict[str, str]
     body: bytes | bytearray = b""
     service: Any = None
+    token: str = ""
 
 
 Work = tuple[str, int, float, float, float]

@@ -72,7 +72,7 @@ def temporary_cleaned(scene: Scene) -> None:
             worker.kill()
         took_s = service.wait(lambda: service.restarted("torchserve"), PATIENCE_S)
         took_s += service.wait(service.healthy, PATIENCE_S)
-        scene.notes.append(f"its worker dead, it was ready again after {took_s:.0f} s")
+        scene.notes.append(f"its workers dead, it was ready again after {took_s:.0f} s")
 
 
 def archive_corrupt(scene: Scene) -> None:

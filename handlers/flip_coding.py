@@ -9,16 +9,28 @@ from diagonalflip.wire import MAX_BODY_BYTES
 
 Body = bytes | bytearray
 
-FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+GZIP = 31
+FORMATS = {"gzip": GZIP, "x-gzip": GZIP, "deflate": 15}
 """Coding to the ``wbits`` of zlib: gzip's container, and zlib's."""
 
 
-def decoded(coding: str, body: Body) -> Body:
+MOST_INFLATED = 1032
+"""Bytes that one of deflate can stand for: https://zlib.net/zlib_tech.html"""
+
+
+def length_of(coding: str, body: Body) -> int:
+    """The most bytes that ``decoded`` gives for a body: gzip says it (RFC 1952, section 2.3.1)."""
+    if FORMATS.get(coding.strip().lower()) == GZIP:
+        return min(int.from_bytes(body[-4:], "little"), MAX_BODY_BYTES)
+    return min(len(body) * MOST_INFLATED, MAX_BODY_BYTES)
+
+
+def decoded(coding: str, body: Body, most: int = MAX_BODY_BYTES) -> Body:
     """The body before ``coding``, a ``Content-Encoding`` header, was applied.
 
     Raises:
         InvalidPayload: It is not whole, or something follows it.
-        RequestTooLarge: It is longer than any request may be.
+        RequestTooLarge: It is longer than ``most`` bytes.
         UnsupportedCoding: Another coding, or several.
     """
     name = coding.strip().lower()
@@ -26,16 +38,17 @@ def decoded(coding: str, body: Body) -> Body:
         return body
     if name not in FORMATS:
         raise UnsupportedCoding(f"Content-Encoding {coding[:60]!r}", "gzip, deflate, or none")
+    most = min(most, MAX_BODY_BYTES)
+    length = length_of(name, body)
     inflater = zlib.decompressobj(FORMATS[name])
     try:
-        plain = inflater.decompress(body, MAX_BODY_BYTES + 1)
+        plain = inflater.decompress(body, min(length, most) + 1)
     except zlib.error as error:
         raise InvalidPayload(f"the body is not {name}: {error}", f"{name}, whole") from error
-    if len(plain) > MAX_BODY_BYTES:
-        raise RequestTooLarge(
-            f"the {name} body has more than {MAX_BODY_BYTES} bytes",
-            f"at most {MAX_BODY_BYTES} bytes",
-        )
+    if len(plain) > most:
+        raise RequestTooLarge(f"the {name} body has more than {most} bytes", f"at most {most}")
+    if len(plain) > length:
+        raise InvalidPayload(f"the {name} body is longer than it says at its end", f"{name}, whole")
     if not inflater.eof or inflater.unused_data:
         raise InvalidPayload(f"the {name} body is cut short or goes on", "one stream, whole")
     return plain

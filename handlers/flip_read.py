@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from flip_media import negotiate, parse_media_type
 
-from diagonalflip.errors import ModelMismatch, NotAcceptable
+from diagonalflip.errors import (
+    DiagonalFlipError,
+    ModelMismatch,
+    NotAcceptable,
+    RequestTooLarge,
+)
 from diagonalflip.message import Request, Verb
 from diagonalflip.wire import (
     FORM,
@@ -37,8 +42,8 @@ from diagonalflip.wire import (
 SAYING_WHAT = {"content-type", flip_v2.HEADER_LENGTH}
 """Headers that say what a body is; a body that is empty nevertheless is a mistake."""
 
-MOST_INFLATED = 1032
-"""Bytes that one of deflate can stand for: https://zlib.net/zlib_tech.html"""
+UNWRAPPED_BYTES = 1 << 18
+"""Of a body that is taken out of its compression or form before it waits."""
 
 Rows = npt.NDArray[np.float32]
 Written = tuple[bytes, str, dict[str, str]]
@@ -72,19 +77,52 @@ class Job:
         return self.images.count * (flip_explain.COST if self.explains else 1)
 
 
+def unwrap(request: Request) -> None:
+    """Take a small body out of its compression or its form.
+
+    Raises:
+        DiagonalFlipError: It is broken, or not small. Then it stays as it is.
+    """
+    headers, told = request.headers, {}
+    body = flip_coding.decoded(headers.get("content-encoding", ""), request.body, UNWRAPPED_BYTES)
+    if _is_form(headers) and body:
+        told["content-type"], body = flip_form.file_of(headers["content-type"], body)
+        if _is_form(told):
+            return  # which is no form of images
+    kept = {name: value for name, value in headers.items() if name != "content-encoding"}
+    request.headers, request.body = kept | told, body
+
+
 def weigh(request: Request) -> int:
-    """The most work that a request can be, in predictions, without decoding it."""
+    """The most work that a request can be, in predictions; what is small is unwrapped for it.
+
+    It is weighed by what decoding begins with, and is bound by: the length of the body, of a PNG
+    the size in its head, of gzip the length at its end.
+    """
+    headers = request.headers
+    is_form = headers.get("content-type") != OCTETS and _is_form(headers)
+    if is_form or "content-encoding" in headers:
+        try:
+            unwrap(request)
+        except RequestTooLarge:
+            pass
+        except DiagonalFlipError:
+            return 1  # ``read`` says what is wrong with it
     headers, body = request.headers, request.body
-    count = 2 * len(body)
     content_type = headers.get("content-type", "")
     media_type = content_type if content_type == OCTETS else parse_media_type(content_type).name
-    if "content-encoding" in headers or media_type == FORM:
-        count *= MOST_INFLATED
-    elif media_type == PNG:
-        count = flip_picture.count_of(body)
+    if "content-encoding" in headers:
+        length = flip_coding.length_of(headers["content-encoding"], body)
+        count = MAX_IMAGES if media_type in (PNG, FORM) else 2 * length
+    else:
+        count = flip_picture.count_of(body) if media_type == PNG else 2 * len(body)
     if request.verb is Verb.EXPLAIN:
         return min(count, MAX_EXPLAINED_IMAGES) * flip_explain.COST
     return min(count, MAX_IMAGES)
+
+
+def _is_form(headers: Mapping[str, str]) -> bool:
+    return parse_media_type(headers.get("content-type", "")).name == FORM
 
 
 def read(request: Request, version: str, model_digest: str) -> Job | None:

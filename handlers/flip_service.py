@@ -112,7 +112,7 @@ class Service:
         return self._engine.device_bytes
 
     def weigh(self, request: Request) -> int:
-        """The most work that a request can be, in predictions, without decoding it."""
+        """The most work that a request can be, in predictions; its body may be unwrapped."""
         return flip_read.weigh(request)
 
     def read(self, request: Request) -> Job | Response:

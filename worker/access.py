@@ -11,7 +11,8 @@ from time import perf_counter, time
 
 import orjson
 
-from worker.metrics import Entry
+from diagonalflip.message import Response
+from worker.metrics import Call, Entry
 
 LOG_BYTES = 1 << 26
 """Largest size of the log; the previous one is kept as ``.1``."""
@@ -34,9 +35,7 @@ class AccessLog:
 
     def add(self, entries: Sequence[Entry], started: float, finished: float) -> None:  # noqa: ARG002
         """Takes the requests of one batch, and when it was answered."""
-        told = datetime.fromtimestamp(self._epoch + finished, UTC).isoformat(
-            timespec="milliseconds"
-        )
+        told = self._told(finished)
         lines = []
         for door, request, arrived, response in entries:
             form, images = response.work[:2] if response.work is not None else ("", 0)
@@ -44,15 +43,43 @@ class AccessLog:
                 "time": told,
                 "request_id": request.headers.get("x-request-id", "")[:128],
                 "door": door,
+                "token": request.token,
                 "verb": request.verb,
+                "version": response.headers.get("Flip-Model-Version", ""),
                 "form": form,
                 "images": images,
                 "status": response.status,
                 "code": response.code,
+                "bytes": len(response.body),
                 "ms": round(1e3 * (finished - arrived), 3),
             }
             lines.append(orjson.dumps(line).decode())
-        record = logging.LogRecord("access", logging.INFO, "", 0, "\n".join(lines), None, None)
+        self._write("\n".join(lines))
+
+    def observe(self, door: str, call: Call, response: Response) -> None:
+        """Takes an answer that no batch gave."""
+        now = perf_counter()
+        line = {
+            "time": self._told(now),
+            "request_id": call.headers.get("x-request-id", "")[:128],
+            "door": door,
+            "token": call.token,
+            "method": call.method,
+            "path": call.path[:200],
+            "status": response.status,
+            "code": response.code,
+            "bytes": len(response.body),
+            "ms": round(1e3 * (now - call.arrived), 3),
+        }
+        self._write(orjson.dumps(line).decode())
+
+    def _told(self, seconds: float) -> str:
+        """Time of day, of ``perf_counter``'s seconds."""
+        moment = datetime.fromtimestamp(self._epoch + seconds, UTC)
+        return moment.isoformat(timespec="milliseconds")
+
+    def _write(self, lines: str) -> None:
+        record = logging.LogRecord("access", logging.INFO, "", 0, lines, None, None)
         self._handler.handle(record)
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ class Service(Protocol):
     """A version of the model that answers requests: ``flip_service.Service``."""
 
     def weigh(self, request: Request) -> int:
-        """The most work that a request can be, in predictions, without decoding it."""
+        """The most work that a request can be, in predictions; its body may be unwrapped."""
 
     def read(self, request: Request) -> Any:
         """A ``Response``, or a job for ``answer``."""
@@ -49,6 +49,9 @@ class Client(Protocol):
 
     lost: bool
     """Return whether nobody waits any more."""
+
+    def hold_more(self, length: int) -> None:
+        """Count bytes by which its request has grown."""
 
     def reply(self, response: Response) -> None:
         """Takes the answer."""
@@ -84,7 +87,9 @@ class Batcher:
 
     def put(self, client: Client, request: Request) -> Response | None:
         """Queues a request, whose answer ``client`` gets later; or refuses it."""
+        length = len(request.body)
         weight = request.service.weigh(request)
+        client.hold_more(len(request.body) - length)
         if self.queued_images + weight > limits.QUEUED_IMAGES:
             now, response = perf_counter(), refusal(full())
             self.measure([(client.door, request, now, response)], now, now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
@@ -12,16 +13,11 @@ from diagonalflip.message import Request, Response, refusal
 from diagonalflip.wire import MAX_BODY_BYTES
 from worker import limits
 from worker.batch import full
-from worker.metrics import EDGE
+from worker.metrics import EDGE, Call
 from worker.parser import Parser
 
 if TYPE_CHECKING:
     from worker.listener import HttpServer
-
-
-Call = tuple[Request | Response, str, bool]
-"""A request that came, or its answer where that is known; the header Connection of the answer, and
-whether its head is all that is wanted."""
 
 
 class Connection(asyncio.Protocol):
@@ -105,9 +101,12 @@ class Connection(asyncio.Protocol):
 
     def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
         """Decide by its head who answers a request; return whether its body is wanted."""
-        message = self._server.admit(self._guard, method, path, headers)
-        self._coming = message, "", method == "HEAD"
-        return isinstance(message, Request)
+        message, token = self._server.admit(self._guard, method, path, headers)
+        self._coming = Call(message, method, path, headers, token)
+        if isinstance(message, Request):
+            message.token = token
+            return True
+        return False
 
     def proceed(self) -> None:
         """The client asks whether to send its body; while it is owed an answer, it waits."""
@@ -121,6 +120,10 @@ class Connection(asyncio.Protocol):
         if self._server.batcher.held_bytes > limits.HELD_BYTES:
             raise full()
 
+    def hold_more(self, length: int) -> None:
+        """Count bytes by which a request has grown, which was unwrapped."""
+        self._release(-length)
+
     def turn_away(self, connection: str) -> None:
         """Answer what was refused by its head, before its body has come."""
         self._put(connection)
@@ -131,20 +134,21 @@ class Connection(asyncio.Protocol):
         if self._coming is None:  # it was turned away
             self.expect()
             return
-        message = self._coming[0]
-        if isinstance(message, Request):
-            message.body = body
+        if isinstance(self._coming.message, Request):
+            self._coming.message.body = body
         self._put(connection)
 
     def _put(self, connection: str) -> None:
         """Answer what has come after the requests before; read no further meanwhile."""
-        if self._coming is None:
+        call, self._coming = self._coming, None
+        if call is None:
             raise RuntimeError("nothing has come")
-        message, _, head_only = self._coming
-        self._coming = None
-        self._queue.append((message, connection, head_only))
+        if isinstance(call.message, Response) and call.message.status == HTTPStatus.UNAUTHORIZED:
+            connection = "close"  # a stranger keeps nothing of ours
+        call.connection = connection
+        self._queue.append(call)
         self._answer_next()
-        if connection == "close" and isinstance(message, Response):
+        if connection == "close" and isinstance(call.message, Response):
             self._stop_reading()
         elif self._queue:
             self._held_back = True
@@ -186,12 +190,12 @@ class Connection(asyncio.Protocol):
     def _answer_next(self) -> None:
         """Answers what it can, in order, until one has to wait for the service."""
         while self._queue and self._call is None:
-            self._call = self._queue.popleft()
-            answer: Request | Response | None = self._call[0]
+            call = self._call = self._queue.popleft()
+            answer: Request | Response | None = call.message
             if isinstance(answer, Request):
                 answer = self._server.batcher.put(self, answer)
-            elif answer is not None and answer.code:
-                self._server.metrics.refuse(answer.code)
+            elif answer is not None:
+                self._server.metrics.observe(self.door, call, answer)
             if answer is not None:
                 self._write(answer)
 
@@ -200,13 +204,13 @@ class Connection(asyncio.Protocol):
         call, self._call = self._call, None
         if call is None or self.lost or self._transport.is_closing():
             return
-        message, connection, head_only = call
+        connection = call.connection
         if self._server.draining and not self._queue:
             connection = "close"
-        if isinstance(message, Request):
-            self._release(len(message.body))
+        if isinstance(call.message, Request):
+            self._release(len(call.message.body))
         head = self._server.head(response, connection)
-        self._transport.writelines([head] if head_only else [head, response.body])
+        self._transport.writelines([head] if call.method == "HEAD" else [head, response.body])
         if self._ended and not self._queue:
             self._transport.close()
         elif connection == "close":
@@ -242,7 +246,9 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: DiagonalFlipError) -> None:
         """Answers after the requests before, reads no further, and ends the connection."""
         self._stop_reading()
-        self._queue.append((refusal(error), "close", False))
+        call, self._coming = self._coming or Call(refusal(error)), None
+        call.message, call.connection = refusal(error), "close"
+        self._queue.append(call)
         self._answer_next()
         self.expect()
 
@@ -252,7 +258,7 @@ class Connection(asyncio.Protocol):
             self._parser.close()
             self._parser = None
         calls = [*self._queue, *([self._call] if self._call else [])]
-        bodies = [message.body for message, *_ in calls if isinstance(message, Request)]
+        bodies = [call.message.body for call in calls if isinstance(call.message, Request)]
         self._release(self._body_bytes - sum(map(len, bodies)))
 
     def _linger(self) -> None:

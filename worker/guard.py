@@ -96,16 +96,21 @@ class Guard:
         self.context = tls(pem) if pem is not None else None
         self._names = names
 
-    def refuse(self, method: str, path: str, headers: Mapping[str, str]) -> Response | None:
-        """None for a request that may pass, else its answer. Pages are not for the public."""
+    def judge(
+        self, method: str, path: str, headers: Mapping[str, str]
+    ) -> tuple[str, Response | None]:
+        """Return the token's name, and the answer to a request that may not pass.
+
+        Pages are not for the public.
+        """
         if path in HEALTH:
-            return None
+            return "", None
         name, error = self._judge(headers.get("authorization", ""))
         if error is not None:
             self._log.put(method, path, name, error)
         elif path not in self.paths:
             error = ModelNotFound(f"path {path[:100]}", "/predictions/MODEL")
-        return refusal(error) if error is not None else None
+        return name, refusal(error) if error is not None else None
 
     def _judge(self, told: str) -> tuple[str, DiagonalFlipError | None]:
         name, error = who(told, self._names)

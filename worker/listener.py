@@ -70,16 +70,24 @@ class HttpServer(ABC):
 
     def admit(
         self, guard: Guard | None, method: str, path: str, headers: dict[str, str]
-    ) -> Request | Response:
-        """Decide by its head who answers a request; a fault of ours is an answer, too."""
+    ) -> tuple[Request | Response, str]:
+        """Decide by its head who answers a request; a fault of ours is an answer, too.
+
+        Returns:
+            The request, or its answer; and the name of the client's token.
+        """
+        token = ""
         if (method, path) == ("OPTIONS", "*"):
-            return Response(b"", "", headers={"allow": "GET, HEAD, POST, PUT, OPTIONS"})
+            return Response(b"", "", headers={"allow": "GET, HEAD, POST, PUT, OPTIONS"}), token
         try:
-            refused = guard.refuse(method, path, headers) if guard is not None else None
-            return refused or self.route(method, path, headers)
+            if guard is not None:
+                token, refused = guard.judge(method, path, headers)
+                if refused is not None:
+                    return refused, token
+            return self.route(method, path, headers), token
         except Exception:
             logger.exception("a request could not be routed")
-            return refusal(FAULT)
+            return refusal(FAULT), token
 
     async def serve(self, doors: Sequence[Door], opened: Callable[[], None]) -> None:
         """Serves until ``end``, and closes the doors then.

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Protocol
@@ -36,11 +37,35 @@ Entry = tuple[str, Request, float, Response]
 """Door, request, when it had arrived, and its response; ``perf_counter``'s seconds."""
 
 
+@dataclass(slots=True)
+class Call:
+    """A request on its connection.
+
+    Attributes:
+        message: The request, or its answer where that is known.
+        method, path, headers: Of its head; empty if that could not be read.
+        token: Name of the client's token, if the door wants one.
+        connection: What the answer has to say of the connection, in the header of that name.
+        arrived: When its head had come, in ``perf_counter``'s seconds.
+    """
+
+    message: Request | Response
+    method: str = ""
+    path: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    token: str = ""
+    connection: str = ""
+    arrived: float = field(default_factory=perf_counter)
+
+
 class Watcher(Protocol):
-    """Receiver of every batch: traces, the access log."""
+    """Receiver of every answer: traces, the access log."""
 
     def add(self, entries: Sequence[Entry], started: float, finished: float) -> None:
         """Takes the requests of one batch, and when it was answered, in seconds."""
+
+    def observe(self, door: str, call: Call, response: Response) -> None:
+        """Takes an answer that no batch gave."""
 
     def close(self) -> None:
         """Writes what is left."""
@@ -111,9 +136,12 @@ class Metrics:
         for watcher in self.watchers:
             watcher.add(entries, started, finished)
 
-    def refuse(self, code: str) -> None:
-        """Counts an answer to what asked for nothing that is served."""
-        self.refusals[code] += 1
+    def observe(self, door: str, call: Call, response: Response) -> None:
+        """Takes an answer to what asked for nothing of the model, or could not be read."""
+        if response.code:
+            self.refusals[response.code] += 1
+        for watcher in self.watchers:
+            watcher.observe(door, call, response)
 
     def fold(self) -> None:
         """Sorts in what was added."""

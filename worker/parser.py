@@ -201,12 +201,14 @@ class Parser:
         _check_head(self._method, self._version, headers)
         if llhttp.should_upgrade():
             return
-        announced = headers.get("content-length", "0")
-        if announced.isdigit() and int(announced[:18]) > MAX_BODY_BYTES:
-            raise _long_body(announced)
         self._path = path_of(self._url)
         self._is_admitted = self._receiver.admit(self._method, self._path, headers)
-        if self._is_admitted and self._expects:
+        if not self._is_admitted:
+            return
+        announced = headers.get("content-length", "0")
+        if int(announced[:18]) > MAX_BODY_BYTES:
+            raise _long_body(announced)
+        if self._expects:
             self._receiver.proceed()
 
     @property

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from http.client import HTTPResponse
+from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from diagonalflip.message import Request, Response, Verb
 from supervisor.ports import listen
 from tests.conftest import asynchronous
 from worker import batch, limits
+from worker.access import AccessLog
 from worker.guard import Guard
 from worker.listener import Door
 from worker.metrics import EDGE, FRONT, Metrics
@@ -212,7 +214,9 @@ def test_no_batch_is_larger_than_it_may_be(port: Port, monkeypatch: pytest.Monke
 @asynchronous
 async def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
     echo, batcher = Echo(), batch.Batcher(Metrics())
-    client: Any = SimpleNamespace(lost=False, door=FRONT, reply=lambda _: None)
+    client: Any = SimpleNamespace(
+        lost=False, door=FRONT, reply=lambda _: None, hold_more=lambda _: None
+    )
     heavy = Request(Verb.PREDICT, {}, bytes(limits.HEAVY_IMAGES), echo)
     light = Request(Verb.PREDICT, {}, service=echo)
     for request in (heavy, heavy, heavy, light, light):
@@ -320,6 +324,16 @@ def test_who_is_refused_by_the_head_is_told_before_the_body(port: Port, told: st
     assert port.server.batcher.held_bytes == 0
 
 
+def test_a_stranger_keeps_no_connection() -> None:
+    with listen(("127.0.0.1", 0)) as edge, contextlib.closing(Port(edge.dup())) as guarded:
+        with socket.create_connection(edge.getsockname(), timeout=30) as client:
+            client.sendall(f"{POST}Content-Length: {1 << 25}\r\n\r\n".encode() + bytes(1000))
+            response, _ = read(client)
+            assert (response.status, response.headers["connection"]) == (401, "close")
+            assert client.recv(1) == b""
+        assert guarded.server.batcher.held_bytes == 0
+
+
 def test_a_short_body_of_who_was_refused_is_read_and_the_connection_goes_on(port: Port) -> None:
     with port.connect() as connection:
         for sent_at_once in (0, 3, 9):
@@ -379,6 +393,50 @@ def test_a_fault_at_any_step_leaves_the_queue_running(
     port.call(port.server.check, checked.put)
     assert checked.get(timeout=30)["1.0"]["status"] == 200
     assert port.server.batcher.held_bytes == port.server.batcher.queued_images == 0
+
+
+def test_every_answer_is_a_line_of_the_access_log(port: Port, tmp_path: Path) -> None:
+    log = AccessLog(tmp_path / "access.log")
+    port.metrics.watchers = [log]
+    for ask in (
+        post(b"a", "X-Request-Id: one\r\n"),
+        b"GET /nowhere HTTP/1.1\r\nHost: a\r\nX-Request-Id: two\r\n\r\n",
+        f"DELETE {PATH} HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
+        f"OPTIONS {PATH} HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
+        f"{POST}Content-Length: {1 << 30}\r\n\r\n".encode(),
+        f"{POST}x: {'a' * 40_000}\r\n\r\n".encode(),
+        b"rubbish\r\n\r\n",
+        b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n",
+    ):
+        port.ask(ask)
+    with port.connect() as connection:
+        connection.sendall(post(b"late")[:-1])
+        settled(port)
+        slow = next(each for each in port.server.connections if each._in_request)
+        port.call(slow.expire)
+        assert read(connection)[0].status == 408
+    settled(port)
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    told = [
+        (line["status"], line.get("verb") or (line["method"], line["path"]))
+        for line in lines
+        if line.get("verb") is None or line["request_id"]
+    ]
+    assert told == [
+        (200, "predict"),
+        (404, ("GET", "/nowhere")),
+        (405, ("DELETE", PATH)),
+        (200, ("OPTIONS", PATH)),
+        (413, ("POST", PATH)),
+        (431, ("", "")),
+        (400, ("", "")),
+        (200, ("GET", "/ping")),
+        (408, ("POST", PATH)),
+    ]
+    assert [line["request_id"] for line in lines[:2]] == ["one", "two"]
+    assert all(0 <= line["ms"] < 60_000 and line["door"] == "http" for line in lines)
+    assert lines[0]["bytes"] == 1
 
 
 def test_trailers_are_no_headers(port: Port) -> None:
@@ -749,7 +807,9 @@ async def test_who_has_hung_up_is_not_computed_for(
     echo, batcher = Echo(), batch.Batcher(Metrics())
     replies: list[Response] = []
     for each in lost:
-        client: Any = SimpleNamespace(lost=each, door=FRONT, reply=replies.append)
+        client: Any = SimpleNamespace(
+            lost=each, door=FRONT, reply=replies.append, hold_more=lambda _: None
+        )
         batcher.put(client, Request(Verb.PREDICT, {}, b"a", echo))
     await asyncio.sleep(0)  # the batch runs in the next turn of the loop
     assert (len(replies), echo.batches) == (answered, [1] * answered)

@@ -43,7 +43,7 @@ def guard(file: Path, token: str) -> Guard:  # noqa: ARG001 - it is in the file
 
 def status(guard: Guard, told: str, path: str = PATH) -> int:
     """Status of the answer; 200 for a request that may pass."""
-    response = guard.refuse("POST", path, {"authorization": told} if told else {})
+    _, response = guard.judge("POST", path, {"authorization": told} if told else {})
     return response.status if response is not None else 200
 
 
