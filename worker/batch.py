@@ -13,6 +13,7 @@ from diagonalflip.errors import InternalError, ServerOverloaded
 from diagonalflip.message import Request, Response, refusal
 from worker import limits
 from worker.metrics import Entry, Metrics
+from worker.shares import Shares
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Batcher:
     """Batches the requests of all clients, light ones first.
 
     Attributes:
-        held_bytes: What connections hold for clients; theirs to keep.
+        held: What connections hold for clients; theirs to keep.
         queued_images: The work that waits.
     """
 
@@ -83,7 +84,7 @@ class Batcher:
         self.queued_images = 0
         self._scheduled = self._in_batch = False
         self._spin_until = 0.0
-        self.held_bytes = 0
+        self.held = Shares()
 
     def put(self, client: Client, request: Request) -> Response | None:
         """Queues a request, whose answer ``client`` gets later; or refuses it."""
@@ -129,7 +130,7 @@ class Batcher:
         answered = self._run_batch()
         if self._light or self._heavy:
             self._schedule()
-        elif answered == 1 and not self.held_bytes:
+        elif answered == 1 and not self.held.total:
             self._spin_until = perf_counter() + SPIN_S
             self._spin()
 
@@ -204,7 +205,7 @@ class Batcher:
         client, request, weight, arrived = waiting
         self.queued_images -= weight
         if not client.lost:
-            crowded = self.held_bytes > limits.HELD_BYTES
+            crowded = self.held.total > limits.HELD_BYTES
             outcome = refusal(full()) if crowded else self._understood(request)
             taken.append((client, request, arrived, outcome))
 

@@ -39,7 +39,8 @@ class Connection(asyncio.Protocol):
         self._ended = False  # the client sends no more
         self.finished = False  # the last answer is written
         self._paused = self._held_back = False  # the client reads slowly; it is not listened to
-        self._body_bytes = self._unsent_bytes = self._ignored_bytes = 0
+        self._client = address or str(id(self))  # whose share its bytes are
+        self._held_bytes = self._body_bytes = self._unsent_bytes = self._ignored_bytes = 0
         self.lost = False
         self.deadline: float | None = None
         self.stuck = 0, 0.0  # for the server: how much was unsent when, the last time it changed
@@ -61,7 +62,7 @@ class Connection(asyncio.Protocol):
         self._queue.clear()
         self._call = None
         self._stop_reading()
-        self._server.batcher.held_bytes -= self._unsent_bytes
+        self._hold(-self._unsent_bytes)
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes to the parser, which calls the methods of a ``Receiver``."""
@@ -105,6 +106,11 @@ class Connection(asyncio.Protocol):
         self._coming = Call(message, method, path, headers, token)
         if isinstance(message, Request):
             message.token = token
+            if token and token != self._client:
+                held = self._held_bytes
+                self._hold(-held)
+                self._client = token
+                self._hold(held)
             return True
         return False
 
@@ -115,9 +121,8 @@ class Connection(asyncio.Protocol):
 
     def hold(self, length: int) -> None:
         """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
-        self._body_bytes += length
-        self._server.batcher.held_bytes += length
-        if self._server.batcher.held_bytes > limits.HELD_BYTES:
+        self._release(-length)
+        if self._server.batcher.held.is_full(self.door, self._client):
             raise full()
 
     def hold_more(self, length: int) -> None:
@@ -228,12 +233,16 @@ class Connection(asyncio.Protocol):
 
     def _release(self, length: int) -> None:
         self._body_bytes -= length
-        self._server.batcher.held_bytes -= length
+        self._hold(-length)
+
+    def _hold(self, length: int) -> None:
+        self._held_bytes += length
+        self._server.batcher.held.add(self.door, self._client, length)
 
     def expect(self) -> None:
         """Sets how long the client may take for what it is to do, if it is its turn."""
         unsent = self.unsent if self._paused or self.finished else 0
-        self._server.batcher.held_bytes += unsent - self._unsent_bytes
+        self._hold(unsent - self._unsent_bytes)
         self._unsent_bytes = unsent
         acts = unsent or self.finished or self._in_request
         self.deadline = None

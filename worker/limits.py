@@ -31,7 +31,8 @@ QUEUED_IMAGES = 1 << 26
 """Maximum predictions that wait: seconds of work. A request beyond is answered 503, undecoded."""
 
 HELD_BYTES = 1 << 28
-"""Maximum bytes of bodies and unread answers per worker; requests beyond are answered 503."""
+"""Maximum bytes of bodies and unread answers per worker, shared by its doors (worker/shares.py);
+requests beyond are answered 503."""
 
 UNSENT_BYTES = 1 << 15
 """Unread bytes from which a client's answers are counted, and no more is read from it."""

@@ -99,6 +99,7 @@ class HttpServer(ABC):
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._doors = list(doors)
+        self.batcher.held.doors = len(doors)
         for door in self._doors:
             self._listen(door)
         self._every_second()
@@ -211,12 +212,12 @@ class HttpServer(ABC):
         loop.call_later(1.0, self._every_second)  # whatever happens below
         self._date = f"date: {formatdate(usegmt=True)}"
         now = loop.time()
-        short = self.batcher.held_bytes > limits.HELD_BYTES // 2
+        held = self.batcher.held
         for connection in list(self.connections):
             if connection.deadline is not None and connection.deadline < now:
                 connection.expire()
-            elif short and _is_deaf(connection, now):  # or deaf clients would take the room of all
-                connection.abort()
+            elif held.is_short(connection.door) and _is_deaf(connection, now):
+                connection.abort()  # or deaf clients would take the room of all
         self.tick()
 
 

@@ -143,7 +143,7 @@ class WorkerServer(HttpServer):
             self.guard.tick()
         metrics = self.metrics
         metrics.fold()
-        metrics.held_bytes = self.batcher.held_bytes
+        metrics.held_bytes = self.batcher.held.total
         metrics.queued_images = self.batcher.queued_images
         metrics.connections = Counter(dict.fromkeys((FRONT, EDGE), 0))
         metrics.connections.update(connection.door for connection in self.connections)

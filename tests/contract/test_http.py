@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
 import io
 import itertools
 import json
@@ -321,7 +322,7 @@ def test_who_is_refused_by_the_head_is_told_before_the_body(port: Port, told: st
         assert (response.status, response.headers["connection"]) == (404, "close")
         assert connection.recv(1) == b""  # while the client may still send
         connection.sendall(bytes(1 << 20))
-    assert port.server.batcher.held_bytes == 0
+    assert port.server.batcher.held.total == 0
 
 
 def test_a_stranger_keeps_no_connection() -> None:
@@ -331,7 +332,7 @@ def test_a_stranger_keeps_no_connection() -> None:
             response, _ = read(client)
             assert (response.status, response.headers["connection"]) == (401, "close")
             assert client.recv(1) == b""
-        assert guarded.server.batcher.held_bytes == 0
+        assert guarded.server.batcher.held.total == 0
 
 
 def test_a_short_body_of_who_was_refused_is_read_and_the_connection_goes_on(port: Port) -> None:
@@ -392,7 +393,7 @@ def test_a_fault_at_any_step_leaves_the_queue_running(
     assert port.ask(post(b"b"), post(b"c"))[1][1] == b"c"
     port.call(port.server.check, checked.put)
     assert checked.get(timeout=30)["1.0"]["status"] == 200
-    assert port.server.batcher.held_bytes == port.server.batcher.queued_images == 0
+    assert port.server.batcher.held.total == port.server.batcher.queued_images == 0
 
 
 def test_every_answer_is_a_line_of_the_access_log(port: Port, tmp_path: Path) -> None:
@@ -635,22 +636,53 @@ def test_full_memory_is_a_503_that_may_be_sent_again(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.limits.HELD_BYTES", 1000)
-    with port.connect() as holder:
-        holder.sendall(post(b"a" * 900)[:-1])
-        holder.sendall(b"")
-        response, body = until_refused(port)
+    with contextlib.ExitStack() as opened:
+        holders = [opened.enter_context(port.connect()) for _ in range(4)]
+        for holder in holders:
+            holder.sendall(post(b"a" * 230)[:-1])
+        response, body = until_refused(port, 200)
         assert (response.status, response.headers["retry-after"]) == (503, "1")
         assert json.loads(body)["code"] == "server_overloaded"
-        holder.sendall(b"a")
-        assert read(holder)[1] == b"a" * 900
-    assert port.ask(post(b"b" * 900))[0][1] == b"b" * 900
-    assert port.server.batcher.held_bytes == 0
+        for holder in holders:
+            holder.sendall(b"a")
+            assert read(holder)[1] == b"a" * 230
+    assert port.ask(post(b"b" * 250))[0][1] == b"b" * 250
+    assert port.server.batcher.held.total == 0
 
 
-def until_refused(port: Port) -> tuple[HTTPResponse, bytes]:
-    """The first answer that is no 200: the other client's bytes may still be on their way."""
+def test_while_memory_is_short_nobody_has_more_than_a_quarter(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.limits.HELD_BYTES", 1000)
+    assert port.ask(post(b"b" * 400))[0][0].status == 200
+    with contextlib.ExitStack() as opened:
+        for _ in range(3):
+            opened.enter_context(port.connect()).sendall(post(b"a" * 200)[:-1])
+        until_refused(port, 300)
+        assert port.ask(post(b"b" * 200))[0][0].status == 200
+
+
+def test_a_flood_at_one_door_leaves_the_other_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.limits.HELD_BYTES", 2000)
+    edge = listen(("127.0.0.1", 0))
+    address, known = edge.getsockname(), hashlib.sha256(b"t").hexdigest()
+    with contextlib.closing(Port(edge)) as port, contextlib.ExitStack() as opened:
+        assert port.server.guard is not None
+        port.server.guard.renew({known: "somebody"}, None)
+        for _ in range(2):
+            client = opened.enter_context(socket.create_connection(address, timeout=30))
+            client.sendall(post(b"a" * 450, "Authorization: Bearer t\r\n")[:-1])
+        # Two of one token have more than a quarter, and more than half is in use.
+        response, body = read(client)
+        assert (response.status, json.loads(body)["code"]) == (503, "server_overloaded")
+        opened.enter_context(port.connect()).sendall(post(b"a" * 450)[:-1])
+        assert port.ask(post(b"b" * 240))[0][1] == b"b" * 240
+
+
+def until_refused(port: Port, length: int) -> tuple[HTTPResponse, bytes]:
+    """The first answer that is no 200: other clients' bytes may still be on their way."""
     while True:
-        answer = port.ask(post(b"b" * 500))[0]
+        answer = port.ask(post(b"b" * length))[0]
         if answer[0].status != 200:
             return answer
 
@@ -704,7 +736,7 @@ def test_a_client_that_does_not_read_is_dropped(
         del there
         assert dropped.wait(30)
     assert port.ask(post(b"after"))[0][1] == b"after"
-    assert port.server.batcher.held_bytes == 0
+    assert port.server.batcher.held.total == 0
 
 
 @pytest.mark.parametrize("extra", ["", "Connection: close\r\n"])
@@ -730,11 +762,13 @@ def wait_for_ticks(port: Port, count: int) -> None:
 def test_answers_that_nobody_reads_are_held_in_bounded_memory(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.limits.HELD_BYTES", 24 << 20)
+    monkeypatch.setattr("worker.limits.HELD_BYTES", 80 << 20)
     sent = bytes(20 << 20)
-    with deaf_client(port) as deaf:
-        deaf.sendall(post(sent))
-        assert deaf.recv(1, socket.MSG_PEEK) == b"H"
+    with contextlib.ExitStack() as opened:
+        for _ in range(4):
+            deaf = opened.enter_context(deaf_client(port))
+            deaf.sendall(post(sent))
+            assert deaf.recv(1, socket.MSG_PEEK) == b"H"
         response, body = port.ask(post(sent))[0]
         assert (response.status, response.headers["retry-after"]) == (503, "1")
         assert json.loads(body)["code"] == "server_overloaded"
@@ -742,7 +776,7 @@ def test_answers_that_nobody_reads_are_held_in_bounded_memory(
         deaf.sendall(post(sent))
         assert read(deaf)[1] == sent
     assert port.ask(post(sent))[0][1] == sent
-    assert port.server.batcher.held_bytes == 0
+    assert port.server.batcher.held.total == 0
 
 
 def test_a_client_that_closes_its_half_still_gets_its_answers(port: Port) -> None:
@@ -781,7 +815,7 @@ def test_who_hangs_up_disturbs_nobody(port: Port) -> None:
         assert read(first)[1] == b"first"
         first.sendall(post(b"second"))
         assert read(first)[1] == b"second"
-    assert port.server.batcher.held_bytes == 0
+    assert port.server.batcher.held.total == 0
 
 
 def test_an_ended_connection_is_freed_without_the_cycle_collector(port: Port) -> None:

@@ -196,7 +196,7 @@ class Exchange:
         assert not batcher._light
         assert not batcher._heavy
         assert batcher.queued_images == 0
-        assert batcher.held_bytes == 0
+        assert batcher.held.total == 0
         assert self.disturbed or not self._connection._queue
 
 
