@@ -90,7 +90,8 @@ class Batcher:
         """Queues a request, whose answer ``client`` gets later; or refuses it."""
         length = len(request.body)
         weight = request.service.weigh(request)
-        client.hold_more(len(request.body) - length)
+        if len(request.body) != length:
+            client.hold_more(len(request.body) - length)
         if self.queued_images + weight > limits.QUEUED_IMAGES:
             now, response = perf_counter(), refusal(full())
             self.measure([(client.door, request, now, response)], now, now)

@@ -15,6 +15,7 @@ from worker import limits
 from worker.batch import full
 from worker.metrics import EDGE, Call
 from worker.parser import Parser
+from worker.shares import Share
 
 if TYPE_CHECKING:
     from worker.listener import HttpServer
@@ -39,8 +40,10 @@ class Connection(asyncio.Protocol):
         self._ended = False  # the client sends no more
         self.finished = False  # the last answer is written
         self._paused = self._held_back = False  # the client reads slowly; it is not listened to
-        self._client = address or str(id(self))  # whose share its bytes are
-        self._held_bytes = self._body_bytes = self._unsent_bytes = self._ignored_bytes = 0
+        held = server.batcher.held
+        self._door_share, self._share = held.by_door[door], Share()
+        self._token = ""  # whose share that is
+        self._body_bytes = self._unsent_bytes = self._ignored_bytes = 0
         self.lost = False
         self.deadline: float | None = None
         self.stuck = 0, 0.0  # for the server: how much was unsent when, the last time it changed
@@ -106,11 +109,8 @@ class Connection(asyncio.Protocol):
         self._coming = Call(message, method, path, headers, token)
         if isinstance(message, Request):
             message.token = token
-            if token and token != self._client:
-                held = self._held_bytes
-                self._hold(-held)
-                self._client = token
-                self._hold(held)
+            if token != self._token:
+                self._belongs_to(token)
             return True
         return False
 
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
     def hold(self, length: int) -> None:
         """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
         self._release(-length)
-        if self._server.batcher.held.is_full(self.door, self._client):
+        if self._server.batcher.held.is_full(self._door_share, self._share):
             raise full()
 
     def hold_more(self, length: int) -> None:
@@ -131,29 +131,30 @@ class Connection(asyncio.Protocol):
 
     def turn_away(self, connection: str) -> None:
         """Answer what was refused by its head, before its body has come."""
-        self._put(connection)
+        if self._coming is not None:
+            self._put(self._coming, connection)
 
     def receive(self, body: bytes, connection: str) -> None:
         """A whole request has come."""
         self.deadline = None
-        if self._coming is None:  # it was turned away
+        call = self._coming
+        if call is None:  # it was turned away
             self.expect()
             return
-        if isinstance(self._coming.message, Request):
-            self._coming.message.body = body
-        self._put(connection)
+        if isinstance(call.message, Request):
+            call.message.body = body
+        self._put(call, connection)
 
-    def _put(self, connection: str) -> None:
+    def _put(self, call: Call, connection: str) -> None:
         """Answer what has come after the requests before; read no further meanwhile."""
-        call, self._coming = self._coming, None
-        if call is None:
-            raise RuntimeError("nothing has come")
-        if isinstance(call.message, Response) and call.message.status == HTTPStatus.UNAUTHORIZED:
+        self._coming = None
+        known = call.message if isinstance(call.message, Response) else None
+        if known is not None and known.status == HTTPStatus.UNAUTHORIZED:
             connection = "close"  # a stranger keeps nothing of ours
         call.connection = connection
         self._queue.append(call)
         self._answer_next()
-        if connection == "close" and isinstance(call.message, Response):
+        if known is not None and connection == "close":
             self._stop_reading()
         elif self._queue:
             self._held_back = True
@@ -236,14 +237,22 @@ class Connection(asyncio.Protocol):
         self._hold(-length)
 
     def _hold(self, length: int) -> None:
-        self._held_bytes += length
-        self._server.batcher.held.add(self.door, self._client, length)
+        self._door_share.held += length
+        self._share.held += length
+
+    def _belongs_to(self, token: str) -> None:
+        """Count what it holds with all that its token does."""
+        held = self._body_bytes + self._unsent_bytes
+        self._share.held -= held
+        self._token, self._share = token, self._server.batcher.held.by_token[token]
+        self._share.held += held
 
     def expect(self) -> None:
         """Sets how long the client may take for what it is to do, if it is its turn."""
         unsent = self.unsent if self._paused or self.finished else 0
-        self._hold(unsent - self._unsent_bytes)
-        self._unsent_bytes = unsent
+        if unsent != self._unsent_bytes:
+            self._hold(unsent - self._unsent_bytes)
+            self._unsent_bytes = unsent
         acts = unsent or self.finished or self._in_request
         self.deadline = None
         if acts or self._call is None:

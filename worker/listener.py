@@ -99,7 +99,7 @@ class HttpServer(ABC):
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._doors = list(doors)
-        self.batcher.held.doors = len(doors)
+        self.batcher.held.count = len(doors)
         for door in self._doors:
             self._listen(door)
         self._every_second()

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
+from dataclasses import dataclass
 
 from worker import limits
+
+
+@dataclass(slots=True)
+class Share:
+    """Bytes of a door, or of a client.
+
+    Attributes:
+        held: How many.
+    """
+
+    held: int = 0
 
 
 class Shares:
@@ -14,30 +26,26 @@ class Shares:
     than half of it is in use, no client may have more than a quarter.
 
     Attributes:
-        total: All of them.
-        doors: How many doors share ``HELD_BYTES``.
+        by_door: Of doors.
+        by_token: Of the edge's clients, which may have many connections.
+        count: How many doors share ``HELD_BYTES``.
     """
 
     def __init__(self) -> None:
-        self.total = 0
-        self.doors = 1
-        self._doors: Counter[str] = Counter()
-        self._clients: Counter[tuple[str, str]] = Counter()
+        self.by_door: defaultdict[str, Share] = defaultdict(Share)
+        self.by_token: defaultdict[str, Share] = defaultdict(Share)
+        self.count = 1
 
-    def add(self, door: str, client: str, length: int) -> None:
-        """Count bytes more, or less if that is negative."""
-        self.total += length
-        self._doors[door] += length
-        self._clients[door, client] += length
-        if not self._clients[door, client]:
-            del self._clients[door, client]
+    @property
+    def total(self) -> int:
+        """Bytes of all doors."""
+        return sum(share.held for share in self.by_door.values())
 
-    def is_full(self, door: str, client: str) -> bool:
+    def is_full(self, door: Share, client: Share) -> bool:
         """Return whether the client has more than it may."""
-        most = limits.HELD_BYTES // self.doors
-        held = self._doors[door]
-        return held > most or (held > most // 2 and self._clients[door, client] > most // 4)
+        most = limits.HELD_BYTES // self.count
+        return door.held > most or (door.held > most // 2 and client.held > most // 4)
 
     def is_short(self, door: str) -> bool:
-        """Return whether more than half of the door's share is in use."""
-        return self._doors[door] > limits.HELD_BYTES // self.doors // 2
+        """Return whether more than half of a door's share is in use."""
+        return self.by_door[door].held > limits.HELD_BYTES // self.count // 2
