@@ -190,6 +190,7 @@ class Batcher:
         """The requests of a batch, read: jobs, and answers that are known."""
         taken: list[Taken] = []
         light, images = self._light, 0
+        crowded = self.held.total > limits.HELD_BYTES
         while (
             light
             and len(taken) < limits.BATCH_REQUESTS
@@ -197,16 +198,15 @@ class Batcher:
         ):
             waiting = light.popleft()
             images += waiting[2]
-            self._read(waiting, taken)
+            self._read(waiting, taken, crowded)
         if self._heavy:
-            self._read(self._heavy.popleft(), taken)
+            self._read(self._heavy.popleft(), taken, crowded)
         return taken
 
-    def _read(self, waiting: Waiting, taken: list[Taken]) -> None:
+    def _read(self, waiting: Waiting, taken: list[Taken], crowded: bool) -> None:
         client, request, weight, arrived = waiting
         self.queued_images -= weight
         if not client.lost:
-            crowded = self.held.total > limits.HELD_BYTES
             outcome = refusal(full()) if crowded else self._understood(request)
             taken.append((client, request, arrived, outcome))
 

@@ -107,12 +107,12 @@ class Connection(asyncio.Protocol):
         """Decide by its head who answers a request; return whether its body is wanted."""
         message, token = self._server.admit(self._guard, method, path, headers)
         self._coming = Call(message, method, path, headers, token)
-        if isinstance(message, Request):
-            message.token = token
-            if token != self._token:
-                self._belongs_to(token)
-            return True
-        return False
+        if isinstance(message, Response):
+            return False
+        message.token = token
+        if token != self._token:
+            self._belongs_to(token)
+        return True
 
     def proceed(self) -> None:
         """The client asks whether to send its body; while it is owed an answer, it waits."""
@@ -121,8 +121,12 @@ class Connection(asyncio.Protocol):
 
     def hold(self, length: int) -> None:
         """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
-        self._release(-length)
-        if self._server.batcher.held.is_full(self._door_share, self._share):
+        self._body_bytes += length
+        self._door_share.held += length
+        self._share.held += length
+        door = self._door_share
+        is_much = door.held > limits.HELD_BYTES >> 2  # half of a door's share, if there are two
+        if is_much and self._server.batcher.held.is_full(door, self._share):
             raise full()
 
     def hold_more(self, length: int) -> None:
@@ -234,7 +238,8 @@ class Connection(asyncio.Protocol):
 
     def _release(self, length: int) -> None:
         self._body_bytes -= length
-        self._hold(-length)
+        self._door_share.held -= length
+        self._share.held -= length
 
     def _hold(self, length: int) -> None:
         self._door_share.held += length

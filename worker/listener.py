@@ -77,9 +77,9 @@ class HttpServer(ABC):
             The request, or its answer; and the name of the client's token.
         """
         token = ""
-        if (method, path) == ("OPTIONS", "*"):
-            return Response(b"", "", headers={"allow": "GET, HEAD, POST, PUT, OPTIONS"}), token
         try:
+            if path == "*" and method == "OPTIONS":
+                return Response(b"", "", headers={"allow": "GET, HEAD, POST, PUT, OPTIONS"}), token
             if guard is not None:
                 token, refused = guard.judge(method, path, headers)
                 if refused is not None:
