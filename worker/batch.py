@@ -90,9 +90,11 @@ class Batcher:
         """Queues a request, whose answer ``client`` gets later; or refuses it."""
         length = len(request.body)
         weight = request.service.weigh(request)
+        is_full = self.queued_images + weight > limits.QUEUED_IMAGES
         if len(request.body) != length:
             client.hold_more(len(request.body) - length)
-        if self.queued_images + weight > limits.QUEUED_IMAGES:
+            is_full |= self.held.total > limits.HELD_BYTES
+        if is_full:
             now, response = perf_counter(), refusal(full())
             self.measure([(client.door, request, now, response)], now, now)
             return response

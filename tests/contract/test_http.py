@@ -650,6 +650,22 @@ def test_full_memory_is_a_503_that_may_be_sent_again(
     assert port.server.batcher.held.total == 0
 
 
+def test_what_grows_when_it_is_unwrapped_has_the_same_room(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unwrap(request: Request) -> int:
+        request.body = bytes(request.body) * 100
+        return 2
+
+    monkeypatch.setattr("worker.limits.HELD_BYTES", 1000)
+    monkeypatch.setattr(port.echo, "weigh", unwrap)
+    assert port.ask(post(b"a" * 9))[0][1] == b"a" * 900
+    response, body = port.ask(post(b"a" * 11))[0]
+    assert (response.status, json.loads(body)["code"]) == (503, "server_overloaded")
+    assert len(port.echo.read_) == 1
+    assert port.server.batcher.held.total == 0
+
+
 def test_while_memory_is_short_nobody_has_more_than_a_quarter(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
