@@ -43,7 +43,7 @@ SAYING_WHAT = {"content-type", flip_v2.HEADER_LENGTH}
 """Headers that say what a body is; a body that is empty nevertheless is a mistake."""
 
 UNWRAPPED_BYTES = 1 << 18
-"""Of a body that is taken out of its compression or form before it waits."""
+"""Longest body that is taken out of its compression before it waits."""
 
 Rows = npt.NDArray[np.float32]
 Written = tuple[bytes, str, dict[str, str]]
@@ -78,10 +78,10 @@ class Job:
 
 
 def unwrap(request: Request) -> None:
-    """Take a small body out of its compression or its form.
+    """Take a body out of its compression, if it is small without that, and out of its form.
 
     Raises:
-        DiagonalFlipError: It is broken, or not small. Then it stays as it is.
+        DiagonalFlipError: It is broken, or large. Then it stays as it is.
     """
     headers, told = request.headers, {}
     body = flip_coding.decoded(headers.get("content-encoding", ""), request.body, UNWRAPPED_BYTES)

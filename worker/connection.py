@@ -195,7 +195,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def _in_request(self) -> bool:
-        return self._parser is not None and self._parser.in_request
+        """True while the client owes the rest of a request, and is owed a response to it."""
+        parser = self._parser
+        return parser is not None and parser.in_request and not parser.is_answered
 
     def _answer_next(self) -> None:
         """Answers what it can, in order, until one has to wait for the service."""

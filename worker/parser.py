@@ -97,12 +97,13 @@ class Parser:
 
     Attributes:
         in_request: Whether a request has begun and is not whole.
+        is_answered: Whether that one was turned away, so that its body is nobody's.
     """
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._llhttp = httptools.HttpRequestParser(self)
-        self.in_request = self._in_head = self._is_admitted = self._is_answered = False
+        self.in_request = self._in_head = self._is_admitted = self.is_answered = False
         self._is_closed = False
         self._connection = ""
 
@@ -130,8 +131,8 @@ class Parser:
             return
         if raw and self._completed and len(raw) + self._body_bytes == len(data):
             self._remember(raw)  # one request, and nothing else
-        if self.in_request and not (self._in_head or self._is_admitted or self._is_answered):
-            self._is_answered = True
+        if self.in_request and not (self._in_head or self._is_admitted or self.is_answered):
+            self.is_answered = True
             self._receiver.turn_away(self._kept())
 
     def _read(self, data: bytes) -> None:
@@ -167,7 +168,7 @@ class Parser:
         self._body: list[bytes] = []
         self._length = self._head_bytes = self._body_bytes = 0
         self.in_request = self._in_head = True
-        self._is_admitted = self._is_answered = False
+        self._is_admitted = self.is_answered = False
         self._receiver.begin()
 
     def on_url(self, url: bytes) -> None:

@@ -349,6 +349,15 @@ def test_a_short_body_of_who_was_refused_is_read_and_the_connection_goes_on(port
         assert read(connection)[1] == b"b"
 
 
+def test_who_was_refused_and_sends_no_body_gets_no_second_answer(port: Port) -> None:
+    with port.connect() as connection:
+        connection.sendall(f"{NOWHERE}Content-Length: 9\r\n\r\n".encode())
+        assert read(connection)[0].status == 404
+        [waiting] = port.server.connections
+        port.call(waiting.expire)
+        assert connection.recv(1) == b""
+
+
 def test_a_refused_client_does_not_send_for_ever(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
