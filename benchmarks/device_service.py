@@ -199,10 +199,9 @@ def prove_settings(bench: Bench) -> dict[str, str]:
             with bench.serving(REQUIRE_GPU="1", CUDA_VISIBLE_DEVICES=devices) as server:
                 bench.ask(server, sizes=(1_000,))
             found[name] = devices
-    with contextlib.ExitStack() as stack:
-        settings = {"MODEL_STORE": str(bench.store), "REQUIRE_GPU": "1", "TORCHSERVE": "0"}
-        hidden = settings | {"CUDA_VISIBLE_DEVICES": "-1"}
-        server = stack.enter_context(ours(bench.scratch, "PORT", **hidden))
+    hidden = {"MODEL_STORE": str(bench.store), "TORCHSERVE": "0"}
+    hidden |= {"REQUIRE_GPU": "1", "CUDA_VISIBLE_DEVICES": "-1"}
+    with ours(bench.scratch, "PORT", **hidden) as server:
         status = server.process.wait(ANSWER_S)
     if status != 2:
         raise RuntimeError(f"REQUIRE_GPU=1 without one: status {status}, not 2")
