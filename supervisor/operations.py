@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from diagonalflip.errors import DiagonalFlipError, ModelNotFound, NotAuthorized, SettingError
-from diagonalflip.message import Request, Response, Verb, refusal
+from diagonalflip.message import Request, Response, refusal
 from diagonalflip.wire import JSON
 from supervisor.metrics import Page
 from supervisor.models import Models
 from supervisor.torchserve import TorchServe
 from supervisor.workers import Workers
-from worker.batch import FAULT, Batcher, Client
 from worker.guard import RefusalLog, read_tokens, who
+from worker.lifecycle import FAULT, Lifecycle
 from worker.listener import HttpServer
 from worker.metrics import Metrics
 from worker.routes import PROBES, unserved
@@ -62,28 +62,29 @@ class Health:
         return self.earned and self.workers.ready > 0 and self.reachable and not self.draining
 
 
-class Changes(Batcher):
+class Changes(Lifecycle):
     """Makes changes of the model's versions, while the event loop goes on answering probes."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__(metrics)
+    def __init__(self, route: Callable[[Request], Response | None], metrics: Metrics) -> None:
+        super().__init__(route, metrics)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def put(self, client: Client, request: Request) -> None:
-        """Begin a change, whose answer ``client`` gets later."""
-        task = asyncio.get_running_loop().create_task(self._make(client, request.service))
+    def put(self, request: Request) -> bool:
+        """Begin a change; the response is sent when it is made."""
+        task = asyncio.get_running_loop().create_task(self._make(request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return True
 
-    async def _make(self, client: Client, change: Callable[[], Awaitable[Response]]) -> None:
+    async def _make(self, request: Request) -> None:
         try:
-            response = await change()
+            request.response = await request.service()
         except DiagonalFlipError as error:
-            response = refusal(error)
+            request.response = refusal(error)
         except Exception:
             logger.exception("a change failed")
-            response = refusal(FAULT)
-        client.reply(response)
+            request.response = refusal(FAULT)
+        request.transport.reply(request)
 
 
 class OperationsServer(HttpServer):
@@ -96,13 +97,14 @@ class OperationsServer(HttpServer):
 
     def __init__(self, health: Health, operators_file: Path | None) -> None:
         super().__init__(Metrics())
-        self.batcher = Changes(self.metrics)
+        self.lifecycle = Changes(self.route, self.metrics)
         self._health, self._operators_file = health, operators_file
         self._page = Page(health)
         self._refusals = RefusalLog()
 
-    def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
-        """The answer to any request, or the change that it asks for."""
+    def route(self, request: Request) -> Response | None:
+        """Return the response to any request but a change, which becomes its service."""
+        method, path, headers = request.method, request.path, request.headers
         pages: dict[str, Callable[[], Response]] = {
             "/v2/health/live": self._live,
             "/v2/health/ready": self._ready,
@@ -131,7 +133,8 @@ class OperationsServer(HttpServer):
             logger.info("%s, by %s", path.lstrip("/"), name)
             return self._models()
 
-        return Request(Verb.PREDICT, headers, service=make)
+        request.service = make
+        return None
 
     def _change(self, path: str) -> Callable[[], Awaitable[None]] | None:
         """The change that a path stands for, if any."""
