@@ -118,6 +118,21 @@ Work = tuple[str, int, float, float, float]
 seconds of reading it, of its whole batch in the network, and of writing the answer."""
 
 
+class Common:
+    """Headers that responses have in common, as a mapping and as they are sent.
+
+    Args:
+        headers: By name.
+    """
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self.headers = headers
+        self.lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+
+
+NOTHING_COMMON = Common({})
+
+
 @dataclass(slots=True)
 class Response:
     """One response.
@@ -126,9 +141,10 @@ class Response:
         body: Its bytes.
         content_type: Of the body.
         status: Of HTTP.
-        headers: Further ones.
+        headers: Further ones, of this response alone.
         code: Of the error that it tells of, if any.
         work: What it took, if images were predicted.
+        common: Headers that it shares with others.
     """
 
     body: bytes
@@ -137,6 +153,12 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     code: str = ""
     work: Work | None = None
+    common: Common = NOTHING_COMMON
+
+    @property
+    def all_headers(self) -> dict[str, str]:
+        """All headers but those of its body, by name."""
+        return self.common.headers | self.headers
 
     @property
     def phrase(self) -> str:

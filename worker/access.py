@@ -49,7 +49,7 @@ class AccessLog:
                 "method": request.method,
                 "path": request.path[:200],
                 "verb": request.verb or "",
-                "version": response.headers.get("Flip-Model-Version", ""),
+                "version": response.common.headers.get("Flip-Model-Version", ""),
                 "form": form,
                 "images": images,
                 "status": response.status,

@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = cast("asyncio.Transport", transport)
+        self._time = asyncio.get_running_loop().time
         self._server.connections.add(self)
         self._transport.set_write_buffer_limits(limits.UNSENT_BYTES)
         self.expect()
@@ -227,7 +228,8 @@ class Connection(asyncio.Protocol):
         elif connection == "close":
             self._linger()
         else:
-            self._listen()
+            if self._held_back:
+                self._listen()
             if self._paused or not self._in_request:
                 self.expect()
 
@@ -250,7 +252,9 @@ class Connection(asyncio.Protocol):
 
     def expect(self) -> None:
         """Sets how long the client may take for what it is to do, if it is its turn."""
-        unsent = self.unsent if self._paused or self.finished else 0
+        unsent = 0
+        if self._paused or self.finished:
+            unsent = self._transport.get_write_buffer_size()
         if unsent != self._unsent_bytes:
             self._hold(unsent - self._unsent_bytes)
             self._unsent_bytes = unsent
@@ -260,7 +264,7 @@ class Connection(asyncio.Protocol):
             patience_s = limits.patience_s(
                 unsent, self.finished, self._in_request, self._server.draining
             )
-            self.deadline = asyncio.get_running_loop().time() + patience_s
+            self.deadline = self._time() + patience_s
 
     def _refuse(self, error: DiagonalFlipError) -> None:
         """Answers after the requests before, reads no further, and ends the connection."""

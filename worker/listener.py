@@ -15,10 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
-from functools import cache
 from http import HTTPStatus
 
-from diagonalflip.message import Request, Response
+from diagonalflip.message import Common, Request, Response
 from worker import limits
 from worker.connection import Connection
 from worker.guard import Guard
@@ -62,7 +61,7 @@ class HttpServer(ABC):
         self.lifecycle = Lifecycle(self.route, metrics)
         self.connections: set[Connection] = set()
         self.draining = False
-        self._date = ""
+        self._begins: dict[tuple[int, Common], str] = {}  # of responses' heads, for a second
         self._opening: set[asyncio.Task[None]] = set()
         self._of_address: Counter[str] = Counter()  # connections of the edge's clients
 
@@ -121,14 +120,21 @@ class HttpServer(ABC):
 
     def head(self, response: Response, connection: str) -> bytes:
         """Status line and headers of an answer; ``connection`` is the header of that name."""
-        lines = [_status_line(response.status), self._date]
-        lines.append(f"content-length: {len(response.body)}")
+        kind = response.status, response.common
+        begin = self._begins.get(kind)
+        if begin is None:
+            status = HTTPStatus(response.status)
+            date = formatdate(usegmt=True)
+            begin = f"HTTP/1.1 {status:d} {status.phrase}\r\ndate: {date}\r\n{kind[1].lines}"
+            self._begins[kind] = begin
+        lines = f"{begin}content-length: {len(response.body)}\r\n"
         if response.content_type:
-            lines.append(f"content-type: {response.content_type}")
-        lines += [f"{name}: {value}" for name, value in response.headers.items()]
+            lines += f"content-type: {response.content_type}\r\n"
+        for name, value in response.headers.items():
+            lines += f"{name}: {value}\r\n"
         if connection:
-            lines.append(f"connection: {connection}")
-        return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+            lines += f"connection: {connection}\r\n"
+        return (lines + "\r\n").encode("latin-1", "replace")
 
     def tick(self) -> None:  # noqa: B027 - there may be nothing to do
         """Called every second."""
@@ -203,7 +209,7 @@ class HttpServer(ABC):
     def _every_second(self) -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(1.0, self._every_second)  # whatever happens below
-        self._date = f"date: {formatdate(usegmt=True)}"
+        self._begins.clear()
         now = loop.time()
         held = self.lifecycle.held
         for connection in list(self.connections):
@@ -220,8 +226,3 @@ def _is_deaf(connection: Connection, now: float) -> bool:
     if unsent != connection.stuck[0]:
         connection.stuck = unsent, now
     return unsent > 0 and now - connection.stuck[1] > limits.DEAF_S
-
-
-@cache
-def _status_line(status: int) -> str:
-    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 from urllib.parse import unquote
@@ -31,25 +30,20 @@ BLANKS = b" \t"
 KNOWN_HEADS, KNOWN_HEAD_BYTES = 1024, 1024
 """Number and length of heads that are remembered, at most."""
 
+IDS = re.compile(
+    rb"\r\n([Tt]race(?:parent|state)|[Xx]-[Rr]equest-[Ii][Dd]|[Xx]-[Aa]mzn-[Tt]race-[Ii]d)"
+    rb": ([!-~]{1,256})(?=\r\n[^ \t])"
+)
+"""Headers by which the heads of one client differ."""
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Content of a request's head.
 
-    Attributes:
-        method, path, headers: As ``Receiver.receive`` takes them.
-        length: Of the body, in bytes.
-    """
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    length: int
-
+Head = tuple[str, str, dict[str, str], int]
+"""Method, path and headers, as ``Receiver.admit`` takes them, and the body's length."""
 
 _known: dict[bytes, Head] = {}
-"""Heads by their bytes. A client sends the same one again and again, and reading it takes as long
-as predicting an image; what llhttp has read once, as a whole request, need not be read again."""
+"""Heads by their bytes, less ``IDS``. A client sends the same one again and again, and reading it
+takes as long as predicting an image; what llhttp has read once, as a whole request, need not be
+read again."""
 
 
 class Receiver(Protocol):
@@ -116,15 +110,17 @@ class Parser:
         begins = not self.in_request and self._connection != "close"
         end = data.find(b"\r\n\r\n", 0, KNOWN_HEAD_BYTES) if begins else -1
         raw = data[: end + 4] if end > 0 else b""
-        known = _known.get(raw)
-        if known is not None and len(raw) + known.length == len(data):
-            if self._receiver.admit(known.method, known.path, known.headers):
-                self._receiver.hold(known.length)
-                self._receiver.receive(data[len(raw) :], "")
-            else:
-                is_short = known.length <= limits.IGNORED_BODY_BYTES
-                self._receiver.receive(b"", "" if is_short else "close")
-            return
+        known = (_known.get(raw) or _known_but_for_ids(raw)) if raw else None
+        if known is not None:
+            method, path, headers, length = known
+            if len(raw) + length == len(data):
+                if self._receiver.admit(method, path, headers):
+                    self._receiver.hold(length)
+                    self._receiver.receive(data[len(raw) :], "")
+                else:
+                    is_short = length <= limits.IGNORED_BODY_BYTES
+                    self._receiver.receive(b"", "" if is_short else "close")
+                return
         self._completed = False
         self._read(data)
         if self._is_closed:
@@ -183,7 +179,7 @@ class Parser:
         if self._length + len(self._url) > limits.MAX_HEAD_BYTES:
             raise _long_head()
         if self._in_head:
-            key, new = lower(name), text(value.strip(BLANKS))
+            key, new = lower(name), value.strip(BLANKS).decode("latin-1")
             old = self._headers.get(key)
             if old is not None and key == "host":
                 raise InvalidRequest("several headers host", "one")
@@ -197,7 +193,7 @@ class Parser:
         """All headers are there."""
         self._in_head = False
         llhttp, headers = self._llhttp, self._headers
-        self._method = text(llhttp.get_method())
+        self._method = llhttp.get_method().decode("latin-1")
         self._version = llhttp.get_http_version()
         _check_head(self._method, self._version, headers)
         if llhttp.should_upgrade():
@@ -252,9 +248,14 @@ class Parser:
         """Takes the head of the one request that came whole, unless it says more than it asks."""
         if self._connection or "expect" in self._headers:
             return
+        headers = dict(self._headers)
+        rest, ids = _without_ids(raw)
+        for name, value in ids.items():
+            if headers.pop(name, "") != value:
+                return  # there are two of that name
         if len(_known) >= KNOWN_HEADS:
             _known.clear()
-        _known[raw] = Head(self._method, self._path, self._headers, self._body_bytes)
+        _known[rest] = self._method, self._path, headers, self._body_bytes
 
     def _without_upgrade(self) -> bytes:
         """The head again, without the offer; llhttp has taken the body for something else.
@@ -281,10 +282,27 @@ def _check_head(method: str, version: str, headers: dict[str, str]) -> None:
     host, coding = headers.get("host"), headers.get("transfer-encoding", "chunked")
     if host is None and version != "1.0":
         raise InvalidRequest("no header host", "one")
-    if host is not None and not HOST.fullmatch(host):
+    if host is not None and not is_host(host):
         raise InvalidRequest(f"Host {host[:100]!r}", "a name or an address, and a port")
     if coding.lower() != "chunked":
         raise UnsupportedTransfer(f"Transfer-Encoding {coding[:100]!r}", "chunked")
+
+
+def _known_but_for_ids(raw: bytes) -> Head | None:
+    """Return what is known of a head, with the ids that it has itself."""
+    rest, ids = _without_ids(raw)
+    known = _known.get(rest)
+    if known is None or not ids:
+        return None
+    method, path, headers, length = known
+    return method, path, headers | ids, length
+
+
+def _without_ids(raw: bytes) -> tuple[bytes, dict[str, str]]:
+    """A head without ``IDS``, and these; all of it if there are two of one name."""
+    parts = IDS.split(raw)
+    ids = {lower(parts[at]): parts[at + 1].decode() for at in range(1, len(parts), 3)}
+    return (b"".join(parts[::3]), ids) if len(parts) == 1 + 3 * len(ids) else (raw, {})
 
 
 def _long_head() -> HeadersTooLarge:
@@ -297,24 +315,19 @@ def _long_body(length: str) -> RequestTooLarge:
     )
 
 
-def text(raw: bytes) -> str:
-    """A piece of a request's head."""
-    return _short_text(raw) if len(raw) <= 128 else raw.decode("latin-1")
+@lru_cache(maxsize=64)
+def is_host(value: str) -> bool:
+    """Return whether a header ``Host`` has that value."""
+    return HOST.fullmatch(value) is not None
 
 
-@lru_cache(maxsize=4096)
-def _short_text(raw: bytes) -> str:
-    """Decode a string that many requests share: a name or a media type."""
-    return raw.decode("latin-1")
-
-
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def lower(name: bytes) -> str:
     """A header's name."""
     return name.decode("latin-1").lower()
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def path_of(target: bytes) -> str:
     """The path of a request's target in any of its forms (RFC 9112, section 3.2), decoded.
 

@@ -56,8 +56,8 @@ class HealthCheck:
         response = cast("Response", request.response)
         self._answers[self._versions[request.service]] = {
             "status": response.status,
-            "device": response.headers.get("Flip-Device"),
-            "digest": response.headers.get("Flip-Model-Digest"),
+            "device": response.common.headers.get("Flip-Device"),
+            "digest": response.common.headers.get("Flip-Model-Digest"),
             "predictions": response.body.hex(),
         }
         if len(self._answers) == len(self._versions):
