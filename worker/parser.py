@@ -23,8 +23,16 @@ ONCE = {"content-type", "inference-header-content-length", "if-match"}
 """Headers whose repetition nobody understands; others are lists (RFC 9110, section 5.3), or
 nothing to us."""
 
-HOST = re.compile(r"(\[[^\[\]/?#@\s]+\]|[\w.~!$&'()*+,;=%-]*)(:\d*)?", re.ASCII)
+_NAME = r"(?:\[[^\[\]/?#@\s]+\]|[\w.~!$&'()*+,;=%-]+)"
+
+HOST = re.compile(rf"{_NAME}?(:\d*)?", re.ASCII)
 """A name or address, and a port (RFC 9110, section 7.2)."""
+
+TARGET = re.compile(
+    rf"(?:https?://{_NAME}(?::\d*)?(?=[/?]|\Z)|(?=/|\*\Z))([^?#]*)(?:\?[^#]*)?",
+    re.ASCII | re.IGNORECASE,
+)
+"""A path, or a URL with a host, or ``*``; no fragment (RFC 9112, section 3.2)."""
 
 BLANKS = b" \t"
 
@@ -199,7 +207,7 @@ class Parser:
         llhttp, headers = self._llhttp, self._headers
         self._method = text(llhttp.get_method())
         self._version = llhttp.get_http_version()
-        _check_head(self._method, self._version, headers)
+        _check_head(self._method, self._version, self._url, headers)
         if llhttp.should_upgrade():
             return
         self._path = path_of(self._url)
@@ -227,8 +235,13 @@ class Parser:
         )
         if not is_read or not self._llhttp.should_keep_alive():
             return "close"
-        # HTTP/1.0 keeps no connection of which nothing is said.
-        return "keep-alive" if self._version == "1.0" else ""
+        if self._version != "1.0":
+            return ""
+        # HTTP/1.0 keeps no connection of which nothing is said, and knows no codings.
+        ends = "transfer-encoding" in self._headers or "close" in elements(
+            self._headers.get("connection", "")
+        )
+        return "close" if ends else "keep-alive"
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -261,7 +274,8 @@ class Parser:
 
         The offer is ignored (RFC 9110, section 7.8), and the request read as if it were not there.
         """
-        lines = [b"%b %b HTTP/1.1" % (self._llhttp.get_method(), self._url)]
+        version = self._version.encode()
+        lines = [b"%b %b HTTP/%b" % (self._llhttp.get_method(), self._url, version)]
         lines += [
             f"{name}: {value}".encode("latin-1")
             for name, value in self._headers.items()
@@ -272,10 +286,12 @@ class Parser:
         return b"\r\n".join([*lines, b"", b""])
 
 
-def _check_head(method: str, version: str, headers: dict[str, str]) -> None:
-    """Raise what is wrong with a head that llhttp lets pass (RFC 9112, sections 2.3, 3.2, 6.1)."""
+def _check_head(method: str, version: str, target: bytes, headers: dict[str, str]) -> None:
+    """Raise what is wrong with a head that llhttp lets pass (RFC 9112, sections 2.3, 3.2, 6)."""
     if method == "CONNECT":
         raise InvalidRequest("method CONNECT", "another", "this server is not a proxy")
+    if target == b"*" and method != "OPTIONS":
+        raise InvalidRequest(f"target * of {method}", "a path")
     if version not in ("1.0", "1.1"):
         raise InvalidRequest(f"HTTP/{version}", "HTTP/1.1")
     host, coding = headers.get("host"), headers.get("transfer-encoding", "chunked")
@@ -283,8 +299,17 @@ def _check_head(method: str, version: str, headers: dict[str, str]) -> None:
         raise InvalidRequest("no header host", "one")
     if host is not None and not HOST.fullmatch(host):
         raise InvalidRequest(f"Host {host[:100]!r}", "a name or an address, and a port")
-    if coding.lower() != "chunked":
+    codings = elements(coding)
+    if codings[-1:] != ["chunked"]:  # nobody knows where the body ends
+        raise InvalidRequest(f"Transfer-Encoding {coding[:100]!r}", "chunked")
+    if len(codings) > 1:
         raise UnsupportedTransfer(f"Transfer-Encoding {coding[:100]!r}", "chunked")
+
+
+def elements(value: str) -> list[str]:
+    """Return the elements of a header that is a list, in lower case (RFC 9110, section 5.6.1)."""
+    stripped = (each.strip(" \t").lower() for each in value.split(","))
+    return [each for each in stripped if each]
 
 
 def _long_head() -> HeadersTooLarge:
@@ -319,8 +344,11 @@ def path_of(target: bytes) -> str:
     """The path of a request's target in any of its forms (RFC 9112, section 3.2), decoded.
 
     Without its query, and without a slash at its end, which TorchServe's port ignores as well.
+
+    Raises:
+        InvalidRequest: It has none of these forms.
     """
-    path = target.partition(b"?")[0].decode("latin-1")
-    if path.lower().startswith(("http://", "https://")):
-        path = "/" + path.partition("://")[2].partition("/")[2]
-    return unquote(path).rstrip("/") or "/"
+    parts = TARGET.fullmatch(target.decode("latin-1"))
+    if parts is None:
+        raise InvalidRequest(f"target {text(target[:100])!r}", "a path, or a URL with a host")
+    return unquote(parts[1]).rstrip("/") or "/"

@@ -515,7 +515,7 @@ def test_a_path_may_be_written_in_every_way(port: Port, target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["/", "*", "http://a", "/predictions", f"{PATH}x", f"/{PATH[1:]}%2F1.0%00"]
+    "target", ["/", "http://a", "/predictions", f"{PATH}x", f"/{PATH[1:]}%2F1.0%00"]
 )
 def test_other_paths_are_served_nowhere(port: Port, target: str) -> None:
     response, body = port.ask(post(b"a").replace(PATH.encode(), target.encode()))[0]
