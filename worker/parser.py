@@ -14,6 +14,7 @@ from diagonalflip.errors import (
     HeadersTooLarge,
     InvalidRequest,
     RequestTooLarge,
+    TargetTooLong,
     UnsupportedTransfer,
 )
 from diagonalflip.wire import MAX_BODY_BYTES
@@ -160,7 +161,7 @@ class Parser:
             except httptools.HttpParserError as error:
                 raise InvalidRequest(f"{type(error).__name__}: {error}", "HTTP/1.1") from error
             if self._in_head and self._head_bytes > limits.MAX_HEAD_BYTES:
-                raise _long_head()
+                raise _long_head(self._url)
 
     def close(self) -> None:
         """Reads no more. llhttp refers back: both are freed now, not when cycles are collected."""
@@ -183,13 +184,13 @@ class Parser:
         """A piece of the request's target."""
         self._url += url
         if len(self._url) > limits.MAX_HEAD_BYTES:
-            raise _long_head()
+            raise _long_head(self._url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; several of one name are a list, and trailers do not count."""
         self._length += len(name) + len(value)
         if self._length + len(self._url) > limits.MAX_HEAD_BYTES:
-            raise _long_head()
+            raise _long_head(self._url)
         if self._in_head:
             key, new = lower(name), text(value.strip(BLANKS))
             old = self._headers.get(key)
@@ -312,8 +313,12 @@ def elements(value: str) -> list[str]:
     return [each for each in stripped if each]
 
 
-def _long_head() -> HeadersTooLarge:
-    return HeadersTooLarge("the headers are too long", f"at most {limits.MAX_HEAD_BYTES} bytes")
+def _long_head(target: bytes) -> TargetTooLong | HeadersTooLarge:
+    """Return what to answer to a head that is too long: most of it may be its target."""
+    expected = f"at most {limits.MAX_HEAD_BYTES} bytes"
+    if len(target) > limits.MAX_HEAD_BYTES >> 1:
+        return TargetTooLong("the target is too long", f"{expected} with all headers")
+    return HeadersTooLarge("the headers are too long", expected)
 
 
 def _long_body(length: str) -> RequestTooLarge:

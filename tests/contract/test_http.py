@@ -616,7 +616,7 @@ def test_a_health_check_gets_no_answer_where_clients_get_none(port: Port) -> Non
         ),
         (POST.encode() + b"a: " + b"b" * 17000 + b"\r\n\r\n", 431, "headers_too_large"),
         (POST.encode() + b"a: " + b"b" * 400_000, 431, "headers_too_large"),
-        (b"GET /" + b"a" * 17000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431, "headers_too_large"),
+        (b"GET /" + b"a" * 17000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "target_too_long"),
         (POST.encode() + b"Content-Length: 33554433\r\n\r\n", 413, "request_too_large"),
         (POST.encode() + b"Content-Length: 9999999999999999999\r\n\r\n", 413, "request_too_large"),
     ],

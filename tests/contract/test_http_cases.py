@@ -416,6 +416,7 @@ TARGETS = [
     kept("OPTIONS of the server", "RFC 3.2.4", get(target=b"*", method=b"OPTIONS"), 200),
     closed("no target", "probe Compliance", get().replace(b"/ping ", b"")),
     closed("an empty target", "RFC 3", get(target=b"")),
+    closed("a target too long", "RFC 3", get(target=b"/" + b"a" * 20_000), 414),
     *(
         closed(f"target {target!r}", source, get(target=target))
         for target, source in (
