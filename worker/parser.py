@@ -13,6 +13,7 @@ from diagonalflip.errors import (
     HeadersTooLarge,
     InvalidRequest,
     RequestTooLarge,
+    TargetTooLong,
     UnsupportedTransfer,
 )
 from diagonalflip.wire import MAX_BODY_BYTES
@@ -22,8 +23,16 @@ ONCE = {"content-type", "inference-header-content-length", "if-match"}
 """Headers whose repetition nobody understands; others are lists (RFC 9110, section 5.3), or
 nothing to us."""
 
-HOST = re.compile(r"(\[[^\[\]/?#@\s]+\]|[\w.~!$&'()*+,;=%-]*)(:\d*)?", re.ASCII)
+_NAME = r"(?:\[[^\[\]/?#@\s]+\]|[\w.~!$&'()*+,;=%-]+)"
+
+HOST = re.compile(rf"{_NAME}?(:\d*)?", re.ASCII)
 """A name or address, and a port (RFC 9110, section 7.2)."""
+
+TARGET = re.compile(
+    rf"(?:https?://{_NAME}(?::\d*)?(?=[/?]|\Z)|(?=/|\*\Z))([^?#]*)(?:\?[^#]*)?",
+    re.ASCII | re.IGNORECASE,
+)
+"""A path, or a URL with a host, or ``*``; no fragment (RFC 9112, section 3.2)."""
 
 BLANKS = b" \t"
 
@@ -148,7 +157,7 @@ class Parser:
             except httptools.HttpParserError as error:
                 raise InvalidRequest(f"{type(error).__name__}: {error}", "HTTP/1.1") from error
             if self._in_head and self._head_bytes > limits.MAX_HEAD_BYTES:
-                raise _long_head()
+                raise _long_head(self._url)
 
     def close(self) -> None:
         """Reads no more. llhttp refers back: both are freed now, not when cycles are collected."""
@@ -171,13 +180,13 @@ class Parser:
         """A piece of the request's target."""
         self._url += url
         if len(self._url) > limits.MAX_HEAD_BYTES:
-            raise _long_head()
+            raise _long_head(self._url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; several of one name are a list, and trailers do not count."""
         self._length += len(name) + len(value)
         if self._length + len(self._url) > limits.MAX_HEAD_BYTES:
-            raise _long_head()
+            raise _long_head(self._url)
         if self._in_head:
             key, new = lower(name), value.strip(BLANKS).decode("latin-1")
             old = self._headers.get(key)
@@ -195,7 +204,7 @@ class Parser:
         llhttp, headers = self._llhttp, self._headers
         self._method = llhttp.get_method().decode("latin-1")
         self._version = llhttp.get_http_version()
-        _check_head(self._method, self._version, headers)
+        _check_head(self._method, self._version, self._url, headers)
         if llhttp.should_upgrade():
             return
         self._path = path_of(self._url)
@@ -223,8 +232,13 @@ class Parser:
         )
         if not is_read or not self._llhttp.should_keep_alive():
             return "close"
-        # HTTP/1.0 keeps no connection of which nothing is said.
-        return "keep-alive" if self._version == "1.0" else ""
+        if self._version != "1.0":
+            return ""
+        # HTTP/1.0 keeps no connection of which nothing is said, and knows no codings.
+        ends = "transfer-encoding" in self._headers or "close" in elements(
+            self._headers.get("connection", "")
+        )
+        return "close" if ends else "keep-alive"
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -262,7 +276,8 @@ class Parser:
 
         The offer is ignored (RFC 9110, section 7.8), and the request read as if it were not there.
         """
-        lines = [b"%b %b HTTP/1.1" % (self._llhttp.get_method(), self._url)]
+        version = self._version.encode()
+        lines = [b"%b %b HTTP/%b" % (self._llhttp.get_method(), self._url, version)]
         lines += [
             f"{name}: {value}".encode("latin-1")
             for name, value in self._headers.items()
@@ -273,10 +288,12 @@ class Parser:
         return b"\r\n".join([*lines, b"", b""])
 
 
-def _check_head(method: str, version: str, headers: dict[str, str]) -> None:
-    """Raise what is wrong with a head that llhttp lets pass (RFC 9112, sections 2.3, 3.2, 6.1)."""
+def _check_head(method: str, version: str, target: bytes, headers: dict[str, str]) -> None:
+    """Raise what is wrong with a head that llhttp lets pass (RFC 9112, sections 2.3, 3.2, 6)."""
     if method == "CONNECT":
         raise InvalidRequest("method CONNECT", "another", "this server is not a proxy")
+    if target == b"*" and method != "OPTIONS":
+        raise InvalidRequest(f"target * of {method}", "a path")
     if version not in ("1.0", "1.1"):
         raise InvalidRequest(f"HTTP/{version}", "HTTP/1.1")
     host, coding = headers.get("host"), headers.get("transfer-encoding", "chunked")
@@ -284,7 +301,10 @@ def _check_head(method: str, version: str, headers: dict[str, str]) -> None:
         raise InvalidRequest("no header host", "one")
     if host is not None and not is_host(host):
         raise InvalidRequest(f"Host {host[:100]!r}", "a name or an address, and a port")
-    if coding.lower() != "chunked":
+    codings = elements(coding)
+    if codings[-1:] != ["chunked"]:  # nobody knows where the body ends
+        raise InvalidRequest(f"Transfer-Encoding {coding[:100]!r}", "chunked")
+    if len(codings) > 1:
         raise UnsupportedTransfer(f"Transfer-Encoding {coding[:100]!r}", "chunked")
 
 
@@ -305,8 +325,18 @@ def _without_ids(raw: bytes) -> tuple[bytes, dict[str, str]]:
     return (b"".join(parts[::3]), ids) if len(parts) == 1 + 3 * len(ids) else (raw, {})
 
 
-def _long_head() -> HeadersTooLarge:
-    return HeadersTooLarge("the headers are too long", f"at most {limits.MAX_HEAD_BYTES} bytes")
+def elements(value: str) -> list[str]:
+    """Return the elements of a header that is a list, in lower case (RFC 9110, section 5.6.1)."""
+    stripped = (each.strip(" \t").lower() for each in value.split(","))
+    return [each for each in stripped if each]
+
+
+def _long_head(target: bytes) -> TargetTooLong | HeadersTooLarge:
+    """Return what to answer to a head that is too long: most of it may be its target."""
+    expected = f"at most {limits.MAX_HEAD_BYTES} bytes"
+    if len(target) > limits.MAX_HEAD_BYTES >> 1:
+        return TargetTooLong("the target is too long", f"{expected} with all headers")
+    return HeadersTooLarge("the headers are too long", expected)
 
 
 def _long_body(length: str) -> RequestTooLarge:
@@ -332,8 +362,11 @@ def path_of(target: bytes) -> str:
     """The path of a request's target in any of its forms (RFC 9112, section 3.2), decoded.
 
     Without its query, and without a slash at its end, which TorchServe's port ignores as well.
+
+    Raises:
+        InvalidRequest: It has none of these forms.
     """
-    path = target.partition(b"?")[0].decode("latin-1")
-    if path.lower().startswith(("http://", "https://")):
-        path = "/" + path.partition("://")[2].partition("/")[2]
-    return unquote(path).rstrip("/") or "/"
+    parts = TARGET.fullmatch(target.decode("latin-1"))
+    if parts is None:
+        raise InvalidRequest(f"target {text(target[:100])!r}", "a path, or a URL with a host")
+    return unquote(parts[1]).rstrip("/") or "/"

@@ -519,7 +519,7 @@ def test_a_path_may_be_written_in_every_way(port: Port, target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["/", "*", "http://a", "/predictions", f"{PATH}x", f"/{PATH[1:]}%2F1.0%00"]
+    "target", ["/", "http://a", "/predictions", f"{PATH}x", f"/{PATH[1:]}%2F1.0%00"]
 )
 def test_other_paths_are_served_nowhere(port: Port, target: str) -> None:
     response, body = port.ask(post(b"a").replace(PATH.encode(), target.encode()))[0]
@@ -620,7 +620,7 @@ def test_a_health_check_gets_no_answer_where_clients_get_none(port: Port) -> Non
         ),
         (POST.encode() + b"a: " + b"b" * 17000 + b"\r\n\r\n", 431, "headers_too_large"),
         (POST.encode() + b"a: " + b"b" * 400_000, 431, "headers_too_large"),
-        (b"GET /" + b"a" * 17000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431, "headers_too_large"),
+        (b"GET /" + b"a" * 17000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "target_too_long"),
         (POST.encode() + b"Content-Length: 33554433\r\n\r\n", 413, "request_too_large"),
         (POST.encode() + b"Content-Length: 9999999999999999999\r\n\r\n", 413, "request_too_large"),
     ],
