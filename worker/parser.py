@@ -366,7 +366,8 @@ def path_of(target: bytes) -> str:
     Raises:
         InvalidRequest: It has none of these forms.
     """
-    parts = TARGET.fullmatch(target.decode("latin-1"))
+    told = target.decode("latin-1")
+    parts = TARGET.fullmatch(told)
     if parts is None:
-        raise InvalidRequest(f"target {text(target[:100])!r}", "a path, or a URL with a host")
+        raise InvalidRequest(f"target {told[:100]!r}", "a path, or a URL with a host")
     return unquote(parts[1]).rstrip("/") or "/"
