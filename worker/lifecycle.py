@@ -195,6 +195,7 @@ class Lifecycle:
 
     def _send(self, batch: list[Request]) -> None:
         for request in batch:
+            request.job = None  # which refers back: a cycle would keep the response for long
             if request.transport.lost:
                 continue
             try:

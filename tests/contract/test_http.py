@@ -61,16 +61,16 @@ class Echo:
     def weigh(self, request: Request) -> int:
         return 2 * len(request.body)
 
-    def read(self, request: Request) -> bytes:
+    def read(self, request: Request) -> SimpleNamespace:
         self.read_.append(replace(request, transport=None))  # or it would keep the connection
-        return bytes(request.body)
+        return SimpleNamespace(request=request, body=bytes(request.body))
 
-    def answer(self, jobs: Sequence[bytes]) -> list[Response]:
+    def answer(self, jobs: Sequence[SimpleNamespace]) -> list[Response]:
         self.go_on.wait(30)
         self.batches.append(len(jobs))
         if self.fails:
             raise RuntimeError("spoiled")
-        return [Response(job, "text/plain") for job in jobs]
+        return [Response(job.body, "text/plain") for job in jobs]
 
 
 class Port:
