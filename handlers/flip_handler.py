@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flip_engine import pick_device
+from flip_media import file_type
 from flip_model import Model
 from flip_read import Job
 from flip_service import Service
@@ -122,9 +123,9 @@ def understand(headers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Request
         types = {name: kind["content-type"] for name, kind in headers.items() if type(kind) is dict}
         files = [name for name in inputs if types.get(name)]
         if len(files) == len(types.keys() & inputs.keys()) == 1:
-            kind = types[files[0]]
-            body = _encoded(inputs[files[0]], kind)
-            return Request(verb, known | {"content-type": kind}, body)
+            declared = types[files[0]]
+            body = _encoded(inputs[files[0]], declared)
+            return Request(verb, known | {"content-type": file_type(declared, body)}, body)
     if "host" not in known:
         for name, value in inputs.items():
             if name != "body" and isinstance(value, bytes | bytearray):
