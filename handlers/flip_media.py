@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import PureWindowsPath
 
 from diagonalflip.errors import UnsupportedMediaType
-from diagonalflip.wire import JSON, NPY, OCTETS, PBM, PNG, SUFFIXES
+from diagonalflip.wire import FORMS, JSON, NPY, OCTETS, PBM, PNG, SUFFIXES
 
 GENERIC = ("", OCTETS)
 """What senders of files say of those that they know nothing of."""
@@ -60,7 +60,8 @@ def file_type(declared: str, content: bytes | bytearray, name: str = "") -> str:
         name: Its name; "" if it is not known.
 
     Raises:
-        UnsupportedMediaType: The suffix and the content say different things.
+        UnsupportedMediaType: Of a named file: suffix and content say different things, or say
+            what is none of ``FORMS``.
     """
     if parse_media_type(declared).name not in GENERIC:
         return declared
@@ -69,11 +70,17 @@ def file_type(declared: str, content: bytes | bytearray, name: str = "") -> str:
     found = next((kind for kind, each in BEGINNINGS.items() if each.match(beginning)), "")
     if named and found and named != found:
         raise UnsupportedMediaType(
-            f"a file {name[:60]!r} that begins as {found} does",
+            f"the file {name[:60]!r} begins as {found} does",
             f"{named}, as its name says",
-            "rename it, or name its type, with curl: -F 'data=@FILE;type=TYPE'",
+            "rename it, or name its type, with curl -F 'data=@FILE;type=TYPE'",
         )
     kind = named or found
+    if kind and name and kind not in FORMS:
+        raise UnsupportedMediaType(
+            f"the file {name[:60]!r} is {kind}",
+            " or ".join(suffix for suffix, each in SUFFIXES.items() if each in FORMS),
+            "convert it; `diagonalflip predict --input FILE` reads .npy and .jsonl, too",
+        )
     return declared or kind if kind in GENERIC else kind
 
 

@@ -143,10 +143,12 @@ def read(request: Request, version: str, model_digest: str) -> Job | None:
     _check_model(headers.get("if-match", "*"), model_digest)
     body = flip_coding.decoded(headers.get("content-encoding", ""), request.body)
     content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
-    if body and _is_form(request):
+    name = parse_media_type(content_type).name
+    if body and name == FORM and request.verb is not Verb.INFER:
         content_type, body = flip_form.file_of(content_type, body)
         headers = headers | {"content-type": content_type}
-    form = FORMS.get(parse_media_type(content_type).name, "")
+        name = parse_media_type(content_type).name
+    form = FORMS.get(name, "")
     if request.verb is Verb.EXPLAIN:
         images = flip_decode.decode(content_type, body)
         check_count(images.count, MAX_EXPLAINED_IMAGES)

@@ -59,13 +59,12 @@ def read(headers: Mapping[str, str], body: Body, *, strict: bool) -> V2Request |
         TooManyImages: As ``V2Request``.
         UnsupportedMediaType: V2 under another type than its own, or ``strict`` and another type.
     """
-    content_type = headers.get("content-type", "")
     if HEADER_LENGTH in headers:
-        _check_type(content_type, (*SPOKEN, OCTETS))
+        _check_type(headers, (*SPOKEN, OCTETS))
         return V2Request(*_split(headers[HEADER_LENGTH], body))
     if strict:
-        _check_type(content_type, SPOKEN)
-        document = _object(body, content_type)
+        _check_type(headers, SPOKEN)
+        document = _object(body, headers.get("content-type", ""))
         if "inputs" not in document:
             raise InvalidJson('JSON without the key "inputs"', REQUEST)
         return V2Request(document)
@@ -154,8 +153,8 @@ def _split(length: str, body: Body) -> tuple[dict[str, Any], Body]:
     return _object(body[: int(length)], JSON), body[int(length) :]
 
 
-def _check_type(content_type: str, spoken: Sequence[str]) -> None:
-    name = parse_media_type(content_type).name
+def _check_type(headers: Mapping[str, str], spoken: Sequence[str]) -> None:
+    name = parse_media_type(headers.get("content-type", "")).name
     if name not in spoken:
         raise UnsupportedMediaType(
             f"Content-Type {name!r} of a V2 request",

@@ -6,6 +6,7 @@ import base64
 import gzip
 import io
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_a_file_of_generic_type_is_what_its_name_and_content_say(
     """As curl and browsers send what they do not know; TorchServe tells no name."""
     name, content, *statuses = file
     status = statuses[server.is_torchserve]
-    files = {"data": (name, content, kind)}
+    files: dict[str, Any] = {"data": (name, content, kind)}
     answer = requests.post(server.url, files=files, headers={"Accept": OCTETS}, timeout=30)
     if status is not None:
         assert answer.status_code == status

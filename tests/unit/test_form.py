@@ -73,7 +73,7 @@ def named(name: str, declared: str, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("declared", GENERIC)
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [suffix for suffix, kind in SUFFIXES.items() if kind in FORMS])
 def test_what_curl_does_not_know_is_told_by_the_suffix(declared: str, suffix: str) -> None:
     kind = SUFFIXES[suffix]
     for name in (
@@ -108,15 +108,12 @@ def test_every_form_that_is_read_has_a_suffix_or_a_name_of_its_own() -> None:
 def test_where_no_suffix_tells_the_content_does(
     declared: str, name: str, content: bytes, kind: str
 ) -> None:
-    assert flip_form.file_of(TYPE, named(name, declared, content))[0] == kind
     assert file_type(declared, content) == kind
-    if kind not in DECODERS:
-        with pytest.raises(UnsupportedMediaType, match=kind):
-            read(
-                Request(Verb.PREDICT, {"content-type": TYPE}, named(name, declared, content)),
-                "",
-                "",
-            )
+    if kind in DECODERS:
+        assert flip_form.file_of(TYPE, named(name, declared, content))[0] == kind
+    else:
+        with pytest.raises(UnsupportedMediaType, match=f"is {kind}. Expected .bin or .json"):
+            flip_form.file_of(TYPE, named(name, declared, content))
 
 
 @pytest.mark.parametrize(

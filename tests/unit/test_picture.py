@@ -107,7 +107,7 @@ def chunks_of(body: bytes) -> list[bytes]:
     return found
 
 
-DAMAGED = {
+DAMAGED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "is cut short": lambda parts: parts[:-1],
     "cut short": lambda parts: [*parts[:-1], parts[-1][:-1]],
     "1 bytes after the picture": lambda parts: [*parts, b"\0"],
