@@ -34,6 +34,8 @@ JSON = "application/json"
 TEXT = "text/plain"
 PNG = "image/png"
 PBM = "image/x-portable-bitmap"
+NPY = "application/x-npy"
+JSON_LINES = "application/jsonl"
 FORM = "multipart/form-data"
 PROBLEM = "application/problem+json"
 """Errors, RFC 9457."""
@@ -49,6 +51,17 @@ FORMS = {
     V2: V2,
 }
 """Short names of the forms in which images come; V2 is the Open Inference Protocol."""
+
+SUFFIXES = {
+    ".bin": OCTETS,
+    ".json": JSON,
+    ".txt": TEXT,
+    ".png": PNG,
+    ".pbm": PBM,
+    ".npy": NPY,
+    ".jsonl": JSON_LINES,
+}
+"""Suffix of a file's name to its media type; the service reads all but the last two."""
 
 PIXELS = 4
 """Pixels, and so bits, of an image; also the floats of a prediction."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import mimetypes
-
+from flip_media import file_type
 from multipart import (
     MultipartError,
     ParserLimitReached,
@@ -11,9 +10,15 @@ from multipart import (
     parse_options_header,
 )
 
-from diagonalflip.errors import InvalidPayload
+from diagonalflip.errors import InvalidPayload, UnsupportedCoding
 
 ONE_FILE = "a form with one file and nothing else"
+
+AS_IT_IS = {
+    "Content-Encoding": ("", "identity"),
+    "Content-Transfer-Encoding": ("", "7bit", "8bit", "binary"),
+}
+"""Headers of a file that say how it is encoded, and their values for one that is not."""
 
 Body = bytes | bytearray
 
@@ -26,10 +31,12 @@ def file_of(content_type: str, body: Body) -> tuple[str, Body]:
         body: The form.
 
     Returns:
-        The file's ``Content-Type``, which its name tells where it has none, and its bytes.
+        The file's media type, as ``file_type`` tells it, and its bytes.
 
     Raises:
         InvalidPayload: No whole form, or not exactly one file in it.
+        UnsupportedCoding: The file is encoded, within the form.
+        UnsupportedMediaType: As ``file_type``.
     """
     _, options = parse_options_header(content_type)
     try:
@@ -47,5 +54,14 @@ def file_of(content_type: str, body: Body) -> tuple[str, Body]:
         raise InvalidPayload(
             "a form with a field that is no file", ONE_FILE, "with curl, -F data=@FILE"
         )
-    named = mimetypes.guess_type(segment.filename)[0]
-    return segment.header("Content-Type") or named or "", b"".join(data)
+    for name, plain in AS_IT_IS.items():
+        coding = segment.header(name, "")
+        if coding.lower() not in plain:
+            raise UnsupportedCoding(
+                f"{name} {coding[:60]!r} of the file in a form",
+                "a file that is not encoded",
+                "compress the whole form instead, with Content-Encoding in the request's headers",
+            )
+    content = b"".join(data)
+    declared = segment.header("Content-Type", "")
+    return file_type(declared, content, segment.filename), content

@@ -13,14 +13,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flip_engine import pick_device
-from flip_model import Model
-from flip_read import Job
-from flip_service import Service
+try:
+    from flip_engine import pick_device
+    from flip_media import file_type
+    from flip_model import Model
+    from flip_read import Job
+    from flip_service import Service
+    from flip_v2 import HEADER_LENGTH
 
-from diagonalflip.errors import TooManyImages
-from diagonalflip.message import Request, Response, Verb
-from diagonalflip.wire import FORM, JSON
+    from diagonalflip.errors import TooManyImages
+    from diagonalflip.message import Request, Response, Verb
+    from diagonalflip.wire import FORM, JSON
+except ImportError as error:
+    # TorchServe would hide this one behind its search for a module ts.torch_handler.flip_handler
+    # (pytorch/serve#1010).
+    lines = Path(__file__).with_name("requirements.txt").read_text("utf-8").splitlines()
+    needed = " ".join(line.partition("#")[0].strip() for line in lines).split()
+    raise RuntimeError(
+        f"The archive cannot be loaded: {error}. It needs packages that TorchServe does not bring. "
+        f"Install them into TorchServe's environment: pip install {' '.join(needed)}"
+    ) from None
 
 MAX_RESPONSE_BYTES = 6_500_000
 """TorchServe's default ``max_response_size`` is 6,553,500; a longer answer ends the worker."""
@@ -122,14 +134,19 @@ def understand(headers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Request
         types = {name: kind["content-type"] for name, kind in headers.items() if type(kind) is dict}
         files = [name for name in inputs if types.get(name)]
         if len(files) == len(types.keys() & inputs.keys()) == 1:
-            kind = types[files[0]]
-            body = _encoded(inputs[files[0]], kind)
-            return Request(verb, known | {"content-type": kind}, body)
+            declared = types[files[0]]
+            body = _encoded(inputs[files[0]], declared)
+            return Request(verb, known | {"content-type": file_type(declared, body)}, body)
     if "host" not in known:
         for name, value in inputs.items():
             if name != "body" and isinstance(value, bytes | bytearray):
                 known.setdefault(name.lower(), bytes(value).decode("ascii", "replace"))
-    return Request(verb, known, _encoded(inputs.get("body", b""), known.get("content-type", "")))
+    body = inputs.get("body", b"")
+    encoded = _encoded(body, known.get("content-type", ""))
+    told = known.get(HEADER_LENGTH)
+    if told and encoded is not body and known.get("content-length", told) == told:
+        known[HEADER_LENGTH] = str(len(encoded))  # of V2's JSON, which is the whole body
+    return Request(verb, known, encoded)
 
 
 def _encoded(value: Any, content_type: str) -> bytes | bytearray:

@@ -1,12 +1,34 @@
-"""Media types: reading ``Content-Type`` and choosing an answer by ``Accept`` (RFC 9110)."""
+"""Media types: reading ``Content-Type``, telling a file's, choosing by ``Accept`` (RFC 9110)."""
 
 from __future__ import annotations
 
+import mimetypes
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import PureWindowsPath
 
 from diagonalflip.errors import UnsupportedMediaType
+from diagonalflip.wire import FORMS, JSON, NPY, OCTETS, PBM, PNG, SUFFIXES
+
+GENERIC = ("", OCTETS)
+"""What senders of files say of those that they know nothing of."""
+
+BEGINNINGS = {
+    PNG: re.compile(rb"\x89PNG\r\n\x1a\n"),
+    PBM: re.compile(rb"P[14]\s+(?:#[^\n]*\n\s*)*[0-9]+\s"),
+    JSON: re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"[^"]*"\s*:'),
+    NPY: re.compile(rb"\x93NUMPY"),
+    "image/gif": re.compile(rb"GIF8[79]a"),
+    "image/jpeg": re.compile(rb"\xff\xd8\xff(?:\xe0..JFIF|\xe1..Exif)\0", re.DOTALL),
+    "application/zip": re.compile(rb"PK\x03\x04[\x0a\x14\x2d]\0"),
+    "application/gzip": re.compile(rb"\x1f\x8b\x08[\0-\x1f].{4}[\0\2\4][\0-\x0d\xff]", re.DOTALL),
+}
+"""How files begin, by media type; each is too long for packed images to begin so by chance."""
+
+MOST_BEGINNING = 1 << 12
+"""Bytes in which a beginning must be complete: a PBM's may have comments."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +48,47 @@ def parse_media_type(value: str) -> MediaType:
         key, _, text = part.partition("=")
         parameters[key.strip().lower()] = text.strip().strip('"')
     return MediaType(name.strip().lower(), parameters)
+
+
+def file_type(declared: str, content: bytes | bytearray, name: str = "") -> str:
+    """The media type of a file in a form.
+
+    Args:
+        declared: Its ``Content-Type``. It wins unless it is generic, as curl's and browsers' is
+            for suffixes that they do not know.
+        content: The file.
+        name: Its name; "" if it is not known.
+
+    Raises:
+        UnsupportedMediaType: Of a named file: suffix and content say different things, or say
+            what is none of ``FORMS``.
+    """
+    if parse_media_type(declared).name not in GENERIC:
+        return declared
+    named = _named(PureWindowsPath(name.strip()).suffix.lower())
+    beginning = content[:MOST_BEGINNING]
+    found = next((kind for kind, each in BEGINNINGS.items() if each.match(beginning)), "")
+    if named and found and named != found:
+        raise UnsupportedMediaType(
+            f"the file {name[:60]!r} begins as {found} does",
+            f"{named}, as its name says",
+            "rename it, or name its type, with curl -F 'data=@FILE;type=TYPE'",
+        )
+    kind = named or found
+    if kind and name and kind not in FORMS:
+        raise UnsupportedMediaType(
+            f"the file {name[:60]!r} is {kind}",
+            " or ".join(suffix for suffix, each in SUFFIXES.items() if each in FORMS),
+            "convert it; `diagonalflip predict --input FILE` reads .npy and .jsonl, too",
+        )
+    return declared or kind if kind in GENERIC else kind
+
+
+@lru_cache(maxsize=256)
+def _named(suffix: str) -> str:
+    """The media type that a file's suffix names, on every host the same; "" if none is known."""
+    kind, coding = mimetypes.MimeTypes().guess_type(f"a{suffix}")
+    return f"application/{coding}" if coding else SUFFIXES.get(suffix) or kind or ""
 
 
 @lru_cache(maxsize=256)

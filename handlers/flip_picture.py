@@ -40,9 +40,10 @@ BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowErro
 
 def decode_png(_media_type: MediaType, body: Body) -> Images:
     """A PNG of bit depth 1, or 8 with nothing but black and white; white, or sample 1, is 1."""
-    if body[:8] == SIGNATURE and body[12:16] != b"IHDR":  # whose size ``count_of`` takes
+    is_png = body[:8] == SIGNATURE
+    if is_png and body[12:16] != b"IHDR":  # whose size ``count_of`` takes
         raise InvalidPicture("the picture does not begin with its size", PICTURE)
-    chunks = _critical_chunks(body)
+    chunks = _critical_chunks(body) if is_png else [body[8:]]  # ``_open`` says what is wrong
     plain = body[:8] + b"".join(chunks)
     sheet = _open(plain, "PNG")
     data = [chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT"]
@@ -104,18 +105,31 @@ def _critical_chunks(body: Body) -> list[Body]:
     """The chunks of a PNG that make its pixels: others, such as long texts, are not looked at.
 
     Raises:
-        InvalidPicture: There are too many.
+        InvalidPicture: There are too many, a checksum is wrong, the last one is cut short or is
+            not the file's end, or others are among those with data (PNG, section 5.6).
     """
     chunks: list[Body] = []
-    at = 8
-    for _ in range(MAX_CHUNKS):
-        if at >= len(body):
-            return chunks
-        length = int.from_bytes(body[at : at + 4], "big")
-        if body[at + 4 : at + 5].isupper():  # PNG, section 5.4
-            chunks.append(body[at : at + 12 + length])
-        at += 12 + length
-    raise InvalidPicture(f"more than {MAX_CHUNKS} chunks", PICTURE)
+    seen: list[bytes] = []
+    view, at = memoryview(body), 8
+    while seen[-1:] != [b"IEND"]:
+        if len(seen) == MAX_CHUNKS:
+            raise InvalidPicture(f"more than {MAX_CHUNKS} chunks", PICTURE)
+        end = at + 12 + int.from_bytes(view[at : at + 4], "big")
+        if end > len(body):
+            raise InvalidPicture("the picture is cut short", PICTURE, "send the whole file")
+        name = bytes(view[at + 4 : at + 8])
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            got = f"a wrong checksum in the chunk at byte {at}"
+            raise InvalidPicture(got, PICTURE, "send another copy: this file is damaged")
+        if name == b"IDAT" != seen[-1] and name in seen:
+            raise InvalidPicture("the picture's data are not in one piece", PICTURE)
+        if name[:1].isupper():  # PNG, section 5.4
+            chunks.append(body[at:end])
+        seen.append(name)
+        at = end
+    if at < len(body):
+        raise InvalidPicture(f"{len(body) - at} bytes after the picture", PICTURE)
+    return chunks
 
 
 def _is_whole(body: Body, data: list[Body], height: int, width: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,14 +80,16 @@ class Job:
 def unwrap(request: Request) -> None:
     """Take a body out of its compression, if it is small without that, and out of its form.
 
+    V2 has no forms: their type is an error, which ``read`` raises.
+
     Raises:
         DiagonalFlipError: It is broken, or large. Then it stays as it is.
     """
     headers, told = request.headers, {}
     body = flip_coding.decoded(headers.get("content-encoding", ""), request.body, UNWRAPPED_BYTES)
-    if _is_form(headers) and body:
+    if _is_form(request) and body:
         told["content-type"], body = flip_form.file_of(headers["content-type"], body)
-        if _is_form(told):
+        if parse_media_type(told["content-type"]).name == FORM:
             return  # which is no form of images
     kept = {name: value for name, value in headers.items() if name != "content-encoding"}
     request.headers, request.body = kept | told, body
@@ -100,7 +102,7 @@ def weigh(request: Request) -> int:
     the size in its head, of gzip the length at its end.
     """
     headers = request.headers
-    is_form = headers.get("content-type") != OCTETS and _is_form(headers)
+    is_form = headers.get("content-type") != OCTETS and _is_form(request)
     if is_form or "content-encoding" in headers:
         try:
             unwrap(request)
@@ -121,8 +123,9 @@ def weigh(request: Request) -> int:
     return min(count, MAX_IMAGES)
 
 
-def _is_form(headers: Mapping[str, str]) -> bool:
-    return parse_media_type(headers.get("content-type", "")).name == FORM
+def _is_form(request: Request) -> bool:
+    name = parse_media_type(request.headers.get("content-type", "")).name
+    return name == FORM and request.verb is not Verb.INFER
 
 
 def read(request: Request, version: str, model_digest: str) -> Job | None:
@@ -144,8 +147,9 @@ def read(request: Request, version: str, model_digest: str) -> Job | None:
         body = flip_coding.decoded(headers["content-encoding"], body)
     content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
     name = parse_media_type(content_type).name
-    if body and name == FORM:
+    if body and name == FORM and request.verb is not Verb.INFER:
         content_type, body = flip_form.file_of(content_type, body)
+        headers = headers | {"content-type": content_type}
         name = parse_media_type(content_type).name
     form = FORMS.get(name, "")
     if request.verb is Verb.EXPLAIN:

@@ -6,9 +6,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from reprlib import repr as brief  # short at any depth
 from typing import Any
 
@@ -18,11 +16,11 @@ import orjson
 from flip_encode import dump
 from flip_json import BYTE_ORDER_MARK, check_values
 from flip_media import parse_media_type
+from flip_tensor import TENSORS, parameters_of, values_of
 
-from diagonalflip.errors import InvalidJson, InvalidTensor, TooManyImages
+from diagonalflip.errors import InvalidJson, InvalidTensor, TooManyImages, UnsupportedMediaType
 from diagonalflip.wire import (
     JSON,
-    MAX_IMAGES,
     MAX_TEXT_IMAGES,
     MODEL,
     NIBBLE_BITS,
@@ -36,12 +34,10 @@ from diagonalflip.wire import (
 HEADER_LENGTH = "inference-header-content-length"
 Body = bytes | bytearray
 
-PIXEL_TYPES: dict[str, np.dtype[Any]] = {
-    "FP32": np.dtype("<f4"),
-    "UINT8": np.dtype("u1"),
-    "BOOL": np.dtype("u1"),
-}
-TENSORS = "one input, pixels FP32, UINT8 or BOOL [n, 4] or packed UINT8 [bytes]"
+SPOKEN = ("", JSON)
+"""Types of V2's bodies; with binary tensors also ``OCTETS``. Triton's client names none."""
+
+REQUEST = 'a V2 inference request, JSON with "inputs"'
 
 
 def recognises(headers: Mapping[str, str], body: Body) -> bool:
@@ -61,14 +57,19 @@ def read(headers: Mapping[str, str], body: Body, *, strict: bool) -> V2Request |
         InvalidJson: The JSON before binary tensors is none, or ``strict`` and no V2 request.
         InvalidPayload: As ``V2Request``.
         TooManyImages: As ``V2Request``.
+        UnsupportedMediaType: V2 under another type than its own, or ``strict`` and another type.
     """
     if HEADER_LENGTH in headers:
+        _check_type(headers, (*SPOKEN, OCTETS))
         return V2Request(*_split(headers[HEADER_LENGTH], body))
-    document = _inputs_document(headers, body)
-    if document is None and strict:
-        check_values(body)
-        raise InvalidJson("the body is no V2 request", 'a V2 inference request, JSON with "inputs"')
-    return None if document is None else V2Request(document)
+    if strict:
+        _check_type(headers, SPOKEN)
+        document = _object(body, headers.get("content-type", ""))
+        if "inputs" not in document:
+            raise InvalidJson('JSON without the key "inputs"', REQUEST)
+        return V2Request(document)
+    found = _inputs_document(headers, body)
+    return None if found is None else V2Request(found)
 
 
 class V2Request:
@@ -96,9 +97,9 @@ class V2Request:
             raise InvalidTensor("other inputs", TENSORS)
         self._binary_answer = _wants_binary(document)
         tensor = inputs[0]
-        values = _values(tensor, binary)
+        values = values_of(tensor, binary)
         if tensor["name"] == "packed":
-            padding = _parameters(tensor).get("padding", 0)
+            padding = parameters_of(tensor).get("padding", 0)
             if padding not in (0, NIBBLE_BITS):
                 raise InvalidTensor(f"padding {brief(padding)}", "padding 0 or 4")
             self.images = from_packed(values.astype(np.uint8).tobytes(), int(padding))
@@ -149,26 +150,41 @@ def _split(length: str, body: Body) -> tuple[dict[str, Any], Body]:
         raise InvalidTensor(
             f"Inference-Header-Content-Length {length[:20]!r}", f"0 to {len(body)}, a body's part"
         )
-    head = body[: int(length)]
-    check_values(head)
+    return _object(body[: int(length)], JSON), body[int(length) :]
+
+
+def _check_type(headers: Mapping[str, str], spoken: Sequence[str]) -> None:
+    name = parse_media_type(headers.get("content-type", "")).name
+    if name not in spoken:
+        raise UnsupportedMediaType(
+            f"Content-Type {name!r} of a V2 request",
+            f"{JSON}, or {OCTETS} with the header Inference-Header-Content-Length",
+            f"with curl, add -H 'Content-Type: {JSON}'",
+        )
+
+
+def _object(body: Body, content_type: str) -> dict[str, Any]:
+    """The JSON object that a body is.
+
+    Raises:
+        InvalidJson: It is none. The error says where it breaks, and whether no type was named.
+        TooManyImages: As ``check_values``.
+    """
+    check_values(body)
     try:
-        document = orjson.loads(head)
+        document = orjson.loads(body.removeprefix(BYTE_ORDER_MARK))
     except orjson.JSONDecodeError as error:
-        raise InvalidJson(str(error), "a V2 inference request") from error
+        untold = "" if content_type else "no Content-Type, and the body is no JSON: "
+        raise InvalidJson(f"{untold}{error}", REQUEST) from error
     if not isinstance(document, dict):
-        raise InvalidJson(f"a JSON {type(document).__name__}", "a V2 inference request")
-    return document, body[int(length) :]
-
-
-def _parameters(part: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = part.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise InvalidTensor(f"parameters {brief(parameters)}"[:80], "an object")
-    return parameters
+        raise InvalidJson(f"a JSON {type(document).__name__}", REQUEST)
+    return document
 
 
 def _wants_binary(document: dict[str, Any]) -> bool:
-    outputs = document.get("outputs") or [{"name": "prediction"}]
+    outputs = document.get("outputs")
+    if outputs is None or outputs == []:
+        outputs = [{"name": "prediction"}]
     if (
         not isinstance(outputs, list)
         or len(outputs) != 1
@@ -176,72 +192,5 @@ def _wants_binary(document: dict[str, Any]) -> bool:
         or outputs[0].get("name") != "prediction"
     ):
         raise InvalidTensor("other outputs", 'the output "prediction", or none named')
-    default = _parameters(document).get("binary_data_output", False)
-    return bool(_parameters(outputs[0]).get("binary_data", default))
-
-
-def _values(tensor: dict[str, Any], binary: Body) -> npt.NDArray[Any]:
-    """The tensor's values, flat; for ``pixels`` all of them are 0 or 1."""
-    name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
-    pixels = name == "pixels"
-    dtype = (PIXEL_TYPES if pixels else {"UINT8": np.dtype("u1")}).get(
-        datatype if isinstance(datatype, str) else ""
-    )
-    if name not in ("pixels", "packed") or dtype is None:
-        raise InvalidTensor(f"input {brief(name)} of {brief(datatype)}"[:80], TENSORS)
-    if (
-        not isinstance(shape, list)
-        or any(type(size) is not int or size < 0 for size in shape)
-        or len(shape) != (2 if pixels else 1)
-        or (pixels and shape[1] != PIXELS)
-    ):
-        raise InvalidTensor(f"{name} of shape {brief(shape)}"[:80], TENSORS)
-    size = math.prod(shape)
-    most = MAX_IMAGES if binary else MAX_TEXT_IMAGES
-    check_count(size // PIXELS if pixels else 2 * size - 1, most)
-    values = _read_binary(tensor, binary, dtype) if binary else _read_json(tensor)
-    if values.size != size:
-        raise InvalidTensor(f"{values.size} values", f"{size}, as the shape says")
-    if not pixels and ((values < 0) | (values > 255)).any():
-        raise InvalidTensor("a byte out of range", "UINT8, 0 to 255")
-    if pixels and not ((values == 0) | (values == 1)).all():
-        wrong = values[(values != 0) & (values != 1)][0]
-        raise InvalidTensor(f"pixel {wrong}", "every pixel 0 or 1")
-    return values
-
-
-def _read_binary(tensor: dict[str, Any], binary: Body, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    size = _parameters(tensor).get("binary_data_size")
-    if size != len(binary) or len(binary) % dtype.itemsize:
-        raise InvalidTensor(
-            f"{len(binary)} binary bytes", f"binary_data_size, which is {brief(size)}"
-        )
-    return np.frombuffer(binary, dtype=dtype)
-
-
-def _read_json(tensor: dict[str, Any]) -> npt.NDArray[Any]:
-    data = tensor.get("data")
-    if _holds_text(data):  # NumPy would make all values as long as the longest
-        raise InvalidTensor("data that are not numbers", "numbers or booleans")
-    try:
-        values = np.array(data)
-    except ValueError as error:
-        raise InvalidTensor("ragged data", "a flat list, or lists of the shape") from error
-    if values.dtype.kind not in "biuf" and values.size:
-        raise InvalidTensor("data that are not numbers", "numbers or booleans")
-    if values.dtype.kind == "f" and not (values == np.rint(values)).all():
-        raise InvalidTensor("a fraction", "whole numbers")
-    return values.reshape(-1)
-
-
-def _holds_text(data: object) -> bool:
-    """Return whether a text is among the values, in lists of any depth."""
-    level = data if isinstance(data, list) else []
-    while level:
-        kinds = set(map(type, level))
-        if str in kinds:
-            return True
-        if list not in kinds:
-            return False
-        level = list(chain.from_iterable(part for part in level if type(part) is list))
-    return False
+    default = parameters_of(document).get("binary_data_output", False)
+    return bool(parameters_of(outputs[0]).get("binary_data", default))

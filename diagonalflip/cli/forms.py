@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from diagonalflip.cli.exits import UsageError
-from diagonalflip.wire import PBM, PNG
+from diagonalflip.wire import JSON_LINES, NPY, OCTETS, PBM, PNG, SUFFIXES
 
 
 class InputForm(StrEnum):
@@ -30,12 +30,15 @@ class OutputForm(StrEnum):
 
 PICTURES = {InputForm.PNG: PNG, InputForm.PBM: PBM}
 
+MEDIA_TYPES = {
+    OCTETS: InputForm.PACKED,
+    NPY: InputForm.NPY,
+    JSON_LINES: InputForm.JSONL,
+    PNG: InputForm.PNG,
+    PBM: InputForm.PBM,
+}
 INPUT_SUFFIXES = {
-    ".bin": InputForm.PACKED,
-    ".npy": InputForm.NPY,
-    ".jsonl": InputForm.JSONL,
-    ".png": InputForm.PNG,
-    ".pbm": InputForm.PBM,
+    suffix: MEDIA_TYPES[kind] for suffix, kind in SUFFIXES.items() if kind in MEDIA_TYPES
 }
 OUTPUT_SUFFIXES = {
     ".bin": OutputForm.FLOAT32,

@@ -76,14 +76,16 @@ def missing(archive: Path) -> str:
 
 
 def start(
-    archive: Path, cwd: Path, end: socket.socket, decode: str | None = "false"
+    archive: Path, cwd: Path, end: socket.socket, decode: str | None = "false", less: str = ""
 ) -> subprocess.Popen[str]:
+    """Start a worker, without the modules ``less`` beside those that nobody brings."""
     variables = os.environ | {"PYTHONPATH": str(archive), "TS_DECODE_INPUT_REQUEST": decode or ""}
     if decode is None:
         del variables["TS_DECODE_INPUT_REQUEST"]
+    absent = missing(archive)
     with (cwd / "stderr").open("w") as errors:
         return subprocess.Popen(
-            [sys.executable, str(WORKER), str(archive), str(end.fileno()), missing(archive)],
+            [sys.executable, str(WORKER), str(archive), str(end.fileno()), f"{absent},{less}"],
             cwd=cwd,
             env=variables,
             pass_fds=[end.fileno()],
@@ -233,3 +235,16 @@ def test_a_spoiled_archive_does_not_load(
     assert worker.returncode != 0
     assert error in (tmp_path / "stderr").read_text()
     assert "loaded {" not in output
+
+
+@pytest.mark.parametrize("module", ["multipart", "onnxruntime", "orjson", "PIL"])
+def test_a_package_that_is_not_installed_is_named_with_what_to_do(
+    unpacked_archive: Path, tmp_path: Path, module: str
+) -> None:
+    ours, its = socket.socketpair()
+    with ours, its, start(unpacked_archive, tmp_path, its, less=module) as worker:
+        worker.communicate()
+    *_, line = (tmp_path / "stderr").read_text().splitlines()
+    assert f"RuntimeError: The archive cannot be loaded: No module named '{module}'" in line
+    installs = line.partition("pip install ")[2].split()
+    assert installs == ["multipart", "numpy", "onnxruntime", "orjson", "pillow", "pyyaml"]

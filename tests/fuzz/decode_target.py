@@ -80,6 +80,7 @@ PLAIN = (
     (0, None, b""),
     (0, FORM_TYPE, FORM_HEAD % (b"a.png", b"") + png(1, 0) + b"\r\n--b--\r\n"),
     (0, FORM_TYPE, FORM_HEAD % (b"a", b"Content-Type: text/plain\r\n") + b"b6\r\n--b--\r\n"),
+    (0, FORM_TYPE, FORM_HEAD % (b"a.json", b"") + b'{"images": [11]}\r\n--b--\r\n'),
     (WRAP, JSON, b'{"images": [11]}'),
     (WRAP, ODD, b"\xb6\xc0"),
     (0, JSON, b'{"inputs": [%b]}' % TENSOR % (b"FP32", DATA)),

@@ -34,7 +34,7 @@ TARGETS = ("decoders", "connections")
 GUIDED = importlib.util.find_spec("atheris") is not None
 INSTRUMENTED = [
     *("flip_coding", "flip_decode", "flip_encode", "flip_form", "flip_json", "flip_media"),
-    *("flip_picture", "flip_read", "flip_v2", "diagonalflip", "multipart", "worker"),
+    *("flip_picture", "flip_read", "flip_tensor", "flip_v2", "diagonalflip", "multipart", "worker"),
     *("PIL.ImageFile", "PIL.PngImagePlugin", "PIL.PpmImagePlugin"),
 ]
 FLOOR_BYTES = 1 << 10

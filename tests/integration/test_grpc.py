@@ -1,9 +1,13 @@
-"""TorchServe's gRPC: the same bodies as over HTTP, through stubs generated from a .proto."""
+"""TorchServe's gRPC: the same bodies as over HTTP, through the stubs that the docs make."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,34 +18,48 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
-from grpc_tools import protoc
 
 from diagonalflip.wire import pack
+from tests.conftest import ROOT
 from tests.integration.conftest import TORCHSERVE_BYTES, Oracle, Server
 
-HERE = Path(__file__).parent
 PACKED = b"application/octet-stream"
 TOLERANCE = 1e-6
 
 Predict = Callable[..., bytes]
 
 
+def block(page: str, language: str) -> str:
+    """The one block of a language in the section on gRPC of a page."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    section = text.partition("\n## gRPC\n")[2].partition("\n## ")[0]
+    [found] = re.findall(rf"^```{language}\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
+    return str(found)
+
+
 @pytest.fixture(scope="module")
-def stubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
-    """The modules that protoc writes for ``inference.proto``: messages, and services."""
+def stubs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands of the docs have written the stubs."""
     folder = tmp_path_factory.mktemp("stubs")
-    arguments = [f"-I{HERE}", f"--python_out={folder}", f"--grpc_python_out={folder}"]
-    # protoc's own .proto files, for google/protobuf/empty.proto; as python -m does it.
-    wellknown = Path(protoc.__file__).parent / "_proto"
-    assert protoc.main(["protoc", *arguments, f"-I{wellknown}", "inference.proto"]) == 0
-    sys.path.insert(0, str(folder))
+    install, commands = block("torchserve.md", "sh").split("\n", 1)
+    assert install.startswith("pip install ")
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    bash = ["bash", "-euxo", "pipefail", "-c", commands]
+    subprocess.run(bash, cwd=folder, env=os.environ | path, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stubs(stubs_folder: Path) -> Iterator[tuple[Any, Any]]:
+    """The modules for ``inference.proto``: messages, and services."""
+    sys.path.insert(0, str(stubs_folder))
     try:
         yield (
             importlib.import_module("inference_pb2"),
             importlib.import_module("inference_pb2_grpc"),
         )
     finally:
-        sys.path.remove(str(folder))
+        sys.path.remove(str(stubs_folder))
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +140,19 @@ def test_another_model_is_grpcs_own_error(predict: Predict) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         predict(b"\xb6", model="other", content_type=PACKED)
     assert raised.value.code() == grpc.StatusCode.INTERNAL
+
+
+def test_the_program_in_the_docs_predicts(
+    running: Server, stubs_folder: Path, oracle: Oracle
+) -> None:
+    program = block("wire-format.md", "python")
+    assert "127.0.0.1:7070" in program
+    command = [sys.executable, "-c", program.replace(":7070", f":{running.grpc_port}")]
+    printed = subprocess.run(
+        command, cwd=stubs_folder, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    rows = np.array([ast.literal_eval(line) for line in printed.splitlines()], np.float32)
+    assert_close(rows, oracle([11, 6, 12]))
 
 
 def test_concurrent_calls_never_get_each_others_answers(predict: Predict, oracle: Oracle) -> None:

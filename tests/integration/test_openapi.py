@@ -96,7 +96,7 @@ CASES: dict[tuple[str, str], Request] = {
     ("infer", "400"): Request(b'{"inputs": []}', None),
     ("infer", "412"): Request(PIXELS, JSON, OTHER_MODEL),
     ("infer", "413"): Request(TWO_MANY, JSON),
-    ("infer", "415"): Request(PIXELS, JSON, {"Content-Encoding": "br"}),
+    ("infer", "415"): Request(PIXELS, "text/xml"),
     ("ping", "200"): Request(),
     ("modelMetadata", "200"): NOTHING,
     ("modelConfig", "200"): NOTHING,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,10 +39,18 @@ EXPLAIN = "/explanations/diagonal_flip"
 PIXELS = (
     b'{"id": "7", "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1, 4], "data": %s}]}'
 )
+LENGTH = "Inference-Header-Content-Length"
 HEAD = b'{"inputs": [{"name": "packed", "datatype": "UINT8", "shape": [1], "parameters": '
 HEAD += b'{"binary_data_size": 1}}]}'
-FORM = b'--b\r\nContent-Disposition: form-data; name="data"; filename="a"\r\n'
-FORM += b"Content-Type: application/octet-stream\r\n\r\n\xb6\r\n--b--\r\n"
+FORM = "multipart/form-data; boundary=b"
+WORDS = b'{"images": [11, "0110"]}'
+
+
+def part(content: bytes, kind: str, name: str = "a", more: str = "") -> bytes:
+    """Return a form with one file."""
+    head = f'--b\r\nContent-Disposition: form-data; name="data"; filename="{name}"\r\n'
+    return f"{head}Content-Type: {kind}\r\n{more}\r\n".encode() + content + b"\r\n--b--\r\n"
+
 
 Asked = tuple[str, str, bytes, dict[str, str]]
 """Path, content type, body, and further headers."""
@@ -54,13 +64,45 @@ REQUESTS: dict[str, Asked] = {
     "a list": (PATH, JSON, b"[11, 6]", {}),
     "text": (PATH, TEXT, b"b6 c", {}),
     "a picture": (PATH, PNG, picture_case(np.arange(4)).body, {}),
-    "a form": (PATH, "multipart/form-data; boundary=b", FORM, {}),
+    "JSON after a byte order mark": (PATH, JSON, b"\xef\xbb\xbf" + WORDS, {}),
+    "JSON in capitals": (PATH, "Application/JSON", WORDS, {}),
+    "JSON, compressed": (PATH, JSON, gzip.compress(WORDS), {"Content-Encoding": "gzip"}),
+    "JSON in Latin-1": (PATH, f"{JSON}; charset=iso-8859-1", WORDS, {}),
+    "text after a byte order mark": (PATH, TEXT, b"\xef\xbb\xbfb6", {}),
+    "text in UTF-8": (PATH, f"{TEXT}; charset=utf-8", b"b6\r\n", {}),
+    "text in Latin-1": (PATH, f"{TEXT}; charset=iso-8859-1", b"b6", {}),
+    "text for floats": (PATH, TEXT, b"b6 c", {"Accept": OCTETS}),
+    "text, compressed": (PATH, TEXT, zlib.compress(b"b6"), {"Content-Encoding": "deflate"}),
+    "a form": (PATH, FORM, part(b"\xb6", OCTETS), {}),
+    "a form with JSON": (PATH, FORM, part(WORDS, JSON), {}),
+    "a form with JSON of no type": (PATH, FORM, part(WORDS, OCTETS, "a.json"), {}),
+    "a form with text": (PATH, FORM, part(b"b6", TEXT), {}),
+    "a form with a PBM": (PATH, FORM, part(b"P1 2 2 1011", OCTETS, "a.pbm"), {}),
+    "a form with V2": (PATH, FORM, part(PIXELS % b"[1, 0, 1, 1]", JSON), {}),
+    "a form with an archive": (PATH, FORM, part(b"PK\3\4\x14\0\0\0", OCTETS, "a.zip"), {}),
     "V2": (INFER, JSON, PIXELS % b"[1, 0, 1, 1]", {}),
+    "V2 in floats": (INFER, JSON, PIXELS % b"[1.0, 0e0, 1E0, -0.0]", {}),
+    "V2 in booleans": (INFER, JSON, PIXELS % b"[true, false, 1, -0]", {}),
+    "V2 of no type": (INFER, "", PIXELS % b"[1, 0, 1, 1]", {}),
+    "V2 with nulls": (INFER, JSON, b'{"id": null, ' + (PIXELS % b"[1, 0, 1, 1]")[12:], {}),
+    "V2, binary answer": (
+        INFER,
+        JSON,
+        b'{"parameters": {"binary_data_output": true}, ' + (PIXELS % b"[1, 0, 1, 1]")[1:],
+        {},
+    ),
+    "V2 that tells its length": (INFER, JSON, PIXELS % b"[1,0,1,1]", {LENGTH: "100"}),
+    "V2 that tells a wrong length": (INFER, JSON, PIXELS % b"[1,0,1,1]", {LENGTH: "99"}),
+    "V2 with a fraction": (INFER, JSON, PIXELS % b"[1, 0, 1, 0.9999999999999999]", {}),
+    "V2 with a large integer": (INFER, JSON, PIXELS % b"[1, 0, 1, 18446744073709551617]", {}),
+    "V2 with NaN": (INFER, JSON, PIXELS % b"[1, 0, 1, NaN]", {}),
+    "V2 with a comma too many": (INFER, JSON, PIXELS % b"[1, 0, 1, 1,]", {}),
+    "V2 with half a character": (INFER, JSON, b'{"id": "\\ud800", ' + (PIXELS % b"1")[12:], {}),
     "V2 in binary": (
         INFER,
         OCTETS,
         HEAD + b"\xb6",
-        {"Inference-Header-Content-Length": str(len(HEAD))},
+        {LENGTH: str(len(HEAD))},
     ),
     "an explanation": (EXPLAIN, JSON, b'{"images": [11]}', {}),
     "an explanation of text": (EXPLAIN, TEXT, b"b6", {}),
@@ -70,6 +112,10 @@ REQUESTS: dict[str, Asked] = {
     "JSON of a string": (PATH, JSON, b'"b6"', {}),
     "no UTF-8": (PATH, JSON, b"\xff\xfe{}", {}),
     "a wrong image": (PATH, JSON, b'{"images": [3, 16]}', {}),
+    "a fraction": (PATH, JSON, b'{"images": [3.0]}', {}),
+    "a large integer": (PATH, JSON, b'{"images": [%b]}' % (b"9" * 400), {}),
+    "NaN": (PATH, JSON, b'{"images": [NaN]}', {}),
+    "an image twice": (PATH, JSON, b'{"images": [3], "images": [4]}', {}),
     "infinity": (PATH, JSON, b'{"images": [1e400]}', {}),
     "no hex digits": (PATH, TEXT, "ä".encode(), {}),
     "a wrong type": (PATH, "application/pdf", b"\xb6", {}),
@@ -118,18 +164,23 @@ def ask(base: str, name: str) -> requests.Response:
 
 
 def content(response: requests.Response) -> Any:
-    """Return what must be the same: of an error only its code."""
-    if "json" not in response.headers["Content-Type"]:
-        return response.content
+    """Return what must be the same, with its type: of an error only its code.
+
+    TorchServe does not tell that broken JSON came to V2's path, where errors look otherwise.
+    """
+    kind = response.headers["Content-Type"]
+    if "json" not in kind:
+        return kind, response.content
     document = response.json()
-    return document.get("code", document)
+    code = document.get("code") or document.get("error", "").partition(":")[0]
+    return code or (kind, document)
 
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_it_answers_as_the_front_door_does(stock: str, running: Server, name: str) -> None:
     got, wanted = ask(stock, name), ask(running.base, name)
     assert (got.status_code, content(got)) == (wanted.status_code, content(wanted))
-    for header in ("Content-Type", "Flip-Images", "Flip-Model-Digest", "Flip-Model-Version"):
+    for header in ("Flip-Images", "Flip-Model-Digest", "Flip-Model-Version"):
         assert got.headers.get(header) == wanted.headers.get(header)
 
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Callable
+
 import flip_form
 import pytest
+from flip_decode import DECODERS
 from flip_handler import understand
+from flip_media import file_type
+from flip_read import read, weigh
 
-from diagonalflip.errors import InvalidPayload
+from diagonalflip.errors import (
+    InvalidPayload,
+    UnsupportedCoding,
+    UnsupportedMediaType,
+)
 from diagonalflip.message import Request, Verb
+from diagonalflip.wire import FORMS, JSON, NPY, PACKED, PBM, PNG, SUFFIXES, TEXT, unpack
+from tests.unit.test_picture import plain_pbm_of, png_of, raw_pbm_of, sheet
 
 BOUNDARY = "------------------------d74496d66958873e"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -43,6 +55,158 @@ def test_without_a_type_the_files_name_tells(name: str, kind: str) -> None:
     assert flip_form.file_of(TYPE, body)[0] == kind
 
 
+SHEET = sheet(1, 2)
+CONTENTS = {
+    JSON: b' {"images": [11]}',
+    TEXT: b"b6",
+    PNG: png_of(SHEET),
+    PBM: raw_pbm_of(SHEET),
+    OCTETS: b"\xb6",
+    NPY: b"\x93NUMPY\1\0v\0{'descr': '|u1'",
+    "application/jsonl": b"11\n6\n",
+}
+GENERIC = ["", OCTETS, "Application/Octet-Stream", f"{OCTETS};padding=0"]
+
+
+def named(name: str, declared: str, content: bytes) -> bytes:
+    return form((f'form-data; name="data"; filename="{name}"', declared, content))
+
+
+@pytest.mark.parametrize("declared", GENERIC)
+@pytest.mark.parametrize("suffix", [suffix for suffix, kind in SUFFIXES.items() if kind in FORMS])
+def test_what_curl_does_not_know_is_told_by_the_suffix(declared: str, suffix: str) -> None:
+    kind = SUFFIXES[suffix]
+    for name in (
+        f"a{suffix}",
+        f"a.b{suffix.upper()}",
+        f"C:\\x y\\a{suffix}",
+        f"{suffix[1:]}{suffix}",
+    ):
+        found, _ = flip_form.file_of(TYPE, named(name, declared, CONTENTS[kind]))
+        assert found == (declared or kind if kind == OCTETS else kind)
+
+
+def test_every_form_that_is_read_has_a_suffix_or_a_name_of_its_own() -> None:
+    assert set(FORMS) - {"v2", PACKED} <= set(SUFFIXES.values())
+
+
+@pytest.mark.parametrize("declared", GENERIC)
+@pytest.mark.parametrize("name", ["a", "a.dat", ".png", "a."])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        *((CONTENTS[kind], kind) for kind in (JSON, PNG, PBM, NPY)),
+        (b'\xef\xbb\xbf{\n "inputs" : []}', JSON),
+        (plain_pbm_of(SHEET), PBM),
+        (b"P4 # by GIMP\n#\n4 2\n\xb0\x60", PBM),
+        (b"GIF89a\2\0\2\0", "image/gif"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0\1", "image/jpeg"),
+        (b"PK\3\4\x14\0\0\0", "application/zip"),
+        (gzip.compress(b"\xb6"), "application/gzip"),
+    ],
+)
+def test_where_no_suffix_tells_the_content_does(
+    declared: str, name: str, content: bytes, kind: str
+) -> None:
+    assert file_type(declared, content) == kind
+    if kind in DECODERS:
+        assert flip_form.file_of(TYPE, named(name, declared, content))[0] == kind
+    else:
+        with pytest.raises(UnsupportedMediaType, match=f"is {kind}. Expected .bin or .json"):
+            flip_form.file_of(TYPE, named(name, declared, content))
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"P4", b"P1", b"{", b"\x89PNG", b"\xff\xd8\xff", b"PK", b"GIF"]
+)
+@pytest.mark.parametrize("name", ["a", "a.dat", "a.bin", "a.o"])
+def test_packed_images_may_begin_in_any_way(name: str, beginning: bytes) -> None:
+    content = beginning + b"\xb6" * 40
+    assert flip_form.file_of(TYPE, named(name, OCTETS, content)) == (OCTETS, content)
+
+
+@pytest.mark.parametrize("content", CONTENTS.values())
+def test_without_a_form_nobody_looks_at_the_content(content: bytes) -> None:
+    job = read(Request(Verb.PREDICT, {"content-type": OCTETS}, content), "", "")
+    assert job is not None
+    assert job.images.packed == content
+
+
+@pytest.mark.parametrize("declared", GENERIC)
+@pytest.mark.parametrize(
+    "suffix",
+    ["jpg", "gif", "zip", "csv", "npy", "jsonl", "tgz", "json.gz", "pgm", "html", "pdf", "PDF"],
+)
+def test_a_known_suffix_of_what_is_not_read_is_refused(suffix: str, declared: str) -> None:
+    body = named(f"a.{suffix}", declared, b"\xb6" * 99)
+    request = Request(Verb.PREDICT, {"content-type": TYPE}, body)
+    weigh(request)
+    with pytest.raises(UnsupportedMediaType):
+        read(request, "", "")
+
+
+@pytest.mark.parametrize("declared", GENERIC)
+@pytest.mark.parametrize("content", [JSON, PNG, PBM, NPY])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_suffix_that_contradicts_the_content_is_refused(
+    declared: str, content: str, suffix: str
+) -> None:
+    body = named(f"a{suffix}", declared, CONTENTS[content])
+    if SUFFIXES[suffix] == content:
+        return
+    with pytest.raises(UnsupportedMediaType, match=f"begins as {content} does"):
+        flip_form.file_of(TYPE, body)
+
+
+@pytest.mark.parametrize("declared", [JSON, TEXT, PNG, PBM, PACKED, f"{TEXT}; charset=utf-8"])
+def test_a_type_that_says_something_wins(declared: str) -> None:
+    for name, content in (("a.json", b"b6"), ("a.jpg", CONTENTS[PNG]), ("a.bin", CONTENTS[JSON])):
+        assert flip_form.file_of(TYPE, named(name, declared, content))[0] == declared
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "content"),
+    [
+        ("Content-Encoding", "gzip", gzip.compress(b"\xb6")),
+        ("content-encoding", "BR", b"\xb6"),
+        ("Content-Transfer-Encoding", "base64", b"tg=="),
+        ("Content-Transfer-Encoding", "Quoted-Printable", b"=B6"),
+        ("Content-Transfer-Encoding", "x-own", b"\xb6"),
+    ],
+)
+@pytest.mark.parametrize("whole", [lambda body: body, gzip.compress])
+def test_a_file_that_is_encoded_within_the_form_is_refused(
+    header: str, value: str, content: bytes, whole: Callable[[bytes], bytes]
+) -> None:
+    body = whole(form((f"{FILE}\r\n{header}: {value}", OCTETS, content)))
+    headers = {"content-type": TYPE} | ({} if body[:2] == b"--" else {"content-encoding": "gzip"})
+    request = Request(Verb.PREDICT, headers, body)
+    assert weigh(request) == 1
+    with pytest.raises(UnsupportedCoding, match=value):
+        read(request, "", "")
+
+
+@pytest.mark.parametrize("value", ["identity", "7bit", "8BIT", "binary"])
+def test_a_file_that_is_said_not_to_be_encoded_is_taken(value: str) -> None:
+    header = "Content-Encoding" if value == "identity" else "Content-Transfer-Encoding"
+    body = form((f"{FILE}\r\n{header}: {value}", OCTETS, b"\xb6"))
+    assert flip_form.file_of(TYPE, body) == (OCTETS, b"\xb6")
+
+
+def test_a_large_form_in_a_compression_is_read_as_a_small_one() -> None:
+    content = (
+        b'{"inputs": [%b{"name": "packed", "datatype": "UINT8", "shape": [1], "data": [182]}]}'
+    )
+    for blanks in (0, 1 << 19):
+        body = named("a.json", OCTETS, content % (b" " * blanks))
+        headers = {"content-type": TYPE, "content-encoding": "gzip"}
+        request = Request(Verb.PREDICT, headers, gzip.compress(body))
+        weigh(request)
+        job = read(request, "1.0", "")
+        assert job is not None
+        assert (job.form, unpack(job.images).tolist()) == ("v2", [11, 6])
+
+
 @pytest.mark.parametrize(
     ("content_type", "body", "message"),
     [
@@ -69,6 +233,8 @@ def test_behind_torchserve_the_one_part_with_a_type_is_the_body() -> None:
     headers = {"Content-Type": TYPE, "Host": "a", "data": {"content-type": OCTETS}}
     request = understand(headers, {"data": b"\xb6"})
     assert request == Request(Verb.PREDICT, {"content-type": OCTETS, "host": "a"}, b"\xb6")
+    for kind in (JSON, PNG, PBM):
+        assert understand(headers, {"data": CONTENTS[kind]}).headers["content-type"] == kind
     two = headers | {"more": {"content-type": OCTETS}}
     assert understand(two, {"data": b"\xb6", "more": b"\xb6"}).body == b""
 

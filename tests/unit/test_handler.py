@@ -221,6 +221,20 @@ def test_what_torchserve_decodes_by_default_is_read_alike(
     ]
 
 
+@pytest.mark.parametrize("blanks", ["", " ", "  \n"])
+@pytest.mark.parametrize(("longer", "status"), [(0, 200), (1, 400), (-1, 400)])
+@pytest.mark.parametrize("told", [True, False])
+def test_the_length_of_v2s_json_is_that_which_came(
+    handler: FlipHandler, blanks: str, longer: int, status: int, *, told: bool
+) -> None:
+    body = json.dumps(json.loads(V2), separators=(",", f":{blanks}")).encode()
+    headers = {"Content-Type": JSON, "Inference-Header-Content-Length": str(len(body) + longer)}
+    headers |= {"Content-Length": str(len(body))} if told else {}
+    given, found = (ask(handler, Request(each, headers))[0] for each in (body, json.loads(body)))
+    assert given.status[0] == status
+    assert same(found, given) or not told or status == found.status[0] == 400
+
+
 def test_json_too_deep_to_be_encoded_again_is_refused_alone(handler: FlipHandler) -> None:
     """Decoded less deep in the stack, it was not too deep."""
     document: list[Any] = []

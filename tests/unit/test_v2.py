@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import tracemalloc
 from typing import Any
 
+import flip_read
 import flip_v2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diagonalflip.errors import DiagonalFlipError, InvalidJson, InvalidTensor, TooManyImages
+from diagonalflip.errors import (
+    DiagonalFlipError,
+    InvalidJson,
+    InvalidTensor,
+    TooManyImages,
+    UnsupportedMediaType,
+)
+from diagonalflip.message import Request, Verb
 from diagonalflip.wire import MAX_IMAGES, MAX_TEXT_IMAGES, pack, to_pixels, unpack
 from tests.unit.test_decode import json_values
 
@@ -177,7 +186,7 @@ def test_too_many_images_are_refused_by_the_shape_alone(shape: list[int]) -> Non
     ("headers", "body"),
     [
         *((IS_JSON, b'{"images": [1]}'), (IS_JSON, b'{"images": ["inputs"]}')),
-        *(({"content-type": "text/plain"}, request(tensor())), ({}, b'"inputs"'), ({}, b"\xb6")),
+        *(({}, b'"inputs"'), ({}, b"\xb6"), ({}, b""), (IS_JSON, b"")),
     ],
 )
 def test_other_requests_are_not_taken_for_v2(headers: dict[str, str], body: bytes) -> None:
@@ -185,6 +194,94 @@ def test_other_requests_are_not_taken_for_v2(headers: dict[str, str], body: byte
     assert flip_v2.read(headers, body, strict=False) is None
     with pytest.raises(InvalidJson):
         flip_v2.read(headers, body, strict=True)
+
+
+URL_ENCODED = "application/x-www-form-urlencoded"
+OTHER_TYPES = [
+    *(URL_ENCODED, "multipart/form-data; boundary=b", "multipart/form-data", "application/xml"),
+    *("text/xml; charset=utf-8", "text/plain", "application/octet-stream", "image/png", "rubbish"),
+]
+FORM = b'--b\r\nContent-Disposition: form-data; name="a"; filename="a.json"\r\n\r\n%b\r\n--b--\r\n'
+
+
+@pytest.mark.parametrize("content_type", OTHER_TYPES)
+@pytest.mark.parametrize("body", [request(tensor()), FORM % request(tensor()), b"\xb6", b""])
+@pytest.mark.parametrize("in_binary", [False, True])
+def test_another_type_is_named(content_type: str, body: bytes, in_binary: bool) -> None:
+    """On V2's own path, which tells that it is meant; curl's default is one of them."""
+    headers = {"content-type": content_type}
+    if in_binary:
+        headers[flip_v2.HEADER_LENGTH] = str(len(body))
+        if content_type == "application/octet-stream":
+            return
+    asked = Request(Verb.INFER, headers, body)
+    flip_read.weigh(asked)
+    with pytest.raises(UnsupportedMediaType, match=content_type.partition(";")[0]):
+        flip_read.read(asked, "1.0", "")
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-type": ""}, IS_JSON])
+def test_a_missing_type_is_told_with_the_error(headers: dict[str, str]) -> None:
+    assert flip_read.read(Request(Verb.INFER, headers, request(tensor())), "1.0", "")
+    for body in (b"\xb6", b""):
+        with pytest.raises(InvalidJson) as caught:
+            flip_read.read(Request(Verb.INFER, headers, body), "1.0", "")
+        assert ("No Content-Type" in str(caught.value)) == (headers is not IS_JSON)
+
+
+@pytest.mark.parametrize(
+    ("broken", "column"),
+    [
+        ('{"inputs": [NaN]}', 13),
+        ('{"inputs": [-Infinity]}', 14),
+        ('{"inputs": [1,]}', 15),
+        ('{"id": "\\ud800", "inputs": []}', 8),
+        ('{"inputs": []} {}', 16),
+        ('{"inputs": [1', 14),
+        ("{'inputs': []}", 2),
+    ],
+)
+@pytest.mark.parametrize("verb", [Verb.INFER, Verb.PREDICT])
+@pytest.mark.parametrize("in_binary", [False, True])
+def test_where_json_breaks_is_told(broken: str, column: int, verb: Verb, in_binary: bool) -> None:
+    body = f"\n{broken}".encode()
+    more = {flip_v2.HEADER_LENGTH: str(len(body))} if in_binary else {}
+    with pytest.raises(InvalidJson) as caught:
+        flip_read.read(Request(verb, IS_JSON | more, body), "1.0", "")
+    found = re.search(r"line 2 column (\d+)", str(caught.value))
+    assert found
+    assert abs(int(found[1]) - column) <= 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({name: None} for name in ("parameters", "outputs", "id")),
+        {"outputs": []},
+        {"outputs": [{"name": "prediction", "parameters": None}]},
+        {"outputs": [{"name": "prediction", "parameters": {"binary_data": None}}]},
+        {"parameters": {"binary_data_output": None}},
+    ],
+)
+def test_what_is_optional_and_null_is_as_if_it_were_absent(more: dict[str, Any]) -> None:
+    predictions = np.zeros((3, 4), np.float32)
+    without = read(request(tensor(), parameters=BINARY_OUTPUT)).answer("1.0", predictions)
+    for changes in ({}, {"parameters": None}, {"parameters": {"padding": None}}):
+        asked = read(request(tensor(**changes), **{"parameters": BINARY_OUTPUT} | more))
+        found = asked.answer("1.0", predictions)
+        assert unpack(asked.images).tolist() == NUMBERS
+        if "parameters" not in more:
+            assert found == without
+        else:
+            assert found == read(request(tensor())).answer("1.0", predictions)
+    packed = tensor(name="packed", shape=[1], data=[182], parameters={"padding": None})
+    assert read(request(packed)).images.count == 2
+
+
+@pytest.mark.parametrize("outputs", [0, "", False, {}, [None], [{}]])
+def test_outputs_that_are_none_are_refused(outputs: Any) -> None:
+    with pytest.raises(InvalidTensor, match="outputs"):
+        read(request(tensor(), outputs=outputs))
 
 
 JSON_VALUES = json_values(
