@@ -16,7 +16,7 @@ def draw(results: Results, path: Path) -> None:
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()
     titles = plain(results)
-    width = 0.8 / len(titles)
+    width = 0.8 / max(1, len(titles))
     for index, (server, title) in enumerate(titles.items()):
         for place, measure in enumerate(GOALS):
             found = ratio(results, server, measure)

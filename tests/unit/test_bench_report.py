@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import bench, capacity, report
+from benchmarks import bench, capacity, plot, report
 from benchmarks.driver import Outcome
 from benchmarks.measures import (
     EDGE_TLS,
@@ -138,6 +139,11 @@ def test_servers_with_tls_are_compared_among_themselves() -> None:
     assert "| goal (ours) | aim (ours) | front | fastapi | asgi |\n" in text
     assert "| 0.90, ASGI |" in readme
     assert "TLS" not in capacity._ratios(with_tls())
+
+
+def test_a_run_of_servers_with_tls_alone_is_drawn(tmp_path: Path) -> None:
+    plot.draw(replace(with_tls(), titles={EDGE_TLS: "edge, TLS"}), tmp_path / "ratios.svg")
+    assert "edge, TLS" not in (tmp_path / "ratios.svg").read_text(encoding="utf-8")
 
 
 def test_without_tls_nothing_is_said_of_it() -> None:
