@@ -72,7 +72,7 @@ gpu-check: ## prove and measure everything on this host's GPU, with the torch of
 gpu-bundle: installed ## stage in .gpu-bundle what a GPU host with BUNDLE_PYTHON (3.12) and no network lacks
 	@$(BIN)/python -m benchmarks.gpu_bundle --python "$(or $(BUNDLE_PYTHON),3.12)"
 
-bench: installed-dev $(EXPORTS) .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others, in 20 minutes; BENCH_ARGS=--sweep also fills the docs
+bench: installed-dev $(EXPORTS) .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others, in 30 minutes; BENCH_ARGS=--sweep also fills the docs
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
 profile: installed-dev $(EXPORTS) ## show where the time goes, in worker and Java

@@ -10,22 +10,26 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.report import (
+from benchmarks.measures import (
     BASELINE,
     CEILING,
-    MEASURES,
+    GOALS,
+    WHAT,
     Measure,
     Results,
-    by_core,
     figures,
     number,
+    plain,
     ratio,
     spread,
     table,
+    tls_table,
 )
+from benchmarks.report import by_core
 from benchmarks.running import ROOT
 from benchmarks.servers import SERVERS
 from benchmarks.workloads import WORKLOADS
@@ -44,13 +48,6 @@ LEAST_REPLICAS = 2
 REQUEST_BITS = 8 * (348 + 32)
 """An answer to two images, head and body, as curl counts them."""
 USD_PER_CORE_HOUR, HOURS_PER_MONTH = 0.04, 730
-GOALS = [measure for measure in MEASURES if measure.goal is not None]
-WORKLOAD_TITLES = (
-    "one connection, 2 images: p50 latency, less is better",
-    "64 connections, 2 images: requests/s",
-    "16 connections, 1,024 images: images/s",
-    "4 connections, 131,072 images: images/s",
-)
 
 
 class Load(NamedTuple):
@@ -89,7 +86,8 @@ def main() -> int:
 
 def read(folder: Path) -> Results:
     """The results of a benchmark, as ``report.write`` left them in ``folder``."""
-    return Results(**json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return Results(**{field.name: found[field.name] for field in fields(Results)})
 
 
 def is_complete(results: Results) -> bool:
@@ -143,9 +141,9 @@ def pages(results: Results, folder: str) -> dict[str, dict[str, str]]:
 
 
 def _speed(results: Results, folder: str) -> str:
-    others = [name for name in results.titles if name not in (*results.ours, BASELINE, CEILING)]
+    others = [name for name in plain(results) if name not in (*results.ours, BASELINE, CEILING)]
     rows = []
-    for what, measure in zip(WORKLOAD_TITLES, GOALS, strict=True):
+    for what, measure in zip(WHAT, GOALS, strict=True):
         found = {name: ratio(results, name, measure) for name in others}
         medians = {name: each.median for name, each in found.items() if each is not None}
         best = (max if measure.higher_is_better else min)(medians, key=medians.__getitem__)
@@ -155,11 +153,13 @@ def _speed(results: Results, folder: str) -> str:
     heads = ["", "front door", "edge, no TLS", "TorchServe's port", "best of the others"]
     where = f"benchmarks/results/{folder}"
     about = results.about
+    tls = tls_table(results)
     return (
         f"{about['cores']} shared cores, {about['cpu']} ([report]({where}/report.md)), as ratios "
         f"to {results.titles[BASELINE].partition(',')[0]} with ONNX Runtime, two workers each; "
         f"medians of {about['rounds']} rounds (least to most):\n\n{table(heads, rows)}\n\n"
         f"![How many times as good as FastAPI each server is]({where}/ratios.svg)"
+        + (tls and f"\n\nWith TLS 1.3, ratios of our edge, which also checks a token:\n\n{tls}")
     )
 
 
@@ -212,7 +212,7 @@ def _connections(results: Results) -> str:
 def _ratios(results: Results) -> str:
     rows = [
         [title, *(ratio(results, name, measure) for measure in GOALS)]
-        for name, title in results.titles.items()
+        for name, title in plain(results).items()
     ]
     return table(["", *(measure.title for measure in GOALS)], rows)
 

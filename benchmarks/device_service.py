@@ -19,9 +19,10 @@ import numpy as np
 import requests
 
 from benchmarks.device_engine import CUDA, Oracle, compare, random_images
-from benchmarks.driver import Address, drive, wrk_is_here
+from benchmarks.driver import Address
 from benchmarks.running import DIRECT, PATH, ROOT, TORCHSERVE_ANSWER_BYTES, Ours, ours, wait_until
 from benchmarks.workloads import WORKLOADS
+from benchmarks.wrk import drive, wrk_is_here
 from diagonalflip.wire import OCTETS, with_padding
 from supervisor.host import count_cores
 from supervisor.settings import Settings

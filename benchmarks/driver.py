@@ -1,4 +1,4 @@
-"""Two load drivers: wrk for timed figures, and asyncio where every answer must be compared.
+"""The load driver that compares every answer: asyncio. ``wrk`` is for timed figures.
 
 wrk is fast, but knows no answer from another unless a script looks, and a script that looks
 costs nginx half of its W4. So no script looks while wrk is timed: there its own count of
@@ -10,36 +10,53 @@ with its request, which wrk cannot.
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import shutil
-import subprocess
-import tempfile
+import contextlib
+import secrets
+import ssl
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.workloads import Exchange, Predictions, Rule, Workload, exchanges
+from benchmarks.workloads import Exchange, Workload
 from diagonalflip.wire import OCTETS
 
-SCRIPT = Path(__file__).with_name("wrk.lua")
 TIMEOUT_S = 30
 READ_LIMIT_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
 class Address:
-    """Port and path of a server on loopback, and its token, if it wants one."""
+    """Port and path of a server on loopback.
+
+    Attributes:
+        port: Where it listens.
+        path: Of its predictions.
+        token: That it wants, if any.
+        certificate: That it has, if it speaks TLS.
+    """
 
     port: int
     path: str
     token: str = ""
+    certificate: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL of its predictions."""
+        scheme = "http" if self.certificate is None else "https"
+        return f"{scheme}://127.0.0.1:{self.port}{self.path}"
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return TLS 1.3 that trusts this server's certificate alone; None for plain HTTP."""
+        if self.certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_verify_locations(self.certificate)
+        return context
 
 
 @dataclass
@@ -68,101 +85,6 @@ class Outcome:
     def requests_per_s(self) -> float:
         """Whole answers per second."""
         return self.requests / self.elapsed_s if self.elapsed_s else 0.0
-
-
-def wrk_is_here() -> bool:
-    """Return whether wrk is installed."""
-    return shutil.which("wrk") is not None
-
-
-def run_wrk(
-    address: Address, workload: Workload, seconds: int, job: Path, *, compare: Rule | None
-) -> Outcome:
-    """Runs wrk with one thread on the payloads in ``job``.
-
-    Args:
-        address: The server.
-        workload: The load.
-        seconds: How long.
-        job: A folder that ``write_job`` filled.
-        compare: Compare every answer so, else none.
-    """
-    mode = compare.value if compare is not None else "none"
-    length = str(workload.answer_bytes)
-    finished = subprocess.run(
-        [
-            *("wrk", "--threads", "1", "--connections", str(workload.connections)),
-            *("--duration", f"{seconds}s", "--timeout", f"{TIMEOUT_S}s", "--script", str(SCRIPT)),
-            f"http://127.0.0.1:{address.port}{address.path}",
-        ],
-        env=os.environ
-        | {"BENCH_JOB": str(job), "BENCH_COMPARE": mode, "BENCH_LENGTH": length}
-        | {"BENCH_ACCEPT": workload.accept, "BENCH_CONTENT": OCTETS}
-        | {"BENCH_TOKEN": address.token},
-        capture_output=True,
-        text=True,
-        timeout=seconds + TIMEOUT_S + 60,
-        check=False,
-    )
-    lines = [line for line in finished.stdout.splitlines() if line.startswith("{")]
-    if finished.returncode or not lines:
-        raise RuntimeError(f"wrk: {finished.stderr or finished.stdout}")
-    found: dict[str, Any] = json.loads(lines[-1])
-    least_bytes = int((job / "least_wire_bytes").read_text())
-    # Counts of bytes include answers cut off by the end, so this errs on the kind side.
-    short = max(0, found["requests"] * least_bytes - found["bytes"])
-    return Outcome(
-        requests=found["requests"],
-        elapsed_s=found["elapsed_us"] / 1e6,
-        wrong=found["wrong"] + found["bad_status"] + -(-short // max(1, workload.answer_bytes)),
-        errors=found["errors"],
-        compared=found["compared"],
-        latency_us={name: found[name] for name in ("p50", "p99", "max")},
-    )
-
-
-def drive(
-    address: Address,
-    workload: Workload,
-    predict: Callable[[bytes], Predictions],
-    seconds: int,
-    sample: Callable[[], Any] = lambda: None,
-) -> tuple[Outcome, Any]:
-    """Times a workload, by wrk where that is; before and after, every answer is compared.
-
-    Args:
-        address: The server.
-        workload: The load.
-        predict: ONNX Runtime.
-        seconds: How long.
-        sample: Called meanwhile.
-
-    Returns:
-        What was timed, and what ``sample`` returned.
-    """
-    work = exchanges(workload, Rule.TOLERANCE, predict)
-    check = partial(run_python, address, workload, work, requests=4 * workload.connections + 16)
-    before = check()
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(1) as pool:
-        load = partial(run_python, address, workload, work, seconds=seconds)
-        if wrk_is_here() and not before.wrong:
-            write_job(Path(name), work, before.least_wire_bytes)
-            load = partial(run_wrk, address, workload, seconds, Path(name), compare=None)
-        timed = pool.submit(load)
-        sampled = sample()
-    for outcome in (before, timed.result(), check()):
-        refuse_failures(outcome, workload)
-    return timed.result(), sampled
-
-
-def write_job(job: Path, work: list[Exchange], least_wire_bytes: int) -> None:
-    """Writes what wrk sends, and answers that were right, where its script finds them."""
-    job.mkdir(parents=True, exist_ok=True)
-    # Heads differ a little in length: dates, times, request ids.
-    (job / "least_wire_bytes").write_text(str(max(0, least_wire_bytes - 16)))
-    for turn, exchange in enumerate(work, start=1):
-        (job / f"{turn}.request").write_bytes(exchange.payload)
-        (job / f"{turn}.answer").write_bytes(exchange.judge.seen)
 
 
 def run_python(
@@ -198,10 +120,11 @@ class _Drive:
             f"POST {address.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {OCTETS}\r\n"
             f"Accept: {workload.accept}\r\nContent-Length: {workload.images // 2}\r\n"
             + (f"Authorization: Bearer {address.token}\r\n" if address.token else "")
-            + "\r\n"
         ).encode()
-        self._work = [(head + each.payload, each.judge) for each in work]
-        self._port, self._connections = address.port, workload.connections
+        self._head, self._work = head, work
+        self._traces = trace_half() if workload.traced else ""
+        self._port, self._tls = address.port, address.tls()
+        self._connections = workload.connections
         self._left = requests if requests is not None else 1 << 62
         self._seconds = seconds
         self._sent = 0
@@ -223,7 +146,7 @@ class _Drive:
     async def _connection(self, deadline: float) -> None:
         try:
             reader, writer = await asyncio.open_connection(
-                "127.0.0.1", self._port, limit=READ_LIMIT_BYTES
+                "127.0.0.1", self._port, limit=READ_LIMIT_BYTES, ssl=self._tls
             )
         except OSError:
             self._outcome.errors += 1
@@ -237,18 +160,29 @@ class _Drive:
             self._outcome.errors += 1  # timeouts are OSErrors, broken HTTP is a ValueError
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()  # TLS says goodbye, which takes a while
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request, judge = self._work[self._sent % len(self._work)]
+        exchange = self._work[self._sent % len(self._work)]
         self._sent += 1
+        trace = ""
+        if self._traces:
+            trace = f"traceparent: 00-{self._traces}{self._sent:016x}-{self._traces}-01\r\n"
+        request = b"%b%b\r\n%b" % (self._head, trace.encode(), exchange.payload)
         started = time.perf_counter()
         writer.write(request)
         status, body, wire_bytes = await read_answer(reader)
         self._latencies_s.append(time.perf_counter() - started)
-        if status != 200 or not judge(body):
+        if status != 200 or not exchange.judge(body):
             self._outcome.wrong += 1
         least = self._outcome.least_wire_bytes
         self._outcome.least_wire_bytes = min(least or wire_bytes, wire_bytes)
+
+
+def trace_half() -> str:
+    """Return the first half of all trace ids of one run, so that no two runs share any."""
+    return secrets.token_hex(8)
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, int]:
@@ -268,12 +202,6 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, int]:
     else:
         raise ValueError(f"no length in {head!r}")
     return int(status.split()[1]), body, len(head) + len(body)
-
-
-def refuse_failures(outcome: Outcome, workload: Workload) -> None:
-    """Ends the run if an answer was wrong or missing."""
-    if outcome.wrong or outcome.errors or not outcome.requests:
-        raise SystemExit(f"{workload.name}: {outcome.wrong} wrong, {outcome.errors} failed")
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import ssl
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
@@ -84,6 +85,7 @@ def _versions() -> dict[str, str]:
     installed = find_torchserve(Settings())
     java = re.search(r'"([^"]+)"', _output([str(installed.java), "-version"]) if installed else "")
     versions["java"] = java[1] if java else ""
+    versions["openssl"] = ssl.OPENSSL_VERSION.split()[1]
     for peer, names in THEIRS.items():
         pins = pinned((PEERS / f"{peer}.txt").read_text(encoding="utf-8"))
         versions |= {f"{peer}: {name}": pins[name] for name in names}

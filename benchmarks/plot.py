@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.report import MEASURES, Results, ratio
+from benchmarks.measures import GOALS, Results, plain, ratio
 
 
 def draw(results: Results, path: Path) -> None:
@@ -13,12 +13,12 @@ def draw(results: Results, path: Path) -> None:
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     mpl.rcParams["svg.hashsalt"] = "ratios"  # else every drawing has other names inside
-    measures = [measure for measure in MEASURES if measure.goal is not None]
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    width = 0.8 / len(results.titles)
-    for index, (server, title) in enumerate(results.titles.items()):
-        for place, measure in enumerate(measures):
+    titles = plain(results)
+    width = 0.8 / max(1, len(titles))
+    for index, (server, title) in enumerate(titles.items()):
+        for place, measure in enumerate(GOALS):
             found = ratio(results, server, measure)
             if found is None:
                 continue
@@ -35,7 +35,7 @@ def draw(results: Results, path: Path) -> None:
                 label=title,
                 capsize=2,
             )
-    for place, measure in enumerate(measures):
+    for place, measure in enumerate(GOALS):
         goal = measure.goal or 1.0
         level = goal if measure.higher_is_better else 1 / goal
         axes.hlines(level, place - 0.45, place + 0.45, "black", "dashed", label="our goal")
@@ -46,7 +46,7 @@ def draw(results: Results, path: Path) -> None:
     )
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_xticks(range(len(measures)), [measure.title for measure in measures])
+    axes.set_xticks(range(len(GOALS)), [measure.title for measure in GOALS])
     axes.set_ylabel("times as good as FastAPI")
     axes.grid(visible=True, axis="y", alpha=0.3)
     figure.savefig(path, metadata={"Date": None})

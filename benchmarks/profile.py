@@ -23,10 +23,11 @@ from pathlib import Path
 import psutil
 
 from benchmarks import machine
-from benchmarks.driver import Address, drive
-from benchmarks.report import table
+from benchmarks.driver import Address
+from benchmarks.measures import table
 from benchmarks.running import PATH, first_export, our_server
 from benchmarks.workloads import QUARTER, WORKLOADS, Workload, load_reference
+from benchmarks.wrk import drive
 
 RESULTS = Path(__file__).with_name("results")
 SAMPLES_A_SECOND = 200

@@ -3,123 +3,49 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-BASELINE = "fastapi"
-CEILING = "fixed"
+from benchmarks.measures import (
+    CEILING,
+    MEASURES,
+    TO_CEILING,
+    TRACED,
+    TRACED_GOAL,
+    W2,
+    Measure,
+    Results,
+    figures,
+    latency,
+    plain,
+    ratio,
+    spread,
+    table,
+    tls_table,
+    traced,
+)
+
 NOISY = 0.2
 """Between rounds, of a server that computes nothing: above this something else was running."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """A whole run.
-
-    Attributes:
-        about: The machine, the commit, versions, options.
-        titles: Of each server, by name.
-        ours: Names of this product's servers.
-        slots: A server, a workload, a round, and what was seen.
-        starts: A server, a round, seconds to ready, and MiB.
-    """
-
-    about: dict[str, Any]
-    titles: dict[str, str]
-    ours: list[str]
-    slots: list[dict[str, Any]]
-    starts: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A figure of a workload, and what we want of it.
-
-    Attributes:
-        title: Head of the column.
-        workload: Where it is measured.
-        pick: Takes it from a slot.
-        higher_is_better: Else lower is.
-        against: The server that ratios are to.
-        goal: What the ratio of ours should be.
-        aim: What it would be at best.
-    """
-
-    title: str
-    workload: str
-    pick: Callable[[dict[str, Any]], float]
-    higher_is_better: bool = True
-    against: str = BASELINE
-    goal: float | None = None
-    aim: float | None = None
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median of the rounds, and the least and the most of them."""
-
-    median: float
-    least: float
-    most: float
-
-    def __str__(self) -> str:
-        if self.least == self.most:
-            return number(self.median)
-        return f"{number(self.median)} ({number(self.least)} to {number(self.most)})"
-
-
-def _latency(name: str, unit_us: float = 1.0) -> Callable[[dict[str, Any]], float]:
-    return lambda slot: float(slot["latency_us"][name]) / unit_us
-
-
-MEASURES = (
-    Measure("W1 p50 µs", "W1", _latency("p50"), higher_is_better=False, goal=0.5, aim=0.45),
-    Measure("W1 p99 µs", "W1", _latency("p99"), higher_is_better=False),
-    Measure("W2 req/s", "W2", lambda slot: float(slot["requests_per_s"]), goal=4.5, aim=7.0),
-    Measure("W2 p99 ms", "W2", _latency("p99", 1e3), higher_is_better=False),
-    Measure("W2 errors", "W2", lambda slot: float(slot["errors"]), higher_is_better=False),
-    Measure("W3 M images/s", "W3", lambda slot: float(slot["m_images_per_s"]), goal=3.0, aim=5.0),
-    Measure("W4 M images/s", "W4", lambda slot: float(slot["m_images_per_s"]), goal=1.05),
-)
-TO_CEILING = Measure("W4 M images/s", "W4", MEASURES[-1].pick, against=CEILING, aim=0.9)
-
-
-def spread(values: list[float]) -> Spread | None:
-    """Median, least and most; None of nothing."""
-    return Spread(statistics.median(values), min(values), max(values)) if values else None
-
-
-def figures(results: Results, server: str, measure: Measure) -> dict[int, float]:
-    """A measure of a server by round, of the slots that did not fail."""
-    return {
-        slot["round"]: measure.pick(slot)
-        for slot in results.slots
-        if (slot["server"], slot["workload"]) == (server, measure.workload) and not slot["failed"]
-    }
-
-
-def ratio(results: Results, server: str, measure: Measure) -> Spread | None:
-    """A server's figure over that of the measure's other server, round by round."""
-    other = figures(results, measure.against, measure)
-    mine = figures(results, server, measure)
-    return spread([mine[turn] / other[turn] for turn in mine if other.get(turn)])
 
 
 def markdown(results: Results) -> str:
     """The report."""
     parts = [_about(results), _main_table(results), _ratio_table(results)]
+    parts += [_tls(results), _traced(results)]
     parts += [_cores_table(results), _answers_table(results), _sweep_table(results)]
     parts += [_checks(results), _steadiness(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def write(results: Results, folder: Path) -> None:
-    """Writes ``results.json`` and ``report.md``."""
+    """Writes ``report.md``, and ``results.json`` with the ratios of ``traced`` in addition."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(results), indent=1, ensure_ascii=False)
+    ratios = {server: asdict(found) for server, found in traced(results).items()}
+    found = asdict(results) | {"traced": {"goal": TRACED_GOAL, "ratios": ratios}}
+    text = json.dumps(found, indent=1, ensure_ascii=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     (folder / "report.md").write_text(markdown(results), encoding="utf-8")
 
@@ -135,7 +61,8 @@ def _about(results: Results) -> str:
         f"rounds of {about['seconds']} s, one server running at a time: median (least to most). "
         "MiB: proportional set size of all its processes.\n\n"
         "W1: 2 images, 1 connection. W2: 2 images, 64 connections. W3: 1,024 images, 16 "
-        f"connections. W4: 131,072 images, 4 connections.\n\n{versions}."
+        "connections. W4: 131,072 images, 4 connections. W2-traced: W2 with a new `traceparent` "
+        f"in each request.\n\n{versions}."
     )
 
 
@@ -164,9 +91,32 @@ def _ratio_table(results: Results) -> str:
             f"{sign} {level}" if level is not None else None
             for level in (measure.goal, measure.aim)
         ]
-        cells = [ratio(results, server, measure) for server in results.titles]
+        cells = [ratio(results, server, measure) for server in plain(results)]
         rows.append([f"{measure.title}, over {measure.against}", *goal, *cells])
-    return "## Ratios\n\n" + table(["", "goal (ours)", "aim (ours)", *results.titles], rows)
+    return "## Ratios\n\n" + table(["", "goal (ours)", "aim (ours)", *plain(results)], rows)
+
+
+def _tls(results: Results) -> str:
+    found = tls_table(results)
+    return found and (
+        "## TLS 1.3\n\nRatios of our edge, which also checks a token, to servers that check none. "
+        f"The certificates are of the same kind.\n\n{found}"
+    )
+
+
+def _traced(results: Results) -> str:
+    """Table of what is left of W2's rate when no two heads are alike."""
+    rows = [
+        [
+            results.titles[server],
+            *(spread(list(figures(results, server, each).values())) for each in (W2, TRACED)),
+            found,
+            f"≥ {TRACED_GOAL}" if server in results.ours else None,
+        ]
+        for server, found in traced(results).items()
+    ]
+    heads = ["req/s", "W2", "W2-traced", "W2-traced over W2", "goal (ours)"]
+    return "## W2 with a new traceparent in each request\n\n" + table(heads, rows) if rows else ""
 
 
 def by_core(name: str) -> Callable[[dict[str, Any]], float]:
@@ -211,8 +161,8 @@ def _sweep_table(results: Results) -> str:
         if server not in swept:
             continue
         for name in (each for each in names if each.startswith("W2@")):
-            latencies = [_latency(which, 1e3) for which in ("p50", "p99", "max")]
-            picks = [MEASURES[2].pick, *latencies, MEASURES[4].pick]
+            latencies = [latency(which, 1e3) for which in ("p50", "p99", "max")]
+            picks = [W2.pick, *latencies, MEASURES[4].pick]
             cells = [
                 spread(list(figures(results, server, Measure("", name, pick)).values()))
                 for pick in picks
@@ -236,7 +186,7 @@ def _checks(results: Results) -> str:
 
 def _steadiness(results: Results) -> str:
     """Report how much the machine itself varied, by the server that computes nothing."""
-    found = spread(list(figures(results, CEILING, MEASURES[2]).values()))
+    found = spread(list(figures(results, CEILING, W2).values()))
     if found is None:
         return ""
     varied = (found.most - found.least) / found.median
@@ -245,18 +195,3 @@ def _steadiness(results: Results) -> str:
         f"## The machine\n\nThe fixed answer's own W2 varied by {varied:.0%} between rounds: the "
         f"machine was {verdict}."
     )
-
-
-def table(heads: list[str], rows: list[list[Any]]) -> str:
-    """A table in Markdown; None is an empty cell."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(
-        f"| {' | '.join('' if cell is None else str(cell) for cell in line)} |" for line in lines
-    )
-
-
-def number(value: float) -> str:
-    """Three significant digits or so, and thousands apart."""
-    if value == int(value) or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

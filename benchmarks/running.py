@@ -46,17 +46,19 @@ class Running:
         port: Where it listens on loopback.
         fixed: Whether its path is the answer's length.
         token: That it wants, if any.
+        certificate: That it has, if it speaks TLS.
     """
 
     process: psutil.Popen
     port: int
     fixed: bool = False
     token: str = ""
+    certificate: Path | None = None
 
     def address(self, workload: Workload) -> Address:
         """Address to send ``workload`` to."""
         path = f"/{workload.answer_bytes}" if self.fixed else PATH
-        return Address(self.port, path, self.token)
+        return Address(self.port, path, self.token, self.certificate)
 
     def alive(self) -> bool:
         """Return whether the first process still runs."""
@@ -149,7 +151,8 @@ def ours(scratch: Path, port: str, token: str = "", **settings: str) -> Iterator
     environment |= {"MODEL_STORE": str(model_store()), "LOG_DIR": str(scratch / "logs")}
     environment |= {"PYTHONPATH": str(ROOT)} | settings
     with process([sys.executable, "-m", "supervisor"], scratch, environment) as first:
-        yield Ours(first, ports[port], token=token, ports=ports)
+        certificate = Path(settings["TLS_CERT"]) if "TLS_CERT" in settings else None
+        yield Ours(first, ports[port], token=token, certificate=certificate, ports=ports)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from string import Template
 
@@ -26,7 +28,12 @@ from supervisor.ports import free_ports
 PEERS = Path(__file__).with_name("peers")
 ENVIRONMENTS = ROOT / ".bench"
 NGINX = Template((PEERS / "nginx.conf").read_text(encoding="utf-8"))
-
+CERTIFY = (
+    *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+    *("-nodes", "-days", "2", "-subj", "/CN=bench", "-addext", "subjectAltName=IP:127.0.0.1"),
+)
+TLS = ("--ssl-certfile", "CERTIFICATE", "--ssl-keyfile", "KEY")
+"""What a peer on uvicorn is started with to speak TLS."""
 
 Start = Callable[[Path], contextlib.AbstractContextManager[Running]]
 
@@ -62,33 +69,59 @@ def _torchserve(scratch: Path) -> contextlib.AbstractContextManager[Running]:
     return ours(scratch, "TORCHSERVE_PORT", TORCHSERVE="1")
 
 
-def _edge(scratch: Path) -> contextlib.AbstractContextManager[Running]:
+def _edge(scratch: Path, *, tls: bool = False) -> contextlib.AbstractContextManager[Running]:
     scratch.mkdir(parents=True, exist_ok=True)
     token = tokens.add(scratch / "tokens", "bench")
     settings = {"TOKENS_FILE": str(scratch / "tokens"), "TORCHSERVE": "0"}
     settings["TOKEN_RATE"] = str(1 << 30)  # here one client is all the load
+    if tls:
+        certificate, key = certify(scratch)
+        settings |= {"TLS_CERT": str(certificate), "TLS_KEY": str(key)}
     return ours(scratch, "EDGE_PORT", token, **settings)
 
 
+def certify(scratch: Path) -> tuple[Path, Path]:
+    """Write a certificate for loopback that signs itself, and its key.
+
+    Raises:
+        RuntimeError: There is no openssl.
+    """
+    if shutil.which("openssl") is None:
+        raise RuntimeError(
+            "openssl was not found. Servers with TLS need it to make a certificate. Install it, "
+            "or leave them out with --servers"
+        )
+    scratch.mkdir(parents=True, exist_ok=True)
+    certificate, key = scratch / "certificate.pem", scratch / "key.pem"
+    files = ["-out", str(certificate), "-keyout", str(key)]
+    subprocess.run([*CERTIFY, *files], check=True, capture_output=True)
+    return certificate, key
+
+
 def _peer(environment: str, *command: str) -> Start:
-    """Another server, of one of our environments; ``PORT`` in its command is the port."""
+    """Another server, of one of our environments.
+
+    ``PORT`` in its command is the port; ``CERTIFICATE`` and ``KEY`` are files, for TLS.
+    """
 
     @contextlib.contextmanager
     def start(scratch: Path) -> Iterator[Running]:
         port = free_ports()
-        words = [str(port) if word == "PORT" else word for word in command]
+        certificate, key = certify(scratch) if "CERTIFICATE" in command else (None, None)
+        named = {"PORT": str(port), "CERTIFICATE": str(certificate), "KEY": str(key)}
+        words = [named.get(word, word) for word in command]
         model = first_export() / "diagonal_flip.onnx"
         settings = {"PYTHONPATH": str(PEERS), "FLIP_ONNX": str(model)}
         with process([str(_python(environment)), "-m", *words], scratch, settings) as first:
-            yield Running(first, port)
+            yield Running(first, port, certificate=certificate)
 
     return start
 
 
-def _uvicorn(app: str) -> Start:
+def _uvicorn(app: str, *options: str) -> Start:
     """Two workers, as fast as uvicorn goes."""
     fast = ("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
-    return _peer("servers", "uvicorn", app, "--port", "PORT", "--workers", "2", *fast)
+    return _peer("servers", "uvicorn", app, "--port", "PORT", "--workers", "2", *fast, *options)
 
 
 @contextlib.contextmanager
@@ -117,6 +150,13 @@ SERVERS = {
     "edge": Server("ours, through the edge", _edge, ours=True),
     "fastapi": Server("FastAPI on uvicorn, 2 workers, no batching", _uvicorn("fastapi_app:app")),
     "asgi": Server("bare ASGI on uvicorn, 2 workers, our batching", _uvicorn("asgi_app:app")),
+    "edge-tls": Server("ours, through the edge, TLS", partial(_edge, tls=True), ours=True),
+    "fastapi-tls": Server(
+        "FastAPI on uvicorn, 2 workers, no batching, TLS", _uvicorn("fastapi_app:app", *TLS)
+    ),
+    "asgi-tls": Server(
+        "bare ASGI on uvicorn, 2 workers, our batching, TLS", _uvicorn("asgi_app:app", *TLS)
+    ),
     "granian": Server(
         "RSGI on granian, 2 workers, no batching",
         _peer(

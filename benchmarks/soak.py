@@ -24,7 +24,7 @@ import psutil
 
 from benchmarks import machine
 from benchmarks.driver import Address, run_python
-from benchmarks.report import table
+from benchmarks.measures import table
 from benchmarks.running import PATH, Ours, first_export, our_server
 from benchmarks.workloads import QUARTER, WORKLOADS, Rule, exchanges, load_reference
 

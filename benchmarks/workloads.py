@@ -30,6 +30,7 @@ class Workload:
         connections: Kept-alive connections, each with one request under way.
         accept: Media type of the answer.
         ours_only: Whether only this product has such answers, or the load says little of others.
+        traced: Whether each request has another ``traceparent``, so that no two heads are alike.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Workload:
     connections: int
     accept: str = OCTETS
     ours_only: bool = False
+    traced: bool = False
 
     @property
     def answer_bytes(self) -> int:
@@ -49,6 +51,7 @@ WORKLOADS = {
     for workload in (
         Workload("W1", 2, 1),
         Workload("W2", 2, 64),
+        Workload("W2-traced", 2, 64, ours_only=True, traced=True),
         Workload("W3", 1_024, 16),
         Workload("W4", 131_072, 4),
         Workload("W4-float16", 131_072, 4, FLOAT16, ours_only=True),

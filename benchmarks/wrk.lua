@@ -2,11 +2,18 @@
 --
 -- BENCH_COMPARE: none, or how answers are compared: tolerance or length. wrk does not
 -- say which request an answer belongs to, so a right one is that of any payload.
+--
+-- BENCH_TRACES: nothing, or the first half of the trace ids: then each request has another
+-- traceparent, with a count at the end of the trace id. The count is written into the bytes
+-- of the request, because formatting and joining strings costs wrk more.
 
 local ffi = require("ffi")
 local compare = os.getenv("BENCH_COMPARE")
 local length = tonumber(os.getenv("BENCH_LENGTH"))
+local traces = os.getenv("BENCH_TRACES")
 local TOLERANCE = 1e-6
+local DIGITS = "0123456789abcdef" -- also where the count goes, before there is one
+local digits = ffi.new("const char[17]", DIGITS)
 
 local threads = {}
 
@@ -23,6 +30,7 @@ local function read(name)
 end
 
 local requests, answers, by_body, turn = {}, {}, {}, 0
+local buffers, last, count = {}, 0, 0 -- bytes of each request, and where its count ends
 wrong, compared = 0, 0 -- global: done() asks the thread for them
 
 function init()
@@ -32,11 +40,21 @@ function init()
   }
   local token = os.getenv("BENCH_TOKEN")
   if token ~= "" then headers["Authorization"] = "Bearer " .. token end
+  if traces ~= "" then
+    headers["traceparent"] = "00-" .. traces .. DIGITS .. "-" .. traces .. "-01"
+  end
   while true do
     local payload = read(#requests + 1 .. ".request")
     if not payload then break end
     local answer = read(#requests + 1 .. ".answer")
-    table.insert(requests, wrk.format("POST", nil, headers, payload))
+    local whole = wrk.format("POST", nil, headers, payload)
+    table.insert(requests, whole)
+    if traces ~= "" then
+      local buffer = ffi.new("char[?]", #whole)
+      ffi.copy(buffer, whole, #whole)
+      last = select(2, whole:find(DIGITS, 1, true)) - 1
+      table.insert(buffers, buffer)
+    end
     table.insert(answers, answer)
     by_body[answer] = true
   end
@@ -46,6 +64,19 @@ function request()
   turn = turn % #requests + 1
   return requests[turn]
 end
+
+local function traced()
+  turn = turn % #requests + 1
+  count = count + 1
+  local buffer, rest = buffers[turn], count
+  for place = last, last - 7, -1 do
+    buffer[place] = digits[bit.band(rest, 15)]
+    rest = bit.rshift(rest, 4)
+  end
+  return ffi.string(buffer, #requests[turn])
+end
+
+if traces ~= "" then request = traced end
 
 local function close(body, answer)
   local got, expected = ffi.cast("const float *", body), ffi.cast("const float *", answer)

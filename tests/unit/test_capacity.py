@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks import capacity, machine
 from benchmarks.capacity import LOADS, filled, is_complete, pages, planned, rate, read, replicas
+from benchmarks.servers import SERVERS
+from benchmarks.workloads import WORKLOADS
 
 ROOT = Path(__file__).resolve().parents[2]
 NEWEST = max(capacity.RESULTS.glob("*/results.json")).parent
@@ -27,7 +29,10 @@ def test_a_page_has_the_figures_of_the_newest_results(page: str) -> None:
 def test_only_a_complete_run_of_a_commit_is_for_the_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = read(NEWEST)
+    newest = read(NEWEST)
+    titles = {name: server.title for name, server in SERVERS.items()}
+    added = [newest.slots[0] | {"workload": name} for name in WORKLOADS]
+    results = replace(newest, titles=titles, slots=[*newest.slots, *added])
     assert is_complete(results)
     swept = [slot for slot in results.slots if not slot["workload"].startswith("W2@")]
     failed = [*results.slots[1:], results.slots[0] | {"failed": True}]
@@ -35,7 +40,10 @@ def test_only_a_complete_run_of_a_commit_is_for_the_pages(
     for part in (
         replace(results, slots=swept),
         replace(results, slots=failed),
-        replace(results, slots=[slot for slot in results.slots if slot["workload"] != "W3"]),
+        *(
+            replace(results, slots=[slot for slot in results.slots if slot["workload"] != name])
+            for name in ("W3", "W2-traced")
+        ),
         replace(results, titles={"front": results.titles["front"]}),
         replace(results, about=dirty),
     ):
