@@ -6,6 +6,7 @@ Workers get their content, and never see a file that cannot be used.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from worker.guard import read_tokens, tls
 
 logger = logging.getLogger(__name__)
 
-Stamp = tuple[int, int, int]
+Stamp = tuple[int, ...]
 
 
 class AccessFiles:
@@ -56,7 +57,9 @@ class AccessFiles:
         return True
 
     def _read(self) -> dict[str, Any]:
-        pem = "".join(map(_text, self._pair)) if self._pair else None
+        for path in (self._tokens, *self._pair):
+            _must_be_readable(path)
+        pem = "".join(map(_pem, self._pair)) if self._pair else None
         if pem is not None:
             tls(pem)
         return {"tokens": read_tokens(self._tokens), "pem": pem}
@@ -66,16 +69,35 @@ class AccessFiles:
 
 
 def _stamp(path: Path) -> Stamp:
-    """Return a stamp that differs after a file was changed."""
+    """Return a stamp that differs after a file was changed, replaced or made readable.
+
+    It is of the file that the path leads to now, whichever folder on the way was exchanged.
+    """
     try:
         status = path.stat()
     except OSError:
-        return 0, 0, 0
-    return status.st_mtime_ns, status.st_size, status.st_ino
+        return ()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev, status.st_ino
 
 
-def _text(path: Path) -> str:
+def _pem(path: Path) -> str:
+    """Return the text of a PEM file, whose comments may be in any encoding."""
     try:
-        return path.read_text(encoding="ascii").strip() + "\n"
-    except (OSError, UnicodeError) as error:
-        raise SettingError(f"TLS_CERT or TLS_KEY, {path}: {error}", "a PEM file") from error
+        return path.read_text(encoding="utf-8-sig", errors="replace").strip() + "\n"
+    except OSError as error:
+        got = f"TLS_CERT or TLS_KEY, {path}: {error.strerror}"
+        raise SettingError(got, "a PEM file") from error
+
+
+def _must_be_readable(path: Path) -> None:
+    """Raise a SettingError if the file is there, and not for this user."""
+    try:
+        path.open("rb").close()
+    except PermissionError as error:
+        raise SettingError(
+            f"user {os.geteuid()}, as which the service runs, may not read {path}",
+            "a file that a group of that user can read, in a folder that it can enter",
+            f"run `chgrp GROUP {path} && chmod 0640 {path}`",
+        ) from error
+    except OSError:
+        pass  # whoever reads it says what is missing

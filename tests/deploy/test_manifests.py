@@ -207,6 +207,7 @@ def test_pods_have_no_rights() -> None:
     }
     volumes = {volume["name"] for volume in spec["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    assert not [mount for mount in container["volumeMounts"] if "subPath" in mount], "not followed"
 
 
 def test_the_image_s_user_is_a_number() -> None:
