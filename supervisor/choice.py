@@ -21,7 +21,7 @@ class Choice:
 
     Attributes:
         default: Version that answers where none is named.
-        previous: The default before it, which a rollback brings back.
+        previous: The default before it, which a rollback brings back, once.
         unloaded: Versions of the store that are not served.
         canary: The version that answers some requests in place of the default, if any.
         percent: Of the requests that name no version, how many.

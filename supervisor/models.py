@@ -157,21 +157,19 @@ class Models:
             await self._apply(replace(self._choice, canary=canary, percent=percent), self._loaded)
 
     async def rollback(self) -> None:
-        """End a canary; without one, go back to the default before this one.
+        """Undo the last change, once: end a canary; without one, go back to the default before.
+
+        Nothing is left to go back to then, so that a repetition changes nothing.
 
         Raises:
-            ModelConflict: There was none.
             ServerOverloaded: No worker is up.
         """
         async with self._changing:
-            if self._choice.canary is not None:
-                await self._apply(replace(self._choice, canary=None, percent=0), self._loaded)
-                return
-            if self._choice.previous is None:
-                raise ModelConflict(
-                    "there is no earlier default", "one", "name it: model default VERSION"
-                )
-            await self._switch(self._choice.previous)
+            choice = replace(self._choice, previous=None, canary=None, percent=0)
+            if self._choice.canary is None and self._choice.previous is not None:
+                choice = replace(choice, default=self._choice.previous)
+            if choice != self._choice:
+                await self._apply(choice, self._loaded)
 
     async def _switch(self, version: str) -> None:
         if version != self._choice.default:

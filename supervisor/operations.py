@@ -127,9 +127,12 @@ class OperationsServer(HttpServer):
             return refusal(error)
 
         async def make() -> Response:
+            before = self._health.models.desired
             await change()
-            logger.info("%s, by %s", path.lstrip("/"), name)
-            return self._models()
+            changed = self._health.models.desired is not before
+            told = "" if changed else ": nothing to change"
+            logger.info("%s, by %s%s", path.lstrip("/"), name, told)
+            return self._models(changed=changed)
 
         return Request(Verb.PREDICT, headers, service=make)
 
@@ -162,8 +165,8 @@ class OperationsServer(HttpServer):
             return "", NotAuthorized("changes need OPERATORS_FILE", "it to be set", OPERATORS)
         return who(headers.get("authorization", ""), read_tokens(self._operators_file))
 
-    def _models(self) -> Response:
-        return Response(json.dumps(self._health.models.document()).encode(), JSON)
+    def _models(self, **more: bool) -> Response:
+        return Response(json.dumps(self._health.models.document() | more).encode(), JSON)
 
     def _live(self) -> Response:
         return Response(b'{"live": true}', JSON)

@@ -79,11 +79,12 @@ def canary(
 
 @app.command()
 def rollback(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """End a canary; without one, go back to the default before this one."""
-    _change(context, url, "rollback", as_json=as_json)
+    """End a canary, or else go back to the default before; repeated, it changes nothing."""
+    if not _change(context, url, "rollback", as_json=as_json).get("changed", True):
+        complain("there is nothing further to roll back to: name it by `model default VERSION`")
 
 
-def _change(context: typer.Context, url: str, change: str, *, as_json: bool) -> None:
+def _change(context: typer.Context, url: str, change: str, *, as_json: bool) -> Any:
     """Ask for a change, once: who does not know whether it was made looks at the list."""
     with target_of(context).raw(url) as server:
         token = {"Authorization": f"Bearer {target_of(context).token}"}
@@ -91,6 +92,7 @@ def _change(context: typer.Context, url: str, change: str, *, as_json: bool) -> 
     typer.echo(json.dumps(told) if as_json else _summary(told))
     if not told["kept"]:
         complain("the model store cannot be written: the next start knows nothing of this")
+    return told
 
 
 def _summary(told: Mapping[str, Any]) -> str:
