@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from diagonalflip.errors import DiagonalFlipError, ModelNotFound, NotAuthorized, SettingError
+from diagonalflip.errors import (
+    DiagonalFlipError,
+    InsecureConnection,
+    ModelNotFound,
+    NotAuthorized,
+    SettingError,
+)
 from diagonalflip.message import Request, Response, Verb, refusal
 from diagonalflip.wire import JSON
 from supervisor.metrics import Page
@@ -21,6 +28,7 @@ from supervisor.models import Models
 from supervisor.torchserve import TorchServe
 from supervisor.workers import Workers
 from worker.batch import FAULT, Batcher, Client
+from worker.connection import Connection
 from worker.guard import RefusalLog, read_tokens, who
 from worker.listener import HttpServer
 from worker.metrics import Metrics
@@ -29,6 +37,12 @@ from worker.routes import PROBES, unserved
 PERCENT = re.compile("100|[0-9]{1,2}")
 OPERATORS = (
     "run `make token NAME=me TOKENS_FILE=operators`, and serve with OPERATORS_FILE=operators"
+)
+
+NOT_LOCAL = InsecureConnection(
+    "a change of versions from another host, without TLS: others could read the token",
+    "a connection from this host",
+    "run `diagonalflip model` there, by ssh, docker exec or kubectl exec, or kubectl port-forward",
 )
 
 logger = logging.getLogger(__name__)
@@ -69,11 +83,15 @@ class Changes(Batcher):
         super().__init__(metrics)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def put(self, client: Client, request: Request) -> None:
-        """Begin a change, whose answer ``client`` gets later."""
+    def put(self, client: Client, request: Request) -> Response | None:
+        """Begin a change, whose response ``client`` gets later; or reject it."""
+        transport = cast("Connection", client)._transport  # noqa: SLF001 - no other way
+        if not is_local(*map(transport.get_extra_info, ("peername", "sockname"))):
+            return refusal(NOT_LOCAL)
         task = asyncio.get_running_loop().create_task(self._make(client, request.service))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return None
 
     async def _make(self, client: Client, change: Callable[[], Awaitable[Response]]) -> None:
         try:
@@ -84,6 +102,18 @@ class Changes(Batcher):
             logger.exception("a change failed")
             response = refusal(FAULT)
         client.reply(response)
+
+
+def is_local(peer: Sequence[Any], own: Sequence[Any]) -> bool:
+    """Return whether a connection begins on this host.
+
+    Args:
+        peer: The client's address, first its host.
+        own: Ours.
+    """
+    address = ipaddress.ip_address(peer[0].partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)  # of a socket that listens on IPv4 and IPv6
+    return (mapped or address).is_loopback or peer[0] == own[0]
 
 
 class OperationsServer(HttpServer):
