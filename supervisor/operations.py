@@ -60,6 +60,7 @@ class Health:
         draining: Whether a stop was asked for.
         degraded: Whether workers are missing, and for long.
         reachable: Whether the ports of clients answer.
+        certificate_expires_at: Of the edge, in seconds since 1970; None without TLS.
     """
 
     workers: Workers
@@ -69,6 +70,7 @@ class Health:
     draining: bool = False
     degraded: bool = False
     reachable: bool = True
+    certificate_expires_at: float | None = None
 
     @property
     def ready(self) -> bool:

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import os
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from diagonalflip.errors import SettingError
 from supervisor import tokens
 from supervisor.access import AccessFiles
 from supervisor.settings import Settings
+
+
+def certify(chain: Path, key: Path, days: int = 30) -> None:
+    """Write a certificate, which expires after some days, and its key."""
+    private, name = generate_private_key(SECP256R1()), x509.Name([])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=9))
+        .not_valid_after(now + timedelta(days=days))
+        .sign(private, SHA256())
+    )
+    chain.write_bytes(made.public_bytes(Encoding.PEM))
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def names(files: AccessFiles) -> list[str]:
@@ -84,8 +104,6 @@ def test_a_file_that_may_not_be_read_says_who_needs_it_and_how(
 
 
 def test_pem_files_may_have_comments_in_any_encoding(tmp_path: Path) -> None:
-    from tests.unit.test_guard import certify
-
     chain, key, file = tmp_path / "chain.pem", tmp_path / "key.pem", tmp_path / "tokens"
     tokens.add(file, "somebody")
     certify(chain, key)
@@ -95,3 +113,42 @@ def test_pem_files_may_have_comments_in_any_encoding(tmp_path: Path) -> None:
         "BEGIN CERTIFICATE"
         in AccessFiles(Settings(tls_cert=chain, tls_key=key), file).content["pem"]
     )
+
+
+@pytest.mark.parametrize(
+    ("days", "level", "told"),
+    [(-1, "ERROR", "has expired at"), (13, "WARNING", "in 12 days"), (90, "INFO", "in 89")],
+)
+def test_it_tells_when_the_certificate_expires_at_the_start_and_when_it_is_renewed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, days: int, level: str, told: str
+) -> None:
+    chain, key, file = tmp_path / "chain.pem", tmp_path / "key.pem", tmp_path / "tokens"
+    tokens.add(file, "somebody")
+    caplog.set_level("INFO")
+
+    def lines() -> list[tuple[str, str]]:
+        expiring = [each for each in caplog.records if "expire" in each.message]
+        return [(each.levelname, each.message) for each in expiring]
+
+    certify(chain, key, days)
+    chain.write_bytes("# für Zürich\n".encode() + chain.read_bytes())
+    files = AccessFiles(Settings(tls_cert=chain, tls_key=key), file)
+    [(first, message)] = lines()
+    assert (first, told in message) == (level, True)
+    assert files.expires_at == pytest.approx(time.time() + days * 86_400, abs=60)
+    tokens.add(file, "other")
+    assert files.changed()
+    assert len(lines()) == 1, "the certificate is the same"
+    certify(chain, key, 365)
+    assert files.changed()
+    assert lines()[1][1].endswith("in 364 days")
+
+
+def test_the_chain_expires_with_the_first_of_its_certificates(tmp_path: Path) -> None:
+    chain, other, key = tmp_path / "chain.pem", tmp_path / "other.pem", tmp_path / "key.pem"
+    tokens.add(tmp_path / "tokens", "somebody")
+    certify(other, key, 3)
+    certify(chain, key, 30)
+    chain.write_text(chain.read_text() + other.read_text())
+    files = AccessFiles(Settings(tls_cert=chain, tls_key=key), tmp_path / "tokens")
+    assert files.expires_at == pytest.approx(time.time() + 3 * 86_400, abs=60)
