@@ -134,8 +134,9 @@ lock: installed-dev ## pin the newest packages of requirements/*.in
 	    requirements/$$name.in -o requirements/$$name.txt || exit 1; \
 	done
 
-clean: ## remove artifacts and logs, keep the virtual environment
-	rm -rf $(MODEL_STORE) logs
+# All that an export writes; versions, choices, signatures and logs of others are not ours to remove.
+clean: ## remove the exports that `make export` makes again, and nothing else
+	rm -f $(foreach each,$(EXPORTS),$(each) $(addprefix $(dir $(each))diagonal_flip.,mar onnx pt x4.onnx))
 
 $(MODEL_STORE)/%/manifest.json: export/weights-%.json $(SOURCES) | installed
 	@echo "==> Exporting version $* to $(MODEL_STORE)/$*"

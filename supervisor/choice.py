@@ -12,7 +12,7 @@ from diagonalflip.errors import ArtifactError, SettingError
 CHOICE = "serving.json"
 """File in the model store."""
 
-REMEDY = "export that version again, or delete the file"
+REMEDY = "export that version again, or set DEFAULT_VERSION"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ def read_choice(model_store: Path, versions: Sequence[str], default: str = "") -
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: {error!r}", "a choice of versions", REMEDY) from error
+        raise ArtifactError(
+            f"{path}: {error!r}", "a choice of versions", "move the file away"
+        ) from error
     if default and default not in versions:
         raise SettingError(f"DEFAULT_VERSION={default}", f"one of {', '.join(versions)}")
     if default not in {"", choice.default}:
