@@ -143,6 +143,7 @@ $(MODEL_STORE)/%/manifest.json: export/weights-%.json $(SOURCES) | installed
 	@$(BIN)/python -m export --weights $< --model-version $* --output $(MODEL_STORE)/$*
 
 installed:
+	@"$(PYTHON)" -m diagonalflip._processor
 	@$(INSTALL) .venv --project requirements/serve.txt requirements/torch.txt
 
 installed-dev: installed

@@ -27,6 +27,9 @@ LOG_BYTES = 1 << 26
 LAST_LINES = 20
 """Of each part, kept for an error's message."""
 
+JAVA = ("Error occurred during initialization", "Error: ")
+"""Beginnings of lines by which Java says that it could not start, without the reason."""
+
 WAITING_LINES = 4096
 """For a reader that stalls; then lines are dropped."""
 
@@ -147,11 +150,18 @@ class Part:
         os.close(self.writer)
 
     def last_error(self) -> str:
-        """Return the last line that names an error; else what was last said."""
-        for line in reversed(self._last):
+        """Return the last line that names an error with its reason; else what was last said.
+
+        Where Java could not start, the reason is in a line before or after that which names the
+        error.
+        """
+        lines = [*self._last]
+        for index, line in reversed([*enumerate(lines)]):
+            if line.startswith(JAVA):
+                return " / ".join(lines[max(0, index - 2) : index + 2])
             if "Error" in line or "Exception" in line:
                 return line
-        return " / ".join([*self._last][-3:]) or f"no {self._logger.name} wrote anything"
+        return " / ".join(lines[-3:]) or f"no {self._logger.name} wrote anything"
 
     def _forward(self, reader: int) -> None:
         with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:

@@ -111,3 +111,33 @@ def test_a_log_goes_on_when_a_cleaner_has_taken_its_folder(tmp_path: Path) -> No
 def test_another_format_is_refused() -> None:
     with pytest.raises(SettingError, match="text or json"):
         logs.configure("xml", logs.Output(1))
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        # of a Java whose address space is bounded (ulimit -v)
+        (
+            ["Error occurred during initialization of VM", "Could not allocate space: 1 bytes"],
+            "Could not allocate space",
+        ),
+        # of one that may not make memory executable (MemoryDenyWriteExecute=yes)
+        (
+            ["Error occurred during initialization of VM", "Failed to mark page as executable"],
+            "Failed to mark page as executable",
+        ),
+        (
+            [
+                "Unrecognized option: -XX:x",
+                "Error: Could not create the Java Virtual Machine.",
+                "Error: A fatal exception has occurred. Program will exit.",
+            ],
+            "Unrecognized option: -XX:x",
+        ),
+    ],
+)
+def test_java_says_why_it_could_not_start(tmp_path: Path, lines: list[str], told: str) -> None:
+    with part(Settings(log_dir=tmp_path)) as (opened, writer):
+        os.write(writer, "".join(f"{line}\n" for line in lines).encode())
+        wait_for(tmp_path / "part.log", f" {lines[-1]}\n")
+        assert told in opened.last_error()
