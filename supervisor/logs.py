@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 from collections import deque
+from datetime import UTC, datetime
 from pathlib import Path
 
 from diagonalflip.errors import SettingError
@@ -88,12 +89,18 @@ class _Handler(logging.Handler):
         self._output.put(self.format(record))
 
 
-class _JsonFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """Tells times as all logs here do: RFC 3339, in UTC with its offset, and milliseconds."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802, ARG002 - its name
+        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+class _JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         if getattr(record, "is_json", False):
             return record.getMessage()
-        time_ = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
-        told = {"time": f"{time_},{record.msecs:03.0f}", "level": record.levelname}
+        told = {"time": self.formatTime(record), "level": record.levelname}
         return json.dumps(told | {"part": record.name, "message": record.getMessage()})
 
 
@@ -138,7 +145,7 @@ class Part:
             handler.close()
         if settings.log_format == TEXT:
             handler = _Rotating(settings.log_dir / f"{name}.log")
-            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            handler.setFormatter(_Formatter("%(asctime)s %(message)s"))
             self._logger.addHandler(handler)
             self._logger.propagate = False
         self._last: deque[str] = deque(maxlen=LAST_LINES)
