@@ -30,7 +30,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 25
 	@echo
 	@echo "Settings of serve, also read from the environment:"
-	@"$(PYTHON)" -m supervisor.settings
+	@"$(PYTHON)" -m supervisor.settings 2> /dev/null || echo "  (listed with Python 3.11 or newer)"
 
 serve: installed $(EXPORTS) ## install, export if needed, and serve until Ctrl-C
 	@exec $(BIN)/python -m supervisor
