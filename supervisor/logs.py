@@ -28,8 +28,9 @@ LOG_BYTES = 1 << 26
 LAST_LINES = 20
 """Of each part, kept for an error's message."""
 
-JAVA = ("Error occurred during initialization", "Error: ")
-"""Beginnings of lines by which Java says that it could not start, without the reason."""
+JAVA = {"Error occurred during initialization": (0, 2), "Error: ": (-2, 1)}
+"""Beginnings of lines by which Java says that it could not start; and the lines around each, from
+which to which, that have the reason."""
 
 WAITING_LINES = 4096
 """For a reader that stalls; then lines are dropped."""
@@ -164,8 +165,9 @@ class Part:
         """
         lines = [*self._last]
         for index, line in reversed([*enumerate(lines)]):
-            if line.startswith(JAVA):
-                return " / ".join(lines[max(0, index - 2) : index + 2])
+            for beginning, (first, end) in JAVA.items():
+                if line.startswith(beginning):
+                    return " / ".join(lines[max(0, index + first) : index + end])
             if "Error" in line or "Exception" in line:
                 return line
         return " / ".join(lines[-3:]) or f"no {self._logger.name} wrote anything"
