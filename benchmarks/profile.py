@@ -48,7 +48,7 @@ WORKER: Groups = {
     "service, the rest": ("answer (flip_service.py", "handle (flip_handler.py"),
     "sending to TorchServe": ("create_predict_response (", "handle_connection ("),
     "sending to clients": ("reply (worker/connection.py",),
-    "batching": ("(worker/batch.py",),
+    "batching": ("(worker/lifecycle.py",),
     "metrics": ("(worker/metrics.py", "(ts/metrics/", "(logging/__init__.py"),
     "event loop and sockets": ("main (worker/__main__.py",),
 }

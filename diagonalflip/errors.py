@@ -13,6 +13,7 @@
     │   ├── MethodNotAllowed      405  another method than GET, HEAD, POST or PUT
     │   ├── RequestTimeout        408  the request took too long to arrive
     │   ├── RequestTooLarge       413  the body is longer than any form of the largest request
+    │   ├── TargetTooLong         414  the request's target is too long
     │   ├── HeadersTooLarge       431  the headers are too long
     │   └── UnsupportedTransfer   501  ``Transfer-Encoding`` is another than ``chunked``
     ├── NotAuthorized             401  the token is missing or unknown
@@ -136,6 +137,10 @@ class RequestTimeout(InvalidRequest, status=408):
 
 class RequestTooLarge(InvalidRequest, status=413):
     """The body is longer than the largest request can be in any form."""
+
+
+class TargetTooLong(InvalidRequest, status=414):
+    """The request's target is longer than any of ours."""
 
 
 class HeadersTooLarge(InvalidRequest, status=431):

@@ -1,7 +1,7 @@
-"""One request and one response, whichever door they came through.
+"""One request and one response, whatever the transport.
 
-A door makes the ``Request``: it decides the verb, and knows of headers what the protocol says.
-Behind it nobody looks at protocols again.
+A transport makes the ``Request``: our HTTP, TorchServe's handler, the supervisor's health check.
+It knows of headers what the protocol says; behind it nobody looks at protocols again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import enum
 import json
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import MODEL, PROBLEM
@@ -58,28 +58,79 @@ def v2_paths(version: str = "") -> dict[str, str]:
     return {"/v2": "server", path: "model", f"{path}/ready": "ready", f"{path}/config": "config"}
 
 
-@dataclass(slots=True)
+class Transport(Protocol):
+    """What has made a request, and sends its response."""
+
+    door: str
+    """Name of where it came in, for metrics; empty for a health check."""
+
+    lost: bool
+    """True once nobody waits for the response."""
+
+    def hold_more(self, length: int) -> None:
+        """Count bytes by which the body has grown, which was unwrapped."""
+
+    def reply(self, request: Request) -> None:
+        """Send its response."""
+
+    def abort(self) -> None:
+        """End the connection at once."""
+
+
+@dataclass
 class Request:
-    """One request.
+    """One request, from its head until its response is sent (worker/lifecycle.py).
+
+    What is known later has its default in the class, so that making one costs little.
 
     Attributes:
-        verb: What is asked for.
+        verb: What is asked of the model; None if nothing is.
         headers: By lower-case name; repeated ones are one, joined by commas.
         body: As it came, less the framing.
         service: The version of the model that answers, if a door chose it.
+        method, path: Of HTTP; empty if they could not be read.
+        transport: What sends the response; None in TorchServe, which gets it returned.
         token: Name of the client's token, if the door wants one.
+        arrived: When its head had come, then when all of it had, in ``perf_counter``'s seconds.
+        connection: What the response has to say of the connection, in the header of that name.
+        weight: The most work that it can be, in predictions.
+        job: What the service has read.
+        response: As soon as it is known.
     """
 
-    verb: Verb
+    verb: Verb | None
     headers: dict[str, str]
     body: bytes | bytearray = b""
     service: Any = None
-    token: str = ""
+    method: str = ""
+    path: str = ""
+    transport: Any = None
+    token: str = field(default="", init=False)
+    arrived: float = field(default=0.0, init=False)
+    connection: str = field(default="", init=False)
+    weight: int = field(default=0, init=False)
+    job: Any = field(default=None, init=False)
+    response: Response | None = field(default=None, init=False)
 
 
 Work = tuple[str, int, float, float, float]
 """Cost of an answer: form of its images, one of ``FORMS``' values, and how many;
 seconds of reading it, of its whole batch in the network, and of writing the answer."""
+
+
+class Common:
+    """Headers that responses have in common, as a mapping and as they are sent.
+
+    Args:
+        headers: By name.
+    """
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self.headers = headers
+        self.lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+
+
+NOTHING_COMMON = Common({})
 
 
 @dataclass(slots=True)
@@ -90,9 +141,10 @@ class Response:
         body: Its bytes.
         content_type: Of the body.
         status: Of HTTP.
-        headers: Further ones.
+        headers: Further ones, of this response alone.
         code: Of the error that it tells of, if any.
         work: What it took, if images were predicted.
+        common: Headers that it shares with others.
     """
 
     body: bytes
@@ -101,6 +153,12 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     code: str = ""
     work: Work | None = None
+    common: Common = NOTHING_COMMON
+
+    @property
+    def all_headers(self) -> dict[str, str]:
+        """All headers but those of its body, by name."""
+        return self.common.headers | self.headers
 
     @property
     def phrase(self) -> str:

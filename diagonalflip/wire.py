@@ -76,7 +76,7 @@ TOLERANCE = 1e-6
 """Largest absolute deviation of a prediction from the network's in double precision."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Images:
     """Packed images, as they travel.
 

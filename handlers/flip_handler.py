@@ -85,7 +85,7 @@ class FlipHandler:
         for index, response in enumerate(responses):
             context.set_response_status(response.status, response.phrase, index)
             context.set_response_content_type(index, response.content_type)
-            for name, value in response.headers.items():
+            for name, value in response.all_headers.items():
                 context.set_response_header(index, name, value)
         return [response.body for response in responses]
 

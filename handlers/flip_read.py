@@ -137,8 +137,11 @@ def read(request: Request, version: str, model_digest: str) -> Job | None:
         DiagonalFlipError: One of those that travel over HTTP.
     """
     headers = request.headers
-    _check_model(headers.get("if-match", "*"), model_digest)
-    body = flip_coding.decoded(headers.get("content-encoding", ""), request.body)
+    if "if-match" in headers:
+        _check_model(headers["if-match"], model_digest)
+    body = request.body
+    if "content-encoding" in headers:
+        body = flip_coding.decoded(headers["content-encoding"], body)
     content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
     name = parse_media_type(content_type).name
     if body and name == FORM:

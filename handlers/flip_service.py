@@ -30,12 +30,12 @@ from diagonalflip.errors import (
     TooManyImages,
     UnsupportedCoding,
 )
-from diagonalflip.message import Request, Response, Verb, Work, refusal
+from diagonalflip.message import Common, Request, Response, Verb, Work, refusal
 from diagonalflip.wire import JSON, MAX_EXPLAINED_IMAGES, MAX_IMAGES, PIXELS, WIRE_VERSION
 
 logger = logging.getLogger("flip_handler")
 
-ECHOED = {"x-request-id": "Flip-Request-Id", "traceparent": "traceparent"}
+ECHOED = (("x-request-id", "Flip-Request-Id"), ("traceparent", "traceparent"))
 """Request header to response header; TorchServe overwrites ``X-Request-Id`` with its own."""
 
 ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -67,13 +67,14 @@ class Service:
         reference, weights, flips = _reference(model.reference)
         deviation = self._engine.warm_up(reference)
         self._weights = {name: np.array(each, np.float32) for name, each in weights.items()}
-        self._headers = {
+        headers = {
             "Flip-Model-Version": self._version,
             "Flip-Model-Digest": self._digest,
             "Flip-Flips": str(flips),
             "Flip-Wire-Version": WIRE_VERSION,
             "Flip-Device": device.partition(":")[0],
         }
+        self._common = Common(headers)
         description = {
             "model": model.name,
             "version": self._version,
@@ -175,18 +176,19 @@ class Service:
 
     def _good(self, request: Request, written: flip_read.Written, work: Work) -> Response:
         body, content_type, headers = written
-        headers |= self._headers
         headers["Flip-Images"] = str(work[1])
         headers["Server-Timing"] = _timing(work)
-        return Response(body, content_type, headers=headers | _echo(request), work=work)
+        headers |= _echo(request)
+        return Response(body, content_type, headers=headers, work=work, common=self._common)
 
 
 def _echo(request: Request) -> dict[str, str]:
-    return {
-        spelling: value
-        for name, spelling in ECHOED.items()
-        if (value := request.headers.get(name)) and ECHOABLE.fullmatch(value)
-    }
+    echoed = {}
+    for name, spelling in ECHOED:
+        value = request.headers.get(name)
+        if value and ECHOABLE.fullmatch(value):
+            echoed[spelling] = value
+    return echoed
 
 
 def _reference(content: bytes) -> tuple[npt.NDArray[np.float64], dict[str, Any], int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from diagonalflip.errors import (
     DiagonalFlipError,
@@ -21,15 +21,14 @@ from diagonalflip.errors import (
     NotAuthorized,
     SettingError,
 )
-from diagonalflip.message import Request, Response, Verb, refusal
+from diagonalflip.message import Request, Response, refusal
 from diagonalflip.wire import JSON
 from supervisor.metrics import Page
 from supervisor.models import Models
 from supervisor.torchserve import TorchServe
 from supervisor.workers import Workers
-from worker.batch import FAULT, Batcher, Client
-from worker.connection import Connection
 from worker.guard import RefusalLog, read_tokens, who
+from worker.lifecycle import FAULT, Lifecycle
 from worker.listener import HttpServer
 from worker.metrics import Metrics
 from worker.routes import PROBES, unserved
@@ -78,32 +77,29 @@ class Health:
         return self.earned and self.workers.ready > 0 and self.reachable and not self.draining
 
 
-class Changes(Batcher):
+class Changes(Lifecycle):
     """Makes changes of the model's versions, while the event loop goes on answering probes."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__(metrics)
+    def __init__(self, route: Callable[[Request], Response | None], metrics: Metrics) -> None:
+        super().__init__(route, metrics)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def put(self, client: Client, request: Request) -> Response | None:
-        """Begin a change, whose response ``client`` gets later; or reject it."""
-        transport = cast("Connection", client)._transport  # noqa: SLF001 - no other way
-        if not is_local(*map(transport.get_extra_info, ("peername", "sockname"))):
-            return refusal(NOT_LOCAL)
-        task = asyncio.get_running_loop().create_task(self._make(client, request.service))
+    def put(self, request: Request) -> bool:
+        """Begin a change; the response is sent when it is made."""
+        task = asyncio.get_running_loop().create_task(self._make(request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return None
+        return True
 
-    async def _make(self, client: Client, change: Callable[[], Awaitable[Response]]) -> None:
+    async def _make(self, request: Request) -> None:
         try:
-            response = await change()
+            request.response = await request.service()
         except DiagonalFlipError as error:
-            response = refusal(error)
+            request.response = refusal(error)
         except Exception:
             logger.exception("a change failed")
-            response = refusal(FAULT)
-        client.reply(response)
+            request.response = refusal(FAULT)
+        request.transport.reply(request)
 
 
 def is_local(peer: Sequence[Any], own: Sequence[Any]) -> bool:
@@ -128,13 +124,14 @@ class OperationsServer(HttpServer):
 
     def __init__(self, health: Health, operators_file: Path | None) -> None:
         super().__init__(Metrics())
-        self.batcher = Changes(self.metrics)
+        self.lifecycle = Changes(self.route, self.metrics)
         self._health, self._operators_file = health, operators_file
         self._page = Page(health)
         self._refusals = RefusalLog()
 
-    def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
-        """The answer to any request, or the change that it asks for."""
+    def route(self, request: Request) -> Response | None:
+        """Return the response to any request but a change, which becomes its service."""
+        method, path, headers = request.method, request.path, request.headers
         pages: dict[str, Callable[[], Response]] = {
             "/v2/health/live": self._live,
             "/v2/health/ready": self._ready,
@@ -151,7 +148,7 @@ class OperationsServer(HttpServer):
         if method != "POST":
             return unserved(method, ("POST",))
         try:
-            name, error = self._operator(headers)
+            name, error = self._operator(request)
         except SettingError as unreadable:
             return refusal(unreadable)
         if error is not None:
@@ -166,7 +163,8 @@ class OperationsServer(HttpServer):
             logger.info("%s, by %s%s", path.lstrip("/"), name, told)
             return self._models(changed=changed)
 
-        return Request(Verb.PREDICT, headers, service=make)
+        request.service = make
+        return None
 
     def _change(self, path: str) -> Callable[[], Awaitable[None]] | None:
         """The change that a path stands for, if any."""
@@ -187,15 +185,18 @@ class OperationsServer(HttpServer):
         """Begin another second."""
         self._refusals.tick()
 
-    def _operator(self, headers: dict[str, str]) -> tuple[str, NotAuthorized | None]:
-        """The name of who asks, and why that may not be.
+    def _operator(self, request: Request) -> tuple[str, NotAuthorized | None]:
+        """Return the name of who asks, and why that may not be.
 
         Raises:
             SettingError: The file of tokens cannot be read.
         """
+        connection = request.transport._transport  # noqa: SLF001 - it knows no address
+        if not is_local(*map(connection.get_extra_info, ("peername", "sockname"))):
+            return "", NOT_LOCAL
         if self._operators_file is None:
             return "", NotAuthorized("changes need OPERATORS_FILE", "it to be set", OPERATORS)
-        return who(headers.get("authorization", ""), read_tokens(self._operators_file))
+        return who(request.headers.get("authorization", ""), read_tokens(self._operators_file))
 
     def _models(self, **more: bool) -> Response:
         return Response(json.dumps(self._health.models.document() | more).encode(), JSON)

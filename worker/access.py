@@ -8,18 +8,18 @@ from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from time import perf_counter, time
+from typing import cast
 
 import orjson
 
-from diagonalflip.message import Response
-from worker.metrics import Call, Entry
+from diagonalflip.message import Request, Response
 
 LOG_BYTES = 1 << 26
 """Largest size of the log; the previous one is kept as ``.1``."""
 
 
 class AccessLog:
-    """Writes a line for each request of a batch.
+    """Writes a line for each request.
 
     Args:
         path: The file. A disk that is full stops logging, not serving.
@@ -33,53 +33,32 @@ class AccessLog:
         logging.raiseExceptions = False
         self._epoch = time() - perf_counter()
 
-    def add(self, entries: Sequence[Entry], started: float, finished: float) -> None:  # noqa: ARG002
-        """Takes the requests of one batch, and when it was answered."""
-        told = self._told(finished)
+    def add(self, requests: Sequence[Request], _started: float | None, finished: float) -> None:
+        """Takes the requests of one batch, or one that no batch answered; in seconds."""
+        moment = datetime.fromtimestamp(self._epoch + finished, UTC)
+        told = moment.isoformat(timespec="milliseconds")
         lines = []
-        for door, request, arrived, response in entries:
+        for request in requests:
+            response = cast("Response", request.response)
             form, images = response.work[:2] if response.work is not None else ("", 0)
             line = {
                 "time": told,
                 "request_id": request.headers.get("x-request-id", "")[:128],
-                "door": door,
+                "door": request.transport.door,
                 "token": request.token,
-                "verb": request.verb,
-                "version": response.headers.get("Flip-Model-Version", ""),
+                "method": request.method,
+                "path": request.path[:200],
+                "verb": request.verb or "",
+                "version": response.common.headers.get("Flip-Model-Version", ""),
                 "form": form,
                 "images": images,
                 "status": response.status,
                 "code": response.code,
                 "bytes": len(response.body),
-                "ms": round(1e3 * (finished - arrived), 3),
+                "ms": round(1e3 * (finished - request.arrived), 3),
             }
             lines.append(orjson.dumps(line).decode())
-        self._write("\n".join(lines))
-
-    def observe(self, door: str, call: Call, response: Response) -> None:
-        """Takes an answer that no batch gave."""
-        now = perf_counter()
-        line = {
-            "time": self._told(now),
-            "request_id": call.headers.get("x-request-id", "")[:128],
-            "door": door,
-            "token": call.token,
-            "method": call.method,
-            "path": call.path[:200],
-            "status": response.status,
-            "code": response.code,
-            "bytes": len(response.body),
-            "ms": round(1e3 * (now - call.arrived), 3),
-        }
-        self._write(orjson.dumps(line).decode())
-
-    def _told(self, seconds: float) -> str:
-        """Time of day, of ``perf_counter``'s seconds."""
-        moment = datetime.fromtimestamp(self._epoch + seconds, UTC)
-        return moment.isoformat(timespec="milliseconds")
-
-    def _write(self, lines: str) -> None:
-        record = logging.LogRecord("access", logging.INFO, "", 0, lines, None, None)
+        record = logging.LogRecord("access", logging.INFO, "", 0, "\n".join(lines), None, None)
         self._handler.handle(record)
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""One HTTP/1.1 connection: one request at a time, deadlines for the client, a graceful close."""
+"""One HTTP/1.1 connection: one request at a time, deadlines for the client, a graceful close.
+
+It is the transport of its requests: worker/lifecycle.py says what happens to them in between.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import asyncio
 import contextlib
 from collections import deque
 from http import HTTPStatus
+from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
-from diagonalflip.message import Request, Response, refusal
+from diagonalflip.message import Request, refusal
 from diagonalflip.wire import MAX_BODY_BYTES
 from worker import limits
-from worker.batch import full
-from worker.metrics import EDGE, Call
+from worker.lifecycle import full
+from worker.metrics import EDGE
 from worker.parser import Parser
 from worker.shares import Share
 
@@ -32,15 +36,16 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: HttpServer, door: str, address: str = "") -> None:
         self._server, self.door, self.address = server, door, address
+        self._lifecycle = server.lifecycle
         self._guard = server.guard if door == EDGE else None
         self._parser: Parser | None = Parser(self)  # None: what the client still sends is ignored
-        self._queue: deque[Call] = deque()  # what was pipelined behind it
-        self._call: Call | None = None  # what is being answered
-        self._coming: Call | None = None  # what was admitted or refused; its body comes
+        self._coming: Request | None = None  # its head has come, and its body comes
+        self._queue: deque[Request] = deque()  # those that were pipelined behind the next
+        self._request: Request | None = None  # what is being answered
         self._ended = False  # the client sends no more
         self.finished = False  # the last answer is written
         self._paused = self._held_back = False  # the client reads slowly; it is not listened to
-        held = server.batcher.held
+        held = server.lifecycle.held
         self._door_share, self._share = held.by_door[door], Share()
         self._token = ""  # whose share that is
         self._body_bytes = self._unsent_bytes = self._ignored_bytes = 0
@@ -51,6 +56,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = cast("asyncio.Transport", transport)
+        self._time = asyncio.get_running_loop().time
         self._server.connections.add(self)
         self._transport.set_write_buffer_limits(limits.UNSENT_BYTES)
         self.expect()
@@ -61,9 +67,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The connection has ended; what it still waits for is not computed."""
         self.lost = True
-        self._server.connections.discard(self)
+        self._server.forget(self)
         self._queue.clear()
-        self._call = None
+        self._request = None
         self._stop_reading()
         self._hold(-self._unsent_bytes)
 
@@ -85,7 +91,7 @@ class Connection(asyncio.Protocol):
         self._ended = True
         self._stop_reading()
         # TLS has no half of a connection: when either side ends it, all of it ends.
-        return self._call is not None and self._transport.can_write_eof()
+        return self._request is not None and self._transport.can_write_eof()
 
     def pause_writing(self) -> None:
         """The client reads slowly: it is not listened to meanwhile."""
@@ -104,69 +110,66 @@ class Connection(asyncio.Protocol):
         self.expect()
 
     def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
-        """Decide by its head who answers a request; return whether its body is wanted."""
-        message, token = self._server.admit(self._guard, method, path, headers)
-        self._coming = Call(message, method, path, headers, token)
-        if isinstance(message, Response):
+        """Make a request of its head; return whether its body is wanted."""
+        request = self._coming = Request(None, headers, b"", None, method, path, self)
+        self._lifecycle.admit(request, self._guard)
+        if request.response is not None:
             return False
-        message.token = token
-        if token != self._token:
-            self._belongs_to(token)
+        if request.token != self._token:
+            self._belongs_to(request.token)
         return True
 
     def proceed(self) -> None:
         """The client asks whether to send its body; while it is owed an answer, it waits."""
-        if self._call is None:
+        if self._request is None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def hold(self, length: int) -> None:
         """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
-        self._body_bytes += length
-        self._door_share.held += length
-        self._share.held += length
+        self.hold_more(length)
         door = self._door_share
         is_much = door.held > limits.HELD_BYTES >> 2  # half of a door's share, if there are two
-        if is_much and self._server.batcher.held.is_full(door, self._share):
+        if is_much and self._lifecycle.held.is_full(door, self._share):
             raise full()
 
     def hold_more(self, length: int) -> None:
-        """Count bytes by which a request has grown, which was unwrapped."""
-        self._release(-length)
+        """Count bytes of bodies; fewer, if it is negative."""
+        self._body_bytes += length
+        self._hold(length)
 
     def turn_away(self, connection: str) -> None:
-        """Answer what was refused by its head, before its body has come."""
-        if self._coming is not None:
-            self._put(self._coming, connection)
+        """Answer what was rejected by its head, before its body has come."""
+        request, self._coming = self._coming, None
+        if request is not None:
+            self._put(request, connection)
 
     def receive(self, body: bytes, connection: str) -> None:
         """A whole request has come."""
         self.deadline = None
-        call = self._coming
-        if call is None:  # it was turned away
+        request, self._coming = self._coming, None
+        if request is None:  # it was turned away
             self.expect()
             return
-        if isinstance(call.message, Request):
-            call.message.body = body
-        self._put(call, connection)
+        request.body = body
+        self._put(request, connection)
 
-    def _put(self, call: Call, connection: str) -> None:
+    def _put(self, request: Request, connection: str) -> None:
         """Answer what has come after the requests before; read no further meanwhile."""
-        self._coming = None
-        known = call.message if isinstance(call.message, Response) else None
-        if known is not None and known.status == HTTPStatus.UNAUTHORIZED:
+        response = request.response
+        if response is not None and response.status == HTTPStatus.UNAUTHORIZED:
             connection = "close"  # a stranger keeps nothing of ours
-        call.connection = connection
-        self._queue.append(call)
+        request.connection = connection
+        self._queue.append(request)
         self._answer_next()
-        if known is not None and connection == "close":
+        if response is not None and connection == "close":
             self._stop_reading()
         elif self._queue:
             self._held_back = True
             self._transport.pause_reading()
 
-    def reply(self, response: Response) -> None:
-        """Takes the answer to the request that was put last."""
-        self._write(response)
+    def reply(self, request: Request) -> None:
+        """Send the response to the request that was put last."""
+        self._write(request)
         if self._queue:
             self._answer_next()
 
@@ -201,34 +204,32 @@ class Connection(asyncio.Protocol):
 
     def _answer_next(self) -> None:
         """Answers what it can, in order, until one has to wait for the service."""
-        while self._queue and self._call is None:
-            call = self._call = self._queue.popleft()
-            answer: Request | Response | None = call.message
-            if isinstance(answer, Request):
-                answer = self._server.batcher.put(self, answer)
-            elif answer is not None:
-                self._server.metrics.observe(self.door, call, answer)
-            if answer is not None:
-                self._write(answer)
+        while self._queue and self._request is None:
+            request = self._request = self._queue.popleft()
+            if request.response is not None or not self._lifecycle.put(request):
+                self._lifecycle.observe([request], None, perf_counter())
+                self._write(request)
 
-    def _write(self, response: Response) -> None:
-        """Answers what is being answered; ends the connection if either side wants it."""
-        call, self._call = self._call, None
-        if call is None or self.lost or self._transport.is_closing():
+    def _write(self, request: Request) -> None:
+        """Send the response; end the connection if either side wants that."""
+        self._request = None
+        response = request.response
+        if response is None or self.lost or self._transport.is_closing():
             return
-        connection = call.connection
+        connection = request.connection
         if self._server.draining and not self._queue:
             connection = "close"
-        if isinstance(call.message, Request):
-            self._release(len(call.message.body))
+        if request.body:
+            self.hold_more(-len(request.body))
         head = self._server.head(response, connection)
-        self._transport.writelines([head] if call.method == "HEAD" else [head, response.body])
+        self._transport.writelines([head] if request.method == "HEAD" else [head, response.body])
         if self._ended and not self._queue:
             self._transport.close()
         elif connection == "close":
             self._linger()
         else:
-            self._listen()
+            if self._held_back:
+                self._listen()
             if self._paused or not self._in_request:
                 self.expect()
 
@@ -238,11 +239,6 @@ class Connection(asyncio.Protocol):
             self._held_back = False
             self._transport.resume_reading()
 
-    def _release(self, length: int) -> None:
-        self._body_bytes -= length
-        self._door_share.held -= length
-        self._share.held -= length
-
     def _hold(self, length: int) -> None:
         self._door_share.held += length
         self._share.held += length
@@ -251,29 +247,34 @@ class Connection(asyncio.Protocol):
         """Count what it holds with all that its token does."""
         held = self._body_bytes + self._unsent_bytes
         self._share.held -= held
-        self._token, self._share = token, self._server.batcher.held.by_token[token]
+        self._token, self._share = token, self._lifecycle.held.by_token[token]
         self._share.held += held
 
     def expect(self) -> None:
         """Sets how long the client may take for what it is to do, if it is its turn."""
-        unsent = self.unsent if self._paused or self.finished else 0
+        unsent = 0
+        if self._paused or self.finished:
+            unsent = self._transport.get_write_buffer_size()
         if unsent != self._unsent_bytes:
             self._hold(unsent - self._unsent_bytes)
             self._unsent_bytes = unsent
         acts = unsent or self.finished or self._in_request
         self.deadline = None
-        if acts or self._call is None:
+        if acts or self._request is None:
             patience_s = limits.patience_s(
                 unsent, self.finished, self._in_request, self._server.draining
             )
-            self.deadline = asyncio.get_running_loop().time() + patience_s
+            self.deadline = self._time() + patience_s
 
     def _refuse(self, error: DiagonalFlipError) -> None:
         """Answers after the requests before, reads no further, and ends the connection."""
+        request = self._coming
+        if request is None:  # not even a head
+            request = Request(None, {}, transport=self)
+            request.arrived = perf_counter()
         self._stop_reading()
-        call, self._coming = self._coming or Call(refusal(error)), None
-        call.message, call.connection = refusal(error), "close"
-        self._queue.append(call)
+        request.response, request.connection = refusal(error), "close"
+        self._queue.append(request)
         self._answer_next()
         self.expect()
 
@@ -282,9 +283,9 @@ class Connection(asyncio.Protocol):
         if self._parser is not None:
             self._parser.close()
             self._parser = None
-        calls = [*self._queue, *([self._call] if self._call else [])]
-        bodies = [call.message.body for call in calls if isinstance(call.message, Request)]
-        self._release(self._body_bytes - sum(map(len, bodies)))
+        self._coming = None
+        waiting = [*self._queue, *([self._request] if self._request else [])]
+        self.hold_more(sum(len(request.body) for request in waiting) - self._body_bytes)
 
     def _linger(self) -> None:
         self.finished = True

@@ -23,7 +23,7 @@ from diagonalflip.errors import (
     SettingError,
     TokenRevoked,
 )
-from diagonalflip.message import Response, refusal
+from diagonalflip.message import Request, refusal
 from worker import limits
 
 LINE = re.compile(r"([0-9a-f]{64}) ([A-Za-z0-9._-]{1,64})")
@@ -96,21 +96,22 @@ class Guard:
         self.context = tls(pem) if pem is not None else None
         self._names = names
 
-    def judge(
-        self, method: str, path: str, headers: Mapping[str, str]
-    ) -> tuple[str, Response | None]:
-        """Return the token's name, and the answer to a request that may not pass.
+    def admits(self, request: Request) -> bool:
+        """Return whether a request may pass; else it has its response. Sets its token's name.
 
         Pages are not for the public.
         """
+        path = request.path
         if path in HEALTH:
-            return "", None
-        name, error = self._judge(headers.get("authorization", ""))
+            return True
+        request.token, error = self._judge(request.headers.get("authorization", ""))
         if error is not None:
-            self._log.put(method, path, name, error)
+            self._log.put(request.method, path, request.token, error)
         elif path not in self.paths:
             error = ModelNotFound(f"path {path[:100]}", "/predictions/MODEL")
-        return name, refusal(error) if error is not None else None
+        if error is not None:
+            request.response = refusal(error)
+        return error is None
 
     def _judge(self, told: str) -> tuple[str, DiagonalFlipError | None]:
         name, error = who(told, self._names)

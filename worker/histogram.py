@@ -34,9 +34,7 @@ class Histogram:
 
     def mark(self, value: float, traceparent: str) -> None:
         """Has a trace, if that is one, stand for the values like ``value``."""
-        found = TRACE.match(traceparent)
-        if found is not None:
-            self._exemplars[bisect_left(self._bounds, value)] = found[1], value
+        self._exemplars[bisect_left(self._bounds, value)] = traceparent, value
 
     def fold(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Sorts in what was added since the last time, and returns it."""
@@ -50,5 +48,9 @@ class Histogram:
 
     def state(self) -> dict[str, Any]:
         """Counts by bucket, the sum, and exemplars: place, trace id, value."""
-        exemplars = [(place, *exemplar) for place, exemplar in self._exemplars.items()]
+        exemplars = [
+            (place, found[1], value)
+            for place, (traceparent, value) in self._exemplars.items()
+            if (found := TRACE.match(traceparent))
+        ]
         return {"counts": self._counts.tolist(), "sum": self._sum, "exemplars": exemplars}

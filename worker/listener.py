@@ -11,17 +11,17 @@ import contextlib
 import logging
 import socket
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
-from functools import cache
 from http import HTTPStatus
 
-from diagonalflip.message import Request, Response, refusal
+from diagonalflip.message import Common, Request, Response
 from worker import limits
-from worker.batch import FAULT, Batcher
 from worker.connection import Connection
 from worker.guard import Guard
+from worker.lifecycle import Lifecycle
 from worker.metrics import EDGE, Metrics
 
 logger = logging.getLogger(__name__)
@@ -58,36 +58,16 @@ class HttpServer(ABC):
         self.guard = guard
         self.most_connections = limits.most_connections()
         self.metrics = metrics
-        self.batcher = Batcher(metrics)
+        self.lifecycle = Lifecycle(self.route, metrics)
         self.connections: set[Connection] = set()
         self.draining = False
-        self._date = ""
-        self._opening: dict[asyncio.Task[None], Connection] = {}
+        self._begins: dict[tuple[int, Common], str] = {}  # of responses' heads, for a second
+        self._opening: set[asyncio.Task[None]] = set()
+        self._of_address: Counter[str] = Counter()  # connections of the edge's clients
 
     @abstractmethod
-    def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
-        """A request with its service, less its body; or the known answer."""
-
-    def admit(
-        self, guard: Guard | None, method: str, path: str, headers: dict[str, str]
-    ) -> tuple[Request | Response, str]:
-        """Decide by its head who answers a request; a fault of ours is an answer, too.
-
-        Returns:
-            The request, or its answer; and the name of the client's token.
-        """
-        token = ""
-        try:
-            if path == "*" and method == "OPTIONS":
-                return Response(b"", "", headers={"allow": "GET, HEAD, POST, PUT, OPTIONS"}), token
-            if guard is not None:
-                token, refused = guard.judge(method, path, headers)
-                if refused is not None:
-                    return refused, token
-            return self.route(method, path, headers), token
-        except Exception:
-            logger.exception("a request could not be routed")
-            return refusal(FAULT), token
+    def route(self, request: Request) -> Response | None:
+        """Set verb and service of a request; or return the response that its head suffices for."""
 
     async def serve(self, doors: Sequence[Door], opened: Callable[[], None]) -> None:
         """Serves until ``end``, and closes the doors then.
@@ -99,7 +79,7 @@ class HttpServer(ABC):
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._doors = list(doors)
-        self.batcher.held.count = len(doors)
+        self.lifecycle.held.count = len(doors)
         for door in self._doors:
             self._listen(door)
         self._every_second()
@@ -140,14 +120,21 @@ class HttpServer(ABC):
 
     def head(self, response: Response, connection: str) -> bytes:
         """Status line and headers of an answer; ``connection`` is the header of that name."""
-        lines = [_status_line(response.status), self._date]
-        lines.append(f"content-length: {len(response.body)}")
+        kind = response.status, response.common
+        begin = self._begins.get(kind)
+        if begin is None:
+            status = HTTPStatus(response.status)
+            date = formatdate(usegmt=True)
+            begin = f"HTTP/1.1 {status:d} {status.phrase}\r\ndate: {date}\r\n{kind[1].lines}"
+            self._begins[kind] = begin
+        lines = f"{begin}content-length: {len(response.body)}\r\n"
         if response.content_type:
-            lines.append(f"content-type: {response.content_type}")
-        lines += [f"{name}: {value}" for name, value in response.headers.items()]
+            lines += f"content-type: {response.content_type}\r\n"
+        for name, value in response.headers.items():
+            lines += f"{name}: {value}\r\n"
         if connection:
-            lines.append(f"connection: {connection}")
-        return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+            lines += f"connection: {connection}\r\n"
+        return (lines + "\r\n").encode("latin-1", "replace")
 
     def tick(self) -> None:  # noqa: B027 - there may be nothing to do
         """Called every second."""
@@ -170,14 +157,17 @@ class HttpServer(ABC):
         try:
             for _ in range(1 + len(self.connections) // CONNECTIONS_PER_ACCEPT):
                 accepted, address = door.listener.accept()
-                if door.name == EDGE and self._is_crowded(address[0]):
+                host = address[0] if door.name == EDGE else ""
+                if host and self._is_crowded(host):
                     accepted.close()
                     continue
                 accepted.setblocking(False)
-                connection = Connection(self, door.name, address[0] if door.name == EDGE else "")
+                connection = Connection(self, door.name, host)
+                if host:
+                    self._of_address[host] += 1
                 opening = self._loop.create_task(self._open(connection, accepted))
-                self._opening[opening] = connection
-                opening.add_done_callback(self._opening.pop)
+                self._opening.add(opening)
+                opening.add_done_callback(self._opening.discard)
         except (BlockingIOError, ConnectionAbortedError):
             return False
         except OSError:
@@ -189,30 +179,39 @@ class HttpServer(ABC):
 
     def _is_crowded(self, address: str) -> bool:
         """Return whether another client of ``address`` would take the room of others."""
-        if len(self._opening) + len(self.connections) < limits.CONNECTIONS_OF_AN_ADDRESS:
-            return False
-        present = {*self._opening.values(), *self.connections}  # for a moment one is in both
+        present = self._of_address.get(address, 0)
         most = limits.CONNECTIONS_OF_AN_ADDRESS
-        if sum(each.address == address for each in present) >= most:
-            return True
-        return len(self._opening) >= self.most_connections
+        return present >= most or len(self._opening) >= self.most_connections
 
     async def _open(self, connection: Connection, accepted: socket.socket) -> None:
         tls = self.guard.context if self.guard is not None and connection.door == EDGE else None
         timeouts: dict[str, float] = {}
         if tls is not None:
             timeouts = dict.fromkeys(TLS_TIMEOUTS, limits.HANDSHAKE_S)
-        with contextlib.suppress(OSError):  # a client that is gone, or speaks no TLS
-            await self._loop.connect_accepted_socket(
-                lambda: connection, accepted, ssl=tls, **timeouts
-            )
+        try:
+            with contextlib.suppress(OSError):  # a client that is gone, or speaks no TLS
+                await self._loop.connect_accepted_socket(
+                    lambda: connection, accepted, ssl=tls, **timeouts
+                )
+        finally:
+            if connection not in self.connections:  # it was never made, or is lost again
+                self.forget(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Count a connection no longer, however often this is said."""
+        self.connections.discard(connection)
+        address, connection.address = connection.address, ""
+        if address:
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
 
     def _every_second(self) -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(1.0, self._every_second)  # whatever happens below
-        self._date = f"date: {formatdate(usegmt=True)}"
+        self._begins.clear()
         now = loop.time()
-        held = self.batcher.held
+        held = self.lifecycle.held
         for connection in list(self.connections):
             if connection.deadline is not None and connection.deadline < now:
                 connection.expire()
@@ -227,8 +226,3 @@ def _is_deaf(connection: Connection, now: float) -> bool:
     if unsent != connection.stuck[0]:
         connection.stuck = unsent, now
     return unsent > 0 and now - connection.stuck[1] > limits.DEAF_S
-
-
-@cache
-def _status_line(status: int) -> str:
-    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"

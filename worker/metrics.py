@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import psutil
@@ -33,39 +32,18 @@ SECONDS = [round(25e-6 * 2**step, 7) for step in range(20)]
 IMAGES = [float(4**step) for step in range(11)]
 REQUESTS = [float(2**step) for step in range(8)]
 
-Entry = tuple[str, Request, float, Response]
-"""Door, request, when it had arrived, and its response; ``perf_counter``'s seconds."""
-
-
-@dataclass(slots=True)
-class Call:
-    """A request on its connection.
-
-    Attributes:
-        message: The request, or its answer where that is known.
-        method, path, headers: Of its head; empty if that could not be read.
-        token: Name of the client's token, if the door wants one.
-        connection: What the answer has to say of the connection, in the header of that name.
-        arrived: When its head had come, in ``perf_counter``'s seconds.
-    """
-
-    message: Request | Response
-    method: str = ""
-    path: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    token: str = ""
-    connection: str = ""
-    arrived: float = field(default_factory=perf_counter)
-
 
 class Watcher(Protocol):
-    """Receiver of every answer: traces, the access log."""
+    """Receiver of every request that was answered: traces, the access log."""
 
-    def add(self, entries: Sequence[Entry], started: float, finished: float) -> None:
-        """Takes the requests of one batch, and when it was answered, in seconds."""
+    def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
+        """Takes the requests of one batch, or one that no batch answered.
 
-    def observe(self, door: str, call: Call, response: Response) -> None:
-        """Takes an answer that no batch gave."""
+        Args:
+            requests: With their responses.
+            started: When the batch began, in ``perf_counter``'s seconds; None if there was none.
+            finished: When it was answered.
+        """
 
     def close(self) -> None:
         """Writes what is left."""
@@ -114,34 +92,37 @@ class Metrics:
         self.recent: dict[str, float] = {}
         self._folded_at = perf_counter()
 
-    def add(self, entries: Sequence[Entry], started: float, finished: float) -> None:
-        """Takes the requests of one batch, at least one, and when it was answered, in seconds."""
+    def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
+        """Takes the requests of one batch, or one that no batch answered.
+
+        Args:
+            requests: With their responses, at least one.
+            started: When the batch began, in ``perf_counter``'s seconds; None if there was none.
+            finished: When it was answered.
+        """
         works: list[Work] = []
         key, duration = None, self._queue
-        for door, request, arrived, response in entries:
-            if key != (new := (door, request.verb, response.status)):
+        for request in requests:
+            response = cast("Response", request.response)
+            if response.code:
+                self.refusals[response.code] += 1
+            if request.verb is None:  # nothing was asked of the model
+                continue
+            if key != (new := (request.transport.door, request.verb, response.status)):
                 key, duration = new, self._durations[new]
-            seconds = finished - arrived
+            seconds = finished - request.arrived
             duration.add(seconds)
             if response.work is not None:
                 works.append(response.work)
-            elif response.code:
-                self.refusals[response.code] += 1
             if "traceparent" in response.headers:
                 duration.mark(seconds, response.headers["traceparent"])
-        self._queue.extend([started - entry[2] for entry in entries])
+        if started is not None:
+            self._queue.extend([started - request.arrived for request in requests])
+            self._busy_s += finished - started
         if works:
             self._add_works(works)
-        self._busy_s += finished - started
         for watcher in self.watchers:
-            watcher.add(entries, started, finished)
-
-    def observe(self, door: str, call: Call, response: Response) -> None:
-        """Takes an answer to what asked for nothing of the model, or could not be read."""
-        if response.code:
-            self.refusals[response.code] += 1
-        for watcher in self.watchers:
-            watcher.observe(door, call, response)
+            watcher.add(requests, started, finished)
 
     def fold(self) -> None:
         """Sorts in what was added."""
@@ -197,9 +178,11 @@ class Metrics:
         forms, images, decode_s, forward_s, encode_s = zip(*works, strict=True)
         self._decode.extend(decode_s)
         self._encode.extend(encode_s)
-        self._forward.add(forward_s[0])
-        self._batch_images.add(sum(images))
-        self._batch_requests.add(len(works))
+        for seconds in set(forward_s):  # of a pass each: versions do not share one
+            counts = [n for n, s in zip(images, forward_s, strict=True) if s == seconds]
+            self._forward.add(seconds)
+            self._batch_images.add(sum(counts))
+            self._batch_requests.add(len(counts))
         if forms.count(forms[0]) == len(forms):
             self._images[forms[0]] += sum(images)
         else:

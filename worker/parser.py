@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 from urllib.parse import unquote
@@ -14,6 +13,7 @@ from diagonalflip.errors import (
     HeadersTooLarge,
     InvalidRequest,
     RequestTooLarge,
+    TargetTooLong,
     UnsupportedTransfer,
 )
 from diagonalflip.wire import MAX_BODY_BYTES
@@ -23,33 +23,36 @@ ONCE = {"content-type", "inference-header-content-length", "if-match"}
 """Headers whose repetition nobody understands; others are lists (RFC 9110, section 5.3), or
 nothing to us."""
 
-HOST = re.compile(r"(\[[^\[\]/?#@\s]+\]|[\w.~!$&'()*+,;=%-]*)(:\d*)?", re.ASCII)
+_NAME = r"(?:\[[^\[\]/?#@\s]+\]|[\w.~!$&'()*+,;=%-]+)"
+
+HOST = re.compile(rf"{_NAME}?(:\d*)?", re.ASCII)
 """A name or address, and a port (RFC 9110, section 7.2)."""
+
+TARGET = re.compile(
+    rf"(?:https?://{_NAME}(?::\d*)?(?=[/?]|\Z)|(?=/|\*\Z))([^?#]*)(?:\?[^#]*)?",
+    re.ASCII | re.IGNORECASE,
+)
+"""A path, or a URL with a host, or ``*``; no fragment (RFC 9112, section 3.2)."""
 
 BLANKS = b" \t"
 
 KNOWN_HEADS, KNOWN_HEAD_BYTES = 1024, 1024
 """Number and length of heads that are remembered, at most."""
 
+IDS = re.compile(
+    rb"\r\n([Tt]race(?:parent|state)|[Xx]-[Rr]equest-[Ii][Dd]|[Xx]-[Aa]mzn-[Tt]race-[Ii]d)"
+    rb": ([!-~]{1,256})(?=\r\n[^ \t])"
+)
+"""Headers by which the heads of one client differ."""
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Content of a request's head.
 
-    Attributes:
-        method, path, headers: As ``Receiver.receive`` takes them.
-        length: Of the body, in bytes.
-    """
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    length: int
-
+Head = tuple[str, str, dict[str, str], int]
+"""Method, path and headers, as ``Receiver.admit`` takes them, and the body's length."""
 
 _known: dict[bytes, Head] = {}
-"""Heads by their bytes. A client sends the same one again and again, and reading it takes as long
-as predicting an image; what llhttp has read once, as a whole request, need not be read again."""
+"""Heads by their bytes, less ``IDS``. A client sends the same one again and again, and reading it
+takes as long as predicting an image; what llhttp has read once, as a whole request, need not be
+read again."""
 
 
 class Receiver(Protocol):
@@ -116,15 +119,17 @@ class Parser:
         begins = not self.in_request and self._connection != "close"
         end = data.find(b"\r\n\r\n", 0, KNOWN_HEAD_BYTES) if begins else -1
         raw = data[: end + 4] if end > 0 else b""
-        known = _known.get(raw)
-        if known is not None and len(raw) + known.length == len(data):
-            if self._receiver.admit(known.method, known.path, known.headers):
-                self._receiver.hold(known.length)
-                self._receiver.receive(data[len(raw) :], "")
-            else:
-                is_short = known.length <= limits.IGNORED_BODY_BYTES
-                self._receiver.receive(b"", "" if is_short else "close")
-            return
+        known = (_known.get(raw) or _known_but_for_ids(raw)) if raw else None
+        if known is not None:
+            method, path, headers, length = known
+            if len(raw) + length == len(data):
+                if self._receiver.admit(method, path, headers):
+                    self._receiver.hold(length)
+                    self._receiver.receive(data[len(raw) :], "")
+                else:
+                    is_short = length <= limits.IGNORED_BODY_BYTES
+                    self._receiver.receive(b"", "" if is_short else "close")
+                return
         self._completed = False
         self._read(data)
         if self._is_closed:
@@ -152,7 +157,7 @@ class Parser:
             except httptools.HttpParserError as error:
                 raise InvalidRequest(f"{type(error).__name__}: {error}", "HTTP/1.1") from error
             if self._in_head and self._head_bytes > limits.MAX_HEAD_BYTES:
-                raise _long_head()
+                raise _long_head(self._url)
 
     def close(self) -> None:
         """Reads no more. llhttp refers back: both are freed now, not when cycles are collected."""
@@ -175,15 +180,15 @@ class Parser:
         """A piece of the request's target."""
         self._url += url
         if len(self._url) > limits.MAX_HEAD_BYTES:
-            raise _long_head()
+            raise _long_head(self._url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; several of one name are a list, and trailers do not count."""
         self._length += len(name) + len(value)
         if self._length + len(self._url) > limits.MAX_HEAD_BYTES:
-            raise _long_head()
+            raise _long_head(self._url)
         if self._in_head:
-            key, new = lower(name), text(value.strip(BLANKS))
+            key, new = lower(name), value.strip(BLANKS).decode("latin-1")
             old = self._headers.get(key)
             if old is not None and key == "host":
                 raise InvalidRequest("several headers host", "one")
@@ -197,9 +202,9 @@ class Parser:
         """All headers are there."""
         self._in_head = False
         llhttp, headers = self._llhttp, self._headers
-        self._method = text(llhttp.get_method())
+        self._method = llhttp.get_method().decode("latin-1")
         self._version = llhttp.get_http_version()
-        _check_head(self._method, self._version, headers)
+        _check_head(self._method, self._version, self._url, headers)
         if llhttp.should_upgrade():
             return
         self._path = path_of(self._url)
@@ -227,8 +232,13 @@ class Parser:
         )
         if not is_read or not self._llhttp.should_keep_alive():
             return "close"
-        # HTTP/1.0 keeps no connection of which nothing is said.
-        return "keep-alive" if self._version == "1.0" else ""
+        if self._version != "1.0":
+            return ""
+        # HTTP/1.0 keeps no connection of which nothing is said, and knows no codings.
+        ends = "transfer-encoding" in self._headers or "close" in elements(
+            self._headers.get("connection", "")
+        )
+        return "close" if ends else "keep-alive"
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -252,16 +262,22 @@ class Parser:
         """Takes the head of the one request that came whole, unless it says more than it asks."""
         if self._connection or "expect" in self._headers:
             return
+        headers = dict(self._headers)
+        rest, ids = _without_ids(raw)
+        for name, value in ids.items():
+            if headers.pop(name, "") != value:
+                return  # there are two of that name
         if len(_known) >= KNOWN_HEADS:
             _known.clear()
-        _known[raw] = Head(self._method, self._path, self._headers, self._body_bytes)
+        _known[rest] = self._method, self._path, headers, self._body_bytes
 
     def _without_upgrade(self) -> bytes:
         """The head again, without the offer; llhttp has taken the body for something else.
 
         The offer is ignored (RFC 9110, section 7.8), and the request read as if it were not there.
         """
-        lines = [b"%b %b HTTP/1.1" % (self._llhttp.get_method(), self._url)]
+        version = self._version.encode()
+        lines = [b"%b %b HTTP/%b" % (self._llhttp.get_method(), self._url, version)]
         lines += [
             f"{name}: {value}".encode("latin-1")
             for name, value in self._headers.items()
@@ -272,23 +288,55 @@ class Parser:
         return b"\r\n".join([*lines, b"", b""])
 
 
-def _check_head(method: str, version: str, headers: dict[str, str]) -> None:
-    """Raise what is wrong with a head that llhttp lets pass (RFC 9112, sections 2.3, 3.2, 6.1)."""
+def _check_head(method: str, version: str, target: bytes, headers: dict[str, str]) -> None:
+    """Raise what is wrong with a head that llhttp lets pass (RFC 9112, sections 2.3, 3.2, 6)."""
     if method == "CONNECT":
         raise InvalidRequest("method CONNECT", "another", "this server is not a proxy")
+    if target == b"*" and method != "OPTIONS":
+        raise InvalidRequest(f"target * of {method}", "a path")
     if version not in ("1.0", "1.1"):
         raise InvalidRequest(f"HTTP/{version}", "HTTP/1.1")
     host, coding = headers.get("host"), headers.get("transfer-encoding", "chunked")
     if host is None and version != "1.0":
         raise InvalidRequest("no header host", "one")
-    if host is not None and not HOST.fullmatch(host):
+    if host is not None and not is_host(host):
         raise InvalidRequest(f"Host {host[:100]!r}", "a name or an address, and a port")
-    if coding.lower() != "chunked":
+    codings = elements(coding)
+    if codings[-1:] != ["chunked"]:  # nobody knows where the body ends
+        raise InvalidRequest(f"Transfer-Encoding {coding[:100]!r}", "chunked")
+    if len(codings) > 1:
         raise UnsupportedTransfer(f"Transfer-Encoding {coding[:100]!r}", "chunked")
 
 
-def _long_head() -> HeadersTooLarge:
-    return HeadersTooLarge("the headers are too long", f"at most {limits.MAX_HEAD_BYTES} bytes")
+def _known_but_for_ids(raw: bytes) -> Head | None:
+    """Return what is known of a head, with the ids that it has itself."""
+    rest, ids = _without_ids(raw)
+    known = _known.get(rest)
+    if known is None or not ids:
+        return None
+    method, path, headers, length = known
+    return method, path, headers | ids, length
+
+
+def _without_ids(raw: bytes) -> tuple[bytes, dict[str, str]]:
+    """A head without ``IDS``, and these; all of it if there are two of one name."""
+    parts = IDS.split(raw)
+    ids = {lower(parts[at]): parts[at + 1].decode() for at in range(1, len(parts), 3)}
+    return (b"".join(parts[::3]), ids) if len(parts) == 1 + 3 * len(ids) else (raw, {})
+
+
+def elements(value: str) -> list[str]:
+    """Return the elements of a header that is a list, in lower case (RFC 9110, section 5.6.1)."""
+    stripped = (each.strip(" \t").lower() for each in value.split(","))
+    return [each for each in stripped if each]
+
+
+def _long_head(target: bytes) -> TargetTooLong | HeadersTooLarge:
+    """Return what to answer to a head that is too long: most of it may be its target."""
+    expected = f"at most {limits.MAX_HEAD_BYTES} bytes"
+    if len(target) > limits.MAX_HEAD_BYTES >> 1:
+        return TargetTooLong("the target is too long", f"{expected} with all headers")
+    return HeadersTooLarge("the headers are too long", expected)
 
 
 def _long_body(length: str) -> RequestTooLarge:
@@ -297,30 +345,29 @@ def _long_body(length: str) -> RequestTooLarge:
     )
 
 
-def text(raw: bytes) -> str:
-    """A piece of a request's head."""
-    return _short_text(raw) if len(raw) <= 128 else raw.decode("latin-1")
+@lru_cache(maxsize=64)
+def is_host(value: str) -> bool:
+    """Return whether a header ``Host`` has that value."""
+    return HOST.fullmatch(value) is not None
 
 
-@lru_cache(maxsize=4096)
-def _short_text(raw: bytes) -> str:
-    """Decode a string that many requests share: a name or a media type."""
-    return raw.decode("latin-1")
-
-
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def lower(name: bytes) -> str:
     """A header's name."""
     return name.decode("latin-1").lower()
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def path_of(target: bytes) -> str:
     """The path of a request's target in any of its forms (RFC 9112, section 3.2), decoded.
 
     Without its query, and without a slash at its end, which TorchServe's port ignores as well.
+
+    Raises:
+        InvalidRequest: It has none of these forms.
     """
-    path = target.partition(b"?")[0].decode("latin-1")
-    if path.lower().startswith(("http://", "https://")):
-        path = "/" + path.partition("://")[2].partition("/")[2]
-    return unquote(path).rstrip("/") or "/"
+    told = target.decode("latin-1")
+    parts = TARGET.fullmatch(told)
+    if parts is None:
+        raise InvalidRequest(f"target {told[:100]!r}", "a path, or a URL with a host")
+    return unquote(parts[1]).rstrip("/") or "/"

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -32,6 +31,40 @@ ALL_IMAGES = bytes(pack(np.arange(16)).packed)
 Answers = dict[str, dict[str, Any]]
 """Outcome of a health check: by version ``status``, ``device``, ``digest`` of the model, and
 ``predictions``, the body in hex."""
+
+
+class HealthCheck:
+    """Transport of a health check: all versions' answers are told together.
+
+    Args:
+        services: By version.
+        done: Takes the answers.
+    """
+
+    door, lost = "", False
+
+    def __init__(self, services: Mapping[str, Any], done: Callable[[Answers], None]) -> None:
+        self._versions = {service: version for version, service in services.items()}
+        self._done = done
+        self._answers: Answers = {}
+
+    def hold_more(self, length: int) -> None:
+        """Nothing of it is held for a client."""
+
+    def reply(self, request: Request) -> None:
+        """Take the answer of one version."""
+        response = cast("Response", request.response)
+        self._answers[self._versions[request.service]] = {
+            "status": response.status,
+            "device": response.common.headers.get("Flip-Device"),
+            "digest": response.common.headers.get("Flip-Model-Digest"),
+            "predictions": response.body.hex(),
+        }
+        if len(self._answers) == len(self._versions):
+            self._done(self._answers)
+
+    def abort(self) -> None:
+        """There is no connection."""
 
 
 class WorkerServer(HttpServer):
@@ -94,30 +127,20 @@ class WorkerServer(HttpServer):
 
     def check(self, done: Callable[[Answers], None]) -> None:
         """Predict the 16 images by every version, in the queue of clients' requests."""
-        answers: Answers = {}
-        services = self.served.services
+        check = HealthCheck(self.served.services, done)
+        for service in self.served.services.values():
+            headers = {"content-type": OCTETS}
+            request = Request(Verb.PREDICT, headers, ALL_IMAGES, service, transport=check)
+            self.lifecycle.check(request)
 
-        def take(version: str, response: Response) -> None:
-            answers[version] = {
-                "status": response.status,
-                "device": response.headers.get("Flip-Device"),
-                "digest": response.headers.get("Flip-Model-Digest"),
-                "predictions": response.body.hex(),
-            }
-            if len(answers) == len(services):
-                done(answers)
-
-        for version, service in services.items():
-            request = Request(Verb.PREDICT, {"content-type": OCTETS}, ALL_IMAGES, service)
-            self.batcher.check(request, partial(take, version))
-
-    def route(self, method: str, path: str, headers: dict[str, str]) -> Request | Response:
-        """A request with its service, less its body; or the known answer."""
+    def route(self, request: Request) -> Response | None:
+        """Set verb and service of a request; or return the response that its head suffices for."""
+        method, path = request.method, request.path
         known = self._verbs.get(path)
         if known is not None:
-            verb, service = known
-            request = Request(verb, headers, service=service or self._chosen())
-            return request if method in CALLS else unserved(method, CALLS)
+            request.verb, service = known
+            request.service = service or self._chosen()
+            return None if method in CALLS else unserved(method, CALLS)
         if path == "/status" and path not in self._pages:  # at most once a second
             self._pages[path] = self._status()
         if path not in self._health and path not in self._pages:
@@ -143,8 +166,8 @@ class WorkerServer(HttpServer):
             self.guard.tick()
         metrics = self.metrics
         metrics.fold()
-        metrics.held_bytes = self.batcher.held.total
-        metrics.queued_images = self.batcher.queued_images
+        metrics.held_bytes = self.lifecycle.held.total
+        metrics.queued_images = self.lifecycle.queued_images
         metrics.connections = Counter(dict.fromkeys((FRONT, EDGE), 0))
         metrics.connections.update(connection.door for connection in self.connections)
         self._publish(metrics.state())

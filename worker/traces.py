@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from time import perf_counter, time_ns
+from typing import cast
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -16,8 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from diagonalflip.message import Response
-from worker.metrics import Call, Entry
+from diagonalflip.message import Request, Response
 
 FLUSH_MS = 2000
 
@@ -41,19 +41,25 @@ class Traces:
         self._callers = TraceContextTextMapPropagator()
         self._epoch_ns = time_ns() - int(perf_counter() * 1e9)
 
-    def add(self, entries: Sequence[Entry], started: float, finished: float) -> None:
-        """Takes the requests of one batch, and when it was answered."""
+    def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
+        """Takes the requests of one batch, or one that no batch answered: that is no span."""
+        if started is None:
+            return
         batch = self._tracer.start_span("batch", start_time=self._ns(started))
-        batch.set_attribute("flip.requests", len(entries))
+        batch.set_attribute("flip.requests", len(requests))
         batch.end(self._ns(finished))
         link = Link(batch.get_span_context())
-        for door, request, arrived, response in entries:
+        for request in requests:
+            arrived, response = request.arrived, cast("Response", request.response)
             span = self._tracer.start_span(
                 str(request.verb),
                 context=self._callers.extract(request.headers),
                 kind=SpanKind.SERVER,
                 start_time=self._ns(arrived),
-                attributes={"flip.door": door, "http.response.status_code": response.status},
+                attributes={
+                    "flip.door": request.transport.door,
+                    "http.response.status_code": response.status,
+                },
             )
             context = set_span_in_context(span)
             steps = [("queue", arrived, started)]
@@ -72,9 +78,6 @@ class Traces:
                 child = self._tracer.start_span(step, context, links=links, start_time=start_ns)
                 child.end(self._ns(end))
             span.end(self._ns(finished))
-
-    def observe(self, door: str, call: Call, response: Response) -> None:
-        """Make nothing of an answer that no batch gave."""
 
     def close(self) -> None:
         """Sends what is left."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from diagonalflip.message import Response
+from diagonalflip.message import Request
 from supervisor.metrics import Page
 from supervisor.operations import Health, OperationsServer
 from supervisor.settings import Settings
@@ -162,11 +162,14 @@ def test_probes_ask_for_paths_that_are_there() -> None:
     container = pod()["containers"][0]
     probes = [container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")]
     for probe in probes:
-        answer = operations.route("GET", probe["httpGet"]["path"], {})
-        assert isinstance(answer, Response)
+        request = Request(None, {}, method="GET", path=probe["httpGet"]["path"])
+        answer = operations.route(request)
+        assert answer is not None
         assert answer.status in (200, 503)
     for endpoint in base()["ServiceMonitor"][0]["spec"]["endpoints"]:
-        assert operations.route("GET", endpoint["path"], {}).status == 200  # type: ignore[union-attr]
+        answer = operations.route(Request(None, {}, method="GET", path=endpoint["path"]))
+        assert answer is not None
+        assert answer.status == 200
     startup = container["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] >= Settings().start_timeout_s
 

@@ -188,15 +188,15 @@ class Exchange:
 
     def _check(self) -> None:
         """Check that nothing is left of a connection that has ended."""
-        batcher = self._server.batcher
+        lifecycle = self._server.lifecycle
         assert not self._transport.misused, self._transport.misused
         assert self._connection.lost
         assert not self._server.connections
-        assert not batcher._scheduled
-        assert not batcher._light
-        assert not batcher._heavy
-        assert batcher.queued_images == 0
-        assert batcher.held.total == 0
+        assert not lifecycle._scheduled
+        assert not lifecycle._light
+        assert not lifecycle._heavy
+        assert lifecycle.queued_images == 0
+        assert lifecycle.held.total == 0
         assert self.disturbed or not self._connection._queue
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
+from diagonalflip.message import Request
 from supervisor import access, tokens
 from supervisor.access import AccessFiles
 from supervisor.settings import Settings
@@ -43,8 +44,9 @@ def guard(file: Path, token: str) -> Guard:  # noqa: ARG001 - it is in the file
 
 def status(guard: Guard, told: str, path: str = PATH) -> int:
     """Status of the answer; 200 for a request that may pass."""
-    _, response = guard.judge("POST", path, {"authorization": told} if told else {})
-    return response.status if response is not None else 200
+    request = Request(None, {"authorization": told} if told else {}, method="POST", path=path)
+    assert guard.admits(request) is (request.response is None)
+    return request.response.status if request.response is not None else 200
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])

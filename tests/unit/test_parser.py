@@ -30,8 +30,20 @@ HEADS = [
 ]
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
 BODIES = [b"", b"a", b"b", b"\r\n\r\n", b"x\r\n\r\ny", b"POST / HTTP/1.1\r\nHost: a\r\n\r\n"]
+IDS = [
+    *("traceparent: 1", "traceparent: 2", "Traceparent: 3", "TRACEPARENT: 4", "traceparent:5"),
+    *("traceparent: ", "traceparent: 6 7", "traceparent: 8\r\n 9", "X-Request-Id: a"),
+    *(
+        "x-request-id: b\r\ntracestate: c=d",
+        "x-request-id: e\r\nX-Request-ID: f",
+        "x: traceparent: g",
+    ),
+    *("traceparent: h\r\ntraceparent:i", "traceparent: \xff", "x: y\r\n z", "x: y"),
+]
+OWN = "POST / HTTP/1.1\r\nHost: a\r\n{}\r\nContent-Length: 1\r\n\r\nb"
 REQUESTS = [
     *(head.format(len(body)).encode() + body for head in HEADS for body in BODIES),
+    *(OWN.format(each).encode("latin-1") for each in IDS),
     CHUNKED,
     b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n",
     b"HEAD /ping HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -106,6 +118,13 @@ def test_the_same_head_brings_other_bodies() -> None:
     found = events([head + b"ab", head + b"cd", head + b"e", b"f", head + b"ab"], forget=False)
     assert [event[0] for event in found[1::2]] == [b"ab", b"cd", b"ef", b"ab"]
     assert list(parser._known) == [head]
+
+
+def test_heads_that_differ_by_their_ids_alone_are_one() -> None:
+    pieces = [OWN.format(f"traceparent: {number}").encode() for number in range(9)]
+    found = events(pieces, forget=False)
+    assert [event[2]["traceparent"] for event in found[:-1:2]] == [str(n) for n in range(9)]  # type: ignore[index]
+    assert len(parser._known) == 1
 
 
 @pytest.mark.parametrize("head", [*HEADS[3:6], HEADS[7]])

@@ -31,13 +31,19 @@ TRACED = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
 TOKENS, PEM = Path("tokens"), Path("x.pem")
 
 
+def answered(**response: Any) -> Request:
+    """A request that came in at 1 s, and has its response."""
+    request = Request(Verb.PREDICT, {}, transport=SimpleNamespace(door=FRONT))
+    request.arrived, request.response = 1.0, Response(b"", "", **response)
+    return request
+
+
 def team(ready: int = 2, pages: int = 0) -> Any:
     """Two workers, of which some are ready, and some have sent their measurements."""
     measured = []
     for number in range(pages):
         metrics = Metrics(number)
-        entry = (FRONT, Request(Verb.PREDICT, {}), 1.0, Response(b"", "", headers=TRACED))
-        metrics.add([entry], 1.5, 2.0)
+        metrics.add([answered(headers=TRACED)], 1.5, 2.0)
         metrics.fold()
         measured.append(SimpleNamespace(number=number, page=metrics.state(), checked_at=0.0))
     checks = Counter(dict.fromkeys(RESULTS, 0))
@@ -201,12 +207,11 @@ def test_the_live_figures_are_per_second(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("worker.metrics.perf_counter", lambda: next(clock))
     metrics = Metrics()
     work = ("packed", 8, 0.0, 0.0, 0.0)
-    entry = (FRONT, Request(Verb.PREDICT, {}), 1.0, Response(b"", "", work=work))
-    metrics.add([entry] * 10, 1.0, 1.5)
+    metrics.add([answered(work=work)] * 10, 1.0, 1.5)
     metrics.fold()
     assert (metrics.recent["requests"], metrics.recent["images"]) == (5.0, 40.0)
     assert metrics.recent["p50_s"] == metrics.recent["p99_s"] == 0.5
-    metrics.add([entry] * 4, 1.0, 1.5)
+    metrics.add([answered(work=work)] * 4, 1.0, 1.5)
     metrics.fold()
     assert metrics.recent["requests"] == 1.0
 
@@ -214,8 +219,7 @@ def test_the_live_figures_are_per_second(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("traceparent", ["x", "00-4bf92f-00f067-01", "-", "0" * 128])
 def test_a_trace_that_is_none_stands_for_nothing(traceparent: str) -> None:
     metrics = Metrics()
-    response = Response(b"", "", headers={"traceparent": traceparent})
-    metrics.add([(FRONT, Request(Verb.PREDICT, {}), 1.0, response)], 1.5, 2.0)
+    metrics.add([answered(headers={"traceparent": traceparent})], 1.5, 2.0)
     metrics.fold()
     told = metrics.state()["families"]["request_duration_seconds"]
     assert not any(histogram["exemplars"] for _, histogram in told)
