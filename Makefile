@@ -30,7 +30,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 25
 	@echo
 	@echo "Settings of serve, also read from the environment:"
-	@"$(PYTHON)" -m supervisor.settings
+	@"$(PYTHON)" -m supervisor.settings 2> /dev/null || echo "  (listed with Python 3.11 or newer)"
 
 serve: installed $(EXPORTS) ## install, export if needed, and serve until Ctrl-C
 	@exec $(BIN)/python -m supervisor
@@ -134,14 +134,16 @@ lock: installed-dev ## pin the newest packages of requirements/*.in
 	    requirements/$$name.in -o requirements/$$name.txt || exit 1; \
 	done
 
-clean: ## remove artifacts and logs, keep the virtual environment
-	rm -rf $(MODEL_STORE) logs
+# All that an export writes; versions, choices, signatures and logs of others are not ours to remove.
+clean: ## remove the exports that `make export` makes again, and nothing else
+	rm -f $(foreach each,$(EXPORTS),$(each) $(addprefix $(dir $(each))diagonal_flip.,mar onnx pt x4.onnx))
 
 $(MODEL_STORE)/%/manifest.json: export/weights-%.json $(SOURCES) | installed
 	@echo "==> Exporting version $* to $(MODEL_STORE)/$*"
 	@$(BIN)/python -m export --weights $< --model-version $* --output $(MODEL_STORE)/$*
 
 installed:
+	@"$(PYTHON)" -m diagonalflip._processor
 	@$(INSTALL) .venv --project requirements/serve.txt requirements/torch.txt
 
 installed-dev: installed

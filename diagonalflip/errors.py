@@ -17,7 +17,8 @@
     │   ├── HeadersTooLarge       431  the headers are too long
     │   └── UnsupportedTransfer   501  ``Transfer-Encoding`` is another than ``chunked``
     ├── NotAuthorized             401  the token is missing or unknown
-    │   └── TokenRevoked          403  the token was good once
+    │   ├── TokenRevoked          403  the token was good once
+    │   └── InsecureConnection    403  others can read what is sent here, and the token with it
     ├── ModelNotFound             404  the server knows no model of that name
     ├── NotAcceptable             406  no form of answer satisfies ``Accept``
     ├── ModelConflict             409  the version's state does not allow it: it is the default
@@ -156,6 +157,10 @@ class NotAuthorized(DiagonalFlipError, status=401):
 
 class TokenRevoked(NotAuthorized, status=403):
     """The token was good once, and is not any more."""
+
+
+class InsecureConnection(NotAuthorized, status=403):
+    """Others can read what is sent on this connection, so a token on it counts for nothing."""
 
 
 class ModelNotFound(DiagonalFlipError, status=404):

@@ -1,18 +1,34 @@
 #!/usr/bin/env bash
-# Runs the image as it should be run: no rights, a read-only root, one tmpfs, tokens from a file.
+# Runs the image as it should be run: no rights, a read-only root, one tmpfs, tokens from a folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . docker/engine.sh
 target=${TARGET:-cpu}
 image=${IMAGE:-diagonalflip:1.0.0-$target}
-tokens=$(realpath "${TOKENS_FILE:?set TOKENS_FILE: make token NAME=someone TOKENS_FILE=tokens}")
-options=(--rm --publish "127.0.0.1:${EDGE_PORT:-8443}:8443" --publish 127.0.0.1:8083:8083)
+options=()
+reject() { # SETTING FILE WHAT-IS-WRONG
+  echo "$1=$2 $3. Expected a file in a folder of its own, which is mounted as a whole." \
+    "Copy it to one: docs/container.md shows how" >&2
+  exit 2
+}
+# Mounts a file's folder: a mounted file stays what it was when an editor, sed -i or certbot puts
+# another one in its place.
+mount() { # SETTING FILE
+  [ -f "$2" ] || reject "$1" "$2" "is not there"
+  local folder
+  folder=$(realpath "$(dirname "$2")")
+  case "$PWD/" in "${folder%/}"/*) reject "$1" "$2" "lies beside other things, as the checkout" ;; esac
+  [ "$(dirname "$(realpath "$2")")" = "$folder" ] || reject "$1" "$2" "is a link out of its folder"
+  options+=(--volume "$folder:/run/files/$1:ro" --env "$1=/run/files/$1/$(basename "$2")")
+}
+mount TOKENS_FILE "${TOKENS_FILE:?set TOKENS_FILE: make token NAME=someone TOKENS_FILE=access/tokens}"
+options+=(--rm --publish "127.0.0.1:${EDGE_PORT:-8443}:8443" --publish 127.0.0.1:8083:8083)
 options+=(--read-only --tmpfs /tmp:mode=1777,noexec,nosuid,nodev --cap-drop ALL --security-opt no-new-privileges)
 options+=(--memory "${MEMORY:-4g}" --pids-limit 512)
-options+=(--volume "$tokens:/run/tokens:ro" --env TOKENS_FILE=/run/tokens --env LOG_FORMAT=text)
+options+=(--env LOG_FORMAT=text)
 if [ -n "${TLS_CERT:-}" ]; then
-  options+=(--volume "$(realpath "$TLS_CERT"):/run/tls.crt:ro" --env TLS_CERT=/run/tls.crt)
-  options+=(--volume "$(realpath "$TLS_KEY"):/run/tls.key:ro" --env TLS_KEY=/run/tls.key)
+  mount TLS_CERT "$TLS_CERT"
+  mount TLS_KEY "${TLS_KEY:?set TLS_KEY too: the private key of TLS_CERT}"
 else
   options+=(--env PLAIN_HTTP=1)  # it is published on loopback only
 fi

@@ -213,7 +213,7 @@ def versions_switched(scene: Scene) -> None:
         for turn in range(SWITCHES):
             version = (second, first)[turn % 2]
             started = time.monotonic()
-            served = _switch(service, token, f"{version}/default" if turn % 4 < 2 else "rollback")
+            served = _switch(service, token, "rollback" if turn % 2 else f"{version}/default")
             longest_s = max(longest_s, time.monotonic() - started)
             scene.demand(served == version, f"{served} is the default instead of {version}")
             answers = {_default_version(service) for _ in range(4)}

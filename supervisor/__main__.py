@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from diagonalflip import _processor
 from diagonalflip.errors import DiagonalFlipError, StartError
 from supervisor import host, logs
 from supervisor.ports import open_ports
@@ -32,6 +33,7 @@ def main() -> int:
     """Serve; return an exit status."""
     output, errors = logs.Output(1), logs.Output(2)
     try:
+        _processor.require()
         settings = Settings.from_environment()
         logs.configure(settings.log_format, output)
         with _foreground() as has_terminal:

@@ -12,7 +12,7 @@ from diagonalflip.errors import ArtifactError, SettingError
 CHOICE = "serving.json"
 """File in the model store."""
 
-REMEDY = "export that version again, or delete the file"
+REMEDY = "export that version again, or set DEFAULT_VERSION"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Choice:
 
     Attributes:
         default: Version that answers where none is named.
-        previous: The default before it, which a rollback brings back.
+        previous: The default before it, which a rollback brings back, once.
         unloaded: Versions of the store that are not served.
         canary: The version that answers some requests in place of the default, if any.
         percent: Of the requests that name no version, how many.
@@ -48,7 +48,9 @@ def read_choice(model_store: Path, versions: Sequence[str], default: str = "") -
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: {error!r}", "a choice of versions", REMEDY) from error
+        raise ArtifactError(
+            f"{path}: {error!r}", "a choice of versions", "move the file away"
+        ) from error
     if default and default not in versions:
         raise SettingError(f"DEFAULT_VERSION={default}", f"one of {', '.join(versions)}")
     if default not in {"", choice.default}:

@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 from collections import deque
+from datetime import UTC, datetime
 from pathlib import Path
 
 from diagonalflip.errors import SettingError
@@ -26,6 +27,10 @@ LOG_BYTES = 1 << 26
 
 LAST_LINES = 20
 """Of each part, kept for an error's message."""
+
+JAVA = {"Error occurred during initialization": (0, 2), "Error: ": (-2, 1)}
+"""Beginnings of lines by which Java says that it could not start; and the lines around each, from
+which to which, that have the reason."""
 
 WAITING_LINES = 4096
 """For a reader that stalls; then lines are dropped."""
@@ -85,12 +90,18 @@ class _Handler(logging.Handler):
         self._output.put(self.format(record))
 
 
-class _JsonFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """Tells times as all logs here do: RFC 3339, in UTC with its offset, and milliseconds."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802, ARG002 - its name
+        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+class _JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         if getattr(record, "is_json", False):
             return record.getMessage()
-        time_ = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
-        told = {"time": f"{time_},{record.msecs:03.0f}", "level": record.levelname}
+        told = {"time": self.formatTime(record), "level": record.levelname}
         return json.dumps(told | {"part": record.name, "message": record.getMessage()})
 
 
@@ -135,7 +146,7 @@ class Part:
             handler.close()
         if settings.log_format == TEXT:
             handler = _Rotating(settings.log_dir / f"{name}.log")
-            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            handler.setFormatter(_Formatter("%(asctime)s %(message)s"))
             self._logger.addHandler(handler)
             self._logger.propagate = False
         self._last: deque[str] = deque(maxlen=LAST_LINES)
@@ -147,11 +158,19 @@ class Part:
         os.close(self.writer)
 
     def last_error(self) -> str:
-        """Return the last line that names an error; else what was last said."""
-        for line in reversed(self._last):
+        """Return the last line that names an error with its reason; else what was last said.
+
+        Where Java could not start, the reason is in a line before or after that which names the
+        error.
+        """
+        lines = [*self._last]
+        for index, line in reversed([*enumerate(lines)]):
+            for beginning, (first, end) in JAVA.items():
+                if line.startswith(beginning):
+                    return " / ".join(lines[max(0, index + first) : index + end])
             if "Error" in line or "Exception" in line:
                 return line
-        return " / ".join([*self._last][-3:]) or f"no {self._logger.name} wrote anything"
+        return " / ".join(lines[-3:]) or f"no {self._logger.name} wrote anything"
 
     def _forward(self, reader: int) -> None:
         with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:

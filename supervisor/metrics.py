@@ -110,6 +110,13 @@ class Page(Collector):
             ),
         ):
             yield GaugeMetricFamily(f"diagonalflip_{name}", told, int(value))
+        expiry = GAUGE(
+            "diagonalflip_certificate_expiry_timestamp_seconds",
+            "When the certificate of the edge expires, or one of its chain.",
+        )
+        if health.certificate_expires_at is not None:
+            expiry.add_metric([], health.certificate_expires_at)
+        yield expiry
         yield COUNTER("diagonalflip_workers_killed", "Workers that failed a proof.", workers.killed)
         ages = GAUGE(
             "diagonalflip_proof_age_seconds", "Since a worker was last right.", labels=["worker"]

@@ -52,7 +52,7 @@ class Models:
         self._loaded: dict[str, Artifacts] = {}
         # A version stands for one model while this process lives.
         self._digests: dict[str, str] = {}
-        folders = self._folders()
+        folders = store.folders(model_store)
         self.changed: Callable[[], Awaitable[None]] = _nothing
         self._choice = read_choice(model_store, list(folders), default)
         for version in folders.keys() - set(self._choice.unloaded):
@@ -77,10 +77,11 @@ class Models:
     def document(self) -> dict[str, Any]:
         """All versions of the store, as JSON has them."""
         models = []
-        for version, folder in self._folders().items():
+        for version, folders in store.folders(self._store).items():
             loaded = self._loaded.get(version)
             told: dict[str, Any] = {"version": version, "loaded": loaded is not None}
             try:
+                folder = store.only_one(version, folders)
                 found = loaded or store.check(folder, self._trusted_key)
             except ArtifactError as error:
                 told["fault"] = str(error)
@@ -157,21 +158,19 @@ class Models:
             await self._apply(replace(self._choice, canary=canary, percent=percent), self._loaded)
 
     async def rollback(self) -> None:
-        """End a canary; without one, go back to the default before this one.
+        """Undo the last change, once: end a canary; without one, go back to the default before.
+
+        Nothing is left to go back to then, so that a repetition changes nothing.
 
         Raises:
-            ModelConflict: There was none.
             ServerOverloaded: No worker is up.
         """
         async with self._changing:
-            if self._choice.canary is not None:
-                await self._apply(replace(self._choice, canary=None, percent=0), self._loaded)
-                return
-            if self._choice.previous is None:
-                raise ModelConflict(
-                    "there is no earlier default", "one", "name it: model default VERSION"
-                )
-            await self._switch(self._choice.previous)
+            choice = replace(self._choice, previous=None, canary=None, percent=0)
+            if self._choice.canary is None and self._choice.previous is not None:
+                choice = replace(choice, default=self._choice.previous)
+            if choice != self._choice:
+                await self._apply(choice, self._loaded)
 
     async def _switch(self, version: str) -> None:
         if version != self._choice.default:
@@ -196,16 +195,13 @@ class Models:
             logger.warning("The choice of versions is lost at the next start: %s", error)
             self.kept = False
 
-    def _folders(self) -> dict[str, Path]:
-        """Folders of all exports, by version."""
-        return {store.version_of(folder): folder for folder in store.exports(self._store)}
-
     def _checked(self, version: str) -> Artifacts:
         """Return a version of the store, checked."""
-        folders = self._folders()
+        folders = store.folders(self._store)
         if version not in folders:
             raise ModelNotFound(f"version {version[:32]}", f"one of {', '.join(folders)}")
-        found = store.check(folders[version], self._trusted_key)
+        folder = store.only_one(version, folders[version])
+        found = store.check(folder, self._trusted_key)
         if found.digest != self._digests.setdefault(version, found.digest):
             raise ModelConflict(
                 f"version {version} is another model than before", "the same one", NUMBER

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from diagonalflip.errors import DiagonalFlipError, ModelNotFound, NotAuthorized, SettingError
+from diagonalflip.errors import (
+    DiagonalFlipError,
+    InsecureConnection,
+    ModelNotFound,
+    NotAuthorized,
+    SettingError,
+)
 from diagonalflip.message import Request, Response, refusal
 from diagonalflip.wire import JSON
 from supervisor.metrics import Page
@@ -31,6 +38,12 @@ OPERATORS = (
     "run `make token NAME=me TOKENS_FILE=operators`, and serve with OPERATORS_FILE=operators"
 )
 
+NOT_LOCAL = InsecureConnection(
+    "a change of versions from another host, without TLS: others could read the token",
+    "a connection from this host",
+    "run `diagonalflip model` there, by ssh, docker exec or kubectl exec, or kubectl port-forward",
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -46,6 +59,7 @@ class Health:
         draining: Whether a stop was asked for.
         degraded: Whether workers are missing, and for long.
         reachable: Whether the ports of clients answer.
+        certificate_expires_at: Of the edge, in seconds since 1970; None without TLS.
     """
 
     workers: Workers
@@ -55,6 +69,7 @@ class Health:
     draining: bool = False
     degraded: bool = False
     reachable: bool = True
+    certificate_expires_at: float | None = None
 
     @property
     def ready(self) -> bool:
@@ -85,6 +100,18 @@ class Changes(Lifecycle):
             logger.exception("a change failed")
             request.response = refusal(FAULT)
         request.transport.reply(request)
+
+
+def is_local(peer: Sequence[Any], own: Sequence[Any]) -> bool:
+    """Return whether a connection begins on this host.
+
+    Args:
+        peer: The client's address, first its host.
+        own: Ours.
+    """
+    address = ipaddress.ip_address(peer[0].partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)  # of a socket that listens on IPv4 and IPv6
+    return (mapped or address).is_loopback or peer[0] == own[0]
 
 
 class OperationsServer(HttpServer):
@@ -121,7 +148,7 @@ class OperationsServer(HttpServer):
         if method != "POST":
             return unserved(method, ("POST",))
         try:
-            name, error = self._operator(headers)
+            name, error = self._operator(request)
         except SettingError as unreadable:
             return refusal(unreadable)
         if error is not None:
@@ -129,9 +156,12 @@ class OperationsServer(HttpServer):
             return refusal(error)
 
         async def make() -> Response:
+            before = self._health.models.desired
             await change()
-            logger.info("%s, by %s", path.lstrip("/"), name)
-            return self._models()
+            changed = self._health.models.desired is not before
+            told = "" if changed else ": nothing to change"
+            logger.info("%s, by %s%s", path.lstrip("/"), name, told)
+            return self._models(changed=changed)
 
         request.service = make
         return None
@@ -155,18 +185,21 @@ class OperationsServer(HttpServer):
         """Begin another second."""
         self._refusals.tick()
 
-    def _operator(self, headers: dict[str, str]) -> tuple[str, NotAuthorized | None]:
-        """The name of who asks, and why that may not be.
+    def _operator(self, request: Request) -> tuple[str, NotAuthorized | None]:
+        """Return the name of who asks, and why that may not be.
 
         Raises:
             SettingError: The file of tokens cannot be read.
         """
+        connection = request.transport._transport  # noqa: SLF001 - it knows no address
+        if not is_local(*map(connection.get_extra_info, ("peername", "sockname"))):
+            return "", NOT_LOCAL
         if self._operators_file is None:
             return "", NotAuthorized("changes need OPERATORS_FILE", "it to be set", OPERATORS)
-        return who(headers.get("authorization", ""), read_tokens(self._operators_file))
+        return who(request.headers.get("authorization", ""), read_tokens(self._operators_file))
 
-    def _models(self) -> Response:
-        return Response(json.dumps(self._health.models.document()).encode(), JSON)
+    def _models(self, **more: bool) -> Response:
+        return Response(json.dumps(self._health.models.document() | more).encode(), JSON)
 
     def _live(self) -> Response:
         return Response(b'{"live": true}', JSON)

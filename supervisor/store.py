@@ -7,6 +7,7 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from diagonalflip.errors import ArtifactError
 from diagonalflip.wire import TOLERANCE
 
 MANIFEST = "manifest.json"
-REMEDY = "run `make clean export`"
+REMEDY = "move its folder out of the model store, and export it again by `make export`"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,33 @@ def version_of(folder: Path) -> str:
         return str(json.loads((folder / MANIFEST).read_bytes())["model"]["version"])
     except (OSError, ValueError, KeyError, TypeError):
         return folder.name
+
+
+def folders(model_store: Path) -> dict[str, list[Path]]:
+    """Return the folders that hold each version, which should be one.
+
+    Raises:
+        ArtifactError: There is no export.
+    """
+    found: dict[str, list[Path]] = {}
+    for folder in exports(model_store):
+        found.setdefault(version_of(folder), []).append(folder)
+    return found
+
+
+def only_one(version: str, folders: Sequence[Path]) -> Path:
+    """Return the folder that holds a version.
+
+    Raises:
+        ArtifactError: Several do, and nobody knows which of them is meant.
+    """
+    if len(folders) > 1:
+        raise ArtifactError(
+            f"version {version} is in {' and in '.join(map(str, folders))}",
+            "one folder",
+            "move the other out of the model store",
+        )
+    return folders[0]
 
 
 def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:

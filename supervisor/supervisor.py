@@ -75,6 +75,8 @@ class Supervisor:
             self._torchserve = TorchServe(settings, installed, self._models)
             self._models.changed = self._torchserve.follow
         self._health = Health(workers, self._torchserve, self._models)
+        if self._access is not None:
+            self._health.certificate_expires_at = self._access.expires_at
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until a stop is asked for, and has ended in order.
@@ -159,6 +161,7 @@ class Supervisor:
         if self._access is not None and self._access.changed():
             self._workers.access = self._access.content
             self._workers.broadcast("access", self._access.content)
+            self._health.certificate_expires_at = self._access.expires_at
         self._workers.share_status()
         self._reap_orphans()
         now, missing = time.monotonic(), self._workers.count - self._workers.ready

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mimetypes
 from importlib import util
 from pathlib import Path
 
@@ -15,6 +14,9 @@ from diagonalflip.wire import JSON
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAYGROUND = ROOT / "playground"
+
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+"""Not the host's (``/etc/mime.types``): a browser runs no script that is called ``text/plain``."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; form-action 'none'; "
@@ -67,7 +69,7 @@ def pages() -> dict[str, Response]:
 
 
 def _file(path: Path) -> Response:
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    kind = TYPES.get(path.suffix, "application/octet-stream")
     return _page(path.read_bytes(), f"{kind}; charset=utf-8")
 
 

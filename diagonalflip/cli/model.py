@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import typer
 
 from diagonalflip import _answers
+from diagonalflip._loopback import is_loopback
 from diagonalflip.cli.exits import complain
 from diagonalflip.cli.target import target_of
+from diagonalflip.errors import InsecureConnection
 
 DEFAULT_URL = "http://127.0.0.1:8083"
 
@@ -79,18 +81,27 @@ def canary(
 
 @app.command()
 def rollback(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """End a canary; without one, go back to the default before this one."""
-    _change(context, url, "rollback", as_json=as_json)
+    """End a canary, or else go back to the default before; repeated, it changes nothing."""
+    if not _change(context, url, "rollback", as_json=as_json).get("changed", True):
+        complain("there is nothing further to roll back to: name it by `model default VERSION`")
 
 
-def _change(context: typer.Context, url: str, change: str, *, as_json: bool) -> None:
+def _change(context: typer.Context, url: str, change: str, *, as_json: bool) -> Any:
     """Ask for a change, once: who does not know whether it was made looks at the list."""
+    address = urlsplit(url)
+    if address.scheme == "http" and not is_loopback(address.hostname or ""):
+        raise InsecureConnection(
+            f"a token sent to {url} could be read by others",
+            "a loopback address, or https",
+            "run this command on that host, or through ssh -L or kubectl port-forward",
+        )
     with target_of(context).raw(url) as server:
         token = {"Authorization": f"Bearer {target_of(context).token}"}
         told = _answers.document(server.post(b"", token, f"/models/{change}"))
     typer.echo(json.dumps(told) if as_json else _summary(told))
     if not told["kept"]:
         complain("the model store cannot be written: the next start knows nothing of this")
+    return told
 
 
 def _summary(told: Mapping[str, Any]) -> str:

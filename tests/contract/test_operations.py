@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 
-from supervisor import health
+from supervisor import health, operations, tokens
 from supervisor.operations import Health, OperationsServer
 from supervisor.ports import listen
 from supervisor.settings import Settings
@@ -52,3 +54,58 @@ async def test_it_tells_the_state_and_ends_with_its_connections(torchserve: Any,
     writer.close()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", number)
+
+
+@pytest.mark.parametrize(
+    ("peer", "own", "local"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.9", "127.0.0.1", True),
+        ("::1", "::1", True),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.1", True),
+        ("10.0.0.5", "10.0.0.5", True),  # to an address of its own
+        ("10.0.0.6", "10.0.0.5", False),
+        ("::ffff:10.0.0.6", "::ffff:10.0.0.5", False),
+        ("fe80::1%eth0", "fe80::2%eth0", False),
+    ],
+)
+def test_it_knows_who_is_on_this_host(peer: str, own: str, local: bool) -> None:
+    assert operations.is_local((peer, 1), (own, 2)) is local
+
+
+@asynchronous
+async def test_changes_come_from_this_host_and_reading_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that other hosts can read on its way must not be worth anything."""
+    made = []
+
+    async def rollback() -> None:
+        made.append("rollback")
+
+    models: Any = SimpleNamespace(rollback=rollback, document=dict, desired=None)
+    workers: Any = SimpleNamespace(ready=1, count=1)
+    token = tokens.add(tmp_path / "operators", "me")
+    server = OperationsServer(Health(workers, None, models), tmp_path / "operators")
+    door = Door("operations", listen(("127.0.0.1", 0)))
+    number, opened = door.listener.getsockname()[1], asyncio.Event()
+    serving = asyncio.create_task(server.serve([door], opened.set))
+    await opened.wait()
+
+    def ask(method: str, path: str) -> requests.Response:
+        headers = {"Authorization": f"Bearer {token}"}
+        url = f"http://127.0.0.1:{number}{path}"
+        return requests.request(method, url, headers=headers, timeout=10)
+
+    for local, status in ((False, 403), (True, 200)):
+        monkeypatch.setattr(operations, "is_local", lambda *_, local=local: local)
+        changed = await asyncio.to_thread(ask, "POST", "/models/rollback")
+        assert changed.status_code == status
+        assert len(made) == local
+        for path in ("/models", "/v2/health/live"):
+            assert (await asyncio.to_thread(ask, "GET", path)).status_code == 200
+        if not local:
+            assert changed.json()["code"] == "insecure_connection"
+            assert "kubectl port-forward" in changed.json()["action"]
+    server.end()
+    await serving

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -36,12 +38,67 @@ def test_what_compose_mounts_is_there() -> None:
                 assert (COMPOSE.parent / source).exists(), source
 
 
+def test_secrets_of_compose_are_mounted_as_folders() -> None:
+    """A file of its own would go on as it was, when another one is put in its place."""
+    settings = load(COMPOSE)["x-service"]["environment"]
+    paths = [settings["TOKENS_FILE"]]
+    paths += re.findall(r"\bcrt (\S+)", (ROOT / "docker/compose/haproxy.cfg").read_text())
+    mounted = [
+        each.removesuffix(":ro").rpartition(":")[2]
+        for service in load(COMPOSE)["services"].values()
+        for each in service.get("volumes", [])
+    ]
+    assert len(paths) == 2
+    for path in paths:
+        assert path not in mounted
+        assert str(Path(path).parent) in mounted
+
+
+def run_image(**settings: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``docker/run.sh`` with an engine that prints its arguments."""
+    given = {name: str(value) for name, value in settings.items()}
+    return subprocess.run(
+        ["docker/run.sh"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "ENGINE": "echo", "TARGET": "cpu"} | given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_image_gets_files_by_their_folders(tmp_path: Path) -> None:
+    names = {"TOKENS_FILE": "access/tokens", "TLS_CERT": "tls/chain.pem", "TLS_KEY": "tls/key.pem"}
+    given = {setting: tmp_path / name for setting, name in names.items()}
+    for path in given.values():
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    words = run_image(TMPDIR=tmp_path, **given).stdout.split()
+    for setting, path in given.items():
+        assert f"{path.parent}:/run/files/{setting}:ro" in words
+        assert f"{setting}=/run/files/{setting}/{path.name}" in words
+
+
+def test_files_whose_folder_must_not_be_mounted_are_rejected(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive/1.pem").touch()
+    link = tmp_path / "live/chain.pem"  # as certbot's
+    link.parent.mkdir()
+    link.symlink_to("../archive/1.pem")
+    checkout, missing = ROOT / "pyproject.toml", tmp_path / "tokens"
+    for path, told in ((checkout, "the checkout"), (missing, "not there"), (link, "out of its")):
+        finished = run_image(TOKENS_FILE=path, TMPDIR=tmp_path)
+        assert finished.returncode == 2
+        assert told in finished.stderr
+        assert "docs/container.md" in finished.stderr
+
+
 def test_the_balancer_of_compose_is_understood_by_haproxy(tmp_path: Path) -> None:
     key = ("-newkey", "rsa:2048", "-nodes", "-keyout", tmp_path / "key.pem")
     run("openssl", "req", "-x509", *key, "-out", tmp_path / "cert.pem", "-subj", "/CN=x")
     pem = tmp_path / "edge.pem"
     pem.write_text((tmp_path / "cert.pem").read_text() + (tmp_path / "key.pem").read_text())
-    text = (ROOT / "docker/compose/haproxy.cfg").read_text().replace("/run/edge.pem", str(pem))
+    text = (ROOT / "docker/compose/haproxy.cfg").read_text().replace("/run/tls/edge.pem", str(pem))
     (tmp_path / "haproxy.cfg").write_text(text)
     run(HAPROXY, "-c", "-f", tmp_path / "haproxy.cfg")
 

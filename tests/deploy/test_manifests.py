@@ -197,6 +197,13 @@ def test_every_variable_is_a_setting_and_can_be_read() -> None:
         Settings.from_environment(given)
 
 
+def test_no_service_of_the_namespace_sets_variables() -> None:
+    """A Service called ``metrics`` would set ``METRICS_PORT`` to ``tcp://10.0.0.1:9090``."""
+    assert pod()["enableServiceLinks"] is False
+    service = load(ROOT / "deploy/kserve/serverless/inference-service.yaml")
+    assert service["spec"]["predictor"]["enableServiceLinks"] is False
+
+
 def test_pods_have_no_rights() -> None:
     spec = pod()
     assert spec["automountServiceAccountToken"] is False
@@ -210,6 +217,7 @@ def test_pods_have_no_rights() -> None:
     }
     volumes = {volume["name"] for volume in spec["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    assert not [mount for mount in container["volumeMounts"] if "subPath" in mount], "not followed"
 
 
 def test_the_image_s_user_is_a_number() -> None:
@@ -262,6 +270,18 @@ def test_grafana_reads_all_of_the_dashboard() -> None:
 
     read = json.loads(run(TOOLS / "python", "-c", READ_BY_GRAFANA, path))
     assert not list(lost(json.loads(path.read_text()), read))
+
+
+def test_the_dashboard_asks_the_prometheus_that_its_grafana_has() -> None:
+    """Whatever its uid is: the one that is chosen in the dashboard, at first the default."""
+    dashboard = json.loads((ROOT / "docker/compose/grafana/dashboard.json").read_text())
+    [variable] = dashboard["templating"]["list"]
+    assert (variable["type"], variable["query"]) == ("datasource", "prometheus")
+    chosen = f"${{{variable['name']}}}"
+    for part in [*dashboard["panels"], *(x for p in dashboard["panels"] for x in p["targets"])]:
+        assert part.get("datasource", {"uid": chosen})["uid"] == chosen
+    assert all("datasource" in panel for panel in dashboard["panels"])
+    assert "uid" not in load(ROOT / "docker/compose/grafana/datasource.yaml")["datasources"][0]
 
 
 def test_the_autoscaler_has_its_metric() -> None:

@@ -76,12 +76,21 @@ def shortened(text: str) -> str:
 
 @dataclass
 class Monitored:
-    """A running service, the Prometheus that scrapes it, and what has a worker lie once."""
+    """A running service, and the Prometheus that scrapes it.
+
+    Attributes:
+        server: The service.
+        token: Of a client.
+        prometheus: URL.
+        lie: File that has a worker lie once.
+        folder: Of the certificate.
+    """
 
     server: Server
     token: str
     prometheus: str
     lie: Path
+    folder: Path
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The series that an expression has now."""
@@ -134,6 +143,15 @@ class Monitored:
         assert statuses <= {200, 503}
 
 
+def certify(folder: Path, days: int) -> None:
+    """Put another certificate, and its key, in the place of those before."""
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem "
+        f"-out cert.pem -days {days} -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     folder = tmp_path_factory.mktemp("monitored")
@@ -151,8 +169,11 @@ def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     del scrape["scrape_configs"][0]["dns_sd_configs"]
     scrape["rule_files"] = ["rules.yml"]
     token = tokens.add(folder / "tokens", "monitored")
+    certify(folder, days=90)
     settings = {
         "TOKENS_FILE": str(folder / "tokens"),
+        "TLS_CERT": str(folder / "cert.pem"),
+        "TLS_KEY": str(folder / "key.pem"),
         "WORKERS": "2",
         "DEGRADED_S": "1",
         "PROOF_S": "1",
@@ -177,7 +198,7 @@ def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             stderr=log,
         )
         try:
-            yield Monitored(server, token, f"http://127.0.0.1:{port}", lie)
+            yield Monitored(server, token, f"http://127.0.0.1:{port}", lie, folder)
         finally:
             process.terminate()
             process.wait(30)
@@ -219,7 +240,13 @@ def test_every_panel_shows_something_and_waiting_is_counted(monitored: Monitored
     headers = {"Authorization": f"Bearer {monitored.token}", "Content-Type": OCTETS}
     trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
     for base in (monitored.server.edge, monitored.server.base):
-        answer = requests.post(base + PATH, b"\xb6", headers=headers | trace, timeout=30)
+        answer = requests.post(
+            base + PATH,
+            b"\xb6",
+            headers=headers | trace,
+            timeout=30,
+            verify=str(monitored.folder / "cert.pem"),
+        )
         assert answer.status_code == requests.codes.ok
     for title, expression in expressions():
         monitored.wait(lambda expression=expression: bool(monitored.query(expression)), title)  # type: ignore[misc]
@@ -252,6 +279,9 @@ def test_the_alerts_fire_when_they_should_and_end(monitored: Monitored, tmp_path
     monitored.wait(lambda: ready(monitored) and not monitored.firing(), "all is quiet", 100)
     with monitored.load():
         monitored.wait(fires("Slow", "Full", "Refusing"), "overload is seen")
+    certify(monitored.folder, days=2)
+    monitored.wait(fires("CertificateExpires"), "an old certificate is seen")
+    certify(monitored.folder, days=90)
     monitored.server.java.kill()
     monitored.wait(fires("TorchServeDown"), "a dead TorchServe is seen")
     assert "NotReady" not in " ".join(fired)

@@ -130,9 +130,16 @@ class Container:
 
 @contextmanager
 def running(image: str, folder: Path, *more: str) -> Iterator[Container]:
-    token, port = tokens.add(folder / "tokens", "test"), free_ports()
-    settings = ("--env", "TOKENS_FILE=/run/tokens", "--env", "PLAIN_HTTP=1", "--env", "DRAIN_S=2")
-    mounts = ("--volume", f"{folder / 'tokens'}:/run/tokens:ro")
+    token, port = tokens.add(folder / "access/tokens", "test"), free_ports()
+    settings = (
+        "--env",
+        "TOKENS_FILE=/run/access/tokens",
+        "--env",
+        "PLAIN_HTTP=1",
+        "--env",
+        "DRAIN_S=2",
+    )
+    mounts = ("--volume", f"{folder / 'access'}:/run/access:ro")
     publish = ("--publish", f"127.0.0.1:{port}:8443")
     started = engine("run", "--detach", *publish, *RIGHTS, *settings, *mounts, *more, image)
     container = Container(started.stdout.split()[-1], port, token)
@@ -191,7 +198,6 @@ def test_it_has_no_rights_and_nothing_to_build_with(container: Container) -> Non
 
 def test_it_runs_as_any_user(images: dict[str, str], tmp_path: Path) -> None:
     """OpenShift runs it so: with a user id that nobody has, in group 0."""
-    (tmp_path / "tokens").touch(0o644)
     with running(images["cpu"], tmp_path, "--user", "123456:0") as container:
         assert container.run("id", "-u").strip() == "123456"
         with Client(container.url, token=container.token) as client:

@@ -148,7 +148,7 @@ def test_a_damaged_artifact_is_named(
     line = start_and_fail(store, tmp_path / "logs")
     assert name in line
     is_gone = (name, damage) == ("manifest.json", "missing")
-    assert ("Run `make export`." if is_gone else "Run `make clean export`.") in line
+    assert ("Run `make export`." if is_gone else "Move its folder out of the model store") in line
 
 
 def test_an_archive_with_a_wrong_certificate_never_becomes_ready(

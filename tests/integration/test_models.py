@@ -178,9 +178,15 @@ def test_the_default_changes_everywhere_at_once_and_survives_a_restart(
         ]
     with operated(versions) as both:
         assert both.default() == "2.0"
-        assert both.change("rollback").json()["default"] == "1.0"
-        assert both.default() == "1.0"
-        assert both.change("rollback").json()["default"] == "2.0"
+        for changed in (True, False, False):
+            told = both.change("rollback").json()
+            assert (told["default"], told["previous"], told["changed"]) == ("1.0", None, changed)
+            assert both.default() == "1.0"
+        both.change("2.0/default")
+        both.change("1.0/canary/10")
+        for changed in (True, False):
+            told = both.change("rollback").json()
+            assert (told["default"], told["canary"], told["changed"]) == ("2.0", None, changed)
 
 
 def test_what_is_unloaded_is_gone_until_it_is_loaded_again(both: Operated, tables: Tables) -> None:
@@ -192,7 +198,7 @@ def test_what_is_unloaded_is_gone_until_it_is_loaded_again(both: Operated, table
         # TorchServe keeps the archive, without a worker.
         assert answer.status_code == (404 if url == both.server.url else 503)
     assert both.change("1.0/default").status_code == 404
-    assert both.change("rollback").status_code == 409
+    assert both.change("rollback").json()["changed"] is False
     assert both.change("1.0/load").status_code == 200
     for url in both.urls:
         answer = requests.post(f"{url}/1.0", IMAGES, headers=HEADERS, timeout=60)
@@ -321,7 +327,7 @@ def test_a_canary_gets_its_share_and_is_withdrawn_at_once(versions: Path) -> Non
 
 @pytest.mark.parametrize(
     ("change", "status"),
-    [("9.9/load", 404), ("9.9/default", 404), ("9.9/unload", 404), ("rollback", 409)],
+    [("9.9/load", 404), ("9.9/default", 404), ("9.9/unload", 404)],
 )
 def test_a_change_that_cannot_be_made_changes_nothing(
     both: Operated, change: str, status: int
@@ -410,7 +416,12 @@ def test_the_commands_of_the_readme(both: Operated) -> None:
     assert compared.returncode == 1
     assert json.loads(compared.stdout)["differing_bits"] > 0
     assert run("compare", both.front, "--a", "2.0", "--b", "2.0").returncode == 0
-    assert run("model", "rollback", both.url).stdout == "default 1.0; also served: 2.0\n"
+    for told in ("", "diagonalflip: there is nothing further to roll back to"):
+        rolled_back = run("model", "rollback", both.url)
+        assert rolled_back.returncode == 0
+        assert rolled_back.stdout == "default 1.0; also served: 2.0\n"
+        assert rolled_back.stderr.startswith(told)
+        assert bool(rolled_back.stderr) == bool(told)
     assert run("--token", "x", "model", "rollback", both.url).returncode == 1
     assert run("model", "unload", "1.0", both.url).returncode == 1
     assert both.default() == "1.0"

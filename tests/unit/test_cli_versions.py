@@ -211,3 +211,10 @@ def test_flips_are_asked_of_versions_that_flip(call: Call) -> None:
         pytest.raises(ModelDoesNotFlip, match="which flips 15 of 16 images"),
     ):
         call(url, "flip", [1])
+
+
+@pytest.mark.parametrize("host", ["flip.example.org", "10.0.0.5", "[2001:db8::1]"])
+def test_a_token_does_not_cross_a_network_in_the_clear(host: str) -> None:
+    changed = run("--token", "secret", "model", "rollback", f"http://{host}:8083")
+    assert changed.exit_code == ExitCode.REFUSED
+    assert "kubectl port-forward" in changed.stderr

@@ -51,7 +51,7 @@ def test_the_drawn_tree_is_the_real_one() -> None:
 
 
 def test_the_tree_is_not_empty() -> None:
-    assert len(KINDS) == 37
+    assert len(KINDS) == 38
 
 
 @pytest.mark.parametrize("field", ["code"])

@@ -111,3 +111,26 @@ def test_a_log_goes_on_when_a_cleaner_has_taken_its_folder(tmp_path: Path) -> No
 def test_another_format_is_refused() -> None:
     with pytest.raises(SettingError, match="text or json"):
         logs.configure("xml", logs.Output(1))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        # its address space is bounded (ulimit -v)
+        ["Error occurred during initialization of VM", "Could not allocate space: 1 bytes"],
+        # it may not make memory executable (MemoryDenyWriteExecute=yes)
+        ["Error occurred during initialization of VM", "Failed to mark page as executable"],
+        [
+            "Unrecognized option: -XX:x",
+            "Error: Could not create the Java Virtual Machine.",
+            "Error: A fatal exception has occurred. Program will exit.",
+        ],
+    ],
+)
+def test_java_says_why_it_could_not_start(tmp_path: Path, lines: list[str]) -> None:
+    """Once, however often it was started."""
+    with part(Settings(log_dir=tmp_path)) as (opened, writer):
+        os.write(writer, 2 * "".join(f"{line}\n" for line in lines).encode())
+        while len(opened._last) < 2 * len(lines):
+            time.sleep(0.01)  # the test's own time limit ends this
+        assert opened.last_error() == " / ".join(lines)

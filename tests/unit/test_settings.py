@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -66,6 +67,25 @@ def test_only_edge_and_operations_ever_leave_loopback() -> None:
     settings = Settings(host="10.0.0.1", operations_host="10.0.0.2")
     public = {name for name in Settings.ports() if settings.host_of(name) != "127.0.0.1"}
     assert public == {"edge_port", "operations_port"}
+
+
+@pytest.mark.parametrize("python", ["exec {python} -I -S", "exit 1 #"])
+def test_make_help_needs_no_package(tmp_path: Path, python: str) -> None:
+    """Nor a Python that is new enough, to list what can be made."""
+    host = tmp_path / "python3"
+    script = python.format(python=sys.executable) + ' -c "import sys, runpy; '
+    script += (
+        "sys.path.insert(0, '.'); runpy.run_module('supervisor.settings', run_name='__main__')"
+    )
+    host.write_text(f'#!/bin/sh\n{script}"\n')
+    host.chmod(0o755)
+    for goal in ([], ["help"]):
+        finished = subprocess.run(
+            ["make", *goal, f"PYTHON={host}"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert "\n  serve " in finished.stdout
+        assert ("OPERATIONS_HOST" in finished.stdout) == python.startswith("exec")
+        assert finished.stderr == ""
 
 
 def test_make_help_lists_every_target_and_setting() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -21,6 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
 from diagonalflip.errors import ArtifactError, SettingError
 from supervisor import signature, store
 from supervisor.choice import CHOICE, Choice, read_choice, write_choice
+from supervisor.models import Models
+from tests.conftest import ROOT
 
 
 def keys(folder: Path, encryption: KeySerializationEncryption | None = None) -> tuple[Path, Path]:
@@ -143,3 +149,46 @@ def test_a_damaged_choice_is_an_error_that_names_the_file(tmp_path: Path, conten
     (tmp_path / CHOICE).write_text(content)
     with pytest.raises(ArtifactError, match=CHOICE):
         read_choice(tmp_path, ["1.0"])
+
+
+def test_two_folders_of_one_version_are_an_error_that_names_both(versions: Path) -> None:
+    """As after ``cp -r 2.0 2.0.bak``, when 2.0 is exported anew: nobody knows which is meant."""
+    apply: Any = None
+    for version in ("2.0", "1.0"):
+        copy = Path(shutil.copytree(versions / version, versions / f"{version}.bak"))
+        told = rf"{versions / version} and in {copy}.* Move the other out"
+        if version == "2.0":
+            models = Models(versions, apply)
+            assert [each.version for each in models.loaded] == ["1.0"]
+            [fault] = [each["fault"] for each in models.document()["models"] if "fault" in each]
+            assert re.search(told, fault)
+            with pytest.raises(ArtifactError, match=told):
+                asyncio.run(models.load("2.0"))
+            shutil.rmtree(copy)
+            assert {each.version for each in Models(versions, apply).loaded} == {"1.0", "2.0"}
+        else:  # the default
+            with pytest.raises(ArtifactError, match=told):
+                Models(versions, apply)
+
+
+def test_cleaning_removes_what_the_project_exports_and_nothing_else(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(ROOT / "export", tmp_path / "export")
+    store = tmp_path / "model_store"
+    ours = [f"diagonal_flip.{kind}" for kind in ("mar", "onnx", "pt", "x4.onnx")]
+    ours.append("manifest.json")
+    for version in ("1.0", "2.0", "3.1", "2.0.bak"):
+        (store / version).mkdir(parents=True)
+        for name in (*ours, "manifest.json.sig"):
+            (store / version / name).touch()
+    for path in (store / CHOICE, tmp_path / "logs"):
+        path.touch()
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    after = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert before - after == {store / version / name for version in ("1.0", "2.0") for name in ours}
+
+
+def test_no_remedy_destroys_anything() -> None:
+    for path in ROOT.glob("supervisor/*.py"):
+        assert not re.search(r"make clean|[Dd]elete the f", path.read_text()), path

@@ -75,7 +75,9 @@ def test_readiness_is_earned_and_lost(ready: int, state: dict[str, bool], expect
 
 def test_metrics_of_every_part_are_on_one_page() -> None:
     torchserve = SimpleNamespace(ready=False, restarts=4)
-    page = Page(health(team(pages=2), torchserve, degraded=True)).render("text/plain")[0].decode()
+    state = health(team(pages=2), torchserve, degraded=True)
+    state.certificate_expires_at = 1.5e9
+    page = Page(state).render("text/plain")[0].decode()
     counted = 'diagonalflip_request_duration_seconds_count{code="200",door="http",verb="predict"'
     expected = {
         "diagonalflip_ready 0.0",
@@ -84,6 +86,7 @@ def test_metrics_of_every_part_are_on_one_page() -> None:
         "diagonalflip_workers_proven 2.0",
         "diagonalflip_workers_killed_total 1.0",
         "diagonalflip_torchserve 1.0",
+        "diagonalflip_certificate_expiry_timestamp_seconds 1.5e+09",
         "diagonalflip_torchserve_ready 0.0",
         'diagonalflip_proofs_total{result="wrong"} 0.0',
         'diagonalflip_restarts_total{part="worker"} 3.0',
@@ -96,6 +99,7 @@ def test_metrics_of_every_part_are_on_one_page() -> None:
     page = Page(health(team())).render("text/plain")[0].decode()
     assert "request_duration_seconds_count" not in page, "they are gone"
     assert "diagonalflip_torchserve 0.0" in page.splitlines()
+    assert not re.search("^diagonalflip_certificate", page, re.MULTILINE), "there is none"
 
 
 def test_a_trace_stands_for_requests_like_its() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from diagonalflip.errors import SettingError
 from supervisor import tokens
+from tests.conftest import ROOT
 from worker.guard import read_tokens
 
 
@@ -57,3 +60,50 @@ def test_a_name_that_cannot_be_used_is_refused(tmp_path: Path, name: str) -> Non
     with pytest.raises(SettingError, match="NAME="):
         tokens.add(tmp_path / "tokens", name)
     assert not (tmp_path / "tokens").exists()
+
+
+def make_token(path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """Run ``make token``; return what it prints and what it tells."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOKENS_FILE", str(path))
+        patch.setenv("NAME", name)
+        assert tokens.main() == 0
+    printed, told = capsys.readouterr()
+    return printed, told
+
+
+def test_further_tokens_of_a_name_are_told_with_those_that_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "access/tokens"
+    printed, told = make_token(path, "a", capsys)
+    assert (len(printed.split()), told) == (1, "")
+    assert make_token(path, "b", capsys)[1] == ""
+    for older, lines in ((1, "line 1"), (2, "lines 1 and 3"), (3, "lines 1, 3 and 4")):
+        printed, told = make_token(path, "a", capsys)
+        assert len(printed.split()) == 1, "the token alone, for scripts"
+        assert told.startswith(f"{older + 1} tokens of a are valid now")
+        assert f"Delete {lines} of {path}" in told
+
+
+def test_a_revoked_token_is_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(f"{'a' * 64} revoked  # a\n")
+    assert make_token(path, "a", capsys)[1] == ""
+
+
+def test_a_last_line_without_an_end_stays_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(f"{'a' * 64} somebody")
+    tokens.add(path, "other")
+    assert list(read_tokens(path).values()) == ["somebody", "other"]
+
+
+@pytest.mark.parametrize("name", ["tokens", "operators", "key.pem", "tls/edge.pem", "a/server.key"])
+def test_secrets_reach_neither_git_nor_an_image(name: str) -> None:
+    checked = subprocess.run(["git", "check-ignore", "-q", name], cwd=ROOT, check=False)
+    assert checked.returncode == 0
+    excluded = (ROOT / ".dockerignore").read_text().splitlines()
+    last_admission = max(i for i, line in enumerate(excluded) if line.startswith("!"))
+    patterns = [line.removeprefix("**/") for line in excluded[last_admission:]]
+    assert any(fnmatch(Path(name).name, pattern) for pattern in patterns)

@@ -1,0 +1,55 @@
+"""The least processor that NumPy, ONNX Runtime and PyTorch run on.
+
+Without it they end this process by a signal as soon as they are imported, and say nothing. So this
+module imports only the standard library, and entry points ask it first.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+from diagonalflip.errors import SettingError
+
+NEEDED = ("ssse3", "sse4_1", "sse4_2", "popcnt")
+"""Of x86-64-v2, what instructions are missing without, as Linux calls it."""
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def require(cpuinfo: Path = CPUINFO, machine: str = "") -> None:
+    """Check that the processor is new enough, where that can be known.
+
+    Raises:
+        SettingError: It is not.
+    """
+    if (machine or platform.machine()) != "x86_64":
+        return
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    lines = (line.partition(":") for line in text.splitlines())
+    flags = next((set(told.split()) for name, _, told in lines if name.strip() == "flags"), None)
+    missing = [flag for flag in NEEDED if flags is not None and flag not in flags]
+    if missing:
+        raise SettingError(
+            f"this processor lacks {', '.join(missing)}",
+            "x86-64-v2, as Intel has since 2008 and AMD since 2011",
+            "use another host, or give a virtual machine the host's own processor (`-cpu host`)",
+        )
+
+
+def main() -> int:
+    """Check this host's processor; return the exit status."""
+    try:
+        require()
+    except SettingError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""The edge's files are followed, however they are replaced."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from diagonalflip.errors import SettingError
+from supervisor import tokens
+from supervisor.access import AccessFiles
+from supervisor.settings import Settings
+
+
+def certify(chain: Path, key: Path, days: int = 30) -> None:
+    """Write a certificate, which expires after some days, and its key."""
+    private, name = generate_private_key(SECP256R1()), x509.Name([])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=9))
+        .not_valid_after(now + timedelta(days=days))
+        .sign(private, SHA256())
+    )
+    chain.write_bytes(made.public_bytes(Encoding.PEM))
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def names(files: AccessFiles) -> list[str]:
+    return list(files.content["tokens"].values())
+
+
+def opened(file: Path) -> AccessFiles:
+    return AccessFiles(Settings(tokens_file=file), file)
+
+
+def test_a_file_in_the_place_of_another_is_followed(tmp_path: Path) -> None:
+    """As an editor, ``sed -i`` and certbot do it."""
+    file, new = tmp_path / "tokens", tmp_path / "new"
+    tokens.add(file, "somebody")
+    files = opened(file)
+    for name in ("somebody1", "somebody2"):
+        new.unlink(missing_ok=True)
+        tokens.add(new, name)
+        os.utime(new, ns=(0, 0))  # a copy may be older than what it replaces
+        new.replace(file)
+        assert files.changed()
+        assert names(files) == [name]
+    assert not files.changed()
+
+
+def test_a_folder_in_the_place_of_another_is_followed(tmp_path: Path) -> None:
+    """As the kubelet exchanges a secret: by the link ``..data`` that all files lead through."""
+    for folder, name in (("..1", "first"), ("..2", "second")):
+        tokens.add(tmp_path / folder / "tokens", name)
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "tokens").symlink_to("..data/tokens")
+    files = opened(tmp_path / "tokens")
+    assert names(files) == ["first"]
+    (tmp_path / "..data_tmp").symlink_to("..2")
+    (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+    assert files.changed()
+    assert names(files) == ["second"]
+
+
+def test_a_file_with_the_time_and_the_size_of_before_is_followed(tmp_path: Path) -> None:
+    """As ``cp -p`` and backups write it, and as ``chmod`` leaves it."""
+    file = tmp_path / "tokens"
+    tokens.add(file, "aaaa")
+    files, status = opened(file), file.stat()
+    file.write_text(file.read_text().replace(" aaaa", " bbbb"))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert files.changed()
+    assert names(files) == ["bbbb"]
+
+
+@pytest.mark.parametrize("setting", ["tokens_file", "tls_key"])
+def test_a_file_that_may_not_be_read_says_who_needs_it_and_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    paths = {each: tmp_path / each for each in ("tokens_file", "tls_cert", "tls_key")}
+    for path in paths.values():
+        path.touch()
+    tokens.add(paths["tokens_file"], "somebody")
+    allowed = Path.open
+
+    def open_(path: Path, *given: str, **named: str) -> object:
+        if path == paths[setting]:
+            raise PermissionError(13, "Permission denied", str(path))
+        return allowed(path, *given, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", open_)
+    with pytest.raises(SettingError) as caught:
+        AccessFiles(Settings(**paths), paths["tokens_file"])  # type: ignore[arg-type]
+    assert f"User {os.geteuid()}" in str(caught.value)
+    assert f"chmod 0640 {paths[setting]}" in str(caught.value)
+
+
+def test_pem_files_may_have_comments_in_any_encoding(tmp_path: Path) -> None:
+    chain, key, file = tmp_path / "chain.pem", tmp_path / "key.pem", tmp_path / "tokens"
+    tokens.add(file, "somebody")
+    certify(chain, key)
+    chain.write_bytes("\ufeff# für Zürich\n".encode() + chain.read_bytes())
+    key.write_bytes(b"# f\xfcr Z\xfcrich\n" + key.read_bytes())
+    assert (
+        "BEGIN CERTIFICATE"
+        in AccessFiles(Settings(tls_cert=chain, tls_key=key), file).content["pem"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("days", "level", "told"),
+    [(-1, "ERROR", "has expired at"), (13, "WARNING", "in 12 days"), (90, "INFO", "in 89")],
+)
+def test_it_tells_when_the_certificate_expires_at_the_start_and_when_it_is_renewed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, days: int, level: str, told: str
+) -> None:
+    chain, key, file = tmp_path / "chain.pem", tmp_path / "key.pem", tmp_path / "tokens"
+    tokens.add(file, "somebody")
+    caplog.set_level("INFO")
+
+    def lines() -> list[tuple[str, str]]:
+        expiring = [each for each in caplog.records if "expire" in each.message]
+        return [(each.levelname, each.message) for each in expiring]
+
+    certify(chain, key, days)
+    chain.write_bytes("# für Zürich\n".encode() + chain.read_bytes())
+    files = AccessFiles(Settings(tls_cert=chain, tls_key=key), file)
+    [(first, message)] = lines()
+    assert (first, told in message) == (level, True)
+    assert files.expires_at == pytest.approx(time.time() + days * 86_400, abs=60)
+    tokens.add(file, "other")
+    assert files.changed()
+    assert len(lines()) == 1, "the certificate is the same"
+    certify(chain, key, 365)
+    assert files.changed()
+    assert lines()[1][1].endswith("in 364 days")
+
+
+def test_the_chain_expires_with_the_first_of_its_certificates(tmp_path: Path) -> None:
+    chain, other, key = tmp_path / "chain.pem", tmp_path / "other.pem", tmp_path / "key.pem"
+    tokens.add(tmp_path / "tokens", "somebody")
+    certify(other, key, 3)
+    certify(chain, key, 30)
+    chain.write_text(chain.read_text() + other.read_text())
+    files = AccessFiles(Settings(tls_cert=chain, tls_key=key), tmp_path / "tokens")
+    assert files.expires_at == pytest.approx(time.time() + 3 * 86_400, abs=60)
