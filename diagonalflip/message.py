@@ -67,6 +67,10 @@ class Transport(Protocol):
     lost: bool
     """True once nobody waits for the response."""
 
+    @property
+    def has_room(self) -> bool:
+        """True while the client holds no more of the worker's memory than it may."""
+
     def hold_more(self, length: int) -> None:
         """Count bytes by which the body has grown, which was unwrapped."""
 

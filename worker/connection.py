@@ -90,8 +90,7 @@ class Connection(asyncio.Protocol):
         """The client sends no more; it still gets the answers it waits for."""
         self._ended = True
         self._stop_reading()
-        # TLS has no half of a connection: when either side ends it, all of it ends.
-        return self._request is not None and self._transport.can_write_eof()
+        return self._request is not None
 
     def pause_writing(self) -> None:
         """The client reads slowly: it is not listened to meanwhile."""
@@ -127,10 +126,14 @@ class Connection(asyncio.Protocol):
     def hold(self, length: int) -> None:
         """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
         self.hold_more(length)
-        door = self._door_share
-        is_much = door.held > limits.HELD_BYTES >> 2  # half of a door's share, if there are two
-        if is_much and self._lifecycle.held.is_full(door, self._share):
+        is_much = self._door_share.held > limits.HELD_BYTES >> 2
+        if is_much and not self.has_room:
             raise full()
+
+    @property
+    def has_room(self) -> bool:
+        """True while the client holds no more than it may."""
+        return not self._lifecycle.held.is_full(self._door_share, self._share)
 
     def hold_more(self, length: int) -> None:
         """Count bytes of bodies; fewer, if it is negative."""
@@ -293,8 +296,5 @@ class Connection(asyncio.Protocol):
         self._stop_reading()
         self._listen()
         self.expect()
-        if self._transport.can_write_eof():
-            with contextlib.suppress(OSError):
-                self._transport.write_eof()
-        else:
-            self._transport.close()  # TLS says so, and reads on until the client does as well
+        with contextlib.suppress(OSError):
+            self._transport.write_eof()

@@ -94,7 +94,7 @@ class Lifecycle:
         is_full = self.queued_images + weight > limits.QUEUED_IMAGES
         if len(request.body) != length:
             request.transport.hold_more(len(request.body) - length)
-            is_full |= self.held.total > limits.HELD_BYTES
+            is_full |= self._is_much_held and not request.transport.has_room
         if is_full:
             request.response = refusal(full())
             return False
@@ -114,6 +114,11 @@ class Lifecycle:
         self._checks.append(request)
         if not self._scheduled:
             self._schedule()
+
+    @property
+    def _is_much_held(self) -> bool:
+        """False while there is room for everybody: half of a door's share, if there are two."""
+        return self.held.total > limits.HELD_BYTES >> 2
 
     def _schedule(self) -> None:
         self._scheduled = True
@@ -162,9 +167,9 @@ class Lifecycle:
 
     def _read(self, batch: list[Request]) -> None:
         """Have each read by its service: that is a job, or a response already."""
-        crowded = self.held.total > limits.HELD_BYTES
+        is_much_held = self._is_much_held
         for request in batch:
-            if crowded and request.transport.door:
+            if is_much_held and not request.transport.has_room:
                 request.response = refusal(full())
                 continue
             try:

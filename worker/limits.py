@@ -1,9 +1,9 @@
 """Limits of memory and time that a worker grants to clients.
 
-Its memory is bounded by these, under every mixture of requests: Python and ONNX Runtime (0.1 GiB;
-with PyTorch, for a GPU, 0.4), ``HELD_BYTES``, the answers of one batch (40 MiB), one body and what
-it is while it is read (150 MiB at most, of JSON), and the heads and objects of all connections
-(100 MiB, with TLS 270): below 1.25 GiB. tests/integration/test_overload.py tries, and finds 0.7.
+Its memory is bounded by these, under every mixture of requests: Python and ONNX Runtime (0.1 GiB),
+``HELD_BYTES``, the answers of one batch (40 MiB), one body and what it is while it is read (150 MiB
+at most, of JSON), and heads, objects and buffers of all connections (100 MiB, with TLS 380): below
+1 GiB. PyTorch, for a GPU, takes 0.3 GiB more. tests/integration/test_overload.py tries: 0.55 GiB.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ latency of W1, half of the rate of W2, 0.5 to 0.6 of W3 and 0.9 of W4 (docs/capa
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from abc import ABC, abstractmethod
@@ -23,6 +22,7 @@ from worker.connection import Connection
 from worker.guard import Guard
 from worker.lifecycle import Lifecycle
 from worker.metrics import EDGE, Metrics
+from worker.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ CONNECTIONS_PER_ACCEPT = 16
 """A worker accepts one client at a time, and one more for so many that it has."""
 
 DRAIN_POLL_S = 0.02
-TLS_TIMEOUTS = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ class HttpServer(ABC):
         self.draining = False
         self._begins: dict[tuple[int, Common], str] = {}  # of responses' heads, for a second
         self._opening: set[asyncio.Task[None]] = set()
+        self._handshakes: set[Tls] = set()
         self._of_address: Counter[str] = Counter()  # connections of the edge's clients
 
     @abstractmethod
@@ -108,7 +108,7 @@ class HttpServer(ABC):
         await asyncio.gather(*self._opening, return_exceptions=True)
         for connection in self._guests():
             connection.expect()
-        while self._guests():  # noqa: ASYNC110 - they settle in many ways
+        while self._guests() or self._handshakes:  # noqa: ASYNC110 - they settle in many ways
             await asyncio.sleep(DRAIN_POLL_S)
 
     def _guests(self) -> list[Connection]:
@@ -181,24 +181,21 @@ class HttpServer(ABC):
         """Return whether another client of ``address`` would take the room of others."""
         present = self._of_address.get(address, 0)
         most = limits.CONNECTIONS_OF_AN_ADDRESS
-        return present >= most or len(self._opening) >= self.most_connections
+        return present >= most or len(self._handshakes) >= self.most_connections
 
     async def _open(self, connection: Connection, accepted: socket.socket) -> None:
-        tls = self.guard.context if self.guard is not None and connection.door == EDGE else None
-        timeouts: dict[str, float] = {}
-        if tls is not None:
-            timeouts = dict.fromkeys(TLS_TIMEOUTS, limits.HANDSHAKE_S)
+        protocol: asyncio.Protocol = connection
+        context = self.guard.context if self.guard is not None else None
+        if context is not None and connection.door == EDGE:
+            protocol = tls = Tls(connection, context, self._handshakes.discard)
+            self._handshakes.add(tls)
         try:
-            with contextlib.suppress(OSError):  # a client that is gone, or speaks no TLS
-                await self._loop.connect_accepted_socket(
-                    lambda: connection, accepted, ssl=tls, **timeouts
-                )
-        finally:
-            if connection not in self.connections:  # it was never made, or is lost again
-                self.forget(connection)
+            await self._loop.connect_accepted_socket(lambda: protocol, accepted)
+        except OSError:  # a client that is gone
+            protocol.connection_lost(None)
 
     def forget(self, connection: Connection) -> None:
-        """Count a connection no longer, however often this is said."""
+        """Count a connection no longer."""
         self.connections.discard(connection)
         address, connection.address = connection.address, ""
         if address:

@@ -41,7 +41,7 @@ class HealthCheck:
         done: Takes the answers.
     """
 
-    door, lost = "", False
+    door, lost, has_room = "", False, True
 
     def __init__(self, services: Mapping[str, Any], done: Callable[[Answers], None]) -> None:
         self._versions = {service: version for version, service in services.items()}

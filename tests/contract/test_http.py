@@ -670,7 +670,7 @@ def test_what_grows_when_it_is_unwrapped_has_the_same_room(
         request.body = bytes(request.body) * 100
         return 2
 
-    monkeypatch.setattr("worker.limits.HELD_BYTES", 1000)
+    monkeypatch.setattr("worker.limits.HELD_BYTES", 2000)
     monkeypatch.setattr(port.echo, "weigh", unwrap)
     assert port.ask(post(b"a" * 9))[0][1] == b"a" * 900
     response, body = port.ask(post(b"a" * 11))[0]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
 import resource
+import shutil
 import socket
+import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,16 +33,29 @@ from diagonalflip.wire import (
     MAX_IMAGES,
     MAX_TEXT_IMAGES,
     OCTETS,
+    PACKED,
     PNG,
     TEXT,
 )
-from tests.integration.conftest import Oracle, Server, run_server
+from supervisor import tokens
+from tests.integration.conftest import PATH, Oracle, Server, run_server
+from tests.integration.test_edge import CERTIFICATE, Edge
 
-LIMIT_BYTES = 5 << 28
-"""Of one worker, as docs/operations.md says; 0.4 GiB of it are PyTorch."""
+LIMIT_BYTES = 1 << 30
+"""Of one worker, as docs/operations.md says."""
 
 TOGETHER = 128
 IDLE = MAX_CONNECTIONS - 600
+STAYING = 1000
+
+
+LARGEST = bytes(MAX_IMAGES // 2)
+
+
+def post(body: bytes, more: str = "", length: int | None = None) -> bytes:
+    """A request with further header lines, which may announce more than it has."""
+    head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Type: {OCTETS}\r\n{more}"
+    return f"{head}Content-Length: {length or len(body)}\r\n\r\n".encode() + body
 
 
 def picture() -> bytes:
@@ -50,9 +67,20 @@ def picture() -> bytes:
 
 
 @contextmanager
-def pressed(artifacts: Path, logs: Path, torchserve: str = "0") -> Iterator[Server]:
+def many_files() -> Iterator[None]:
+    """As many open files as are allowed."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@contextmanager
+def pressed(artifacts: Path, logs: Path, **settings: str) -> Iterator[Server]:
     """A server, whose worker must survive and stay within its memory."""
-    with run_server(artifacts, logs, TORCHSERVE=torchserve, WORKERS="1") as server:
+    with many_files(), run_server(artifacts, logs, WORKERS="1", **settings) as server:
         [worker] = server.workers
         yield server
         assert worker.is_running(), "it was killed"
@@ -125,45 +153,103 @@ def worst_requests() -> list[tuple[str, dict[str, str], bytes]]:
 @pytest.mark.timeout(600)
 def test_the_worst_mixture_is_answered_within_the_bound(artifacts: Path, tmp_path: Path) -> None:
     """Slow readers, idle connections, and the heaviest requests on both ports, all at once."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
     statuses: Counter[int] = Counter()
     requests_ = worst_requests()
-    try:
-        with pressed(artifacts, tmp_path, torchserve="1") as server, ExitStack() as opened:
-            front = urlsplit(server.url)
-            address = (front.hostname, front.port)
-            for _ in range(IDLE):
-                opened.enter_context(socket.create_connection(address))
-            largest = bytes(MAX_IMAGES // 2)
-            head = f"POST {front.path} HTTP/1.1\r\nHost: a\r\nContent-Type: {OCTETS}\r\n"
-            head += f"Content-Length: {len(largest)}\r\n\r\n"
-            for _ in range(TOGETHER):  # none of these reads its 16 MiB
-                deaf = opened.enter_context(socket.create_connection(address))
-                deaf.sendall(head.encode() + largest)
+    with pressed(artifacts, tmp_path, TORCHSERVE="1") as server, ExitStack() as opened:
+        front = urlsplit(server.url)
+        address = (front.hostname, front.port)
+        for _ in range(IDLE):
+            opened.enter_context(socket.create_connection(address))
+        for _ in range(TOGETHER):  # none of these reads its 16 MiB
+            deaf = opened.enter_context(socket.create_connection(address))
+            deaf.sendall(post(LARGEST))
 
-            def ask(number: int) -> None:
-                path, headers, body = requests_[number % len(requests_)]
-                url = (server.url if number % 3 else server.torchserve_url).replace(
-                    "predictions", path
-                )
-                try:
-                    answer = requests.post(url, data=body, headers=headers, timeout=300)
-                except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-                    if number % 3:
-                        raise
-                    statuses[503] += 1  # TorchServe closes before a refused client has read
-                    return
-                statuses[answer.status_code] += 1
+        def ask(number: int) -> None:
+            path, headers, body = requests_[number % len(requests_)]
+            url = server.url if number % 3 else server.torchserve_url
+            url = url.replace("predictions", path)
+            try:
+                answer = requests.post(url, data=body, headers=headers, timeout=300)
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+                if number % 3:
+                    raise
+                statuses[503] += 1  # TorchServe closes before a refused client has read
+                return
+            statuses[answer.status_code] += 1
 
-            with ThreadPoolExecutor(TOGETHER) as pool:
-                list(pool.map(ask, range(2 * TOGETHER)))
-            with Client(server.url.partition("/predictions")[0]) as client:
-                assert client.predict([11]).shape == (1, 4)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            list(pool.map(ask, range(2 * TOGETHER)))
+        with Client(server.url.partition("/predictions")[0]) as client:
+            assert client.predict([11]).shape == (1, 4)
     assert statuses.keys() <= {200, 400, 413, 503}
     assert statuses[200] > 0
     assert statuses[400] > 0, "deep JSON"
     assert statuses[413] > 0, "bombs"
     assert sum(statuses.values()) == 2 * TOGETHER
+
+
+def ask_until(done: threading.Event, url: str, token: str, authority: Path) -> float:
+    """Predict one image again and again; return the longest time that it took, in seconds."""
+    longest = 0.0
+    with Client(url, token=token, verify=str(authority), deadline_s=60) as client:
+        while not done.is_set():
+            begun = time.perf_counter()
+            assert client.predict([11]).shape == (1, 4)
+            longest = max(longest, time.perf_counter() - begun)
+    return longest
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+@pytest.mark.timeout(600)
+def test_the_worst_mixture_at_the_edge_is_within_the_bound(artifacts: Path, tmp_path: Path) -> None:
+    """By TLS: connections that stay, strangers, heads without an end, deaf clients, bombs."""
+    subprocess.run(CERTIFICATE.split(), cwd=tmp_path, check=True, capture_output=True)
+    token, other, deaf = (tokens.add(tmp_path / "tokens", name) for name in ("a", "b", "c"))
+    authority, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    files = {"TOKENS_FILE": tmp_path / "tokens", "TLS_CERT": authority, "TLS_KEY": key}
+    settings = {"HOST": "0.0.0.0"} | {name: str(path) for name, path in files.items()}
+    bearer = {"Authorization": f"Bearer {other}"}
+    line = f"Authorization: Bearer {deaf}\r\n"
+    small = post(bytes(60_000), f"{line}Accept: {PACKED}\r\n")
+    stranger = post(bytes(250_000), length=MAX_BODY_BYTES)
+    partial = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nx: ".encode() + b"x" * 250_000
+    statuses: Counter[int] = Counter()
+    requests_ = worst_requests()
+    done = threading.Event()
+    with (
+        pressed(artifacts, tmp_path, TORCHSERVE="0", **settings) as server,
+        ThreadPoolExecutor(TOGETHER) as pool,
+        ExitStack() as opened,
+    ):
+        opened.callback(done.set)
+        edge = Edge(token, other, authority, server)
+        good = [
+            pool.submit(ask_until, done, url, token, authority)
+            for url in (edge.url, server.url.partition("/predictions")[0])
+        ]
+        for _ in range(STAYING):
+            connection = opened.enter_context(edge.connect())
+            connection.sendall(small)
+            assert connection.recv(12) == b"HTTP/1.1 200"
+
+        def press(number: int) -> None:
+            if number % 4 == 0:
+                path, headers, body = requests_[number // 4 % len(requests_)]
+                url = (edge.url + PATH).replace("predictions", path)
+                answer = requests.post(
+                    url, data=body, headers=headers | bearer, timeout=300, verify=str(authority)
+                )
+                statuses[answer.status_code] += 1
+                return
+            sent = (stranger, partial, post(LARGEST, line))[number % 4 - 1]
+            connection = opened.enter_context(edge.connect())
+            with contextlib.suppress(OSError):  # it may be answered before it has sent all
+                connection.sendall(sent)
+
+        list(pool.map(press, range(8 * TOGETHER)))
+        done.set()
+        longest = [each.result(60) for each in good]
+        print(f"longest {longest} s, {statuses}")
+    assert max(longest) < 2
+    assert statuses.keys() <= {200, 400, 413, 503}
+    assert statuses[200] > 0
