@@ -178,8 +178,11 @@ class Metrics:
         forms, images, decode_s, forward_s, encode_s = zip(*works, strict=True)
         self._decode.extend(decode_s)
         self._encode.extend(encode_s)
-        for seconds in set(forward_s):  # of a pass each: versions do not share one
-            counts = [n for n, s in zip(images, forward_s, strict=True) if s == seconds]
+        passes = set(forward_s)  # more than one if versions had one each
+        for seconds in passes:
+            counts: Sequence[int] = images
+            if len(passes) > 1:
+                counts = [n for n, s in zip(images, forward_s, strict=True) if s == seconds]
             self._forward.add(seconds)
             self._batch_images.add(sum(counts))
             self._batch_requests.add(len(counts))

@@ -39,7 +39,10 @@ class Shares:
     @property
     def total(self) -> int:
         """Bytes of all doors."""
-        return sum(share.held for share in self.by_door.values())
+        total = 0
+        for share in self.by_door.values():
+            total += share.held
+        return total
 
     def is_full(self, door: Share, client: Share) -> bool:
         """Return whether the client has more than it may."""
