@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.wire import MODEL, PROBLEM
+from diagonalflip.wire import JSON, MODEL, PROBLEM
 
 
 class Verb(enum.StrEnum):
@@ -35,11 +35,22 @@ HINTS: dict[int, dict[str, str]] = {
 """Headers that tell a client what to do about a status."""
 
 
-def refusal(error: DiagonalFlipError, headers: dict[str, str] | None = None) -> Response:
-    """The response that tells of ``error``, with further ``headers``."""
+def refusal(
+    error: DiagonalFlipError, headers: dict[str, str] | None = None, *, v2: bool = False
+) -> Response:
+    """The response that tells of ``error``: RFC 9457, or V2's error object.
+
+    Args:
+        error: What is wrong.
+        headers: Further ones.
+        v2: Whether the client speaks V2.
+    """
     status = int(error.status or HTTPStatus.INTERNAL_SERVER_ERROR)
     headers = HINTS.get(status, {}) | (headers or {})
-    return Response(json.dumps(error.problem()).encode(), PROBLEM, status, headers, error.code)
+    told, kind = error.problem(), PROBLEM
+    if v2:
+        told, kind = {"error": f"{error.code}: {error}"}, JSON
+    return Response(json.dumps(told).encode(), kind, status, headers, error.code)
 
 
 def verbs(version: str = "") -> dict[str, Verb]:
@@ -115,6 +126,11 @@ class Request:
     weight: int = field(default=0, init=False)
     job: Any = field(default=None, init=False)
     response: Response | None = field(default=None, init=False)
+
+    def refusal(self, error: DiagonalFlipError, headers: dict[str, str] | None = None) -> Response:
+        """The response that tells of ``error``, in the protocol of its path."""
+        v2 = self.verb is Verb.INFER or f"{self.path}/".startswith("/v2/")
+        return refusal(error, headers, v2=v2)
 
 
 Work = tuple[str, int, float, float, float]

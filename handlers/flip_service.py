@@ -155,14 +155,9 @@ class Service:
             headers["Flip-Max-Images"] = str(error.limit)
         if isinstance(error, UnsupportedCoding):
             headers["Accept-Encoding"] = ", ".join(flip_coding.FORMATS)
-        speaks_v2 = request.verb is Verb.INFER or (
-            request.verb is Verb.PREDICT and flip_v2.recognises(request.headers, request.body)
-        )
-        response = refusal(error, headers)
-        if speaks_v2:
-            response.body = flip_encode.dump({"error": f"{error.code}: {error}"})
-            response.content_type = JSON
-        return response
+        if request.verb is Verb.PREDICT and flip_v2.recognises(request.headers, request.body):
+            return refusal(error, headers, v2=True)
+        return request.refusal(error, headers)
 
     def _write(self, job: Job, rows: npt.NDArray[np.float32], forward_s: float) -> Response:
         started = perf_counter()

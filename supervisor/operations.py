@@ -21,7 +21,7 @@ from diagonalflip.errors import (
     NotAuthorized,
     SettingError,
 )
-from diagonalflip.message import Request, Response, refusal
+from diagonalflip.message import Request, Response
 from diagonalflip.wire import JSON
 from supervisor.metrics import Page
 from supervisor.models import Models
@@ -95,10 +95,10 @@ class Changes(Lifecycle):
         try:
             request.response = await request.service()
         except DiagonalFlipError as error:
-            request.response = refusal(error)
+            request.response = request.refusal(error)
         except Exception:
             logger.exception("a change failed")
-            request.response = refusal(FAULT)
+            request.response = request.refusal(FAULT)
         request.transport.reply(request)
 
 
@@ -140,20 +140,20 @@ class OperationsServer(HttpServer):
             "/models": self._models,
         }
         if path in pages:
-            return pages[path]() if method in PROBES else unserved(method, PROBES)
+            return pages[path]() if method in PROBES else unserved(request, PROBES)
         change = self._change(path)
         if change is None:
             served = f"one of {', '.join(pages)}, or a change of /models"
-            return refusal(ModelNotFound(f"path {path[:100]}", served))
+            return request.refusal(ModelNotFound(f"path {path[:100]}", served))
         if method != "POST":
-            return unserved(method, ("POST",))
+            return unserved(request, ("POST",))
         try:
             name, error = self._operator(request)
         except SettingError as unreadable:
-            return refusal(unreadable)
+            return request.refusal(unreadable)
         if error is not None:
             self._refusals.put(method, path, name, error)
-            return refusal(error)
+            return request.refusal(error)
 
         async def make() -> Response:
             before = self._health.models.desired

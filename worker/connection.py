@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
-from diagonalflip.message import Request, refusal
+from diagonalflip.message import Request
 from diagonalflip.wire import MAX_BODY_BYTES
 from worker import limits
 from worker.lifecycle import full
@@ -273,10 +273,11 @@ class Connection(asyncio.Protocol):
         """Answers after the requests before, reads no further, and ends the connection."""
         request = self._coming
         if request is None:  # not even a head
-            request = Request(None, {}, transport=self)
+            path = self._parser.path if self._parser is not None else ""
+            request = Request(None, {}, path=path, transport=self)
             request.arrived = perf_counter()
         self._stop_reading()
-        request.response, request.connection = refusal(error), "close"
+        request.response, request.connection = request.refusal(error), "close"
         self._queue.append(request)
         self._answer_next()
         self.expect()

@@ -11,19 +11,18 @@ import re
 import ssl
 import tempfile
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from diagonalflip.errors import (
     DiagonalFlipError,
-    ModelNotFound,
     NotAuthorized,
     RateLimited,
     SettingError,
     TokenRevoked,
 )
-from diagonalflip.message import Request, refusal
+from diagonalflip.message import Request
 from worker import limits
 
 LINE = re.compile(r"([0-9a-f]{64}) ([A-Za-z0-9._-]{1,64})")
@@ -80,11 +79,9 @@ class Guard:
 
     Attributes:
         context: TLS for new connections; None for plain HTTP.
-        paths: All that is served with a token.
     """
 
     def __init__(self, rate: int) -> None:
-        self.paths: Container[str] = ()
         self.context: ssl.SSLContext | None = None
         self._names: Mapping[str, str] = {}
         self._rate = rate
@@ -97,20 +94,14 @@ class Guard:
         self._names = names
 
     def admits(self, request: Request) -> bool:
-        """Return whether a request may pass; else it has its response. Sets its token's name.
-
-        Pages are not for the public.
-        """
+        """Return whether a request may pass; else it has its response. Sets its token's name."""
         path = request.path
         if path in HEALTH:
             return True
         request.token, error = self._judge(request.headers.get("authorization", ""))
         if error is not None:
             self._log.put(request.method, path, request.token, error)
-        elif path not in self.paths:
-            error = ModelNotFound(f"path {path[:100]}", "/predictions/MODEL")
-        if error is not None:
-            request.response = refusal(error)
+            request.response = request.refusal(error)
         return error is None
 
     def _judge(self, told: str) -> tuple[str, DiagonalFlipError | None]:

@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from diagonalflip.errors import InternalError, ServerOverloaded
-from diagonalflip.message import Request, Response, refusal
+from diagonalflip.message import Request, Response
 from worker import limits
 from worker.guard import Guard
 from worker.metrics import Metrics
@@ -84,7 +84,7 @@ class Lifecycle:
                 request.response = self._route(request)
         except Exception:
             logger.exception("a request could not be routed")
-            request.response = refusal(FAULT)
+            request.response = request.refusal(FAULT)
 
     def put(self, request: Request) -> bool:
         """Queue a request that is whole; False if there is no room: it has its response then."""
@@ -96,7 +96,7 @@ class Lifecycle:
             request.transport.hold_more(len(request.body) - length)
             is_full |= self._is_much_held and not request.transport.has_room
         if is_full:
-            request.response = refusal(full())
+            request.response = request.refusal(full())
             return False
         self.queued_images += weight
         (self._heavy if weight > limits.HEAVY_IMAGES else self._light).append(request)
@@ -170,13 +170,13 @@ class Lifecycle:
         is_much_held = self._is_much_held
         for request in batch:
             if is_much_held and not request.transport.has_room:
-                request.response = refusal(full())
+                request.response = request.refusal(full())
                 continue
             try:
                 job = request.service.read(request)
             except Exception:
                 logger.exception("a request could not be read")
-                job = refusal(FAULT)
+                job = request.refusal(FAULT)
             if isinstance(job, Response):
                 request.response = job
             else:
@@ -196,7 +196,7 @@ class Lifecycle:
             except Exception:
                 logger.exception("the service failed")
                 for request in together:
-                    request.response = refusal(FAULT)
+                    request.response = request.refusal(FAULT)
 
     def _send(self, batch: list[Request]) -> None:
         for request in batch:

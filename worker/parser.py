@@ -159,6 +159,14 @@ class Parser:
             if self._in_head and self._head_bytes > limits.MAX_HEAD_BYTES:
                 raise _long_head(self._url)
 
+    @property
+    def path(self) -> str:
+        """Path of the request whose head has begun; empty if there is none that can be read."""
+        try:
+            return path_of(self._url) if self._in_head else ""
+        except InvalidRequest:
+            return ""
+
     def close(self) -> None:
         """Reads no more. llhttp refers back: both are freed now, not when cycles are collected."""
         self._is_closed = True

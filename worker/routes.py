@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from diagonalflip.errors import MethodNotAllowed, ModelNotFound
-from diagonalflip.message import Request, Response, Verb, refusal, v2_paths, verbs
+from diagonalflip.message import Request, Response, Verb, v2_paths, verbs
 from diagonalflip.wire import JSON, MODEL, OCTETS, pack
 from worker.guard import Guard
 from worker.listener import HttpServer
@@ -107,7 +107,7 @@ class WorkerServer(HttpServer):
         self._verbs: dict[str, tuple[Verb, Any]] = {}
         self._pages = dict(self._known)
         self._health = {"/ping", "/v2/health/ready"}
-        described: set[str] = set()
+        self._public = {"/ping", "/v2/health/live", "/v2/health/ready"}
         for name in ("", *served.services):
             version = name or served.default
             service = served.services[version]
@@ -115,15 +115,13 @@ class WorkerServer(HttpServer):
             self._verbs |= {path: (verb, answers) for path, verb in verbs(name).items()}
             others = [each for each in served.services if each != version]
             documents = service.documents([version, *others])
-            described |= v2_paths(name).keys()
+            self._public |= v2_paths(name).keys()
             for path, what in v2_paths(name).items():
                 if what == "ready":
                     self._health.add(path)
                 else:
                     self._pages.setdefault(path, Response(documents[what], JSON))
             self._pages.setdefault("/weights.json", Response(documents["weights"], JSON))
-        if self.guard is not None:
-            self.guard.paths = self._verbs.keys() | described
 
     def check(self, done: Callable[[Answers], None]) -> None:
         """Predict the 16 images by every version, in the queue of clients' requests."""
@@ -140,13 +138,19 @@ class WorkerServer(HttpServer):
         if known is not None:
             request.verb, service = known
             request.service = service or self._chosen()
-            return None if method in CALLS else unserved(method, CALLS)
+            return None if method in CALLS else unserved(request, CALLS)
         if path == "/status" and path not in self._pages:  # at most once a second
             self._pages[path] = self._status()
-        if path not in self._health and path not in self._pages:
-            return refusal(ModelNotFound(f"path {path[:100]}", f"/predictions/{MODEL}"))
+        is_shown = request.transport.door != EDGE or path in self._public  # pages are for this host
+        if not is_shown or (path not in self._health and path not in self._pages):
+            return request.refusal(
+                ModelNotFound(
+                    f"path {path[:100]}",
+                    f"/predictions/{MODEL}, or with a version: {', '.join(self.served.services)}",
+                )
+            )
         if method not in PROBES:
-            return unserved(method, PROBES)
+            return unserved(request, PROBES)
         if path in self._pages:
             return self._pages[path]
         if self.ready:
@@ -179,9 +183,10 @@ class WorkerServer(HttpServer):
         return Response(json.dumps(told).encode(), JSON)
 
 
-def unserved(method: str, allowed: Sequence[str]) -> Response:
+def unserved(request: Request, allowed: Sequence[str]) -> Response:
     """Return the answer to OPTIONS, or to a method that a path does not allow."""
     headers = {"allow": ", ".join([*allowed, "OPTIONS"])}
-    if method == "OPTIONS":
+    if request.method == "OPTIONS":
         return Response(b"", "", headers=headers)
-    return refusal(MethodNotAllowed(f"method {method[:20]}", headers["allow"]), headers)
+    error = MethodNotAllowed(f"method {request.method[:20]}", headers["allow"])
+    return request.refusal(error, headers)

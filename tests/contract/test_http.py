@@ -29,6 +29,7 @@ import pytest
 import uvloop
 
 from diagonalflip.message import Request, Response, Verb
+from diagonalflip.wire import JSON
 from supervisor.ports import listen
 from tests.conftest import asynchronous
 from worker import limits
@@ -410,6 +411,35 @@ def test_a_fault_at_any_step_leaves_the_queue_running(
     assert port.server.lifecycle.held.total == port.server.lifecycle.queued_images == 0
 
 
+V2 = "/v2/models/diagonal_flip"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        (f"POST {V2}/versions/9/infer HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        ("GET /v2/nowhere HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        (f"DELETE {V2}/infer HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        ("POST /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        (f"POST {V2}/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {1 << 30}\r\n\r\n", 413),
+        (f"POST {V2}/infer HTTP/1.1\r\nHost: a\r\nx: {'a' * 40_000}\r\n\r\n", 431),
+        (f"POST {V2}/infer HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (f"POST {V2}/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{'a' * 100}", 503),
+        (f"POST {V2}/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\na", 500),
+    ],
+)
+def test_who_speaks_v2_is_told_in_v2_what_is_wrong(
+    port: Port, monkeypatch: pytest.MonkeyPatch, asked: str, status: int
+) -> None:
+    monkeypatch.setattr(limits, "QUEUED_IMAGES", 100)
+    port.echo.fails = True
+    response, body = port.ask(asked.encode())[0]
+    assert (response.status, response.headers["content-type"]) == (status, JSON)
+    document = json.loads(body)
+    assert document.keys() == {"error"}
+    assert (status == 404) == ("1.0" in document["error"]), "what is there"
+
+
 def test_every_answer_is_a_line_of_the_access_log(port: Port, tmp_path: Path) -> None:
     log = AccessLog(tmp_path / "access.log")
     port.metrics.watchers = [log]
@@ -443,7 +473,7 @@ def test_every_answer_is_a_line_of_the_access_log(port: Port, tmp_path: Path) ->
         (405, "DELETE", PATH, "predict"),
         (200, "OPTIONS", PATH, "predict"),
         (413, "POST", PATH, "predict"),
-        (431, "", "", ""),
+        (431, "", PATH, ""),
         (400, "", "", ""),
         (200, "GET", "/ping", ""),
         (408, "POST", PATH, "predict"),
