@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from supervisor.settings import Settings, service_links, table
+from supervisor.settings import Settings, service_links, table, variable
 from tests.conftest import ROOT
 
 LINK = "tcp://10.0.0.7:9090"
@@ -176,6 +177,15 @@ def test_what_is_given_to_make_by_its_plain_name_reaches_the_service(
         if name.startswith("FLIP_") or name == "PORT"
     }
     assert reached == {"FLIP_MODEL_STORE": "model_store"} | expected
+
+
+def test_docs_and_manifests_name_settings_as_they_are() -> None:
+    known = {variable(each.name) for each in fields(Settings)}
+    paths = [ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")]
+    paths += [path for name in ("deploy", "docker") for path in ROOT.glob(f"{name}/**/*.*")]
+    named = {name for path in paths for name in re.findall(r"\bFLIP_[A-Z]\w*", path.read_text())}
+    assert len(named) > 20
+    assert named <= known
 
 
 @pytest.mark.parametrize(
