@@ -5,18 +5,27 @@ PYTHON ?= $(or $(realpath .venv/bin/python),python3)
 # Of the host's Python nothing reaches ours: neither paths nor options.
 unexport $(filter PYTHON%,$(.VARIABLES))
 INSTALL = "$(PYTHON)" requirements/install.py
-MODEL_STORE ?= model_store
+MODEL_STORE := $(or $(FLIP_MODEL_STORE),model_store)
 BIN := .venv/bin
 AUDIT_SERVICE ?= pypi
 PIP_AUDIT = .audit/bin/pip-audit --strict --disable-pip --progress-spinner off \
   --vulnerability-service $(AUDIT_SERVICE) $(AUDIT_ARGS)
-export MODEL_STORE
+export FLIP_MODEL_STORE := $(MODEL_STORE)
 
 # What the artifacts are made from; any newer file makes them stale.
 SOURCES := $(filter-out $(addprefix export/,release.py report.py train.py widths.py),$(wildcard export/*.py handlers/*.py handlers/*.yaml handlers/*.txt)) \
   $(addprefix diagonalflip/,__init__.py errors.py message.py wire.py)
 # One export per weights file that is part of the project, each in a folder named after its version.
 EXPORTS := $(patsubst export/weights-%.json,$(MODEL_STORE)/%/manifest.json,$(wildcard export/weights-*.json))
+
+# What is given to make by NAME=value, these targets get as FLIP_NAME. The service would also take
+# PORT, which platforms set.
+GIVEN := $(foreach each,$(.VARIABLES),$(if $(findstring command line,$(origin $(each))),$(each)))
+$(foreach each,$(filter-out FLIP_% MODEL_STORE PYTHON,$(GIVEN)),\
+  $(eval serve token run-image: export FLIP_$(each) = $$($(each))))
+ifeq ($(origin PORT),command line)
+unexport PORT
+endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -29,7 +38,7 @@ help: ## this list
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 25
 	@echo
-	@echo "Settings of serve, also read from the environment:"
+	@echo "Settings of serve; in the environment each has the prefix FLIP_:"
 	@"$(PYTHON)" -m supervisor.settings 2> /dev/null || echo "  (listed with Python 3.11 or newer)"
 
 serve: installed $(EXPORTS) ## install, export if needed, and serve until Ctrl-C

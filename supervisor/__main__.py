@@ -15,7 +15,7 @@ from dataclasses import replace
 from diagonalflip import _processor
 from diagonalflip.errors import DiagonalFlipError, StartError
 from supervisor import host, logs
-from supervisor.ports import open_ports
+from supervisor.ports import open_ports, require_addresses
 from supervisor.settings import Settings, refuse_unsafe
 from supervisor.workers import GaveUpError, Workers
 
@@ -64,6 +64,7 @@ async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool)
     loop.add_signal_handler(signal.SIGHUP, stop.set if has_terminal else lambda: None)
     if ignored := host.ignored_variables():
         logger.warning("Ignored in the environment: %s", ", ".join(ignored))
+    require_addresses(settings)
     refuse_unsafe(settings)
     host.allow_many_files()
     settings, listeners = open_ports(replace(settings, workers=host.count_workers(settings)))

@@ -28,7 +28,7 @@ SOON = timedelta(days=14)
 
 
 class AccessFiles:
-    """The content of ``TOKENS_FILE``, ``TLS_CERT`` and ``TLS_KEY``.
+    """The content of ``FLIP_TOKENS_FILE``, ``FLIP_TLS_CERT`` and ``FLIP_TLS_KEY``.
 
     Args:
         settings: As ``refuse_unsafe`` let them pass.
@@ -91,7 +91,7 @@ class AccessFiles:
         self.expires_at, day = expires.timestamp(), expires.isoformat()
         left = expires - datetime.now(UTC)
         if left < timedelta():
-            logger.error("The certificate has expired at %s: put a new one into TLS_CERT", day)
+            logger.error("The certificate has expired at %s: put a new one into FLIP_TLS_CERT", day)
         elif left < SOON:
             logger.warning("The certificate expires at %s, in %d days: renew it", day, left.days)
         else:
@@ -118,7 +118,7 @@ def _pem(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig", errors="replace").strip() + "\n"
     except OSError as error:
-        got = f"TLS_CERT or TLS_KEY, {path}: {error.strerror}"
+        got = f"FLIP_TLS_CERT or FLIP_TLS_KEY, {path}: {error.strerror}"
         raise SettingError(got, "a PEM file") from error
 
 

@@ -12,7 +12,7 @@ from diagonalflip.errors import ArtifactError, SettingError
 CHOICE = "serving.json"
 """File in the model store."""
 
-REMEDY = "export that version again, or set DEFAULT_VERSION"
+REMEDY = "export that version again, or set FLIP_DEFAULT_VERSION"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ def read_choice(model_store: Path, versions: Sequence[str], default: str = "") -
             f"{path}: {error!r}", "a choice of versions", "move the file away"
         ) from error
     if default and default not in versions:
-        raise SettingError(f"DEFAULT_VERSION={default}", f"one of {', '.join(versions)}")
+        raise SettingError(
+            f"FLIP_DEFAULT_VERSION={default} in the environment", f"one of {', '.join(versions)}"
+        )
     if default not in {"", choice.default}:
         return Choice(default, choice.default if choice.default in versions else None)
     if choice.default not in versions:

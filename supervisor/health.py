@@ -50,8 +50,8 @@ def check(answer: dict[str, Any], artifacts: Artifacts, device: str | None) -> N
     if device not in (None, answer["device"]):
         raise CertificateError(
             f"the answer was computed on {answer['device']}",
-            f"{device}, as REQUIRE_GPU=1 says",
-            "see whether torch.cuda.is_available(), or set REQUIRE_GPU=0",
+            f"{device}, as FLIP_REQUIRE_GPU=1 says",
+            "see whether torch.cuda.is_available(), or set FLIP_REQUIRE_GPU=0",
         )
     compare(bytes.fromhex(answer["predictions"]), artifacts)
 

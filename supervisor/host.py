@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 
 from diagonalflip.errors import SettingError
-from supervisor.settings import Settings
+from supervisor.settings import Settings, service_links
 
 HARMFUL = re.compile(r"(PYTHON|TS_)\w*|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|JDK_JAVA_OPTIONS")
 """Variables that would change a child: another torch for a worker, another configuration for
@@ -50,14 +50,22 @@ def count_cores() -> int:
 
 
 def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment for Java and its workers: as given, without what would change them."""
-    return {name: value for name, value in environment.items() if not HARMFUL.fullmatch(name)}
+    """The environment for Java and the workers: as given, without what would change them.
+
+    OpenTelemetry's specification has empty variables of its own mean nothing; its exporter fails.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if not HARMFUL.fullmatch(name) and (value or not name.startswith("OTEL_"))
+    }
 
 
 def ignored_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Those of Java and TorchServe that are set, and do not reach them."""
-    return sorted(
-        name for name in environment if HARMFUL.fullmatch(name) and not name.startswith("PYTHON")
+    """Those of Java and TorchServe that do not reach them, and those of a Kubernetes Service."""
+    named = [each for each in environment if HARMFUL.fullmatch(each)]
+    return sorted(each for each in named if not each.startswith("PYTHON")) + service_links(
+        environment
     )
 
 
@@ -127,8 +135,8 @@ def count_workers(settings: Settings) -> int:
     if settings.require_gpu and not gpus:
         raise SettingError(
             "no GPU that torch can use",
-            "one, as REQUIRE_GPU=1 says",
-            "start the container with --gpus all, or set REQUIRE_GPU=0 to compute on the CPU",
+            "one, as FLIP_REQUIRE_GPU=1 says",
+            "start the container with --gpus all, or set FLIP_REQUIRE_GPU=0 to compute on the CPU",
         )
     return settings.workers or gpus or min(MOST_WORKERS, count_cores())
 

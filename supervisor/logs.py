@@ -116,7 +116,7 @@ def configure(log_format: str, output: Output) -> None:
         SettingError: It is neither.
     """
     if log_format not in (TEXT, JSON):
-        raise SettingError(f"LOG_FORMAT={log_format}", "text or json")
+        raise SettingError(f"FLIP_LOG_FORMAT={log_format} in the environment", "text or json")
     handler = _Handler(output)
     handler.setFormatter(
         _JsonFormatter() if log_format == JSON else logging.Formatter("==> %(message)s")

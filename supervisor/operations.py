@@ -35,7 +35,7 @@ from worker.routes import PROBES, unserved
 
 PERCENT = re.compile("100|[0-9]{1,2}")
 OPERATORS = (
-    "run `make token NAME=me TOKENS_FILE=operators`, and serve with OPERATORS_FILE=operators"
+    "run `make token NAME=me TOKENS_FILE=operators`, and `make serve OPERATORS_FILE=operators`"
 )
 
 NOT_LOCAL = InsecureConnection(
@@ -195,7 +195,7 @@ class OperationsServer(HttpServer):
         if not is_local(*map(connection.get_extra_info, ("peername", "sockname"))):
             return "", NOT_LOCAL
         if self._operators_file is None:
-            return "", NotAuthorized("changes need OPERATORS_FILE", "it to be set", OPERATORS)
+            return "", NotAuthorized("changes need FLIP_OPERATORS_FILE", "it to be set", OPERATORS)
         return who(request.headers.get("authorization", ""), read_tokens(self._operators_file))
 
     def _models(self, **more: bool) -> Response:

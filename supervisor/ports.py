@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import secrets
 import socket
 from dataclasses import replace
 from typing import Any
 
 from diagonalflip.errors import StartError
-from supervisor.settings import LOOPBACK, Settings
+from supervisor.settings import HOSTS, LOOPBACK, Settings, variable
 
 BACKLOG = 2048
 PICKS = 10
@@ -71,20 +72,46 @@ def listen(address: Address) -> socket.socket:
     return listener
 
 
+def require_addresses(settings: Settings) -> None:
+    """Check that every address that is set can be looked up.
+
+    Raises:
+        StartError: One cannot.
+    """
+    for name in ("host", "operations_host"):
+        address = getattr(settings, name)
+        try:
+            socket.getaddrinfo(address, None, _family(address), socket.SOCK_STREAM)
+        except (socket.gaierror, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no host's name"
+            raise StartError(
+                f"{settings.told(name)} does not resolve: {reason}",
+                "an address of this host, or a name of one",
+                f"correct it, or unset it to listen on {LOOPBACK} only",
+            ) from error
+
+
 def _cannot_listen(name: str, settings: Settings, error: OSError) -> StartError:
-    address, port = settings.host_of(name), getattr(settings, name)
+    address, told = settings.host_of(name), settings.told(name)
     if error.errno == errno.EADDRNOTAVAIL:
+        host = HOSTS.get(name)
         return StartError(
-            f"{name.upper()}={address} is no address of this host",
+            f"{settings.told(host) if host else address} is no address of this host",
             "an address that a network interface here has",
             "127.0.0.1 needs a loopback interface with IPv4"
             if address == LOOPBACK
             else "choose another address",
         )
+    if error.errno == errno.EACCES:
+        return StartError(
+            f"{told}: user {os.geteuid()} may not listen there",
+            "a port above 1023",
+            f"set {variable(name)} to one, or give the service CAP_NET_BIND_SERVICE",
+        )
     return StartError(
-        f"{name.upper()}={port}: {error.strerror}",
+        f"{told}: {error.strerror}",
         "a free port",
-        f"stop what listens there, or set {name.upper()} to another, 0 for any",
+        f"stop what listens there, or set {variable(name)} to another, 0 for any",
     )
 
 

@@ -1,11 +1,13 @@
-"""Settings, by environment variable or ``make serve NAME=value``.
+"""Settings: ``FLIP_NAME`` in the environment, or ``make serve NAME=value``.
 
 ``python -m supervisor.settings`` prints the table.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +17,19 @@ from diagonalflip._loopback import is_loopback
 from diagonalflip.errors import SettingError
 
 LOOPBACK = "127.0.0.1"
+
+PREFIX = "FLIP_"
+"""Of every variable: plain names are taken, as ``HOST`` by conda's compilers."""
+
+PLATFORM_PORT = "PORT"
+"""The only plain name that counts: platforms set it to the port that they send requests to."""
+
+HOSTS = {"edge_port": "host", "operations_port": "operations_host"}
+"""Ports whose address is a setting, and that setting; all others are on loopback."""
+
+LINK_NAME = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)")
+LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+"""Of variables that Kubernetes sets for a Service that is called ``flip``, or ``flip-grpc``."""
 
 
 def _setting(default: Any, help_text: str, least: int = 0, most: int = 1 << 31) -> Any:
@@ -33,7 +48,7 @@ def _reachable(host: str) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings by name in lower case; each is an environment variable in upper case."""
+    """Settings by name in lower case; ``variable`` has the environment's name of each."""
 
     host: str = _setting("127.0.0.1", "address of the edge; all else listens on loopback only")
     edge_port: int = _port(8443, "the edge: for other hosts, with TLS and tokens")
@@ -110,33 +125,80 @@ class Settings:
 
     def host_of(self, port: str) -> str:
         """The address that the port of that name listens on."""
-        hosts = {"edge_port": self.host, "operations_port": self.operations_host}
-        return hosts.get(port, LOOPBACK)
+        return str(getattr(self, HOSTS[port])) if port in HOSTS else LOOPBACK
+
+    def told(self, name: str, environment: Mapping[str, str] = os.environ) -> str:
+        """Return a setting with its value and, if it is set, with where it is set."""
+        source, text = sources(environment).get(name, ("", ""))
+        if source:
+            return f"{source}={text} in the environment"
+        return f"{variable(name)}={getattr(self, name)}"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
         """Reads every setting that is in ``environment`` and not empty.
 
         Raises:
-            SettingError: A value is not a number, or out of its range.
+            SettingError: A value is not a number, or out of its range; or there is no such setting.
         """
-        values: dict[str, Any] = {}
-        for entry in fields(cls):
-            name = entry.name.upper()
-            text = environment.get(name, "")
-            if not text:
-                continue
-            values[entry.name] = text
-            if entry.default is None or isinstance(entry.default, Path):
-                values[entry.name] = Path(text)
-            elif isinstance(entry.default, int):
-                least, most = entry.metadata["range"]
+        given, values = sources(environment), dict[str, Any]()
+        known = {entry.name: entry for entry in fields(cls)}
+        for name, (source, text) in given.items():
+            got = f"{source}={text} in the environment"
+            if name not in known:
+                [nearest] = difflib.get_close_matches(name.lower(), known, 1, 0.0)
+                raise SettingError(
+                    f"{source} in the environment is no setting",
+                    f"a name of `make help`; the nearest is {variable(nearest)}",
+                    "correct it, or unset it",
+                )
+            default, values[name] = known[name].default, text
+            if default is None or isinstance(default, Path):
+                values[name] = Path(text)
+            elif isinstance(default, int):
+                least, most = known[name].metadata["range"]
                 if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-                    raise SettingError(f"{name}={text}", f"a whole number, {least} to {most}")
-                values[entry.name] = int(text)
-        if values.get("torchserve", "") not in ("", "0", "1"):
-            raise SettingError(f"TORCHSERVE={values['torchserve']}", "0 or 1, or nothing")
+                    raise SettingError(got, f"a whole number, {least} to {most}")
+                values[name] = int(text)
+            elif name == "torchserve" and text not in ("0", "1"):
+                raise SettingError(got, "0 or 1, or nothing")
+        if given.get("edge_port") == (PLATFORM_PORT, str(cls.port)) and "port" not in given:
+            values["port"] = 0  # most platforms set PORT=8080, which is this one's default
         return cls(**values)
+
+
+def variable(name: str) -> str:
+    """Return the variable of a setting."""
+    return f"{PREFIX}{name.upper()}"
+
+
+def is_service_link(name: str, value: str) -> bool:
+    """Return whether Kubernetes has set a variable for a Service of the namespace."""
+    is_port = name.endswith("PORT") and LINK_VALUE.match(value) is not None
+    return is_port or LINK_NAME.fullmatch(name) is not None
+
+
+def service_links(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the variables, with their values, that would be settings and are a Service's."""
+    return sorted(
+        f"{name}={value}"
+        for name, value in environment.items()
+        if (name.startswith(PREFIX) or name == PLATFORM_PORT) and is_service_link(name, value)
+    )
+
+
+def sources(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return the variable and the text of each setting that is set, unknown ones included."""
+    found = {
+        name.removeprefix(PREFIX).swapcase(): (name, text)  # they are in upper case
+        for name, text in environment.items()
+        if name.startswith(PREFIX) and text and not is_service_link(name, text)
+    }
+    port = environment.get(PLATFORM_PORT, "")
+    if port and not is_service_link(PLATFORM_PORT, port):
+        public = "edge_port" if "tokens_file" in found else "port"
+        found.setdefault(public, (PLATFORM_PORT, port))
+    return found
 
 
 def refuse_unsafe(settings: Settings) -> None:
@@ -146,25 +208,25 @@ def refuse_unsafe(settings: Settings) -> None:
         SettingError: It would be.
     """
     if (settings.tls_cert is None) != (settings.tls_key is None):
-        raise SettingError("only one of TLS_CERT and TLS_KEY is set", "both or none")
+        raise SettingError("only one of FLIP_TLS_CERT and FLIP_TLS_KEY is set", "both or none")
     if is_loopback(settings.host):
         return
     if settings.tokens_file is None:
         raise SettingError(
-            f"HOST={settings.host} without TOKENS_FILE",
+            f"{settings.told('host')} without FLIP_TOKENS_FILE",
             "tokens wherever others can connect",
-            "run `make token NAME=someone TOKENS_FILE=tokens`, and set TOKENS_FILE",
+            "run `make token NAME=someone TOKENS_FILE=tokens`, and set FLIP_TOKENS_FILE",
         )
     if settings.tls_cert is None and not settings.plain_http:
         raise SettingError(
-            f"HOST={settings.host} without TLS_CERT and TLS_KEY",
+            f"{settings.told('host')} without FLIP_TLS_CERT and FLIP_TLS_KEY",
             "TLS wherever others can listen",
-            "set both, or PLAIN_HTTP=1 if something in front of this ends TLS",
+            "set both, or FLIP_PLAIN_HTTP=1 if something in front of this ends TLS",
         )
 
 
 def table() -> str:
-    """Every setting with its default, one line each."""
+    """Every setting with its default, one line each, by the name that make takes."""
     lines = []
     for entry in fields(Settings):
         default = "" if entry.default is None else str(entry.default)

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from diagonalflip.errors import ArtifactError, SettingError
 
-REMEDY = "sign it with `make sign`, or serve without TRUSTED_KEY"
+REMEDY = "sign it with `make sign`, or serve without FLIP_TRUSTED_KEY"
 
 
 def path_of(file: Path) -> Path:
@@ -56,9 +56,11 @@ def verify(file: Path, content: bytes, public_key: Path) -> None:
     try:
         key = load_pem_public_key(public_key.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise SettingError(f"TRUSTED_KEY={public_key}: {error}", "a public key, PEM") from error
+        raise SettingError(
+            f"FLIP_TRUSTED_KEY={public_key}: {error}", "a public key, PEM"
+        ) from error
     if not isinstance(key, Ed25519PublicKey):
-        raise SettingError(f"TRUSTED_KEY={public_key} is of another kind", "an Ed25519 key")
+        raise SettingError(f"FLIP_TRUSTED_KEY={public_key} is of another kind", "an Ed25519 key")
     try:
         key.verify(path_of(file).read_bytes(), content)
     except FileNotFoundError as error:

@@ -38,7 +38,9 @@ def add(path: Path, name: str) -> str:
             before = file.read()
             file.write("\n" * (not before.endswith("\n") and before != "") + line + "\n")
     except OSError as error:
-        raise SettingError(f"TOKENS_FILE={path}: {error.strerror}", "a file to write") from error
+        raise SettingError(
+            f"FLIP_TOKENS_FILE={path}: {error.strerror}", "a file to write"
+        ) from error
     return token
 
 
@@ -50,8 +52,9 @@ def lines_of(path: Path, name: str) -> list[int]:
 
 
 def main() -> int:
-    """Print a new token for ``$NAME`` and add it to ``$TOKENS_FILE``; return the exit status."""
-    path, name = Path(os.environ.get("TOKENS_FILE") or "tokens"), os.environ.get("NAME", "")
+    """Print a new token for ``NAME``, add it to ``FLIP_TOKENS_FILE``; return the exit status."""
+    path = Path(os.environ.get("FLIP_TOKENS_FILE") or "tokens")
+    name = os.environ.get("NAME", "")
     try:
         print(add(path, name))
     except SettingError as error:

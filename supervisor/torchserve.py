@@ -224,11 +224,18 @@ class TorchServe:
         versions = [default, *(each for each in self._models.loaded if each != default)]
         self._workers = {each.version: 1 for each in versions}  # as the archives say
         archives = {f"{MODEL}-{each.version}.mar": each.content for each in versions}
-        (scratch / "store").mkdir()
-        for name, content in archives.items():
-            (scratch / "store" / name).write_bytes(content)
         config = scratch / "config.properties"
-        config.write_text(configuration(settings, list(archives), self._installed, gpus))
+        try:
+            (scratch / "store").mkdir()
+            for name, content in archives.items():
+                (scratch / "store" / name).write_bytes(content)
+            config.write_text(configuration(settings, list(archives), self._installed, gpus))
+        except OSError as error:
+            raise SettingError(
+                f"its files cannot be written to {scratch}: {error.strerror}",
+                f"room for {sum(map(len, archives.values())) >> 10} KiB and more",
+                "set TMPDIR to a folder with that, or FLIP_TORCHSERVE=0",
+            ) from error
         self._process = subprocess.Popen(
             command(self._installed, config, settings),
             cwd=scratch,

@@ -168,7 +168,7 @@ def tls(pem: str) -> ssl.SSLContext:
             context.load_cert_chain(path, password="")
     except (OSError, ValueError) as error:
         raise SettingError(
-            f"TLS_CERT and TLS_KEY: {error}",
+            f"FLIP_TLS_CERT and FLIP_TLS_KEY: {error}",
             "a certificate and its private key, PEM, without a password",
         ) from error
     return context

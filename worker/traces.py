@@ -5,13 +5,13 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from time import perf_counter, time_ns
 from typing import cast
+from uuid import uuid4
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode, set_span_in_context
@@ -26,16 +26,10 @@ class Traces:
     """Makes a span of each request below its ``traceparent``, its steps below that.
 
     A batch is a span of a trace of its own; the pass through the network links to it.
-
-    Args:
-        worker: Its number.
     """
 
-    def __init__(self, worker: int) -> None:
-        name = os.environ.get("OTEL_SERVICE_NAME", "diagonalflip")
-        self._provider = TracerProvider(
-            resource=Resource.create({"service.name": name, "service.instance.id": str(worker)})
-        )
+    def __init__(self) -> None:
+        self._provider = TracerProvider(resource=_resource())
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("diagonalflip")
         self._callers = TraceContextTextMapPropagator()
@@ -85,3 +79,9 @@ class Traces:
 
     def _ns(self, seconds: float) -> int:
         return self._epoch_ns + int(seconds * 1e9)
+
+
+def _resource() -> Resource:
+    """Return what the spans are of; ``Resource.create`` would have ours win over the variables'."""
+    ours = {"service.name": "diagonalflip", "service.instance.id": str(uuid4())}
+    return Resource.create(ours | dict(OTELResourceDetector().detect().attributes))

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def traces_wanted() -> bool:
     """Read from OpenTelemetry's variables whether traces are on, and can be sent as they say."""
     places = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    off = os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp"
+    off = (os.environ.get("OTEL_TRACES_EXPORTER") or "otlp") != "otlp"
     off |= os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if off or not any(os.environ.get(place) for place in places):
         return False
@@ -41,7 +41,7 @@ def watchers(number: int, access_log: Path | None) -> list[Watcher]:
         if traces_wanted():
             from worker.traces import Traces  # noqa: PLC0415 - an optional extra
 
-            asked.append(Traces(number))
+            asked.append(Traces())
     except ImportError:
         logger.warning("OTEL_* asks for traces, and diagonalflip[traces] is not installed")
     return asked

@@ -2,7 +2,7 @@
 
 Without a framework, and without our contract: one form, no limits but of the body's length.
 
-FLIP_ONNX=model_store/1.0/diagonal_flip.onnx uvicorn --workers 2 asgi_app:app
+BENCH_ONNX=model_store/1.0/diagonal_flip.onnx uvicorn --workers 2 asgi_app:app
 """
 
 import asyncio

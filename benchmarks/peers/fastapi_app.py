@@ -1,6 +1,6 @@
 """The same contract on FastAPI, as a careful user would write it.
 
-FLIP_ONNX=model_store/1.0/diagonal_flip.onnx uvicorn --workers 2 fastapi_app:app
+BENCH_ONNX=model_store/1.0/diagonal_flip.onnx uvicorn --workers 2 fastapi_app:app
 """
 
 from fastapi import FastAPI, HTTPException, Request, Response

@@ -1,6 +1,6 @@
 """The same contract on LitServe with dynamic batching, as its documentation advises.
 
-    FLIP_ONNX=model_store/1.0/diagonal_flip.onnx python litserve_app.py PORT
+    BENCH_ONNX=model_store/1.0/diagonal_flip.onnx python litserve_app.py PORT
 
 LitServe reads annotations at run time, so they cannot be postponed here.
 """

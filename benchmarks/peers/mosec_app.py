@@ -1,6 +1,6 @@
 """The same contract on mosec: HTTP and dynamic batching in Rust, Python workers behind.
 
-    FLIP_ONNX=model_store/1.0/diagonal_flip.onnx python mosec_app.py --port PORT
+    BENCH_ONNX=model_store/1.0/diagonal_flip.onnx python mosec_app.py --port PORT
 
 A worker of mosec sees no headers, so an odd number of images cannot be told.
 """

@@ -13,7 +13,7 @@ PATH = "/predictions/diagonal_flip"
 _options = onnxruntime.SessionOptions()
 _options.intra_op_num_threads = 1  # there is a worker a core already
 _session = onnxruntime.InferenceSession(
-    os.environ["FLIP_ONNX"], _options, providers=["CPUExecutionProvider"]
+    os.environ["BENCH_ONNX"], _options, providers=["CPUExecutionProvider"]
 )
 
 

@@ -1,6 +1,6 @@
 """The same contract on RSGI, granian's own interface: HTTP in Rust, one pass a request.
 
-FLIP_ONNX=model_store/1.0/diagonal_flip.onnx granian --interface rsgi --workers 2 rsgi_app:app
+BENCH_ONNX=model_store/1.0/diagonal_flip.onnx granian --interface rsgi --workers 2 rsgi_app:app
 """
 
 from typing import Any

@@ -54,7 +54,7 @@ def dockerfile(pattern: str) -> str:
 def image_settings(entries: Any) -> Settings:
     """Return the settings of the image with these variables."""
     return Settings.from_environment(
-        {"DRAIN_S": dockerfile(r"DRAIN_S=(\d+)")} | environment(entries)
+        {"FLIP_DRAIN_S": dockerfile(r"FLIP_DRAIN_S=(\d+)")} | environment(entries)
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.running import variables
 from drills.cluster import HAPROXY
 from tests.deploy.files import COMPOSE, ROOT, TOOLS, load, needs_tools, run
 
@@ -41,7 +42,7 @@ def test_what_compose_mounts_is_there() -> None:
 def test_secrets_of_compose_are_mounted_as_folders() -> None:
     """A file of its own would go on as it was, when another one is put in its place."""
     settings = load(COMPOSE)["x-service"]["environment"]
-    paths = [settings["TOKENS_FILE"]]
+    paths = [settings["FLIP_TOKENS_FILE"]]
     paths += re.findall(r"\bcrt (\S+)", (ROOT / "docker/compose/haproxy.cfg").read_text())
     mounted = [
         each.removesuffix(":ro").rpartition(":")[2]
@@ -56,7 +57,7 @@ def test_secrets_of_compose_are_mounted_as_folders() -> None:
 
 def run_image(**settings: str | Path) -> subprocess.CompletedProcess[str]:
     """Run ``docker/run.sh`` with an engine that prints its arguments."""
-    given = {name: str(value) for name, value in settings.items()}
+    given = variables({name: str(value) for name, value in settings.items()})
     return subprocess.run(
         ["docker/run.sh"],
         cwd=ROOT,
@@ -76,7 +77,7 @@ def test_the_image_gets_files_by_their_folders(tmp_path: Path) -> None:
     words = run_image(TMPDIR=tmp_path, **given).stdout.split()
     for setting, path in given.items():
         assert f"{path.parent}:/run/files/{setting}:ro" in words
-        assert f"{setting}=/run/files/{setting}/{path.name}" in words
+        assert f"FLIP_{setting}=/run/files/{setting}/{path.name}" in words
 
 
 def test_files_whose_folder_must_not_be_mounted_are_rejected(tmp_path: Path) -> None:

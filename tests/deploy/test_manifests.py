@@ -15,7 +15,7 @@ import yaml
 from diagonalflip.message import Request
 from supervisor.metrics import Page
 from supervisor.operations import Health, OperationsServer
-from supervisor.settings import Settings
+from supervisor.settings import PREFIX, Settings
 from supervisor.workers import RESULTS
 from tests.deploy.files import (
     COMPOSE,
@@ -193,12 +193,26 @@ def test_there_is_time_to_drain() -> None:
 def test_every_variable_is_a_setting_and_can_be_read() -> None:
     for entries in (pod()["containers"][0]["env"], load(COMPOSE)["x-service"]["environment"]):
         given = environment(entries)
-        assert given.keys() <= {name.upper() for name in Settings.__dataclass_fields__}
-        Settings.from_environment(given)
+        assert all(name.startswith(PREFIX) for name in given)
+        Settings.from_environment(given)  # which knows all of them
+
+
+def test_no_service_of_ours_sets_a_setting() -> None:
+    """Where links are on: one called ``flip`` would set ``FLIP_PORT`` to ``tcp://10.0.0.1:8443``."""
+    texts = [path.read_text(encoding="utf-8") for path in ROOT.glob("deploy/**/*.yaml")]
+    documents = [each for text in texts for each in yaml.safe_load_all(text)]
+    services = {
+        each["metadata"]["name"]
+        for each in documents
+        if isinstance(each, dict) and each.get("kind") in ("Service", "InferenceService")
+    }
+    assert services == {"diagonalflip", "diagonalflip-operations"}
+    for name in services:  # KServe's own Services add to it: diagonalflip-predictor
+        assert not f"{name.upper().replace('-', '_')}_".startswith(PREFIX)
 
 
 def test_no_service_of_the_namespace_sets_variables() -> None:
-    """A Service called ``metrics`` would set ``METRICS_PORT`` to ``tcp://10.0.0.1:9090``."""
+    """A Service called ``flip`` would set ``FLIP_PORT`` to ``tcp://10.0.0.1:9090``."""
     assert pod()["enableServiceLinks"] is False
     service = load(ROOT / "deploy/kserve/serverless/inference-service.yaml")
     assert service["spec"]["predictor"]["enableServiceLinks"] is False

@@ -133,11 +133,11 @@ def running(image: str, folder: Path, *more: str) -> Iterator[Container]:
     token, port = tokens.add(folder / "access/tokens", "test"), free_ports()
     settings = (
         "--env",
-        "TOKENS_FILE=/run/access/tokens",
+        "FLIP_TOKENS_FILE=/run/access/tokens",
         "--env",
-        "PLAIN_HTTP=1",
+        "FLIP_PLAIN_HTTP=1",
         "--env",
-        "DRAIN_S=2",
+        "FLIP_DRAIN_S=2",
     )
     mounts = ("--volume", f"{folder / 'access'}:/run/access:ro")
     publish = ("--publish", f"127.0.0.1:{port}:8443")
@@ -165,7 +165,7 @@ def test_it_keeps_every_promise_of_the_contract(container: Container) -> None:
 def test_the_image_for_gpus_serves_without_one_if_it_may(
     images: dict[str, str], tmp_path: Path
 ) -> None:
-    with running(images["gpu"], tmp_path, "--env", "REQUIRE_GPU=0") as container:
+    with running(images["gpu"], tmp_path, "--env", "FLIP_REQUIRE_GPU=0") as container:
         container.wait(container.is_complete)
         assert_keeps_promises(container)
 
@@ -271,9 +271,9 @@ def test_a_stop_loses_nothing_that_was_accepted(
 def test_it_says_what_it_needs(images: dict[str, str]) -> None:
     without_tokens = engine("run", "--rm", *RIGHTS, images["cpu"], check=False)
     assert without_tokens.returncode == 2
-    assert "TOKENS_FILE" in without_tokens.stdout
+    assert "FLIP_TOKENS_FILE" in without_tokens.stdout
     without_gpu = engine(
-        "run", "--rm", *RIGHTS, "--env", "HOST=127.0.0.1", images["gpu"], check=False
+        "run", "--rm", *RIGHTS, "--env", "FLIP_HOST=127.0.0.1", images["gpu"], check=False
     )
     assert without_gpu.returncode == 2
     assert "--gpus all" in without_gpu.stdout

@@ -23,16 +23,17 @@ import psutil
 import pytest
 import requests
 
+from benchmarks.running import variables
 from diagonalflip._answers import agree
 from diagonalflip.wire import to_pixels
-from supervisor.settings import Settings
+from supervisor.settings import Settings, variable
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = "/predictions/diagonal_flip"
 TORCHSERVE_BYTES = 625_000
 """Longest response on TorchServe's port: it decodes those of a batch in quadratic time."""
 
-FREE_PORTS = {name.upper(): "0" for name in Settings.ports()}
+FREE_PORTS = {variable(name): "0" for name in Settings.ports()}
 
 Oracle = Callable[[npt.ArrayLike], npt.NDArray[np.float32]]
 
@@ -150,12 +151,12 @@ class Server:
 
 
 def server_environment(artifacts: Path, logs: Path, settings: dict[str, str]) -> dict[str, str]:
-    """Environment of ``python -m supervisor``.
+    """Environment of ``python -m supervisor``, for settings by the names that make takes.
 
     Free ports, and no TorchServe, unless ``settings`` say otherwise.
     """
     folders = {"MODEL_STORE": str(artifacts), "LOG_DIR": str(logs)}
-    return os.environ | FREE_PORTS | {"TORCHSERVE": "0"} | folders | settings
+    return os.environ | FREE_PORTS | variables({"TORCHSERVE": "0"} | folders | settings)
 
 
 @contextmanager
@@ -168,7 +169,8 @@ def run_server(
         artifacts: The model store.
         logs: Folder of its logs.
         through: A command that runs the server, in the same process.
-        settings: Environment variables; ``TORCHSERVE="1"`` also waits for TorchServe.
+        settings: By the names that make takes, and other variables; ``TORCHSERVE="1"`` also waits
+            for TorchServe.
     """
     process = subprocess.Popen(
         [*through, sys.executable, "-m", "supervisor"],

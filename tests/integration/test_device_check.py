@@ -32,7 +32,7 @@ def test_every_step_runs_and_is_written_down(tmp_path: Path) -> None:
         assert all(row["median_us"] > 0 for row in engine["sizes"])
     assert found["every form"]["front"] > 100
     assert found["every form"]["torchserve"] > 100
-    assert found["settings"] == {"REQUIRE_GPU=1 without a GPU": "refused, status 2"}
+    assert found["settings"] == {"FLIP_REQUIRE_GPU=1 without a GPU": "refused, status 2"}
     assert found["a worker killed"]["200"] >= 40
     assert "wrong" not in found["a worker killed"]
     large = {"W4", "W4-float16"}

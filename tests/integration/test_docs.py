@@ -31,7 +31,7 @@ ELSEWHERE = {
     "pip install": "tests/integration/test_wheel.py",
 }
 """Commands that other tests, or nobody, can run here."""
-OURS = re.compile("MODEL_STORE$|MAKEFLAGS$|MFLAGS$|MAKELEVEL$|PYTEST_")
+OURS = re.compile("FLIP_MODEL_STORE$|MAKEFLAGS$|MFLAGS$|MAKELEVEL$|PYTEST_")
 """Variables of the make and the pytest that run this."""
 
 UNSHARE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]

@@ -15,7 +15,7 @@ from drills.load import references
 def test_the_service_comes_through(
     title: str, versions: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MODEL_STORE", str(versions))
+    monkeypatch.setenv("FLIP_MODEL_STORE", str(versions))
     scene = run(title, references(versions), folder, long=False)
     if any(note.startswith("SKIPPED") for note in scene.notes):
         pytest.skip(scene.notes[0])

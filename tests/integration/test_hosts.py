@@ -334,7 +334,7 @@ def test_a_required_gpu_is_one_that_torch_can_use(
     settings = {"PATH": f"{folder}:{os.environ['PATH']}", "REQUIRE_GPU": "1", "WORKERS": workers}
     line = start_and_fail(artifacts, folder / "logs", **settings)
     assert "No GPU that torch can use" in line
-    assert "REQUIRE_GPU=0" in line
+    assert "FLIP_REQUIRE_GPU=0" in line
 
 
 def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:

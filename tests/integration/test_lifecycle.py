@@ -17,8 +17,19 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
-from tests.integration.conftest import FREE_PORTS, ROOT, Oracle, run_server, server_environment
+from diagonalflip.wire import OCTETS
+from supervisor import tokens
+from supervisor.ports import free_ports
+from tests.integration.conftest import (
+    FREE_PORTS,
+    ROOT,
+    Oracle,
+    Server,
+    run_server,
+    server_environment,
+)
 from tests.integration.test_predictions import assert_predicts, packed_request
 
 
@@ -75,7 +86,7 @@ def test_ctrl_c_in_a_terminal_is_a_clean_end_of_make(versions: Path, tmp_path: P
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
-        settings = FREE_PORTS | {"LOG_DIR": str(tmp_path / "logs")}
+        settings = FREE_PORTS | {"FLIP_LOG_DIR": str(tmp_path / "logs")}
         os.environ.update(settings)
         os.execvp("make", ["make", "serve", f"MODEL_STORE={versions}"])  # noqa: S606
     output = b""
@@ -112,14 +123,51 @@ def test_a_busy_port_is_named(artifacts: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
         line = start_and_fail(artifacts, tmp_path, 4, PORT=port)
-    assert f"PORT={port}" in line
+    assert f"FLIP_PORT={port} in the environment" in line
+
+
+def test_an_address_that_does_not_resolve_is_no_busy_port(artifacts: Path, tmp_path: Path) -> None:
+    """And nobody is asked for tokens and TLS first."""
+    line = start_and_fail(artifacts, tmp_path, 4, HOST="x86_64-conda-linux-gnu")
+    told = "FLIP_HOST=x86_64-conda-linux-gnu in the environment does not resolve"
+    assert line.startswith(f"StartError: {told}")
+
+
+def test_variables_of_others_do_not_keep_it_from_starting(artifacts: Path, tmp_path: Path) -> None:
+    """Of conda's compilers, of a platform, and of Kubernetes' Services."""
+    others = ["HOST=x86_64-conda-linux-gnu", "METRICS_PORT=tcp://10.0.0.7:9090", "PORT=tcp://x:1"]
+    others += ["FLIP_GRPC_PORT=tcp://10.0.0.7:7070", "FLIP_GRPC_SERVICE_HOST=10.0.0.7"]
+    with run_server(artifacts, tmp_path, through=["env", *others], WORKERS="1") as server:
+        assert_serves(server)
+        [line] = [each for each in server.printed if "Ignored in the environment" in each]
+    assert line.split(": ", 1)[1].split(", ") == [
+        *sorted(others[3:]),
+        "PORT=tcp://x:1\n",
+    ]
+
+
+def test_the_port_of_a_platform_is_listened_on(artifacts: Path, tmp_path: Path) -> None:
+    tokens.add(tmp_path / "tokens", "someone")
+    for settings in ({}, {"TOKENS_FILE": str(tmp_path / "tokens")}):
+        port = free_ports()
+        through = ["env", "-u", "FLIP_PORT", "-u", "FLIP_EDGE_PORT", f"PORT={port}"]
+        through += ["FLIP_PORT=0"] if settings else []
+        with run_server(artifacts, tmp_path, through=through, WORKERS="1", **settings) as server:
+            url = server.edge if settings else server.base
+            assert url == f"http://127.0.0.1:{port}"
+            assert requests.get(f"{url}/v2/health/live", timeout=5).status_code == 200
+
+
+def assert_serves(server: Server) -> None:
+    assert server.post(b"\xb6", OCTETS).status_code == requests.codes.ok
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"PORT": "http"}, "PORT=http"),
-        ({"TORCHSERVE": "2"}, "TORCHSERVE=2"),
+        ({"PORT": "http"}, "FLIP_PORT=http in the environment"),
+        ({"FLIP_WORKER": "2"}, "FLIP_WORKER in the environment is no setting"),
+        ({"TORCHSERVE": "2"}, "FLIP_TORCHSERVE=2 in the environment"),
         ({"TORCHSERVE": "1", "JAVA_HOME": "/nowhere"}, "no /nowhere/bin/java"),
     ],
 )

@@ -65,6 +65,8 @@ def spans_of(spans: queue.Queue[Any], trace: str) -> dict[str, Any]:
 def test_a_request_is_a_span_of_its_callers_trace(artifacts: Path, tmp_path: Path) -> None:
     with collector() as (url, spans):
         settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        empty = ("TRACES_EXPORTER", "EXPORTER_OTLP_TIMEOUT", "TRACES_SAMPLER", "SERVICE_NAME")
+        settings |= {f"OTEL_{name}": "" for name in empty}
         with run_server(artifacts, tmp_path, **settings) as server:
             trace = {"traceparent": f"00-{TRACE}-{PARENT}-01", "Content-Type": OCTETS}
             answer = requests.post(server.url, b"\xb6", headers=trace, timeout=30)

@@ -17,9 +17,11 @@ import pytest
 import requests
 
 from diagonalflip.wire import OCTETS
+from supervisor import tokens
 from supervisor.settings import Settings
 from supervisor.torchserve_command import find_torchserve
-from tests.integration.conftest import Oracle, Server, changed_worker, run_server
+from tests.integration.conftest import PATH, Oracle, Server, changed_worker, run_server
+from tests.integration.test_edge import CERTIFICATE
 from tests.integration.test_predictions import assert_predicts, packed_request
 
 CLIENTS = 2
@@ -140,12 +142,56 @@ def test_a_full_temporary_disk_ends_nothing(
         asking(server, oracle, lost=CLIENTS),
     ):
         for _ in range(2):
-            server.read_until("TorchServe: .*No space left on device; starting it again")
+            line = server.read_until("TorchServe: .*No space left on device.*; starting it again")
+            assert f"written to {folder}/" in line
+            assert "Set TMPDIR" in line
         kill_a_worker(server)
         wait_for_all_workers(server)
         room = ["nsenter", f"--target={server.process.pid}", "--mount"]
         subprocess.run([*room, "mount", "-o", "remount,size=64m", folder], check=True)
         assert_predicts_again(server, oracle)
+
+
+LIMITS = {
+    "full": "mount -t tmpfs -o size=128k none {folder}",
+    "read-only": "mount -t tmpfs -o ro none {folder}",
+    "short files": "ulimit -f 100",
+}
+"""Of temporary folders: one has little room, one has none, and no folder at all has room."""
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_it_starts_without_a_temporary_folder_that_has_room(
+    artifacts: Path, oracle: Oracle, folder: Path, is_changeable: bool, limit: str
+) -> None:
+    """Our own server needs none, TLS included; TorchServe takes another, or says what it lacks."""
+    if not is_changeable:
+        pytest.skip("needs root")
+    token = tokens.add(folder / "tokens", "someone")
+    subprocess.run(CERTIFICATE.split(), cwd=folder, check=True, capture_output=True)
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    script = f'{LIMITS[limit].format(folder=temporary)}; exec "$@"'
+    settings = {"TMPDIR": str(temporary), "TORCHSERVE": "", "WORKERS": "2"}
+    settings["TOKENS_FILE"] = str(folder / "tokens")
+    settings |= {"TLS_CERT": str(folder / "cert.pem"), "TLS_KEY": str(folder / "key.pem")}
+    through = ["unshare", "--mount", "sh", "-ec", script, "sh"]
+    with run_server(artifacts, folder / "logs", through=through, **settings) as server:
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": OCTETS}
+        url, trusted = f"{server.edge}{PATH}", str(folder / "cert.pem")
+        assert requests.post(url, b"\xb6", headers=headers, verify=trusted, timeout=30).ok
+        if limit == "read-only":
+            server.wait_for_torchserve()
+        else:
+            line = server.read_until("TorchServe: ")
+            assert "files cannot be written to /" in line
+            assert "Set TMPDIR" in line
+        kill_a_worker(server)
+        wait_for_all_workers(server)
+        assert_predicts(server.post(*packed_request(range(16))), oracle(range(16)))
+        assert server.stop(signal.SIGTERM) == 0
+        assert server.process.stdout is not None
+        assert "Traceback" not in "".join(server.printed) + server.process.stdout.read()
 
 
 def test_java_may_die_and_not_come_back(artifacts: Path, oracle: Oracle, folder: Path) -> None:
@@ -187,12 +233,15 @@ def test_a_collector_that_never_answers_delays_no_stop(artifacts: Path, tmp_path
         settings = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
             "OTEL_BSP_SCHEDULE_DELAY": "100",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "",
             "PROOF_S": "1",
         }
         with run_server(artifacts, tmp_path, **settings) as server:
             for _ in range(16):
                 assert server.post(b"\xb6", OCTETS).status_code == requests.codes.ok
             with silent.accept()[0]:  # it is being sent spans
+                for _ in range(16):
+                    assert server.post(b"\xb6", OCTETS).elapsed.total_seconds() < ANSWER_S
                 server.process.send_signal(signal.SIGTERM)
                 assert server.process.wait(10) == 0
             assert server.process.stdout is not None

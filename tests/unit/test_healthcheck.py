@@ -54,7 +54,7 @@ def serve() -> Iterator[Serve]:
 def check(host: str, port: int, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, SCRIPT],
-        env={"OPERATIONS_HOST": host, "OPERATIONS_PORT": str(port), **more},
+        env={"FLIP_OPERATIONS_HOST": host, "FLIP_OPERATIONS_PORT": str(port), **more},
         capture_output=True,
         text=True,
         check=False,

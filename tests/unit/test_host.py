@@ -19,8 +19,11 @@ def test_children_get_nothing_that_changes_them() -> None:
     kept = {"PATH": "/bin", "HTTP_PROXY": "http://proxy", "LANG": "C", "CUDA_VISIBLE_DEVICES": "1"}
     harmful = ("PYTHONPATH", "PYTHONHOME", "TS_CONFIG_FILE", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")
     environment = kept | dict.fromkeys(harmful, "x")
+    environment |= {"OTEL_SERVICE_NAME": "", "FLIP_PORT": "tcp://10.0.0.7:9090"}
+    kept["FLIP_PORT"] = environment["FLIP_PORT"]
     assert host.child_environment(environment) == kept
-    assert host.ignored_variables(environment) == sorted(harmful[2:])
+    ignored = [*sorted(harmful[2:]), "FLIP_PORT=tcp://10.0.0.7:9090"]
+    assert host.ignored_variables(environment) == ignored
 
 
 @pytest.mark.parametrize("parent", ["with a blank", "l" * host.FOLDER_BYTES, 'quo"te', "ümlaut"])
@@ -88,7 +91,7 @@ def test_there_is_a_worker_a_gpu_and_without_gpus_a_few(
 
 def test_a_gpu_that_is_required_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "count_gpus", lambda: 0)
-    with pytest.raises(SettingError, match="REQUIRE_GPU=1"):
+    with pytest.raises(SettingError, match="FLIP_REQUIRE_GPU=1"):
         host.count_workers(Settings(workers=1, require_gpu=1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from diagonalflip.errors import StartError
 from supervisor import ports
-from supervisor.ports import free_ports, listen, open_port, open_ports
+from supervisor.ports import free_ports, listen, open_port, open_ports, require_addresses
 from supervisor.settings import Settings
 
 
@@ -27,8 +28,34 @@ def test_picked_ports_are_free_in_a_row() -> None:
 def test_an_address_that_is_not_here_is_refused() -> None:
     with pytest.raises(OSError, match="assign"):
         free_ports(1, "192.0.2.1")
-    with pytest.raises(StartError, match=r"OPERATIONS_PORT=192\.0\.2\.1 is no address"):
+    with pytest.raises(StartError, match=r"FLIP_OPERATIONS_HOST=192\.0\.2\.1 is no address"):
         open_port("operations_port", Settings(operations_host="192.0.2.1"))
+
+
+@pytest.mark.parametrize("name", ["host", "operations_host"])
+@pytest.mark.parametrize("address", ["x86_64-conda-linux-gnu", "no.such.host.invalid", "a" * 64])
+def test_an_address_that_does_not_resolve_is_told_as_such(
+    name: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"FLIP_{name.upper()}", address)
+    told = f"^FLIP_{name.upper()}={address} in the environment does not resolve: "
+    with pytest.raises(StartError, match=told):
+        require_addresses(Settings.from_environment())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::", "::1", "localhost"])
+def test_an_address_that_resolves_is_not_asked_for_more(address: str) -> None:
+    require_addresses(Settings(host=address, operations_host=address))
+
+
+def test_a_port_that_only_root_may_open_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(ports, "listen", refuse)
+    monkeypatch.setenv("PORT", "80")
+    with pytest.raises(StartError, match=r"^PORT=80 in the environment: user .* a port above 1023"):
+        open_port("port", Settings.from_environment())
 
 
 def test_a_crash_does_not_keep_the_next_start_from_its_port() -> None:
@@ -49,7 +76,7 @@ def test_a_crash_does_not_keep_the_next_start_from_its_port() -> None:
 def test_a_port_that_somebody_listens_on_is_refused() -> None:
     with listen(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(StartError, match=f"PORT={port}: .*\\. Expected a free port"):
+        with pytest.raises(StartError, match=f"^FLIP_PORT={port}: .*\\. Expected a free port"):
             open_ports(Settings(port=port))
 
 
@@ -63,6 +90,6 @@ def test_a_picked_port_that_is_taken_before_it_is_opened_is_picked_again(
         with open_port("port", Settings(port=0)) as listener:
             assert listener.getsockname()[1] == free
         picks += [taken.getsockname()[1]] * ports.PICKS
-        with pytest.raises(StartError, match="PORT=0"):
+        with pytest.raises(StartError, match="FLIP_PORT=0"):
             open_port("port", Settings(port=0))
         assert not picks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -10,44 +12,180 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from supervisor.settings import Settings, table
+from supervisor.settings import Settings, service_links, table, variable
 from tests.conftest import ROOT
+
+LINK = "tcp://10.0.0.7:9090"
+SERVICE_LINKS = {
+    "FLIP_PORT": LINK,
+    "FLIP_SERVICE_HOST": "10.0.0.7",
+    "FLIP_SERVICE_PORT": "9090",
+    "FLIP_SERVICE_PORT_HTTP": "9090",
+    "FLIP_PORT_9090_TCP": LINK,
+    "FLIP_PORT_9090_TCP_ADDR": "10.0.0.7",
+    "FLIP_PORT_9090_TCP_PORT": "9090",
+    "FLIP_PORT_9090_TCP_PROTO": "tcp",
+    "FLIP_GRPC_PORT": LINK,
+    "FLIP_GRPC_SERVICE_HOST": "10.0.0.7",
+    "FLIP_DNS_PORT": "udp://10.0.0.7:53",
+    "PORT": LINK,
+}
+"""What Kubernetes sets for Services that are called ``flip``, ``flip-grpc`` and ``flip-dns``."""
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
     assert Settings.from_environment({}) == Settings()
-    assert Settings.from_environment({"PORT": "", "HOST": ""}) == Settings()
+    empty = {"FLIP_PORT": "", "FLIP_HOST": "", "PORT": "", "FLIP_WORKER": ""}
+    assert Settings.from_environment(empty) == Settings()
 
 
 def test_every_setting_is_read() -> None:
     given = {"HOST": "::1", "PORT": "1", "WORKERS": "3", "TORCHSERVE": "1", "LOG_DIR": "/x"}
-    read = Settings.from_environment(given)
+    read = Settings.from_environment({f"FLIP_{name}": text for name, text in given.items()})
     assert (read.host, read.port, read.workers, read.torchserve) == ("::1", 1, 3, "1")
     assert read.log_dir == Path("/x")
+
+
+def test_plain_names_are_others() -> None:
+    """Conda's compilers set ``HOST``, and Kubernetes one name for each Service."""
+    plain = {each.name.upper(): "x86_64-conda-linux-gnu" for each in fields(Settings)}
+    assert Settings.from_environment(plain | {"PORT": ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "port", "edge_port"),
+    [
+        ({}, 9, 8443),
+        ({"FLIP_PORT": "1"}, 1, 8443),
+        ({"FLIP_EDGE_PORT": "1"}, 9, 1),
+        ({"FLIP_TOKENS_FILE": "t"}, 8080, 9),
+        ({"FLIP_TOKENS_FILE": "t", "FLIP_PORT": "1"}, 1, 9),
+        ({"FLIP_TOKENS_FILE": "t", "FLIP_EDGE_PORT": "1"}, 8080, 1),
+        ({"FLIP_TOKENS_FILE": "t", "FLIP_EDGE_PORT": LINK}, 8080, 9),
+        ({"FLIP_TOKENS_FILE": ""}, 9, 8443),
+    ],
+)
+def test_the_port_of_a_platform_is_the_one_for_others(
+    given: dict[str, str], port: int, edge_port: int
+) -> None:
+    read = Settings.from_environment({"PORT": "9"} | given)
+    assert (read.port, read.edge_port) == (port, edge_port)
+
+
+def test_the_port_of_most_platforms_leaves_another_to_the_front_door() -> None:
+    given = {"PORT": "8080", "FLIP_TOKENS_FILE": "t"}
+    read = Settings.from_environment(given)
+    assert (read.port, read.edge_port) == (0, 8080)
+    read = Settings.from_environment(given | {"FLIP_PORT": "8081"})
+    assert (read.port, read.edge_port) == (8081, 8080)
+
+
+def test_variables_of_services_are_no_settings() -> None:
+    assert Settings.from_environment(SERVICE_LINKS) == Settings()
+    told = service_links(SERVICE_LINKS | {"METRICS_PORT": LINK, "FLIP_WORKERS": "1"})
+    assert told == sorted(f"{name}={value}" for name, value in SERVICE_LINKS.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("FLIP_WORKER", "FLIP_WORKERS"),
+        ("FLIP_TOKEN_FILE", "FLIP_TOKENS_FILE"),
+        ("FLIP_workers", "FLIP_WORKERS"),
+        ("FLIP_", "FLIP_"),
+        ("FLIP_X_PORT", "_PORT"),
+    ],
+)
+def test_a_name_that_is_no_setting_is_an_error_with_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(SettingError, match=f"^{name} in the environment is no setting") as caught:
+        Settings.from_environment({name: "1"})
+    assert nearest in caught.value.expected
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("FLIP_PORT", "65536"),
+        ("FLIP_PORT", "-1"),
+        ("FLIP_PORT", "8080 "),
+        ("FLIP_PORT", "٨"),
+        ("FLIP_PORT", "http://10.0.0.7:9090"),
+        ("FLIP_PROOF_S", "0"),
+        ("FLIP_DEGRADED_S", "3601"),
+        ("FLIP_WORKERS", "two"),
+        ("FLIP_WORKERS", LINK),
         ("PORT", "65536"),
-        ("PORT", "-1"),
-        ("PORT", "8080 "),
-        ("PORT", "٨"),
-        ("PROOF_S", "0"),
-        ("DEGRADED_S", "3601"),
-        ("WORKERS", "two"),
     ],
 )
-def test_a_bad_value_is_named_with_its_range(name: str, value: str) -> None:
-    with pytest.raises(SettingError, match=f"{name}={value}") as caught:
+def test_a_bad_value_is_named_with_where_it_is_set_and_its_range(name: str, value: str) -> None:
+    with pytest.raises(SettingError, match=f"^{name}={value} in the environment\\.") as caught:
         Settings.from_environment({name: value})
     assert "whole number" in caught.value.expected
 
 
 @pytest.mark.parametrize("value", ["yes", "2", " 1"])
 def test_torchserve_is_on_off_or_as_it_is_installed(value: str) -> None:
-    with pytest.raises(SettingError, match=f"TORCHSERVE={value}"):
-        Settings.from_environment({"TORCHSERVE": value})
+    with pytest.raises(SettingError, match=f"FLIP_TORCHSERVE={value}"):
+        Settings.from_environment({"FLIP_TORCHSERVE": value})
+
+
+def test_where_a_value_comes_from() -> None:
+    settings = Settings(port=9, tokens_file=Path("t"))
+    assert settings.told("port", {}) == "FLIP_PORT=9"
+    assert settings.told("port", {"FLIP_PORT": "9"}) == "FLIP_PORT=9 in the environment"
+    assert settings.told("port", {"PORT": "9"}) == "PORT=9 in the environment"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        (["PORT=9"], {}, {"FLIP_PORT": "9"}),
+        (["PORT=9"], {"FLIP_PORT": "8", "PORT": "7"}, {"FLIP_PORT": "9"}),
+        ([], {"FLIP_PORT": "8", "PORT": "7"}, {"FLIP_PORT": "8", "PORT": "7"}),
+        (["FLIP_PORT=9"], {}, {"FLIP_PORT": "9"}),
+        (["LOG_DIR=a b$$c\"'"], {"LOG_DIR": "x"}, {"FLIP_LOG_DIR": "a b$c\"'"}),
+        (["WORKER=9"], {}, {"FLIP_WORKER": "9"}),
+        (["MODEL_STORE=/x"], {"FLIP_MODEL_STORE": "/y"}, {"FLIP_MODEL_STORE": "/x"}),
+        ([], {"FLIP_MODEL_STORE": "/y", "MODEL_STORE": "/z"}, {"FLIP_MODEL_STORE": "/y"}),
+    ],
+)
+def test_what_is_given_to_make_by_its_plain_name_reaches_the_service(
+    arguments: list[str], environment: dict[str, str], expected: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "Makefile").write_text(
+        (ROOT / "Makefile").read_text().replace("exec $(BIN)/python -m supervisor\n", "env -0\n")
+    )
+    same = ["installed", *(f"export/weights-{each}.json" for each in ("1.0", "2.0"))]
+    command = [
+        "make",
+        "serve",
+        *(f"--assume-old={each}" for each in same),
+        f"PYTHON={sys.executable}",
+    ]
+    found = subprocess.run(
+        [*command, *arguments],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    variables = dict(each.split("=", 1) for each in found.split("\0") if "=" in each)
+    reached = {
+        name: value
+        for name, value in variables.items()
+        if name.startswith("FLIP_") or name == "PORT"
+    }
+    assert reached == {"FLIP_MODEL_STORE": "model_store"} | expected
+
+
+def test_docs_and_manifests_name_settings_as_they_are() -> None:
+    known = {variable(each.name) for each in fields(Settings)}
+    paths = [ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")]
+    paths += [path for name in ("deploy", "docker") for path in ROOT.glob(f"{name}/**/*.*")]
+    named = {name for path in paths for name in re.findall(r"\bFLIP_[A-Z]\w*", path.read_text())}
+    assert len(named) > 20
+    assert named <= known
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_a_choice_is_kept_and_the_first_version_is_the_default_before(tmp_path: 
     assert read_choice(tmp_path, versions) == chosen
     assert read_choice(tmp_path, versions, "1.0") == Choice("1.0", "2.0")
     assert read_choice(tmp_path, versions, "2.0") == chosen
-    with pytest.raises(SettingError, match=r"DEFAULT_VERSION=4\.0"):
+    with pytest.raises(SettingError, match=r"FLIP_DEFAULT_VERSION=4\.0"):
         read_choice(tmp_path, versions, "4.0")
     with pytest.raises(ArtifactError, match=r"Default 2\.0"):
         read_choice(tmp_path, ["1.0"])

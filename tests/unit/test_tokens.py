@@ -65,7 +65,7 @@ def test_a_name_that_cannot_be_used_is_refused(tmp_path: Path, name: str) -> Non
 def make_token(path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     """Run ``make token``; return what it prints and what it tells."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TOKENS_FILE", str(path))
+        patch.setenv("FLIP_TOKENS_FILE", str(path))
         patch.setenv("NAME", name)
         assert tokens.main() == 0
     printed, told = capsys.readouterr()

@@ -1,0 +1,54 @@
+"""Traces follow OpenTelemetry's variables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+from worker import traces
+from worker.watchers import traces_wanted
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+
+
+def resource(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, Any]:
+    """Return what the spans of a new process are of."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    given: list[Any] = []
+
+    def provider(**arguments: Any) -> TracerProvider:
+        given.append(arguments["resource"])
+        return TracerProvider(shutdown_on_exit=False, **arguments)
+
+    monkeypatch.setattr(traces, "TracerProvider", provider)
+    monkeypatch.setattr(traces, "BatchSpanProcessor", lambda _: None)
+    monkeypatch.setattr(TracerProvider, "add_span_processor", lambda *_: None)
+    traces.Traces()
+    return dict(given[0].attributes)
+
+
+def test_the_service_has_a_name_and_each_process_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = resource(monkeypatch), resource(monkeypatch)
+    assert one["service.name"] == two["service.name"] == "diagonalflip"
+    assert one["service.instance.id"] != two["service.instance.id"]
+
+
+def test_the_resource_of_the_variables_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"service.name": "flips", "service.instance.id": "one", "deployment.environment": "x"}
+    pairs = ",".join(f"{name}={value}" for name, value in told.items())
+    found = resource(monkeypatch, OTEL_RESOURCE_ATTRIBUTES=pairs, OTEL_SERVICE_NAME="")
+    assert found.items() >= told.items()
+    assert resource(monkeypatch, OTEL_SERVICE_NAME="named")["service.name"] == "named"
+
+
+def test_empty_variables_are_as_if_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TRACES_EXPORTER", "SDK_DISABLED", "EXPORTER_OTLP_PROTOCOL"):
+        monkeypatch.setenv(f"OTEL_{name}", "")
+    assert not traces_wanted()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
+    assert not traces_wanted()
+    monkeypatch.setenv(*ENDPOINT.popitem())
+    assert traces_wanted()
