@@ -136,7 +136,7 @@ def read_tokens(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError as error:
-        raise SettingError(f"TOKENS_FILE={path}: {error.strerror}", "a file", REMEDY) from error
+        raise SettingError(f"{path}: {error.strerror}", "a file", REMEDY) from error
     tokens: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
