@@ -63,6 +63,7 @@ OF_WORKERS = {
     "images": Family(COUNTER, "Images predicted, by the form in which they came.", ("form",)),
     "refusals": Family(COUNTER, "Requests refused, by the error's code.", ("code",)),
     "busy_seconds": Family(COUNTER, "Time in batches; all of its time is a full worker."),
+    "failed_handshakes": Family(COUNTER, "Clients of the edge with whom no TLS was agreed on."),
     "connections": Family(GAUGE, "Open connections of clients.", ("door",)),
     "held_bytes": Family(GAUGE, "Bodies, and answers that clients have not read."),
     "queued_images": Family(GAUGE, "Predictions that wait."),

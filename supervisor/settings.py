@@ -72,6 +72,12 @@ class Settings:
     operations_port: int = _port(8083, "operations: liveness, readiness, metrics, versions")
     grpc_port: int = _port(7070, "gRPC inference")
     grpc_management_port: int = _port(7071, "gRPC management")
+    idle_timeout_s: int = _setting(
+        75,
+        "seconds that an idle connection of a client stays open; above a balancer's own",
+        1,
+        3600,
+    )
     workers: int = _setting(0, "worker processes; 0 takes one per GPU, else 1 or 2", 0, 1024)
     degraded_s: int = _setting(
         10, "seconds with fewer workers until the service says that it is degraded", 0, 3600

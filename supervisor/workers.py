@@ -246,7 +246,7 @@ class Workers:
     def _command(self, number: int, channel: int, listeners: Mapping[str, int]) -> Sequence[str]:
         settings = self._settings
         command = [sys.executable, "-m", "worker", f"--number={number}", f"--workers={self.count}"]
-        command += [f"--channel={channel}"]
+        command += [f"--channel={channel}", f"--idle-timeout-s={settings.idle_timeout_s}"]
         command += [f"--listener={name}={descriptor}" for name, descriptor in listeners.items()]
         if settings.tokens_file is not None:
             command += [f"--token-rate={settings.token_rate}"]

@@ -20,6 +20,7 @@ from typing import Any
 
 import uvloop
 
+from worker import limits
 from worker.channel import Channel
 from worker.guard import Guard
 from worker.listener import Door
@@ -114,6 +115,7 @@ class Worker:
         for listener in arguments.listener:
             name, _, descriptor = listener.partition("=")
             doors.append(Door(name, socket.socket(fileno=int(descriptor))))
+        limits.IDLE_S = arguments.idle_timeout_s
         self._server = WorkerServer(
             served,
             metrics,
@@ -184,6 +186,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, required=True, help="how many there are")
     parser.add_argument("--channel", type=int, required=True, help="descriptor")
     parser.add_argument("--listener", action="append", required=True, help="NAME=DESCRIPTOR")
+    parser.add_argument("--idle-timeout-s", type=float, default=limits.IDLE_S)
     parser.add_argument("--token-rate", type=int, help="of the edge")
     parser.add_argument("--access-log", type=Path, help="folder")
     arguments = parser.parse_args()

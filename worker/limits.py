@@ -45,6 +45,8 @@ REFUSALS_LOGGED = 10
 
 HANDSHAKE_S = 10.0
 IDLE_S = 75.0
+"""Time for the next request of a connection; a worker sets it to ``FLIP_IDLE_TIMEOUT_S``."""
+
 REQUEST_S = 60.0
 """From a request's first byte to its last; a slower client is answered 408."""
 

@@ -187,12 +187,18 @@ class HttpServer(ABC):
         protocol: asyncio.Protocol = connection
         context = self.guard.context if self.guard is not None else None
         if context is not None and connection.door == EDGE:
-            protocol = tls = Tls(connection, context, self._handshakes.discard)
+            protocol = tls = Tls(connection, context, self._settled)
             self._handshakes.add(tls)
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, accepted)
         except OSError:  # a client that is gone
             protocol.connection_lost(None)
+
+    def _settled(self, tls: Tls) -> None:
+        """A handshake has succeeded or failed; a client that is lost later is told again."""
+        if tls in self._handshakes:
+            self._handshakes.discard(tls)
+            self.metrics.failed_handshakes += not tls.is_open
 
     def forget(self, connection: Connection) -> None:
         """Count a connection no longer."""

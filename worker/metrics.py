@@ -61,6 +61,7 @@ class Metrics:
         refusals: How many, by code.
         watchers: Receivers of every batch as well.
         connections: How many are open, by door.
+        failed_handshakes: Of TLS.
         recent: Between the last two folds: requests and images per second, requests per batch,
             p50 and p99 of durations.
     """
@@ -87,7 +88,7 @@ class Metrics:
         )
         self._busy_s = 0.0
         self.watchers: list[Watcher] = []
-        self.held_bytes = self.queued_images = 0
+        self.held_bytes = self.queued_images = self.failed_handshakes = 0
         self.connections: Counter[str] = Counter()
         self.recent: dict[str, float] = {}
         self._folded_at = perf_counter()
@@ -154,6 +155,7 @@ class Metrics:
             "busy_seconds": self._busy_s,
             "held_bytes": self.held_bytes,
             "queued_images": self.queued_images,
+            "failed_handshakes": self.failed_handshakes,
             "resident_memory_bytes": psutil.Process().memory_info().rss,
         }
         device_bytes = self._device_bytes()

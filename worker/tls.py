@@ -29,6 +29,9 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         protocol: Receiver of what was sent in TLS.
         context: Of a server.
         settled: Called once the handshake has succeeded or failed.
+
+    Attributes:
+        is_open: Whether it has succeeded.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._timer: asyncio.TimerHandle | None = None
-        self._is_open = False  # the handshake is done
+        self.is_open = False  # the handshake is done
         self._has_ended = self._is_ended = False  # we have said that we send no more; the client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -77,7 +80,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         if self._is_ended:
             return True
         self._is_ended = True
-        if not (self._is_open and self._protocol.eof_received()):
+        if not (self.is_open and self._protocol.eof_received()):
             self.close()
         return True
 
@@ -88,12 +91,12 @@ class Tls(asyncio.Protocol, asyncio.Transport):
 
     def pause_writing(self) -> None:
         """The client reads slowly."""
-        if self._is_open:
+        if self.is_open:
             self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         """The client has read."""
-        if self._is_open:
+        if self.is_open:
             self._protocol.resume_writing()
 
     def write(self, data: Any) -> None:
@@ -153,9 +156,9 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         self._transport.resume_reading()
 
     def _shake_hands(self) -> None:
-        if not self._is_open:
+        if not self.is_open:
             self._ssl.do_handshake()
-            self._is_open = True
+            self.is_open = True
             self._settle()
             self._send()
             self._protocol.connection_made(self)
@@ -169,7 +172,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         self._transport.write(self._outgoing.read())
 
     def _end(self) -> None:
-        if self._is_open and not self._has_ended:
+        if self.is_open and not self._has_ended:
             self._has_ended = True
             with contextlib.suppress(ssl.SSLError):  # the client's own end may come later, or never
                 self._ssl.unwrap()

@@ -141,6 +141,7 @@ def test_what_is_no_tls_is_closed_and_forgotten(port: TlsPort, said: bytes) -> N
     wait_for_ticks(port, 2)
     assert not port.server._handshakes
     assert not port.server._of_address
+    assert port.metrics.failed_handshakes == 1
 
 
 def test_a_handshake_has_a_limit_of_time(port: TlsPort, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +149,7 @@ def test_a_handshake_has_a_limit_of_time(port: TlsPort, monkeypatch: pytest.Monk
     with port.connect_plain() as silent, contextlib.suppress(ConnectionResetError):
         assert silent.recv(1) == b""
     assert not port.server._handshakes
+    assert port.metrics.failed_handshakes == 1
 
 
 def test_what_a_client_does_not_read_is_counted(port: TlsPort) -> None:

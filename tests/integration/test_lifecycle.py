@@ -14,6 +14,7 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -232,3 +233,12 @@ def put_certificate_of(archive: Path, store: Path) -> None:
     manifest["artifacts"]["diagonal_flip.mar"]["sha256"] = digest
     manifest["certificate"]["reference"] = json.loads(members["reference.json"])["predictions"]
     (store / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_an_idle_connection_is_closed_when_the_setting_says(
+    artifacts: Path, tmp_path: Path
+) -> None:
+    with run_server(artifacts, tmp_path, IDLE_TIMEOUT_S="1", TORCHSERVE="0") as server:
+        address = urlsplit(server.url)
+        with socket.create_connection((address.hostname, address.port), timeout=30) as idle:
+            assert idle.recv(1) == b""
