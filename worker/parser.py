@@ -208,11 +208,11 @@ class Parser:
 
     def on_headers_complete(self) -> None:
         """All headers are there."""
-        self._in_head = False
         llhttp, headers = self._llhttp, self._headers
         self._method = llhttp.get_method().decode("latin-1")
         self._version = llhttp.get_http_version()
         _check_head(self._method, self._version, self._url, headers)
+        self._in_head = False
         if llhttp.should_upgrade():
             return
         self._path = path_of(self._url)

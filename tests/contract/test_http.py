@@ -424,6 +424,7 @@ V2 = "/v2/models/diagonal_flip"
         (f"POST {V2}/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {1 << 30}\r\n\r\n", 413),
         (f"POST {V2}/infer HTTP/1.1\r\nHost: a\r\nx: {'a' * 40_000}\r\n\r\n", 431),
         (f"POST {V2}/infer HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (f"POST {V2}/infer HTTP/1.1\r\n\r\n", 400),
         (f"POST {V2}/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{'a' * 100}", 503),
         (f"POST {V2}/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\na", 500),
     ],
