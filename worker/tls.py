@@ -53,7 +53,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
 
     def data_received(self, data: bytes) -> None:
         """Decrypt, and pass on all that has come together."""
-        if self._has_ended:
+        if self._has_ended or self._is_ended:
             self._protocol.data_received(data)  # which ignores and counts it
             return
         received, view = [], memoryview(data)
@@ -64,6 +64,8 @@ class Tls(asyncio.Protocol, asyncio.Transport):
                     self._shake_hands()
                     while self._incoming.pending or self._ssl.pending():
                         received.append(self._ssl.read(RECORD_BYTES))
+                        if not received[-1]:
+                            break  # the client's end, behind which nothing counts
         except ssl.SSLError:  # nobody who speaks TLS, or not ours
             self._send()
             self._transport.close()

@@ -97,7 +97,8 @@ def test_every_byte_may_come_alone(port: TlsPort) -> None:
                     answers += tls.read(1 << 16)
 
 
-def test_a_client_that_has_ended_its_side_is_answered(port: TlsPort) -> None:
+@pytest.mark.parametrize("behind", [b"", b"x"])
+def test_a_client_that_has_ended_its_side_is_answered(port: TlsPort, behind: bytes) -> None:
     port.echo.go_on.clear()
     tls, gets, sends = port.client()
     with port.connect_plain() as network:
@@ -111,7 +112,7 @@ def test_a_client_that_has_ended_its_side_is_answered(port: TlsPort) -> None:
         tls.write(post(b"a"))
         with pytest.raises(ssl.SSLWantReadError):
             tls.unwrap()
-        network.sendall(sends.read())
+        network.sendall(sends.read() + behind)
         port.echo.go_on.set()
         received = b""
         while piece := network.recv(1 << 16):
