@@ -462,6 +462,8 @@ def test_every_answer_is_a_line_of_the_access_log(port: Port, tmp_path: Path) ->
         port.call(slow.expire)
         assert read(connection)[0].status == 408
     settled(port)
+    port.call(port.metrics.watchers.clear)
+    settled(port)
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
     settling = ("POST", 200, "")
