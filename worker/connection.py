@@ -24,6 +24,8 @@ from worker.shares import Share
 if TYPE_CHECKING:
     from worker.listener import HttpServer
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 
 class Connection(asyncio.Protocol):
     """One client's connection.
@@ -42,6 +44,7 @@ class Connection(asyncio.Protocol):
         self._coming: Request | None = None  # its head has come, and its body comes
         self._queue: deque[Request] = deque()  # those that were pipelined behind the next
         self._request: Request | None = None  # what is being answered
+        self._asks = False  # the client waits to be asked for the body of what comes
         self._ended = False  # the client sends no more
         self.finished = False  # the last answer is written
         self._paused = self._held_back = False  # the client reads slowly; it is not listened to
@@ -90,6 +93,8 @@ class Connection(asyncio.Protocol):
         """The client sends no more; it still gets the answers it waits for."""
         self._ended = True
         self._stop_reading()
+        if self._request is None:
+            self._leave()
         return self._request is not None
 
     def pause_writing(self) -> None:
@@ -101,6 +106,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has read."""
         self._paused = False
+        self._answer_next()
         self._listen()
         self.expect()
 
@@ -120,8 +126,9 @@ class Connection(asyncio.Protocol):
 
     def proceed(self) -> None:
         """The client asks whether to send its body; while it is owed an answer, it waits."""
-        if self._request is None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._asks = self._request is not None
+        if not self._asks:
+            self._transport.write(CONTINUE)
 
     def hold(self, length: int) -> None:
         """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
@@ -149,6 +156,7 @@ class Connection(asyncio.Protocol):
     def receive(self, body: bytes, connection: str) -> None:
         """A whole request has come."""
         self.deadline = None
+        self._asks = False
         request, self._coming = self._coming, None
         if request is None:  # it was turned away
             self.expect()
@@ -164,6 +172,10 @@ class Connection(asyncio.Protocol):
         request.connection = connection
         self._queue.append(request)
         self._answer_next()
+        if len(self._queue) > limits.PIPELINED_REQUESTS:
+            raise ServerOverloaded(
+                "too many requests behind each other", f"at most {limits.PIPELINED_REQUESTS}"
+            )
         if response is not None and connection == "close":
             self._stop_reading()
         elif self._queue:
@@ -175,6 +187,8 @@ class Connection(asyncio.Protocol):
         self._write(request)
         if self._queue:
             self._answer_next()
+            if not (self._request is None or self._in_request or self._paused):
+                self.deadline = None  # it is our turn
 
     def abort(self) -> None:
         """Ends the connection at once."""
@@ -182,7 +196,7 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """Its deadline has passed."""
-        if self.unsent or self._parser is None:
+        if self.unsent or self._parser is None or self._transport.is_closing():
             self.abort()
         elif self._in_request:
             self._refuse(
@@ -207,7 +221,7 @@ class Connection(asyncio.Protocol):
 
     def _answer_next(self) -> None:
         """Answers what it can, in order, until one has to wait for the service."""
-        while self._queue and self._request is None:
+        while self._queue and self._request is None and not self._paused:
             request = self._request = self._queue.popleft()
             if request.response is not None or not self._lifecycle.put(request):
                 self._lifecycle.observe([request], None, perf_counter())
@@ -217,7 +231,10 @@ class Connection(asyncio.Protocol):
         """Send the response; end the connection if either side wants that."""
         self._request = None
         response = request.response
-        if response is None or self.lost or self._transport.is_closing():
+        if response is None or self.lost:
+            return
+        if self._transport.is_closing():
+            self._leave()
             return
         connection = request.connection
         if self._server.draining and not self._queue:
@@ -228,13 +245,22 @@ class Connection(asyncio.Protocol):
         self._transport.writelines([head] if request.method == "HEAD" else [head, response.body])
         if self._ended and not self._queue:
             self._transport.close()
+            self._leave()
         elif connection == "close":
             self._linger()
         else:
             if self._held_back:
                 self._listen()
+            if self._asks and not self._queue:
+                self._asks = False
+                self._transport.write(CONTINUE)
             if self._paused or not self._in_request:
                 self.expect()
+
+    def _leave(self) -> None:
+        """The transport closes once the client has read: that has its time."""
+        self.finished = True
+        self.expect()
 
     def _listen(self) -> None:
         """Reads on, if the client takes its answers and waits for none."""
@@ -287,7 +313,7 @@ class Connection(asyncio.Protocol):
         if self._parser is not None:
             self._parser.close()
             self._parser = None
-        self._coming = None
+        self._coming, self._asks = None, False
         waiting = [*self._queue, *([self._request] if self._request else [])]
         self.hold_more(sum(len(request.body) for request in waiting) - self._body_bytes)
 

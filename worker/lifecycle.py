@@ -90,7 +90,12 @@ class Lifecycle:
         """Queue a request that is whole; False if there is no room: it has its response then."""
         request.arrived = perf_counter()
         length = len(request.body)
-        request.weight = weight = request.service.weigh(request)
+        try:
+            request.weight = weight = request.service.weigh(request)
+        except Exception:
+            logger.exception("a request could not be weighed")
+            request.response = request.refusal(FAULT)
+            return False
         is_full = self.queued_images + weight > limits.QUEUED_IMAGES
         if len(request.body) != length:
             request.transport.hold_more(len(request.body) - length)
@@ -192,7 +197,8 @@ class Lifecycle:
             try:
                 responses = service.answer([request.job for request in together])
                 for request, response in zip(together, responses, strict=True):
-                    request.response = response
+                    known = isinstance(response, Response)
+                    request.response = response if known else request.refusal(FAULT)
             except Exception:
                 logger.exception("the service failed")
                 for request in together:

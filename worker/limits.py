@@ -18,6 +18,9 @@ MAX_HEAD_BYTES = 1 << 14
 IGNORED_BODY_BYTES = 1 << 16
 """Of a request that was refused by its head: as much is read, and the connection goes on."""
 
+PIPELINED_REQUESTS = 256
+"""Of one connection that wait behind the one that is being answered; or are not read."""
+
 BATCH_REQUESTS = 128
 """Maximum requests per batch: a larger one would no longer fit into the processor's cache."""
 

@@ -323,12 +323,16 @@ def _known_but_for_ids(raw: bytes) -> Head | None:
     if known is None or not ids:
         return None
     method, path, headers, length = known
+    if not headers.keys().isdisjoint(ids):
+        return None
     return method, path, headers | ids, length
 
 
 def _without_ids(raw: bytes) -> tuple[bytes, dict[str, str]]:
-    """A head without ``IDS``, and these; all of it if there are two of one name."""
+    """A head without ``IDS``, and these; all of it if there are two of one name, or no others."""
     parts = IDS.split(raw)
+    if not parts[0].strip():  # it begins with them, so they are no headers
+        return raw, {}
     ids = {lower(parts[at]): parts[at + 1].decode() for at in range(1, len(parts), 3)}
     return (b"".join(parts[::3]), ids) if len(parts) == 1 + 3 * len(ids) else (raw, {})
 

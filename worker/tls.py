@@ -63,6 +63,8 @@ class Tls(asyncio.Protocol, asyncio.Transport):
                 with contextlib.suppress(ssl.SSLWantReadError):
                     self._shake_hands()
                     while self._incoming.pending or self._ssl.pending():
+                        if self._has_ended:
+                            return
                         received.append(self._ssl.read(RECORD_BYTES))
                         if not received[-1]:
                             break  # the client's end, behind which nothing counts
@@ -90,6 +92,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         """The connection has ended, maybe before it was made."""
         self._settle()
         self._protocol.connection_lost(exc)
+        del self._protocol  # each refers to the other
 
     def pause_writing(self) -> None:
         """The client reads slowly."""
@@ -171,11 +174,12 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         self._settled(self)
 
     def _send(self) -> None:
-        self._transport.write(self._outgoing.read())
+        if not self._has_ended:
+            self._transport.write(self._outgoing.read())
 
     def _end(self) -> None:
         if self.is_open and not self._has_ended:
-            self._has_ended = True
             with contextlib.suppress(ssl.SSLError):  # the client's own end may come later, or never
                 self._ssl.unwrap()
             self._send()
+        self._has_ended = True

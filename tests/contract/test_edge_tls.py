@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import shutil
 import socket
 import ssl
 import subprocess
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
@@ -17,6 +21,7 @@ from supervisor.ports import listen
 from tests.contract.test_http import PATH, Port, read, wait_for_ticks
 from worker import limits
 from worker.metrics import EDGE
+from worker.tls import Tls
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
 
@@ -162,3 +167,60 @@ def test_what_a_client_does_not_read_is_counted(port: TlsPort) -> None:
         assert read(deaf)[1] == body
     wait_for_ticks(port, 2)
     assert port.server.lifecycle.held.total == 0
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n"])
+def test_an_ended_connection_is_freed_without_the_cycle_collector(
+    port: TlsPort, said: bytes
+) -> None:
+    freed = Event()
+    made = Tls.connection_made
+
+    def seen(self: Tls, transport: Any) -> None:
+        weakref.finalize(self, freed.set)
+        made(self, transport)
+
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tls, "connection_made", seen)
+            if said:  # no TLS
+                with port.connect_plain() as network:
+                    network.sendall(said)
+                    while network.recv(1 << 10):
+                        pass
+            else:
+                with port.connect() as client:
+                    client.sendall(post(b"a"))
+                    assert read(client)[1] == b"a"
+        assert freed.wait(10)
+    finally:
+        gc.enable()
+
+
+def test_a_refused_client_that_ends_at_once_is_no_error(
+    port: TlsPort, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(port.server, "most_connections", 1)
+    tls, gets, sends = port.client()
+    with port.connect() as first, port.connect_plain() as network:
+        first.sendall(post(b"a"))
+        read(first)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                network.sendall(sends.read())
+                gets.write(network.recv(1 << 16))
+        tls.write(post(b"a"))
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.unwrap()
+        network.sendall(sends.read())  # with the end of the handshake
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := network.recv(1 << 16):
+                received += piece
+    gets.write(received)
+    assert tls.read(1 << 16).startswith(b"HTTP/1.1 503")
+    assert not caplog.records

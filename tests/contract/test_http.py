@@ -376,7 +376,9 @@ def test_a_refused_client_does_not_send_for_ever(
             deque(endless, maxlen=0)
 
 
-@pytest.mark.parametrize("step", ["read", "answer", "too few", "measure", "write", "check"])
+@pytest.mark.parametrize(
+    "step", ["weigh", "read", "answer", "too few", "none", "measure", "write", "check"]
+)
 def test_a_fault_at_any_step_leaves_the_queue_running(
     port: Port, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -388,10 +390,12 @@ def test_a_fault_at_any_step_leaves_the_queue_running(
     if step == "measure":
         port.ask(post(b"the first one, whose metrics are there"))
     with monkeypatch.context() as broken:
-        if step in ("read", "answer"):
+        if step in ("weigh", "read", "answer"):
             broken.setattr(port.echo, step, fail)
         elif step == "too few":
             broken.setattr(port.echo, "answer", lambda _: [])
+        elif step == "none":
+            broken.setattr(port.echo, "answer", lambda jobs: [None] * len(jobs))
         elif step == "measure":
             broken.setattr(port.metrics, "add", fail)
         elif step == "write":
@@ -1049,3 +1053,87 @@ def test_an_address_takes_half_of_the_edge_and_no_other_door(
         while (client := answered()) is None:
             pass  # its end is on its way; the test's own time limit ends this
         client.close()
+
+
+def test_a_client_that_has_ended_and_does_not_read_has_its_time(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection closes once it has read, so what it may take has to be bounded."""
+    monkeypatch.setattr("worker.limits.STALLED_S", 0.0)
+    monkeypatch.setattr("worker.limits.READ_BYTES_PER_S", 1 << 30)
+    monkeypatch.setattr("worker.limits.UNSENT_BYTES", 1 << 30)  # it is never found to be slow
+    port.echo.go_on.clear()
+    with port.connect() as client:
+        client.sendall(post(bytes(1 << 24)))
+        while not port.echo.read_:
+            time.sleep(0.01)  # until it is busy with it; the test's time limit ends this
+        client.shutdown(socket.SHUT_WR)
+        port.echo.go_on.set()
+        while port.server.connections:
+            wait_for_ticks(port, 1)
+        assert port.server.lifecycle.held.total == 0
+
+
+def test_who_waits_behind_its_own_request_is_not_idle(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.limits.IDLE_S", 0.0)
+    answer, lifecycle = port.echo.answer, port.server.lifecycle
+    schedule = lifecycle._schedule
+
+    def then_wedged(jobs: Sequence[SimpleNamespace]) -> list[Response]:
+        lifecycle._schedule = lambda: None  # type: ignore[method-assign]
+        return answer(jobs)
+
+    def go_on() -> None:
+        lifecycle._schedule = schedule  # type: ignore[method-assign]
+        port.echo.answer = answer  # type: ignore[method-assign]
+        schedule()
+
+    monkeypatch.setattr(port.echo, "answer", then_wedged)
+    with port.connect() as client:
+        client.sendall(post(b"a") + post(b"b"))
+        assert read(client)[1] == b"a"
+        wait_for_ticks(port, 3)
+        port.call(go_on)
+        assert read(client)[1] == b"b"
+
+
+def test_a_body_is_asked_for_when_the_request_before_is_answered(port: Port) -> None:
+    port.echo.go_on.clear()
+    with port.connect() as client:
+        head = f"{POST}Expect: 100-continue\r\nContent-Length: 1\r\n\r\n".encode()
+        client.sendall(post(b"a") + head)
+        port.echo.go_on.set()
+        assert read(client)[1] == b"a"
+        assert client.recv(25, socket.MSG_WAITALL) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"b")
+        assert read(client)[1] == b"b"
+
+
+def test_what_is_pipelined_is_bounded_and_answered_in_order(port: Port) -> None:
+    port.echo.go_on.clear()
+    most = limits.PIPELINED_REQUESTS
+    with port.connect() as client:
+        client.sendall(post(b"first"))
+        while not port.echo.read_:
+            time.sleep(0.01)  # until it is busy with it; the test's time limit ends this
+        client.sendall(b"".join(post(b"%d" % number) for number in range(3 * most)))
+        port.echo.go_on.set()
+        assert read(client)[1] == b"first"
+        answered = 0
+        while (found := read(client))[0].status == 200:
+            assert found[1] == b"%d" % answered
+            answered += 1
+        assert (found[0].status, found[0].headers["connection"]) == (503, "close")
+    assert answered >= most
+
+
+def test_a_client_that_reads_nothing_is_answered_no_further(port: Port) -> None:
+    ping = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n"
+    with port.connect() as client:
+        client.sendall(ping * 200)
+        settled(port)
+        client.sendall(ping * 50)
+        for _ in range(250):
+            assert read(client)[0].status == 200

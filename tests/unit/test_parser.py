@@ -44,6 +44,11 @@ OWN = "POST / HTTP/1.1\r\nHost: a\r\n{}\r\nContent-Length: 1\r\n\r\nb"
 REQUESTS = [
     *(head.format(len(body)).encode() + body for head in HEADS for body in BODIES),
     *(OWN.format(each).encode("latin-1") for each in IDS),
+    b"\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\r\nX-Request-Id: a\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\n\r\nX-Request-Id: a\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n",
+    *(OWN.format(f"X-Request-Id: b\r\nX-Request-Id:{each}").encode() for each in "qr"),
+    OWN.format("X-Request-Id:q").encode(),
     CHUNKED,
     b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n",
     b"HEAD /ping HTTP/1.1\r\nHost: a\r\n\r\n",
