@@ -191,8 +191,7 @@ class OperationsServer(HttpServer):
         Raises:
             SettingError: The file of tokens cannot be read.
         """
-        connection = request.transport._transport  # noqa: SLF001 - it knows no address
-        if not is_local(*map(connection.get_extra_info, ("peername", "sockname"))):
+        if not is_local(*request.transport.addresses):
             return "", NOT_LOCAL
         if self._operators_file is None:
             return "", NotAuthorized("changes need FLIP_OPERATORS_FILE", "it to be set", OPERATORS)

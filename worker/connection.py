@@ -10,7 +10,7 @@ import contextlib
 from collections import deque
 from http import HTTPStatus
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
 from diagonalflip.message import Request
@@ -93,9 +93,10 @@ class Connection(asyncio.Protocol):
         """The client sends no more; it still gets the answers it waits for."""
         self._ended = True
         self._stop_reading()
-        if self._request is None:
+        is_owed = self._request is not None or bool(self._queue)
+        if not is_owed:
             self._leave()
-        return self._request is not None
+        return is_owed
 
     def pause_writing(self) -> None:
         """The client reads slowly: it is not listened to meanwhile."""
@@ -207,6 +208,12 @@ class Connection(asyncio.Protocol):
             )
         else:
             self._transport.close()
+
+    @property
+    def addresses(self) -> tuple[Any, Any]:
+        """The client's and ours."""
+        told = self._transport.get_extra_info
+        return told("peername"), told("sockname")
 
     @property
     def unsent(self) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from diagonalflip.errors import MethodNotAllowed, ModelNotFound
 from diagonalflip.message import Request, Response, Verb, v2_paths, verbs
 from diagonalflip.wire import JSON, MODEL, OCTETS, pack
-from worker.guard import Guard
+from worker.guard import HEALTH, Guard
 from worker.listener import HttpServer
 from worker.metrics import EDGE, FRONT, Metrics
 from worker.models import Served
@@ -107,7 +107,7 @@ class WorkerServer(HttpServer):
         self._verbs: dict[str, tuple[Verb, Any]] = {}
         self._pages = dict(self._known)
         self._health = {"/ping", "/v2/health/ready"}
-        self._public = {"/ping", "/v2/health/live", "/v2/health/ready"}
+        self._public = set(HEALTH)
         for name in ("", *served.services):
             version = name or served.default
             service = served.services[version]

@@ -68,6 +68,20 @@ def post(body: bytes, more: str = "") -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+def shake_hands(
+    tls: ssl.SSLObject, gets: ssl.MemoryBIO, sends: ssl.MemoryBIO, network: socket.socket
+) -> None:
+    """Agree on TLS, but for the last that the client has to send."""
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            network.sendall(sends.read())
+            gets.write(network.recv(1 << 16))
+        else:
+            return
+
+
 @pytest.mark.parametrize("size", [1, 16_000, 16_384, 70_000, 1 << 20])
 def test_bodies_of_any_size_come_back(port: TlsPort, size: int) -> None:
     body = bytes(range(256)) * (size // 256) + bytes(size % 256)
@@ -107,13 +121,7 @@ def test_a_client_that_has_ended_its_side_is_answered(port: TlsPort, behind: byt
     port.echo.go_on.clear()
     tls, gets, sends = port.client()
     with port.connect_plain() as network:
-        while True:
-            try:
-                tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                network.sendall(sends.read())
-                gets.write(network.recv(1 << 16))
+        shake_hands(tls, gets, sends, network)
         tls.write(post(b"a"))
         with pytest.raises(ssl.SSLWantReadError):
             tls.unwrap()
@@ -206,13 +214,7 @@ def test_a_refused_client_that_ends_at_once_is_no_error(
     with port.connect() as first, port.connect_plain() as network:
         first.sendall(post(b"a"))
         read(first)
-        while True:
-            try:
-                tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                network.sendall(sends.read())
-                gets.write(network.recv(1 << 16))
+        shake_hands(tls, gets, sends, network)
         tls.write(post(b"a"))
         with pytest.raises(ssl.SSLWantReadError):
             tls.unwrap()

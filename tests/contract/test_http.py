@@ -1137,3 +1137,24 @@ def test_a_client_that_reads_nothing_is_answered_no_further(port: Port) -> None:
         client.sendall(ping * 50)
         for _ in range(250):
             assert read(client)[0].status == 200
+
+
+def test_who_ends_while_it_does_not_read_is_owed_its_answers(port: Port) -> None:
+    """By TLS the end may come in one piece with requests that are not answered yet."""
+    ping, kept = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n", Queue[bool]()
+    with port.connect() as client:
+        client.sendall(post(b"a"))
+        assert read(client)[1] == b"a"
+        (there,) = port.server.connections
+
+        def end() -> None:
+            there.pause_writing()
+            there.data_received(ping * 3)
+            kept.put(there.eof_received())
+            there.resume_writing()
+
+        port.call(end)
+        assert kept.get(timeout=30)
+        for _ in range(3):
+            assert read(client)[0].status == 200
+        assert client.recv(1) == b""
