@@ -119,7 +119,7 @@ class Request:
     service: Any = None
     method: str = ""
     path: str = ""
-    transport: Any = None
+    transport: Transport = None  # type: ignore[assignment]
     token: str = field(default="", init=False)
     arrived: float = field(default=0.0, init=False)
     connection: str = field(default="", init=False)

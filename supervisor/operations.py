@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diagonalflip.errors import (
     DiagonalFlipError,
@@ -27,6 +27,7 @@ from supervisor.metrics import Page
 from supervisor.models import Models
 from supervisor.torchserve import TorchServe
 from supervisor.workers import Workers
+from worker.connection import Connection
 from worker.guard import RefusalLog, read_tokens, who
 from worker.lifecycle import FAULT, Lifecycle
 from worker.listener import HttpServer
@@ -191,7 +192,7 @@ class OperationsServer(HttpServer):
         Raises:
             SettingError: The file of tokens cannot be read.
         """
-        if not is_local(*request.transport.addresses):
+        if not is_local(*cast("Connection", request.transport).addresses):
             return "", NOT_LOCAL
         if self._operators_file is None:
             return "", NotAuthorized("changes need FLIP_OPERATORS_FILE", "it to be set", OPERATORS)

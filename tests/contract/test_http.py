@@ -63,7 +63,8 @@ class Echo:
         return 2 * len(request.body)
 
     def read(self, request: Request) -> SimpleNamespace:
-        self.read_.append(replace(request, transport=None))  # or it would keep the connection
+        alone: Any = None  # or it would keep the connection
+        self.read_.append(replace(request, transport=alone))
         return SimpleNamespace(request=request, body=bytes(request.body))
 
     def answer(self, jobs: Sequence[SimpleNamespace]) -> list[Response]:
