@@ -62,22 +62,21 @@ class Edge:
         return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
+def public(folder: Path) -> dict[str, str]:
+    """Settings of a server with an edge, whose certificate and tokens are in a folder."""
+    subprocess.run(CERTIFICATE.split(), cwd=folder, check=True, capture_output=True)
+    files = {"TOKENS_FILE": "tokens", "TLS_CERT": "cert.pem", "TLS_KEY": "key.pem"}
+    return {"HOST": "0.0.0.0"} | {name: str(folder / file) for name, file in files.items()}
+
+
 @pytest.fixture(scope="module")
 def edge(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     folder = tmp_path_factory.mktemp("edge")
-    subprocess.run(CERTIFICATE.split(), cwd=folder, check=True, capture_output=True)
+    settings = public(folder)
     good, revoked = tokens.add(folder / "tokens", "good"), tokens.add(folder / "tokens", "bad")
     text = (folder / "tokens").read_text().replace(" bad", " revoked")
     (folder / "tokens").write_text(text)
-    with run_server(
-        artifacts,
-        folder / "logs",
-        HOST="0.0.0.0",
-        TOKENS_FILE=str(folder / "tokens"),
-        TLS_CERT=str(folder / "cert.pem"),
-        TLS_KEY=str(folder / "key.pem"),
-        TOKEN_RATE=str(RATE),
-    ) as server:
+    with run_server(artifacts, folder / "logs", **settings, TOKEN_RATE=str(RATE)) as server:
         yield Edge(good, revoked, folder / "cert.pem", server)
 
 

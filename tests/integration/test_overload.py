@@ -9,7 +9,6 @@ import json
 import resource
 import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -39,7 +38,7 @@ from diagonalflip.wire import (
 )
 from supervisor import tokens
 from tests.integration.conftest import PATH, Oracle, Server, run_server
-from tests.integration.test_edge import CERTIFICATE, Edge
+from tests.integration.test_edge import Edge, public
 
 LIMIT_BYTES = 1 << 30
 """Of one worker, as docs/operations.md says."""
@@ -203,11 +202,8 @@ def ask_until(done: threading.Event, url: str, token: str, authority: Path) -> f
 @pytest.mark.timeout(600)
 def test_the_worst_mixture_at_the_edge_is_within_the_bound(artifacts: Path, tmp_path: Path) -> None:
     """By TLS: connections that stay, strangers, heads without an end, deaf clients, bombs."""
-    subprocess.run(CERTIFICATE.split(), cwd=tmp_path, check=True, capture_output=True)
+    settings, authority = public(tmp_path), tmp_path / "cert.pem"
     token, other, deaf = (tokens.add(tmp_path / "tokens", name) for name in ("a", "b", "c"))
-    authority, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    files = {"TOKENS_FILE": tmp_path / "tokens", "TLS_CERT": authority, "TLS_KEY": key}
-    settings = {"HOST": "0.0.0.0"} | {name: str(path) for name, path in files.items()}
     bearer = {"Authorization": f"Bearer {other}"}
     line = f"Authorization: Bearer {deaf}\r\n"
     small = post(bytes(60_000), f"{line}Accept: {PACKED}\r\n")
