@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 from diagonalflip.errors import SettingError
 from supervisor.settings import Settings, service_links
@@ -69,24 +70,38 @@ def ignored_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     )
 
 
-def private_folder() -> tempfile.TemporaryDirectory[str]:
+def private_folder(room: int) -> tempfile.TemporaryDirectory[str]:
     """A new folder for TorchServe's files and sockets: ``$TMPDIR``'s if that is short and plain.
 
+    Args:
+        room: How many bytes must fit into it. They are written once: no other way tells a quota, or
+            a limit of a file's size.
+
     Raises:
-        SettingError: No temporary folder can be written.
+        SettingError: No temporary folder has that room.
     """
+    reasons = []
     for parent in (_system_folder(), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108 - made privately
         if len(os.fsencode(parent)) <= FOLDER_BYTES and PLAIN_PATH.fullmatch(parent):
+            folder = None
             try:
-                return tempfile.TemporaryDirectory(
+                folder = tempfile.TemporaryDirectory(
                     prefix="diagonalflip-", dir=parent, ignore_cleanup_errors=True
                 )
-            except OSError:
-                continue
+                trial = Path(folder.name, "room")
+                trial.write_bytes(bytes(room))
+                trial.unlink()
+            except OSError as error:
+                reasons.append(f"{parent}: {error.strerror}")
+                if folder is not None:
+                    folder.cleanup()
+            else:
+                return folder
     raise SettingError(
-        f"no temporary folder that can be written (TMPDIR={os.environ.get('TMPDIR', '')})",
-        f"one whose path has at most {FOLDER_BYTES} bytes and no blanks",
-        "set TMPDIR to such a folder with free space",
+        f"no temporary folder can be used ({', '.join(reasons)})",
+        f"one with {room >> 10} KiB of room, whose path has at most {FOLDER_BYTES} bytes "
+        "and no blanks",
+        "set TMPDIR to such a folder, or FLIP_TORCHSERVE=0",
     )
 
 

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from supervisor.backoff import RestartBackoff
 from supervisor.models import Models
 from supervisor.ports import free_ports
 from supervisor.settings import Settings
+from supervisor.store import Artifacts
 from supervisor.torchserve_command import (
     Installed,
     command,
@@ -42,6 +44,9 @@ MAX_FAILED_CHECKS = 3
 WORKERS_OF_DEFAULT = 2
 """While one answers a batch, the other reads the next: 1.4 times the requests per second.
 It is the default version of TorchServe's start: a switch is to start no process."""
+
+ROOM = 8
+"""Room for its files, in sizes of the archives: with what it unpacks and compiles it takes 5."""
 
 POLL_S = 0.1
 STOP_TIMEOUT_S = 10.0
@@ -90,9 +95,12 @@ class TorchServe:
         """Run it for ever."""
         while True:
             try:
-                with host.private_folder() as scratch:
+                default = self._models.default  # first: TorchServe's default is the first one
+                served = [default, *(each for each in self._models.loaded if each != default)]
+                room = ROOM * sum(len(each.content) for each in served)
+                with host.private_folder(room) as scratch:
                     try:
-                        await self._run(Path(scratch))
+                        await self._run(Path(scratch), served)
                     finally:
                         await self._stop()
             except (EndedError, CertificateError, SettingError, OSError) as error:
@@ -152,14 +160,17 @@ class TorchServe:
             logger.error("TorchServe goes on as before: PUT %s: %s", path, told)
         return status in (200, 202)
 
-    async def _run(self, scratch: Path) -> None:
+    async def _run(self, scratch: Path, served: Sequence[Artifacts]) -> None:
         """Run it once; raises why it has to be started again."""
         started = time.monotonic()
-        self._start(scratch, await asyncio.to_thread(count_numbered_gpus))
+        self._start(scratch, served, await asyncio.to_thread(count_numbered_gpus))
         deadline = started + self.settings.start_timeout_s
         while not await self._predicts():
             if time.monotonic() > deadline:
-                raise EndedError(f"no prediction within {self.settings.start_timeout_s} s")
+                raise EndedError(
+                    f"no prediction within {self.settings.start_timeout_s} s; "
+                    f"{self._output.last_error()}"
+                )
             await self._pause(POLL_S)
         self._backoff.ready()
         if self.settings.workers >= WORKERS_OF_DEFAULT:
@@ -209,7 +220,7 @@ class TorchServe:
             return False
         return True
 
-    def _start(self, scratch: Path, gpus: int) -> None:
+    def _start(self, scratch: Path, served: Sequence[Artifacts], gpus: int) -> None:
         """Start Java itself, not the ``torchserve`` command.
 
         That one hides Java's exit status, and leaves Java running when it is killed
@@ -219,23 +230,13 @@ class TorchServe:
             name: getattr(self._wanted, name) or free_ports() for name in PORTS
         }
         self.settings = settings = replace(self._wanted, **ports)
-        # The first one is TorchServe's default.
-        default = self._models.default
-        versions = [default, *(each for each in self._models.loaded if each != default)]
-        self._workers = {each.version: 1 for each in versions}  # as the archives say
-        archives = {f"{MODEL}-{each.version}.mar": each.content for each in versions}
+        self._workers = {each.version: 1 for each in served}  # as the archives say
+        archives = {f"{MODEL}-{each.version}.mar": each.content for each in served}
         config = scratch / "config.properties"
-        try:
-            (scratch / "store").mkdir()
-            for name, content in archives.items():
-                (scratch / "store" / name).write_bytes(content)
-            config.write_text(configuration(settings, list(archives), self._installed, gpus))
-        except OSError as error:
-            raise SettingError(
-                f"its files cannot be written to {scratch}: {error.strerror}",
-                f"room for {sum(map(len, archives.values())) >> 10} KiB and more",
-                "set TMPDIR to a folder with that, or FLIP_TORCHSERVE=0",
-            ) from error
+        (scratch / "store").mkdir()
+        for name, content in archives.items():
+            (scratch / "store" / name).write_bytes(content)
+        config.write_text(configuration(settings, list(archives), self._installed, gpus))
         self._process = subprocess.Popen(
             command(self._installed, config, settings),
             cwd=scratch,

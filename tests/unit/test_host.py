@@ -32,7 +32,7 @@ def test_a_folder_whose_path_some_program_would_not_take_is_not_used(
 ) -> None:
     (tmp_path / parent).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / parent))
-    with host.private_folder() as folder:
+    with host.private_folder(1) as folder:
         assert Path(folder).parent != tmp_path / parent
         assert len(folder) + 30 <= 103
         assert Path(folder).stat().st_mode & 0o777 == 0o700
@@ -44,7 +44,7 @@ def test_no_folder_that_can_be_written_is_one_clear_error(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
     with pytest.raises(SettingError, match="Set TMPDIR"):
-        host.private_folder()
+        host.private_folder(1)
 
 
 @pytest.fixture

@@ -181,7 +181,7 @@ async def test_torchserve_is_ready_as_its_last_predictions_were_right(
     monkeypatch.setattr(torchserve, "_predicts", predicts)
     monkeypatch.setattr(torchserve, "_pause", pause)
     with pytest.raises(EndedError, match="3 checks failed"):
-        await torchserve._run(tmp_path)
+        await torchserve._run(tmp_path, [])
     assert seen == [True, False, True, False, False]
 
 
