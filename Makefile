@@ -123,7 +123,7 @@ sbom: installed .audit ## write sbom.json: the Python packages and Java librarie
 cluster-drill: installed-dev $(EXPORTS) ## kill, cut off, freeze, update and add hosts behind a balancer (root)
 	@$(BIN)/python -m drills.cluster $(DRILL_ARGS)
 
-fuzz: installed-dev ## send ten million hostile requests and streams to the decoders and the HTTP door
+fuzz: installed-dev ## send ten million hostile requests and streams to the decoders and the HTTP listener
 	@$(BIN)/python -m tests.fuzz.fuzz_decoders --executions 5000000 $(FUZZ_ARGS)
 
 lint: installed-dev ## ruff, mypy and codespell

@@ -38,8 +38,8 @@ RESULTS = Path(__file__).with_name("results")
 FRONT, EDGE, TORCHSERVE = "front", "edge", "torchserve"
 
 TLS = {"W2": 0.65, "W3": 0.6, "W4": 0.45, "W4-packed": 0.9}
-"""What TLS leaves of the edge's rates: wrk over https beside http, on two cores of an AMD EPYC; of
-packed answers estimated, from W4 and the number of bytes."""
+"""What TLS leaves of the public listener's rates: wrk over https beside http, on two cores of an
+AMD EPYC; of packed answers estimated, from W4 and the number of bytes."""
 RATES = ("W2", "W3", "W4")
 GPU_WORKLOADS = ("W2", "W3", "W4", "W4-packed")
 PLANNED = 0.6
@@ -150,7 +150,13 @@ def _speed(results: Results, folder: str) -> str:
         ours = [ratio(results, name, measure) or "-" for name in (FRONT, EDGE, TORCHSERVE)]
         title = results.titles[best].partition(",")[0]
         rows.append([what, *ours, f"{number(medians[best])}, {title}"])
-    heads = ["", "front door", "edge, no TLS", "TorchServe's port", "best of the others"]
+    heads = [
+        "",
+        "HTTP listener",
+        "public listener, no TLS",
+        "TorchServe's port",
+        "best of the others",
+    ]
     where = f"benchmarks/results/{folder}"
     about = results.about
     tls = tls_table(results)
@@ -159,7 +165,7 @@ def _speed(results: Results, folder: str) -> str:
         f"to {results.titles[BASELINE].partition(',')[0]} with ONNX Runtime, two workers each; "
         f"medians of {about['rounds']} rounds (least to most):\n\n{table(heads, rows)}\n\n"
         f"![How many times as good as FastAPI each server is]({where}/ratios.svg)"
-        + (tls and f"\n\nWith TLS 1.3, ratios of our edge, which also checks a token:\n\n{tls}")
+        + (tls and f"\n\nThe public listener with TLS 1.3, which also checks a token:\n\n{tls}")
     )
 
 
@@ -167,10 +173,13 @@ def _rates(results: Results, folder: str) -> str:
     about = results.about
     rows = [
         [title, *(_told(workload, rate(results, name, workload)) for workload in RATES)]
-        for name, title in ((FRONT, "front door, in a trusted network"), (EDGE, "edge, plain HTTP"))
+        for name, title in (
+            (FRONT, "HTTP listener, in a trusted network"),
+            (EDGE, "public listener, plain HTTP"),
+        )
     ]
     told = [_told(each, rate(results, EDGE, each) * TLS[each]) for each in RATES]
-    rows.append(["edge, TLS (**estimated**)", *told])
+    rows.append(["public listener, TLS (**estimated**)", *told])
     heads = ["", "2 images per request, 64 connections", "1,024 images, 16 connections"]
     return (
         f"{about['cores']} cores, {about['cpu']}, commit {about['commit']} "
@@ -188,7 +197,7 @@ def _memory(results: Results) -> str:
         ]
         rows.append([what, *found])
     ready = spread([each["ready_s"] for each in results.starts if each["server"] == FRONT])
-    heads = ["MiB of the whole service", "used by the front door", "used by TorchServe's port"]
+    heads = ["MiB of the whole service", "used by the HTTP listener", "used by TorchServe's port"]
     return f"{table(heads, rows)}\n\nReady after {ready} s."
 
 
@@ -298,7 +307,7 @@ def rate(results: Results, server: str, workload: str) -> float:
 
 
 def planned(results: Results, workload: str) -> float:
-    """Return a replica's planned rate: the edge on one core, with TLS and room to spare."""
+    """Return a replica's planned rate: that of the public listener with TLS, with room to spare."""
     return rate(results, EDGE, workload) * TLS[workload] * PLANNED
 
 

@@ -244,7 +244,7 @@ def prove_memory_taken(bench: Bench) -> dict[str, Any] | str:
             taken = int(next(iter(hog.stdout or ())))
             load.answered(10)
             os.kill(server.workers()[0].pid, signal.SIGKILL)
-            wait_until(lambda: server.state().get("workers_proven") == 1, server)
+            wait_until(lambda: server.state().get("workers_ready") == 1, server)
             load.answered(10)
             hog.communicate()  # the end of its input
         wait_until(server.serves, server)

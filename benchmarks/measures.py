@@ -10,7 +10,7 @@ from typing import Any
 BASELINE = "fastapi"
 CEILING = "fixed"
 EDGE_TLS, TLS_PEERS = "edge-tls", ("fastapi-tls", "asgi-tls")
-"""The edge with TLS is compared with peers that have TLS."""
+"""The public listener with TLS is compared with peers that have TLS."""
 TRACED_GOAL = 0.9
 """What a new ``traceparent`` in each request should at least leave of W2's rate."""
 
@@ -134,7 +134,7 @@ def plain(results: Results) -> dict[str, str]:
 
 
 def tls_table(results: Results) -> str:
-    """Return a table of the edge's ratios to its peers, all with TLS; nothing if not measured."""
+    """Return a table of our ratios to peers, all with TLS; nothing if that was not measured."""
     peers = [name for name in TLS_PEERS if name in results.titles]
     if not peers or EDGE_TLS not in results.titles:
         return ""

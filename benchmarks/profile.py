@@ -82,7 +82,7 @@ def main() -> int:
         with our_server(scratch, MODEL_STORE=str(first_export()), WORKERS="1") as server:
             java, (worker,) = server.java(), server.workers()
             for name, port, sampled, large in (
-                ("front door", "PORT", worker, WORKLOADS["W4"]),
+                ("HTTP listener", "PORT", worker, WORKLOADS["W4"]),
                 ("TorchServe", "TORCHSERVE_PORT", java.children()[0], QUARTER),
             ):
                 profile = Profile(java, sampled, scratch, options.seconds)

@@ -99,7 +99,7 @@ def _ratio_table(results: Results) -> str:
 def _tls(results: Results) -> str:
     found = tls_table(results)
     return found and (
-        "## TLS 1.3\n\nRatios of our edge, which also checks a token, to servers that check none. "
+        "## TLS 1.3\n\nRatios of ours, which also checks a token, to servers that check none. "
         f"The certificates are of the same kind.\n\n{found}"
     )
 

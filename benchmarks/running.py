@@ -100,13 +100,13 @@ class Ours(Running):
     ports: dict[str, int] = field(default_factory=dict)
 
     @property
-    def operations_url(self) -> str:
-        """URL of the operations port."""
-        return f"http://127.0.0.1:{self.ports['OPERATIONS_PORT']}"
+    def admin_url(self) -> str:
+        """URL of the admin port."""
+        return f"http://127.0.0.1:{self.ports['ADMIN_PORT']}"
 
     def state(self) -> dict[str, Any]:
         """What it says of its readiness; nothing while it does not answer."""
-        url = f"{self.operations_url}/v2/health/ready"
+        url = f"{self.admin_url}/v2/health/ready"
         try:
             return dict(requests.get(url, timeout=2, proxies=DIRECT).json())
         except requests.RequestException:
@@ -117,7 +117,7 @@ class Ours(Running):
         state = self.state()
         if not state.get("ready") or state["degraded"]:
             return False
-        all_workers = state["workers_proven"] == state["workers"]
+        all_workers = state["workers_ready"] == state["workers"]
         return all_workers and (state["torchserve"] is None or state["torchserve"]["ready"])
 
     def workers(self) -> list[psutil.Process]:

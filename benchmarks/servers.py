@@ -77,7 +77,7 @@ def _edge(scratch: Path, *, tls: bool = False) -> contextlib.AbstractContextMana
     if tls:
         certificate, key = certify(scratch)
         settings |= {"TLS_CERT": str(certificate), "TLS_KEY": str(key)}
-    return ours(scratch, "EDGE_PORT", token, **settings)
+    return ours(scratch, "PUBLIC_PORT", token, **settings)
 
 
 def certify(scratch: Path) -> tuple[Path, Path]:
@@ -146,11 +146,13 @@ SERVERS = {
     "torchserve": Server(
         "ours, TorchServe's port", _torchserve, ours=True, most_bytes=TORCHSERVE_ANSWER_BYTES
     ),
-    "front": Server("ours, front door", _front, ours=True),
-    "edge": Server("ours, through the edge", _edge, ours=True),
+    "front": Server("ours, HTTP listener", _front, ours=True),
+    "edge": Server("ours, through the public listener", _edge, ours=True),
     "fastapi": Server("FastAPI on uvicorn, 2 workers, no batching", _uvicorn("fastapi_app:app")),
     "asgi": Server("bare ASGI on uvicorn, 2 workers, our batching", _uvicorn("asgi_app:app")),
-    "edge-tls": Server("ours, through the edge, TLS", partial(_edge, tls=True), ours=True),
+    "edge-tls": Server(
+        "ours, through the public listener, TLS", partial(_edge, tls=True), ours=True
+    ),
     "fastapi-tls": Server(
         "FastAPI on uvicorn, 2 workers, no batching, TLS", _uvicorn("fastapi_app:app", *TLS)
     ),

@@ -2,8 +2,8 @@
 
     python -m benchmarks.soak --minutes 10
 
-Both ports are driven in turn, a slot at a time: the front door by W4, TorchServe's by a quarter of
-the images. Between the slots, when no request is under way, the resident memory and open
+Both ports are driven in turn, a slot at a time: the HTTP listener by W4, TorchServe's by a
+quarter of the images. Between the slots, when no request is under way, the resident memory and open
 descriptors of every part are read. It ends with 1 if an answer was wrong, or if the last third
 of the run held more than the second by ``TOLERATED_GROWTH`` or by a descriptor. The first third
 is warm-up.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -38,17 +40,38 @@ class AsyncTransport:
         connections: int,
     ) -> None:
         self._endpoint = endpoint
-        self._tls = _tls(verify, cert)
+        self._tls = _tls(endpoint.trusted(verify), cert)
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self._calls: set[asyncio.Timeout] = set()
         self._closed = False
 
     async def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections; calls that run end with ClientError."""
         self._closed = True
+        for call in self._calls:
+            call.reschedule(0)  # it is over since the event loop began
+        await asyncio.sleep(0)  # now each knows
         if self._session is not None:
             await self._session.close()
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        """Run a call, with its retries and their pauses, until the client is closed.
+
+        Raises:
+            ClientError: That happened.
+        """
+        try:
+            async with asyncio.timeout(None) as scope:
+                self._calls.add(scope)
+                try:
+                    yield
+                finally:
+                    self._calls.discard(scope)
+        except TimeoutError as error:  # a deadline's has become a DeadlineExceeded
+            raise _closed() from error
 
     async def exchange(self, images: Images, form: Form, deadline: Deadline) -> Reply:
         """Sends one request and reads its whole answer, whatever that is.
@@ -59,7 +82,7 @@ class AsyncTransport:
             ClientError: The request cannot be sent; or the client is closed.
         """
         if self._closed:
-            raise ClientError("the client is closed", "an open one", "make another AsyncClient")
+            raise _closed()
         try:
             async with asyncio.timeout(deadline.check()):
                 return self._endpoint.checked(await self._exchange(images, form))
@@ -70,9 +93,10 @@ class AsyncTransport:
         except (aiohttp.InvalidURL, ValueError) as error:
             raise ClientError(f"{error}", "a request", "check the client's settings") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise ConnectionFailed(
-                str(error) or repr(error), "a whole answer", "check the server"
-            ) from error
+            told = f"{self._endpoint.shown}: {str(error) or repr(error)}"
+            raise ConnectionFailed(told, "a whole answer", "check the server") from error
+        except RuntimeError as error:  # the interpreter exits, and no thread looks up names
+            raise ClientError(f"{error}", "a request before the program's exit") from error
 
     async def _exchange(self, images: Images, form: Form) -> Reply:
         headers = self._endpoint.headers(images, form)
@@ -114,6 +138,10 @@ class AsyncTransport:
                 trust_env=not self._endpoint.is_loopback,
             )
         return self._session
+
+
+def _closed() -> ClientError:
+    return ClientError("the client is closed", "an open one", "make another AsyncClient")
 
 
 def _tls(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext | bool:

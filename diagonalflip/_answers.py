@@ -24,6 +24,7 @@ from diagonalflip.errors import (
     ModelNotFound,
     NotAuthorized,
     RateLimited,
+    RequestTimeout,
     ServerOverloaded,
     TooManyImages,
 )
@@ -34,6 +35,10 @@ WORKER_DIED = "Worker died."
 
 The status is 500, or 507 after SIGKILL, which TorchServe takes for a lack of memory.
 """
+
+
+BEHIND_A_GATEWAY = {502, 504, *range(520, 525)}
+"""Statuses of gateways that get no answer; 520 to 524 are those of one large operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +140,14 @@ def _other_refusal(reply: Reply, got: str, worker_died: bool) -> DiagonalFlipErr
         401: NotAuthorized(got, "an accepted token", "check the token"),
         403: NotAuthorized(got, "an accepted token", "check the token"),
         404: ModelNotFound(got, "a model of that name", "check url and model"),
+        408: RequestTimeout(got, "the whole request in time", "send it again"),
         429: RateLimited(got, "fewer requests", "send it again later"),
-        502: ConnectionFailed(got, "an answer from behind the gateway", "send it again"),
         503: ServerOverloaded(got, "an answer", "send it again later"),
-        504: ConnectionFailed(got, "an answer from behind the gateway", "send it again"),
     }
     if reply.status in known:
         return known[reply.status]
+    if reply.status in BEHIND_A_GATEWAY:
+        return ConnectionFailed(got, "an answer from behind the gateway", "send it again")
     if reply.status >= 500 and worker_died:
         return InternalError(got, "an answer", "send it again")
     return InvalidAnswer(got, "status 200", _LOOK)
@@ -166,7 +172,7 @@ def info(reply: Reply) -> ServerInfo:
 
 
 def document(reply: Reply) -> dict[str, Any]:
-    """The JSON object that an operations port answered with.
+    """The JSON object that an admin port answered with.
 
     Raises:
         DiagonalFlipError: The server refused, or answered with something else.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from diagonalflip._images import Packed, checked_count
+from diagonalflip._images import Packed, checked_count, packed_bytes
 from diagonalflip.errors import EmptyPayload, InvalidPadding
 from diagonalflip.wire import Images, pack, unpack
 
@@ -46,9 +46,10 @@ class Rechunker:
         """The chunks that a further piece fills; the last one is held back for its padding.
 
         Raises:
+            InvalidImage: The piece is no buffer of bytes.
             InvalidPadding: These are more bytes than ``count`` images have.
         """
-        rest = memoryview(piece).cast("B")
+        rest = packed_bytes(piece).cast("B")
         self._refuse_more_than_announced(len(rest))
         while rest:
             size = max(1, self._limit.images // 2)

@@ -7,12 +7,15 @@ import time
 
 from diagonalflip.errors import DeadlineExceeded
 
+LONGEST_WAIT_S = 1e6
+"""Of one wait: the operating system's calls take no number of seconds that is much larger."""
+
 
 class Deadline:
     """A point in time that every part of one call shares.
 
     Args:
-        seconds: From now on; positive.
+        seconds: From now on; positive, and infinite for none.
         cancelled: Ends the call early once it is set; shared by deadlines that end together.
     """
 
@@ -39,7 +42,7 @@ class Deadline:
         return 0.0 if self._cancelled.is_set() else max(0.0, self._end - time.monotonic())
 
     def check(self) -> float:
-        """Seconds left, more than 0.
+        """Seconds that a call may wait now: those that are left, more than 0.
 
         Raises:
             DeadlineExceeded: None are.
@@ -47,7 +50,7 @@ class Deadline:
         left_s = self.left_s()
         if left_s <= 0:
             raise self.exceeded()
-        return left_s
+        return min(left_s, LONGEST_WAIT_S)
 
     def exceeded(self) -> DeadlineExceeded:
         """The error to raise when no time is left."""
@@ -63,4 +66,4 @@ class Deadline:
 
     def sleep(self, seconds: float) -> None:
         """Sleeps, but not past the deadline or a cancellation."""
-        self._cancelled.wait(min(seconds, self.left_s()))
+        self._cancelled.wait(min(seconds, self.left_s(), LONGEST_WAIT_S))

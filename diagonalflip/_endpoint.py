@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import certifi
 import numpy as np
 import numpy.typing as npt
 
 from diagonalflip._loopback import is_loopback
 from diagonalflip.errors import ClientError, InvalidAnswer
 from diagonalflip.wire import JSON, OCTETS, PACKED, PIXELS, Images, to_pixels, unpack, with_padding
+
+TRUST = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables that name certificates to trust, the first one that is set."""
 
 LONGEST_PROBLEM_BYTES = 1 << 16
 """Bytes that are read of an answer that is not a prediction."""
@@ -86,6 +92,7 @@ class Endpoint:
         url: Where to ask for predictions.
         token: As given.
         is_loopback: Whether that is this machine, which no proxy and no ``~/.netrc`` knows.
+        shown: ``base`` for messages, without a password.
 
     Raises:
         ClientError: ``url`` is no http or https URL, or ``token`` fits into no header.
@@ -102,7 +109,9 @@ class Endpoint:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ClientError(f"url={url!r}", "a URL such as http://127.0.0.1:8080")
+        self._has_tls = parts.scheme == "https"
         self.base = url.rstrip("/")
+        self.shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
         self.url = f"{self.base}/predictions/{quote(model, safe='')}"
         self._version = version
         if version is not None:
@@ -119,6 +128,25 @@ class Endpoint:
         self._headers = {"Accept-Encoding": "identity"}
         if model_digest is not None:
             self._headers["If-Match"] = f'"{model_digest}"'
+
+    def trusted(self, verify: bool | str) -> bool | str:
+        """Return which certificates to trust: ``verify``, but for True a file's or folder's path.
+
+        The variables count that ``requests`` and Python's ``ssl`` know, so that both clients trust
+        the same; without them it is certifi's file. Without TLS nothing is looked up.
+
+        Raises:
+            ClientError: There is no such path.
+        """
+        if not self._has_tls:
+            return verify
+        source, path = "verify", verify
+        if verify is True:
+            set_ones = [(name, os.environ[name]) for name in TRUST if os.environ.get(name)]
+            source, path = set_ones[0] if set_ones else ("certifi", certifi.where())
+        if isinstance(path, str) and not Path(path).exists():
+            raise ClientError(f"{source}={path!r}", "a file or folder of certificates, PEM")
+        return path
 
     def headers(self, images: Images, form: Form) -> dict[str, str]:
         """Headers of a request, all but the token."""

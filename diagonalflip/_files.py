@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,26 +42,71 @@ def writing(destination: Destination) -> Iterator[BinaryIO]:
     """The destination as an open file; at a path, nothing appears until all is written.
 
     What was written so far lies beside it in a hidden ``.part`` file, which goes away on
-    any error, and stays if the process is killed.
+    any error, and stays if the process is killed. A file that is there keeps its mode and owner;
+    where it cannot be replaced, it is written over at the end.
+
+    Raises:
+        OSError: It cannot be written, which is known before anything is.
     """
     if not isinstance(destination, str | os.PathLike):
         yield destination
         return
     path = Path(destination).resolve()
-    if path.exists() and not path.is_file():  # /dev/stdout, a pipe: never to be replaced
+    if path.is_file():
+        path.open("ab").close()  # or it may not be written
+    elif path.exists():  # /dev/stdout, a pipe: never to be replaced
         with path.open("wb") as file:
             yield file
         return
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
+        begun = part.open("xb")
+    except OSError:
+        if not path.exists():
+            raise
+        with tempfile.TemporaryFile() as whole:  # the folder cannot be written, but the file
+            yield whole
+            whole.seek(0)
+            _write_over(path, whole)
+        return
+    try:
+        with begun:
+            yield begun
+            begun.flush()
+            os.fsync(begun.fileno())
+        if not _replace(path, part):
+            with part.open("rb") as finished:
+                _write_over(path, finished)
+    finally:
         part.unlink(missing_ok=True)
-        raise
+
+
+def _replace(path: Path, part: Path) -> bool:
+    """Put a finished file in place; return False if what is there cannot be replaced.
+
+    That is so for a file of another owner, and one that is mounted.
+    """
+    try:
+        before = path.stat()
+    except FileNotFoundError:
+        before = None
+    try:
+        if before is not None:
+            if hasattr(os, "chown"):
+                os.chown(part, before.st_uid, before.st_gid)
+            part.chmod(stat.S_IMODE(before.st_mode))
+        part.replace(path)
+    except OSError:
+        if before is None:
+            raise
+        return False
+    return True
+
+
+def _write_over(path: Path, file: BinaryIO) -> None:
+    """Write what is left of a file over another."""
+    with path.open("wb") as there:
+        shutil.copyfileobj(file, there)
 
 
 def write(file: BinaryIO, predictions: npt.NDArray[np.float32]) -> None:

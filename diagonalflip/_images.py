@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import mmap
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -32,9 +34,9 @@ def to_images(images: ImagesLike) -> Images:
 
     Args:
         images: ``Images``; packed bytes (an even number of images); ``int[n]`` numbers;
-            ``uint8[n, 2, 2]`` or ``uint8[n, 4]`` pixels, as an array of any library or a
-            table of four columns; or an iterable of numbers, bit
-            strings and 2x2 nested lists or arrays, in any mixture.
+            ``uint8[n, 2, 2]`` or ``uint8[n, 4]`` pixels, as an array of any library, any other
+            buffer than one of plain bytes, or a table of four columns; or an iterable of numbers,
+            bit strings and 2x2 nested lists or arrays, in any mixture.
 
     Raises:
         EmptyPayload: There is no image.
@@ -43,12 +45,17 @@ def to_images(images: ImagesLike) -> Images:
     """
     if isinstance(images, Images):
         return packed_images(images.packed, images.count)
-    if isinstance(images, bytes | bytearray | memoryview):
-        return packed_images(images)
+    if isinstance(images, bytes | bytearray | memoryview | mmap.mmap):
+        view = memoryview(images)
+        if _is_bytes(view):
+            return packed_images(view)
+        images = np.asarray(view)
     if isinstance(images, str):
         raise InvalidImage(
             f"the string {images[:20]!r}", "several images", "put a single image into a list"
         )
+    if isinstance(images, io.IOBase):
+        raise InvalidImage("an open file", "several images", "read it, or call predict_file")
     array = _as_array(images)
     if array is not None:
         return _from_array(array)
@@ -66,12 +73,27 @@ def _as_array(images: Any) -> npt.NDArray[Any] | None:
     """Return an array of any library, NumPy, pandas, PyTorch, Arrow or JAX; else None.
 
     Iterating would give a table's column names.
+
+    Raises:
+        InvalidImage: Parts of it are masked.
     """
-    if callable(getattr(images, "detach", None)):
-        images = images.detach().cpu()  # a tensor that wants a gradient, or lies on a GPU
+    _refuse_masked(images)
     if hasattr(images, "__array__") or hasattr(images, "__array_interface__"):
+        if callable(getattr(images, "detach", None)):
+            images = images.detach().cpu()  # a tensor that wants a gradient, or lies on a GPU
         return np.asarray(images)
     return np.from_dlpack(images) if hasattr(images, "__dlpack__") else None
+
+
+def _refuse_masked(images: Any, where: str = "") -> None:
+    """Raise InvalidImage for a masked array: NumPy would read what is below the mask."""
+    if isinstance(images, np.ma.MaskedArray) and np.ma.is_masked(images):
+        raise InvalidImage(f"masked pixels{where}", "images without a mask", "fill or drop them")
+
+
+def _is_bytes(view: memoryview) -> bool:
+    """Return whether a buffer is one of plain bytes, and no array."""
+    return view.ndim == 1 and view.format in ("B", "b", "c")
 
 
 def packed_images(packed: Packed, count: int | None = None) -> Images:
@@ -83,10 +105,28 @@ def packed_images(packed: Packed, count: int | None = None) -> Images:
 
     Raises:
         EmptyPayload: ``packed`` has no bytes.
+        InvalidImage: ``packed`` is no buffer of bytes.
         InvalidPadding: ``count`` fits another number of bytes, or the padding is not 0.
     """
-    body = packed if isinstance(packed, bytes | bytearray) else memoryview(packed).tobytes()
+    body = packed if isinstance(packed, bytes | bytearray) else packed_bytes(packed).tobytes()
     return Images(body, checked_count(len(body), body[-1:], count))
+
+
+def packed_bytes(packed: Packed) -> memoryview:
+    """Return packed images as bytes.
+
+    Raises:
+        InvalidImage: This is no buffer of bytes: the bytes of another array are no packed images.
+    """
+    try:
+        view = memoryview(packed)
+    except TypeError:
+        got = f"an object of type {type(packed).__name__}"
+    else:
+        if _is_bytes(view):
+            return view if view.contiguous else memoryview(view.tobytes())
+        got = f"a buffer of shape {list(view.shape or ())} and format {view.format!r}"
+    raise InvalidImage(got, "packed images, uint8[n]", "call predict with it")
 
 
 def checked_count(length_bytes: int, last: bytes | bytearray, count: int | None) -> int:
@@ -116,11 +156,26 @@ def checked_count(length_bytes: int, last: bytes | bytearray, count: int | None)
 
 
 def _from_array(array: npt.NDArray[Any]) -> Images:
+    array = _integers(array)
     if array.ndim == 1 and array.dtype.kind not in "biuf":
         return _from_items(array.tolist())
     if array.ndim < 2:
         return pack(array)
     return _from_pixels(array)
+
+
+def _integers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return integers that NumPy has no type for as its own: a mixed table's, JAX's ``int4``."""
+    if array.dtype.kind == "V" and array.dtype.name in ("int2", "int4", "uint2", "uint4"):
+        return array.astype(np.int8)
+    if array.dtype.kind == "O" and array.ndim > 1:
+        try:
+            found = np.array(array.tolist())
+        except (ValueError, TypeError):
+            return array
+        if found.shape == array.shape and found.dtype.kind in "biu":
+            return found
+    return array
 
 
 def _from_pixels(array: npt.NDArray[Any]) -> Images:
@@ -140,6 +195,9 @@ def _from_pixels(array: npt.NDArray[Any]) -> Images:
 def _from_items(items: list[Any]) -> Images:
     """Uniform lists are read at numpy's speed, mixed ones one by one."""
     kinds = set(map(type, items))
+    if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
+        for index, item in enumerate(items):
+            _refuse_masked(item, f" in image {index}")
     if kinds <= {int}:
         try:
             return pack(np.array(items, dtype=np.int64))

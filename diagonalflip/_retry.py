@@ -27,6 +27,7 @@ from diagonalflip.errors import (
     InternalError,
     ModelNotFound,
     RateLimited,
+    RequestTimeout,
     ServerOverloaded,
 )
 
@@ -42,6 +43,7 @@ NOT_YET = (
     InternalError,
     ModelNotFound,
     RateLimited,
+    RequestTimeout,
     ServerOverloaded,
 )
 """Errors of a server that is still starting."""

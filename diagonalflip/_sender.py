@@ -72,7 +72,7 @@ class Sender:
         pool = ThreadPoolExecutor(self._connections, thread_name_prefix="diagonalflip")
         try:
             for images in cut:
-                window.append(pool.submit(self._answer, images, form, next_deadline()))
+                window.append(self._begin(pool, images, form, next_deadline()))
                 while window and (window[0].done() or len(window) >= 2 * self._connections):
                     yield window.popleft().result()
             while window:
@@ -80,6 +80,17 @@ class Sender:
         finally:
             deadline.cancel()
             pool.shutdown(cancel_futures=True)
+
+    def _begin(
+        self, pool: ThreadPoolExecutor, images: Images, form: Form, deadline: Deadline
+    ) -> Future[Answer]:
+        """Ask for a chunk in a thread; in this one at the interpreter's exit, where none starts."""
+        try:
+            return pool.submit(self._answer, images, form, deadline)
+        except RuntimeError:
+            answered: Future[Answer] = Future()
+            answered.set_result(self._answer(images, form, deadline))
+            return answered
 
     def exchange(self, images: Images, form: Form, deadline: Deadline) -> tuple[Reply, Answer]:
         """One request, sent again where that helps."""

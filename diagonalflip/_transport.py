@@ -66,6 +66,14 @@ class _Response(http.client.HTTPResponse):
         super().__init__(sock, *args, **kwargs)
         self.fp = io.BufferedReader(_DeadlineReader(sock, self.fp))
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """Skip interim responses, of which http.client knows but 100 (RFC 9110, section 15.2)."""
+        while True:
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if not 100 <= found[1] < 200 or found[1] == 101:
+                return found
+            http.client.parse_headers(self.fp)
+
 
 class _Connection(HTTPConnection):
     response_class = _Response
@@ -127,7 +135,7 @@ class Transport:
     ) -> None:
         self._endpoint = endpoint
         # Given with every request: $REQUESTS_CA_BUNDLE wins over a session's (requests#3829).
-        self._options: dict[str, Any] = {"verify": verify, "cert": cert}
+        self._options: dict[str, Any] = {"verify": endpoint.trusted(verify), "cert": cert}
         if endpoint.is_loopback:
             self._options["proxies"] = {"no_proxy": "*"}
         self._idle: deque[requests.Session] = deque()
@@ -190,6 +198,7 @@ class Transport:
             told = str(reason) or type(reason).__name__
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise ClientError(told, "a trusted certificate", "check verify") from error
+            told = f"{self._endpoint.shown}: {told}"
             raise ConnectionFailed(told, "a whole answer", "check the server") from error
         except (requests.RequestException, OSError) as error:
             raise ClientError(f"{error}", "a request", "check the client's settings") from error

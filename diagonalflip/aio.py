@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ Pieces = Iterable[Packed] | AsyncIterable[Packed]
 
 
 class AsyncClient:
-    """``diagonalflip.Client`` with coroutines: the same arguments, verbs and errors.
+    """``diagonalflip.Client`` with coroutines: the same arguments, operations and errors.
 
     Args:
         url, model, version, deadline_s, token, verify, cert, model_digest, images_per_request: As
@@ -61,6 +61,18 @@ class AsyncClient:
         model_digest: str | None = None,
         images_per_request: int = 65536,
     ) -> None:
+        self._settings = {
+            "url": url,
+            "model": model,
+            "version": version,
+            "deadline_s": deadline_s,
+            "connections": connections,
+            "token": token,
+            "verify": verify,
+            "cert": cert,
+            "model_digest": model_digest,
+            "images_per_request": images_per_request,
+        }
         check_positive(
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
         )
@@ -71,6 +83,13 @@ class AsyncClient:
         self._connections = connections
         self._has_answered = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings, the token among them: a copy has connections of its own."""
+        return self._settings
+
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        AsyncClient.__init__(self, **settings)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -78,7 +97,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections; the client is of no use afterwards."""
+        """Closes the connections, and ends calls that run with ``ClientError``."""
         await self._transport.close()
 
     async def predict(self, images: ImagesLike) -> npt.NDArray[np.float32]:
@@ -115,7 +134,7 @@ class AsyncClient:
             answers = self.predict_chunks(_files.pieces(images), count=count)
             async with aclosing(answers):
                 async for predictions in answers:
-                    await asyncio.to_thread(_files.write, output, predictions)
+                    await _in_a_thread(_files.write, output, predictions)
                     done += len(predictions)
                     if progress is not None:
                         progress(done)
@@ -129,7 +148,8 @@ class AsyncClient:
             reply = await self._transport.exchange(NO_IMAGES, DESCRIPTION, deadline)
             return _answers.info(reply)
 
-        return await retrying_async(deadline, lambda: self._has_answered)(once)
+        async with self._transport.call():
+            return await retrying_async(deadline, lambda: self._has_answered)(once)
 
     async def wait_until_ready(self, timeout_s: float) -> None:
         """Waits for a correct prediction of all 16 images; see ``Client.wait_until_ready``."""
@@ -141,7 +161,8 @@ class AsyncClient:
             together = await one(pack(range(16)))
             _answers.check_all_16(together, [await one(pack([n])) for n in range(16)])
 
-        await until_ready_async(check, timeout_s)
+        async with self._transport.call():
+            await until_ready_async(check, timeout_s)
 
     async def _collect(self, images: Images, form: Form) -> Answer:
         deadline = Deadline(self._deadline_s)
@@ -191,12 +212,21 @@ class AsyncClient:
         self, images: Images, form: Form, deadline: Deadline
     ) -> tuple[Reply, Answer]:
         attempts = retrying_async(deadline, lambda: self._has_answered)
-        return await attempts(self._once, images, form, deadline)
+        async with self._transport.call():
+            return await attempts(self._once, images, form, deadline)
 
     async def _once(self, images: Images, form: Form, deadline: Deadline) -> tuple[Reply, Answer]:
         reply = await self._transport.exchange(images, form, deadline)
         self._has_answered = True
         return reply, _answers.read(reply, images.count, form)
+
+
+async def _in_a_thread(work: Callable[..., None], *arguments: Any) -> None:
+    """Run what may take long in a thread; at the interpreter's exit, where none starts, here."""
+    try:
+        await asyncio.to_thread(work, *arguments)
+    except RuntimeError:
+        work(*arguments)
 
 
 async def _cut(pieces: Pieces, rechunker: Rechunker) -> AsyncGenerator[Images, None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,8 @@ class Client:
         url: Of the server: ``http://host:port``, and a path if it is behind one.
         model: Name of the model.
         version: Of the model; None asks the server's default.
-        deadline_s: Seconds that a call may take in all, queueing and retries included. In
+        deadline_s: Seconds that a call may take in all, queueing and retries included; ``inf`` has
+            no end. In
             ``predict_chunks`` and ``predict_file``, whose work has no bound, each chunk
             has as many.
         connections: Chunks of one call in flight at once.
@@ -43,6 +44,8 @@ class Client:
         cert: Path of the client's certificate; a pair if the key is in another file.
         model_digest: SHA-256 (hex) of the only model whose answers are wanted.
         images_per_request: Images per chunk; falls by itself to what the server takes.
+
+    A client can be pickled and copied, as for another process; what is pickled holds the token.
 
     Raises:
         ClientError: A setting cannot be used.
@@ -70,6 +73,18 @@ class Client:
         model_digest: str | None = None,
         images_per_request: int = 65536,
     ) -> None:
+        self._settings = {
+            "url": url,
+            "model": model,
+            "version": version,
+            "deadline_s": deadline_s,
+            "connections": connections,
+            "token": token,
+            "verify": verify,
+            "cert": cert,
+            "model_digest": model_digest,
+            "images_per_request": images_per_request,
+        }
         check_positive(
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
         )
@@ -79,6 +94,13 @@ class Client:
         self._limit = ChunkLimit(images_per_request)
         self._sender = Sender(self._transport, self._limit, connections)
         self._deadline_s = deadline_s
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings, the token among them: a copy has connections of its own."""
+        return self._settings
+
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        Client.__init__(self, **settings)
 
     def __enter__(self) -> Self:
         return self

@@ -14,6 +14,7 @@
     │   ├── RequestTimeout        408  the request took too long to arrive
     │   ├── RequestTooLarge       413  the body is longer than any form of the largest request
     │   ├── TargetTooLong         414  the request's target is too long
+    │   ├── MisdirectedRequest    421  ``Host`` names another host, as a web page's request does
     │   ├── HeadersTooLarge       431  the headers are too long
     │   └── UnsupportedTransfer   501  ``Transfer-Encoding`` is another than ``chunked``
     ├── NotAuthorized             401  the token is missing or unknown
@@ -131,7 +132,7 @@ class MethodNotAllowed(InvalidRequest, status=405):
     """The path is served, but not with this method."""
 
 
-class RequestTimeout(InvalidRequest, status=408):
+class RequestTimeout(InvalidRequest, status=408, retryable=True):
     """The request did not arrive as a whole in time."""
 
 
@@ -157,6 +158,10 @@ class NotAuthorized(DiagonalFlipError, status=401):
 
 class TokenRevoked(NotAuthorized, status=403):
     """The token was good once, and is not any more."""
+
+
+class MisdirectedRequest(InvalidRequest, status=421):
+    """``Host`` is a name by which this port is not reached."""
 
 
 class InsecureConnection(NotAuthorized, status=403):

@@ -16,7 +16,7 @@ from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import JSON, MODEL, PROBLEM
 
 
-class Verb(enum.StrEnum):
+class Operation(enum.StrEnum):
     """Kinds of requests."""
 
     PREDICT = "predict"
@@ -53,13 +53,13 @@ def refusal(
     return Response(json.dumps(told).encode(), kind, status, headers, error.code)
 
 
-def verbs(version: str = "") -> dict[str, Verb]:
+def operations(version: str = "") -> dict[str, Operation]:
     """Paths that ask for something of a version of the model, of the default if none is named."""
     end, v2_end = (f"/{version}", f"/versions/{version}") if version else ("", "")
     return {
-        f"/predictions/{MODEL}{end}": Verb.PREDICT,
-        f"/explanations/{MODEL}{end}": Verb.EXPLAIN,
-        f"/v2/models/{MODEL}{v2_end}/infer": Verb.INFER,
+        f"/predictions/{MODEL}{end}": Operation.PREDICT,
+        f"/explanations/{MODEL}{end}": Operation.EXPLAIN,
+        f"/v2/models/{MODEL}{v2_end}/infer": Operation.INFER,
     }
 
 
@@ -72,7 +72,7 @@ def v2_paths(version: str = "") -> dict[str, str]:
 class Transport(Protocol):
     """What has made a request, and sends its response."""
 
-    door: str
+    listener: str
     """Name of where it came in, for metrics; empty for a health check."""
 
     lost: bool
@@ -99,13 +99,13 @@ class Request:
     What is known later has its default in the class, so that making one costs little.
 
     Attributes:
-        verb: What is asked of the model; None if nothing is.
+        operation: What is asked of the model; None if nothing is.
         headers: By lower-case name; repeated ones are one, joined by commas.
         body: As it came, less the framing.
-        service: The version of the model that answers, if a door chose it.
+        service: The version of the model that answers, if a listener chose it.
         method, path: Of HTTP; empty if they could not be read.
         transport: What sends the response; None in TorchServe, which gets it returned.
-        token: Name of the client's token, if the door wants one.
+        token: Name of the client's token, if the listener wants one.
         arrived: When its head had come, then when all of it had, in ``perf_counter``'s seconds.
         connection: What the response has to say of the connection, in the header of that name.
         weight: The most work that it can be, in predictions.
@@ -113,7 +113,7 @@ class Request:
         response: As soon as it is known.
     """
 
-    verb: Verb | None
+    operation: Operation | None
     headers: dict[str, str]
     body: bytes | bytearray = b""
     service: Any = None
@@ -129,7 +129,7 @@ class Request:
 
     def refusal(self, error: DiagonalFlipError, headers: dict[str, str] | None = None) -> Response:
         """The response that tells of ``error``, in the protocol of its path."""
-        v2 = self.verb is Verb.INFER or f"{self.path}/".startswith("/v2/")
+        v2 = self.operation is Operation.INFER or f"{self.path}/".startswith("/v2/")
         return refusal(error, headers, v2=v2)
 
 

@@ -80,7 +80,7 @@ MAX_BODY_BYTES = 1 << 25
 """Of a request, before and after its content coding: any form of the most images fits twice."""
 
 MAX_CONNECTIONS = 4096
-"""That a door keeps open at once."""
+"""That a listener keeps open at once."""
 
 NIBBLE_BITS = 4
 """Padding bits after an odd number of images."""

@@ -5,7 +5,7 @@ import sys
 
 from supervisor.settings import Settings
 
-url = Settings.from_environment().operations_url
+url = Settings.from_environment().admin_url
 try:
     # http.client, because it never asks a proxy.
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=4)

@@ -22,7 +22,7 @@ mount() { # SETTING FILE
   options+=(--volume "$folder:/run/files/$1:ro" --env "FLIP_$1=/run/files/$1/$(basename "$2")")
 }
 mount TOKENS_FILE "${FLIP_TOKENS_FILE:?set it to a file of tokens: make token NAME=someone TOKENS_FILE=access/tokens}"
-options+=(--rm --publish "127.0.0.1:${FLIP_EDGE_PORT:-8443}:8443" --publish 127.0.0.1:8083:8083)
+options+=(--rm --publish "127.0.0.1:${FLIP_PUBLIC_PORT:-8443}:8443" --publish 127.0.0.1:8083:8083)
 options+=(--read-only --tmpfs /tmp:mode=1777,noexec,nosuid,nodev --cap-drop ALL --security-opt no-new-privileges)
 options+=(--memory "${MEMORY:-4g}" --pids-limit 512)
 options+=(--env FLIP_LOG_FORMAT=text)

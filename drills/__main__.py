@@ -39,7 +39,7 @@ def run(title: str, expected: Tables, folder: Path, *, long: bool) -> Scene:
     tally = scene.tally
     scene.demand(tally.wrong == 0, f"{tally.wrong} wrong answers")
     scene.demand(not tally.failed, f"the client failed: {dict(tally.failed)}")
-    scene.demand(not set(tally.refused) - {503}, f"refusals: {dict(tally.refused)}")
+    scene.demand(not set(tally.refused) - {503}, f"rejected: {dict(tally.refused)}")
     return scene
 
 

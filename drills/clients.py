@@ -49,7 +49,7 @@ async def burst(service: Service, count: int) -> tuple[dict[str, int], float]:
 
 
 async def drive(service: Service, connections: int, seconds: float) -> tuple[float, float]:
-    """Answers and refusals a second, of clients that send again soon."""
+    """Answers and rejections per second, of clients that send again soon."""
     answered = refused = 0
     request = _head(service, len(HEAVY), EXPLANATIONS) + HEAVY
     deadline = time.monotonic() + seconds

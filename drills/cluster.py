@@ -68,7 +68,11 @@ class Host:
 
     def start(self, store: Path) -> None:
         """Starts the service; it is ready some seconds later."""
-        settings = {"HOST": f"10.77.0.{self.number}", "PLAIN_HTTP": "1", "PROOF_S": "1"}
+        settings = {
+            "HOST": f"10.77.0.{self.number}",
+            "PLAIN_HTTP": "1",
+            "HEALTH_CHECK_INTERVAL_S": "1",
+        }
         settings |= {"MODEL_STORE": str(store), "LOG_DIR": str(self.folder / self.name)}
         settings |= {"TOKENS_FILE": str(self.tokens_file), "DRAIN_S": "2", "WORKERS": "1"}
         settings["TORCHSERVE"] = "0"

@@ -98,7 +98,7 @@ def copied_store(scene: Scene) -> Path:
 def status_of(service: Service, token: str) -> int:
     """Status of a request with that token."""
     with socket.create_connection(("127.0.0.1", service.port), 10) as connection:
-        request = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+        request = f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
         connection.sendall(request.encode())
         return int(connection.recv(4096).split()[1])
 

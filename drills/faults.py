@@ -68,7 +68,7 @@ def worker_hangs(scene: Scene) -> None:
 
 
 def worker_missing(scene: Scene) -> None:
-    with scene.loaded(DEGRADED_S="2") as service:
+    with scene.loaded(DEGRADED_AFTER_S="2") as service:
         started, lost = time.monotonic(), None
         while (passed_s := time.monotonic() - started) < (30 if scene.long else 8):
             for worker in service.workers()[1:]:  # and each that is started in its place
@@ -225,7 +225,7 @@ def versions_switched(scene: Scene) -> None:
 def _switch(service: Service, token: str, change: str) -> str:
     """The default version after a change."""
     url, headers = (
-        f"{service.operations_url}/models/{change}",
+        f"{service.admin_url}/models/{change}",
         {"Authorization": f"Bearer {token}"},
     )
     answer = requests.post(url, headers=headers, timeout=PATIENCE_S, proxies=DIRECT)

@@ -30,7 +30,7 @@ class Target(Protocol):
 
     @property
     def url(self) -> str:
-        """URL of the edge."""
+        """URL of the public listener."""
 
     port: int
     token: str

@@ -1,4 +1,4 @@
-"""The service as an operator runs it, with its edge on, on free ports of loopback."""
+"""The service as an operator runs it, with its public listener on, on free ports of loopback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLL_S = 0.01
 
 @dataclass
 class Service(Ours):
-    """The service, asked on its edge.
+    """The service, asked on its public listener.
 
     Attributes:
         folder: Of its logs, tokens and output.
@@ -31,7 +31,7 @@ class Service(Ours):
 
     @property
     def url(self) -> str:
-        """URL of the edge."""
+        """URL of the public listener."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -53,11 +53,11 @@ class Service(Ours):
         return time.monotonic() - started
 
     def healthy(self) -> bool:
-        """Return whether all of it is ready, and the edge answers."""
-        return self.serves() and self.edge_answers()
+        """Return whether all of it is ready, and the public listener answers."""
+        return self.serves() and self.public_answers()
 
-    def edge_answers(self) -> bool:
-        """Return whether the edge lets an empty request through to a worker: the description."""
+    def public_answers(self) -> bool:
+        """Return whether the public listener answers with the model's description."""
         headers = {"Authorization": f"Bearer {self.token}"}
         try:
             answer = requests.get(self.url + PATH, headers=headers, timeout=2, proxies=DIRECT)
@@ -66,17 +66,17 @@ class Service(Ours):
         return bool(answer.status_code == requests.codes.ok)
 
     def ready(self) -> bool:
-        """Return whether the operations port reports readiness."""
+        """Return whether the admin port reports readiness."""
         return bool(self.state().get("ready"))
 
     def proven(self) -> int:
         """Return how many workers are ready; 0 while the service does not answer."""
-        return int(self.state().get("workers_proven", 0))
+        return int(self.state().get("workers_ready", 0))
 
     def metric(self, name: str) -> float | None:
         """One of the supervisor's own metrics; None while it is down."""
         with contextlib.suppress(requests.RequestException):
-            url = f"{self.operations_url}/metrics"
+            url = f"{self.admin_url}/metrics"
             text = requests.get(url, timeout=2, proxies=DIRECT).text
             found = re.search(rf"^diagonalflip_{re.escape(name)} ([0-9.e+]+)$", text, re.MULTILINE)
             return float(found[1]) if found else None
@@ -93,7 +93,7 @@ class Service(Ours):
 
 @contextlib.contextmanager
 def serving(folder: Path, **settings: str) -> Iterator[Service]:
-    """The service with two workers and the edge, all of it ready.
+    """The service with two workers and the public listener, all of it ready.
 
     Args:
         folder: For its logs, tokens and output.
@@ -101,9 +101,9 @@ def serving(folder: Path, **settings: str) -> Iterator[Service]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     token = tokens.add(folder / "tokens", "drill")
-    usual = {"WORKERS": "2", "PROOF_S": "1", "TORCHSERVE": "0"}
+    usual = {"WORKERS": "2", "HEALTH_CHECK_INTERVAL_S": "1", "TORCHSERVE": "0"}
     usual["TOKENS_FILE"] = str(folder / "tokens")
-    with ours(folder, "EDGE_PORT", token, **(usual | settings)) as running:
+    with ours(folder, "PUBLIC_PORT", token, **(usual | settings)) as running:
         service = Service(**vars(running), folder=folder)
         service.wait(service.healthy, START_S)
         yield service

@@ -128,8 +128,12 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         export(arguments.output, arguments.weights, arguments.model_version)
-    except (DiagonalFlipError, OSError) as error:
+    except DiagonalFlipError as error:
         print(f"export failed: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # one about writing names no file
+        where = error.filename or arguments.output
+        print(f"export failed: {where}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 

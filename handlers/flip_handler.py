@@ -22,7 +22,7 @@ try:
     from flip_v2 import HEADER_LENGTH
 
     from diagonalflip.errors import TooManyImages
-    from diagonalflip.message import Request, Response, Verb
+    from diagonalflip.message import Operation, Request, Response
     from diagonalflip.wire import FORM, JSON
 except ImportError as error:
     # TorchServe would hide this one behind its search for a module ts.torch_handler.flip_handler
@@ -119,12 +119,12 @@ class FlipHandler:
 def understand(headers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Request:
     """Return the request that TorchServe's frontend was given, as far as it tells.
 
-    It names the verb in a header of its own, ``explain`` in lower case, after the client's. It
+    It names the operation in a header of its own, ``explain`` in lower case, after the client's. It
     keeps the client's spelling of the others, and lists the content types of inputs among them,
     as dicts. Inputs beside the body are a query's parameters, a form's parts, or how a gRPC
     request brings headers.
     """
-    verb = Verb.EXPLAIN if headers.get("explain") == "True" else Verb.PREDICT
+    operation = Operation.EXPLAIN if headers.get("explain") == "True" else Operation.PREDICT
     known = {
         name.lower(): value
         for name, value in headers.items()
@@ -136,7 +136,7 @@ def understand(headers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Request
         if len(files) == len(types.keys() & inputs.keys()) == 1:
             declared = types[files[0]]
             body = _encoded(inputs[files[0]], declared)
-            return Request(verb, known | {"content-type": file_type(declared, body)}, body)
+            return Request(operation, known | {"content-type": file_type(declared, body)}, body)
     if "host" not in known:
         for name, value in inputs.items():
             if name != "body" and isinstance(value, bytes | bytearray):
@@ -146,7 +146,7 @@ def understand(headers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Request
     told = known.get(HEADER_LENGTH)
     if told and encoded is not body and known.get("content-length", told) == told:
         known[HEADER_LENGTH] = str(len(encoded))  # of V2's JSON, which is the whole body
-    return Request(verb, known, encoded)
+    return Request(operation, known, encoded)
 
 
 def _encoded(value: Any, content_type: str) -> bytes | bytearray:

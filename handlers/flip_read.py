@@ -23,7 +23,7 @@ from diagonalflip.errors import (
     NotAcceptable,
     RequestTooLarge,
 )
-from diagonalflip.message import Request, Verb
+from diagonalflip.message import Operation, Request
 from diagonalflip.wire import (
     FORM,
     FORMS,
@@ -118,21 +118,21 @@ def weigh(request: Request) -> int:
         count = MAX_IMAGES if media_type in (PNG, FORM) else 2 * length
     else:
         count = flip_picture.count_of(body) if media_type == PNG else 2 * len(body)
-    if request.verb is Verb.EXPLAIN:
+    if request.operation is Operation.EXPLAIN:
         return min(count, MAX_EXPLAINED_IMAGES) * flip_explain.COST
     return min(count, MAX_IMAGES)
 
 
 def _is_form(request: Request) -> bool:
     name = parse_media_type(request.headers.get("content-type", "")).name
-    return name == FORM and request.verb is not Verb.INFER
+    return name == FORM and request.operation is not Operation.INFER
 
 
 def read(request: Request, version: str, model_digest: str) -> Job | None:
     """Understands one request; None if it says nothing, and so asks what is served.
 
     Args:
-        request: From any door.
+        request: From any listener.
         version: The version of the model that is served.
         model_digest: SHA-256 (hex) of that model.
 
@@ -147,20 +147,20 @@ def read(request: Request, version: str, model_digest: str) -> Job | None:
         body = flip_coding.decoded(headers["content-encoding"], body)
     content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
     name = parse_media_type(content_type).name
-    if body and name == FORM and request.verb is not Verb.INFER:
+    if body and name == FORM and request.operation is not Operation.INFER:
         content_type, body = flip_form.file_of(content_type, body)
         headers = headers | {"content-type": content_type}
         name = parse_media_type(content_type).name
     form = FORMS.get(name, "")
-    if request.verb is Verb.EXPLAIN:
+    if request.operation is Operation.EXPLAIN:
         images = flip_decode.decode(content_type, body)
         check_count(images.count, MAX_EXPLAINED_IMAGES)
         return Job(request, images, partial(flip_explain.write, images), form, explains=True)
-    if request.verb is Verb.PREDICT and not body and not headers.keys() & SAYING_WHAT:
+    if request.operation is Operation.PREDICT and not body and not headers.keys() & SAYING_WHAT:
         if negotiate(accept, (JSON,)) is None:
             raise NotAcceptable(f"Accept {accept[:100]!r}", JSON)
         return None
-    inference = flip_v2.read(headers, body, strict=request.verb is Verb.INFER)
+    inference = flip_v2.read(headers, body, strict=request.operation is Operation.INFER)
     if inference is not None:
         return Job(request, inference.images, partial(inference.answer, version), V2)
     media_type = flip_encode.choose(accept, content_type)

@@ -1,4 +1,4 @@
-"""The engine's whole service: requests in, responses out, batched; the same behind every door."""
+"""The engine's whole service: requests in, responses out, batched; the same for every port."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from diagonalflip.errors import (
     TooManyImages,
     UnsupportedCoding,
 )
-from diagonalflip.message import Common, Request, Response, Verb, Work, refusal
+from diagonalflip.message import Common, Operation, Request, Response, Work, refusal
 from diagonalflip.wire import JSON, MAX_EXPLAINED_IMAGES, MAX_IMAGES, PIXELS, WIRE_VERSION
 
 logger = logging.getLogger("flip_handler")
@@ -155,7 +155,9 @@ class Service:
             headers["Flip-Max-Images"] = str(error.limit)
         if isinstance(error, UnsupportedCoding):
             headers["Accept-Encoding"] = ", ".join(flip_coding.FORMATS)
-        if request.verb is Verb.PREDICT and flip_v2.recognises(request.headers, request.body):
+        if request.operation is Operation.PREDICT and flip_v2.recognises(
+            request.headers, request.body
+        ):
             return refusal(error, headers, v2=True)
         return request.refusal(error, headers)
 

@@ -86,10 +86,10 @@ async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool)
 
 
 def _invitation(settings: Settings) -> str:
-    urls = [settings.url, *([settings.edge_url] if settings.tokens_file is not None else [])]
+    urls = [settings.url, *([settings.public_url] if settings.tokens_file is not None else [])]
     data = '{"images": [11, "0110", [[1, 1], [0, 0]]]}'
     curl = f"curl {settings.url}{PATH} -H 'Content-Type: application/json' -d '{data}'"
-    told = f"Health and metrics: {settings.operations_url}. Ctrl-C stops it."
+    told = f"Health and metrics: {settings.admin_url}. Ctrl-C stops it."
     return "\n".join(["", *urls, "", f"  {curl}", "", told, ""])
 
 

@@ -1,4 +1,4 @@
-"""The edge's files: tokens and certificate, checked before workers are told of them.
+"""The public listener's files: tokens and certificate, checked before workers are told of them.
 
 Workers get their content, and never see a file that cannot be used.
 """
@@ -61,11 +61,11 @@ class AccessFiles:
         try:
             self.content = self._read()
         except SettingError as error:
-            logger.error("the edge goes on with what it had: %s", error)  # noqa: TRY400
+            logger.error("the public listener goes on with what it had: %s", error)  # noqa: TRY400
             return False
         if self.content == before:
             return False
-        logger.info("The edge took over changed tokens or certificates")
+        logger.info("The public listener took over changed tokens or certificates")
         if self.content["pem"] != before["pem"]:
             self._note_expiry()
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def check(answer: dict[str, Any], artifacts: Artifacts, device: str | None) -> N
 
 
 async def ask(  # noqa: PLR0913 - by keyword
-    port: int,
+    port: int | Path,
     method: str,
     path: str,
     *,
@@ -68,7 +69,7 @@ async def ask(  # noqa: PLR0913 - by keyword
     """Send one HTTP request on a connection of its own, whatever proxies there are.
 
     Args:
-        port: Where to.
+        port: Where to; or a Unix socket.
         method: Of the request.
         path: Of the request.
         host: Where to.
@@ -82,7 +83,10 @@ async def ask(  # noqa: PLR0913 - by keyword
         OSError: No connection, or no answer on it.
         ValueError: What came is no HTTP.
     """
-    reader, writer = await asyncio.open_connection(host, port, ssl=tls)
+    if isinstance(port, Path):
+        reader, writer = await asyncio.open_unix_connection(port)
+    else:
+        reader, writer = await asyncio.open_connection(host, port, ssl=tls)
     try:
         head = f"{method} {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n"
         head += f"Content-Type: {OCTETS}\r\n" if body else ""

@@ -25,7 +25,7 @@ from supervisor.workers import RESULTS
 from worker.metrics import IMAGES, REQUESTS, SECONDS
 
 if TYPE_CHECKING:
-    from supervisor.operations import Health
+    from supervisor.admin import Health
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ OF_WORKERS = {
     "request_duration_seconds": Family(
         HISTOGRAM,
         "From a request's last byte to its answer, probes left out.",
-        ("door", "verb", "code"),
+        ("listener", "operation", "code"),
         SECONDS,
     ),
     "queue_seconds": Family(HISTOGRAM, "Wait of a request for its batch.", (), SECONDS),
@@ -61,11 +61,13 @@ OF_WORKERS = {
     "batch_images": Family(HISTOGRAM, "Images answered together.", (), IMAGES),
     "batch_requests": Family(HISTOGRAM, "Requests answered together.", (), REQUESTS),
     "images": Family(COUNTER, "Images predicted, by the form in which they came.", ("form",)),
-    "refusals": Family(COUNTER, "Requests refused, by the error's code.", ("code",)),
+    "rejected": Family(COUNTER, "Requests refused, by the error's code.", ("code",)),
     "busy_seconds": Family(COUNTER, "Time in batches; all of its time is a full worker."),
-    "failed_handshakes": Family(COUNTER, "Clients of the edge with whom no TLS was agreed on."),
-    "connections": Family(GAUGE, "Open connections of clients.", ("door",)),
-    "held_bytes": Family(GAUGE, "Bodies, and answers that clients have not read."),
+    "failed_handshakes": Family(
+        COUNTER, "Clients of the public listener with whom no TLS was agreed on."
+    ),
+    "connections": Family(GAUGE, "Open connections of clients.", ("listener",)),
+    "buffered_bytes": Family(GAUGE, "Bodies, and answers that clients have not read."),
     "queued_images": Family(GAUGE, "Predictions that wait."),
     "resident_memory_bytes": Family(GAUGE, "The worker's memory."),
     "device_memory_bytes": Family(GAUGE, "Memory that the worker has taken of its GPU."),
@@ -102,7 +104,7 @@ class Page(Collector):
             ("ready", "Whether requests should be sent here.", health.ready),
             ("degraded", "Whether workers are missing, and for long.", health.degraded),
             ("workers", "Workers that there should be.", workers.count),
-            ("workers_proven", "Workers whose last proof was right.", workers.ready),
+            ("workers_ready", "Workers whose last health check was right.", workers.ready),
             ("torchserve", "Whether TorchServe is on.", torchserve is not None),
             (
                 "torchserve_ready",
@@ -113,25 +115,31 @@ class Page(Collector):
             yield GaugeMetricFamily(f"diagonalflip_{name}", told, int(value))
         expiry = GAUGE(
             "diagonalflip_certificate_expiry_timestamp_seconds",
-            "When the certificate of the edge expires, or one of its chain.",
+            "When the certificate of the public listener expires, or one of its chain.",
         )
         if health.certificate_expires_at is not None:
             expiry.add_metric([], health.certificate_expires_at)
         yield expiry
-        yield COUNTER("diagonalflip_workers_killed", "Workers that failed a proof.", workers.killed)
+        yield COUNTER(
+            "diagonalflip_workers_killed", "Workers that failed a health check.", workers.killed
+        )
         ages = GAUGE(
-            "diagonalflip_proof_age_seconds", "Since a worker was last right.", labels=["worker"]
+            "diagonalflip_health_check_age_seconds",
+            "Since a worker was last right.",
+            labels=["worker"],
         )
         for worker in workers.living:
             if worker.checked_at is not None:
                 ages.add_metric([str(worker.number)], time.monotonic() - worker.checked_at)
-        proofs = COUNTER("diagonalflip_proofs", "Proofs by all 16 images.", labels=["result"])
+        checks = COUNTER(
+            "diagonalflip_health_checks", "Health checks with all 16 images.", labels=["result"]
+        )
         for result in RESULTS:
-            proofs.add_metric([result], workers.checks[result])
+            checks.add_metric([result], workers.checks[result])
         restarts = COUNTER("diagonalflip_restarts", "Of parts that had ended.", labels=["part"])
         restarts.add_metric(["worker"], workers.restarts)
         restarts.add_metric(["torchserve"], torchserve.restarts if torchserve is not None else 0)
-        yield from (ages, proofs, restarts)
+        yield from (ages, checks, restarts)
 
 
 def _of_workers(pages: list[dict[str, Any]]) -> Iterator[Metric]:

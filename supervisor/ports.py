@@ -29,7 +29,7 @@ def open_ports(settings: Settings) -> tuple[Settings, dict[str, socket.socket]]:
     Raises:
         StartError: A port is taken, or an address is not this host's.
     """
-    names = ["port", "operations_port"] + ["edge_port"] * (settings.tokens_file is not None)
+    names = ["port", "admin_port"] + ["public_port"] * (settings.tokens_file is not None)
     listeners = {name: open_port(name, settings) for name in names}
     numbers: dict[str, Any] = {name: each.getsockname()[1] for name, each in listeners.items()}
     return replace(settings, **numbers), listeners
@@ -78,7 +78,7 @@ def require_addresses(settings: Settings) -> None:
     Raises:
         StartError: One cannot.
     """
-    for name in ("host", "operations_host"):
+    for name in ("host", "admin_host"):
         address = getattr(settings, name)
         try:
             socket.getaddrinfo(address, None, _family(address), socket.SOCK_STREAM)

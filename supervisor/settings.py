@@ -15,6 +15,7 @@ from typing import Any
 
 from diagonalflip._loopback import is_loopback
 from diagonalflip.errors import SettingError
+from worker.hosts import read_names
 
 LOOPBACK = "127.0.0.1"
 
@@ -24,7 +25,7 @@ PREFIX = "FLIP_"
 PLATFORM_PORT = "PORT"
 """The only plain name that counts: platforms set it to the port that they send requests to."""
 
-HOSTS = {"edge_port": "host", "operations_port": "operations_host"}
+HOSTS = {"public_port": "host", "admin_port": "admin_host"}
 """Ports whose address is a setting, and that setting; all others are on loopback."""
 
 LINK_NAME = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)")
@@ -36,7 +37,7 @@ def _setting(default: Any, help_text: str, least: int = 0, most: int = 1 << 31) 
     return field(default=default, metadata={"help": help_text, "range": (least, most)})
 
 
-def _port(default: int, purpose: str) -> Any:
+def _port(default: int | None, purpose: str) -> Any:
     return _setting(default, f"port of {purpose}; 0 takes a free one", 0, 65535)
 
 
@@ -50,26 +51,35 @@ def _reachable(host: str) -> str:
 class Settings:
     """Settings by name in lower case; ``variable`` has the environment's name of each."""
 
-    host: str = _setting("127.0.0.1", "address of the edge; all else listens on loopback only")
-    edge_port: int = _port(8443, "the edge: for other hosts, with TLS and tokens")
-    tokens_file: Path | None = _setting(None, "tokens of the edge's clients; turns the edge on")
-    tls_cert: Path | None = _setting(None, "certificate chain of the edge, PEM")
+    host: str = _setting(
+        "127.0.0.1", "address of the public listener; all else listens on loopback only"
+    )
+    public_port: int = _port(8443, "the public listener: for other hosts, with TLS and tokens")
+    tokens_file: Path | None = _setting(
+        None, "tokens of the public listener's clients; turns the public listener on"
+    )
+    tls_cert: Path | None = _setting(None, "certificate chain of the public listener, PEM")
     tls_key: Path | None = _setting(None, "its private key, PEM")
     plain_http: int = _setting(
         0, "1 allows a public HOST without TLS, which something in front must end", 0, 1
     )
+    allowed_hosts: str = _setting(
+        "", "names, besides localhost, by which clients reach this host, with commas between them"
+    )
     token_rate: int = _setting(
         50_000, "requests per second that one token may send to one worker", 1
     )
-    port: int = _port(8080, "the front door: inference, for this host")
+    port: int = _port(8080, "the HTTP listener: inference, for this host")
     torchserve_port: int = _port(8085, "inference by TorchServe's frontend, which is slower")
-    management_port: int = _port(8081, "TorchServe's management")
+    management_port: int | None = _port(
+        None, "TorchServe's management, if it is to have one: it has a Unix socket of its own"
+    )
     metrics_port: int = _port(8082, "TorchServe's Prometheus metrics")
-    operations_host: str = _setting("127.0.0.1", "address of the operations port")
+    admin_host: str = _setting("127.0.0.1", "address of the admin port")
     operators_file: Path | None = _setting(
         None, "tokens of operators, who may load versions and switch between them"
     )
-    operations_port: int = _port(8083, "operations: liveness, readiness, metrics, versions")
+    admin_port: int = _port(8083, "admin: liveness, readiness, metrics, versions")
     grpc_port: int = _port(7070, "gRPC inference")
     grpc_management_port: int = _port(7071, "gRPC management")
     idle_timeout_s: int = _setting(
@@ -79,15 +89,17 @@ class Settings:
         3600,
     )
     workers: int = _setting(0, "worker processes; 0 takes one per GPU, else 1 or 2", 0, 1024)
-    degraded_s: int = _setting(
+    degraded_after_s: int = _setting(
         10, "seconds with fewer workers until the service says that it is degraded", 0, 3600
     )
     torchserve: str = _setting(
         "", "1 runs TorchServe as well, 0 does not; empty: where it is installed"
     )
-    proof_s: int = _setting(2, "seconds between proofs of a worker with all 16 images", 1, 3600)
+    health_check_interval_s: int = _setting(
+        2, "seconds between health checks of a worker, with all 16 images", 1, 3600
+    )
     drain_s: int = _setting(0, "after a stop signal: seconds to serve on while not ready", 0, 3600)
-    stop_s: int = _setting(20, "then: seconds to finish what was accepted", 1, 3600)
+    stop_timeout_s: int = _setting(20, "then: seconds to finish what was accepted", 1, 3600)
     start_timeout_s: int = _setting(
         120, "seconds within which the first correct prediction must come", 1
     )
@@ -105,28 +117,29 @@ class Settings:
 
     @classmethod
     def ports(cls) -> list[str]:
-        """Names of all settings that are ports."""
-        return [entry.name for entry in fields(cls) if entry.name.endswith("port")]
+        """Names of all ports that are always open."""
+        named = (entry for entry in fields(cls) if entry.name.endswith("port"))
+        return [entry.name for entry in named if entry.default is not None]
 
     @property
     def url(self) -> str:
-        """URL of the front door."""
+        """URL of the HTTP listener."""
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
-    def operations_url(self) -> str:
-        """URL at which this machine reaches the operations port."""
-        return f"http://{_reachable(self.operations_host)}:{self.operations_port}"
+    def admin_url(self) -> str:
+        """URL at which this machine reaches the admin port."""
+        return f"http://{_reachable(self.admin_host)}:{self.admin_port}"
 
     @property
-    def edge_url(self) -> str:
-        """URL at which this machine reaches the edge, whatever address it listens on."""
+    def public_url(self) -> str:
+        """URL at which this machine reaches the public listener, whatever address it listens on."""
         scheme = "https" if self.tls_cert else "http"
-        return f"{scheme}://{_reachable(self.host)}:{self.edge_port}"
+        return f"{scheme}://{_reachable(self.host)}:{self.public_port}"
 
     @property
-    def edge_address(self) -> str:
-        """Address at which this machine reaches the edge."""
+    def public_address(self) -> str:
+        """Address at which this machine reaches the public listener."""
         return _reachable(self.host).strip("[]")
 
     def host_of(self, port: str) -> str:
@@ -158,17 +171,17 @@ class Settings:
                     f"a name of `make help`; the nearest is {variable(nearest)}",
                     "correct it, or unset it",
                 )
-            default, values[name] = known[name].default, text
-            if default is None or isinstance(default, Path):
+            kind, values[name] = known[name].type, text
+            if "Path" in kind:
                 values[name] = Path(text)
-            elif isinstance(default, int):
+            elif "int" in kind:
                 least, most = known[name].metadata["range"]
                 if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
                     raise SettingError(got, f"a whole number, {least} to {most}")
                 values[name] = int(text)
             elif name == "torchserve" and text not in ("0", "1"):
                 raise SettingError(got, "0 or 1, or nothing")
-        if given.get("edge_port") == (PLATFORM_PORT, str(cls.port)) and "port" not in given:
+        if given.get("public_port") == (PLATFORM_PORT, str(cls.port)) and "port" not in given:
             values["port"] = 0  # most platforms set PORT=8080, which is this one's default
         return cls(**values)
 
@@ -202,17 +215,18 @@ def sources(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     }
     port = environment.get(PLATFORM_PORT, "")
     if port and not is_service_link(PLATFORM_PORT, port):
-        public = "edge_port" if "tokens_file" in found else "port"
+        public = "public_port" if "tokens_file" in found else "port"
         found.setdefault(public, (PLATFORM_PORT, port))
     return found
 
 
 def refuse_unsafe(settings: Settings) -> None:
-    """Checks that nothing is public without tokens and TLS.
+    """Checks that nothing is public without tokens and TLS, and that hosts are names.
 
     Raises:
-        SettingError: It would be.
+        SettingError: It would be, or they are not.
     """
+    read_names(settings.allowed_hosts)
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise SettingError("only one of FLIP_TLS_CERT and FLIP_TLS_KEY is set", "both or none")
     if is_loopback(settings.host):

@@ -15,13 +15,14 @@ from typing import Any
 from diagonalflip.errors import StartError
 from supervisor import health
 from supervisor.access import AccessFiles
+from supervisor.admin import AdminServer, Health
 from supervisor.models import Models
-from supervisor.operations import Health, OperationsServer
 from supervisor.settings import Settings
 from supervisor.torchserve import TorchServe
 from supervisor.torchserve_command import find_torchserve
 from supervisor.workers import GaveUpError, Workers
-from worker.listener import Door
+from worker.hosts import read_names
+from worker.listener import Listener
 
 TICK_S = 0.5
 
@@ -45,7 +46,7 @@ class Supervisor:
         stop: Set when a stop is asked for.
 
     Raises:
-        SettingError: A file of the edge cannot be used, or TorchServe is missing.
+        SettingError: A file of the public listener cannot be used, or TorchServe is missing.
         ArtifactError: The default version cannot be served.
     """
 
@@ -88,9 +89,13 @@ class Supervisor:
             GaveUpError: No worker can start any more.
             StartError: No worker could, at the start.
         """
-        operations = OperationsServer(self._health, self._settings.operators_file)
-        door = Door("operations", self._listeners.pop("operations_port"))
-        tasks = [asyncio.create_task(operations.serve([door], lambda: None))]
+        admin = AdminServer(self._health, self._settings.operators_file)
+        listener = Listener(
+            "admin",
+            self._listeners.pop("admin_port"),
+            read_names(self._settings.allowed_hosts),
+        )
+        tasks = [asyncio.create_task(admin.serve([listener], lambda: None))]
         stopping = asyncio.create_task(self._stop.wait())
         try:
             access = self._access.content if self._access is not None else None
@@ -167,7 +172,7 @@ class Supervisor:
         now, missing = time.monotonic(), self._workers.count - self._workers.ready
         if not missing:
             self._complete_at = now
-        degraded = missing > 0 and now - self._complete_at >= self._settings.degraded_s
+        degraded = missing > 0 and now - self._complete_at >= self._settings.degraded_after_s
         if degraded != self._health.degraded:
             self._health.degraded = degraded
             if degraded:
@@ -182,8 +187,11 @@ class Supervisor:
             async with asyncio.timeout(PORT_CHECK_TIMEOUT_S):
                 await health.ask(settings.port, "GET", LIVE)
                 if settings.tokens_file is not None:
-                    address, tls = settings.edge_address, _trusting() if settings.tls_cert else None
-                    await health.ask(settings.edge_port, "GET", LIVE, host=address, tls=tls)
+                    address, tls = (
+                        settings.public_address,
+                        _trusting() if settings.tls_cert else None,
+                    )
+                    await health.ask(settings.public_port, "GET", LIVE, host=address, tls=tls)
             self._port_failures = 0
         except (OSError, ValueError) as error:
             self._port_failures += 1
@@ -197,12 +205,12 @@ class Supervisor:
         self._workers.broadcast("not_ready")
         logger.info("Stopping: not ready any more")
         await asyncio.sleep(settings.drain_s)
-        logger.info("Finishing what was accepted, for %d s at most", settings.stop_s)
+        logger.info("Finishing what was accepted, for %d s at most", settings.stop_timeout_s)
         for listener in self._listeners.values():
             listener.close()
         if self._guest is not None:
             self._guest.cancel()  # it does not drain, and takes seconds to end
-        await self._workers.drain(settings.stop_s)
+        await self._workers.drain(settings.stop_timeout_s)
 
     def _reap_orphans(self) -> None:
         """Reap the workers of a dead Java, which the first process of a container inherits."""

@@ -1,4 +1,4 @@
-"""Tokens of the edge: a file of SHA-256 digests, so that reading it lets nobody in.
+"""Tokens of the public listener: a file of SHA-256 digests, so that reading it lets nobody in.
 
     make token NAME=someone TOKENS_FILE=tokens
 

@@ -24,7 +24,7 @@ from supervisor import health, host, logs
 from supervisor.backoff import RestartBackoff
 from supervisor.models import Models
 from supervisor.ports import free_ports
-from supervisor.settings import Settings
+from supervisor.settings import LOOPBACK, Settings
 from supervisor.store import Artifacts
 from supervisor.torchserve_command import (
     Installed,
@@ -50,8 +50,9 @@ ROOM = 8
 
 POLL_S = 0.1
 STOP_TIMEOUT_S = 10.0
+MANAGEMENT = "management.sock"
 PORTS = (
-    *("torchserve_port", "management_port", "metrics_port"),
+    *("torchserve_port", "metrics_port"),
     *("grpc_port", "grpc_management_port"),
 )
 
@@ -82,6 +83,7 @@ class TorchServe:
         self._process: subprocess.Popen[bytes] | None = None
         self._workers: dict[str, int] = {}  # of each version that it knows
         self._is_up = False  # it has predicted since its start
+        self._management: int | Path = 0
         self._following = asyncio.Lock()
         self._backoff = RestartBackoff()
         self._output = logs.Part("java", settings)
@@ -151,7 +153,7 @@ class TorchServe:
         """Send a PUT to TorchServe's management; return whether it did that."""
         try:
             async with asyncio.timeout(MANAGEMENT_TIMEOUT_S):
-                status, answer = await health.ask(self.settings.management_port, "PUT", path)
+                status, answer = await health.ask(self._management, "PUT", path)
         except (OSError, ValueError) as error:
             logger.error("TorchServe goes on as before: no answer to PUT %s: %r", path, error)  # noqa: TRY400
             return False
@@ -183,7 +185,7 @@ class TorchServe:
         logger.info("TorchServe is ready on port %d after %.1f s", port, seconds)
         failures = 0
         while failures < MAX_FAILED_CHECKS:
-            await self._pause(self.settings.proof_s)
+            await self._pause(self.settings.health_check_interval_s)
             self.ready = await self._predicts()
             failures = 0 if self.ready else failures + 1
         raise EndedError(f"{failures} checks failed in a row")
@@ -229,6 +231,13 @@ class TorchServe:
         ports: dict[str, Any] = {
             name: getattr(self._wanted, name) or free_ports() for name in PORTS
         }
+        management = f"unix:{scratch / MANAGEMENT}"
+        self._management = scratch / MANAGEMENT
+        if self._wanted.management_port is not None:
+            self._management = ports["management_port"] = (
+                self._wanted.management_port or free_ports()
+            )
+            management = f"http://{LOOPBACK}:{self._management}"
         self.settings = settings = replace(self._wanted, **ports)
         self._workers = {each.version: 1 for each in served}  # as the archives say
         archives = {f"{MODEL}-{each.version}.mar": each.content for each in served}
@@ -236,7 +245,9 @@ class TorchServe:
         (scratch / "store").mkdir()
         for name, content in archives.items():
             (scratch / "store" / name).write_bytes(content)
-        config.write_text(configuration(settings, list(archives), self._installed, gpus))
+        config.write_text(
+            configuration(settings, list(archives), self._installed, gpus, management)
+        )
         self._process = subprocess.Popen(
             command(self._installed, config, settings),
             cwd=scratch,

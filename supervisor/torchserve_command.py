@@ -104,13 +104,14 @@ def environment(settings: Settings, scratch: Path, gpus: int) -> dict[str, str]:
 
 
 def configuration(
-    settings: Settings, archives: Sequence[str], installed: Installed, gpus: int
+    settings: Settings, archives: Sequence[str], installed: Installed, gpus: int, management: str
 ) -> str:
     """Return the content of ``config.properties``."""
     template = Template((HERE / "config.properties").read_text(encoding="utf-8"))
     values = asdict(settings) | {
         "archives": ",".join(archives),
         "gpus": gpus,
+        "management": management,
         "metrics_config": installed.home / "ts/configs/metrics.yaml",
         "max_body_bytes": MAX_BODY_BYTES,
         "first_worker_port": free_ports(len(archives) + 1),  # the default version has two

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("passed", "wrong", "unanswered")
 """Of health checks."""
 
-DOORS = {"port": "http", "edge_port": "edge"}
+LISTENERS = {"port": "http", "public_port": "public"}
 
 MAX_FAILED_STARTS = 6
 """In a row, of every worker; then the service gives up."""
@@ -55,11 +55,11 @@ class Workers:
     Args:
         settings: What to serve, and where.
         listeners: All sockets, by the names of their ports; every worker accepts clients from
-            those of ``DOORS``.
+            those of ``LISTENERS``.
 
     Attributes:
         desired: What they serve; nothing until ``serve``.
-        access: Tokens and certificate of the edge, as the channel carries them; None without.
+        access: Tokens and certificate of the public listener, for the channel; None without.
         checks: How many health checks, by result.
         killed: How many workers failed one.
         restarts: How many workers were started again.
@@ -76,7 +76,9 @@ class Workers:
         self.changed = asyncio.Event()
         self.count = settings.workers
         self._settings = settings
-        self._listeners = {DOORS[name]: each for name, each in listeners.items() if name in DOORS}
+        self._listeners = {
+            LISTENERS[name]: each for name, each in listeners.items() if name in LISTENERS
+        }
         self._device = "cuda" if settings.require_gpu else None
         self._output = Part("worker", settings)
         self._workers: dict[int, Worker] = {}
@@ -206,7 +208,7 @@ class Workers:
         try:
             await self._bring_up(worker)
             backoff.ready()
-            while not await worker.ended(self._settings.proof_s):
+            while not await worker.ended(self._settings.health_check_interval_s):
                 await self._check(worker)
         except WorkerEndedError as error:
             reason = str(error)
@@ -248,6 +250,7 @@ class Workers:
         command = [sys.executable, "-m", "worker", f"--number={number}", f"--workers={self.count}"]
         command += [f"--channel={channel}", f"--idle-timeout-s={settings.idle_timeout_s}"]
         command += [f"--listener={name}={descriptor}" for name, descriptor in listeners.items()]
+        command += [f"--allowed-hosts={settings.allowed_hosts}"]
         if settings.tokens_file is not None:
             command += [f"--token-rate={settings.token_rate}"]
         if settings.access_log:

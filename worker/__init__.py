@@ -1,1 +1,1 @@
-"""Code of a worker: TorchServe's door, the HTTP doors, and the queue before the service."""
+"""Code of a worker: TorchServe's listener, the HTTP listeners, and the queue before the service."""

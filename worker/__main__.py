@@ -23,7 +23,8 @@ import uvloop
 from worker import limits
 from worker.channel import Channel
 from worker.guard import Guard
-from worker.listener import Door
+from worker.hosts import read_names
+from worker.listener import Listener
 from worker.loader import load
 from worker.metrics import Metrics
 from worker.models import Served
@@ -111,10 +112,11 @@ class Worker:
         service = served.services[served.default]
         metrics = Metrics(arguments.number, lambda: service.device_bytes)
         metrics.watchers = watchers(arguments.number, arguments.access_log)
-        doors = []
+        listeners = []
         for listener in arguments.listener:
             name, _, descriptor = listener.partition("=")
-            doors.append(Door(name, socket.socket(fileno=int(descriptor))))
+            sock = socket.socket(fileno=int(descriptor))
+            listeners.append(Listener(name, sock, arguments.allowed_hosts))
         limits.IDLE_S = arguments.idle_timeout_s
         self._server = WorkerServer(
             served,
@@ -125,7 +127,7 @@ class Worker:
         )
         _spare_collector()
         opened = asyncio.Event()
-        self._start(self._server.serve(doors, opened.set))
+        self._start(self._server.serve(listeners, opened.set))
         await opened.wait()
 
     async def _leave(self) -> None:
@@ -187,7 +189,8 @@ def main() -> None:
     parser.add_argument("--channel", type=int, required=True, help="descriptor")
     parser.add_argument("--listener", action="append", required=True, help="NAME=DESCRIPTOR")
     parser.add_argument("--idle-timeout-s", type=float, default=limits.IDLE_S)
-    parser.add_argument("--token-rate", type=int, help="of the edge")
+    parser.add_argument("--allowed-hosts", type=read_names, default="", help="with commas")
+    parser.add_argument("--token-rate", type=int, help="of the public listener")
     parser.add_argument("--access-log", type=Path, help="folder")
     arguments = parser.parse_args()
     logging.basicConfig(

@@ -44,11 +44,11 @@ class AccessLog:
             line = {
                 "time": told,
                 "request_id": request.headers.get("x-request-id", "")[:128],
-                "door": request.transport.door,
+                "listener": request.transport.listener,
                 "token": request.token,
                 "method": request.method,
                 "path": request.path[:200],
-                "verb": request.verb or "",
+                "operation": request.operation or "",
                 "version": response.common.headers.get("Flip-Model-Version", ""),
                 "form": form,
                 "images": images,

@@ -2,7 +2,7 @@
 
 To the worker:
 
-    access   tokens and certificate of the edge
+    access   tokens and certificate of the public listener
     prepare  load these versions, and check them on this worker's device; say whether it can
     commit   serve the versions that were prepared; the first time, begin to serve
     check    predict the 16 images by every version, through the queue of clients' requests

@@ -17,12 +17,12 @@ from diagonalflip.message import Request
 from diagonalflip.wire import MAX_BODY_BYTES
 from worker import limits
 from worker.lifecycle import full
-from worker.metrics import EDGE
+from worker.metrics import PUBLIC
 from worker.parser import Parser
 from worker.shares import Share
 
 if TYPE_CHECKING:
-    from worker.listener import HttpServer
+    from worker.listener import HttpServer, Listener
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -32,14 +32,15 @@ class Connection(asyncio.Protocol):
 
     Args:
         server: What it belongs to.
-        door: By which it came in.
-        address: The client's, at the edge.
+        listener: That accepted it.
+        address: The client's, at the public listener.
     """
 
-    def __init__(self, server: HttpServer, door: str, address: str = "") -> None:
-        self._server, self.door, self.address = server, door, address
+    def __init__(self, server: HttpServer, listener: Listener, address: str = "") -> None:
+        self._server, self.listener, self.address = server, listener.name, address
+        self._hosts = listener.hosts
         self._lifecycle = server.lifecycle
-        self._guard = server.guard if door == EDGE else None
+        self._guard = server.guard if listener.name == PUBLIC else None
         self._parser: Parser | None = Parser(self)  # None: what the client still sends is ignored
         self._coming: Request | None = None  # its head has come, and its body comes
         self._queue: deque[Request] = deque()  # those that were pipelined behind the next
@@ -49,7 +50,7 @@ class Connection(asyncio.Protocol):
         self.finished = False  # the last answer is written
         self._paused = self._held_back = False  # the client reads slowly; it is not listened to
         held = server.lifecycle.held
-        self._door_share, self._share = held.by_door[door], Share()
+        self._listener_share, self._share = held.by_listener[listener.name], Share()
         self._token = ""  # whose share that is
         self._body_bytes = self._unsent_bytes = self._ignored_bytes = 0
         self.lost = False
@@ -118,7 +119,7 @@ class Connection(asyncio.Protocol):
     def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
         """Make a request of its head; return whether its body is wanted."""
         request = self._coming = Request(None, headers, b"", None, method, path, self)
-        self._lifecycle.admit(request, self._guard)
+        self._lifecycle.admit(request, self._hosts, self._guard)
         if request.response is not None:
             return False
         if request.token != self._token:
@@ -134,14 +135,14 @@ class Connection(asyncio.Protocol):
     def hold(self, length: int) -> None:
         """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
         self.hold_more(length)
-        is_much = self._door_share.held > limits.HELD_BYTES >> 2
+        is_much = self._listener_share.held > limits.HELD_BYTES >> 2
         if is_much and not self.has_room:
             raise full()
 
     @property
     def has_room(self) -> bool:
         """True while the client holds no more than it may."""
-        return not self._lifecycle.held.is_full(self._door_share, self._share)
+        return not self._lifecycle.held.is_full(self._listener_share, self._share)
 
     def hold_more(self, length: int) -> None:
         """Count bytes of bodies; fewer, if it is negative."""
@@ -276,7 +277,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _hold(self, length: int) -> None:
-        self._door_share.held += length
+        self._listener_share.held += length
         self._share.held += length
 
     def _belongs_to(self, token: str) -> None:

@@ -1,4 +1,4 @@
-"""Access to the edge: tokens, their rate, and TLS."""
+"""Access to the public listener: tokens, their rate, and TLS."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ class RefusalLog:
     def tick(self) -> None:
         """Begin another second."""
         if self._lines > limits.REFUSALS_LOGGED:
-            logger.warning("%d refusals were not logged", self._lines - limits.REFUSALS_LOGGED)
+            logger.warning("%d rejections were not logged", self._lines - limits.REFUSALS_LOGGED)
         self._lines = 0
 
 
 class Guard:
-    """Decides over the requests of one worker's edge.
+    """Decides over the requests of one worker's public listener.
 
     Args:
         rate: Requests that a token may send in a second.
@@ -158,7 +158,8 @@ def tls(pem: str) -> ssl.SSLContext:
         pem: Both.
 
     Raises:
-        SettingError: They do not belong together, or want a password.
+        SettingError: They do not belong together, or want a password; or there is no room for a
+            temporary file.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -166,10 +167,16 @@ def tls(pem: str) -> ssl.SSLContext:
     try:
         with _file_of(pem) as path:
             context.load_cert_chain(path, password="")
-    except (OSError, ValueError) as error:
+    except (ssl.SSLError, ValueError) as error:
         raise SettingError(
             f"FLIP_TLS_CERT and FLIP_TLS_KEY: {error}",
             "a certificate and its private key, PEM, without a password",
+        ) from error
+    except OSError as error:
+        raise SettingError(
+            f"OpenSSL reads certificates from files, and none can be written: {error.strerror}",
+            f"room for {len(pem)} bytes",
+            "see `ulimit -f` and `df`",
         ) from error
     return context
 

@@ -19,6 +19,7 @@ from diagonalflip.errors import InternalError, ServerOverloaded
 from diagonalflip.message import Request, Response
 from worker import limits
 from worker.guard import Guard
+from worker.hosts import Hosts
 from worker.metrics import Metrics
 from worker.shares import Shares
 
@@ -55,7 +56,7 @@ class Lifecycle:
     """Takes the requests of all clients of a worker through their life.
 
     Args:
-        route: Sets verb and service of a request, or returns the response that is known by its
+        route: Sets operation and service of a request, or returns the response that is known by its
             head.
         metrics: Observes every request that has a response.
 
@@ -74,11 +75,14 @@ class Lifecycle:
         self._spin_until = 0.0
         self.held = Shares()
 
-    def admit(self, request: Request, guard: Guard | None) -> None:
+    def admit(self, request: Request, hosts: Hosts, guard: Guard | None) -> None:
         """Decide by its head: it has a response now, or its body is wanted."""
         request.arrived = perf_counter()
         try:
-            if request.path == "*" and request.method == "OPTIONS":
+            misdirected = hosts.refusal(request.headers.get("host"))
+            if misdirected is not None:
+                request.response = request.refusal(misdirected)
+            elif request.path == "*" and request.method == "OPTIONS":
                 request.response = Response(b"", "", headers=OPTIONS)
             elif guard is None or guard.admits(request):
                 request.response = self._route(request)
@@ -122,7 +126,7 @@ class Lifecycle:
 
     @property
     def _is_much_held(self) -> bool:
-        """False while there is room for everybody: half of a door's share, if there are two."""
+        """False while there is room for everybody: half of a listener's share, if there are two."""
         return self.held.total > limits.HELD_BYTES >> 2
 
     def _schedule(self) -> None:
@@ -148,7 +152,7 @@ class Lifecycle:
         self._predict(batch)
         self._send(batch)
         self._in_batch = False
-        asked = [request for request in batch if request.transport.door]
+        asked = [request for request in batch if request.transport.listener]
         if asked:  # once the responses have left, which the event loop does after this
             asyncio.get_running_loop().call_soon(self.observe, asked, started, perf_counter())
         return len(batch)

@@ -34,17 +34,17 @@ QUEUED_IMAGES = 1 << 26
 """Maximum predictions that wait: seconds of work. A request beyond is answered 503, undecoded."""
 
 HELD_BYTES = 1 << 28
-"""Maximum bytes of bodies and unread answers per worker, shared by its doors (worker/shares.py);
-requests beyond are answered 503."""
+"""Maximum bytes of bodies and unread answers per worker, shared by its listeners; requests
+beyond are answered 503 (worker/shares.py)."""
 
 UNSENT_BYTES = 1 << 15
 """Unread bytes from which a client's answers are counted, and no more is read from it."""
 
 CONNECTIONS_OF_AN_ADDRESS = 2048
-"""At the edge, half of all: no single client can take every connection."""
+"""At the public listener, half of all: no single client can take every connection."""
 
 REFUSALS_LOGGED = 10
-"""Per second: anybody can cause refusals, so the log is bounded."""
+"""Per second: anybody can cause rejections, so the log is bounded."""
 
 HANDSHAKE_S = 10.0
 IDLE_S = 75.0

@@ -11,8 +11,8 @@ import logging
 import socket
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import InitVar, dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -20,8 +20,9 @@ from diagonalflip.message import Common, Request, Response
 from worker import limits
 from worker.connection import Connection
 from worker.guard import Guard
+from worker.hosts import Hosts, is_this_host
 from worker.lifecycle import Lifecycle
-from worker.metrics import EDGE, Metrics
+from worker.metrics import PUBLIC, Metrics
 from worker.tls import Tls
 
 logger = logging.getLogger(__name__)
@@ -32,17 +33,26 @@ CONNECTIONS_PER_ACCEPT = 16
 DRAIN_POLL_S = 0.02
 
 
-@dataclass(frozen=True)
-class Door:
+@dataclass(eq=False)
+class Listener:
     """A listening socket for clients.
 
     Attributes:
         name: For metrics.
-        listener: A socket that listens, and does not block.
+        sock: That listens, and does not block.
+        allowed: Names in ``Host`` that it takes, besides those that ``Hosts`` takes anyway.
+        hosts: What it takes.
     """
 
     name: str
-    listener: socket.socket
+    sock: socket.socket
+    allowed: InitVar[Iterable[str]] = ()
+    hosts: Hosts = field(init=False)
+
+    def __post_init__(self, allowed: Iterable[str]) -> None:
+        """Find out whether others may reach it; a proxy may stand before the public one."""
+        is_public = self.name == PUBLIC or not is_this_host(self.sock.getsockname()[0])
+        self.hosts = Hosts(allowed, is_public=is_public)
 
 
 class HttpServer(ABC):
@@ -50,7 +60,7 @@ class HttpServer(ABC):
 
     Args:
         metrics: Takes what happens.
-        guard: Of the edge, if there is one.
+        guard: Of the public listener, if there is one.
     """
 
     def __init__(self, metrics: Metrics, guard: Guard | None = None) -> None:
@@ -63,30 +73,30 @@ class HttpServer(ABC):
         self._begins: dict[tuple[int, Common], str] = {}  # of responses' heads, for a second
         self._opening: set[asyncio.Task[None]] = set()
         self._handshakes: set[Tls] = set()
-        self._of_address: Counter[str] = Counter()  # connections of the edge's clients
+        self._of_address: Counter[str] = Counter()  # connections of the public listener's clients
 
     @abstractmethod
     def route(self, request: Request) -> Response | None:
-        """Set verb and service of a request; or return the response that its head suffices for."""
+        """Set operation and service of a request; or return the response, if its head suffices."""
 
-    async def serve(self, doors: Sequence[Door], opened: Callable[[], None]) -> None:
-        """Serves until ``end``, and closes the doors then.
+    async def serve(self, listeners: Sequence[Listener], opened: Callable[[], None]) -> None:
+        """Serves until ``end``, and closes the listeners then.
 
         Args:
-            doors: Where clients come.
+            listeners: Where clients come.
             opened: Called without arguments, once they are answered.
         """
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        self._doors = list(doors)
-        self.lifecycle.held.count = len(doors)
-        for door in self._doors:
-            self._listen(door)
+        self._listeners = list(listeners)
+        self.lifecycle.held.count = len(listeners)
+        for listener in self._listeners:
+            self._listen(listener)
         self._every_second()
         opened()
         await self._ended.wait()
-        for door in self._doors:
-            self._close(door)
+        for listener in self._listeners:
+            self._close(listener)
         for connection in list(self.connections):
             connection.abort()
 
@@ -95,16 +105,16 @@ class HttpServer(ABC):
         self._loop.call_soon_threadsafe(self._ended.set)
 
     async def drain(self) -> None:
-        """Closes the doors for clients, and returns when all who came in have been answered.
+        """Closes the listeners for clients, and returns when all who came in have been answered.
 
         Each is answered with ``Connection: close``; who asks nothing is let go after a moment.
         """
         self.draining = True
-        for door in self._doors[:]:
-            while self._accept(door):
+        for listener in self._listeners[:]:
+            while self._accept(listener):
                 pass  # a client that waits to be accepted would be reset
-            self._doors.remove(door)
-            self._close(door)
+            self._listeners.remove(listener)
+            self._close(listener)
         await asyncio.gather(*self._opening, return_exceptions=True)
         for connection in self._guests():
             connection.expect()
@@ -139,15 +149,15 @@ class HttpServer(ABC):
     def tick(self) -> None:  # noqa: B027 - there may be nothing to do
         """Called every second."""
 
-    def _listen(self, door: Door) -> None:
-        if door in self._doors:
-            self._loop.add_reader(door.listener, self._accept, door)
+    def _listen(self, listener: Listener) -> None:
+        if listener in self._listeners:
+            self._loop.add_reader(listener.sock, self._accept, listener)
 
-    def _close(self, door: Door) -> None:
-        self._loop.remove_reader(door.listener)
-        door.listener.close()
+    def _close(self, listener: Listener) -> None:
+        self._loop.remove_reader(listener.sock)
+        listener.sock.close()
 
-    def _accept(self, door: Door) -> bool:
+    def _accept(self, listener: Listener) -> bool:
         """Accept some of those who wait; return whether more may.
 
         All workers accept from one socket. A worker that took all who wait would leave none to the
@@ -156,13 +166,13 @@ class HttpServer(ABC):
         """
         try:
             for _ in range(1 + len(self.connections) // CONNECTIONS_PER_ACCEPT):
-                accepted, address = door.listener.accept()
-                host = address[0] if door.name == EDGE else ""
+                accepted, address = listener.sock.accept()
+                host = address[0] if listener.name == PUBLIC else ""
                 if host and self._is_crowded(host):
                     accepted.close()
                     continue
                 accepted.setblocking(False)
-                connection = Connection(self, door.name, host)
+                connection = Connection(self, listener, host)
                 if host:
                     self._of_address[host] += 1
                 opening = self._loop.create_task(self._open(connection, accepted))
@@ -172,8 +182,8 @@ class HttpServer(ABC):
             return False
         except OSError:
             logger.exception("no further client for a second")
-            self._loop.remove_reader(door.listener)
-            self._loop.call_later(1.0, self._listen, door)
+            self._loop.remove_reader(listener.sock)
+            self._loop.call_later(1.0, self._listen, listener)
             return False
         return True
 
@@ -186,7 +196,7 @@ class HttpServer(ABC):
     async def _open(self, connection: Connection, accepted: socket.socket) -> None:
         protocol: asyncio.Protocol = connection
         context = self.guard.context if self.guard is not None else None
-        if context is not None and connection.door == EDGE:
+        if context is not None and connection.listener == PUBLIC:
             protocol = tls = Tls(connection, context, self._settled)
             self._handshakes.add(tls)
         try:
@@ -218,7 +228,7 @@ class HttpServer(ABC):
         for connection in list(self.connections):
             if connection.deadline is not None and connection.deadline < now:
                 connection.expire()
-            elif held.is_short(connection.door) and _is_deaf(connection, now):
+            elif held.is_short(connection.listener) and _is_deaf(connection, now):
                 connection.abort()  # or deaf clients would take the room of all
         self.tick()
 

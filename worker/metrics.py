@@ -19,12 +19,12 @@ import numpy as np
 import psutil
 
 from diagonalflip.errors import KINDS
-from diagonalflip.message import Request, Response, Verb, Work
+from diagonalflip.message import Operation, Request, Response, Work
 from diagonalflip.wire import FORMS
 from worker.histogram import Histogram
 
-FRONT, EDGE = "http", "edge"
-"""Doors by which requests come in."""
+HTTP, PUBLIC = "http", "public"
+"""Listeners by which requests come in."""
 
 SECONDS = [round(25e-6 * 2**step, 7) for step in range(20)]
 """Bounds of times: a lone request takes 100 us, a batch under load some ms, overload seconds."""
@@ -57,10 +57,10 @@ class Metrics:
         device_bytes: How much memory of a GPU is taken; None without one.
 
     Attributes:
-        held_bytes, queued_images: As they are now.
-        refusals: How many, by code.
+        buffered_bytes, queued_images: As they are now.
+        rejected: How many, by code.
         watchers: Receivers of every batch as well.
-        connections: How many are open, by door.
+        connections: How many are open, by listener.
         failed_handshakes: Of TLS.
         recent: Between the last two folds: requests and images per second, requests per batch,
             p50 and p99 of durations.
@@ -76,19 +76,19 @@ class Metrics:
         self._durations: dict[tuple[str, str, int], Histogram] = defaultdict(
             lambda: Histogram(SECONDS)
         )
-        for key in itertools.product((FRONT, EDGE), Verb, [int(HTTPStatus.OK)]):
+        for key in itertools.product((HTTP, PUBLIC), Operation, [int(HTTPStatus.OK)]):
             self._durations[key]
         self._queue, self._decode, self._forward, self._encode = (
             Histogram(SECONDS) for _ in range(4)
         )
         self._batch_images, self._batch_requests = Histogram(IMAGES), Histogram(REQUESTS)
         self._images: Counter[str] = Counter(dict.fromkeys(FORMS.values(), 0))
-        self.refusals: Counter[str] = Counter(
+        self.rejected: Counter[str] = Counter(
             {code: 0 for code, kind in KINDS.items() if kind.status}
         )
         self._busy_s = 0.0
         self.watchers: list[Watcher] = []
-        self.held_bytes = self.queued_images = self.failed_handshakes = 0
+        self.buffered_bytes = self.queued_images = self.failed_handshakes = 0
         self.connections: Counter[str] = Counter()
         self.recent: dict[str, float] = {}
         self._folded_at = perf_counter()
@@ -106,10 +106,10 @@ class Metrics:
         for request in requests:
             response = cast("Response", request.response)
             if response.code:
-                self.refusals[response.code] += 1
-            if request.verb is None:  # nothing was asked of the model
+                self.rejected[response.code] += 1
+            if request.operation is None:  # nothing was asked of the model
                 continue
-            if key != (new := (request.transport.door, request.verb, response.status)):
+            if key != (new := (request.transport.listener, request.operation, response.status)):
                 key, duration = new, self._durations[new]
             seconds = finished - request.arrived
             duration.add(seconds)
@@ -153,7 +153,7 @@ class Metrics:
             "batch_images": self._batch_images.state(),
             "batch_requests": self._batch_requests.state(),
             "busy_seconds": self._busy_s,
-            "held_bytes": self.held_bytes,
+            "buffered_bytes": self.buffered_bytes,
             "queued_images": self.queued_images,
             "failed_handshakes": self.failed_handshakes,
             "resident_memory_bytes": psutil.Process().memory_info().rss,
@@ -166,12 +166,14 @@ class Metrics:
             "recent": self.recent,
             "families": {
                 "request_duration_seconds": [
-                    ([door, verb, str(status)], histogram.state())
-                    for (door, verb, status), histogram in self._durations.items()
+                    ([listener, operation, str(status)], histogram.state())
+                    for (listener, operation, status), histogram in self._durations.items()
                 ],
                 "images": [([form], count) for form, count in self._images.items()],
-                "refusals": [([code], count) for code, count in self.refusals.items()],
-                "connections": [([door], count) for door, count in self.connections.items()],
+                "rejected": [([code], count) for code, count in self.rejected.items()],
+                "connections": [
+                    ([listener], count) for listener, count in self.connections.items()
+                ],
                 **{name: [([], value)] for name, value in alone.items()},
             },
         }

@@ -29,7 +29,7 @@ HOST = re.compile(rf"{_NAME}?(:\d*)?", re.ASCII)
 """A name or address, and a port (RFC 9110, section 7.2)."""
 
 TARGET = re.compile(
-    rf"(?:https?://{_NAME}(?::\d*)?(?=[/?]|\Z)|(?=/|\*\Z))([^?#]*)(?:\?[^#]*)?",
+    rf"(?:https?://({_NAME}(?::\d*)?)(?=[/?]|\Z)|(?=/|\*\Z))([^?#]*)(?:\?[^#]*)?",
     re.ASCII | re.IGNORECASE,
 )
 """A path, or a URL with a host, or ``*``; no fragment (RFC 9112, section 3.2)."""
@@ -66,7 +66,7 @@ class Receiver(Protocol):
 
         Args:
             method: In upper case.
-            path: As ``path_of`` has it.
+            path: As ``read_target`` has it.
             headers: By lower-case name; of all requests with that head, so only to be read.
         """
 
@@ -163,7 +163,7 @@ class Parser:
     def path(self) -> str:
         """Path of the request whose head has begun; empty if there is none that can be read."""
         try:
-            return path_of(self._url) if self._in_head else ""
+            return read_target(self._url)[1] if self._in_head else ""
         except InvalidRequest:
             return ""
 
@@ -215,7 +215,9 @@ class Parser:
         self._in_head = False
         if llhttp.should_upgrade():
             return
-        self._path = path_of(self._url)
+        host, self._path = read_target(self._url)
+        if host:  # it counts, and not the header (RFC 9112, section 3.2.2)
+            headers["host"] = host
         self._is_admitted = self._receiver.admit(self._method, self._path, headers)
         if not self._is_admitted:
             return
@@ -370,10 +372,11 @@ def lower(name: bytes) -> str:
 
 
 @lru_cache(maxsize=256)
-def path_of(target: bytes) -> str:
-    """The path of a request's target in any of its forms (RFC 9112, section 3.2), decoded.
+def read_target(target: bytes) -> tuple[str, str]:
+    """Return host and path of a request's target in any of its forms (RFC 9112, section 3.2).
 
-    Without its query, and without a slash at its end, which TorchServe's port ignores as well.
+    The host is empty but in a URL. The path is decoded, without its query, and without a slash at
+    its end, which TorchServe's port ignores as well.
 
     Raises:
         InvalidRequest: It has none of these forms.
@@ -382,4 +385,4 @@ def path_of(target: bytes) -> str:
     parts = TARGET.fullmatch(told)
     if parts is None:
         raise InvalidRequest(f"target {told[:100]!r}", "a path, or a URL with a host")
-    return unquote(parts[1]).rstrip("/") or "/"
+    return parts[1] or "", unquote(parts[2]).rstrip("/") or "/"

@@ -15,11 +15,11 @@ from typing import Any, cast
 import numpy as np
 
 from diagonalflip.errors import MethodNotAllowed, ModelNotFound
-from diagonalflip.message import Request, Response, Verb, v2_paths, verbs
+from diagonalflip.message import Operation, Request, Response, operations, v2_paths
 from diagonalflip.wire import JSON, MODEL, OCTETS, pack
 from worker.guard import HEALTH, Guard
 from worker.listener import HttpServer
-from worker.metrics import EDGE, FRONT, Metrics
+from worker.metrics import HTTP, PUBLIC, Metrics
 from worker.models import Served
 
 CALLS = ("GET", "HEAD", "POST", "PUT")
@@ -41,7 +41,7 @@ class HealthCheck:
         done: Takes the answers.
     """
 
-    door, lost, has_room = "", False, True
+    listener, lost, has_room = "", False, True
 
     def __init__(self, services: Mapping[str, Any], done: Callable[[Answers], None]) -> None:
         self._versions = {service: version for version, service in services.items()}
@@ -74,7 +74,7 @@ class WorkerServer(HttpServer):
         served: The versions of the model; their services are called in the event loop's thread.
         metrics: Takes what happens.
         pages: Answers that are known, by path.
-        guard: Of the edge, if there is one.
+        guard: Of the public listener, if there is one.
         publish: Takes all measurements, every second.
 
     Attributes:
@@ -104,7 +104,7 @@ class WorkerServer(HttpServer):
         self.served = served
         self._canary = served.services.get(served.canary or "")
         self._turn = 0
-        self._verbs: dict[str, tuple[Verb, Any]] = {}
+        self._operations: dict[str, tuple[Operation, Any]] = {}
         self._pages = dict(self._known)
         self._health = {"/ping", "/v2/health/ready"}
         self._public = set(HEALTH)
@@ -112,7 +112,9 @@ class WorkerServer(HttpServer):
             version = name or served.default
             service = served.services[version]
             answers = None if not name and self._canary is not None else service
-            self._verbs |= {path: (verb, answers) for path, verb in verbs(name).items()}
+            self._operations |= {
+                path: (operation, answers) for path, operation in operations(name).items()
+            }
             others = [each for each in served.services if each != version]
             documents = service.documents([version, *others])
             self._public |= v2_paths(name).keys()
@@ -128,20 +130,22 @@ class WorkerServer(HttpServer):
         check = HealthCheck(self.served.services, done)
         for service in self.served.services.values():
             headers = {"content-type": OCTETS}
-            request = Request(Verb.PREDICT, headers, ALL_IMAGES, service, transport=check)
+            request = Request(Operation.PREDICT, headers, ALL_IMAGES, service, transport=check)
             self.lifecycle.check(request)
 
     def route(self, request: Request) -> Response | None:
-        """Set verb and service of a request; or return the response that its head suffices for."""
+        """Set operation and service of a request; or return the response, if its head suffices."""
         method, path = request.method, request.path
-        known = self._verbs.get(path)
+        known = self._operations.get(path)
         if known is not None:
-            request.verb, service = known
+            request.operation, service = known
             request.service = service or self._chosen()
             return None if method in CALLS else unserved(request, CALLS)
         if path == "/status" and path not in self._pages:  # at most once a second
             self._pages[path] = self._status()
-        is_shown = request.transport.door != EDGE or path in self._public  # pages are for this host
+        is_shown = (
+            request.transport.listener != PUBLIC or path in self._public
+        )  # pages are for this host
         if not is_shown or (path not in self._health and path not in self._pages):
             return request.refusal(
                 ModelNotFound(
@@ -170,10 +174,10 @@ class WorkerServer(HttpServer):
             self.guard.tick()
         metrics = self.metrics
         metrics.fold()
-        metrics.held_bytes = self.lifecycle.held.total
+        metrics.buffered_bytes = self.lifecycle.held.total
         metrics.queued_images = self.lifecycle.queued_images
-        metrics.connections = Counter(dict.fromkeys((FRONT, EDGE), 0))
-        metrics.connections.update(connection.door for connection in self.connections)
+        metrics.connections = Counter(dict.fromkeys((HTTP, PUBLIC), 0))
+        metrics.connections.update(connection.listener for connection in self.connections)
         self._publish(metrics.state())
         self._pages.pop("/status", None)
 

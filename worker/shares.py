@@ -10,7 +10,7 @@ from worker import limits
 
 @dataclass(slots=True)
 class Share:
-    """Bytes of a door, or of a client.
+    """Bytes of a listener, or of a client.
 
     Attributes:
         held: How many.
@@ -20,35 +20,35 @@ class Share:
 
 
 class Shares:
-    """Bytes by door and client.
+    """Bytes by listener and client.
 
-    Each door has a share of its own, so that a flood at one leaves the other its room. While more
-    than half of it is in use, no client may have more than a quarter.
+    Each listener has a share of its own, so that a flood at one leaves the other its room. While
+    more than half of it is in use, no client may have more than a quarter.
 
     Attributes:
-        by_door: Of doors.
-        by_token: Of the edge's clients, which may have many connections.
-        count: How many doors share ``HELD_BYTES``.
+        by_listener: Of each listener.
+        by_token: Of the public listener's clients, which may have many connections.
+        count: How many listeners share ``HELD_BYTES``.
     """
 
     def __init__(self) -> None:
-        self.by_door: defaultdict[str, Share] = defaultdict(Share)
+        self.by_listener: defaultdict[str, Share] = defaultdict(Share)
         self.by_token: defaultdict[str, Share] = defaultdict(Share)
         self.count = 1
 
     @property
     def total(self) -> int:
-        """Bytes of all doors."""
+        """Bytes of all listeners."""
         total = 0
-        for share in self.by_door.values():
+        for share in self.by_listener.values():
             total += share.held
         return total
 
-    def is_full(self, door: Share, client: Share) -> bool:
+    def is_full(self, listener: Share, client: Share) -> bool:
         """Return whether the client has more than it may."""
         most = limits.HELD_BYTES // self.count
-        return door.held > most or (door.held > most // 2 and client.held > most // 4)
+        return listener.held > most or (listener.held > most // 2 and client.held > most // 4)
 
-    def is_short(self, door: str) -> bool:
-        """Return whether more than half of a door's share is in use."""
-        return self.by_door[door].held > limits.HELD_BYTES // self.count // 2
+    def is_short(self, listener: str) -> bool:
+        """Return whether more than half of a listener's share is in use."""
+        return self.by_listener[listener].held > limits.HELD_BYTES // self.count // 2

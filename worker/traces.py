@@ -46,12 +46,12 @@ class Traces:
         for request in requests:
             arrived, response = request.arrived, cast("Response", request.response)
             span = self._tracer.start_span(
-                str(request.verb),
+                str(request.operation),
                 context=self._callers.extract(request.headers),
                 kind=SpanKind.SERVER,
                 start_time=self._ns(arrived),
                 attributes={
-                    "flip.door": request.transport.door,
+                    "flip.listener": request.transport.listener,
                     "http.response.status_code": response.status,
                 },
             )

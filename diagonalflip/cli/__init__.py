@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -14,11 +15,33 @@ def main() -> None:
     """Runs the command and exits with one of the codes of ``diagonalflip.cli.exits``."""
     if status := _processor.main():
         sys.exit(status)
+    _open_streams()
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
         names = ", ".join(missing)
-        print(f"diagonalflip: {names} missing: pip install 'diagonalflip[cli]'", file=sys.stderr)
+        print(
+            f"diagonalflip: {names} missing: install diagonalflip with its extra cli",
+            file=sys.stderr,
+        )
         sys.exit(2)
     from diagonalflip.cli.app import app  # noqa: PLC0415 - only now is it known to import
 
     app(prog_name="diagonalflip")
+
+
+def _open_streams() -> None:
+    """Give each standard stream a descriptor, and text that no encoding can refuse.
+
+    A file that is opened later would take the number of one that is closed, and errors would be
+    written into it. What is read from a closed one or written to it fails; only errors are lost.
+    """
+    flags = os.O_WRONLY, os.O_RDONLY, os.O_WRONLY
+    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, flags[descriptor])
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for the process
+        if mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,8 +35,10 @@ class Commands(TyperGroup):
 
     def _status(self, *args: Any, **kwargs: Any) -> int:
         try:
-            status = super().main(*args, **kwargs) or ExitCode.OK
-            sys.stdout.flush()  # or a reader that has gone away is met only at exit
+            try:
+                status = super().main(*args, **kwargs) or ExitCode.OK
+            finally:
+                sys.stdout.flush()  # or a reader that has gone away is met only at exit
         except typer.Abort:
             status = ExitCode.INTERRUPTED
         except DiagonalFlipError as error:
@@ -47,7 +51,9 @@ class Commands(TyperGroup):
             complain(f"{error.format_message()} See --help.")
             return ExitCode.USAGE
         except OSError as error:
-            complain(error)
+            _point_stdout_nowhere()
+            is_closed = error.errno == errno.EBADF and error.filename is None
+            complain("standard input or output is closed" if is_closed else error)
             return ExitCode.USAGE
         if status == ExitCode.INTERRUPTED:
             complain("interrupted")
@@ -56,7 +62,8 @@ class Commands(TyperGroup):
 
 def _point_stdout_nowhere() -> None:
     """Keeps the interpreter from flushing, at its exit, into a pipe that no one reads."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError):  # it may be no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(

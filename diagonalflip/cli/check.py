@@ -37,10 +37,15 @@ def check(
     url: UrlArgument = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Check every promise of the wire contract against a deployment."""
-    with target_of(context).raw(url) as raw:
+    """Check every promise of the wire contract against a deployment.
+
+    The predictions of the vectors are version 1.0's. If the server has that version, it answers
+    them, whatever its default is.
+    """
+    target = target_of(context)
+    with target.raw(url) as raw:
         found = []
-        for verdict in verdicts(raw):
+        for verdict in verdicts(raw, target.version):
             found.append(verdict)
             if not as_json:
                 typer.echo(line_of(verdict))
@@ -54,8 +59,12 @@ def check(
         raise typer.Exit(ExitCode.REFUSED)
 
 
-def verdicts(raw: Raw) -> Iterator[Verdict]:
+def verdicts(raw: Raw, version: str | None = None) -> Iterator[Verdict]:
     """Checks everything, one after the other.
+
+    Args:
+        raw: The server.
+        version: Of the model; None is the server's default.
 
     Raises:
         UsageError: Pillow, which reads pictures, is missing.
@@ -65,13 +74,18 @@ def verdicts(raw: Raw) -> Iterator[Verdict]:
         from diagonalflip.cli import promises, vectors  # noqa: PLC0415 - they need Pillow
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"the package {error.name} is missing", "it", "run `pip install 'diagonalflip[cli]'`"
+            f"the package {error.name} is missing", "it", "install diagonalflip with its extra cli"
         ) from error
-    kit = promises.kit(raw)
+    kit = promises.kit(raw.of(version))
     for name, promise in promises.promises():
         yield _verdict("contract", name, partial(promise, kit))
+    if kit.version != vectors.VERSION:
+        version = vectors.VERSION
+    has_version = raw.of(version).post(b"", {}).status == 200
     for group, file, vector in vectors.vectors():
-        yield _verdict(group, vector["name"], partial(vectors.check, raw, file, vector))
+        if has_version or not vectors.has_predictions(vector):
+            judged = raw.of(version if has_version else None)
+            yield _verdict(group, vector["name"], partial(vectors.check, judged, file, vector))
 
 
 def line_of(verdict: Verdict) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from enum import IntEnum
 
 from diagonalflip.errors import (
@@ -47,4 +48,5 @@ def exit_code(error: DiagonalFlipError) -> ExitCode:
 
 def complain(text: object) -> None:
     """Says on stderr, in one line, what went wrong."""
-    print(f"diagonalflip: {' '.join(str(text).split())}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it, or it has no room
+        print(f"diagonalflip: {' '.join(str(text).split())}", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ from diagonalflip.errors import InsecureConnection
 
 DEFAULT_URL = "http://127.0.0.1:8083"
 
-Url = Annotated[str, typer.Argument(metavar="[URL]", help="The server's operations port.")]
+Url = Annotated[str, typer.Argument(metavar="[URL]", help="The server's admin port.")]
 Version = Annotated[str, typer.Argument(help="A version of the model store.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 

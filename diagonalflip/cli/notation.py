@@ -35,6 +35,10 @@ _RULES = (
 )
 
 
+BLOCKS, ASCII = "░█", ".#"
+"""To draw pixels 0 and 1 with."""
+
+
 def read_images(words: Iterable[str]) -> list[int]:
     """Image numbers, 0-15, of words; see ``READING``.
 
@@ -76,7 +80,8 @@ def draw(number: int, prediction: npt.NDArray[np.float32], blocks: str) -> str:
 def draw_flip(image: str, flip: str, blocks: str) -> str:
     """Two lines: an image and its flip, both given as four bits."""
     rows = []
-    for place, bits in ((0, f"{image} → {flip}"), (2, " " * 11)):
+    arrow = "->" if blocks == ASCII else "→"
+    for place, bits in ((0, f"{image} {arrow} {flip}"), (2, " " * (10 + len(arrow)))):
         drawn = [
             "".join(2 * blocks[int(b)] for b in each[place : place + 2]) for each in (image, flip)
         ]
@@ -85,9 +90,9 @@ def draw_flip(image: str, flip: str, blocks: str) -> str:
 
 
 def blocks_for(encoding: str | None) -> str:
-    """Characters to draw with that this encoding of stdout has."""
+    """Characters to draw with that this encoding of stdout has, and an arrow too."""
     try:
-        "░█".encode(encoding or "ascii")
+        f"{BLOCKS}→".encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return ".#"
-    return "░█"
+        return ASCII
+    return BLOCKS

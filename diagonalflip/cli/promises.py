@@ -36,11 +36,13 @@ class Kit:
         raw: The server.
         alone: Predictions of all images, each asked for alone, ``float32[16, 4]``.
         batch_invariant: Whether the server promises the same bits in every batch.
+        version: Of the model that answers.
     """
 
     raw: Raw
     alone: Rows
     batch_invariant: bool
+    version: str
 
     def compare(self, got: npt.NDArray[np.floating[Any]], numbers: npt.ArrayLike) -> None:
         """Compares predictions with those of the same images asked for alone.
@@ -70,7 +72,8 @@ class Kit:
 def kit(raw: Raw) -> Kit:
     """Ask for every image alone; what everything else is compared with."""
     alone = np.concatenate([rows(post(raw, [number]), 1) for number in range(16)])
-    return Kit(raw, alone, info(raw.post(b"", {})).batch_invariant)
+    told = info(raw.post(b"", {}))
+    return Kit(raw, alone, told.batch_invariant, told.version)
 
 
 def post(raw: Raw, numbers: npt.ArrayLike, **headers: str) -> Reply:

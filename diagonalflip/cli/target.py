@@ -16,6 +16,7 @@ from diagonalflip._endpoint import Endpoint, Reply
 from diagonalflip._transport import Transport
 from diagonalflip.cli.exits import UsageError
 from diagonalflip.client import Client
+from diagonalflip.message import operations
 from diagonalflip.wire import MODEL
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -28,17 +29,25 @@ UrlArgument = Annotated[
 
 
 class Raw:
-    """Single requests, for what the client hides: headers, forms of answers, refusals, pictures.
+    """Single requests, for what the client hides: headers, forms of answers, rejections, pictures.
 
     Args:
         url: Of the server, without a path of ours.
         transport: To it.
         deadline_s: Seconds until a request is given up.
+        version: Of the model; None asks the server's default.
     """
 
-    def __init__(self, url: str, transport: Transport, deadline_s: float) -> None:
+    def __init__(
+        self, url: str, transport: Transport, deadline_s: float, version: str | None = None
+    ) -> None:
         self.url = url
         self._transport, self._deadline_s = transport, deadline_s
+        self._paths = dict(zip(operations(), operations(version or ""), strict=True))
+
+    def of(self, version: str | None) -> Raw:
+        """The same server, asked for a version, or for its default."""
+        return Raw(self.url, self._transport, self._deadline_s, version)
 
     def __enter__(self) -> Self:
         return self
@@ -62,6 +71,8 @@ class Raw:
         # What is None here, requests leaves out instead of sending its own.
         sent = {"Accept": None, "Accept-Encoding": "identity"} | dict(headers)
         deadline = Deadline(self._deadline_s)
+        asked, mark, query = path.partition("?")
+        path = f"{self._paths.get(asked, asked)}{mark}{query}"
         return self._transport.send(
             self.url + path, body, sent, deadline, MOST_BYTES, method=method
         )

@@ -19,6 +19,9 @@ from diagonalflip.wire import JSON, MODEL
 
 Vector = Mapping[str, Any]
 FILES = ("predictions", "v2", "explanations")
+VERSION = "1.0"
+"""Of the model whose predictions the vectors have."""
+
 PROBLEM_MEMBERS = {"type", "title", "status", "detail", "code", "got", "expected"}
 ROUNDED = 0.5e-6
 """Largest rounding error of six decimals in the text table."""
@@ -31,6 +34,11 @@ def vectors() -> Iterator[tuple[str, Mapping[str, Any], Vector]]:
         file = json.loads(text)
         for vector in file["vectors"]:
             yield name, file, vector
+
+
+def has_predictions(vector: Vector) -> bool:
+    """Return whether a vector's response depends on the model's version."""
+    return bool(vector["response"]["status"] == 200)
 
 
 def ask(raw: Raw, file: Mapping[str, Any], vector: Vector, **headers: str) -> Reply:

@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from diagonalflip.message import Request, Response, Verb
+from diagonalflip.message import Operation, Request, Response
 from diagonalflip.wire import JSON
 from supervisor.ports import listen
 from tests.conftest import asynchronous
@@ -36,8 +36,8 @@ from worker import limits
 from worker.access import AccessLog
 from worker.guard import Guard
 from worker.lifecycle import Lifecycle
-from worker.listener import Door
-from worker.metrics import EDGE, FRONT, Metrics
+from worker.listener import Listener
+from worker.metrics import HTTP, PUBLIC, Metrics
 from worker.models import Served
 from worker.routes import ALL_IMAGES, Answers, WorkerServer
 
@@ -79,19 +79,19 @@ class Port:
     """A worker's HTTP in a thread of this process."""
 
     def __init__(
-        self, edge: socket.socket | None = None, publish: Callable[..., None] = lambda _: None
+        self, public: socket.socket | None = None, publish: Callable[..., None] = lambda _: None
     ) -> None:
         self.echo = Echo()
         self.metrics = Metrics()
         served = Served({"1.0": self.echo}, "1.0")
-        guard = Guard(10) if edge is not None else None
+        guard = Guard(10) if public is not None else None
         self.server = WorkerServer(served, self.metrics, pages={}, guard=guard, publish=publish)
         opened = Event()
-        doors = [Door(FRONT, listen(("127.0.0.1", 0)))]
-        self.number = doors[0].listener.getsockname()[1]
-        if edge is not None:
-            doors.append(Door(EDGE, edge))
-        serving = self.server.serve(doors, opened.set)
+        listeners = [Listener(HTTP, listen(("127.0.0.1", 0)), "*")]
+        self.number = listeners[0].sock.getsockname()[1]
+        if public is not None:
+            listeners.append(Listener(PUBLIC, public, "*"))
+        serving = self.server.serve(listeners, opened.set)
         self._thread = Thread(target=uvloop.run, args=(serving,))
         self._thread.start()
         assert opened.wait(10)
@@ -224,9 +224,9 @@ def test_no_batch_is_larger_than_it_may_be(port: Port, monkeypatch: pytest.Monke
 @asynchronous
 async def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
     echo, lifecycle = Echo(), queue_alone()
-    client = SimpleNamespace(lost=False, door=FRONT, reply=lambda _: None)
-    heavy = Request(Verb.PREDICT, {}, bytes(limits.HEAVY_IMAGES), echo, transport=client)
-    light = Request(Verb.PREDICT, {}, service=echo, transport=client)
+    client = SimpleNamespace(lost=False, listener=HTTP, reply=lambda _: None)
+    heavy = Request(Operation.PREDICT, {}, bytes(limits.HEAVY_IMAGES), echo, transport=client)
+    light = Request(Operation.PREDICT, {}, service=echo, transport=client)
     for request in (heavy, heavy, heavy, light, light):
         assert lifecycle.put(replace(request))
     for _ in range(4):  # a batch in each turn of the loop
@@ -333,8 +333,8 @@ def test_who_is_refused_by_the_head_is_told_before_the_body(port: Port, told: st
 
 
 def test_a_stranger_keeps_no_connection() -> None:
-    with listen(("127.0.0.1", 0)) as edge, contextlib.closing(Port(edge.dup())) as guarded:
-        with socket.create_connection(edge.getsockname(), timeout=30) as client:
+    with listen(("127.0.0.1", 0)) as public, contextlib.closing(Port(public.dup())) as guarded:
+        with socket.create_connection(public.getsockname(), timeout=30) as client:
             client.sendall(f"{POST}Content-Length: {1 << 25}\r\n\r\n".encode() + bytes(1000))
             response, _ = read(client)
             assert (response.status, response.headers["connection"]) == (401, "close")
@@ -475,7 +475,9 @@ def test_every_answer_is_a_line_of_the_access_log(port: Port, tmp_path: Path) ->
     lines = [
         line for line in lines if (line["method"], line["status"], line["request_id"]) != settling
     ]
-    assert [(line["status"], line["method"], line["path"], line["verb"]) for line in lines] == [
+    assert [
+        (line["status"], line["method"], line["path"], line["operation"]) for line in lines
+    ] == [
         (200, "POST", PATH, "predict"),
         (404, "GET", "/nowhere", ""),
         (405, "DELETE", PATH, "predict"),
@@ -487,7 +489,7 @@ def test_every_answer_is_a_line_of_the_access_log(port: Port, tmp_path: Path) ->
         (408, "POST", PATH, "predict"),
     ]
     assert [line["request_id"] for line in lines[:2]] == ["one", "two"]
-    assert all(0 <= line["ms"] < 60_000 and line["door"] == "http" for line in lines)
+    assert all(0 <= line["ms"] < 60_000 and line["listener"] == "http" for line in lines)
     assert lines[0]["bytes"] == 1
 
 
@@ -528,10 +530,10 @@ def test_explanations_are_marked_by_their_path_alone(port: Port) -> None:
         explained,
         post(b"").replace(b" HTTP", b"?explain=True HTTP"),
     )
-    assert [request.verb for request in port.echo.read_] == [
-        *([Verb.PREDICT] * 4),
-        Verb.EXPLAIN,
-        Verb.PREDICT,
+    assert [request.operation for request in port.echo.read_] == [
+        *([Operation.PREDICT] * 4),
+        Operation.EXPLAIN,
+        Operation.PREDICT,
     ]
 
 
@@ -553,7 +555,7 @@ def test_explanations_are_marked_by_their_path_alone(port: Port) -> None:
 def test_a_path_may_be_written_in_every_way(port: Port, target: str) -> None:
     request = post(b"a").replace(PATH.encode(), target.encode())
     assert port.ask(request)[0][1] == b"a"
-    assert port.echo.read_[-1].verb is Verb.PREDICT
+    assert port.echo.read_[-1].operation is Operation.PREDICT
 
 
 @pytest.mark.parametrize(
@@ -609,7 +611,7 @@ def test_a_health_check_waits_for_no_client(port: Port, monkeypatch: pytest.Monk
         assert answers.get(timeout=30)["1.0"]["predictions"] == ALL_IMAGES.hex()
         assert [read(first)[1], read(second)[1]] == [b"a", b"b"]
     assert [bytes(request.body) for request in port.echo.read_] == [b"a", ALL_IMAGES, b"b"]
-    assert port.metrics.refusals.total() == 0
+    assert port.metrics.rejected.total() == 0
 
 
 def test_a_health_check_gets_no_answer_where_clients_get_none(port: Port) -> None:
@@ -729,11 +731,11 @@ def test_while_memory_is_short_nobody_has_more_than_a_quarter(
         assert port.ask(post(b"b" * 200))[0][0].status == 200
 
 
-def test_a_flood_at_one_door_leaves_the_other_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_at_one_listener_leaves_the_other_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.limits.HELD_BYTES", 2000)
-    edge = listen(("127.0.0.1", 0))
-    address, known = edge.getsockname(), hashlib.sha256(b"t").hexdigest()
-    with contextlib.closing(Port(edge)) as port, contextlib.ExitStack() as opened:
+    public = listen(("127.0.0.1", 0))
+    address, known = public.getsockname(), hashlib.sha256(b"t").hexdigest()
+    with contextlib.closing(Port(public)) as port, contextlib.ExitStack() as opened:
         assert port.server.guard is not None
         port.server.guard.renew({known: "somebody"}, None)
         for _ in range(2):
@@ -908,8 +910,8 @@ async def test_who_has_hung_up_is_not_computed_for(
     echo, lifecycle = Echo(), queue_alone()
     replies: list[Request] = []
     for each in lost:
-        client = SimpleNamespace(lost=each, door=FRONT, reply=replies.append)
-        lifecycle.put(Request(Verb.PREDICT, {}, b"a", echo, transport=client))
+        client = SimpleNamespace(lost=each, listener=HTTP, reply=replies.append)
+        lifecycle.put(Request(Operation.PREDICT, {}, b"a", echo, transport=client))
     await asyncio.sleep(0)  # the batch runs in the next turn of the loop
     assert (len(replies), echo.batches) == (answered, [1] * answered)
     assert not caplog.records, "a batch of nobody is measured without complaint"
@@ -930,7 +932,7 @@ def test_what_happened_is_counted_once() -> None:
     }
     assert sum(families["queue_seconds"][0][1]["counts"]) == 2
     assert 0 < families["queue_seconds"][0][1]["sum"] < 30
-    refused = {code: count for [code], count in families["refusals"] if count}
+    refused = {code: count for [code], count in families["rejected"] if count}
     assert refused == {"model_not_found": 1}, "a probe is no request"
 
 
@@ -960,7 +962,7 @@ def test_measurements_that_cannot_be_sent_stop_nothing_else(
         dates = {port.ask(post(b"a"))[0][0].headers["date"]}
         while len(dates) < 3:  # the test's own time limit ends this
             dates.add(port.ask(post(b"a"))[0][0].headers["date"])
-    assert sent.get()["families"]["connections"] == [(["http"], 0), (["edge"], 0)]
+    assert sent.get()["families"]["connections"] == [(["http"], 0), (["public"], 0)]
 
 
 def test_all_who_had_come_are_answered_by_a_worker_that_drains() -> None:
@@ -1025,12 +1027,12 @@ def test_an_answer_that_cannot_be_written_ends_its_connection_alone(
     assert port.ask(post(b"after"))[0][1] == b"after"
 
 
-def test_an_address_takes_half_of_the_edge_and_no_other_door(
+def test_an_address_takes_half_of_the_edge_and_no_other_listener(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "CONNECTIONS_OF_AN_ADDRESS", 2)
-    edge = listen(("127.0.0.1", 0))
-    address = edge.getsockname()
+    public = listen(("127.0.0.1", 0))
+    address = public.getsockname()
     ping = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n"
 
     def answered() -> socket.socket | None:
@@ -1043,13 +1045,13 @@ def test_an_address_takes_half_of_the_edge_and_no_other_door(
         client.close()
         return None
 
-    with contextlib.closing(Port(edge)) as port, contextlib.ExitStack() as held:
+    with contextlib.closing(Port(public)) as port, contextlib.ExitStack() as held:
         clients = [answered(), answered()]
         assert None not in clients
         for client in clients[1:]:
             held.enter_context(client or socket.socket())
         assert answered() is None
-        assert port.ask(ping)[0][0].status == 200, "the front door is for others"
+        assert port.ask(ping)[0][0].status == 200, "the HTTP listener is for others"
         (clients[0] or socket.socket()).close()
         while (client := answered()) is None:
             pass  # its end is on its way; the test's own time limit ends this

@@ -147,7 +147,11 @@ def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
                 return [sys.executable, "-c", FAKE, *arguments]
 
             monkeypatch.setattr(Workers, "_command", command)
-        given: Any = {"workers": real or len(behaviours), "proof_s": 0.05, "log_dir": tmp_path}
+        given: Any = {
+            "workers": real or len(behaviours),
+            "health_check_interval_s": 0.05,
+            "log_dir": tmp_path,
+        }
         with listen(("127.0.0.1", 0)) as listener:
             team = Workers(Settings(**(given | settings)), {"port": listener})
             models = Models(versions, team.apply)
@@ -258,7 +262,7 @@ async def test_a_switch_is_prepared_by_all_before_any_shows_it(serve: Serve) -> 
 async def test_a_switch_that_one_worker_cannot_make_is_made_by_none(
     serve: Serve, behaviour: str, error: str
 ) -> None:
-    async with serve("right", behaviour, proof_s=60) as served:
+    async with serve("right", behaviour, health_check_interval_s=60) as served:
         await served.until_ready()
         before = served.workers.desired
         with pytest.raises(ArtifactError, match=error):
@@ -301,7 +305,7 @@ async def test_a_health_check_just_before_a_switch_is_no_reason_to_kill(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = Worker.commit
-    async with serve("right", "right", proof_s=60) as served:
+    async with serve("right", "right", health_check_interval_s=60) as served:
         await served.until_ready()
 
         async def commit(worker: Worker, desired: Any) -> None:
@@ -340,7 +344,7 @@ def connections(worker: Worker) -> int:
 
 @asynchronous
 async def test_workers_serve_from_one_socket_and_outlive_each_other(serve: Serve) -> None:
-    async with serve(real=2, proof_s=60) as served, AsyncExitStack() as opened:
+    async with serve(real=2, health_check_interval_s=60) as served, AsyncExitStack() as opened:
         first, second = await served.until_ready()
         await answering(served, "1.0")
         await served.models.make_default("2.0")
@@ -369,7 +373,7 @@ async def test_workers_serve_from_one_socket_and_outlive_each_other(serve: Serve
 
 @asynchronous
 async def test_a_worker_ends_with_its_channel(serve: Serve) -> None:
-    async with serve(real=1, proof_s=60) as served:
+    async with serve(real=1, health_check_interval_s=60) as served:
         (worker,) = await served.until_ready()
         worker.channel.close()
         await until(lambda: worker.process.returncode is not None)
@@ -379,12 +383,14 @@ async def test_a_worker_ends_with_its_channel(serve: Serve) -> None:
 
 @asynchronous
 async def test_workers_that_drain_answer_what_has_come_in(serve: Serve) -> None:
-    async with serve(real=2, proof_s=60) as served:
+    async with serve(real=2, health_check_interval_s=60) as served:
         there = await served.until_ready()
         begun = []
         for _ in range(8):
             reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-            writer.write(f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n".encode())
+            writer.write(
+                f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n".encode()
+            )
             begun.append((reader, writer))
         draining = asyncio.create_task(served.workers.drain(60))
         await asyncio.sleep(0)

@@ -58,6 +58,6 @@ def image_settings(entries: Any) -> Settings:
     )
 
 
-def stop_s(settings: Settings) -> int:
+def stop_timeout_s(settings: Settings) -> int:
     """Return the seconds that a stop may take."""
-    return settings.drain_s + settings.stop_s + SPARE_S
+    return settings.drain_s + settings.stop_timeout_s + SPARE_S

@@ -21,7 +21,7 @@ from tests.deploy.files import (
     load,
     needs_tools,
     run,
-    stop_s,
+    stop_timeout_s,
 )
 from worker.guard import HEALTH
 
@@ -81,7 +81,7 @@ def test_what_knative_refuses_would_be_noticed(change: Change, told: str) -> Non
 
 def test_there_is_time_to_drain() -> None:
     settings = image_settings(container()["env"])
-    assert knative.QUIET_S + stop_s(settings) < serverless()["timeout"]
+    assert knative.QUIET_S + stop_timeout_s(settings) < serverless()["timeout"]
 
 
 @needs_tools
@@ -90,7 +90,7 @@ def test_raw_is_the_same_without_what_only_knative_has() -> None:
     expected["metadata"]["annotations"][MODE] = "RawDeployment"
     del expected["spec"]["predictor"]["scaleMetric"], expected["spec"]["predictor"]["scaleTarget"]
     grace_s = service["spec"]["predictor"].pop("terminationGracePeriodSeconds")
-    assert stop_s(image_settings(container()["env"])) < grace_s
+    assert stop_timeout_s(image_settings(container()["env"])) < grace_s
     assert service == expected
 
 
@@ -100,7 +100,7 @@ def test_the_edge_has_the_port_that_requests_come_to() -> None:
     (port,) = own["ports"]
     for knative_sets in ({}, {"PORT": str(port["containerPort"])}):
         settings = image_settings(given | knative_sets)
-        assert port["containerPort"] == settings.edge_port
+        assert port["containerPort"] == settings.public_port
         assert settings.port == Settings().port
     taken = {getattr(settings, name) for name in Settings.ports()}
     assert not taken & knative.RESERVED_PORTS, "they share the pod's addresses"

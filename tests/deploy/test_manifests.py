@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from diagonalflip.message import Request
+from supervisor.admin import AdminServer, Health
 from supervisor.metrics import Page
-from supervisor.operations import Health, OperationsServer
 from supervisor.settings import PREFIX, Settings
 from supervisor.workers import RESULTS
 from tests.deploy.files import (
@@ -28,7 +28,7 @@ from tests.deploy.files import (
     load,
     needs_tools,
     run,
-    stop_s,
+    stop_timeout_s,
 )
 from worker.metrics import Metrics
 
@@ -114,14 +114,14 @@ def test_images_are_those_that_make_image_builds(overlay: str) -> None:
 def test_ports_are_those_that_the_service_listens_on() -> None:
     settings = Settings()
     ports = {entry["name"]: entry["containerPort"] for entry in pod()["containers"][0]["ports"]}
-    assert ports == {"https": settings.edge_port, "operations": settings.operations_port}
+    assert ports == {"https": settings.public_port, "operations": settings.admin_port}
     for service in base()["Service"]:
         assert {entry["targetPort"] for entry in service["spec"]["ports"]} <= ports.keys()
     rules = base()["NetworkPolicy"][0]["spec"]["ingress"]
     assert {port["port"] for rule in rules for port in rule["ports"]} == ports.keys()
-    assert rules[0].keys() == {"ports"}, "clients reach the edge"
+    assert rules[0].keys() == {"ports"}, "clients reach the public listener"
     assert rules[0]["ports"] == [{"port": "https"}]
-    assert rules[1]["from"], "not everyone reaches the operations port"
+    assert rules[1]["from"], "not everyone reaches the admin port"
     assert set(map(int, dockerfile(r"^EXPOSE (.*)$").split())) == set(ports.values())
 
 
@@ -158,7 +158,7 @@ def health() -> Health:
 
 
 def test_probes_ask_for_paths_that_are_there() -> None:
-    operations = OperationsServer(health(), None)
+    operations = AdminServer(health(), None)
     container = pod()["containers"][0]
     probes = [container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")]
     for probe in probes:
@@ -178,16 +178,16 @@ def test_there_is_time_to_drain() -> None:
     spec = pod()
     (container,) = spec["containers"]
     settings = image_settings(container["env"])
-    assert stop_s(settings) < spec["terminationGracePeriodSeconds"]
+    assert stop_timeout_s(settings) < spec["terminationGracePeriodSeconds"]
     assert "lifecycle" not in container, "its preStop would take of the same time"
     # Endpoints are told within the probe's period and its failures.
     readiness = container["readinessProbe"]
     assert readiness["periodSeconds"] * readiness["failureThreshold"] <= settings.drain_s
     grace = load(COMPOSE)["services"]["one"]["stop_grace_period"]
-    assert stop_s(image_settings({})) < int(grace.removesuffix("s"))
+    assert stop_timeout_s(image_settings({})) < int(grace.removesuffix("s"))
     unit = (ROOT / "deploy/systemd/diagonalflip.service").read_text()
     unit_stop_s = int(re.findall(r"^TimeoutStopSec=(\d+)", unit, re.MULTILINE)[0])
-    assert stop_s(Settings()) < unit_stop_s
+    assert stop_timeout_s(Settings()) < unit_stop_s
 
 
 def test_every_variable_is_a_setting_and_can_be_read() -> None:

@@ -175,8 +175,8 @@ def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "TLS_CERT": str(folder / "cert.pem"),
         "TLS_KEY": str(folder / "key.pem"),
         "WORKERS": "2",
-        "DEGRADED_S": "1",
-        "PROOF_S": "1",
+        "DEGRADED_AFTER_S": "1",
+        "HEALTH_CHECK_INTERVAL_S": "1",
         "TORCHSERVE": "1",
     }
     lie = folder / "lie"
@@ -216,7 +216,7 @@ def expressions() -> list[tuple[str, str]]:
 
 def ready(monitored: Monitored) -> bool:
     with contextlib.suppress(requests.RequestException):  # it may not have started yet
-        return bool(monitored.query("diagonalflip_workers_proven == 2"))
+        return bool(monitored.query("diagonalflip_workers_ready == 2"))
     return False
 
 
@@ -239,7 +239,7 @@ def test_every_panel_shows_something_and_waiting_is_counted(monitored: Monitored
     assert float(monitored.query(waiting)[0]["value"][1]) < 1
     headers = {"Authorization": f"Bearer {monitored.token}", "Content-Type": OCTETS}
     trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
-    for base in (monitored.server.edge, monitored.server.base):
+    for base in (monitored.server.public, monitored.server.base):
         answer = requests.post(
             base + PATH,
             b"\xb6",

@@ -13,7 +13,7 @@ from diagonalflip import AsyncClient, Client
 from tests.faults.fake_server import FakeServer, listening
 
 Call = Callable[..., Any]
-"""``call(url, verb, *arguments, **settings)``"""
+"""``call(url, operation, *arguments, **settings)``"""
 
 
 @pytest.fixture(scope="session")
@@ -22,22 +22,22 @@ def fake_url() -> Iterator[str]:
         yield url
 
 
-def call_sync(url: str, verb: str, *arguments: Any, **settings: Any) -> Any:
+def call_sync(url: str, operation: str, *arguments: Any, **settings: Any) -> Any:
     with Client(url, **settings) as client:
-        return getattr(client, verb)(*arguments)
+        return getattr(client, operation)(*arguments)
 
 
-def call_async(url: str, verb: str, *arguments: Any, **settings: Any) -> Any:
+def call_async(url: str, operation: str, *arguments: Any, **settings: Any) -> Any:
     async def call() -> Any:
         async with AsyncClient(url, **settings) as client:
-            return await getattr(client, verb)(*arguments)
+            return await getattr(client, operation)(*arguments)
 
     return asyncio.run(call())
 
 
 @pytest.fixture(params=[call_sync, call_async], ids=["Client", "AsyncClient"])
 def call(request: pytest.FixtureRequest) -> Call:
-    """Calls one verb of either client."""
+    """Calls one operation of either client."""
     function: Call = request.param
     return function
 

@@ -74,6 +74,18 @@ async def unspoilt(passing: Passing) -> bool:
     return True
 
 
+async def interim(passing: Passing) -> bool:
+    """Responses that come before the answer, then that."""
+    for told in (
+        b"100 Continue\r\n",
+        b"102 Processing\r\n",
+        b"103 Hints\r\nLink: </a>\r\n",
+        b"199 A\r\n",
+    ):
+        await passing.send(b"HTTP/1.1 " + told + b"\r\n")
+    return await unspoilt(passing)
+
+
 async def reset_before_request(passing: Passing) -> bool:
     passing.reset()
     return False

@@ -24,6 +24,7 @@ OCTETS = {"Content-Type": "application/octet-stream"}
 DIED = b'{"code": 500, "type": "InternalServerException", "message": "Worker died."}'
 BROKEN = b'{"code": 500, "type": "InternalServerException", "message": "Mismatched."}'
 OURS = b'{"code": "internal_error", "got": "a", "expected": "b", "action": "c"}'
+GATEWAYS = (408, 502, 504, *range(520, 525))
 PASSES = {
     "reset before the request": faults.reset_before_request,
     "reset after the request": faults.reset_after_request,
@@ -35,7 +36,7 @@ PASSES = {
     "worker died": instead(500, {}, DIED),
     "worker killed": instead(507, {}, DIED),
     "our own 500": instead(500, {"Content-Type": "application/problem+json"}, OURS),
-    "gateway": instead(502, {}, b"<html>"),
+    **{f"status {status}": instead(status, {}, b"<html>") for status in GATEWAYS},
 }
 NO_TIME = errors.DeadlineExceeded
 ENDS: dict[str, tuple[Fault, type[DiagonalFlipError]]] = {
@@ -77,6 +78,13 @@ def test_a_fault_that_passes_is_not_noticed(fake_url: str, call: Call, fault: Fa
     with fault_proxy(fake_url, fault, fault) as proxy:
         got = call(proxy.url, "predict", NUMBERS, deadline_s=30.0)
         assert proxy.requests == 3
+    assert np.array_equal(got, TABLE[NUMBERS])
+
+
+def test_interim_responses_are_no_answers(fake_url: str, call: Call) -> None:
+    with fault_proxy(fake_url, always=faults.interim) as proxy:
+        got = call(proxy.url, "predict", NUMBERS, images_per_request=4)
+        assert proxy.requests == 4
     assert np.array_equal(got, TABLE[NUMBERS])
 
 

@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import certifi
 import numpy as np
 import pytest
 
+from diagonalflip._endpoint import TRUST
 from diagonalflip.errors import ClientError, DeadlineExceeded
 from tests.faults.conftest import Call
 from tests.faults.fake_server import TABLE, FakeServer, listening
@@ -51,6 +53,21 @@ def test_a_known_certificate(url: str, call: Call, folder: Path) -> None:
     verify = str(folder / "cert.pem")
     got = call(url, "predict", numbers, verify=verify, images_per_request=100)
     assert np.array_equal(got, TABLE[numbers])
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_both_clients_trust_what_the_environment_names(
+    url: str, call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for each in TRUST:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, str(folder / "cert.pem"))
+    assert np.array_equal(call(url, "predict", [11]), TABLE[[11]])
+    with pytest.raises(ClientError, match="verify"):
+        call(url, "predict", [11], verify=certifi.where())
+    monkeypatch.setenv(name, str(folder / "nothing.pem"))
+    with pytest.raises(ClientError, match=f"{name}=.*nothing.pem"):
+        call(url, "predict", [11])
 
 
 def test_an_unknown_certificate_ends_at_once(url: str, call: Call) -> None:

@@ -11,13 +11,15 @@ from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from time import thread_time_ns
+from types import SimpleNamespace
 from typing import Any, cast
 
 from diagonalflip.message import Request, Response
 from diagonalflip.wire import MAX_BODY_BYTES
 from tests.fuzz.source import Execution, Source, repeat
 from worker.connection import Connection
-from worker.metrics import FRONT, Metrics
+from worker.hosts import Hosts
+from worker.metrics import HTTP, Metrics
 from worker.models import Served
 from worker.routes import WorkerServer
 
@@ -112,10 +114,11 @@ class Exchange:
         self.disturbed = False
         self._loop = Loop()
         self._server = WorkerServer(Served({"1.0": self}, "1.0"), METRICS, pages={})
-        self._connection = Connection(self._server, FRONT)
+        listener: Any = SimpleNamespace(name=HTTP, hosts=Hosts("a", is_public=False))
+        self._connection = Connection(self._server, listener)
         self._transport = Transport(self._connection, self._loop)
         _set_running_loop(cast("asyncio.AbstractEventLoop", self._loop))
-        refusals, started = METRICS.refusals.total(), thread_time_ns()
+        rejected, started = METRICS.rejected.total(), thread_time_ns()
         try:
             self._connection.connection_made(self._transport)
             self._feed(stream, cuts)
@@ -123,7 +126,7 @@ class Exchange:
         finally:
             _set_running_loop(None)
         self.ns = thread_time_ns() - started
-        self.refused = METRICS.refusals.total() > refusals
+        self.refused = METRICS.rejected.total() > rejected
         self._check()
 
     def documents(self, versions: Sequence[str]) -> dict[str, bytes]:

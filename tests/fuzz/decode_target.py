@@ -22,7 +22,7 @@ from flip_v2 import HEADER_LENGTH
 
 from diagonalflip import wire
 from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.message import Request, Verb
+from diagonalflip.message import Operation, Request
 from diagonalflip.wire import FORM, JSON, OCTETS, PACKED, PBM, PNG, TEXT
 from tests.fuzz.source import Execution, Source, header_bytes, repeat
 
@@ -153,7 +153,7 @@ class Decoders:
 
 
 def request(data: bytes) -> Request:
-    """A request as doors make it."""
+    """A request as listeners make it."""
     source = Source(data)
     flags = source.byte()
     values = {
@@ -181,8 +181,8 @@ def request(data: bytes) -> Request:
         if coding in ("gzip", "deflate"):
             body = gzip.compress(body) if coding == "gzip" else zlib.compress(body)
     headers = {name: value for name, value in values.items() if value is not None}
-    verb = Verb.EXPLAIN if flags & EXPLAIN else Verb.PREDICT
-    return Request(verb, headers, bytearray(body) if flags & ARRAY else body)
+    operation = Operation.EXPLAIN if flags & EXPLAIN else Operation.PREDICT
+    return Request(operation, headers, bytearray(body) if flags & ARRAY else body)
 
 
 def seed(

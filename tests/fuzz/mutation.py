@@ -9,7 +9,7 @@ LONGEST = 4096
 """Bytes of a mutant at most."""
 
 TELLING = (0, 1, 2, 15, 16, 35, 126, 127, 128, 192, 255)
-"""Bytes at the edge of something."""
+"""Bytes at the public listener of something."""
 
 
 def mutants(seeds: Sequence[bytes], tokens: Sequence[bytes], number: int) -> Iterator[bytes]:

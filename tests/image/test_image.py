@@ -120,7 +120,7 @@ class Container:
     def is_complete(self) -> bool:
         """Return whether all workers and TorchServe are ready; fail if the service is not."""
         told = json.loads(self.run("python", "docker/healthcheck.py"))
-        return bool(told["workers_proven"] == told["workers"] and told["torchserve"]["ready"])
+        return bool(told["workers_ready"] == told["workers"] and told["torchserve"]["ready"])
 
     def processes(self, word: str = "") -> dict[int, str]:
         """Return the states of processes by their ids: of all, or by a word of their command."""

@@ -46,9 +46,9 @@ class Server:
         process: ``python -m supervisor``.
         logs: Folder of its logs.
         printed: Lines that were read of what it prints.
-        url: Where it predicts: the front door.
-        edge: URL of the edge, if that is on.
-        operations: URL of the operations port.
+        url: Where it predicts: the HTTP listener.
+        public: URL of the public listener, if that is on.
+        operations: URL of the admin port.
         torchserve_url: Where TorchServe predicts, if that is on.
         grpc_port: Port of TorchServe's gRPC inference, on 127.0.0.1.
         is_torchserve: Whether ``url`` is TorchServe's.
@@ -58,7 +58,7 @@ class Server:
     logs: Path
     printed: list[str] = field(default_factory=list)
     url: str = ""
-    edge: str = ""
+    public: str = ""
     operations: str = ""
     torchserve_url: str = ""
     grpc_port: int = 0
@@ -92,7 +92,7 @@ class Server:
         return found
 
     def readiness(self) -> dict[str, Any]:
-        """Return the document of the operations port."""
+        """Return the document of the admin port."""
         told: dict[str, Any] = requests.get(f"{self.operations}/v2/health/ready", timeout=5).json()
         return told
 
@@ -183,7 +183,7 @@ def run_server(
     server = Server(process, logs)
     try:
         server.url = server.read_until("^http://").strip() + PATH
-        server.edge = server.read_until("").strip()
+        server.public = server.read_until("").strip()
         told = server.read_until("^Health and metrics: ")
         [server.operations] = re.findall(r"http://\S+(?=\.)", told)
         yield server.wait_for_torchserve() if settings.get("TORCHSERVE") == "1" else server
@@ -272,7 +272,7 @@ def oracle(artifacts: Path) -> Oracle:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Runs tests marked ``both_ports`` at the front door and on TorchServe's port."""
+    """Runs tests marked ``both_ports`` at the HTTP listener and on TorchServe's port."""
     if "server" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_ports"):
         metafunc.parametrize("server", ["front", "torchserve"], indirect=True)
 

@@ -1,4 +1,4 @@
-"""The proof that runs on GPU hosts also runs, and can fail, on this machine's CPU."""
+"""The check that runs on GPU hosts also runs, and can fail, on this machine's CPU."""
 
 from __future__ import annotations
 

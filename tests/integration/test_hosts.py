@@ -281,8 +281,10 @@ def test_a_clock_that_jumps_back_disturbs_nothing(
     subprocess.run([compiler, *options, str(source)], check=True)
     clock = folder / "clock"
     clock.write_text("0")
-    host = Host({"LD_PRELOAD": str(library), "CLOCK_FILE": str(clock), "PROOF_S": "1"})
-    passed = 'proofs_total{result="passed"'
+    host = Host(
+        {"LD_PRELOAD": str(library), "CLOCK_FILE": str(clock), "HEALTH_CHECK_INTERVAL_S": "1"}
+    )
+    passed = 'health_checks_total{result="passed"'
     with serving_there(host, artifacts, oracle, folder) as server:
         for process in server.workers:
             assert str(library) in Path(f"/proc/{process.pid}/maps").read_text()
@@ -346,7 +348,7 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
         while True:
             os.write(writer, b"\n")
     os.set_blocking(writer, True)
-    settings = {"LOG_FORMAT": "json", "STOP_S": "1"}
+    settings = {"LOG_FORMAT": "json", "STOP_TIMEOUT_S": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "supervisor"],
         cwd=ROOT,

@@ -151,10 +151,10 @@ def test_the_port_of_a_platform_is_listened_on(artifacts: Path, tmp_path: Path) 
     tokens.add(tmp_path / "tokens", "someone")
     for settings in ({}, {"TOKENS_FILE": str(tmp_path / "tokens")}):
         port = free_ports()
-        through = ["env", "-u", "FLIP_PORT", "-u", "FLIP_EDGE_PORT", f"PORT={port}"]
+        through = ["env", "-u", "FLIP_PORT", "-u", "FLIP_PUBLIC_PORT", f"PORT={port}"]
         through += ["FLIP_PORT=0"] if settings else []
         with run_server(artifacts, tmp_path, through=through, WORKERS="1", **settings) as server:
-            url = server.edge if settings else server.base
+            url = server.public if settings else server.base
             assert url == f"http://127.0.0.1:{port}"
             assert requests.get(f"{url}/v2/health/live", timeout=5).status_code == 200
 

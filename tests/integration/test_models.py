@@ -1,4 +1,4 @@
-"""Versions on one door: who answers what, how the default changes, and what is refused."""
+"""Versions on one listener: who answers what, how the default changes, and what is refused."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Operated:
     """A server whose versions an operator may change.
 
     Attributes:
-        front: URL of the front door.
-        url: Of the operations port.
+        front: URL of the HTTP listener.
+        url: Of the admin port.
         urls: Where it predicts.
         token: An operator's.
         store: The model store.
@@ -298,14 +298,14 @@ def test_a_new_version_is_loaded_and_made_default(both: Operated, third: Path) -
 
 
 def test_a_canary_gets_its_share_and_is_withdrawn_at_once(versions: Path) -> None:
-    """At the edge, as clients see it; the rest is answered by the default."""
+    """At the public listener, as clients see it; the rest is answered by the default."""
     token = tokens.add(versions.parent / "tokens", "client")
     settings = {"TOKENS_FILE": str(versions.parent / "tokens")}
     with operated(versions, **settings) as both, requests.Session() as session:
 
         def answered_by() -> Counter[str]:
             headers = HEADERS | {"Authorization": f"Bearer {token}"}
-            url = both.server.edge + PATH
+            url = both.server.public + PATH
             return Counter(
                 session.post(url, IMAGES, headers=headers, timeout=60).headers["Flip-Model-Version"]
                 for _ in range(100)

@@ -105,7 +105,7 @@ def test_every_request_is_a_line(artifacts: Path, tmp_path: Path) -> None:
         assert server.stop() == 0
     text = (tmp_path / "access-0.log").read_text()
     lines = [line for line in map(json.loads, text.splitlines()) if line["request_id"]]
-    named = ("door", "verb", "images", "status", "code")
+    named = ("listener", "operation", "images", "status", "code")
     assert [tuple(line[name] for name in named) for line in lines] == [
         ("http", "predict", 2, 200, ""),
         ("http", "predict", 0, 400, "empty_payload"),

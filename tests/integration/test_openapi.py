@@ -110,7 +110,7 @@ OF_TORCHSERVE = {
     ("modelConfig", "404"): NOTHING,
     ("modelReady", "404"): NOTHING,
 }
-# Reached on TorchServe's port while it has no worker, below; at the front door clients wait.
+# Reached on TorchServe's port while it has no worker, below; at the HTTP listener clients wait.
 WITHOUT_WORKER = {
     ("describe", "503"): NOTHING,
     ("predict", "503"): Request(),
@@ -163,7 +163,7 @@ def server_without_worker(
 ) -> Iterator[Server]:
     """TorchServe of a server of its own, whose worker has been taken away."""
     logs = tmp_path_factory.mktemp("logs")
-    with run_server(artifacts, logs, TORCHSERVE="1", PROOF_S="3600") as running:
+    with run_server(artifacts, logs, TORCHSERVE="1", HEALTH_CHECK_INTERVAL_S="3600") as running:
         command = running.java.cmdline()
         configuration = Path(command[command.index("-f") + 1]).read_text()
         [management] = re.findall(r"^management_address=(.+)$", configuration, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What breaks beside the workers that are left: the front door goes on, and the rest comes back."""
+"""What breaks beside the workers that are left: clients are served, and the rest comes back."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from supervisor import tokens
 from supervisor.settings import Settings
 from supervisor.torchserve_command import find_torchserve
 from tests.integration.conftest import PATH, Oracle, Server, changed_worker, run_server
-from tests.integration.test_edge import CERTIFICATE
 from tests.integration.test_predictions import assert_predicts, packed_request
+from tests.integration.test_public_listener import CERTIFICATE
 
 CLIENTS = 2
 ANSWER_S = 2.0
@@ -76,7 +76,7 @@ def kill_a_worker(server: Server, number: int = 0) -> None:
 
 def wait_for_all_workers(server: Server) -> None:
     """The test's own time limit ends this."""
-    while (told := server.readiness())["workers_proven"] < told["workers"]:
+    while (told := server.readiness())["workers_ready"] < told["workers"]:
         assert told["ready"]
 
 
@@ -92,7 +92,7 @@ def test_a_worker_that_cannot_start_again_keeps_nobody_waiting(
 ) -> None:
     marker = folder / "marker"
     through = changed_worker(tmp_path, BROKEN.format(marker=str(marker)))
-    settings = {"WORKERS": "2", "DEGRADED_S": "1"}
+    settings = {"WORKERS": "2", "DEGRADED_AFTER_S": "1"}
     with (
         run_server(artifacts, folder, through=through, **settings) as server,
         asking(server, oracle, lost=CLIENTS),
@@ -101,7 +101,7 @@ def test_a_worker_that_cannot_start_again_keeps_nobody_waiting(
         kill_a_worker(server, 1)
         while not (told := server.readiness())["degraded"]:
             assert told["ready"]
-        assert (told["ready"], told["workers_proven"], told["workers"]) == (True, 1, 2)
+        assert (told["ready"], told["workers_ready"], told["workers"]) == (True, 1, 2)
         assert server.metric("degraded") == 1
         server.read_until("worker 1 ended with status 1; starting another in")
         marker.unlink()
@@ -113,7 +113,12 @@ def test_a_worker_that_cannot_start_again_keeps_nobody_waiting(
 def test_all_temporary_files_may_be_deleted(artifacts: Path, oracle: Oracle, folder: Path) -> None:
     temporary = folder / "tmp"
     temporary.mkdir()
-    settings = {"TMPDIR": str(temporary), "TORCHSERVE": "1", "PROOF_S": "1", "WORKERS": "2"}
+    settings = {
+        "TMPDIR": str(temporary),
+        "TORCHSERVE": "1",
+        "HEALTH_CHECK_INTERVAL_S": "1",
+        "WORKERS": "2",
+    }
     with (
         run_server(artifacts, folder / "logs", **settings) as server,
         asking(server, oracle, lost=CLIENTS),
@@ -177,7 +182,7 @@ def test_it_starts_without_a_temporary_folder_that_has_room(
     through = ["unshare", "--mount", "sh", "-ec", script, "sh"]
     with run_server(artifacts, folder / "logs", through=through, **settings) as server:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": OCTETS}
-        url, trusted = f"{server.edge}{PATH}", str(folder / "cert.pem")
+        url, trusted = f"{server.public}{PATH}", str(folder / "cert.pem")
         assert requests.post(url, b"\xb6", headers=headers, verify=trusted, timeout=30).ok
         if limit == "short files":
             assert "Set TMPDIR" in server.read_until("TorchServe: ")
@@ -231,7 +236,7 @@ def test_a_collector_that_never_answers_delays_no_stop(artifacts: Path, tmp_path
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
             "OTEL_BSP_SCHEDULE_DELAY": "100",
             "OTEL_EXPORTER_OTLP_TIMEOUT": "",
-            "PROOF_S": "1",
+            "HEALTH_CHECK_INTERVAL_S": "1",
         }
         with run_server(artifacts, tmp_path, **settings) as server:
             for _ in range(16):

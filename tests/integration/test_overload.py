@@ -38,7 +38,7 @@ from diagonalflip.wire import (
 )
 from supervisor import tokens
 from tests.integration.conftest import PATH, Oracle, Server, run_server
-from tests.integration.test_edge import Edge, public
+from tests.integration.test_public_listener import PublicListener, public
 
 LIMIT_BYTES = 1 << 30
 """Of one worker, as docs/operations.md says."""
@@ -53,7 +53,7 @@ LARGEST = bytes(MAX_IMAGES // 2)
 
 def post(body: bytes, more: str = "", length: int | None = None) -> bytes:
     """A request with further header lines, which may announce more than it has."""
-    head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Type: {OCTETS}\r\n{more}"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {OCTETS}\r\n{more}"
     return f"{head}Content-Length: {length or len(body)}\r\n\r\n".encode() + body
 
 
@@ -208,7 +208,7 @@ def test_the_worst_mixture_at_the_edge_is_within_the_bound(artifacts: Path, tmp_
     line = f"Authorization: Bearer {deaf}\r\n"
     small = post(bytes(60_000), f"{line}Accept: {PACKED}\r\n")
     stranger = post(bytes(250_000), length=MAX_BODY_BYTES)
-    partial = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nx: ".encode() + b"x" * 250_000
+    partial = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nx: ".encode() + b"x" * 250_000
     statuses: Counter[int] = Counter()
     requests_ = worst_requests()
     done = threading.Event()
@@ -218,27 +218,27 @@ def test_the_worst_mixture_at_the_edge_is_within_the_bound(artifacts: Path, tmp_
         ExitStack() as opened,
     ):
         opened.callback(done.set)
-        edge = Edge(token, other, authority, server)
+        listener = PublicListener(token, other, authority, server)
         good = [
             pool.submit(ask_until, done, url, token, authority)
-            for url in (edge.url, server.url.partition("/predictions")[0])
+            for url in (listener.url, server.url.partition("/predictions")[0])
         ]
         for _ in range(STAYING):
-            connection = opened.enter_context(edge.connect())
+            connection = opened.enter_context(listener.connect())
             connection.sendall(small)
             assert connection.recv(12) == b"HTTP/1.1 200"
 
         def press(number: int) -> None:
             if number % 4 == 0:
                 path, headers, body = requests_[number // 4 % len(requests_)]
-                url = (edge.url + PATH).replace("predictions", path)
+                url = (listener.url + PATH).replace("predictions", path)
                 answer = requests.post(
                     url, data=body, headers=headers | bearer, timeout=300, verify=str(authority)
                 )
                 statuses[answer.status_code] += 1
                 return
             sent = (stranger, partial, post(LARGEST, line))[number % 4 - 1]
-            connection = opened.enter_context(edge.connect())
+            connection = opened.enter_context(listener.connect())
             with contextlib.suppress(OSError):  # it may be answered before it has sent all
                 connection.sendall(sent)
 

@@ -177,7 +177,7 @@ def content(response: requests.Response) -> Any:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_it_answers_as_the_front_door_does(stock: str, running: Server, name: str) -> None:
+def test_it_answers_as_the_http_listener_does(stock: str, running: Server, name: str) -> None:
     got, wanted = ask(stock, name), ask(running.base, name)
     assert (got.status_code, content(got)) == (wanted.status_code, content(wanted))
     for header in ("Flip-Images", "Flip-Model-Digest", "Flip-Model-Version"):

@@ -33,7 +33,7 @@ def client(server: Server) -> Iterator[Client]:
 
 
 def test_it_tells_of_itself(running: Server) -> None:
-    """All of V2 but TorchServe's part is the front door's."""
+    """All of V2 but TorchServe's part is the HTTP listener's."""
     with triton.InferenceServerClient(urlsplit(running.url).netloc) as client:
         assert client.is_server_live()
         assert client.is_server_ready()

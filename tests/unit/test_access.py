@@ -1,4 +1,4 @@
-"""The edge's files are followed, however they are replaced."""
+"""The public listener's files are followed, however they are replaced."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def with_tls() -> Results:
             for turn, figure in enumerate(row)
         )
     )
-    titles = {"asgi": "ASGI, bare", "edge-tls": "edge, TLS", "fastapi-tls": "FastAPI, TLS"}
+    titles = {"asgi": "ASGI, bare", "edge-tls": "public, TLS", "fastapi-tls": "FastAPI, TLS"}
     found.titles.update(titles | {"asgi-tls": "ASGI, TLS"})
     return Results(found.about, found.titles, ["front", "edge-tls"], found.slots, found.starts)
 
@@ -142,8 +142,8 @@ def test_servers_with_tls_are_compared_among_themselves() -> None:
 
 
 def test_a_run_of_servers_with_tls_alone_is_drawn(tmp_path: Path) -> None:
-    plot.draw(replace(with_tls(), titles={EDGE_TLS: "edge, TLS"}), tmp_path / "ratios.svg")
-    assert "edge, TLS" not in (tmp_path / "ratios.svg").read_text(encoding="utf-8")
+    plot.draw(replace(with_tls(), titles={EDGE_TLS: "public, TLS"}), tmp_path / "ratios.svg")
+    assert "public, TLS" not in (tmp_path / "ratios.svg").read_text(encoding="utf-8")
 
 
 def test_without_tls_nothing_is_said_of_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from diagonalflip.cli.inputs import PIECE_IMAGES
 from diagonalflip.cli.target import PREDICTIONS
+from tests.faults.fake_server import FakeServer, listening
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW_S = 120
@@ -55,6 +58,89 @@ def test_silence_is_code_3_within_the_deadline(
     stdout, stderr = process.communicate(timeout=SLOW_S)
     assert (process.returncode, stdout) == (3, b""), stderr
     assert stderr.count(b"\n") == 1
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with listening(FakeServer().serve) as url:
+        yield url
+
+
+BAD = ["--deadline-s 0.1 --url http://127.0.0.1:1 wait --timeout-s 0.1", "predict", "nonsense"]
+
+
+def through_a_shell(
+    words: str, streams: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = f"{sys.executable} -m diagonalflip.cli {words} {streams}"
+    return subprocess.run(
+        ["sh", "-c", command],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=SLOW_S,
+    )
+
+
+@pytest.mark.parametrize("words", ["info", "predict 11", "predict --as flips 11", "--help"])
+def test_output_that_is_closed_is_an_error(url: str, words: str) -> None:
+    done = through_a_shell(f"--url {url} {words}", ">&-")
+    assert done.returncode == 2
+    assert done.stderr == "diagonalflip: standard input or output is closed\n"
+
+
+@pytest.mark.parametrize("words", ["info", "predict 11", "--help"])
+def test_output_without_room_is_an_error(url: str, words: str) -> None:
+    done = through_a_shell(f"--url {url} {words}", ">/dev/full")
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", BAD)
+@pytest.mark.parametrize("streams", [">&-", "<&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_errors_are_the_same_with_closed_streams(words: str, streams: str) -> None:
+    done, usual = through_a_shell(words, streams), through_a_shell(words, "")
+    assert done.returncode == usual.returncode
+    assert done.stdout == ""
+    assert done.stderr == ("" if "2>&-" in streams else usual.stderr)
+
+
+@pytest.mark.parametrize("streams", ["", "<&-", "2>&-", ">&-", "<&- >&- 2>&-"])
+def test_no_word_of_ours_gets_into_a_file(url: str, tmp_path: Path, streams: str) -> None:
+    """A file that is opened takes the number of a closed stream."""
+    (tmp_path / "in.bin").write_bytes(bytes(PIECE_IMAGES))
+    work = f"--url {url} predict --input {tmp_path}/in.bin --output {tmp_path}/out.bin"
+    done = through_a_shell(work, streams)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "out.bin").stat().st_size == 2 * PIECE_IMAGES * 16
+    done = through_a_shell(f"{work} --count 7", streams)  # an error, and what was there stays
+    assert done.returncode == 2
+    assert (tmp_path / "out.bin").stat().st_size == 2 * PIECE_IMAGES * 16
+
+
+@pytest.mark.parametrize("output", ["-", "out.bin"])
+def test_input_that_is_closed_is_an_error(url: str, tmp_path: Path, output: str) -> None:
+    path = output if output == "-" else tmp_path / output
+    done = through_a_shell(f"--url {url} predict --input - --from packed --output {path}", "<&-")
+    assert done.returncode == 2
+    assert done.stderr == "diagonalflip: standard input or output is closed\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii", "utf-8"])
+@pytest.mark.parametrize(
+    "words", ["predict --as flips 11 6", "predict 11 6", "predict ümlaut", "--help"]
+)
+def test_any_encoding_of_the_output_will_do(url: str, words: str, encoding: str) -> None:
+    variables = {"PYTHONIOENCODING": encoding, "LC_ALL": "C.UTF-8"}
+    done = through_a_shell(f"--url {url} {words}", "", **variables)
+    assert done.returncode == (2 if "ü" in words else 0), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_token_is_sent(silent: tuple[socket.socket, str]) -> None:

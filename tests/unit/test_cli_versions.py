@@ -39,7 +39,7 @@ MODELS = {
 
 
 class Operations(BaseHTTPRequestHandler):
-    """An operations port that notes what it is asked, and answers as the test says."""
+    """An admin port that notes what it is asked, and answers as the test says."""
 
     url: str
     asked: list[tuple[str, str, str | None]]

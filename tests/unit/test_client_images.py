@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import array
+import mmap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,6 +191,93 @@ def test_an_array_of_any_library_is_read_as_an_array(kind: Any) -> None:
     pixels = to_pixels([11, 6, 9])
     for values in ([11, 6, 9], pixels, pixels.reshape(-1, 4)):
         assert unpack(to_images(kind(values))).tolist() == [11, 6, 9]
+
+
+def view(values: Any) -> memoryview:
+    return memoryview(values)
+
+
+def of_bytes(numbers: list[int]) -> Any:
+    """Packed images that lie in a file's memory."""
+    memory = mmap.mmap(-1, 1)
+    memory[:] = pack(numbers).packed
+    return memory
+
+
+@pytest.mark.parametrize(
+    ("images", "numbers"),
+    [
+        (view(PIXELS), list(range(16))),
+        (view(PIXELS.astype(bool)), list(range(16))),
+        (view(np.array([11, 6])), [11, 6]),
+        (view(np.array([11, 6], np.uint16)), [11, 6]),
+        (view(PIXELS)[::-1], list(range(15, -1, -1))),
+        (memoryview(b"\xb6"), [11, 6]),
+        (memoryview(b"\xb6\x00\xc0")[::2], [11, 6, 12, 0]),
+        (of_bytes([11, 6]), [11, 6]),
+        (array.array("q", [11, 6]), [11, 6]),
+        (array.array("B", [11, 6]), [11, 6]),
+        (np.ma.array([11, 6]), [11, 6]),
+        (np.ma.array(PIXELS[[11, 6]], mask=False), [11, 6]),
+    ],
+)
+def test_a_buffer_is_packed_only_if_it_is_one_of_plain_bytes(images: Any, numbers: Any) -> None:
+    assert unpack(to_images(images)).tolist() == numbers
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        *(PIXELS, np.array([11, 6]), view(np.array([182])), array.array("q", [182])),
+        *("b6", 182, [182], None, np.array([182.0]), np.zeros((1, 1), np.uint8)),
+    ],
+)
+def test_only_bytes_are_packed_images(packed: Any) -> None:
+    with pytest.raises(InvalidImage):
+        packed_images(packed)
+    with pytest.raises(InvalidImage):
+        list(chunks(iter([packed]), ChunkLimit(4)))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.ma.array([11, 6], mask=[False, True]),
+        np.ma.array(PIXELS, mask=PIXELS == 1),
+        [np.ma.array(PIXELS[11]), np.ma.array(PIXELS[6], mask=PIXELS[6] == 1)],
+        [np.ma.array([1, 0, 1, 1], mask=[False, False, False, True]), 6],
+        [11, np.ma.masked],
+    ],
+)
+def test_masked_images_are_refused(images: Any) -> None:
+    with pytest.raises(InvalidImage):
+        to_images(images)
+
+
+def test_an_open_file_is_refused_and_stays_usable(tmp_path: Path) -> None:
+    (tmp_path / "images").write_bytes(b"\xb6")
+    with (tmp_path / "images").open("rb") as file:
+        with pytest.raises(InvalidImage, match="predict_file"):
+            to_images(file)
+        assert file.read() == b"\xb6"
+
+
+def test_four_bit_integers_are_integers() -> None:
+    types = pytest.importorskip("ml_dtypes")
+    assert unpack(to_images(np.array([11, 6], types.uint4))).tolist() == [11, 6]
+    assert unpack(to_images(PIXELS.astype(types.int4))).tolist() == list(range(16))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[1, 0, np.int8(1), True], [0, 1, 1, 0]], dtype=object),
+        np.array([[[1, 0], [1, 1]], [[0, 1], [1, 0]]], dtype=object),
+        np.array([11, np.int64(6)], dtype=object),
+    ],
+)
+def test_integers_of_mixed_types_are_integers(values: Any) -> None:
+    assert unpack(to_images(Table(values))).tolist() == [11, 6]
 
 
 @pytest.mark.parametrize(

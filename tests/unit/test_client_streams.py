@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +20,10 @@ import pytest
 
 from diagonalflip import AsyncClient, Client
 from diagonalflip.errors import EmptyPayload, InvalidPadding
+from tests.conftest import ROOT
 from tests.faults.conftest import Call
 from tests.faults.fake_server import TABLE
-from tests.unit.test_client_verbs import NUMBERS, PACKED, call, server, url
+from tests.unit.test_client_operations import NUMBERS, PACKED, call, server, url
 
 __all__ = ["call", "server", "url"]  # fixtures
 
@@ -116,6 +121,108 @@ def test_a_file_that_failed_leaves_what_was_there(  # noqa: PLR0913, PLR0917
     with Client(url, images_per_request=100) as client, pytest.raises(error):
         client.predict_file(tmp_path / "images", tmp_path / "predictions", **options)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def written(url: str, output: Path) -> None:
+    """Predict into a file, and compare its content."""
+    with Client(url) as client:
+        client.predict_file(io.BytesIO(b"\xb6"), output)
+    assert output.read_bytes() == TABLE[[11, 6]].astype("<f4").tobytes()
+    assert not list(output.parent.glob("*.part"))
+
+
+def test_a_file_that_is_there_keeps_mode_owner_and_links(url: str, tmp_path: Path) -> None:
+    output = tmp_path / "predictions"
+    output.write_bytes(b"old")
+    output.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(output, 1234, 1235)
+    before = output.stat()
+    (tmp_path / "link").symlink_to(output)
+    written(url, tmp_path / "link")
+    after = output.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (
+        before.st_mode,
+        before.st_uid,
+        before.st_gid,
+    )
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("length", [245, 255])
+def test_a_name_may_be_as_long_as_the_system_lets_it(url: str, tmp_path: Path, length: int) -> None:
+    written(url, tmp_path / ("n" * length))
+
+
+def refused(url: str, output: Path) -> None:
+    """Try to write, and find that nothing was asked before that failed."""
+    source: Any = SimpleNamespace(read=lambda _: pytest.fail("this was read"))
+    with Client(url) as client, pytest.raises(OSError, match=r"\[Errno"):
+        client.predict_file(source, output)
+
+
+def test_what_cannot_be_written_is_known_before_the_work(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(url, tmp_path / ("n" * 256))
+    refused(url, tmp_path / "no such folder/predictions")
+    (tmp_path / "folder").mkdir()
+    real = Path.open
+
+    def read_only(self: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        if self.parent.name == "folder" and mode != "rb":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    refused(url, tmp_path / "folder/new")
+    (tmp_path / "folder/old").touch()
+    refused(url, tmp_path / "folder/old")
+
+
+def test_a_file_in_a_folder_that_cannot_be_written_is_written_over(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "predictions"
+    output.write_bytes(b"old" * 100)
+    real = Path.open
+
+    def no_new_files(self: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        if "x" in mode:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", no_new_files)
+    written(url, output)
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.EPERM])
+def test_a_file_that_cannot_be_replaced_is_written_over(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As one that is mounted: EBUSY."""
+
+    def busy(*_: object) -> None:
+        raise OSError(number, "cannot be replaced")
+
+    output = tmp_path / "predictions"
+    output.write_bytes(b"old" * 100)
+    monkeypatch.setattr(Path, "replace", busy)
+    written(url, output)
+
+
+def test_a_mounted_file_is_written_over(url: str, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    output, source = tmp_path / "predictions", tmp_path / "mounted"
+    output.write_bytes(b"old")
+    source.write_bytes(b"old")
+    code = "import io, sys; from diagonalflip import Client; "
+    code += "Client(sys.argv[1]).predict_file(io.BytesIO(bytes([0xb6])), sys.argv[2])"
+    script = f'mount --bind {source} {output} && exec "$@"'
+    words = ["unshare", "--mount", "sh", "-ec", script, "sh", sys.executable, "-c", code, url]
+    subprocess.run([*words, str(output)], check=True, cwd=ROOT)
+    assert source.read_bytes() == TABLE[[11, 6]].astype("<f4").tobytes()
 
 
 def test_devices_and_pipes_are_never_replaced(url: str, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_drawn_tree_is_the_real_one() -> None:
 
 
 def test_the_tree_is_not_empty() -> None:
-    assert len(KINDS) == 38
+    assert len(KINDS) == 39
 
 
 @pytest.mark.parametrize("field", ["code"])
@@ -87,7 +87,7 @@ def test_messages_are_sentences() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_what_may_pass_is_worth_repeating(kind: type[DiagonalFlipError]) -> None:
     passing = {errors.InternalError, errors.ConnectionFailed}
-    passing |= {errors.RateLimited, errors.ServerOverloaded}
+    passing |= {errors.RateLimited, errors.RequestTimeout, errors.ServerOverloaded}
     assert kind.retryable == (kind in passing)
 
 

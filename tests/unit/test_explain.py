@@ -12,7 +12,7 @@ from flip_engine import Engine, OnnxEngine
 from flip_model import Model
 
 from diagonalflip.errors import TooManyImages
-from diagonalflip.message import Request, Verb
+from diagonalflip.message import Operation, Request
 from diagonalflip.wire import MAX_EXPLAINED_IMAGES, pack, to_pixels
 from tests.conftest import ROOT
 
@@ -32,7 +32,7 @@ def engine(model: Model) -> Engine:
 
 def explain(engine: Engine, numbers: list[int], content_type: str = PACKED) -> list[dict[str, Any]]:
     headers = {"content-type": content_type}
-    job = flip_read.read(Request(Verb.EXPLAIN, headers, pack(numbers).packed), "1.0", "digest")
+    job = flip_read.read(Request(Operation.EXPLAIN, headers, pack(numbers).packed), "1.0", "digest")
     assert job is not None
     assert job.explains
     body, content_type, _ = job.write(*engine.predict([job.images]), WEIGHTS)

@@ -17,7 +17,7 @@ from diagonalflip.errors import (
     UnsupportedCoding,
     UnsupportedMediaType,
 )
-from diagonalflip.message import Request, Verb
+from diagonalflip.message import Operation, Request
 from diagonalflip.wire import FORMS, JSON, NPY, PACKED, PBM, PNG, SUFFIXES, TEXT, unpack
 from tests.unit.test_picture import plain_pbm_of, png_of, raw_pbm_of, sheet
 
@@ -127,7 +127,7 @@ def test_packed_images_may_begin_in_any_way(name: str, beginning: bytes) -> None
 
 @pytest.mark.parametrize("content", CONTENTS.values())
 def test_without_a_form_nobody_looks_at_the_content(content: bytes) -> None:
-    job = read(Request(Verb.PREDICT, {"content-type": OCTETS}, content), "", "")
+    job = read(Request(Operation.PREDICT, {"content-type": OCTETS}, content), "", "")
     assert job is not None
     assert job.images.packed == content
 
@@ -139,7 +139,7 @@ def test_without_a_form_nobody_looks_at_the_content(content: bytes) -> None:
 )
 def test_a_known_suffix_of_what_is_not_read_is_refused(suffix: str, declared: str) -> None:
     body = named(f"a.{suffix}", declared, b"\xb6" * 99)
-    request = Request(Verb.PREDICT, {"content-type": TYPE}, body)
+    request = Request(Operation.PREDICT, {"content-type": TYPE}, body)
     weigh(request)
     with pytest.raises(UnsupportedMediaType):
         read(request, "", "")
@@ -180,7 +180,7 @@ def test_a_file_that_is_encoded_within_the_form_is_refused(
 ) -> None:
     body = whole(form((f"{FILE}\r\n{header}: {value}", OCTETS, content)))
     headers = {"content-type": TYPE} | ({} if body[:2] == b"--" else {"content-encoding": "gzip"})
-    request = Request(Verb.PREDICT, headers, body)
+    request = Request(Operation.PREDICT, headers, body)
     assert weigh(request) == 1
     with pytest.raises(UnsupportedCoding, match=value):
         read(request, "", "")
@@ -200,7 +200,7 @@ def test_a_large_form_in_a_compression_is_read_as_a_small_one() -> None:
     for blanks in (0, 1 << 19):
         body = named("a.json", OCTETS, content % (b" " * blanks))
         headers = {"content-type": TYPE, "content-encoding": "gzip"}
-        request = Request(Verb.PREDICT, headers, gzip.compress(body))
+        request = Request(Operation.PREDICT, headers, gzip.compress(body))
         weigh(request)
         job = read(request, "1.0", "")
         assert job is not None
@@ -232,17 +232,17 @@ def test_other_forms_are_refused(content_type: str, body: bytes, message: str) -
 def test_behind_torchserve_the_one_part_with_a_type_is_the_body() -> None:
     headers = {"Content-Type": TYPE, "Host": "a", "data": {"content-type": OCTETS}}
     request = understand(headers, {"data": b"\xb6"})
-    assert request == Request(Verb.PREDICT, {"content-type": OCTETS, "host": "a"}, b"\xb6")
+    assert request == Request(Operation.PREDICT, {"content-type": OCTETS, "host": "a"}, b"\xb6")
     for kind in (JSON, PNG, PBM):
         assert understand(headers, {"data": CONTENTS[kind]}).headers["content-type"] == kind
     two = headers | {"more": {"content-type": OCTETS}}
     assert understand(two, {"data": b"\xb6", "more": b"\xb6"}).body == b""
 
 
-def test_the_verb_is_torchserves_mark_and_no_clients() -> None:
+def test_the_operation_is_torchserves_mark_and_no_clients() -> None:
     for name in ("Explain", "EXPLAIN"):
-        assert understand({name: "True", "explain": "False"}, {}).verb is Verb.PREDICT
-    assert understand({"Explain": "False", "explain": "True"}, {}).verb is Verb.EXPLAIN
+        assert understand({name: "True", "explain": "False"}, {}).operation is Operation.PREDICT
+    assert understand({"Explain": "False", "explain": "True"}, {}).operation is Operation.EXPLAIN
     assert "explain" not in understand({"Explain": "True"}, {}).headers
 
 

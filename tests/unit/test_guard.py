@@ -1,4 +1,4 @@
-"""The edge's tokens and rates, second by second."""
+"""The public listener's tokens and rates, second by second."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def test_refusals_fill_no_log(guard: Guard, caplog: pytest.LogCaptureFixture) ->
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2 * (limits.REFUSALS_LOGGED + 1)
     assert (
-        lines[limits.REFUSALS_LOGGED] == f"{1000 - limits.REFUSALS_LOGGED} refusals were not logged"
+        lines[limits.REFUSALS_LOGGED]
+        == f"{1000 - limits.REFUSALS_LOGGED} rejections were not logged"
     )
     assert json.loads(lines[0].removeprefix("refused: "))["path"] == "/a\nb"
     assert all("\n" not in line for line in lines)

@@ -1,4 +1,4 @@
-"""The image's health check asks where the operations port listens."""
+"""The image's health check asks where the admin port listens."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def serve() -> Iterator[Serve]:
 def check(host: str, port: int, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, SCRIPT],
-        env={"FLIP_OPERATIONS_HOST": host, "FLIP_OPERATIONS_PORT": str(port), **more},
+        env={"FLIP_ADMIN_HOST": host, "FLIP_ADMIN_PORT": str(port), **more},
         capture_output=True,
         text=True,
         check=False,

@@ -28,11 +28,11 @@ def test_picked_ports_are_free_in_a_row() -> None:
 def test_an_address_that_is_not_here_is_refused() -> None:
     with pytest.raises(OSError, match="assign"):
         free_ports(1, "192.0.2.1")
-    with pytest.raises(StartError, match=r"FLIP_OPERATIONS_HOST=192\.0\.2\.1 is no address"):
-        open_port("operations_port", Settings(operations_host="192.0.2.1"))
+    with pytest.raises(StartError, match=r"FLIP_ADMIN_HOST=192\.0\.2\.1 is no address"):
+        open_port("admin_port", Settings(admin_host="192.0.2.1"))
 
 
-@pytest.mark.parametrize("name", ["host", "operations_host"])
+@pytest.mark.parametrize("name", ["host", "admin_host"])
 @pytest.mark.parametrize("address", ["x86_64-conda-linux-gnu", "no.such.host.invalid", "a" * 64])
 def test_an_address_that_does_not_resolve_is_told_as_such(
     name: str, address: str, monkeypatch: pytest.MonkeyPatch
@@ -45,7 +45,7 @@ def test_an_address_that_does_not_resolve_is_told_as_such(
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::", "::1", "localhost"])
 def test_an_address_that_resolves_is_not_asked_for_more(address: str) -> None:
-    require_addresses(Settings(host=address, operations_host=address))
+    require_addresses(Settings(host=address, admin_host=address))
 
 
 def test_a_port_that_only_root_may_open_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,11 +66,11 @@ def test_a_crash_does_not_keep_the_next_start_from_its_port() -> None:
         listener.setblocking(True)
         listener.accept()[0].close()
     with client:
-        settings, listeners = open_ports(Settings(port=number, operations_port=0))
+        settings, listeners = open_ports(Settings(port=number, admin_port=0))
         for name, each in listeners.items():
             with each:
                 assert each.getsockname()[1] == getattr(settings, name) != 0
-        assert (list(listeners), settings.port) == (["port", "operations_port"], number)
+        assert (list(listeners), settings.port) == (["port", "admin_port"], number)
 
 
 def test_a_port_that_somebody_listens_on_is_refused() -> None:

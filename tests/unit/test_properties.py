@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diagonalflip._answers import agree
-from diagonalflip.message import Request, Verb
+from diagonalflip.message import Operation, Request
 from diagonalflip.wire import Images, pack, to_pixels, unpack
 
 NUMBERS = st.lists(st.integers(0, 15), min_size=1, max_size=70)
@@ -74,7 +74,7 @@ FORMS: dict[str, Any] = {
 def read(form: str, numbers: list[int]) -> flip_read.Job:
     content_type, body = FORMS[form](numbers)
     headers = {"content-type": content_type, "accept": FLOAT32}
-    job = flip_read.read(Request(Verb.PREDICT, headers, body), "1.0", "d")
+    job = flip_read.read(Request(Operation.PREDICT, headers, body), "1.0", "d")
     assert job is not None
     return job
 

@@ -53,31 +53,31 @@ def test_plain_names_are_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "port", "edge_port"),
+    ("given", "port", "public_port"),
     [
         ({}, 9, 8443),
         ({"FLIP_PORT": "1"}, 1, 8443),
-        ({"FLIP_EDGE_PORT": "1"}, 9, 1),
+        ({"FLIP_PUBLIC_PORT": "1"}, 9, 1),
         ({"FLIP_TOKENS_FILE": "t"}, 8080, 9),
         ({"FLIP_TOKENS_FILE": "t", "FLIP_PORT": "1"}, 1, 9),
-        ({"FLIP_TOKENS_FILE": "t", "FLIP_EDGE_PORT": "1"}, 8080, 1),
-        ({"FLIP_TOKENS_FILE": "t", "FLIP_EDGE_PORT": LINK}, 8080, 9),
+        ({"FLIP_TOKENS_FILE": "t", "FLIP_PUBLIC_PORT": "1"}, 8080, 1),
+        ({"FLIP_TOKENS_FILE": "t", "FLIP_PUBLIC_PORT": LINK}, 8080, 9),
         ({"FLIP_TOKENS_FILE": ""}, 9, 8443),
     ],
 )
 def test_the_port_of_a_platform_is_the_one_for_others(
-    given: dict[str, str], port: int, edge_port: int
+    given: dict[str, str], port: int, public_port: int
 ) -> None:
     read = Settings.from_environment({"PORT": "9"} | given)
-    assert (read.port, read.edge_port) == (port, edge_port)
+    assert (read.port, read.public_port) == (port, public_port)
 
 
-def test_the_port_of_most_platforms_leaves_another_to_the_front_door() -> None:
+def test_the_port_of_most_platforms_leaves_another_to_the_http_listener() -> None:
     given = {"PORT": "8080", "FLIP_TOKENS_FILE": "t"}
     read = Settings.from_environment(given)
-    assert (read.port, read.edge_port) == (0, 8080)
+    assert (read.port, read.public_port) == (0, 8080)
     read = Settings.from_environment(given | {"FLIP_PORT": "8081"})
-    assert (read.port, read.edge_port) == (8081, 8080)
+    assert (read.port, read.public_port) == (8081, 8080)
 
 
 def test_variables_of_services_are_no_settings() -> None:
@@ -110,8 +110,8 @@ def test_a_name_that_is_no_setting_is_an_error_with_the_nearest(name: str, neare
         ("FLIP_PORT", "8080 "),
         ("FLIP_PORT", "٨"),
         ("FLIP_PORT", "http://10.0.0.7:9090"),
-        ("FLIP_PROOF_S", "0"),
-        ("FLIP_DEGRADED_S", "3601"),
+        ("FLIP_HEALTH_CHECK_INTERVAL_S", "0"),
+        ("FLIP_DEGRADED_AFTER_S", "3601"),
         ("FLIP_WORKERS", "two"),
         ("FLIP_WORKERS", LINK),
         ("PORT", "65536"),
@@ -198,13 +198,13 @@ def test_docs_and_manifests_name_settings_as_they_are() -> None:
     ],
 )
 def test_the_url_is_one_that_this_machine_can_reach(host: str, url: str) -> None:
-    assert Settings(host=host).edge_url == url
+    assert Settings(host=host).public_url == url
 
 
 def test_only_edge_and_operations_ever_leave_loopback() -> None:
-    settings = Settings(host="10.0.0.1", operations_host="10.0.0.2")
+    settings = Settings(host="10.0.0.1", admin_host="10.0.0.2")
     public = {name for name in Settings.ports() if settings.host_of(name) != "127.0.0.1"}
-    assert public == {"edge_port", "operations_port"}
+    assert public == {"public_port", "admin_port"}
 
 
 @pytest.mark.parametrize("python", ["exec {python} -I -S", "exit 1 #"])
@@ -222,7 +222,7 @@ def test_make_help_needs_no_package(tmp_path: Path, python: str) -> None:
             ["make", *goal, f"PYTHON={host}"], cwd=ROOT, capture_output=True, text=True, check=True
         )
         assert "\n  serve " in finished.stdout
-        assert ("OPERATIONS_HOST" in finished.stdout) == python.startswith("exec")
+        assert ("ADMIN_HOST" in finished.stdout) == python.startswith("exec")
         assert finished.stderr == ""
 
 

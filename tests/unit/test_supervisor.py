@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 
 from diagonalflip.errors import SettingError
-from diagonalflip.message import Request, Response, Verb
+from diagonalflip.message import Operation, Request, Response
 from supervisor import supervisor
+from supervisor.admin import Health
 from supervisor.metrics import Page
-from supervisor.operations import Health
 from supervisor.ports import free_ports, listen
 from supervisor.settings import Settings, refuse_unsafe
 from supervisor.supervisor import Supervisor
 from supervisor.torchserve import EndedError, TorchServe
 from supervisor.workers import RESULTS
 from tests.conftest import ROOT, asynchronous
-from worker.metrics import FRONT, Metrics
+from worker.metrics import HTTP, Metrics
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACED = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
@@ -33,7 +33,7 @@ TOKENS, PEM = Path("tokens"), Path("x.pem")
 
 def answered(**response: Any) -> Request:
     """A request that came in at 1 s, and has its response."""
-    request = Request(Verb.PREDICT, {}, transport=SimpleNamespace(door=FRONT))
+    request = Request(Operation.PREDICT, {}, transport=SimpleNamespace(listener=HTTP))
     request.arrived, request.response = 1.0, Response(b"", "", **response)
     return request
 
@@ -78,17 +78,19 @@ def test_metrics_of_every_part_are_on_one_page() -> None:
     state = health(team(pages=2), torchserve, degraded=True)
     state.certificate_expires_at = 1.5e9
     page = Page(state).render("text/plain")[0].decode()
-    counted = 'diagonalflip_request_duration_seconds_count{code="200",door="http",verb="predict"'
+    counted = (
+        'diagonalflip_request_duration_seconds_count{code="200",listener="http",operation="predict"'
+    )
     expected = {
         "diagonalflip_ready 0.0",
         "diagonalflip_degraded 1.0",
         "diagonalflip_workers 2.0",
-        "diagonalflip_workers_proven 2.0",
+        "diagonalflip_workers_ready 2.0",
         "diagonalflip_workers_killed_total 1.0",
         "diagonalflip_torchserve 1.0",
         "diagonalflip_certificate_expiry_timestamp_seconds 1.5e+09",
         "diagonalflip_torchserve_ready 0.0",
-        'diagonalflip_proofs_total{result="wrong"} 0.0',
+        'diagonalflip_health_checks_total{result="wrong"} 0.0',
         'diagonalflip_restarts_total{part="worker"} 3.0',
         'diagonalflip_restarts_total{part="torchserve"} 4.0',
         *(counted + f',worker="{number}"}} 1.0' for number in range(2)),
@@ -113,7 +115,9 @@ def test_a_trace_stands_for_requests_like_its() -> None:
 @pytest.fixture
 def watching(artifacts: Path) -> Supervisor:
     """A supervisor whose workers are ready, and whose port nobody listens on."""
-    settings = Settings(torchserve="0", model_store=artifacts, port=free_ports(), degraded_s=0)
+    settings = Settings(
+        torchserve="0", model_store=artifacts, port=free_ports(), degraded_after_s=0
+    )
     return Supervisor(settings, {}, team(), asyncio.Event())
 
 
@@ -122,7 +126,7 @@ def test_workers_that_are_missing_for_long_are_told_as_degraded(
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr("supervisor.supervisor.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr(watching, "_settings", Settings(degraded_s=10))
+    monkeypatch.setattr(watching, "_settings", Settings(degraded_after_s=10))
     seen = []
     for seconds, ready in ((0, 2), (1, 1), (9, 1), (10, 0), (1, 1), (1, 2), (1, 1)):
         clock[0] += seconds

@@ -21,7 +21,7 @@ from diagonalflip.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from diagonalflip.message import Request, Verb
+from diagonalflip.message import Operation, Request
 from diagonalflip.wire import MAX_IMAGES, MAX_TEXT_IMAGES, pack, to_pixels, unpack
 from tests.unit.test_decode import json_values
 
@@ -214,7 +214,7 @@ def test_another_type_is_named(content_type: str, body: bytes, in_binary: bool) 
         headers[flip_v2.HEADER_LENGTH] = str(len(body))
         if content_type == "application/octet-stream":
             return
-    asked = Request(Verb.INFER, headers, body)
+    asked = Request(Operation.INFER, headers, body)
     flip_read.weigh(asked)
     with pytest.raises(UnsupportedMediaType, match=content_type.partition(";")[0]):
         flip_read.read(asked, "1.0", "")
@@ -222,10 +222,10 @@ def test_another_type_is_named(content_type: str, body: bytes, in_binary: bool) 
 
 @pytest.mark.parametrize("headers", [{}, {"content-type": ""}, IS_JSON])
 def test_a_missing_type_is_told_with_the_error(headers: dict[str, str]) -> None:
-    assert flip_read.read(Request(Verb.INFER, headers, request(tensor())), "1.0", "")
+    assert flip_read.read(Request(Operation.INFER, headers, request(tensor())), "1.0", "")
     for body in (b"\xb6", b""):
         with pytest.raises(InvalidJson) as caught:
-            flip_read.read(Request(Verb.INFER, headers, body), "1.0", "")
+            flip_read.read(Request(Operation.INFER, headers, body), "1.0", "")
         assert ("No Content-Type" in str(caught.value)) == (headers is not IS_JSON)
 
 
@@ -241,13 +241,15 @@ def test_a_missing_type_is_told_with_the_error(headers: dict[str, str]) -> None:
         ("{'inputs': []}", 2),
     ],
 )
-@pytest.mark.parametrize("verb", [Verb.INFER, Verb.PREDICT])
+@pytest.mark.parametrize("operation", [Operation.INFER, Operation.PREDICT])
 @pytest.mark.parametrize("in_binary", [False, True])
-def test_where_json_breaks_is_told(broken: str, column: int, verb: Verb, in_binary: bool) -> None:
+def test_where_json_breaks_is_told(
+    broken: str, column: int, operation: Operation, in_binary: bool
+) -> None:
     body = f"\n{broken}".encode()
     more = {flip_v2.HEADER_LENGTH: str(len(body))} if in_binary else {}
     with pytest.raises(InvalidJson) as caught:
-        flip_read.read(Request(verb, IS_JSON | more, body), "1.0", "")
+        flip_read.read(Request(operation, IS_JSON | more, body), "1.0", "")
     found = re.search(r"line 2 column (\d+)", str(caught.value))
     assert found
     assert abs(int(found[1]) - column) <= 1

@@ -10,7 +10,7 @@ import pytest
 from flip_read import UNWRAPPED_BYTES, read, weigh
 
 from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.message import Request, Verb
+from diagonalflip.message import Operation, Request
 from diagonalflip.wire import MAX_IMAGES, OCTETS, PNG
 from tests.unit.test_form import FILE, TYPE, form
 
@@ -20,7 +20,9 @@ DIGEST = "0" * 64
 
 def asked(body: bytes, content_type: str = OCTETS, coding: str = "", **more: str) -> Request:
     headers = {"content-type": content_type} | more
-    return Request(Verb.PREDICT, headers | ({"content-encoding": coding} if coding else {}), body)
+    return Request(
+        Operation.PREDICT, headers | ({"content-encoding": coding} if coding else {}), body
+    )
 
 
 @pytest.mark.parametrize("coding", CODERS)

@@ -1,4 +1,4 @@
-"""The operations port answers in the supervisor's own event loop."""
+"""The admin port answers in the supervisor's own event loop."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import requests
 
-from supervisor import health, operations, tokens
-from supervisor.operations import Health, OperationsServer
+from supervisor import admin, health, tokens
+from supervisor.admin import AdminServer, Health
 from supervisor.ports import listen
 from supervisor.settings import Settings
 from tests.conftest import asynchronous
-from worker.listener import Door
+from worker.listener import Listener
 
 TORCHSERVE: Any = SimpleNamespace(ready=False, settings=Settings(torchserve_port=1, grpc_port=2))
 
@@ -30,10 +30,10 @@ async def test_it_tells_the_state_and_ends_with_its_connections(torchserve: Any,
     workers: Any = SimpleNamespace(ready=1, count=2)
     models: Any = None
     state = Health(workers, torchserve, models, degraded=True)
-    door = Door("operations", listen(("127.0.0.1", 0)))
-    number, opened = door.listener.getsockname()[1], asyncio.Event()
-    server = OperationsServer(state, None)
-    serving = asyncio.create_task(server.serve([door], opened.set))
+    listener = Listener("admin", listen(("127.0.0.1", 0)))
+    number, opened = listener.sock.getsockname()[1], asyncio.Event()
+    server = AdminServer(state, None)
+    serving = asyncio.create_task(server.serve([listener], opened.set))
     await opened.wait()
     assert await health.ask(number, "GET", "/v2/health/live") == (200, b'{"live": true}')
     for state.earned, status in ((False, 503), (True, 200)):
@@ -43,7 +43,7 @@ async def test_it_tells_the_state_and_ends_with_its_connections(torchserve: Any,
             "ready": state.earned,
             "degraded": True,
             "draining": False,
-            "workers_proven": 1,
+            "workers_ready": 1,
             "workers": 2,
             "torchserve": told,
         }
@@ -70,7 +70,7 @@ async def test_it_tells_the_state_and_ends_with_its_connections(torchserve: Any,
     ],
 )
 def test_it_knows_who_is_on_this_host(peer: str, own: str, local: bool) -> None:
-    assert operations.is_local((peer, 1), (own, 2)) is local
+    assert admin.is_local((peer, 1), (own, 2)) is local
 
 
 @asynchronous
@@ -86,10 +86,10 @@ async def test_changes_come_from_this_host_and_reading_from_anywhere(
     models: Any = SimpleNamespace(rollback=rollback, document=dict, desired=None)
     workers: Any = SimpleNamespace(ready=1, count=1)
     token = tokens.add(tmp_path / "operators", "me")
-    server = OperationsServer(Health(workers, None, models), tmp_path / "operators")
-    door = Door("operations", listen(("127.0.0.1", 0)))
-    number, opened = door.listener.getsockname()[1], asyncio.Event()
-    serving = asyncio.create_task(server.serve([door], opened.set))
+    server = AdminServer(Health(workers, None, models), tmp_path / "operators")
+    listener = Listener("admin", listen(("127.0.0.1", 0)))
+    number, opened = listener.sock.getsockname()[1], asyncio.Event()
+    serving = asyncio.create_task(server.serve([listener], opened.set))
     await opened.wait()
 
     def ask(method: str, path: str) -> requests.Response:
@@ -98,7 +98,7 @@ async def test_changes_come_from_this_host_and_reading_from_anywhere(
         return requests.request(method, url, headers=headers, timeout=10)
 
     for local, status in ((False, 403), (True, 200)):
-        monkeypatch.setattr(operations, "is_local", lambda *_, local=local: local)
+        monkeypatch.setattr(admin, "is_local", lambda *_, local=local: local)
         changed = await asyncio.to_thread(ask, "POST", "/models/rollback")
         assert changed.status_code == status
         assert len(made) == local

@@ -1,4 +1,4 @@
-"""The operations port: liveness, readiness, and the metrics of every part on one page."""
+"""The admin port: liveness, readiness, and the metrics of every part on one page."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Health:
         draining: Whether a stop was asked for.
         degraded: Whether workers are missing, and for long.
         reachable: Whether the ports of clients answer.
-        certificate_expires_at: Of the edge, in seconds since 1970; None without TLS.
+        certificate_expires_at: Of the public listener, in seconds since 1970; None without TLS.
     """
 
     workers: Workers
@@ -115,7 +115,7 @@ def is_local(peer: Sequence[Any], own: Sequence[Any]) -> bool:
     return (mapped or address).is_loopback or peer[0] == own[0]
 
 
-class OperationsServer(HttpServer):
+class AdminServer(HttpServer):
     """Answers probes and scrapes out of ``health``, and changes the model's versions.
 
     Args:
@@ -210,7 +210,7 @@ class OperationsServer(HttpServer):
             "ready": health.ready,
             "degraded": health.degraded,
             "draining": health.draining,
-            "workers_proven": health.workers.ready,
+            "workers_ready": health.workers.ready,
             "workers": health.workers.count,
             "torchserve": self._torchserve(),
         }

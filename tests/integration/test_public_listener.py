@@ -1,4 +1,4 @@
-"""The edge, the workers' door for others: TLS, tokens, limits, and the same answers."""
+"""The public listener: TLS, tokens, limits, and the same answers."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ RATE = 2000
 
 
 @dataclass
-class Edge:
-    """A running edge: a token it takes, one it does not any more, and its CA."""
+class PublicListener:
+    """A running public listener: a token it takes, one it does not any more, and its CA."""
 
     token: str
     revoked: str
@@ -43,7 +43,7 @@ class Edge:
 
     @property
     def url(self) -> str:
-        return self.server.edge
+        return self.server.public
 
     @property
     def port(self) -> int:
@@ -63,75 +63,77 @@ class Edge:
 
 
 def public(folder: Path) -> dict[str, str]:
-    """Settings of a server with an edge, whose certificate and tokens are in a folder."""
+    """Settings of a server with a public listener, whose certificate and tokens are in a folder."""
     subprocess.run(CERTIFICATE.split(), cwd=folder, check=True, capture_output=True)
     files = {"TOKENS_FILE": "tokens", "TLS_CERT": "cert.pem", "TLS_KEY": "key.pem"}
     return {"HOST": "0.0.0.0"} | {name: str(folder / file) for name, file in files.items()}
 
 
 @pytest.fixture(scope="module")
-def edge(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
-    folder = tmp_path_factory.mktemp("edge")
+def listener(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublicListener]:
+    folder = tmp_path_factory.mktemp("listener")
     settings = public(folder)
     good, revoked = tokens.add(folder / "tokens", "good"), tokens.add(folder / "tokens", "bad")
     text = (folder / "tokens").read_text().replace(" bad", " revoked")
     (folder / "tokens").write_text(text)
     with run_server(artifacts, folder / "logs", **settings, TOKEN_RATE=str(RATE)) as server:
-        yield Edge(good, revoked, folder / "cert.pem", server)
+        yield PublicListener(good, revoked, folder / "cert.pem", server)
 
 
-def test_the_conformance_kit_passes_through_it(edge: Edge) -> None:
-    command = [sys.executable, "-m", "diagonalflip.cli", "--url", edge.url]
-    command += ["--token", edge.token, "--ca", str(edge.authority), "check"]
+def test_the_conformance_kit_passes_through_it(listener: PublicListener) -> None:
+    command = [sys.executable, "-m", "diagonalflip.cli", "--url", listener.url]
+    command += ["--token", listener.token, "--ca", str(listener.authority), "check"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("count", [1, 2, 17, 4096, 131_072, 1_048_576])
-def test_answers_are_right_at_every_size(edge: Edge, oracle: Oracle, count: int) -> None:
+def test_answers_are_right_at_every_size(
+    listener: PublicListener, oracle: Oracle, count: int
+) -> None:
     numbers = np.random.default_rng(count).integers(16, size=count)
     with Client(
-        edge.url, token=edge.token, verify=str(edge.authority), images_per_request=count
+        listener.url, token=listener.token, verify=str(listener.authority), images_per_request=count
     ) as client:
         got = client.predict(numbers)
     assert np.abs(got - oracle(numbers)).max() <= 1e-6
 
 
-def test_tls_1_3_is_spoken_and_nothing_older(edge: Edge) -> None:
-    with edge.connect() as connection:
+def test_tls_1_3_is_spoken_and_nothing_older(listener: PublicListener) -> None:
+    with listener.connect() as connection:
         assert connection.version() == "TLSv1.3"
         assert connection.selected_alpn_protocol() == "http/1.1"
-    old = ssl.create_default_context(cafile=str(edge.authority))
+    old = ssl.create_default_context(cafile=str(listener.authority))
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with (
-        socket.create_connection(("127.0.0.1", edge.port), 30) as plain,
+        socket.create_connection(("127.0.0.1", listener.port), 30) as plain,
         pytest.raises(ssl.SSLError),
     ):
         old.wrap_socket(plain, server_hostname="127.0.0.1")
     with pytest.raises(requests.exceptions.SSLError):
-        requests.get(edge.url + PATH, timeout=30)  # which knows nothing of this authority
+        requests.get(listener.url + PATH, timeout=30)  # which knows nothing of this authority
 
 
 @pytest.mark.parametrize(
     "header",
     [None, "", "Bearer", "Bearer ", "Bearer x", "Basic eDp5", "Bearer {token}x", "{token}"],
 )
-def test_without_a_known_token_it_is_401(edge: Edge, header: str | None) -> None:
-    given = {} if header is None else {"Authorization": header.format(token=edge.token)}
-    answer = edge.ask(headers=given)
+def test_without_a_known_token_it_is_401(listener: PublicListener, header: str | None) -> None:
+    given = {} if header is None else {"Authorization": header.format(token=listener.token)}
+    answer = listener.ask(headers=given)
     assert (answer.status_code, answer.json()["code"]) == (401, "not_authorized")
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-def test_the_client_tells_the_two_refusals_apart(edge: Edge) -> None:
-    authority = str(edge.authority)
+def test_the_client_tells_the_two_refusals_apart(listener: PublicListener) -> None:
+    authority = str(listener.authority)
     with (
-        Client(edge.url, token=edge.token[1:], verify=authority) as client,
+        Client(listener.url, token=listener.token[1:], verify=authority) as client,
         pytest.raises(NotAuthorized),
     ):
         client.predict([1])
     with (
-        Client(edge.url, token=edge.revoked, verify=authority) as client,
+        Client(listener.url, token=listener.revoked, verify=authority) as client,
         pytest.raises(TokenRevoked),
     ):
         client.predict([1])
@@ -139,9 +141,11 @@ def test_the_client_tells_the_two_refusals_apart(edge: Edge) -> None:
 
 @pytest.mark.parametrize("path", [f"{PATH}/", PATH.replace("_", "%5F"), f"{PATH}/1.0//"])
 @pytest.mark.parametrize("method", ["POST", "PUT"])
-def test_a_path_may_be_spelt_as_on_the_other_ports(edge: Edge, method: str, path: str) -> None:
-    headers = {"Authorization": f"Bearer {edge.token}", "Content-Type": "text/plain"}
-    answer = edge.ask(method, path, data=b"b6", headers=headers)
+def test_a_path_may_be_spelt_as_on_the_other_ports(
+    listener: PublicListener, method: str, path: str
+) -> None:
+    headers = {"Authorization": f"Bearer {listener.token}", "Content-Type": "text/plain"}
+    answer = listener.ask(method, path, data=b"b6", headers=headers)
     assert answer.status_code == 200, answer.text
 
 
@@ -149,8 +153,8 @@ ALLOWED = {PATH: "GET, HEAD, POST, PUT, OPTIONS", "/v2/health/ready": "GET, HEAD
 
 
 @pytest.mark.parametrize("path", ALLOWED)
-def test_options_names_the_methods(edge: Edge, path: str) -> None:
-    answer = edge.ask("OPTIONS", path)
+def test_options_names_the_methods(listener: PublicListener, path: str) -> None:
+    answer = listener.ask("OPTIONS", path)
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["allow"] == ALLOWED[path]
 
@@ -172,9 +176,9 @@ def test_options_names_the_methods(edge: Edge, path: str) -> None:
     ],
 )
 def test_only_our_routes_and_methods_get_through(
-    edge: Edge, method: str, path: str, status: int, code: str
+    listener: PublicListener, method: str, path: str, status: int, code: str
 ) -> None:
-    answer = edge.ask(method, path)
+    answer = listener.ask(method, path)
     told = answer.json()
     found = told["code"] if "code" in told else told["error"].partition(":")[0]  # V2's
     assert (answer.status_code, found) == (status, code)
@@ -184,24 +188,24 @@ def test_only_our_routes_and_methods_get_through(
         assert answer.headers["allow"] == ALLOWED[path]
 
 
-def test_a_body_over_the_limit_is_refused_unread(edge: Edge) -> None:
-    with edge.connect() as connection:
-        head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {edge.token}\r\n"
+def test_a_body_over_the_limit_is_refused_unread(listener: PublicListener) -> None:
+    with listener.connect() as connection:
+        head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {listener.token}\r\n"
         connection.sendall(head.encode() + b"Content-Length: 67108865\r\n\r\n")
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
-def test_longer_headers_than_anybody_needs_are_431(edge: Edge) -> None:
-    headers = {"Authorization": f"Bearer {edge.token}"}
+def test_longer_headers_than_anybody_needs_are_431(listener: PublicListener) -> None:
+    headers = {"Authorization": f"Bearer {listener.token}"}
     headers |= {f"X-Other-{number}": "x" * 1000 for number in range(20)}
-    answer = edge.ask(headers=headers)
+    answer = listener.ask(headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (431, "headers_too_large")
 
 
-def test_who_asks_for_the_end_gets_it_with_the_answer(edge: Edge) -> None:
-    with edge.connect() as connection:
+def test_who_asks_for_the_end_gets_it_with_the_answer(listener: PublicListener) -> None:
+    with listener.connect() as connection:
         connection.settimeout(4)  # less than a server waits for a client to go
-        head = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {edge.token}\r\n"
+        head = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {listener.token}\r\n"
         connection.sendall(head.encode() + b"Connection: close\r\n\r\n")
         received = b"".join(iter(partial(connection.recv, 1 << 16), b""))
         assert received.startswith(b"HTTP/1.1 200 ")
@@ -209,29 +213,29 @@ def test_who_asks_for_the_end_gets_it_with_the_answer(edge: Edge) -> None:
 
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"\0" * 600, b""])
-def test_who_speaks_no_tls_is_turned_away(edge: Edge, said: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", edge.port), 30) as plain:
+def test_who_speaks_no_tls_is_turned_away(listener: PublicListener, said: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", listener.port), 30) as plain:
         plain.sendall(said)
         plain.shutdown(socket.SHUT_WR)
         while plain.recv(1000):
             pass
-    assert edge.ask().status_code == requests.codes.ok
-    log = (edge.server.logs / "worker.log").read_text()
+    assert listener.ask().status_code == requests.codes.ok
+    log = (listener.server.logs / "worker.log").read_text()
     assert "Traceback" not in log
     assert "never retrieved" not in log
 
 
-def test_health_needs_no_token(edge: Edge) -> None:
-    assert edge.ask(path="/v2/health/live", headers={}).json() == {"live": True}
-    ready = edge.ask(path="/v2/health/ready", headers={})
+def test_health_needs_no_token(listener: PublicListener) -> None:
+    assert listener.ask(path="/v2/health/live", headers={}).json() == {"live": True}
+    ready = listener.ask(path="/v2/health/ready", headers={})
     assert (ready.status_code, ready.json()["ready"]) == (200, True)
 
 
-def test_a_token_may_not_send_more_than_its_rate(edge: Edge) -> None:
-    head = f"PATCH {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {edge.token}\r\n\r\n"
+def test_a_token_may_not_send_more_than_its_rate(listener: PublicListener) -> None:
+    head = f"PATCH {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {listener.token}\r\n\r\n"
     received = b""
     while b"HTTP/1.1 429 " not in received:  # a slow machine may need more than one try
-        with edge.connect() as connection:
+        with listener.connect() as connection:
             connection.sendall(head.encode() * 2 * RATE)
             received = b""
             while received.count(b"HTTP/1.1 ") < 2 * RATE and (part := connection.recv(1 << 16)):
@@ -243,26 +247,26 @@ def test_a_token_may_not_send_more_than_its_rate(edge: Edge) -> None:
 @pytest.mark.parametrize(
     "path", ["/v2", "/v2/models/diagonal_flip", "/v2/models/diagonal_flip/ready"]
 )
-def test_v2_tells_of_itself_to_those_with_a_token(edge: Edge, path: str) -> None:
-    assert edge.ask(path=path).status_code == requests.codes.ok
-    assert edge.ask(path=path, headers={}).status_code == requests.codes.unauthorized
+def test_v2_tells_of_itself_to_those_with_a_token(listener: PublicListener, path: str) -> None:
+    assert listener.ask(path=path).status_code == requests.codes.ok
+    assert listener.ask(path=path, headers={}).status_code == requests.codes.unauthorized
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/status", "/weights.json", "/metrics"])
-def test_pages_are_not_for_the_public(edge: Edge, path: str) -> None:
-    assert edge.ask(path=path).status_code == requests.codes.not_found
+def test_pages_are_not_for_the_public(listener: PublicListener, path: str) -> None:
+    assert listener.ask(path=path).status_code == requests.codes.not_found
 
 
-def test_what_it_refused_is_among_the_metrics(edge: Edge) -> None:
-    edge.ask(headers={})
-    while not edge.server.metric('refusals_total{code="not_authorized"'):
+def test_what_it_refused_is_among_the_metrics(listener: PublicListener) -> None:
+    listener.ask(headers={})
+    while not listener.server.metric('rejected_total{code="not_authorized"'):
         pass  # it is published every second; the test's own time limit ends this
 
 
-def test_refusals_are_logged_as_json_without_the_token(edge: Edge) -> None:
+def test_refusals_are_logged_as_json_without_the_token(listener: PublicListener) -> None:
     while True:  # others may have used up this second's lines; the test's time limit ends this
-        edge.ask(path="/secret", headers={"Authorization": "Bearer abcdefgh"})
-        log = (edge.server.logs / "worker.log").read_text()
+        listener.ask(path="/secret", headers={"Authorization": "Bearer abcdefgh"})
+        log = (listener.server.logs / "worker.log").read_text()
         lines = [line.partition(" refused: ")[2] for line in log.splitlines()]
         told = [json.loads(line) for line in lines if "/secret" in line]
         if told:
@@ -270,26 +274,30 @@ def test_refusals_are_logged_as_json_without_the_token(edge: Edge) -> None:
     expected = {"status": 401, "path": "/secret", "method": "GET", "token": ""}
     assert expected.items() <= told[0].items()
     assert "abcdefgh" not in log
-    assert edge.token not in log
+    assert listener.token not in log
 
 
-def test_files_change_while_it_serves_and_useless_ones_change_nothing(edge: Edge) -> None:
+def test_files_change_while_it_serves_and_useless_ones_change_nothing(
+    listener: PublicListener,
+) -> None:
     """Also not for a worker that starts again meanwhile, and no connection is lost."""
-    file = edge.authority.parent / "tokens"
+    file = listener.authority.parent / "tokens"
     good = file.read_text()
     with requests.Session() as kept:
-        ask = partial(kept.get, edge.url + PATH, timeout=30, verify=str(edge.authority))
-        headers = {"Authorization": f"Bearer {edge.token}"}
+        ask = partial(kept.get, listener.url + PATH, timeout=30, verify=str(listener.authority))
+        headers = {"Authorization": f"Bearer {listener.token}"}
         assert ask(headers=headers).status_code == requests.codes.ok
         other = tokens.add(file, "other")
         while ask(headers={"Authorization": f"Bearer {other}"}).status_code != requests.codes.ok:
             pass
         file.write_text("rubbish")
-        (edge.authority.parent / "key.pem").write_text("rubbish")
-        edge.server.read_until("goes on with what it had")
+        (listener.authority.parent / "key.pem").write_text("rubbish")
+        listener.server.read_until("goes on with what it had")
         assert ask(headers=headers).status_code == requests.codes.ok
-    for worker in edge.server.workers:
+    for worker in listener.server.workers:
         worker.kill()
-    assert edge.ask().status_code == requests.codes.ok
-    assert edge.ask(headers={"Authorization": f"Bearer {other}"}).status_code == requests.codes.ok
+    assert listener.ask().status_code == requests.codes.ok
+    assert (
+        listener.ask(headers={"Authorization": f"Bearer {other}"}).status_code == requests.codes.ok
+    )
     file.write_text(good)

@@ -1,4 +1,4 @@
-"""TLS of a worker's edge: whatever the network cuts, each side may end alone, nothing is kept."""
+"""TLS of a worker: whatever the network cuts, each side may end alone, nothing is kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 from supervisor.ports import listen
 from tests.contract.test_http import PATH, Port, read, wait_for_ticks
 from worker import limits
-from worker.metrics import EDGE
+from worker.metrics import PUBLIC
 from worker.tls import Tls
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
@@ -32,13 +32,13 @@ CERTIFICATE = (
 
 
 class TlsPort(Port):
-    """A worker's HTTP with an edge, and a client's context."""
+    """A worker's HTTP with a public listener, and a client's context."""
 
     def __init__(self, folder: Path) -> None:
         subprocess.run(CERTIFICATE.split(), cwd=folder, check=True, capture_output=True)
-        edge = listen(("127.0.0.1", 0))
-        self.address = edge.getsockname()
-        super().__init__(edge)
+        public = listen(("127.0.0.1", 0))
+        self.address = public.getsockname()
+        super().__init__(public)
         assert self.server.guard is not None
         pem = (folder / "cert.pem").read_text() + (folder / "key.pem").read_text()
         self.server.guard.renew({hashlib.sha256(b"t").hexdigest(): "somebody"}, pem)
@@ -170,7 +170,7 @@ def test_what_a_client_does_not_read_is_counted(port: TlsPort) -> None:
     body = bytes(1 << 24)
     with port.connect() as deaf:
         deaf.sendall(post(body))
-        while port.server.lifecycle.held.by_door[EDGE].held < 1 << 20:
+        while port.server.lifecycle.held.by_listener[PUBLIC].held < 1 << 20:
             wait_for_ticks(port, 1)  # until it is answered; the test's time limit ends this
         assert read(deaf)[1] == body
     wait_for_ticks(port, 2)

@@ -1,4 +1,4 @@
-"""The front door beside TorchServe's port: same answers; and what clients see when workers end."""
+"""The HTTP listener beside TorchServe's port: same answers; what clients see when workers end."""
 
 from __future__ import annotations
 
@@ -85,10 +85,12 @@ def test_a_stop_loses_no_request(artifacts: Path, tmp_path: Path, workers: int) 
 
 
 def test_a_client_that_never_ends_does_not_keep_it(artifacts: Path, tmp_path: Path) -> None:
-    with run_server(artifacts, tmp_path, STOP_S="1") as server:
+    with run_server(artifacts, tmp_path, STOP_TIMEOUT_S="1") as server:
         address = ("127.0.0.1", int(server.base.rpartition(":")[2]))
         with socket.create_connection(address) as slow:
-            slow.sendall(f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n".encode())
+            slow.sendall(
+                f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n".encode()
+            )
             assert server.stop(signal.SIGTERM) == 0
 
 

@@ -1,0 +1,259 @@
+"""The clients against a fake server: every operation, adaptation, order, files, memory, threads."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import multiprocessing
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diagonalflip import AsyncClient, Client, ServerInfo, errors
+from diagonalflip._answers import _seconds
+from diagonalflip.errors import ClientError, InvalidAnswer
+from diagonalflip.wire import pack, to_pixels
+from tests.faults.conftest import Call, call, unused_url
+from tests.faults.fake_server import (
+    DESCRIPTION,
+    TABLE,
+    FakeServer,
+    expected_flips,
+    listening,
+    read_request,
+    response,
+)
+
+__all__ = ["call", "unused_url"]  # fixtures
+
+ROOT = Path(__file__).resolve().parents[2]
+NUMBERS = np.random.default_rng(1).integers(0, 16, 5001)
+PACKED = bytes(pack(NUMBERS).packed)
+
+
+@pytest.fixture
+def server() -> FakeServer:
+    return FakeServer()
+
+
+@pytest.fixture
+def url(server: FakeServer) -> Iterator[str]:
+    with listening(server.serve) as url:
+        yield url
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 999, 5000, 5001, 65536])
+def test_every_operation_in_every_chunk_size(url: str, call: Call, chunk: int) -> None:
+    numbers = NUMBERS[: 7 if chunk < 4 else 5001]
+    packed = pack(numbers)
+    for operation, *arguments in (
+        ("predict", numbers),
+        ("predict", packed),
+        ("predict_packed", packed.packed, packed.count),
+    ):
+        got = call(url, operation, *arguments, images_per_request=chunk)
+        assert got.dtype == np.float32
+        assert got.flags.writeable
+        assert np.array_equal(got, TABLE[numbers])
+    flipped = call(url, "flip", to_pixels(numbers), images_per_request=chunk)
+    assert flipped.dtype == np.uint8
+    assert np.array_equal(flipped, expected_flips(numbers))
+
+
+def test_info(url: str, call: Call) -> None:
+    assert call(url, "info") == ServerInfo(**DESCRIPTION)
+
+
+@pytest.mark.parametrize("publishes", [True, False], ids=["published", "unpublished"])
+@pytest.mark.parametrize("limit", [1, 2, 7, 100, 4999])
+def test_the_chunk_adapts_to_the_server(
+    call: Call, server: FakeServer, url: str, limit: int, publishes: bool
+) -> None:
+    server.max_images, server.publishes = limit, publishes
+    numbers = NUMBERS[: 65 if limit < 3 else 5001]
+    got = call(url, "predict", numbers, connections=1)
+    assert np.array_equal(got, TABLE[numbers])
+    refused = [count for count in server.counts if count > limit]
+    assert len(refused) <= (1 if publishes else 13)
+    assert server.counts[-1] <= limit
+    assert np.array_equal(call(url, "flip", numbers), expected_flips(numbers))
+
+
+def test_a_server_that_takes_nothing_is_an_invalid_answer(call: Call) -> None:
+    with listening(FakeServer(0).serve) as url, pytest.raises(InvalidAnswer):
+        call(url, "predict", NUMBERS)
+
+
+def test_headers_of_a_request(server: FakeServer, url: str, call: Call) -> None:
+    call(url, "predict", [1, 2, 3], token="secret", model_digest="ab")  # noqa: S106
+    call(url, "flip", [1, 2])
+    first, second = server.headers
+    assert {
+        "authorization": "Bearer secret",
+        "if-match": '"ab"',
+        "content-type": "application/octet-stream; padding=4",
+        "accept": "application/octet-stream",
+        "accept-encoding": "identity",
+    }.items() <= first.items()
+    assert not {"authorization", "if-match"} & second.keys()
+    assert second["content-type"] == "application/octet-stream"
+    assert second["accept"] == "application/vnd.diagonalflip.packed"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"url": "localhost:8080"}, {"url": "ftp://a"}, {"url": "http://"}),
+        *({"deadline_s": 0}, {"connections": 0}, {"images_per_request": 0}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_settings_that_cannot_be(kind: Any, settings: dict[str, Any]) -> None:
+    with pytest.raises(ClientError):
+        kind(**settings)
+
+
+def test_a_closed_client_says_so(url: str) -> None:
+    client = Client(url)
+    client.close()
+    with pytest.raises(ClientError, match="closed"):
+        client.predict([1])
+
+    async def call_closed() -> None:
+        client = AsyncClient(url)
+        await client.close()
+        await client.predict([1])
+
+    with pytest.raises(ClientError, match="closed"):
+        asyncio.run(call_closed())
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_copy_has_the_settings_and_connections_of_its_own(url: str, kind: Any) -> None:
+    settings = {"token": "t", "deadline_s": 7.0, "version": "1.0", "images_per_request": 3}
+    client = kind(url, **settings)
+    pickled = pickle.loads(pickle.dumps(client))  # noqa: S301 - our own
+    for copied in (pickled, copy.deepcopy(client), copy.copy(client)):
+        assert copied.__getstate__() == client.__getstate__()
+        assert copied._transport is not client._transport
+        if kind is Client:
+            with copied:
+                assert len(copied.predict([1, 2, 3, 4])) == 4
+
+
+def predict_elsewhere(client: Client) -> list[float]:
+    """Run by another process."""
+    with client:
+        return [float(value) for value in client.predict([11])[0]]
+
+
+def test_a_client_goes_to_another_process(url: str) -> None:
+    with (
+        Client(url) as client,
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+    ):
+        assert pool.submit(predict_elsewhere, client).result(60) == TABLE[11].tolist()
+
+
+@pytest.mark.parametrize("job", ["predict", "chunks", "retries", "info", "ready"])
+def test_calls_that_run_when_the_client_closes_end_at_once(job: str) -> None:
+    reached: list[Any] = []  # the loop and the event that say so
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        if job == "retries":
+            writer.write(response(503, {"Retry-After": "50"}, b""))
+        loop, event = reached
+        loop.call_soon_threadsafe(event.set)
+        await reader.read()
+
+    async def take(client: AsyncClient) -> None:
+        async for _ in client.predict_chunks([bytes(10)]):
+            pass
+
+    async def close_while_running(url: str) -> None:
+        reached.extend((asyncio.get_running_loop(), asyncio.Event()))
+        client = AsyncClient(url, connections=2, images_per_request=2)
+        calls = {
+            "chunks": lambda: take(client),
+            "info": client.info,
+            "ready": lambda: client.wait_until_ready(50),
+        }
+        begin = calls.get(job, lambda: client.predict([1]))
+        tasks = [asyncio.create_task(begin()) for _ in range(5)]  # more than connections
+        await reached[1].wait()
+        await client.close()
+        ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        assert [(type(end), "closed" in str(end)) for end in ends] == 5 * [(ClientError, True)]
+
+    with listening(silent) as url:
+        asyncio.run(close_while_running(url))
+
+
+AT_EXIT = """
+import asyncio, atexit, sys
+import numpy as np
+from diagonalflip import AsyncClient, Client
+
+def sync():
+    with Client(sys.argv[1], images_per_request=2) as client:
+        print(len(client.predict([1] * 9)), flush=True)
+
+async def asynchronous():
+    async with AsyncClient(sys.argv[1], images_per_request=2) as client:
+        print(len(await client.predict([1] * 9)), flush=True)
+
+atexit.register(sync)
+atexit.register(lambda: asyncio.run(asynchronous()))
+"""
+
+
+def test_work_at_the_interpreters_exit_is_done(url: str) -> None:
+    words = [sys.executable, "-c", AT_EXIT, url]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
+    assert (done.stdout, done.stderr) == ("9\n9\n", "")
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e10, 1e300])
+def test_a_deadline_may_have_any_length(url: str, call: Call, seconds: float) -> None:
+    assert len(call(url, "predict", [1], deadline_s=seconds)) == 1
+    assert len(call(url, "predict", [1] * 9, deadline_s=seconds, images_per_request=2)) == 9
+    call(url, "wait_until_ready", seconds)
+
+
+def test_an_error_of_the_connection_names_the_server(call: Call, unused_url: str) -> None:
+    with pytest.raises(errors.ConnectionFailed) as caught:
+        call(unused_url.replace("//", "//someone:secret@"), "predict", [1])
+    assert unused_url in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        *(("", 0, 0), ("soon", 0, 0), ("-1", 0, 0), ("0", 0, 0), ("7", 7, 7)),
+        *(("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("Wed, 21 Oct 2093 07:28:00 GMT", 1e8, 1e11)),
+    ],
+)
+def test_retry_after(text: str, low: float, high: float) -> None:
+    assert low <= _seconds(text) <= high
+
+
+def test_the_package_is_light() -> None:
+    code = (
+        "import json, sys, diagonalflip.wire, diagonalflip; before = set(sys.modules);"
+        "diagonalflip.Client; print(json.dumps([sorted(before), sorted(sys.modules)]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    before, after = json.loads(run.stdout)
+    assert not {"requests", "aiohttp", "tenacity"} & set(before)
+    assert not {"aiohttp", "torch"} & set(after)
