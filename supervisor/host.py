@@ -71,7 +71,9 @@ def ignored_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def private_folder(room: int) -> tempfile.TemporaryDirectory[str]:
-    """A new folder for TorchServe's files and sockets: ``$TMPDIR``'s if that is short and plain.
+    """A new folder for TorchServe's files and sockets: in ``$TMPDIR``, if that will do.
+
+    Its path has to be short and plain, and where another one allows it, programs may lie there.
 
     Args:
         room: How many bytes must fit into it. They are written once: no other way tells a quota, or
@@ -81,7 +83,8 @@ def private_folder(room: int) -> tempfile.TemporaryDirectory[str]:
         SettingError: No temporary folder has that room.
     """
     reasons = []
-    for parent in (_system_folder(), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108 - made privately
+    parents = [_system_folder(), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - made privately
+    for parent in sorted(parents, key=lambda parent: not takes_programs(parent)):
         if len(os.fsencode(parent)) <= FOLDER_BYTES and PLAIN_PATH.fullmatch(parent):
             folder = None
             try:
@@ -103,6 +106,17 @@ def private_folder(room: int) -> tempfile.TemporaryDirectory[str]:
         "and no blanks",
         "set TMPDIR to such a folder, or FLIP_TORCHSERVE=0",
     )
+
+
+def takes_programs(folder: str | Path) -> bool:
+    """Return whether programs and libraries in a folder can be used; netty's library, for sockets.
+
+    Without it, Java has no Unix sockets. There is one for Linux alone on every processor of ours.
+    """
+    try:
+        return sys.platform == "linux" and not os.statvfs(folder).f_flag & os.ST_NOEXEC
+    except OSError:
+        return False
 
 
 def _system_folder() -> str:

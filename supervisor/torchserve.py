@@ -233,11 +233,10 @@ class TorchServe:
         }
         management = f"unix:{scratch / MANAGEMENT}"
         self._management = scratch / MANAGEMENT
-        if self._wanted.management_port is not None:
-            self._management = ports["management_port"] = (
-                self._wanted.management_port or free_ports()
-            )
-            management = f"http://{LOOPBACK}:{self._management}"
+        if self._wanted.management_port is not None or not host.takes_programs(scratch):
+            self._management = port = self._wanted.management_port or free_ports()
+            management = f"http://{LOOPBACK}:{port}"
+            logger.warning("TorchServe's management is on %s: any user here can use it", management)
         self.settings = settings = replace(self._wanted, **ports)
         self._workers = {each.version: 1 for each in served}  # as the archives say
         archives = {f"{MODEL}-{each.version}.mar": each.content for each in served}

@@ -153,6 +153,12 @@ HOSTS = {
         "mkdir {folder}/t; mount -t tmpfs -o noexec,nosuid,nodev,mode=1777 none {folder}/t",
         ("mount",),
     ),
+    "noexec everywhere": ForTorchServe(
+        {"WORKERS": "2"},
+        "for each in /tmp /var/tmp /dev/shm; do "
+        "mount --bind $each $each; mount -o remount,bind,noexec $each; done",
+        ("mount",),
+    ),
     "options for Java": ForTorchServe(
         dict.fromkeys(
             ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS"), "-XX:+UseG1GC -Xmx1k"

@@ -21,6 +21,28 @@ from tests.integration.conftest import PATH, TORCHSERVE_BYTES, Oracle, Server, r
 CLIENTS = 16
 
 
+@pytest.mark.parametrize("path", [PATH, "/", "/ping", "/v2", "/v2/models/diagonal_flip/infer"])
+def test_no_web_page_reaches_it_by_a_name_of_its_own(server: Server, path: str) -> None:
+    """DNS rebinding: a page's name resolves to loopback, and its requests carry that name."""
+    for base in (server.base, server.operations):
+        url, ask = f"{base}{path}", partial(requests.post, data=b"\xb6", timeout=60)
+        answer = ask(url, headers={"Host": "evil.example"})
+        assert answer.status_code == 421
+        assert "evil.example" in answer.text
+        assert ("error" in answer.json()) == path.startswith("/v2")
+        for host in ("localhost:1", "[::1]", "127.0.0.2"):
+            assert ask(url, headers={"Host": host}).status_code != 421
+
+
+def test_management_is_not_reached_by_tcp(server: Server) -> None:
+    words = server.java.cmdline()
+    configuration = Path(words[words.index("-f") + 1])
+    assert f"management_address=unix:{configuration.parent}/" in configuration.read_text()
+    assert configuration.parent.stat().st_mode & 0o777 == 0o700
+    ports = {each.laddr.port for each in server.java.net_connections() if each.status == "LISTEN"}
+    assert len(ports) == 4  # REST, metrics, and two of gRPC
+
+
 def test_both_ports_give_the_same_answers(running: Server) -> None:
     body = bytes(pack(np.random.default_rng(5).integers(0, 16, TORCHSERVE_BYTES // 16)).packed)
     answers = [each.post(body, OCTETS).content for each in (running.at_torchserve, running)]

@@ -163,7 +163,8 @@ def server_without_worker(
 ) -> Iterator[Server]:
     """TorchServe of a server of its own, whose worker has been taken away."""
     logs = tmp_path_factory.mktemp("logs")
-    with run_server(artifacts, logs, TORCHSERVE="1", HEALTH_CHECK_INTERVAL_S="3600") as running:
+    settings = {"TORCHSERVE": "1", "HEALTH_CHECK_INTERVAL_S": "3600", "MANAGEMENT_PORT": "0"}
+    with run_server(artifacts, logs, **settings) as running:
         command = running.java.cmdline()
         configuration = Path(command[command.index("-f") + 1]).read_text()
         [management] = re.findall(r"^management_address=(.+)$", configuration, re.MULTILINE)
