@@ -30,8 +30,8 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve token test export train sign release verify-release report gpu-check gpu-bundle bench profile soak drill cluster-drill fuzz audit sbom \
-  image image-test manifests-test portability run-image lint format lock clean \
-  installed installed-dev .deploy .audit .bench/servers .bench/litserve
+  image image-test manifests-test lowest-test portability run-image lint format lock clean \
+  installed installed-dev .deploy .lowest .audit .bench/servers .bench/litserve
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -102,6 +102,10 @@ image-test: installed-dev ## build the image and test it as an operator would
 manifests-test: installed-dev .deploy ## check Kubernetes, KServe and compose files
 	@$(BIN)/python -m pytest tests/deploy $(PYTEST_ARGS)
 
+lowest-test: .lowest ## test client and command with the oldest packages that pyproject.toml lets in
+	@.lowest/bin/python -m pytest -W ignore::ResourceWarning $(PYTEST_ARGS) tests/unit/test_client_images.py \
+	  tests/unit/test_client_streams.py tests/unit/test_cli_commands.py tests/unit/test_cli_files.py
+
 portability: installed-dev .portability/.ready ## export, load and predict on emulated processors, in 10 minutes
 	@$(BIN)/python -m portability $(PORTABILITY_ARGS)
 
@@ -142,6 +146,9 @@ lock: installed-dev ## pin the newest packages of requirements/*.in
 	    --no-emit-index-url --custom-compile-command "make lock" \
 	    requirements/$$name.in -o requirements/$$name.txt || exit 1; \
 	done
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" --resolution lowest-direct \
+	  --extra aio --extra cli pyproject.toml requirements/lowest.in -o requirements/lowest.txt
 
 # All that an export writes; versions, choices, signatures and logs of others are not ours to remove.
 clean: ## remove the exports that `make export` makes again, and nothing else
@@ -158,7 +165,7 @@ installed:
 installed-dev: installed
 	@$(INSTALL) .venv requirements/dev.txt
 
-.deploy .audit: .%:
+.deploy .audit .lowest: .%:
 	@$(INSTALL) $@ requirements/$*.txt
 
 .bench/servers .bench/litserve: .bench/%:

@@ -161,6 +161,18 @@ def test_v2_and_explanations_know_versions(both: Operated, tables: Tables) -> No
         assert np.abs(steps["prediction"] - tables[version][11]).max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("version", [[], ["--model-version", "1.0"], ["--model-version", "2.0"]])
+def test_the_conformance_kit_passes_whatever_the_default_is(
+    both: Operated, version: list[str]
+) -> None:
+    both.change("2.0/default")
+    command = [sys.executable, "-m", "diagonalflip.cli", *version, "check", both.front]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+    assert checked.stdout.splitlines()[-1].endswith(" passed, 0 failed")
+    assert len(checked.stdout.splitlines()) > 270
+
+
 def test_the_default_changes_everywhere_at_once_and_survives_a_restart(
     versions: Path, tables: Tables
 ) -> None:

@@ -171,3 +171,13 @@ def test_the_model_has_the_version_that_it_is_given(tmp_path: Path) -> None:
     refused = run_export(ROOT, tmp_path, "--model-version", "../1")
     assert refused.returncode == 2
     assert "'../1'; expected letters" in refused.stderr
+
+
+def test_a_folder_without_room_is_named(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "export", "--output", str(tmp_path / "store")]
+    script = ["sh", "-ec", 'ulimit -f 1; exec "$@"', "sh", *words]
+    finished = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    last = finished.stderr.splitlines()[-1]
+    assert last.startswith(f"export failed: {tmp_path / 'store'}")
+    assert last.endswith(": File too large")

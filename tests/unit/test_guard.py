@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from supervisor import access, tokens
 from supervisor.access import AccessFiles
 from supervisor.settings import Settings
 from worker import limits
-from worker.guard import Guard, read_tokens
+from worker.guard import Guard, read_tokens, tls
 
 PATH = "/predictions/diagonal_flip"
 RATE = 3
@@ -182,3 +183,12 @@ def test_a_certificate_is_exchanged_with_its_key_and_lies_on_no_disk(
     assert files.changed()
     guard.renew(files.content["tokens"], files.content["pem"])
     assert guard.context is not first
+
+
+def test_no_room_for_a_file_is_no_fault_of_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr("worker.guard._file_of", refuse)
+    with pytest.raises(SettingError, match="none can be written: File too large"):
+        tls("pem")
