@@ -185,6 +185,10 @@ class Tampering:
         self._raw = Target(url, None, None, SLOW_S).raw()
         self._change = change
 
+    def of(self, _: str | None) -> Tampering:
+        """Its default version is the one that the vectors know."""
+        return self
+
     def post(self, *args: Any, **kwargs: Any) -> Reply:
         """Do the same as ``Raw.post``."""
         return self._change(self._raw.post(*args, **kwargs))
