@@ -83,6 +83,7 @@ gpu-bundle: installed ## stage in .gpu-bundle what a GPU host with BUNDLE_PYTHON
 
 bench: installed-dev $(EXPORTS) .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others, in 30 minutes; BENCH_ARGS=--sweep also fills the docs
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
+	@$(BIN)/python -m benchmarks.client
 
 profile: installed-dev $(EXPORTS) ## show where the time goes, in worker and Java
 	@$(BIN)/python -m benchmarks.profile $(PROFILE_ARGS)

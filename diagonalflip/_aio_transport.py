@@ -114,7 +114,7 @@ class AsyncTransport:
             body = bytearray()
             while len(body) < most and (part := await response.content.read(most - len(body))):
                 body += part
-            return Reply(response.status, response.headers, bytes(body))
+            return Reply(response.status, response.headers, body)
 
     async def _connected(self) -> aiohttp.ClientSession:
         """The session; made late, because it belongs to a process and its running event loop."""

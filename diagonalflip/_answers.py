@@ -16,6 +16,7 @@ import numpy.typing as npt
 from diagonalflip import errors
 from diagonalflip._endpoint import FLIPS, Form, Reply
 from diagonalflip.errors import (
+    ClientError,
     ConnectionFailed,
     DiagonalFlipError,
     InternalError,
@@ -82,20 +83,16 @@ def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
     """
     if reply.status != 200:
         raise refusal(reply, count)
-    wanted = {
-        "Content-Type": _media_type(form.content_type(count)),
-        "Content-Encoding": None,
-        "Flip-Images": str(count),
-        "Flip-Wire-Version": WIRE_VERSION,
-    }
-    for name, expected in wanted.items():
-        got: Any = reply.headers.get(name)
-        if name == "Content-Type":
-            got = _media_type(got or "")
-        elif got is None:
-            continue
-        if got != expected:
-            raise InvalidAnswer(f"{name}: {reply.headers.get(name)}", f"{expected}", _LOOK)
+    headers, media_type = reply.headers, form.content_type(count)
+    got = headers.get("Content-Type") or ""
+    if got != media_type and _media_type(got) != _media_type(media_type):
+        raise InvalidAnswer(f"Content-Type: {got}", media_type, _LOOK)
+    if (coding := headers.get("Content-Encoding")) is not None:
+        raise InvalidAnswer(f"Content-Encoding: {coding}", "none", _LOOK)
+    for name, expected in (("Flip-Images", str(count)), ("Flip-Wire-Version", WIRE_VERSION)):
+        found = headers.get(name)
+        if found is not None and found != expected:
+            raise InvalidAnswer(f"{name}: {found}", expected, _LOOK)
     if len(reply.body) != form.length_bytes(count):
         more = "or more " if len(reply.body) > form.length_bytes(count) else ""
         raise InvalidAnswer(
@@ -122,7 +119,7 @@ def refusal(reply: Reply, count: int) -> DiagonalFlipError:
     status = reply.status
     if status == TooManyImages.status:
         return _too_many(reply, count)
-    told = str(problem.get("message") or problem.get("detail") or reply.body[:200])
+    told = str(problem.get("message") or problem.get("detail") or bytes(reply.body[:200]))
     kind = errors.KINDS.get(str(problem.get("code")))
     if kind is not None and kind.status == status:
         error = kind(*(str(problem.get(name, "")) for name in ("got", "expected", "action")))
@@ -162,7 +159,7 @@ def info(reply: Reply) -> ServerInfo:
     if reply.status != 200:
         raise refusal(reply, 0)
     try:
-        told = json.loads(reply.body)
+        told = json.loads(bytes(reply.body))
         return ServerInfo(**{field.name: told[field.name] for field in fields(ServerInfo)})
     except (ValueError, KeyError, TypeError) as error:
         got = (
@@ -199,6 +196,20 @@ def check_all_16(
         raise InvalidAnswer(
             "an image is predicted differently alone and in a batch", "the same prediction"
         )
+
+
+def check_out(out: object, count: int) -> None:
+    """Raises ClientError unless predictions of ``count`` images can be read into ``out``."""
+    if (
+        isinstance(out, np.ndarray)
+        and out.dtype == np.dtype(np.float32)
+        and out.shape == (count, PIXELS)
+        and out.flags.c_contiguous
+        and out.flags.writeable
+    ):
+        return
+    got = f"{out.dtype}{list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
+    raise ClientError(f"out is {got}", f"a writable array float32[{count}, 4], row by row")
 
 
 def agree(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool:
@@ -239,9 +250,9 @@ def _seconds(retry_after: str) -> float:
     return max(0.0, (aware - datetime.now(UTC)).total_seconds())
 
 
-def _document(body: bytes) -> dict[str, Any]:
+def _document(body: bytes | bytearray | memoryview) -> dict[str, Any]:
     try:
-        document = json.loads(body)
+        document = json.loads(bytes(body))
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

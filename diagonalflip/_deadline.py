@@ -10,6 +10,8 @@ from diagonalflip.errors import DeadlineExceeded
 LONGEST_WAIT_S = 1e6
 """Of one wait: the operating system's calls take no number of seconds that is much larger."""
 
+_MAKING = threading.Lock()
+
 
 class Deadline:
     """A point in time that every part of one call shares.
@@ -22,8 +24,20 @@ class Deadline:
     def __init__(self, seconds: float, cancelled: threading.Event | None = None) -> None:
         self._seconds = seconds
         self._end = time.monotonic() + seconds
-        self._cancelled = cancelled or threading.Event()
+        self._event = cancelled
         self._failure: BaseException | None = None
+
+    @property
+    def _cancelled(self) -> threading.Event:
+        """The event; few calls ever need one, and it takes as long as all the rest here."""
+        with _MAKING:
+            if self._event is None:
+                self._event = threading.Event()
+            return self._event
+
+    @property
+    def _is_cancelled(self) -> bool:
+        return self._event is not None and self._event.is_set()
 
     def note(self, failure: BaseException | None) -> None:
         """Remembers why an attempt failed, for ``exceeded`` to tell."""
@@ -39,7 +53,7 @@ class Deadline:
 
     def left_s(self) -> float:
         """Seconds left, at least 0."""
-        return 0.0 if self._cancelled.is_set() else max(0.0, self._end - time.monotonic())
+        return 0.0 if self._is_cancelled else max(0.0, self._end - time.monotonic())
 
     def check(self) -> float:
         """Seconds that a call may wait now: those that are left, more than 0.
@@ -54,7 +68,7 @@ class Deadline:
 
     def exceeded(self) -> DeadlineExceeded:
         """The error to raise when no time is left."""
-        if self._cancelled.is_set():
+        if self._is_cancelled:
             return DeadlineExceeded("the call was cancelled", "a whole answer")
         failure = self._failure
         before = f" (before: {type(failure).__name__}: {failure})" if failure else ""

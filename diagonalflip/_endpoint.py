@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,11 @@ LONGEST_PROBLEM_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP response; ``headers`` ignores case."""
+    """An HTTP response; ``headers`` ignores case, and ``body`` is bytes or a caller's memory."""
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +45,24 @@ class Form:
         dtype: Of the decoded answer.
         length_bytes: Body's length for a number of images.
         decode: Body and number of images to ``dtype[n, *shape]``, writable.
+        is_plain: Whether a decoded answer has the same bytes as the body.
     """
 
     media_type: str
     shape: tuple[int, ...]
     dtype: type[Any]
     length_bytes: Callable[[int], int]
-    decode: Callable[[bytes, int], npt.NDArray[Any]]
+    decode: Callable[[Any, int], npt.NDArray[Any]]
+    is_plain: bool = False
 
     def content_type(self, count: int) -> str:
         """The media type, with the padding of ``count`` images if this form is packed."""
         return with_padding(self.media_type, count) if self is FLIPS else self.media_type
 
 
-def _floats(body: bytes, _count: int) -> npt.NDArray[np.float32]:
-    return np.frombuffer(body, dtype="<f4").astype(np.float32).reshape(-1, PIXELS)
+def _floats(body: bytearray | memoryview, _count: int) -> npt.NDArray[np.float32]:
+    """The numbers where they lie; whoever gets them may change them."""
+    return np.frombuffer(body, dtype="<f4").astype(np.float32, copy=False).reshape(-1, PIXELS)
 
 
 def _flips(body: bytes, count: int) -> npt.NDArray[np.uint8]:
@@ -69,7 +73,10 @@ def _octets(body: bytes, _count: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(body, np.uint8)
 
 
-PREDICTIONS = Form(OCTETS, (PIXELS,), np.float32, lambda count: 4 * PIXELS * count, _floats)
+PREDICTIONS = Form(
+    *(OCTETS, (PIXELS,), np.float32, lambda count: 4 * PIXELS * count, _floats),
+    is_plain=sys.byteorder == "little",
+)
 FLIPS = Form(PACKED, (2, 2), np.uint8, lambda count: (count + 1) // 2, _flips)
 
 DESCRIPTION = Form(JSON, (), object, lambda _: LONGEST_PROBLEM_BYTES, _octets)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from diagonalflip import _answers
 from diagonalflip._answers import ServerInfo
-from diagonalflip._chunks import ChunkLimit, chunks, split
+from diagonalflip._chunks import ChunkLimit, split
 from diagonalflip._deadline import Deadline
 from diagonalflip._endpoint import DESCRIPTION, NO_IMAGES, Form, Reply
 from diagonalflip._retry import retrying
 from diagonalflip._transport import Transport
-from diagonalflip.errors import TooManyImages
+from diagonalflip.errors import DiagonalFlipError, TooManyImages
 from diagonalflip.wire import Images
 
 Answer = npt.NDArray[Any]
@@ -40,17 +40,50 @@ class Sender:
         self._connections = connections
         self._has_answered = False
 
-    def collect(self, images: Images, form: Form, deadline: Deadline) -> Answer:
-        """The answers of all images as one array, within one deadline."""
+    def close(self) -> None:
+        """Closes the connections."""
+        self._transport.close()
+
+    def collect(
+        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
+    ) -> Answer:
+        """The answers of all images as one array, ``out`` if there is one, within one deadline."""
         if images.count <= self._limit.images:
-            return self._answer(images, form, deadline)
-        answers = np.empty((images.count, *form.shape), form.dtype)
-        done = 0
-        cut = chunks(iter([images.packed]), self._limit, images.count)
-        with closing(self.stream(cut, form, deadline, lambda: deadline)) as stream:
-            for answer in stream:
-                answers[done : done + len(answer)] = answer
-                done += len(answer)
+            answer = self.answer(images, form, deadline, out)
+            return answer if out is None else out
+        answers = np.empty((images.count, *form.shape), form.dtype) if out is None else out
+        size = max(1, self._limit.images // 2)
+        starts = iter(range(0, len(images.packed), size))
+        packed, taking = memoryview(images.packed), threading.Lock()
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            while True:
+                with taking:
+                    start = next(starts, None)
+                if start is None or deadline.left_s() <= 0:
+                    return
+                first, last = 2 * start, min(2 * (start + size), images.count)
+                chunk = Images(bytes(packed[start : start + size]), last - first)
+                try:
+                    self.answer(chunk, form, deadline, answers[first:last])
+                except BaseException as error:
+                    failures.append(error)
+                    deadline.cancel()  # the others end too
+                    return
+
+        pool = ThreadPoolExecutor(self._connections, thread_name_prefix="diagonalflip")
+        try:
+            for worker in [_begin(pool, work) for _ in range(self._connections)]:
+                worker.result()
+        except BaseException:  # Ctrl-C
+            deadline.cancel()
+            raise
+        finally:
+            pool.shutdown()
+        if failures:
+            raise failures[0]
+        deadline.check()
         return answers
 
     def stream(
@@ -72,7 +105,7 @@ class Sender:
         pool = ThreadPoolExecutor(self._connections, thread_name_prefix="diagonalflip")
         try:
             for images in cut:
-                window.append(self._begin(pool, images, form, next_deadline()))
+                window.append(_begin(pool, self.answer, images, form, next_deadline()))
                 while window and (window[0].done() or len(window) >= 2 * self._connections):
                     yield window.popleft().result()
             while window:
@@ -81,27 +114,37 @@ class Sender:
             deadline.cancel()
             pool.shutdown(cancel_futures=True)
 
-    def _begin(
-        self, pool: ThreadPoolExecutor, images: Images, form: Form, deadline: Deadline
-    ) -> Future[Answer]:
-        """Ask for a chunk in a thread; in this one at the interpreter's exit, where none starts."""
-        try:
-            return pool.submit(self._answer, images, form, deadline)
-        except RuntimeError:
-            answered: Future[Answer] = Future()
-            answered.set_result(self._answer(images, form, deadline))
-            return answered
-
-    def exchange(self, images: Images, form: Form, deadline: Deadline) -> tuple[Reply, Answer]:
+    def exchange(
+        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
+    ) -> tuple[Reply, Answer]:
         """One request, sent again where that helps."""
-        attempts = retrying(deadline, lambda: self._has_answered)
-        return attempts(self.once, images, form, deadline)
+        try:
+            return self.once(images, form, deadline, out)
+        except DiagonalFlipError as error:
+            if not error.retryable:
+                raise
+            failed = [error]
 
-    def once(self, images: Images, form: Form, deadline: Deadline) -> tuple[Reply, Answer]:
-        """One request, sent once."""
-        reply = self._transport.exchange(images, form, deadline)
+        def again() -> tuple[Reply, Answer]:
+            if failed:
+                raise failed.pop()
+            return self.once(images, form, deadline, out)
+
+        return retrying(deadline, lambda: self._has_answered)(again)
+
+    def once(
+        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
+    ) -> tuple[Reply, Answer]:
+        """One request, sent once; the answer is in ``out`` if there is such an array."""
+        into = None
+        if form.is_plain and images.count:
+            into = np.empty((images.count, *form.shape), form.dtype) if out is None else out
+        reply = self._transport.exchange(images, form, deadline, into)
         self._has_answered = True
-        return reply, _answers.read(reply, images.count, form)
+        answer = _answers.read(reply, images.count, form)
+        if out is not None and into is None:
+            out[...] = answer
+        return reply, answer
 
     def info(self, deadline: Deadline) -> ServerInfo:
         """Return the description of the server."""
@@ -111,12 +154,28 @@ class Sender:
 
         return retrying(deadline, lambda: self._has_answered)(once)
 
-    def _answer(self, images: Images, form: Form, deadline: Deadline) -> Answer:
+    def answer(
+        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
+    ) -> Answer:
         """The answers of one chunk, in several requests if the server takes no such many."""
         if images.count <= self._limit.images:
             try:
-                return self.exchange(images, form, deadline)[1]
+                return self.exchange(images, form, deadline, out)[1]
             except TooManyImages as error:
                 self._limit.lower(error.limit)
-        parts = split(images, self._limit.images)
-        return np.concatenate([self._answer(part, form, deadline) for part in parts])
+        answers = np.empty((images.count, *form.shape), form.dtype) if out is None else out
+        done = 0
+        for part in split(images, self._limit.images):
+            self.answer(part, form, deadline, answers[done : done + part.count])
+            done += part.count
+        return answers
+
+
+def _begin(pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Begin work in a thread; at the interpreter's exit, where none starts, do it in this one."""
+    try:
+        return pool.submit(work, *arguments)
+    except RuntimeError:
+        done: Future[Any] = Future()
+        done.set_result(work(*arguments))
+        return done

@@ -1,70 +1,117 @@
-"""HTTP by ``requests``, with a deadline that also holds against a server that drips.
+"""HTTP by ``requests``, and urllib3 below it, with deadlines that hold against a server that drips.
 
-A timeout of ``requests`` begins anew with every byte that arrives, so a peer that sends one
-now and then holds a call for ever (psf/requests#3099). Here the socket itself knows the
-call's deadline: every read and write, of headers too, waits for what is left of it and no
-longer. Only name resolution is out of reach; the operating system limits that.
+What does not change from request to request is found out once, by ``requests``: proxies,
+certificates, headers, and what ``~/.netrc`` says. A timeout of a socket begins anew with every
+byte that arrives, so a peer that sends one now and then would hold a call for ever
+(psf/requests#3099). Here a watchdog shuts down the socket of a call whose deadline has passed.
+Only name resolution is out of reach; the operating system limits that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
-import io
 import os
 import socket
 import ssl
-from collections import deque
-from collections.abc import Mapping
-from contextvars import ContextVar
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from diagonalflip._deadline import Deadline
 from diagonalflip._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply
 from diagonalflip.errors import ClientError, ConnectionFailed
 from diagonalflip.wire import Images
 
-POLL_S = 0.2
-"""Longest delay until a blocked read notices that its call was cancelled."""
+POLL_S = 0.1
+"""Longest delay until the end of a call is noticed: its deadline's, or that it was cancelled."""
 
-# urllib3 makes the connections, so the deadline of a thread's call reaches them this way.
-_DEADLINE: ContextVar[Deadline] = ContextVar("diagonalflip_deadline")
+IDLE_S = 1.0
+"""Time without calls, until the watchdog sleeps."""
 
-_FRAMING = {"content-length", "transfer-encoding"}
+FRAMING = {"content-length", "transfer-encoding"}
 """Without either, a lost connection looks like an end: http.client even takes half a header."""
 
 
-class _DeadlineReader(io.RawIOBase):
-    """A socket's reading side, which ends with the call's deadline."""
+@dataclass(eq=False)
+class _Call:
+    """A request that a thread has sent.
 
-    def __init__(self, sock: socket.socket, file: io.BufferedReader) -> None:
-        self._socket = sock
-        self._file = file.detach()  # it counts as a user of the socket until it is closed
+    Attributes:
+        deadline: When it ends.
+        socket: That the response comes from, once it is awaited.
+        response: http.client's, which reads straight into a caller's memory.
+    """
 
-    def readable(self) -> bool:
-        return True
+    deadline: Deadline
+    socket: socket.socket | None = None
+    response: http.client.HTTPResponse | None = None
 
-    def readinto(self, buffer: Any) -> int:
-        while True:
-            self._socket.settimeout(min(_DEADLINE.get().check(), POLL_S))
-            try:
-                return self._socket.recv_into(buffer)
-            except TimeoutError:
-                continue
 
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+_THREAD = threading.local()
+"""``call``: the thread's. urllib3 makes connections and responses, so it reaches them this way."""
+
+
+class _Watchdog:
+    """A thread that shuts down the sockets of calls whose deadline has passed."""
+
+    def __init__(self) -> None:
+        self._calls: set[_Call] = set()
+        self._awake = threading.Event()
+        self._process = 0
+
+    @contextmanager
+    def watching(self, call: _Call) -> Iterator[None]:
+        """Watch a call."""
+        if self._process != os.getpid():
+            self._start()
+        self._calls.add(call)
+        if not self._awake.is_set():
+            self._awake.set()
+        try:
+            yield
+        finally:
+            self._calls.discard(call)
+
+    def _start(self) -> None:
+        """Start the thread. After a fork it is the parent's."""
+        self._calls, self._awake = set(), threading.Event()
+        with contextlib.suppress(RuntimeError):  # the interpreter exits: the timeouts must do
+            threading.Thread(target=self._run, name="flip-watchdog", daemon=True).start()
+            self._process = os.getpid()
+
+    def _run(self) -> None:
+        pause, idle_s = threading.Event(), 0.0
+        while self._awake.wait():
+            calls = list(self._calls)
+            for call in calls:
+                if call.socket is not None and call.deadline.left_s() <= 0:
+                    with contextlib.suppress(OSError):
+                        # TLS's own ``shutdown`` drops its state, in the midst of another's read.
+                        socket.socket.shutdown(call.socket, socket.SHUT_RDWR)
+            left_s = min((call.deadline.left_s() for call in calls), default=POLL_S)
+            pause.wait(min(max(left_s, POLL_S / 10), POLL_S))
+            idle_s = 0.0 if calls else idle_s + POLL_S
+            if idle_s > IDLE_S:
+                self._awake.clear()
+                if self._calls:
+                    self._awake.set()  # one came in between
+
+
+_WATCHDOG = _Watchdog()
 
 
 class _Response(http.client.HTTPResponse):
+    """A response that the thread's call knows, and its socket."""
+
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_DeadlineReader(sock, self.fp))
+        _THREAD.call.socket, _THREAD.call.response = sock, self
 
     def _read_status(self) -> tuple[str, int, str]:
         """Skip interim responses, of which http.client knows but 100 (RFC 9110, section 15.2)."""
@@ -75,38 +122,31 @@ class _Response(http.client.HTTPResponse):
             http.client.parse_headers(self.fp)
 
 
-class _Connection(HTTPConnection):
+class _Connection:
+    """A connection that sends a request's head and body together: one packet, read at once."""
+
     response_class = _Response
+    _head: bytes | None = None
+    _is_head = False
 
-    def send(self, data: Any) -> None:
-        if self.sock is not None:
-            self.sock.settimeout(_DEADLINE.get().check())
-        super().send(data)
+    def endheaders(self, *args: Any, **kwargs: Any) -> None:
+        """Send the head; what follows is the body."""
+        self._is_head = True
+        super().endheaders(*args, **kwargs)  # type: ignore[misc]
 
+    def send(self, data: bytes) -> None:
+        """Send bytes, with the head that waits for them."""
+        if self._is_head:
+            self._head, self._is_head = data, False
+            return
+        head, self._head = self._head, None
+        super().send(data if head is None else head + data)  # type: ignore[misc]
 
-class _SecureConnection(_Connection, HTTPSConnection):
-    """The same over TLS."""
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
-
-
-class _Adapter(HTTPAdapter):
-    """The adapter of ``requests`` on connections that know deadlines."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
-        return manager
+    def getresponse(self) -> Any:
+        """Return the response; a request without a body is still to be sent."""
+        if self._head is not None:
+            self.send(b"")
+        return super().getresponse()  # type: ignore[misc]
 
 
 class _Bearer(requests.auth.AuthBase):
@@ -122,50 +162,71 @@ class _Bearer(requests.auth.AuthBase):
 
 
 class Transport:
-    """Sends requests on kept connections; any number of threads, each with one of its own.
+    """Sends requests on kept connections; any number of threads, each on one of its own.
 
     Args:
         endpoint: Where to, and what to say.
         verify: As in ``requests``: whether to check certificates, or a CA bundle's path.
         cert: As in ``requests``: the client's certificate, and its key if in another file.
+        connections: How many to keep.
+
+    Raises:
+        ClientError: A setting cannot be used.
     """
 
     def __init__(
-        self, endpoint: Endpoint, verify: bool | str, cert: str | tuple[str, str] | None
+        self,
+        endpoint: Endpoint,
+        verify: bool | str,
+        cert: str | tuple[str, str] | None,
+        connections: int = 1,
     ) -> None:
-        self._endpoint = endpoint
-        # Given with every request: $REQUESTS_CA_BUNDLE wins over a session's (requests#3829).
-        self._options: dict[str, Any] = {"verify": endpoint.trusted(verify), "cert": cert}
-        if endpoint.is_loopback:
-            self._options["proxies"] = {"no_proxy": "*"}
-        self._idle: deque[requests.Session] = deque()
-        self._process = os.getpid()
-        self._closed = False
+        self._endpoint, self._connections = endpoint, connections
+        self._verify, self._cert = endpoint.trusted(verify), cert
+        self._closed, self._process, self._opening = False, 0, threading.Lock()
 
     def close(self) -> None:
         """Closes idle connections at once, and those in use after their answers."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        if self._process == os.getpid():
+            self._pool.close()
 
-    def exchange(self, images: Images, form: Form, deadline: Deadline) -> Reply:
-        """Asks for predictions, once; raises what ``send`` does, and ``Endpoint.checked``."""
+    def exchange(self, images: Images, form: Form, deadline: Deadline, out: Any = None) -> Reply:
+        """Asks for predictions, once; raises what ``send`` does, and ``Endpoint.checked``.
+
+        Args:
+            images: What to send.
+            form: Of the answer.
+            deadline: Of the call.
+            out: Array for an answer of that form, if its bytes are as in the answer.
+        """
         headers = self._endpoint.headers(images, form)
         most = form.length_bytes(images.count) + 1
+        into = None if out is None else memoryview(out).cast("B")
         url, body = self._endpoint.url, bytes(images.packed)
-        return self._endpoint.checked(self.send(url, body, headers, deadline, most))
+        return self._endpoint.checked(self.send(url, body, headers, deadline, most, into=into))
 
     def send(  # noqa: PLR0913 - what a request is
         self,
         url: str,
         body: bytes,
-        headers: Mapping[str, Any],
+        headers: Mapping[str, str],
         deadline: Deadline,
         most: int,
         *,
         method: str = "POST",
+        into: memoryview | None = None,
     ) -> Reply:
         """Sends one request and reads its whole answer, or ``most`` bytes, whatever that is.
+
+        Args:
+            url: Below the endpoint's.
+            body: Of the request.
+            headers: Besides the token.
+            deadline: Of the call.
+            most: Bytes that are wanted of an answer with status 200.
+            method: Of the request.
+            into: Takes the body of an answer with status 200, if it has that length.
 
         Raises:
             ConnectionFailed: The connection failed before a whole answer.
@@ -175,84 +236,132 @@ class Transport:
         """
         if self._closed:
             raise ClientError("the client is closed", "an open one", "make another Client")
-        session = self._lease()
-        token = _DEADLINE.set(deadline)
+        call = _THREAD.call = _Call(deadline)
         try:
-            with session.request(
-                method,
-                url,
-                data=body,
-                headers=headers,
-                timeout=deadline.check(),
-                stream=True,
-                allow_redirects=False,  # a POST would become a GET
-                **self._options,
-            ) as response:
-                return _reply(session, response, most)
-        except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
-            raise deadline.exceeded() from error
-        except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
-            if deadline.left_s() <= 0:
-                raise deadline.exceeded() from error
-            reason = _reason(error)
-            told = str(reason) or type(reason).__name__
-            if isinstance(reason, ssl.SSLCertVerificationError):
-                raise ClientError(told, "a trusted certificate", "check verify") from error
-            told = f"{self._endpoint.shown}: {told}"
-            raise ConnectionFailed(told, "a whole answer", "check the server") from error
-        except (requests.RequestException, OSError) as error:
+            if self._process != os.getpid():
+                self._open()
+            left_s = deadline.check()
+            with _WATCHDOG.watching(call):
+                response = self._pool.urlopen(
+                    method,
+                    self._prefix + url.removeprefix(self._endpoint.base),
+                    body,
+                    self._headers | dict(headers),
+                    retries=False,
+                    redirect=False,  # a POST would become a GET
+                    assert_same_host=False,
+                    timeout=urllib3.Timeout(connect=left_s, read=left_s),
+                    preload_content=False,
+                    decode_content=False,
+                )
+                return _reply(response, call.response, most, into)
+        except ConnectionFailed as error:
+            raise (deadline.exceeded() if deadline.left_s() <= 0 else error) from error.__cause__
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+            raise self._failure(error, deadline) from error
+        except (requests.RequestException, ValueError) as error:
             raise ClientError(f"{error}", "a request", "check the client's settings") from error
         finally:
-            _DEADLINE.reset(token)
-            self._idle.append(session)
-            if self._closed:
-                self.close()
+            _THREAD.call = None
 
-    def _lease(self) -> requests.Session:
-        """An idle session, or a new one: a session serves one thread at a time."""
-        if self._process != os.getpid():
-            # After a fork: answers to both processes would come on the same connection.
-            self._idle, self._process = deque(), os.getpid()
-        try:
-            return self._idle.pop()
-        except IndexError:
-            session = requests.Session()
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=1))
-            if self._endpoint.token is not None or self._endpoint.is_loopback:
-                session.auth = _Bearer(self._endpoint.token)
-            return session
+    def _open(self) -> None:
+        """Find out what all requests share. A process has connections of its own.
+
+        Raises:
+            requests.RequestException: The URL, or a proxy's, cannot be used.
+            ClientError: A certificate's file cannot.
+        """
+        with self._opening:
+            if self._process == os.getpid():
+                return
+            endpoint, session = self._endpoint, requests.Session()
+            if endpoint.token is not None or endpoint.is_loopback:
+                session.auth = _Bearer(endpoint.token)
+            request = session.prepare_request(requests.Request("POST", endpoint.base))
+            proxies: Any = {"no_proxy": "*"} if endpoint.is_loopback else {}
+            proxies = session.merge_environment_settings(
+                endpoint.base, proxies, None, self._verify, self._cert
+            )["proxies"]
+            adapter = requests.adapters.HTTPAdapter(pool_maxsize=self._connections)
+            pool: Any = adapter.get_connection_with_tls_context(
+                request, self._verify, proxies, self._cert
+            )
+            try:
+                adapter.cert_verify(pool, request.url, self._verify, self._cert)  # type: ignore[no-untyped-call]
+            except OSError as error:
+                raise ClientError(f"{error}", "a file that is there", "check cert") from error
+            pool.ConnectionCls = type("Connection", (_Connection, pool.ConnectionCls), {})
+            kept = {"user-agent", "authorization"}
+            self._headers = {
+                name: value for name, value in request.headers.items() if name.lower() in kept
+            }
+            # A path; for a proxy, a whole URL.
+            self._prefix = adapter.request_url(request, proxies).rstrip("/")
+            self._pool, self._adapter, self._process = pool, adapter, os.getpid()
+
+    def _failure(self, error: Exception, deadline: Deadline) -> ClientError:
+        """Return what a failed request is to the caller."""
+        is_late = isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError)
+        is_late &= not isinstance(error, urllib3.exceptions.NewConnectionError)
+        if deadline.left_s() <= 0 or is_late:
+            return deadline.exceeded()
+        reason = _reason(error)
+        told = f"{self._endpoint.shown}: {str(reason) or type(reason).__name__}"
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            return ClientError(told, "a trusted certificate", "check verify")
+        if isinstance(error, urllib3.exceptions.LocationValueError):
+            return ClientError(told, "a URL", "check the client's settings")
+        return ConnectionFailed(told, "a whole answer", "check the server")
 
 
-def _reply(session: requests.Session, response: requests.Response, most: int) -> Reply:
-    is_answer = response.status_code == requests.codes.ok
-    if not is_answer:
-        most = LONGEST_PROBLEM_BYTES
-    elif not _FRAMING & {name.lower() for name in response.headers}:
-        raise ConnectionFailed("the answer has no length", "a header Content-Length")
-    body = _read(response.raw, most)
-    if not is_answer:
-        session.close()  # so does TorchServe, maybe just when the next request is under way
-    return Reply(response.status_code, response.headers, body)
+def _reply(response: Any, raw: Any, most: int, into: memoryview | None) -> Reply:
+    """Read a response, and give its connection back."""
+    body: bytes | memoryview
+    is_answer, is_whole = response.status == 200, False
+    try:
+        if not is_answer:
+            most, into = LONGEST_PROBLEM_BYTES, None
+        elif not FRAMING & {name.lower() for name in response.headers}:
+            raise ConnectionFailed("the answer has no length", "a header Content-Length")
+        if into is not None and raw.length == len(into):
+            body = _read_into(raw, into)
+        else:
+            body = _read(raw, most)
+        if len(body) < most and raw.length:
+            raise http.client.IncompleteRead(b"", raw.length)
+        is_whole = raw.isclosed() or raw.length == 0
+        return Reply(response.status, response.headers, body)
+    finally:
+        # After an error TorchServe closes it too, maybe just when the next request is under way.
+        if not (is_answer and is_whole):
+            response.close()
+        response.release_conn()
 
 
-def _read(raw: Any, most: int) -> bytes:
+def _read_into(raw: http.client.HTTPResponse, into: memoryview) -> memoryview:
+    """Fill memory with a body; return what came of it."""
+    done = 0
+    while done < len(into) and (count := raw.readinto(into[done:])):
+        done += count
+    return into[:done]
+
+
+def _read(raw: http.client.HTTPResponse, most: int) -> bytes:
     """The body, or ``most`` bytes of it.
 
     Only the read after the last byte tells a connection that was lost from a short body.
     """
-    body: bytes = raw.read(most)
+    body = raw.read(most)
     while len(body) < most and (part := raw.read(most - len(body))):
         body += part
     return body
 
 
 def _reason(error: BaseException) -> BaseException:
-    """Return the system's own error from the two libraries' errors around it."""
+    """Return the system's own error from those of the libraries around it."""
     inner: BaseException | None = error
     while inner is not None:
-        is_wrapper = isinstance(inner, requests.RequestException)
-        if isinstance(inner, OSError | http.client.HTTPException) and not is_wrapper:
+        if isinstance(inner, OSError | http.client.HTTPException):
             return inner
         inner = inner.__cause__ or inner.__context__
     return error

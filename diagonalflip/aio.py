@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy.typing as npt
 from diagonalflip import _answers, _files
 from diagonalflip._aio_transport import AsyncTransport
 from diagonalflip._answers import ServerInfo
-from diagonalflip._chunks import ChunkLimit, Rechunker, split
+from diagonalflip._chunks import ChunkLimit, Rechunker
 from diagonalflip._deadline import Deadline
 from diagonalflip._endpoint import (
     DESCRIPTION,
@@ -28,14 +30,20 @@ from diagonalflip._endpoint import (
 )
 from diagonalflip._files import Destination, Source
 from diagonalflip._images import ImagesLike, Packed, packed_images, to_images
+from diagonalflip._join import Joiner
 from diagonalflip._retry import retrying_async, until_ready_async
-from diagonalflip._sender import Answer
-from diagonalflip.errors import TooManyImages
+from diagonalflip._sender import Answer, Sender
+from diagonalflip._transport import Transport
+from diagonalflip.errors import DiagonalFlipError, TooManyImages
 from diagonalflip.wire import MODEL, Images, pack
 
 __all__ = ["AsyncClient"]
 
 Pieces = Iterable[Packed] | AsyncIterable[Packed]
+AsyncStream = AsyncGenerator[Answer, None]
+
+JOB_CONNECTIONS = 4
+"""As many as ``Client`` has: more do not make a job faster."""
 
 
 class AsyncClient:
@@ -44,7 +52,10 @@ class AsyncClient:
     Args:
         url, model, version, deadline_s, token, verify, cert, model_digest, images_per_request: As
             ``Client``'s.
-        connections: Of all calls together, and so requests in flight; others queue.
+        connections: Of all calls together, and so requests in flight; others queue. A job, which
+            is a call of more images than one request carries, has four of its own at most.
+        join_calls: Whether calls of one turn of the event loop travel in one request. A token's
+            rate counts requests.
     """
 
     def __init__(  # noqa: PLR0913 - settings, by keyword
@@ -59,7 +70,8 @@ class AsyncClient:
         verify: bool | str = True,
         cert: str | tuple[str, str] | None = None,
         model_digest: str | None = None,
-        images_per_request: int = 65536,
+        images_per_request: int = 131_072,
+        join_calls: bool = True,
     ) -> None:
         self._settings = {
             "url": url,
@@ -72,6 +84,7 @@ class AsyncClient:
             "cert": cert,
             "model_digest": model_digest,
             "images_per_request": images_per_request,
+            "join_calls": join_calls,
         }
         check_positive(
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
@@ -79,6 +92,9 @@ class AsyncClient:
         endpoint = Endpoint(url, model, token, model_digest, version)
         self._transport = AsyncTransport(endpoint, verify, cert, connections)
         self._limit = ChunkLimit(images_per_request)
+        threads = min(connections, JOB_CONNECTIONS)
+        self._sender = Sender(Transport(endpoint, verify, cert, threads), self._limit, threads)
+        self._joiner, self._joins = Joiner(self._answer, self._limit), join_calls
         self._deadline_s = deadline_s
         self._connections = connections
         self._has_answered = False
@@ -99,6 +115,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Closes the connections, and ends calls that run with ``ClientError``."""
         await self._transport.close()
+        self._sender.close()
 
     async def predict(self, images: ImagesLike) -> npt.NDArray[np.float32]:
         """Predictions, ``float32[n, 4]``; see ``Client.predict``."""
@@ -118,7 +135,7 @@ class AsyncClient:
         self, pieces: Pieces, *, count: int | None = None
     ) -> AsyncGenerator[npt.NDArray[np.float32], None]:
         """Predictions, ``float32[m, 4]`` each, in order; see ``Client.predict_chunks``."""
-        return self._stream(pieces, PREDICTIONS, count, lambda: Deadline(self._deadline_s))
+        return self._stream(pieces, PREDICTIONS, count)
 
     async def predict_file(
         self,
@@ -130,11 +147,15 @@ class AsyncClient:
     ) -> int:
         """Number of images predicted; see ``Client.predict_file``."""
         done = 0
-        with _files.reading(source) as images, _files.writing(destination) as output:
+        with (
+            _files.reading(source) as images,
+            _files.writing(destination) as output,
+            ThreadPoolExecutor(1, thread_name_prefix="diagonalflip") as pool,
+        ):
             answers = self.predict_chunks(_files.pieces(images), count=count)
             async with aclosing(answers):
                 async for predictions in answers:
-                    await _in_a_thread(_files.write, output, predictions)
+                    await _in_a_thread(pool, partial(_files.write, output, predictions))
                     done += len(predictions)
                     if progress is not None:
                         progress(done)
@@ -166,54 +187,80 @@ class AsyncClient:
 
     async def _collect(self, images: Images, form: Form) -> Answer:
         deadline = Deadline(self._deadline_s)
-        if images.count <= self._limit.images:
-            return await self._answer(images, form, deadline)
-        answers = np.empty((images.count, *form.shape), form.dtype)
-        done = 0
-        stream = self._stream([images.packed], form, images.count, lambda: deadline)
-        async with aclosing(stream):
-            async for answer in stream:
-                answers[done : done + len(answer)] = answer
-                done += len(answer)
-        return answers
+        if images.count > self._limit.images:
+            return await self._in_threads(self._sender.collect, images, form, deadline)
+        if self._joins:
+            return await self._joiner.ask(images, form, deadline)
+        return await self._answer(images, form, deadline)
 
-    async def _stream(
-        self,
-        pieces: Pieces,
-        form: Form,
-        count: int | None,
-        next_deadline: Callable[[], Deadline],
-    ) -> AsyncGenerator[Answer, None]:
-        window: deque[asyncio.Task[Answer]] = deque()
+    async def _stream(self, pieces: Pieces, form: Form, count: int | None) -> AsyncStream:
+        """Answers of chunks, in order, by threads: asyncio's streams are slow for large answers."""
+        deadline, threads = Deadline(self._deadline_s), min(self._connections, JOB_CONNECTIONS)
+        window: deque[asyncio.Future[Answer]] = deque()
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="diagonalflip")
         try:
             async with aclosing(_cut(pieces, Rechunker(self._limit, count))) as chunks:
                 async for images in chunks:
-                    chunk = self._answer(images, form, next_deadline())
-                    window.append(asyncio.create_task(chunk))
-                    while window and (window[0].done() or len(window) >= self._connections):
-                        yield await window.popleft()
+                    work = partial(self._sender.answer, images, form, deadline.restarted())
+                    window.append(_in_a_thread(pool, work))
+                    while window and (window[0].done() or len(window) >= 2 * threads):
+                        yield await self._answered(window.popleft())
             while window:
-                yield await window.popleft()
+                yield await self._answered(window.popleft())
         finally:
-            for task in window:
-                task.cancel()
+            deadline.cancel()
             await asyncio.gather(*window, return_exceptions=True)
+            pool.shutdown(wait=False)
+
+    async def _answered(self, answer: asyncio.Future[Answer]) -> Answer:
+        async with self._transport.call():
+            return await answer
+
+    async def _in_threads(
+        self,
+        work: Callable[[Images, Form, Deadline], Answer],
+        images: Images,
+        form: Form,
+        deadline: Deadline,
+    ) -> Answer:
+        """Do a job in threads; if it is cancelled, they end soon."""
+        pool = ThreadPoolExecutor(1, thread_name_prefix="diagonalflip")
+        try:
+            async with self._transport.call():
+                answer: Answer = await _in_a_thread(pool, partial(work, images, form, deadline))
+                return answer
+        except BaseException:
+            deadline.cancel()
+            raise
+        finally:
+            pool.shutdown(wait=False)
 
     async def _answer(self, images: Images, form: Form, deadline: Deadline) -> Answer:
-        if images.count <= self._limit.images:
-            try:
-                return (await self._exchange(images, form, deadline))[1]
-            except TooManyImages as error:
-                self._limit.lower(error.limit)
-        parts = split(images, self._limit.images)
-        return np.concatenate([await self._answer(part, form, deadline) for part in parts])
+        """The answers of one request, or of several if the server takes no such many."""
+        try:
+            return (await self._exchange(images, form, deadline))[1]
+        except TooManyImages as error:
+            self._limit.lower(error.limit)
+        return await self._in_threads(self._sender.answer, images, form, deadline)
 
     async def _exchange(
         self, images: Images, form: Form, deadline: Deadline
     ) -> tuple[Reply, Answer]:
-        attempts = retrying_async(deadline, lambda: self._has_answered)
+        """One request, sent again where that helps."""
         async with self._transport.call():
-            return await attempts(self._once, images, form, deadline)
+            try:
+                return await self._once(images, form, deadline)
+            except DiagonalFlipError as error:
+                if not error.retryable:
+                    raise
+                failed = [error]
+
+            async def again() -> tuple[Reply, Answer]:
+                if failed:
+                    raise failed.pop()
+                return await self._once(images, form, deadline)
+
+            return await retrying_async(deadline, lambda: self._has_answered)(again)
 
     async def _once(self, images: Images, form: Form, deadline: Deadline) -> tuple[Reply, Answer]:
         reply = await self._transport.exchange(images, form, deadline)
@@ -221,12 +268,15 @@ class AsyncClient:
         return reply, _answers.read(reply, images.count, form)
 
 
-async def _in_a_thread(work: Callable[..., None], *arguments: Any) -> None:
-    """Run what may take long in a thread; at the interpreter's exit, where none starts, here."""
+def _in_a_thread(pool: ThreadPoolExecutor, work: Callable[[], Any]) -> asyncio.Future[Any]:
+    """Begin work in a thread; at the interpreter's exit, where none starts, do it here."""
+    loop = asyncio.get_running_loop()
     try:
-        await asyncio.to_thread(work, *arguments)
+        return loop.run_in_executor(pool, work)
     except RuntimeError:
-        work(*arguments)
+        done = loop.create_future()
+        done.set_result(work())
+        return done
 
 
 async def _cut(pieces: Pieces, rechunker: Rechunker) -> AsyncGenerator[Images, None]:

@@ -68,8 +68,7 @@ class Raw:
         return self._send("GET", path, {})
 
     def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> Reply:
-        # What is None here, requests leaves out instead of sending its own.
-        sent = {"Accept": None, "Accept-Encoding": "identity"} | dict(headers)
+        sent = {"Accept-Encoding": "identity"} | dict(headers)
         deadline = Deadline(self._deadline_s)
         asked, mark, query = path.partition("?")
         path = f"{self._paths.get(asked, asked)}{mark}{query}"

@@ -137,6 +137,51 @@ def test_a_closed_client_says_so(url: str) -> None:
         asyncio.run(call_closed())
 
 
+@pytest.mark.parametrize("count", [1, 5000, 5001])
+def test_answers_are_read_into_memory_of_the_caller(url: str, count: int) -> None:
+    out = np.full((count, 4), np.nan, np.float32)
+    with Client(url, images_per_request=1000) as client:
+        assert client.predict(NUMBERS[:count], out=out) is out
+        assert np.array_equal(out, TABLE[NUMBERS[:count]])
+        out[:] = np.nan
+        assert client.predict_packed(pack(NUMBERS[:count]).packed, count, out=out) is out
+        assert np.array_equal(out, TABLE[NUMBERS[:count]])
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        *(np.empty((2, 4)), np.empty((3, 4), np.float32), np.empty((2, 2, 2), np.float32)),
+        *(np.empty((4, 4), np.float32)[::2], np.empty((2, 4), np.float32, order="F"), [0.0] * 8),
+        np.frombuffer(bytes(32), np.float32).reshape(2, 4),  # read-only
+    ],
+)
+def test_memory_that_cannot_take_the_answers_is_refused(
+    server: FakeServer, url: str, out: Any
+) -> None:
+    with Client(url) as client, pytest.raises(ClientError, match="Out is"):
+        client.predict([1, 2], out=out)
+    assert not server.counts
+
+
+def test_a_job_ends_with_its_first_failure() -> None:
+    """The other threads do not finish it."""
+    asked: list[int] = []
+
+    async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            asked.append(len((await read_request(reader))[1]))
+            writer.write(response(400, {}, b'{"code": "invalid_image"}'))
+
+    with (
+        listening(fail) as url,
+        Client(url, images_per_request=2) as client,
+        pytest.raises(errors.InvalidImage),
+    ):
+        client.predict([1] * 10_000)
+    assert len(asked) < 100
+
+
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_a_copy_has_the_settings_and_connections_of_its_own(url: str, kind: Any) -> None:
     settings = {"token": "t", "deadline_s": 7.0, "version": "1.0", "images_per_request": 3}

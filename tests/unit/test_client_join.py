@@ -1,0 +1,194 @@
+"""Calls of one turn of the event loop travel together, and none suffers from the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diagonalflip import AsyncClient, errors
+from diagonalflip._chunks import ChunkLimit
+from diagonalflip._deadline import Deadline
+from diagonalflip._endpoint import PREDICTIONS, Form
+from diagonalflip._join import Joiner, join
+from diagonalflip.wire import Images, pack, unpack
+from tests.conftest import asynchronous
+from tests.faults.fake_server import (
+    TABLE,
+    FakeServer,
+    expected_flips,
+    listening,
+    read_request,
+    response,
+)
+from tests.unit.test_client_operations import server, url
+
+__all__ = ["server", "url"]  # fixtures
+
+PARTS = st.lists(st.lists(st.integers(0, 15), min_size=1, max_size=5), min_size=1, max_size=20)
+
+
+@given(PARTS)
+def test_joined_images_are_all_of_them_in_order(parts: list[list[int]]) -> None:
+    assert unpack(join([pack(part) for part in parts])).tolist() == [
+        number for part in parts for number in part
+    ]
+
+
+@asynchronous
+async def test_calls_of_one_turn_are_one_request(server: FakeServer, url: str) -> None:
+    parts = [[n % 16] * (1 + n % 3) for n in range(100)]
+    async with AsyncClient(url) as client:
+        answers = await asyncio.gather(*(client.predict(part) for part in parts))
+        assert server.counts == [sum(map(len, parts))]
+        for part, answer in zip(parts, answers, strict=True):
+            assert np.array_equal(answer, TABLE[part])
+        answers[0][:] = 7  # each has its own
+        assert np.array_equal(answers[1], TABLE[parts[1]])
+        await asyncio.gather(client.predict([1]), client.predict([2]))
+        await client.predict([3])
+        assert server.counts[1:] == [2, 1]
+
+
+@asynchronous
+async def test_not_if_that_is_not_wanted(server: FakeServer, url: str) -> None:
+    async with AsyncClient(url, join_calls=False) as client:
+        await asyncio.gather(*(client.predict([n]) for n in range(9)))
+    assert server.counts == [1] * 9
+
+
+@asynchronous
+async def test_no_request_is_larger_than_the_limit(server: FakeServer, url: str) -> None:
+    async with AsyncClient(url, images_per_request=10) as client:
+        answers = await asyncio.gather(*(client.predict([n % 16] * 3) for n in range(16)))
+    assert server.counts == [9, 9, 9, 9, 9, 3]
+    assert np.array_equal(np.concatenate(answers), TABLE[np.repeat(np.arange(16), 3)])
+
+
+@asynchronous
+async def test_each_form_has_a_request_of_its_own(server: FakeServer, url: str) -> None:
+    async with AsyncClient(url) as client:
+        calls = [client.predict([1]), client.flip([2]), client.predict([3]), client.flip([4])]
+        first, second, third, fourth = await asyncio.gather(*calls)
+    assert sorted(server.counts) == [2, 2]
+    assert np.array_equal(np.concatenate([first, third]), TABLE[[1, 3]])
+    assert np.array_equal(np.concatenate([second, fourth]), expected_flips([2, 4]))
+
+
+@asynchronous
+async def test_an_invalid_image_fails_its_own_call(server: FakeServer, url: str) -> None:
+    async with AsyncClient(url) as client:
+        calls = [client.predict([1]), client.predict([16]), client.predict([2])]
+        first, second, third = await asyncio.gather(*calls, return_exceptions=True)
+    assert server.counts == [2]
+    assert isinstance(second, errors.InvalidImage)
+    assert np.array_equal(np.concatenate([first, third]), TABLE[[1, 2]])
+
+
+@asynchronous
+async def test_a_failure_gives_each_call_an_exception_of_its_own() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(response(429, {"Retry-After": "77"}, b'{"code": "rate_limited"}'))
+
+    with listening(refuse) as url:
+        async with AsyncClient(url, deadline_s=5) as client:
+            calls = (client.predict([n]) for n in range(3))
+            found = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(error) for error in found] == [errors.RateLimited] * 3
+    assert len(set(map(id, found))) == 3
+    assert {getattr(error, "retry_after_s", None) for error in found} == {77.0}
+
+
+class Held:
+    """Sends nothing until it may; counts what was cancelled."""
+
+    def __init__(self) -> None:
+        self.may, self.asked, self.cancelled = asyncio.Event(), list[int](), 0
+
+    async def __call__(self, images: Images, _: Form, __: Deadline) -> Any:
+        self.asked.append(images.count)
+        try:
+            await self.may.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return TABLE[unpack(images)]
+
+
+Use = Callable[[Joiner, Held], Awaitable[None]]
+
+
+def asking(joiner: Joiner, *numbers: int, seconds: float = 60) -> list[asyncio.Task[Any]]:
+    images = [pack([number]) for number in numbers]
+    asked = (joiner.ask(each, PREDICTIONS, Deadline(seconds)) for each in images)
+    return [asyncio.create_task(each) for each in asked]
+
+
+async def turns(count: int = 3) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("cancelled", [0, 1, 2])
+@pytest.mark.parametrize("when", [0, 1, 3])
+@asynchronous
+async def test_a_cancelled_call_takes_no_other_with_it(cancelled: int, when: int) -> None:
+    held = Held()
+    tasks = asking(Joiner(held, ChunkLimit(100)), 1, 2, 3)
+    await turns(when)
+    tasks[cancelled].cancel()
+    await turns()
+    held.may.set()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(found.pop(cancelled), asyncio.CancelledError)
+    others = [number for place, number in enumerate([1, 2, 3]) if place != cancelled]
+    rows: list[Any] = list(found)
+    assert np.array_equal(np.concatenate(rows), TABLE[others])
+    assert not held.cancelled
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@asynchronous
+async def test_without_calls_there_is_no_request(count: int) -> None:
+    held = Held()
+    tasks = asking(Joiner(held, ChunkLimit(100)), *range(count))
+    await turns()
+    assert held.asked == [count]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await turns()
+    assert held.cancelled == 1
+
+
+@asynchronous
+async def test_each_call_ends_at_its_own_deadline() -> None:
+    held = Held()
+    joiner = Joiner(held, ChunkLimit(100))
+    short, long = asking(joiner, 1, seconds=0.2), asking(joiner, 2)
+    with pytest.raises(errors.DeadlineExceeded, match=r"0\.2 s"):
+        await short[0]
+    held.may.set()
+    assert np.array_equal(await long[0], TABLE[[2]])
+    assert held.asked == [2]
+
+
+def test_a_client_may_be_used_in_another_loop_after_one_that_broke_off(url: str) -> None:
+    client = AsyncClient(url)
+
+    async def break_off() -> None:
+        asyncio.get_running_loop().create_task(client.predict([1]))
+        await asyncio.sleep(0)
+
+    async def go_on() -> Any:
+        async with client:
+            return await asyncio.gather(client.predict([2]), client.predict([3]))
+
+    asyncio.run(break_off())
+    assert np.array_equal(np.concatenate(asyncio.run(go_on())), TABLE[[2, 3]])
