@@ -83,7 +83,7 @@ gpu-bundle: installed ## stage in .gpu-bundle what a GPU host with BUNDLE_PYTHON
 
 bench: installed-dev $(EXPORTS) .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others, in 30 minutes; BENCH_ARGS=--sweep also fills the docs
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
-	@$(BIN)/python -m benchmarks.client
+	@$(BIN)/python -m benchmarks.client $(if $(findstring --sweep,$(BENCH_ARGS)),--save)
 
 profile: installed-dev $(EXPORTS) ## show where the time goes, in worker and Java
 	@$(BIN)/python -m benchmarks.profile $(PROFILE_ARGS)
