@@ -19,11 +19,16 @@ class Deadline:
     Args:
         seconds: From now on; positive, and infinite for none.
         cancelled: Ends the call early once it is set; shared by deadlines that end together.
+
+    Attributes:
+        end: In ``time.monotonic``'s seconds.
     """
+
+    __slots__ = ("_event", "_failure", "_seconds", "end")
 
     def __init__(self, seconds: float, cancelled: threading.Event | None = None) -> None:
         self._seconds = seconds
-        self._end = time.monotonic() + seconds
+        self.end = time.monotonic() + seconds
         self._event = cancelled
         self._failure: BaseException | None = None
 
@@ -53,7 +58,7 @@ class Deadline:
 
     def left_s(self) -> float:
         """Seconds left, at least 0."""
-        return 0.0 if self._is_cancelled else max(0.0, self._end - time.monotonic())
+        return 0.0 if self._is_cancelled else max(0.0, self.end - time.monotonic())
 
     def check(self) -> float:
         """Seconds that a call may wait now: those that are left, more than 0.

@@ -6,6 +6,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -112,16 +113,15 @@ class Joiner:
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
         request = _Request(task, len(calls))
-        latest = max(call.deadline.left_s() for call in calls)
+        soon = max(call.deadline.end for call in calls) - SPREAD_S
         for call in calls:
             call.request = request
-            left_s = call.deadline.left_s()
-            if left_s < latest - SPREAD_S:
-                loop.call_later(left_s, _end, call)
+            if call.deadline.end < soon:
+                loop.call_later(call.deadline.left_s(), _end, call)
 
     async def _answer(self, calls: Sequence[_Call], form: Form) -> None:
         """Give each call its part of one answer, or an exception of its own."""
-        latest = max((call.deadline for call in calls), key=Deadline.left_s)
+        latest = max((call.deadline for call in calls), key=attrgetter("end"))
         try:
             answers = await self._send(join([call.images for call in calls]), form, latest)
         except DiagonalFlipError as error:

@@ -119,7 +119,10 @@ class AsyncClient:
 
     async def predict(self, images: ImagesLike) -> npt.NDArray[np.float32]:
         """Predictions, ``float32[n, 4]``; see ``Client.predict``."""
-        return await self._collect(to_images(images), PREDICTIONS)
+        packed = to_images(images)
+        if self._joins and packed.count <= self._limit.images:  # as below, a coroutine less
+            return await self._joiner.ask(packed, PREDICTIONS, Deadline(self._deadline_s))
+        return await self._collect(packed, PREDICTIONS)
 
     async def predict_packed(
         self, packed: Packed, count: int | None = None
