@@ -29,6 +29,9 @@ ANSWER, DEAF, READ, EXPIRE, HALF_CLOSE, HANG_UP = range(1, 7)
 HIGH_WATER = 100
 """Bytes that a client has not read, until no more should be written to it: some answers."""
 
+ROUNDS = 1_000
+"""Of answers and of reading them, until the connection has to be read again."""
+
 LONGEST = 24 << 10
 """Bytes that a repeated piece may fill: more than the longest head."""
 
@@ -150,12 +153,15 @@ class Exchange:
         places = sorted((place % (len(stream) + 1), action) for place, action in cuts)
         start = 0
         for end, action in [*places, (len(stream), 0)]:
-            if self._transport.reading_paused:
+            for _ in range(ROUNDS):  # of many requests behind each other, each may take one
+                if not self._transport.reading_paused:
+                    break
                 self._loop.run()
+                if self._transport.ended or self._transport.is_closing():
+                    return
+                self._transport.read()
             if self._transport.ended or self._transport.is_closing():
                 return
-            if self._transport.reading_paused:
-                self._transport.read()
             if self._transport.reading_paused:
                 raise AssertionError("reading is never resumed")
             if end > start:
