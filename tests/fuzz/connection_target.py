@@ -17,6 +17,7 @@ from typing import Any, cast
 from diagonalflip.message import Request, Response
 from diagonalflip.wire import MAX_BODY_BYTES
 from tests.fuzz.source import Execution, Source, repeat
+from worker import limits
 from worker.connection import Connection
 from worker.hosts import Hosts
 from worker.metrics import HTTP, Metrics
@@ -94,7 +95,10 @@ class Connections:
         whole = Exchange(stream, [])
         pieces = Exchange(stream, cuts)
         if not pieces.disturbed:
-            assert pieces.seen == whole.seen
+            # Of too many requests at once the last ones are rejected; not if some are answered before.
+            is_deep = stream.count(b" HTTP/1.") > limits.PIPELINED_REQUESTS
+            least = min(len(pieces.seen), len(whole.seen)) if is_deep else None
+            assert pieces.seen[:least] == whole.seen[:least]
         form = "refused" if pieces.refused else "answered" if pieces.seen else "nothing"
         return Execution(f"{form} HTTP", len(stream), pieces.ns, pieces.refused)
 
