@@ -95,7 +95,7 @@ class Connections:
         whole = Exchange(stream, [])
         pieces = Exchange(stream, cuts)
         if not pieces.disturbed:
-            # Of too many requests at once the last ones are rejected; not if some are answered before.
+            # Of too many requests at once the last ones are rejected, unless some are answered.
             is_deep = stream.count(b" HTTP/1.") > limits.PIPELINED_REQUESTS
             least = min(len(pieces.seen), len(whole.seen)) if is_deep else None
             assert pieces.seen[:least] == whole.seen[:least]
