@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import certifi
@@ -172,6 +172,30 @@ class Endpoint:
         if self._version not in (None, got) and reply.status == 200:
             raise InvalidAnswer(f"version {got} answered", f"version {self._version}")
         return reply
+
+
+class Copied:
+    """What is pickled and copied by the arguments that it was made with, the token among them.
+
+    A copy has connections of its own.
+    """
+
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Record the arguments."""
+        made = super().__new__(cls)
+        made._made_with = args, kwargs
+        return made
+
+    def __getstate__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments."""
+        return self._made_with
+
+    def __setstate__(self, made_with: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+        self._made_with = made_with
+        args, kwargs = made_with
+        self.__init__(*args, **kwargs)  # type: ignore[misc]
 
 
 def check_positive(**settings: float) -> None:

@@ -8,7 +8,7 @@ keeps the loop, the exponential backoff and its full jitter.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from tenacity import (
     AsyncRetrying,
@@ -51,22 +51,53 @@ NOT_YET = (
 PROBE_S = 5.0
 """Longest wait for one proof while the server is coming up."""
 
+T = TypeVar("T")
+
 _BACKOFF = wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
 
 
-def retrying(deadline: Deadline, has_answered: Callable[[], bool]) -> Retrying:
-    """Calls a function until it succeeds or fails for good; then its own error is raised.
+def retrying(once: Callable[[], T], deadline: Deadline, has_answered: Callable[[], bool]) -> T:
+    """Call a function until it succeeds or fails for good; then its own error is raised.
+
+    The first attempt is made without tenacity, which takes as long as a small request's checks.
 
     Args:
+        once: One attempt.
         deadline: No pause ends after it.
         has_answered: Whether the server has ever answered this client.
     """
-    return Retrying(sleep=deadline.sleep, **_policy(deadline, has_answered))
+    try:
+        return once()
+    except DiagonalFlipError as error:
+        if not error.retryable:
+            raise
+        failed = [error]
+
+    def again() -> T:
+        if failed:
+            raise failed.pop()
+        return once()
+
+    return Retrying(sleep=deadline.sleep, **_policy(deadline, has_answered))(again)
 
 
-def retrying_async(deadline: Deadline, has_answered: Callable[[], bool]) -> AsyncRetrying:
-    """Do the same as ``retrying`` for coroutine functions."""
-    return AsyncRetrying(**_policy(deadline, has_answered))
+async def retrying_async(
+    once: Callable[[], Awaitable[T]], deadline: Deadline, has_answered: Callable[[], bool]
+) -> T:
+    """Do the same as ``retrying`` for a coroutine function."""
+    try:
+        return await once()
+    except DiagonalFlipError as error:
+        if not error.retryable:
+            raise
+        failed = [error]
+
+    async def again() -> T:
+        if failed:
+            raise failed.pop()
+        return await once()
+
+    return await AsyncRetrying(**_policy(deadline, has_answered))(again)
 
 
 def until_ready(check: Callable[[Deadline], None], timeout_s: float) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from diagonalflip._deadline import Deadline
 from diagonalflip._endpoint import DESCRIPTION, NO_IMAGES, Form, Reply
 from diagonalflip._retry import retrying
 from diagonalflip._transport import Transport
-from diagonalflip.errors import DiagonalFlipError, TooManyImages
+from diagonalflip.errors import TooManyImages
 from diagonalflip.wire import Images
 
 Answer = npt.NDArray[Any]
@@ -74,7 +75,7 @@ class Sender:
 
         pool = ThreadPoolExecutor(self._connections, thread_name_prefix="diagonalflip")
         try:
-            for worker in [_begin(pool, work) for _ in range(self._connections)]:
+            for worker in [begin(pool, work) for _ in range(self._connections)]:
                 worker.result()
         except BaseException:  # Ctrl-C
             deadline.cancel()
@@ -105,7 +106,7 @@ class Sender:
         pool = ThreadPoolExecutor(self._connections, thread_name_prefix="diagonalflip")
         try:
             for images in cut:
-                window.append(_begin(pool, self.answer, images, form, next_deadline()))
+                window.append(begin(pool, self.answer, images, form, next_deadline()))
                 while window and (window[0].done() or len(window) >= 2 * self._connections):
                     yield window.popleft().result()
             while window:
@@ -118,19 +119,8 @@ class Sender:
         self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
     ) -> tuple[Reply, Answer]:
         """One request, sent again where that helps."""
-        try:
-            return self.once(images, form, deadline, out)
-        except DiagonalFlipError as error:
-            if not error.retryable:
-                raise
-            failed = [error]
-
-        def again() -> tuple[Reply, Answer]:
-            if failed:
-                raise failed.pop()
-            return self.once(images, form, deadline, out)
-
-        return retrying(deadline, lambda: self._has_answered)(again)
+        once = partial(self.once, images, form, deadline, out)
+        return retrying(once, deadline, lambda: self._has_answered)
 
     def once(
         self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
@@ -152,7 +142,7 @@ class Sender:
         def once() -> ServerInfo:
             return _answers.info(self._transport.exchange(NO_IMAGES, DESCRIPTION, deadline))
 
-        return retrying(deadline, lambda: self._has_answered)(once)
+        return retrying(once, deadline, lambda: self._has_answered)
 
     def answer(
         self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
@@ -171,7 +161,7 @@ class Sender:
         return answers
 
 
-def _begin(pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+def begin(pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
     """Begin work in a thread; at the interpreter's exit, where none starts, do it in this one."""
     try:
         return pool.submit(work, *arguments)

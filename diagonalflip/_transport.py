@@ -297,7 +297,7 @@ class Transport:
             }
             # A path; for a proxy, a whole URL.
             self._prefix = adapter.request_url(request, proxies).rstrip("/")
-            self._pool, self._adapter, self._process = pool, adapter, os.getpid()
+            self._pool, self._process = pool, os.getpid()
 
     def _failure(self, error: Exception, deadline: Deadline) -> ClientError:
         """Return what a failed request is to the caller."""

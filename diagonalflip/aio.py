@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from diagonalflip._endpoint import (
     FLIPS,
     NO_IMAGES,
     PREDICTIONS,
+    Copied,
     Endpoint,
     Form,
     Reply,
@@ -32,9 +33,9 @@ from diagonalflip._files import Destination, Source
 from diagonalflip._images import ImagesLike, Packed, packed_images, to_images
 from diagonalflip._join import Joiner
 from diagonalflip._retry import retrying_async, until_ready_async
-from diagonalflip._sender import Answer, Sender
+from diagonalflip._sender import Answer, Sender, begin
 from diagonalflip._transport import Transport
-from diagonalflip.errors import DiagonalFlipError, TooManyImages
+from diagonalflip.errors import TooManyImages
 from diagonalflip.wire import MODEL, Images, pack
 
 __all__ = ["AsyncClient"]
@@ -46,7 +47,7 @@ JOB_CONNECTIONS = 4
 """As many as ``Client`` has: more do not make a job faster."""
 
 
-class AsyncClient:
+class AsyncClient(Copied):
     """``diagonalflip.Client`` with coroutines: the same arguments, operations and errors.
 
     Args:
@@ -73,19 +74,6 @@ class AsyncClient:
         images_per_request: int = 131_072,
         join_calls: bool = True,
     ) -> None:
-        self._settings = {
-            "url": url,
-            "model": model,
-            "version": version,
-            "deadline_s": deadline_s,
-            "connections": connections,
-            "token": token,
-            "verify": verify,
-            "cert": cert,
-            "model_digest": model_digest,
-            "images_per_request": images_per_request,
-            "join_calls": join_calls,
-        }
         check_positive(
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
         )
@@ -98,13 +86,6 @@ class AsyncClient:
         self._deadline_s = deadline_s
         self._connections = connections
         self._has_answered = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the settings, the token among them: a copy has connections of its own."""
-        return self._settings
-
-    def __setstate__(self, settings: dict[str, Any]) -> None:
-        AsyncClient.__init__(self, **settings)
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,10 +100,7 @@ class AsyncClient:
 
     async def predict(self, images: ImagesLike) -> npt.NDArray[np.float32]:
         """Predictions, ``float32[n, 4]``; see ``Client.predict``."""
-        packed = to_images(images)
-        if self._joins and packed.count <= self._limit.images:  # as below, a coroutine less
-            return await self._joiner.ask(packed, PREDICTIONS, Deadline(self._deadline_s))
-        return await self._collect(packed, PREDICTIONS)
+        return await self._collect(to_images(images), PREDICTIONS)
 
     async def predict_packed(
         self, packed: Packed, count: int | None = None
@@ -158,7 +136,7 @@ class AsyncClient:
             answers = self.predict_chunks(_files.pieces(images), count=count)
             async with aclosing(answers):
                 async for predictions in answers:
-                    await _in_a_thread(pool, partial(_files.write, output, predictions))
+                    await asyncio.wrap_future(begin(pool, _files.write, output, predictions))
                     done += len(predictions)
                     if progress is not None:
                         progress(done)
@@ -173,7 +151,7 @@ class AsyncClient:
             return _answers.info(reply)
 
         async with self._transport.call():
-            return await retrying_async(deadline, lambda: self._has_answered)(once)
+            return await retrying_async(once, deadline, lambda: self._has_answered)
 
     async def wait_until_ready(self, timeout_s: float) -> None:
         """Waits for a correct prediction of all 16 images; see ``Client.wait_until_ready``."""
@@ -204,8 +182,8 @@ class AsyncClient:
         try:
             async with aclosing(_cut(pieces, Rechunker(self._limit, count))) as chunks:
                 async for images in chunks:
-                    work = partial(self._sender.answer, images, form, deadline.restarted())
-                    window.append(_in_a_thread(pool, work))
+                    work = begin(pool, self._sender.answer, images, form, deadline.restarted())
+                    window.append(asyncio.wrap_future(work))
                     while window and (window[0].done() or len(window) >= 2 * threads):
                         yield await self._answered(window.popleft())
             while window:
@@ -230,7 +208,9 @@ class AsyncClient:
         pool = ThreadPoolExecutor(1, thread_name_prefix="diagonalflip")
         try:
             async with self._transport.call():
-                answer: Answer = await _in_a_thread(pool, partial(work, images, form, deadline))
+                answer: Answer = await asyncio.wrap_future(
+                    begin(pool, work, images, form, deadline)
+                )
                 return answer
         except BaseException:
             deadline.cancel()
@@ -251,35 +231,13 @@ class AsyncClient:
     ) -> tuple[Reply, Answer]:
         """One request, sent again where that helps."""
         async with self._transport.call():
-            try:
-                return await self._once(images, form, deadline)
-            except DiagonalFlipError as error:
-                if not error.retryable:
-                    raise
-                failed = [error]
-
-            async def again() -> tuple[Reply, Answer]:
-                if failed:
-                    raise failed.pop()
-                return await self._once(images, form, deadline)
-
-            return await retrying_async(deadline, lambda: self._has_answered)(again)
+            once = partial(self._once, images, form, deadline)
+            return await retrying_async(once, deadline, lambda: self._has_answered)
 
     async def _once(self, images: Images, form: Form, deadline: Deadline) -> tuple[Reply, Answer]:
         reply = await self._transport.exchange(images, form, deadline)
         self._has_answered = True
         return reply, _answers.read(reply, images.count, form)
-
-
-def _in_a_thread(pool: ThreadPoolExecutor, work: Callable[[], Any]) -> asyncio.Future[Any]:
-    """Begin work in a thread; at the interpreter's exit, where none starts, do it here."""
-    loop = asyncio.get_running_loop()
-    try:
-        return loop.run_in_executor(pool, work)
-    except RuntimeError:
-        done = loop.create_future()
-        done.set_result(work())
-        return done
 
 
 async def _cut(pieces: Pieces, rechunker: Rechunker) -> AsyncGenerator[Images, None]:

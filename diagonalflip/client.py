@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from diagonalflip import _answers, _files
 from diagonalflip._answers import ServerInfo
 from diagonalflip._chunks import ChunkLimit, chunks
 from diagonalflip._deadline import Deadline
-from diagonalflip._endpoint import FLIPS, PREDICTIONS, Endpoint, check_positive
+from diagonalflip._endpoint import FLIPS, PREDICTIONS, Copied, Endpoint, check_positive
 from diagonalflip._files import Destination, Source
 from diagonalflip._images import ImagesLike, Packed, packed_images, to_images
 from diagonalflip._retry import until_ready
@@ -24,7 +24,7 @@ from diagonalflip.wire import MODEL, Images, pack
 __all__ = ["Client", "ServerInfo"]
 
 
-class Client:
+class Client(Copied):
     """Predicts over HTTP. Thread-safe; connections are kept, so keep the client too.
 
     Jobs of any size are cut into requests that the server takes; several travel at once;
@@ -73,18 +73,6 @@ class Client:
         model_digest: str | None = None,
         images_per_request: int = 131_072,
     ) -> None:
-        self._settings = {
-            "url": url,
-            "model": model,
-            "version": version,
-            "deadline_s": deadline_s,
-            "connections": connections,
-            "token": token,
-            "verify": verify,
-            "cert": cert,
-            "model_digest": model_digest,
-            "images_per_request": images_per_request,
-        }
         check_positive(
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
         )
@@ -93,13 +81,6 @@ class Client:
         self._limit = ChunkLimit(images_per_request)
         self._sender = Sender(self._transport, self._limit, connections)
         self._deadline_s = deadline_s
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the settings, the token among them: a copy has connections of its own."""
-        return self._settings
-
-    def __setstate__(self, settings: dict[str, Any]) -> None:
-        Client.__init__(self, **settings)
 
     def __enter__(self) -> Self:
         return self

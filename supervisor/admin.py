@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import logging
 import re
@@ -29,6 +28,7 @@ from supervisor.torchserve import TorchServe
 from supervisor.workers import Workers
 from worker.connection import Connection
 from worker.guard import RefusalLog, read_tokens, who
+from worker.hosts import is_this_host
 from worker.lifecycle import FAULT, Lifecycle
 from worker.listener import HttpServer
 from worker.metrics import Metrics
@@ -110,9 +110,7 @@ def is_local(peer: Sequence[Any], own: Sequence[Any]) -> bool:
         peer: The client's address, first its host.
         own: Ours.
     """
-    address = ipaddress.ip_address(peer[0].partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)  # of a socket that listens on IPv4 and IPv6
-    return (mapped or address).is_loopback or peer[0] == own[0]
+    return is_this_host(peer[0]) or peer[0] == own[0]
 
 
 class AdminServer(HttpServer):

@@ -73,7 +73,7 @@ def is_this_host(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     address = _address(name)
-    mapped = getattr(address, "ipv4_mapped", None)
+    mapped = getattr(address, "ipv4_mapped", None)  # of a socket that listens on IPv4 and IPv6
     return address is not None and (mapped or address).is_loopback
 
 

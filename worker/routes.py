@@ -143,9 +143,8 @@ class WorkerServer(HttpServer):
             return None if method in CALLS else unserved(request, CALLS)
         if path == "/status" and path not in self._pages:  # at most once a second
             self._pages[path] = self._status()
-        is_shown = (
-            request.transport.listener != PUBLIC or path in self._public
-        )  # pages are for this host
+        # Pages are for this host.
+        is_shown = request.transport.listener != PUBLIC or path in self._public
         if not is_shown or (path not in self._health and path not in self._pages):
             return request.refusal(
                 ModelNotFound(
