@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
 import socket
+import struct
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +17,18 @@ from supervisor.settings import HOSTS, LOOPBACK, Settings, variable
 
 BACKLOG = 2048
 PICKS = 10
+
+SO_ATTACH_FILTER = 26
+"""Linux's asm-generic/socket.h; Python has no name for it."""
+
+DROP_SYN = struct.pack(
+    "=" + 4 * "HBBI",
+    *(0x30, 0, 0, 13),  # load the flags of the TCP header,
+    *(0x45, 0, 1, 0x02),  # and if SYN is among them,
+    *(0x06, 0, 0, 0),  # drop the segment,
+    *(0x06, 0, 0, 0xFFFFFFFF),  # else keep all of it
+)
+"""A program of the classic Berkeley packet filter (Linux: networking/filter)."""
 
 Address = tuple[str, int]
 """Host and port."""
@@ -70,6 +84,18 @@ def listen(address: Address) -> socket.socket:
         raise
     listener.setblocking(False)
     return listener
+
+
+def take_no_more(listener: socket.socket) -> None:
+    """Let no further client connect; those who have can still be accepted.
+
+    Whoever connects between the last ``accept`` and ``close`` would be reset after it sent its
+    request. Without its SYN it sends it again after a second, when the port is closed.
+    """
+    program = ctypes.create_string_buffer(DROP_SYN)
+    with contextlib.suppress(OSError):  # not on every system
+        pointer = struct.pack("@HP", len(DROP_SYN) // 8, ctypes.addressof(program))
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)
 
 
 def require_addresses(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from supervisor import health
 from supervisor.access import AccessFiles
 from supervisor.admin import AdminServer, Health
 from supervisor.models import Models
+from supervisor.ports import take_no_more
 from supervisor.settings import Settings
 from supervisor.torchserve import TorchServe
 from supervisor.torchserve_command import find_torchserve
@@ -207,6 +208,7 @@ class Supervisor:
         await asyncio.sleep(settings.drain_s)
         logger.info("Finishing what was accepted, for %d s at most", settings.stop_timeout_s)
         for listener in self._listeners.values():
+            take_no_more(listener)
             listener.close()
         if self._guest is not None:
             self._guest.cancel()  # it does not drain, and takes seconds to end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 from typing import Any
 
@@ -10,7 +11,14 @@ import pytest
 
 from diagonalflip.errors import StartError
 from supervisor import ports
-from supervisor.ports import free_ports, listen, open_port, open_ports, require_addresses
+from supervisor.ports import (
+    free_ports,
+    listen,
+    open_port,
+    open_ports,
+    require_addresses,
+    take_no_more,
+)
 from supervisor.settings import Settings
 
 
@@ -30,6 +38,24 @@ def test_an_address_that_is_not_here_is_refused() -> None:
         free_ports(1, "192.0.2.1")
     with pytest.raises(StartError, match=r"FLIP_ADMIN_HOST=192\.0\.2\.1 is no address"):
         open_port("admin_port", Settings(admin_host="192.0.2.1"))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_whoever_came_before_the_end_is_accepted_and_nobody_else_connects(address: str) -> None:
+    listener = listen((address, 0))
+    with socket.create_connection(listener.getsockname()[:2]) as before:
+        take_no_more(listener)
+        with socket.socket(listener.family) as late:
+            late.setblocking(False)
+            assert late.connect_ex(listener.getsockname()[:2]) == errno.EINPROGRESS
+            before.sendall(b"1")
+            with listener.accept()[0] as accepted:
+                assert accepted.recv(1) == b"1"
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+            listener.close()
+            assert select.select([], [late], [], 30)[1]
+            assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 
 
 @pytest.mark.parametrize("name", ["host", "admin_host"])
