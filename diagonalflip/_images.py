@@ -26,7 +26,7 @@ ImagesLike = Images | Packed | npt.NDArray[Any] | Iterable[Image]
 
 _FORMS = 'a number 0 to 15, a bit string such as "1011", or 2x2 pixels of 0 or 1'
 _BIT_STRINGS = {f"{number:04b}": number for number in range(16)}
-_ALONE = [bytes([number << NIBBLE_BITS]) for number in range(16)]
+_ALONE = [Images(bytes([number << NIBBLE_BITS]), 1) for number in range(16)]
 """Each image packed, for small requests: NumPy takes 10 us."""
 
 _SHAPES = ((PIXELS,), (2, 2))
@@ -51,7 +51,7 @@ def to_images(images: ImagesLike) -> Images:
     if type(images) is list and len(images) == 1 and type(images[0]) is int:
         if not 0 <= images[0] <= 15:
             raise InvalidImage(f"{repr(images[0])[:60]} at index 0", _FORMS)
-        return Images(_ALONE[images[0]], 1)
+        return _ALONE[images[0]]
     if isinstance(images, bytes | bytearray | memoryview | mmap.mmap):
         view = memoryview(images)
         if _is_bytes(view):

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
@@ -82,7 +89,8 @@ class AsyncClient(Copied):
         self._limit = ChunkLimit(images_per_request)
         threads = min(connections, JOB_CONNECTIONS)
         self._sender = Sender(Transport(endpoint, verify, cert, threads), self._limit, threads)
-        self._joiner, self._joins = Joiner(self._answer, self._limit), join_calls
+        self._joiner = Joiner(self._answer, self._limit, deadline_s)
+        self._joins = join_calls
         self._deadline_s = deadline_s
         self._connections = connections
         self._has_answered = False
@@ -166,13 +174,13 @@ class AsyncClient(Copied):
         async with self._transport.call():
             await until_ready_async(check, timeout_s)
 
-    async def _collect(self, images: Images, form: Form) -> Answer:
+    def _collect(self, images: Images, form: Form) -> Awaitable[Answer]:
+        if self._joins and images.count <= self._limit.images:
+            return self._joiner.ask(images, form)
         deadline = Deadline(self._deadline_s)
-        if images.count > self._limit.images:
-            return await self._in_threads(self._sender.collect, images, form, deadline)
-        if self._joins:
-            return await self._joiner.ask(images, form, deadline)
-        return await self._answer(images, form, deadline)
+        if images.count <= self._limit.images:
+            return self._answer(images, form, deadline)
+        return self._in_threads(self._sender.collect, images, form, deadline)
 
     async def _stream(self, pieces: Pieces, form: Form, count: int | None) -> AsyncStream:
         """Answers of chunks, in order, by threads: asyncio's streams are slow for large answers."""

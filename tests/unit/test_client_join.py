@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -124,10 +126,11 @@ class Held:
 Use = Callable[[Joiner, Held], Awaitable[None]]
 
 
-def asking(joiner: Joiner, *numbers: int, seconds: float = 60) -> list[asyncio.Task[Any]]:
-    images = [pack([number]) for number in numbers]
-    asked = (joiner.ask(each, PREDICTIONS, Deadline(seconds)) for each in images)
-    return [asyncio.create_task(each) for each in asked]
+def asking(joiner: Joiner, *numbers: int) -> list[asyncio.Task[Any]]:
+    async def ask(number: int) -> Any:
+        return await joiner.ask(pack([number]), PREDICTIONS)
+
+    return [asyncio.create_task(ask(number)) for number in numbers]
 
 
 async def turns(count: int = 3) -> None:
@@ -140,7 +143,7 @@ async def turns(count: int = 3) -> None:
 @asynchronous
 async def test_a_cancelled_call_takes_no_other_with_it(cancelled: int, when: int) -> None:
     held = Held()
-    tasks = asking(Joiner(held, ChunkLimit(100)), 1, 2, 3)
+    tasks = asking(Joiner(held, ChunkLimit(100), 60), 1, 2, 3)
     await turns(when)
     tasks[cancelled].cancel()
     await turns()
@@ -157,7 +160,7 @@ async def test_a_cancelled_call_takes_no_other_with_it(cancelled: int, when: int
 @asynchronous
 async def test_without_calls_there_is_no_request(count: int) -> None:
     held = Held()
-    tasks = asking(Joiner(held, ChunkLimit(100)), *range(count))
+    tasks = asking(Joiner(held, ChunkLimit(100), 60), *range(count))
     await turns()
     assert held.asked == [count]
     for task in tasks:
@@ -168,15 +171,40 @@ async def test_without_calls_there_is_no_request(count: int) -> None:
 
 
 @asynchronous
-async def test_each_call_ends_at_its_own_deadline() -> None:
+async def test_each_call_ends_at_its_own_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0  # for the loop's timers, too
+    monkeypatch.setattr("time.monotonic", lambda: now)
     held = Held()
-    joiner = Joiner(held, ChunkLimit(100))
-    short, long = asking(joiner, 1, seconds=0.2), asking(joiner, 2)
-    with pytest.raises(errors.DeadlineExceeded, match=r"0\.2 s"):
-        await short[0]
-    held.may.set()
-    assert np.array_equal(await long[0], TABLE[[2]])
+    joiner = Joiner(held, ChunkLimit(100), 0.2)
+
+    async def ask(number: int, at: float) -> Any:
+        nonlocal now
+        now = at
+        return await joiner.ask(pack([number]), PREDICTIONS)
+
+    first, second = (asyncio.create_task(ask(number, number / 10)) for number in (0, 1))
+    await turns()
     assert held.asked == [2]
+    now = 0.25
+    with pytest.raises(errors.DeadlineExceeded, match=r"0\.2 s"):
+        await first
+    held.may.set()
+    assert np.array_equal(await second, TABLE[[1]])
+
+
+@asynchronous
+async def test_nothing_is_kept_of_calls_that_were_answered(url: str) -> None:
+    async with AsyncClient(url) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            tasks = [asyncio.create_task(client.predict([n])) for n in range(9)]
+            await asyncio.wait(tasks)
+            kept = [weakref.ref(task.result()) for task in tasks]
+            del tasks
+            assert not [each for each in kept if each() is not None]
+        finally:
+            gc.enable()
 
 
 def test_a_client_may_be_used_in_another_loop_after_one_that_broke_off(url: str) -> None:
