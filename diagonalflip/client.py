@@ -13,11 +13,12 @@ from diagonalflip import _answers, _files
 from diagonalflip._answers import ServerInfo
 from diagonalflip._chunks import ChunkLimit, chunks
 from diagonalflip._deadline import Deadline
-from diagonalflip._endpoint import FLIPS, PREDICTIONS, Copied, Endpoint, check_positive
+from diagonalflip._endpoint import FLIPS, PREDICTIONS, Copied, Endpoint, Form, check_positive
 from diagonalflip._files import Destination, Source
 from diagonalflip._images import ImagesLike, Packed, packed_images, to_images
+from diagonalflip._join_threads import MOST_IMAGES, ThreadJoiner
 from diagonalflip._retry import until_ready
-from diagonalflip._sender import Sender
+from diagonalflip._sender import Answer, Sender
 from diagonalflip._transport import Transport
 from diagonalflip.wire import MODEL, Images, pack
 
@@ -35,8 +36,7 @@ class Client(Copied):
         model: Name of the model.
         version: Of the model; None asks the server's default.
         deadline_s: Seconds that a call may take in all, queueing and retries included; ``inf`` has
-            no end. In
-            ``predict_chunks`` and ``predict_file``, whose work has no bound, each chunk
+            no end. In ``predict_chunks`` and ``predict_file``, whose work has no bound, each chunk
             has as many.
         connections: Chunks of one call in flight at once.
         token: Sent as ``Authorization: Bearer``.
@@ -44,6 +44,8 @@ class Client(Copied):
         cert: Path of the client's certificate; a pair if the key is in another file.
         model_digest: SHA-256 (hex) of the only model whose answers are wanted.
         images_per_request: Images per chunk; falls by itself to what the server takes.
+        join_calls: Whether small calls of several threads may travel in one request, while as many
+            requests as ``connections`` are in flight. A token's rate counts requests.
 
     A client can be pickled and copied, as for another process; what is pickled holds the token.
 
@@ -72,6 +74,7 @@ class Client(Copied):
         cert: str | tuple[str, str] | None = None,
         model_digest: str | None = None,
         images_per_request: int = 131_072,
+        join_calls: bool = True,
     ) -> None:
         check_positive(
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
@@ -80,6 +83,8 @@ class Client(Copied):
         self._transport = Transport(endpoint, verify, cert, connections)
         self._limit = ChunkLimit(images_per_request)
         self._sender = Sender(self._transport, self._limit, connections)
+        self._joiner = ThreadJoiner(self._sender.answer, self._limit, connections)
+        self._most_joined = MOST_IMAGES if join_calls else 0
         self._deadline_s = deadline_s
 
     def __enter__(self) -> Self:
@@ -91,6 +96,7 @@ class Client(Copied):
     def close(self) -> None:
         """Closes the connections; the client is of no use afterwards."""
         self._transport.close()
+        self._joiner.close()
 
     def predict(
         self, images: ImagesLike, *, out: npt.NDArray[np.float32] | None = None
@@ -109,7 +115,7 @@ class Client(Copied):
             EmptyPayload: There is no image.
             InvalidImage: An image is malformed; the first one is named.
         """
-        return self._collect(to_images(images), out)
+        return self._collect(to_images(images), PREDICTIONS, out)
 
     def predict_packed(
         self,
@@ -130,7 +136,7 @@ class Client(Copied):
             EmptyPayload: There is no image.
             InvalidPadding: ``count`` does not fit, or an unused last nibble is not 0.
         """
-        return self._collect(packed_images(packed, count), out)
+        return self._collect(packed_images(packed, count), PREDICTIONS, out)
 
     def flip(self, images: ImagesLike) -> npt.NDArray[np.uint8]:
         """The images flipped at the diagonal, ``uint8[n, 2, 2]``, by a version that can.
@@ -141,7 +147,7 @@ class Client(Copied):
         Raises:
             ModelDoesNotFlip: The version that answers flips fewer than all 16 images.
         """
-        return self._sender.collect(to_images(images), FLIPS, self._deadline())
+        return self._collect(to_images(images), FLIPS)
 
     def predict_chunks(
         self, pieces: Iterable[Packed], *, count: int | None = None
@@ -223,12 +229,16 @@ class Client(Copied):
 
         until_ready(check, timeout_s)
 
-    def _collect(
-        self, images: Images, out: npt.NDArray[np.float32] | None
-    ) -> npt.NDArray[np.float32]:
+    def _collect(self, images: Images, form: Form, out: Answer | None = None) -> Answer:
         if out is not None:
             _answers.check_out(out, images.count)
-        return self._sender.collect(images, PREDICTIONS, self._deadline(), out)
+        if images.count > min(self._limit.images, self._most_joined):
+            return self._sender.collect(images, form, self._deadline(), out)
+        answer = self._joiner.ask(images, form, self._deadline())
+        if out is None:
+            return answer
+        out[...] = answer
+        return out
 
     def _deadline(self) -> Deadline:
         return Deadline(self._deadline_s)
