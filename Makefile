@@ -8,6 +8,7 @@ INSTALL = "$(PYTHON)" requirements/install.py
 MODEL_STORE := $(or $(FLIP_MODEL_STORE),model_store)
 BIN := .venv/bin
 AUDIT_SERVICE ?= pypi
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 PIP_AUDIT = .audit/bin/pip-audit --strict --disable-pip --progress-spinner off \
   --vulnerability-service $(AUDIT_SERVICE) $(AUDIT_ARGS)
 export FLIP_MODEL_STORE := $(MODEL_STORE)
@@ -29,7 +30,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve token test export train sign release verify-release report gpu-check gpu-bundle bench profile soak drill cluster-drill fuzz audit sbom \
+.PHONY: help serve token test test-all export train sign release verify-release report gpu-check gpu-bundle bench profile soak drill cluster-drill fuzz audit sbom \
   image image-test manifests-test lowest-test portability run-image lint format lock clean \
   installed installed-dev .deploy .lowest .audit .bench/servers .bench/litserve
 
@@ -47,8 +48,11 @@ serve: installed $(EXPORTS) ## install, export if needed, and serve until Ctrl-C
 token: installed ## print a new token for NAME, and add its digest to TOKENS_FILE
 	@$(BIN)/python -m supervisor.tokens
 
-test: installed-dev ## install, and run every test
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+test: installed-dev ## install, and test what a change is likely to break, in 5 minutes
+	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-all: test ## then test hosts, failures, installing, the docs' commands and the page, too
+	@$(PYTEST) -m slow $(PYTEST_ARGS)
 
 ifdef WEIGHTS
 export: installed ## write and prove TorchScript, ONNX and archive (of WEIGHTS as VERSION, else of all)

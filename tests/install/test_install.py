@@ -21,6 +21,8 @@ import pytest
 from requirements import install
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 WHEEL = "tiny-1.0-py3-none-any.whl"
 IMPORT = "import tiny; print(tiny.VALUE)"
 HOSTILE = (

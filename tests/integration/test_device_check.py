@@ -20,6 +20,8 @@ from benchmarks.workloads import WORKLOADS
 from benchmarks.wrk import refuse_failures
 from tests.integration.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_step_runs_and_is_written_down(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.device_check", "--device", "cpu"]

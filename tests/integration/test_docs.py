@@ -143,6 +143,13 @@ def runnable(text: str) -> list[str]:
     return commands
 
 
-@pytest.mark.parametrize("page", [page for page in sorted(PAGES) if script(page)])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[] if page == "README.md" else pytest.mark.slow)
+        for page in sorted(PAGES)
+        if script(page)
+    ],
+)
 def test_its_commands_run(page: str, shell: Callable[[str], None]) -> None:
     shell(script(page))

@@ -10,8 +10,17 @@ from drills.__main__ import run
 from drills.faults import DRILLS
 from drills.load import references
 
+FAST = "kill -9 of a worker"
 
-@pytest.mark.parametrize("title", [title for title in DRILLS if "saturates" not in title])
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        pytest.param(title, marks=[] if title == FAST else pytest.mark.slow)
+        for title in DRILLS
+        if "saturates" not in title
+    ],
+)
 def test_the_service_comes_through(
     title: str, versions: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

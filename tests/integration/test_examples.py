@@ -14,6 +14,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.integration.conftest import Oracle, run_server
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 
 

@@ -24,6 +24,8 @@ from schemathesis.specs.openapi.checks import (
 from tests.integration.conftest import Server
 from tests.integration.test_openapi import DOCUMENT, OPERATIONS, PACKED, resolve
 
+pytestmark = pytest.mark.slow
+
 # Left out, for TorchServe makes them impossible or they do not apply:
 # - unsupported_method, allow_header_conformance: it runs the handler for every method;
 # - missing_required_header: no header is required here;

@@ -25,6 +25,8 @@ from tests.integration.conftest import PATH, Oracle, Server, changed_worker, run
 from tests.integration.test_predictions import assert_predicts, packed_request
 from tests.integration.test_public_listener import CERTIFICATE
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 2
 ANSWER_S = 2.0
 

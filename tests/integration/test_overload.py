@@ -40,6 +40,8 @@ from supervisor import tokens
 from tests.integration.conftest import PATH, Oracle, Server, run_server
 from tests.integration.test_public_listener import PublicListener, public
 
+pytestmark = pytest.mark.slow
+
 LIMIT_BYTES = 1 << 30
 """Of one worker, as docs/operations.md says."""
 

@@ -27,6 +27,8 @@ from tests.integration.conftest import PATH, TORCHSERVE_BYTES, Oracle, Server, n
 from tests.integration.test_cobatch import picture_case
 from tests.integration.test_predictions import assert_predicts, packed_request
 
+pytestmark = pytest.mark.slow
+
 PORTS = """
 inference_address=http://127.0.0.1:{0}
 management_address=http://127.0.0.1:{1}

@@ -9,9 +9,12 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.integration.conftest import ROOT, read_logs, run_server, server_environment
+
+pytestmark = pytest.mark.slow
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00")
 ELSEWHERE = {"TZ": "Asia/Kolkata", "TORCHSERVE": "1", "WORKERS": "1"}

@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.integration.conftest import Server
 
+pytestmark = pytest.mark.slow
+
 
 def run(*command: str, **settings: str) -> str:
     return subprocess.run(

@@ -11,6 +11,8 @@ from tests.fuzz.decode_target import Decoders
 from tests.fuzz.mutation import mutants
 from tests.fuzz.source import Target
 
+pytestmark = pytest.mark.slow
+
 SHORT = 50_000
 """Executions of a target: some seconds."""
 
