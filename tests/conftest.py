@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import functools
 import os
 import shutil
@@ -52,17 +53,16 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that ``python -m export`` has filled, from the repository, in its own process."""
-    output = tmp_path_factory.mktemp("artifacts")
-    export(output)
-    return output
+    return _exported(tmp_path_factory, "artifacts")
 
 
 @pytest.fixture(scope="session")
 def exported_2_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for version 2.0, the trained one."""
-    output = tmp_path_factory.mktemp("artifacts-2.0")
-    export(output, "--weights", "export/weights-2.0.json", "--model-version", "2.0")
-    return output
+    weights = "export/weights-2.0.json"
+    return _exported(
+        tmp_path_factory, "artifacts-2.0", "--weights", weights, "--model-version", "2.0"
+    )
 
 
 @pytest.fixture
@@ -72,6 +72,19 @@ def versions(artifacts: Path, exported_2_0: Path, tmp_path: Path) -> Path:
     shutil.copytree(artifacts, store / "1.0")
     shutil.copytree(exported_2_0, store / "2.0")
     return store
+
+
+def _exported(factory: pytest.TempPathFactory, name: str, *arguments: str) -> Path:
+    """Return a folder that all processes of one run of the tests share."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    output = root / name
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (output / "manifest.json").exists():
+            export(output, *arguments)
+    return output
 
 
 def export(output: Path, *arguments: str) -> None:

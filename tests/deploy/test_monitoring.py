@@ -32,6 +32,7 @@ from tests.deploy.files import ROOT, needs_tools
 from tests.integration.conftest import PATH, Server, changed_worker, run_server
 
 pytestmark = [
+    pytest.mark.slow,
     needs_tools,  # its place is `make manifests-test`: it takes two minutes
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus (Debian's)"),
     pytest.mark.timeout(300),

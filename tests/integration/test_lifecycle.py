@@ -34,7 +34,9 @@ from tests.integration.conftest import (
 from tests.integration.test_predictions import assert_predicts, packed_request
 
 
-@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "with_signal", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_stop_exits_0_and_a_restart_answers_the_same(
     artifacts: Path, oracle: Oracle, tmp_path: Path, with_signal: signal.Signals
 ) -> None:
@@ -58,6 +60,7 @@ def test_no_orphans_when_the_server_is_killed(artifacts: Path, tmp_path: Path) -
         assert not psutil.wait_procs(processes, timeout=30)[1]
 
 
+@pytest.mark.slow
 def test_killed_workers_come_back(artifacts: Path, oracle: Oracle, tmp_path: Path) -> None:
     with run_server(artifacts, tmp_path / "logs", TORCHSERVE="1") as server:
         of_torchserve = server.java.children()
@@ -83,6 +86,7 @@ def test_it_serves_without_torchserve(artifacts: Path, tmp_path: Path, torchserv
         assert len(told) == (not torchserve)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_is_a_clean_end_of_make(versions: Path, tmp_path: Path) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
@@ -200,6 +204,7 @@ def test_a_damaged_artifact_is_named(
     assert ("Run `make export`." if is_gone else "Move its folder out of the model store") in line
 
 
+@pytest.mark.slow
 def test_an_archive_with_a_wrong_certificate_never_becomes_ready(
     artifacts: Path, tmp_path: Path
 ) -> None:

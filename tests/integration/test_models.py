@@ -282,6 +282,7 @@ def other_network(folder: Path) -> None:
     manifest.write_text(json.dumps(told))
 
 
+@pytest.mark.slow
 def test_a_version_whose_archive_answers_otherwise_is_not_loaded(
     both: Operated, third: Path
 ) -> None:
@@ -360,6 +361,7 @@ def test_without_operators_nobody_changes_anything(versions: Path) -> None:
         assert it.default() == "1.0"
 
 
+@pytest.mark.slow
 def test_only_what_is_signed_is_served(versions: Path, exported_3_0: Path, tmp_path: Path) -> None:
     private, public = tmp_path / "signing.pem", tmp_path / "trusted.pem"
     key = Ed25519PrivateKey.generate()
@@ -402,6 +404,7 @@ def test_the_client_asks_for_a_version_and_flips_where_it_can(both: Operated) ->
         client.predict(numbers)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme(both: Operated) -> None:
     """Switch, compare, roll back: as an operator types it."""
 

@@ -98,7 +98,3 @@ def test_the_files_that_a_page_names_are_there(page: Path) -> None:
         folder = ROOT / name.partition("/")[0]
         if folder.is_dir() and folder.name not in ("model_store", "logs"):
             assert (ROOT / name).exists(), name
-
-
-def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) < 150

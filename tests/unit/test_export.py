@@ -51,6 +51,7 @@ def read_manifest(artifacts: Path) -> dict[str, Any]:
     return manifest
 
 
+@pytest.mark.slow
 def test_an_export_elsewhere_with_another_hash_seed_has_the_same_bytes(
     artifacts: Path, tmp_path: Path
 ) -> None:
@@ -144,6 +145,7 @@ def test_no_path_of_the_machine_is_in_any_artifact(artifacts: Path, name: str) -
         assert not [trace for trace in traces - {"/"} if trace.encode() in blob]
 
 
+@pytest.mark.slow
 def test_a_failed_export_leaves_no_archive_even_if_one_was_there(
     artifacts: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +164,7 @@ def test_a_failed_export_leaves_no_archive_even_if_one_was_there(
     assert [path.name for path in output.iterdir()] == ["unrelated.mar"]
 
 
+@pytest.mark.slow
 def test_the_model_has_the_version_that_it_is_given(tmp_path: Path) -> None:
     finished = run_export(ROOT, tmp_path, "--model-version", "1.1")
     assert finished.returncode == 0, finished.stderr
