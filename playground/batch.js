@@ -7,6 +7,7 @@ import { current, explanation, follow, state } from "/playground/state.js";
 
 const SIZES = [1, 16, 1024, 65536];
 const LEAST_MS = 200;
+const compact = (value) => value.toLocaleString("en", { notation: "compact" });
 
 function matrix(letter, name, rows) {
   const largest = Math.max(...rows.flat().map(Math.abs));
@@ -72,14 +73,14 @@ function plot(measured) {
   const y = (power) => 220 - ((power - low) / (high - low)) * 190;
   const lines = Array.from({ length: high - low + 1 }, (_, step) => low + step).flatMap((power) => [
     svg("line", { x1: 62, x2: 490, y1: y(power), y2: y(power), class: "axis" }),
-    svg("text", { x: 54, y: y(power) + 4, class: "end" }, count(10 ** power)),
+    svg("text", { x: 54, y: y(power) + 4, class: "end" }, compact(10 ** power)),
   ]);
   const points = measured.map(({ images, rate }) => [x(images), y(Math.log10(rate)), count(images)]);
   const label = "Images per second over images per request, as in the table";
   return svg("svg", { viewBox: "0 0 520 270", role: "img", "aria-label": label, class: "plot" }, ...lines,
     svg("polyline", { points: points.map(([at, up]) => `${at},${up}`).join(" ") }),
     ...points.flatMap(([at, up, images]) => [svg("circle", { cx: at, cy: up, r: 5 }), svg("text", { x: at, y: 242 }, images)]),
-    svg("text", { x: 270, y: 264 }, "images per request"), svg("text", { x: 4, y: 14, class: "start" }, "images per second"));
+    svg("text", { x: 270, y: 264 }, "images per request"), svg("text", { x: 62, y: 14 }, "images per second"));
 }
 
 async function measure() {

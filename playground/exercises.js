@@ -1,7 +1,7 @@
 // The chapter's exercises: what is filled in is checked against the service's numbers.
 
 import { $, element, shape, show, svg } from "/playground/dom.js";
-import { bestAffine, forward, hiddenSize, parameters, stepsOf, valuesOf, writeOut }
+import { bestAffine, forward, hiddenSize, meanError, parameters, stepsOf, valuesOf, writeOut }
   from "/playground/network.js";
 import { predict } from "/playground/service.js";
 import { current, follow, models, state } from "/playground/state.js";
@@ -12,6 +12,7 @@ const HALF_DIGIT = 6e-5; // of the fourth decimal, and float32's rounding
 
 let image = 6; // the chapter's [0, 1, 1, 0]
 let fields = [];
+const countDrawn = () => $("drawn").querySelectorAll(".parameter").length;
 
 /** Judges digit by digit: returns whether it is right ("", "right", "so far", "wrong"), and why. */
 function judge(text, wanted) {
@@ -85,8 +86,6 @@ function drawSize() {
   $("counted").textContent = "";
 }
 
-const countDrawn = () => $("drawn").querySelectorAll(".parameter").length;
-
 function showCount() {
   const hidden = Number($("hidden").value);
   const same = [...models.values()].filter(({ weights }) => hiddenSize(weights) === hidden);
@@ -105,9 +104,10 @@ function drawLinear() {
   if ($("relu").checked) rows.push(rowOf("Without", linear));
   $("linear").replaceChildren(strip(rows));
   const changed = linear.filter((each, place) => each.some((value, index) => Math.abs(value - served[place][index]) > 1e-6));
-  $("changed").textContent = $("relu").checked
-    ? `${changed.length} of 16 predictions change. The mean squared error goes from ${show(rows[0].error)} to ${show(rows[1].error)}. `
-      + `With ReLU, this page's arithmetic differs from the service's by at most ${largest.toExponential(1)}.` : "";
+  const difference = `With ReLU, this page's arithmetic differs from the service's by at most ${largest.toExponential(1)}.`;
+  const what = changed.length ? `The mean squared error goes from ${show(rows[0].error)} to ${show(meanError(linear, explanations))}.`
+    : `No sum of version ${version} is below 0 for any image, so ReLU changes nothing.`;
+  $("changed").textContent = $("relu").checked ? `${changed.length} of 16 predictions change. ${what} ${difference}` : "";
   const best = rowOf("Best map", explanations.map(bestAffine));
   $("best").replaceChildren(strip([best]));
   $("bound").textContent = `The map below flips ${best.flips}: the flip itself, moved onto such a hyperplane.`;
@@ -116,10 +116,9 @@ function drawLinear() {
 }
 
 async function compareAll() {
-  const { version } = state;
+  const { version, explanations } = current();
   $("compared").textContent = "Sending …";
   try {
-    const { explanations } = models.get(version);
     const singles = await Promise.all(explanations.map((_, each) => predict(version, each)));
     const differences = singles.map(({ prediction }, row) =>
       Math.max(...prediction.map((value, index) => Math.abs(value - explanations[row].prediction[index]))));

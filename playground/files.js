@@ -52,7 +52,7 @@ function results(file, version, { images, seconds, parts }) {
   const lines = (part) => Array.from({ length: part.length / 4 }, (_, row) => `${part.slice(4 * row, 4 * row + 4).join(",")}\n`);
   const csv = images > MOST_CSV_IMAGES ? [] : [link(new Blob(parts.flatMap(lines)), "csv", "CSV"), " or "];
   return [
-    `: ${count(images)} images, version ${version}, ${count(images / seconds)} images/s. `,
+    `: ${count(images)} ${images === 1 ? "image" : "images"}, version ${version}, ${count(images / seconds)} images/s. `,
     element("span", { class: "code" }, first.join("\n") + (images > PREVIEW ? "\n…" : "")),
     "Download all predictions as ", ...csv, link(new Blob(parts), "f32", "float32, little-endian"), ".",
   ];
@@ -60,7 +60,7 @@ function results(file, version, { images, seconds, parts }) {
 
 async function send(file, version, line) {
   const bar = element("progress", { max: 1, value: 0, "aria-label": `Progress of ${file.name}` });
-  line.append(" ", bar);
+  line.append(bar);
   try {
     const result = await sendFile(file, version, (done) => { bar.value = done; });
     line.append(...results(file, version, result));

@@ -4,7 +4,7 @@ import { $, show, svg } from "/playground/dom.js";
 import { LAYERS, hiddenSize, parameters, sizes, stepsOf, valuesOf, writeOut } from "/playground/network.js";
 import { change, current, explanation, follow, state } from "/playground/state.js";
 
-const [NODE_WIDTH, NODE_HEIGHT] = [58, 32];
+const [NODE_WIDTH, NODE_HEIGHT] = [64, 32];
 const narrow = matchMedia("(max-width: 44rem)");
 
 let nodes;
@@ -21,7 +21,7 @@ function drawEdge(from, to, weight, matrix = 0) {
   const size = matrix ? 1 + 5 * Math.min(1, Math.abs(weight)) : 1;
   const line = svg("line", { x1, y1, x2, y2, "stroke-width": size, class: "edge" });
   line.classList.toggle("minus", weight < 0);
-  const share = narrow.matches ? 0.36 : 0.3;
+  const share = narrow.matches ? 0.55 : 0.3;
   const spot = { x: x1 + (x2 - x1) * share, y: y1 + (y2 - y1) * share + 4, class: "weight" };
   const label = svg("text", spot, matrix ? show(weight) : "");
   const parts = [line];
@@ -81,21 +81,19 @@ function draw() {
     nodes.find(({ step }) => step === state.step).group.focus();
   });
   $("graph").replaceChildren(picture);
-  $("hide").checked = false;
-  const [{ length }, total] = [weights["layer1.bias"], parameters(weights)];
-  $("size").textContent = `Version ${state.version}: Linear 4→${length}, ReLU, Linear ${length}→4, `
-    + `${total} parameters. Press “Next step”, choose a node, or use the arrow keys.`;
+  const hidden = hiddenSize(weights);
+  $("size").textContent = `Version ${state.version}: Linear 4→${hidden}, ReLU, Linear ${hidden}→4, ${parameters(weights)} `
+    + "parameters. Press “Next step”, choose a node, or use the arrow keys. Numbers are rounded to four decimals.";
 }
 
 function showNodes() {
   const values = valuesOf(explanation());
-  const { target } = explanation();
   for (const { layer, index, step, group, value, below } of nodes) {
     const number = values[layer][index];
     const [is, isLater] = [step === state.step, step > state.step];
     const name = layer === 5 ? "m" : LAYERS[layer].letter + index;
     value.textContent = show(number);
-    below.textContent = layer === 4 ? `${name}, target ${target[index]}` : name;
+    below.textContent = layer === 4 ? `${name}, target ${explanation().target[index]}` : name;
     group.classList.toggle("negative", show(number).startsWith("−"));
     group.classList.toggle("chosen", is);
     group.classList.toggle("later", isLater);
@@ -109,13 +107,13 @@ function showNodes() {
 
 function showEdges() {
   const now = stepsOf(current().weights)[state.step - 1];
-  const { edge } = state;
+  const { chosen = false, ...edge } = state.edge;
   for (const { from, to, matrix, line, label } of edges) {
     const used = to[0] === now.layer && to[1] === now.index;
-    const lit = edge.chosen && matrix === edge.matrix && to[1] === edge.to && from[1] === edge.from;
+    const lit = chosen && matrix === edge.matrix && to[1] === edge.to && from[1] === edge.from;
     for (const part of [line, label]) {
       part.classList.toggle("used", used);
-      part.classList.toggle("lit", Boolean(lit));
+      part.classList.toggle("lit", lit);
     }
   }
 }

@@ -38,7 +38,7 @@ function showWorkers({ ready, workers }) {
   const rows = workers.map((each) => [String(each.worker),
     ...[each.requests, each.images, each.requests_per_batch].map(count),
     ...[each.p50_s, each.p99_s].map((seconds) => (1000 * seconds).toFixed(2))]);
-  const head = ["Worker", "Requests/s", "Images/s", "Requests per batch", "p50, ms", "p99, ms"];
+  const head = ["Worker", "Requests / s", "Images / s", "Requests / batch", "p50, ms", "p99, ms"];
   $("workers").replaceChildren(table(head, rows));
   const { device_name: device, runtime } = current().description;
   $("served").textContent = `Version ${state.version} runs on ${device}, ${runtime}. `
@@ -47,9 +47,11 @@ function showWorkers({ ready, workers }) {
 
 async function watch() {
   try {
-    if (!document.hidden) showWorkers(await status());
-    if (!$("fault").hidden) askSingle();
-    fail();
+    if (!document.hidden) {
+      showWorkers(await status());
+      if (!$("fault").hidden) askSingle(); // what failed meanwhile
+      fail();
+    }
   } catch (error) {
     fail(new Error(`${error.message} What is shown was computed before. Trying again every second.`));
   }

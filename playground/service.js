@@ -53,9 +53,10 @@ export async function predictBody(version, body, type = OCTETS) {
   return { images, predictions: new Float32Array(await response.arrayBuffer()) };
 }
 
-/** The 16 images over and over, packed, as body and its media type. */
+/** The 16 images over and over, packed, as body and its media type; an odd last one is image 0. */
 export function packed(images) {
   const body = new Uint8Array(Math.ceil(images / 2)).map((_, place) => ALL_IMAGES[place % 8]);
+  if (images % 2) body[body.length - 1] = 0;
   return [body, images % 2 ? `${OCTETS}; padding=4` : OCTETS];
 }
 

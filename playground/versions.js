@@ -16,7 +16,7 @@ export function rowOf(name, predictions) {
 
 function labels(rows, again) {
   const told = rows.map(({ name, flips, error }) => element("span", { class: "told" },
-    element("b", {}, name), ` flips ${flips} of 16`, element("small", {}, `error ${show(error)}`)));
+    element("b", {}, name), ` flips ${flips} of 16`, element("small", {}, error < 5e-5 ? "error below 0.0001" : `error ${show(error)}`)));
   return element("div", { class: again ? "column again" : "column", "aria-hidden": again },
     element("span", {}, "Number"), element("span", {}, "Image"), element("span", {}, "Target"), ...told);
 }
@@ -58,7 +58,7 @@ function drawImage() {
     const { prediction } = explanations[state.image];
     const is = isFlipped(prediction, target);
     const verdict = element("span", { class: is ? "right" : "wrong" }, is ? "✓ flipped" : "✗ not flipped");
-    return element("figure", { "data-version": version }, element("b", {}, `Version ${version}`),
+    return element("figure", { "data-version": version }, element("b", {}, `Version ${version} predicts`),
       tile(prediction, true), element("figcaption", {}, verdict, element("br"), `flips ${description.flips} of 16 images`));
   }));
   $("shown").textContent = `Image ${state.image} = ${bits(state.image)}`;
