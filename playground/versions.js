@@ -58,7 +58,7 @@ function drawImage() {
     const { prediction } = explanations[state.image];
     const is = isFlipped(prediction, target);
     const verdict = element("span", { class: is ? "right" : "wrong" }, is ? "✓ flipped" : "✗ not flipped");
-    return element("figure", { "data-version": version }, element("b", {}, `Version ${version} predicts`),
+    return element("figure", { "data-version": version }, element("b", {}, `Version ${version}`),
       tile(prediction, true), element("figcaption", {}, verdict, element("br"), `flips ${description.flips} of 16 images`));
   }));
   $("shown").textContent = `Image ${state.image} = ${bits(state.image)}`;
