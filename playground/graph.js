@@ -1,129 +1,142 @@
-// The network as a graph: nodes in the order in which one computes by hand.
+// The network as a graph to walk through, in the order in which one computes by hand.
 
-import { show } from "/playground/service.js";
+import { $, show, svg } from "/playground/dom.js";
+import { LAYERS, hiddenSize, parameters, sizes, stepsOf, valuesOf, writeOut } from "/playground/network.js";
+import { change, current, explanation, follow, state } from "/playground/state.js";
 
-const SVG = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT, RADIUS] = [760, 340, 26];
+const [NODE_WIDTH, NODE_HEIGHT] = [64, 32];
+const narrow = matchMedia("(max-width: 44rem)");
 
-function make(name, attributes, parent, text = "") {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.textContent = text;
-  parent.append(element);
-  return element;
+let nodes;
+let edges;
+
+/** Where a node is: layers are columns, on narrow screens rows. */
+function place(layer, index) {
+  const across = (index + 0.5) / sizes(current().weights)[layer];
+  return narrow.matches ? [8 + 344 * across, 40 + 92 * layer] : [56 + 168 * layer, 22 + 292 * across];
 }
 
-/** A sum as one writes it: bias + weight · value … */
-function sum(bias, weights, values) {
-  const terms = weights.map((weight, index) => {
-    const sign = weight < 0 ? "−" : "+";
-    return `${sign} ${show(Math.abs(weight))}·${show(values[index])}`;
+function drawEdge(from, to, weight, matrix = 0) {
+  const [[x1, y1], [x2, y2]] = [place(...from), place(...to)];
+  const size = matrix ? 1 + 5 * Math.min(1, Math.abs(weight)) : 1;
+  const line = svg("line", { x1, y1, x2, y2, "stroke-width": size, class: "edge" });
+  line.classList.toggle("minus", weight < 0);
+  const share = narrow.matches ? 0.55 : 0.3;
+  const spot = { x: x1 + (x2 - x1) * share, y: y1 + (y2 - y1) * share + 4, class: "weight" };
+  const label = svg("text", spot, matrix ? show(weight) : "");
+  const parts = [line];
+  if (matrix) { // a wider line that is not seen, to be hit by a finger
+    const hit = svg("line", { x1, y1, x2, y2, class: "hit" });
+    hit.addEventListener("click", () => change({ edge: { matrix, to: to[1], from: from[1], chosen: true } }));
+    parts.push(hit);
+  }
+  edges.push({ from, to, matrix, line, label, parts });
+}
+
+function drawEdges(weights) {
+  for (const [matrix, layer] of [[1, 1], [2, 3]]) {
+    weights[`layer${matrix}.weight`].forEach((row, to) =>
+      row.forEach((weight, from) => drawEdge([layer - 1, from], [layer, to], weight, matrix)));
+  }
+  for (let index = 0; index < hiddenSize(weights); index += 1) drawEdge([1, index], [2, index], 1);
+  for (let index = 0; index < 4; index += 1) {
+    drawEdge([3, index], [4, index], 1);
+    drawEdge([4, index], [5, 0], 1);
+  }
+}
+
+function drawNode(layer, index) {
+  const [x, y] = place(layer, index);
+  const box = { x: x - NODE_WIDTH / 2, y: y - NODE_HEIGHT / 2, width: NODE_WIDTH, height: NODE_HEIGHT, rx: 10 };
+  const value = svg("text", { x, y: y + 5, class: "value" });
+  const below = svg("text", { x, y: y + NODE_HEIGHT / 2 + 14, class: "name" });
+  const group = svg("g", { role: "button", tabindex: -1, class: "node" }, svg("rect", box), value, below);
+  const step = stepsOf(current().weights).findIndex((each) =>
+    each.layer === layer && (each.index ?? index) === index) + 1;
+  group.addEventListener("click", () => change({ step }));
+  nodes.push({ layer, index, step, group, value, below });
+}
+
+function draw() {
+  const { weights } = current();
+  [nodes, edges] = [[], []];
+  sizes(weights).forEach((size, layer) => {
+    for (let index = 0; index < size; index += 1) drawNode(layer, index);
   });
-  return [show(bias), ...terms].join(" ");
+  drawEdges(weights);
+  const titles = LAYERS.map(({ title }, layer) => {
+    const [x, y] = narrow.matches ? [8, 18 + 92 * layer] : [place(layer, 0)[0], 14];
+    return svg("text", { x, y, class: "title" }, title);
+  });
+  const viewBox = narrow.matches ? "0 0 360 540" : "0 0 952 322";
+  const picture = svg("svg", { viewBox, role: "group", "aria-label": "The network: arrow keys walk through it" },
+    ...edges.flatMap(({ parts }) => parts), ...edges.map(({ label }) => label),
+    ...titles, ...nodes.map(({ group }) => group));
+  picture.classList.toggle("narrow", narrow.matches);
+  picture.addEventListener("keydown", (event) => {
+    const moves = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    change({ step: state.step + moves[event.key] });
+    nodes.find(({ step }) => step === state.step).group.focus();
+  });
+  $("graph").replaceChildren(picture);
+  const hidden = hiddenSize(weights);
+  $("size").textContent = `Version ${state.version}: Linear 4→${hidden}, ReLU, Linear ${hidden}→4, ${parameters(weights)} `
+    + "parameters. Press “Next step”, choose a node, or use the arrow keys. Numbers are rounded to four decimals.";
 }
 
-export class Graph {
-  /** Draws below `place`; `chosen` is called with the arithmetic of the chosen node. */
-  constructor(place, weights, chosen) {
-    this.weights = weights;
-    this.tell = chosen;
-    const hidden = weights["layer1.bias"].length;
-    this.layers = [
-      { title: "pixels", key: "pixels", size: 4 },
-      { title: "sums", key: "pre_activation", size: hidden },
-      { title: "ReLU", key: "hidden", size: hidden },
-      { title: "prediction", key: "prediction", size: 4 },
-    ];
-    const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group" }, place);
-    svg.setAttribute("aria-label", "The network's nodes and weights");
-    this.edges = [];
-    this.nodes = [];
-    this.drawEdges(svg);
-    this.layers.forEach((layer, column) => {
-      make("text", { x: this.x(column), y: 16 }, svg, layer.title);
-      for (let index = 0; index < layer.size; index += 1) this.drawNode(svg, column, index);
-    });
-    this.step = this.nodes.length - 1;
+function showNodes() {
+  const values = valuesOf(explanation());
+  for (const { layer, index, step, group, value, below } of nodes) {
+    const number = values[layer][index];
+    const [is, isLater] = [step === state.step, step > state.step];
+    const name = layer === 5 ? "m" : LAYERS[layer].letter + index;
+    value.textContent = show(number);
+    below.textContent = layer === 4 ? `${name}, target ${explanation().target[index]}` : name;
+    group.classList.toggle("negative", show(number).startsWith("−"));
+    group.classList.toggle("chosen", is);
+    group.classList.toggle("later", isLater);
+    const told = isLater && $("hide").checked ? "not computed yet" : show(number);
+    group.setAttribute("aria-label", `${LAYERS[layer].one} ${name}: ${told}`);
+    group.setAttribute("tabindex", is && (layer > 0 || index === 0) ? 0 : -1);
+    group.setAttribute("aria-current", is ? "step" : "false");
   }
+  $("graph").classList.toggle("hiding", $("hide").checked);
+}
 
-  x(column) {
-    return 60 + (column * (WIDTH - 120)) / 3;
-  }
-
-  y(column, index) {
-    return 30 + ((index + 0.5) * (HEIGHT - 40)) / this.layers[column].size;
-  }
-
-  drawEdges(svg) {
-    for (const [column, name] of [[1, "layer1.weight"], [3, "layer2.weight"]]) {
-      this.weights[name].forEach((row, to) => {
-        row.forEach((weight, from) => this.drawEdge(svg, column, to, from, weight));
-      });
+function showEdges() {
+  const now = stepsOf(current().weights)[state.step - 1];
+  const { chosen = false, ...edge } = state.edge;
+  for (const { from, to, matrix, line, label } of edges) {
+    const used = to[0] === now.layer && to[1] === now.index;
+    const lit = chosen && matrix === edge.matrix && to[1] === edge.to && from[1] === edge.from;
+    for (const part of [line, label]) {
+      part.classList.toggle("used", used);
+      part.classList.toggle("lit", lit);
     }
-    this.weights["layer1.bias"].forEach((_, index) => this.drawEdge(svg, 2, index, index, 1));
   }
+}
 
-  drawEdge(svg, column, to, from, weight) {
-    const [x1, y1] = [this.x(column - 1) + RADIUS, this.y(column - 1, from)];
-    const [x2, y2] = [this.x(column) - RADIUS, this.y(column, to)];
-    const line = make("line", { x1, y1, x2, y2, "stroke-width": 1 + 8 * Math.abs(weight) }, svg);
-    if (column === 2) line.setAttribute("stroke-width", 1);
-    line.classList.toggle("minus", weight < 0);
-    make("title", {}, line, column === 2 ? "ReLU" : `weight ${show(weight)}`);
-    const place = { x: x1 + (x2 - x1) * 0.4, y: y1 + (y2 - y1) * 0.4 - 3, class: "weight" };
-    const label = make("text", place, svg, column === 2 ? "" : show(weight));
-    this.edges.push({ column, to, parts: [line, label] });
-  }
+function showStep() {
+  const steps = stepsOf(current().weights);
+  const { title, why, lines, result } = writeOut(current().weights, explanation(), steps[state.step - 1]);
+  $("step").textContent = `Step ${state.step} of ${steps.length}: ${title}`;
+  $("why").textContent = why;
+  $("arithmetic").textContent = [...lines, ...(result ? [`= ${result}`] : [])].join("\n");
+  $("back").setAttribute("aria-disabled", state.step === 1);
+  $("next").setAttribute("aria-disabled", state.step === steps.length);
+}
 
-  drawNode(svg, column, index) {
-    const group = make("g", { role: "button", tabindex: 0 }, svg);
-    const [cx, cy] = [this.x(column), this.y(column, index)];
-    make("circle", { cx, cy, r: RADIUS }, group);
-    const text = make("text", { x: cx, y: cy + 5, class: "value" }, group);
-    const place = this.nodes.length;
-    group.addEventListener("click", () => this.choose(place));
-    group.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" && event.key !== " ") return;
-      event.preventDefault();
-      this.choose(place);
-    });
-    this.nodes.push({ column, index, group, text });
-  }
-
-  /** Shows the steps of an image, as far as they have been gone. */
-  show(explanation) {
-    this.explanation = explanation;
-    this.choose(this.step);
-  }
-
-  /** Chooses the node `place`, counted round; those behind it are not computed yet. */
-  choose(place) {
-    this.step = (place + this.nodes.length) % this.nodes.length;
-    this.nodes.forEach(({ column, index, group, text }, each) => {
-      const layer = this.layers[column];
-      const value = show(this.explanation[layer.key][index]);
-      text.textContent = value;
-      const known = each <= this.step;
-      group.classList.toggle("unknown", !known);
-      group.classList.toggle("chosen", each === this.step);
-      const told = known ? value : "not computed yet";
-      group.setAttribute("aria-label", `${layer.title} ${index + 1}: ${told}`);
-    });
-    const { column, index } = this.nodes[this.step];
-    for (const { column: to, to: row, parts } of this.edges) {
-      for (const part of parts) part.classList.toggle("used", to === column && row === index);
-    }
-    this.tell(this.arithmetic(column, index));
-  }
-
-  arithmetic(column, index) {
-    const { pixels, pre_activation: sums, hidden, prediction } = this.explanation;
-    const name = `${this.layers[column].title} ${index + 1}`;
-    if (column === 0) return `${name} = ${pixels[index]}, as you chose`;
-    if (column === 2) return `${name} = max(0, ${show(sums[index])}) = ${show(hidden[index])}`;
-    const layer = column === 1 ? "layer1" : "layer2";
-    const [bias, row] = [this.weights[`${layer}.bias`][index], this.weights[`${layer}.weight`][index]];
-    const result = column === 1 ? sums[index] : prediction[index];
-    return `${name} = ${sum(bias, row, column === 1 ? pixels : hidden)} = ${show(result)}`;
-  }
+export function startGraph() {
+  $("back").addEventListener("click", () => change({ step: state.step - 1 }));
+  $("next").addEventListener("click", () => change({ step: state.step + 1 }));
+  $("hide").addEventListener("change", showNodes);
+  narrow.addEventListener("change", () => { draw(); showNodes(); showEdges(); });
+  follow((changed) => {
+    if (changed.has("version")) draw();
+    showNodes();
+    showEdges();
+    showStep();
+  });
 }

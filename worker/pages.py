@@ -39,7 +39,12 @@ DOCS = """<!doctype html>
 <script src="/docs/start.js"></script>
 </html>
 """
-START = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui"});\n'
+START = """// Swagger UI resolves no data: URIs, and asks for a file where a body is bytes.
+fetch("/openapi.json").then((response) => response.text()).then((text) => {
+  const spec = JSON.parse(text, (key, value) => (key === "externalValue" ? undefined : value));
+  SwaggerUIBundle({ spec, dom_id: "#swagger-ui" });
+});
+"""
 
 
 def pages() -> dict[str, Response]:

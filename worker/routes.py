@@ -123,7 +123,8 @@ class WorkerServer(HttpServer):
                     self._health.add(path)
                 else:
                     self._pages.setdefault(path, Response(documents[what], JSON))
-            self._pages.setdefault("/weights.json", Response(documents["weights"], JSON))
+            weights = f"/weights/{name}.json" if name else "/weights.json"
+            self._pages.setdefault(weights, Response(documents["weights"], JSON))
 
     def check(self, done: Callable[[Answers], None]) -> None:
         """Predict the 16 images by every version, in the queue of clients' requests."""

@@ -1,0 +1,153 @@
+"""The playground in a real browser, of a service with both versions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from diagonalflip.wire import to_pixels
+from tests.integration.conftest import ROOT, Server, run_server
+
+CHROMIUM = shutil.which("chromium") or ""
+
+Floats = npt.NDArray[np.float64]
+Open = Callable[..., Page]
+
+
+@dataclass
+class Version:
+    """A version as the tests know it: ONNX Runtime's predictions, and its published weights.
+
+    Attributes:
+        name: Its number.
+        predictions: ``float64[16, 4]``, by ONNX Runtime.
+        weights: By name, shaped (out, in).
+    """
+
+    name: str
+    predictions: Floats
+    weights: dict[str, Floats]
+
+    def sums(self, pixels: Floats) -> Floats:
+        """Return the hidden layer before ReLU."""
+        return pixels @ self.weights["layer1.weight"].T + self.weights["layer1.bias"]
+
+    def output(self, hidden: Floats) -> Floats:
+        """Return the second layer."""
+        return hidden @ self.weights["layer2.weight"].T + self.weights["layer2.bias"]
+
+
+PIXELS: Floats = to_pixels(np.arange(16)).reshape(-1, 4).astype(np.float64)
+TARGETS: Floats = PIXELS[:, [0, 2, 1, 3]]
+
+
+def flips(predictions: Floats) -> npt.NDArray[np.bool_]:
+    """Return which of the 16 images are flipped."""
+    is_flipped: npt.NDArray[np.bool_] = ((predictions >= 0.5) == (TARGETS == 1)).all(axis=1)
+    return is_flipped
+
+
+@pytest.fixture(scope="module")
+def versions_by_name(artifacts: Path, exported_2_0: Path) -> dict[str, Version]:
+    found = {}
+    for name, folder in (("1.0", artifacts), ("2.0", exported_2_0)):
+        session = onnxruntime.InferenceSession(
+            str(folder / "diagonal_flip.onnx"), providers=["CPUExecutionProvider"]
+        )
+        [rows] = session.run(["prediction"], {"pixels": PIXELS.astype(np.float32)})
+        weights = json.loads((ROOT / f"export/weights-{name}.json").read_text())
+        arrays = {key: np.array(each, np.float64) for key, each in weights.items()}
+        found[name] = Version(name, np.asarray(rows, np.float64), arrays)
+    return found
+
+
+@pytest.fixture(scope="module", params=["1.0", "2.0"])
+def version(request: pytest.FixtureRequest, versions_by_name: dict[str, Version]) -> Version:
+    return versions_by_name[request.param]
+
+
+@pytest.fixture(scope="module")
+def service(
+    artifacts: Path, exported_2_0: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """One server of both versions for the tests of a module."""
+    store = tmp_path_factory.mktemp("store")
+    shutil.copytree(artifacts, store / "1.0")
+    shutil.copytree(exported_2_0, store / "2.0")
+    with run_server(store, tmp_path_factory.mktemp("logs"), WORKERS="2") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium. Not for longer than a module: its event loop would be in the way of others."""
+    if not CHROMIUM:
+        pytest.skip("no chromium (Debian's)")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def console() -> list[str]:
+    """What a page's console said; a test that provokes an error empties it."""
+    return []
+
+
+@pytest.fixture
+def open_page(browser: Browser, service: Server, console: list[str]) -> Iterator[Open]:
+    """Open the playground, by default wide and light; fails for what its console says."""
+    contexts = []
+
+    def open_page(address: str = "", width: int = 1280, started: bool = True, **how: str) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            permissions=["clipboard-read", "clipboard-write"],
+            **how,  # type: ignore[arg-type]
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: console.append(message.text))
+        page.on("pageerror", lambda error: console.append(str(error)))
+        page.goto(f"{service.base}/{address}")
+        if started:
+            expect(page.locator("body")).to_have_attribute("data-started", "yes", timeout=30_000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert console == []
+
+
+@pytest.fixture
+def page(open_page: Open) -> Page:
+    return open_page()
+
+
+def number(text: str) -> float:
+    """Read a number as the page writes it."""
+    return float(text.replace("−", "-"))
+
+
+def numbers(page: Page, selector: str) -> list[float]:
+    """Read the four numbers of a 2x2 picture."""
+    return [number(text) for text in page.locator(f"{selector} > *").all_inner_texts()]
+
+
+def choose(page: Page, image: int, version: str | None = None) -> None:
+    """Choose an image among the sixteen, and a version."""
+    if version:
+        page.locator(f"#choices input[value='{version}']").check()
+    page.locator("#versions button").nth(image).click()
+    expect(page.locator("#number")).to_have_text(str(image))
