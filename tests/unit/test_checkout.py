@@ -20,7 +20,7 @@ def test_a_clone_with_other_line_ends_has_the_same_bytes(tmp_path: Path) -> None
     subprocess.run([*clone, tmp_path / "clone"], check=True)
     for name in ("docker/run.sh", "Makefile", "diagonalflip/vectors/v2.json"):
         assert b"\r" not in (tmp_path / "clone" / name).read_bytes(), name
-    picture = "docs/network.png"
+    picture = "docs/playground-walk.png"
     committed = subprocess.run(
         ["git", "show", f"HEAD:{picture}"], cwd=ROOT, capture_output=True, check=True
     )

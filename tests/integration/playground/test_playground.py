@@ -22,6 +22,8 @@ from tests.integration.playground.conftest import (
     numbers,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_image_is_predicted_as_onnx_runtime_does(page: Page, version: Version) -> None:
     for image in range(16):

@@ -8,6 +8,8 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.integration.playground.conftest import PIXELS, TARGETS, Floats, Version, flips
 
+pytestmark = pytest.mark.slow
+
 
 def field(page: Page, name: str) -> Locator:
     """Return the field of a name, with what it says."""

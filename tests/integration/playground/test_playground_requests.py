@@ -16,6 +16,8 @@ from diagonalflip.wire import pack
 from tests.integration.conftest import ROOT
 from tests.integration.playground.conftest import Version, choose
 
+pytestmark = pytest.mark.slow
+
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF"
 PNG = base64.b64decode(  # images 11 and 6
     "iVBORw0KGgoAAAANSUhEUgAAAAQAAAACAQAAAABX00DOAAAADElEQVR4nGOYwPAAAAKUAXGAuPhhAAAAAElFTkSuQmCC"
