@@ -8,7 +8,7 @@ INSTALL = "$(PYTHON)" requirements/install.py
 MODEL_STORE := $(or $(FLIP_MODEL_STORE),model_store)
 BIN := .venv/bin
 AUDIT_SERVICE ?= pypi
-PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 PIP_AUDIT = .audit/bin/pip-audit --strict --disable-pip --progress-spinner off \
   --vulnerability-service $(AUDIT_SERVICE) $(AUDIT_ARGS)
 export FLIP_MODEL_STORE := $(MODEL_STORE)
@@ -117,7 +117,8 @@ portability: installed-dev .portability/.ready ## export, load and predict on em
 run-image: ## run the image on 127.0.0.1:8443, with TOKENS_FILE; Ctrl-C drains
 	@docker/run.sh
 
-# A service that knows nothing of jinja2 2.4.1 knows nothing: pip-audit would find all in order.
+# jinja2 2.4.1 has known vulnerabilities. If none is reported, the advisory service was not reached,
+# and pip-audit would report that all is well.
 audit: .audit ## check the pinned packages for known vulnerabilities (AUDIT_SERVICE=pypi or osv)
 	@echo jinja2==2.4.1 > .audit/control.txt
 	@$(PIP_AUDIT) --no-deps -r .audit/control.txt 2>/dev/null | grep -qE 'PYSEC|GHSA|CVE' || \

@@ -14,7 +14,7 @@ from typing import Any
 
 from diagonalflip.errors import SettingError
 from supervisor.settings import Settings
-from worker.guard import read_tokens, tls
+from worker.authentication import read_tokens, tls
 
 logger = logging.getLogger(__name__)
 

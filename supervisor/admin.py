@@ -26,8 +26,8 @@ from supervisor.metrics import Page
 from supervisor.models import Models
 from supervisor.torchserve import TorchServe
 from supervisor.workers import Workers
+from worker.authentication import RefusalLog, read_tokens, who
 from worker.connection import Connection
-from worker.guard import RefusalLog, read_tokens, who
 from worker.hosts import is_this_host
 from worker.lifecycle import FAULT, Lifecycle
 from worker.listener import HttpServer

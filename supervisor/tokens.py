@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from diagonalflip.errors import SettingError
-from worker.guard import LINE, REVOKED
+from worker.authentication import LINE, REVOKED
 
 
 def add(path: Path, name: str) -> str:

@@ -21,16 +21,16 @@ from typing import Any
 import uvloop
 
 from worker import limits
+from worker.authentication import Authenticator
 from worker.channel import Channel
-from worker.guard import Guard
 from worker.hosts import read_names
 from worker.listener import Listener
 from worker.loader import load
 from worker.metrics import Metrics
 from worker.models import Served
-from worker.pages import pages
+from worker.observers import observers
 from worker.routes import WorkerServer
-from worker.watchers import watchers
+from worker.static_files import pages
 
 COLLECT_AFTER = 50_000
 """New objects until the cycle collector looks; a request in flight has about ten."""
@@ -54,7 +54,7 @@ class Worker:
         self._prepared: tuple[int, Served] | None = None
         self._served: Served | None = None
         self._server: WorkerServer | None = None
-        self._guard = Guard(arguments.token_rate) if arguments.token_rate else None
+        self._authenticator = Authenticator(arguments.token_rate) if arguments.token_rate else None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -66,8 +66,8 @@ class Worker:
                 self._start(self._prepare(number, content))
             elif name == "commit":
                 self._start(self._commit(number))
-            elif name == "access" and self._guard is not None:
-                self._guard.renew(content["tokens"], content["pem"])
+            elif name == "access" and self._authenticator is not None:
+                self._authenticator.renew(content["tokens"], content["pem"])
             elif name == "drain":
                 break
             elif self._server is not None:
@@ -111,7 +111,7 @@ class Worker:
         arguments = self._arguments
         service = served.services[served.default]
         metrics = Metrics(arguments.number, lambda: service.device_bytes)
-        metrics.watchers = watchers(arguments.number, arguments.access_log)
+        metrics.observers = observers(arguments.number, arguments.access_log)
         listeners = []
         for listener in arguments.listener:
             name, _, descriptor = listener.partition("=")
@@ -122,7 +122,7 @@ class Worker:
             served,
             metrics,
             pages=pages(),
-            guard=self._guard,
+            authenticator=self._authenticator,
             publish=lambda state: self._channel.offer("metrics", state),
         )
         _spare_collector()
@@ -136,7 +136,7 @@ class Worker:
             return
         self._server.ready = False
         await self._server.drain()
-        closing = [asyncio.to_thread(watcher.close) for watcher in self._server.metrics.watchers]
+        closing = [asyncio.to_thread(observer.close) for observer in self._server.metrics.observers]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_TIMEOUT_S):
                 await asyncio.gather(*closing, return_exceptions=True)

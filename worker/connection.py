@@ -40,7 +40,7 @@ class Connection(asyncio.Protocol):
         self._server, self.listener, self.address = server, listener.name, address
         self._hosts = listener.hosts
         self._lifecycle = server.lifecycle
-        self._guard = server.guard if listener.name == PUBLIC else None
+        self._authenticator = server.authenticator if listener.name == PUBLIC else None
         self._parser: Parser | None = Parser(self)  # None: what the client still sends is ignored
         self._coming: Request | None = None  # its head has come, and its body comes
         self._queue: deque[Request] = deque()  # those that were pipelined behind the next
@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
     def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
         """Make a request of its head; return whether its body is wanted."""
         request = self._coming = Request(None, headers, b"", None, method, path, self)
-        self._lifecycle.admit(request, self._hosts, self._guard)
+        self._lifecycle.admit(request, self._hosts, self._authenticator)
         if request.response is not None:
             return False
         if request.token != self._token:

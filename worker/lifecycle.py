@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from diagonalflip.errors import InternalError, ServerOverloaded
 from diagonalflip.message import Request, Response
 from worker import limits
-from worker.guard import Guard
+from worker.authentication import Authenticator
 from worker.hosts import Hosts
 from worker.metrics import Metrics
 from worker.shares import Shares
@@ -75,7 +75,7 @@ class Lifecycle:
         self._spin_until = 0.0
         self.held = Shares()
 
-    def admit(self, request: Request, hosts: Hosts, guard: Guard | None) -> None:
+    def admit(self, request: Request, hosts: Hosts, authenticator: Authenticator | None) -> None:
         """Decide by its head: it has a response now, or its body is wanted."""
         request.arrived = perf_counter()
         try:
@@ -84,7 +84,7 @@ class Lifecycle:
                 request.response = request.refusal(misdirected)
             elif request.path == "*" and request.method == "OPTIONS":
                 request.response = Response(b"", "", headers=OPTIONS)
-            elif guard is None or guard.admits(request):
+            elif authenticator is None or authenticator.admits(request):
                 request.response = self._route(request)
         except Exception:
             logger.exception("a request could not be routed")

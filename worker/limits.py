@@ -57,7 +57,7 @@ STALLED_S = 60.0
 READ_BYTES_PER_S = 1 << 16
 """A client has ``STALLED_S`` to read an answer, plus the time that its size takes at this rate."""
 
-DEAF_S = 10.0
+STALLED_S = 10.0
 """Longest time without reading a byte while memory is short; then the connection ends."""
 
 DRAIN_IDLE_S = 1.0

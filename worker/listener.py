@@ -1,7 +1,7 @@
 """A small HTTP/1.1 server on asyncio: listeners, answers' heads, and deadlines.
 
-Why not a library: bare ASGI on uvicorn with this contract, service and queue had 1.5 times the
-latency of W1, half of the rate of W2, 0.5 to 0.6 of W3 and 0.9 of W4 (docs/capacity.md).
+Why not a library: bare ASGI on uvicorn with this contract, service and queue had 1.9 times the
+latency of W1, 0.6 of the rate of W2 and W3, and 0.9 of W4 (docs/capacity.md).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from http import HTTPStatus
 
 from diagonalflip.message import Common, Request, Response
 from worker import limits
+from worker.authentication import Authenticator
 from worker.connection import Connection
-from worker.guard import Guard
 from worker.hosts import Hosts, is_this_host
 from worker.lifecycle import Lifecycle
 from worker.metrics import PUBLIC, Metrics
@@ -60,11 +60,11 @@ class HttpServer(ABC):
 
     Args:
         metrics: Takes what happens.
-        guard: Of the public listener, if there is one.
+        authenticator: Of the public listener, if there is one.
     """
 
-    def __init__(self, metrics: Metrics, guard: Guard | None = None) -> None:
-        self.guard = guard
+    def __init__(self, metrics: Metrics, authenticator: Authenticator | None = None) -> None:
+        self.authenticator = authenticator
         self.most_connections = limits.most_connections()
         self.metrics = metrics
         self.lifecycle = Lifecycle(self.route, metrics)
@@ -195,7 +195,7 @@ class HttpServer(ABC):
 
     async def _open(self, connection: Connection, accepted: socket.socket) -> None:
         protocol: asyncio.Protocol = connection
-        context = self.guard.context if self.guard is not None else None
+        context = self.authenticator.context if self.authenticator is not None else None
         if context is not None and connection.listener == PUBLIC:
             protocol = tls = Tls(connection, context, self._settled)
             self._handshakes.add(tls)
@@ -228,14 +228,14 @@ class HttpServer(ABC):
         for connection in list(self.connections):
             if connection.deadline is not None and connection.deadline < now:
                 connection.expire()
-            elif held.is_short(connection.listener) and _is_deaf(connection, now):
-                connection.abort()  # or deaf clients would take the room of all
+            elif held.is_short(connection.listener) and _is_stalled(connection, now):
+                connection.abort()  # or stalled clients would take the room of all
         self.tick()
 
 
-def _is_deaf(connection: Connection, now: float) -> bool:
+def _is_stalled(connection: Connection, now: float) -> bool:
     """Return whether the client has read nothing for long, of what it is owed."""
     unsent = connection.unsent
     if unsent != connection.stuck[0]:
         connection.stuck = unsent, now
-    return unsent > 0 and now - connection.stuck[1] > limits.DEAF_S
+    return unsent > 0 and now - connection.stuck[1] > limits.STALLED_S

@@ -33,7 +33,7 @@ IMAGES = [float(4**step) for step in range(11)]
 REQUESTS = [float(2**step) for step in range(8)]
 
 
-class Watcher(Protocol):
+class Observer(Protocol):
     """Receiver of every request that was answered: traces, the access log."""
 
     def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
@@ -59,7 +59,7 @@ class Metrics:
     Attributes:
         buffered_bytes, queued_images: As they are now.
         rejected: How many, by code.
-        watchers: Receivers of every batch as well.
+        observers: Receivers of every batch as well.
         connections: How many are open, by listener.
         failed_handshakes: Of TLS.
         recent: Between the last two folds: requests and images per second, requests per batch,
@@ -87,7 +87,7 @@ class Metrics:
             {code: 0 for code, kind in KINDS.items() if kind.status}
         )
         self._busy_s = 0.0
-        self.watchers: list[Watcher] = []
+        self.observers: list[Observer] = []
         self.buffered_bytes = self.queued_images = self.failed_handshakes = 0
         self.connections: Counter[str] = Counter()
         self.recent: dict[str, float] = {}
@@ -122,8 +122,8 @@ class Metrics:
             self._busy_s += finished - started
         if works:
             self._add_works(works)
-        for watcher in self.watchers:
-            watcher.add(requests, started, finished)
+        for observer in self.observers:
+            observer.add(requests, started, finished)
 
     def fold(self) -> None:
         """Sorts in what was added."""

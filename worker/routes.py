@@ -17,7 +17,7 @@ import numpy as np
 from diagonalflip.errors import MethodNotAllowed, ModelNotFound
 from diagonalflip.message import Operation, Request, Response, operations, v2_paths
 from diagonalflip.wire import JSON, MODEL, OCTETS, pack
-from worker.guard import HEALTH, Guard
+from worker.authentication import HEALTH, Authenticator
 from worker.listener import HttpServer
 from worker.metrics import HTTP, PUBLIC, Metrics
 from worker.models import Served
@@ -74,7 +74,7 @@ class WorkerServer(HttpServer):
         served: The versions of the model; their services are called in the event loop's thread.
         metrics: Takes what happens.
         pages: Answers that are known, by path.
-        guard: Of the public listener, if there is one.
+        authenticator: Of the public listener, if there is one.
         publish: Takes all measurements, every second.
 
     Attributes:
@@ -89,10 +89,10 @@ class WorkerServer(HttpServer):
         metrics: Metrics,
         *,
         pages: Mapping[str, Response],
-        guard: Guard | None = None,
+        authenticator: Authenticator | None = None,
         publish: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
-        super().__init__(metrics, guard)
+        super().__init__(metrics, authenticator)
         self._known = {"/v2/health/live": Response(b'{"live": true}', JSON), **pages}
         self._publish = publish
         self.ready = True
@@ -170,8 +170,8 @@ class WorkerServer(HttpServer):
 
     def tick(self) -> None:
         """Publishes what was measured."""
-        if self.guard is not None:
-            self.guard.tick()
+        if self.authenticator is not None:
+            self.authenticator.tick()
         metrics = self.metrics
         metrics.fold()
         metrics.buffered_bytes = self.lifecycle.held.total

@@ -113,7 +113,7 @@ def _checked(answer: Reply, accept: str) -> int:
 
 
 def _too_large(answer: Reply) -> InvalidPicture:
-    most = answer.headers.get("Flip-Max-Images", "64 MiB and 1048576")
+    most = answer.headers.get("Flip-Max-Images", "32 MiB and 1048576")
     try:
         problem: dict[str, Any] = json.loads(answer.body)
         got = str(problem["got"])

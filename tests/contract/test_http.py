@@ -34,7 +34,7 @@ from supervisor.ports import listen
 from tests.conftest import asynchronous
 from worker import limits
 from worker.access import AccessLog
-from worker.guard import Guard
+from worker.authentication import Authenticator
 from worker.lifecycle import Lifecycle
 from worker.listener import Listener
 from worker.metrics import HTTP, PUBLIC, Metrics
@@ -84,8 +84,10 @@ class Port:
         self.echo = Echo()
         self.metrics = Metrics()
         served = Served({"1.0": self.echo}, "1.0")
-        guard = Guard(10) if public is not None else None
-        self.server = WorkerServer(served, self.metrics, pages={}, guard=guard, publish=publish)
+        authenticator = Authenticator(10) if public is not None else None
+        self.server = WorkerServer(
+            served, self.metrics, pages={}, authenticator=authenticator, publish=publish
+        )
         opened = Event()
         listeners = [Listener(HTTP, listen(("127.0.0.1", 0)), "*")]
         self.number = listeners[0].sock.getsockname()[1]
@@ -333,13 +335,13 @@ def test_who_is_refused_by_the_head_is_told_before_the_body(port: Port, told: st
 
 
 def test_a_stranger_keeps_no_connection() -> None:
-    with listen(("127.0.0.1", 0)) as public, contextlib.closing(Port(public.dup())) as guarded:
+    with listen(("127.0.0.1", 0)) as public, contextlib.closing(Port(public.dup())) as protected:
         with socket.create_connection(public.getsockname(), timeout=30) as client:
             client.sendall(f"{POST}Content-Length: {1 << 25}\r\n\r\n".encode() + bytes(1000))
             response, _ = read(client)
             assert (response.status, response.headers["connection"]) == (401, "close")
             assert client.recv(1) == b""
-        assert guarded.server.lifecycle.held.total == 0
+        assert protected.server.lifecycle.held.total == 0
 
 
 def test_a_short_body_of_who_was_refused_is_read_and_the_connection_goes_on(port: Port) -> None:
@@ -448,7 +450,7 @@ def test_who_speaks_v2_is_told_in_v2_what_is_wrong(
 
 def test_every_answer_is_a_line_of_the_access_log(port: Port, tmp_path: Path) -> None:
     log = AccessLog(tmp_path / "access.log")
-    port.metrics.watchers = [log]
+    port.metrics.observers = [log]
     for ask in (
         post(b"a", "X-Request-Id: one\r\n"),
         b"GET /nowhere HTTP/1.1\r\nHost: a\r\nX-Request-Id: two\r\n\r\n",
@@ -467,7 +469,7 @@ def test_every_answer_is_a_line_of_the_access_log(port: Port, tmp_path: Path) ->
         port.call(slow.expire)
         assert read(connection)[0].status == 408
     settled(port)
-    port.call(port.metrics.watchers.clear)
+    port.call(port.metrics.observers.clear)
     settled(port)
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
@@ -736,8 +738,8 @@ def test_a_flood_at_one_listener_leaves_the_other_its_room(monkeypatch: pytest.M
     public = listen(("127.0.0.1", 0))
     address, known = public.getsockname(), hashlib.sha256(b"t").hexdigest()
     with contextlib.closing(Port(public)) as port, contextlib.ExitStack() as opened:
-        assert port.server.guard is not None
-        port.server.guard.renew({known: "somebody"}, None)
+        assert port.server.authenticator is not None
+        port.server.authenticator.renew({known: "somebody"}, None)
         for _ in range(2):
             client = opened.enter_context(socket.create_connection(address, timeout=30))
             client.sendall(post(b"a" * 450, "Authorization: Bearer t\r\n")[:-1])
@@ -783,13 +785,13 @@ def test_a_client_has_only_so_much_time(
         assert slow.recv(1) == b""
 
 
-def deaf_client(port: Port) -> socket.socket:
+def stalled_client(port: Port) -> socket.socket:
     """A connection that takes in little unless it is read."""
-    deaf = socket.socket()
-    deaf.settimeout(30)
-    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
-    deaf.connect(("127.0.0.1", port.number))
-    return deaf
+    stalled = socket.socket()
+    stalled.settimeout(30)
+    stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+    stalled.connect(("127.0.0.1", port.number))
+    return stalled
 
 
 def test_a_client_that_does_not_read_is_dropped(
@@ -797,8 +799,8 @@ def test_a_client_that_does_not_read_is_dropped(
 ) -> None:
     monkeypatch.setattr("worker.limits.STALLED_S", 0.1)
     monkeypatch.setattr("worker.limits.READ_BYTES_PER_S", 1 << 30)
-    with deaf_client(port) as deaf:
-        deaf.sendall(post(bytes(32 << 20)))
+    with stalled_client(port) as stalled:
+        stalled.sendall(post(bytes(32 << 20)))
         (there,) = port.server.connections
         dropped = Event()
         weakref.finalize(there, dropped.set)
@@ -813,7 +815,7 @@ def test_a_client_may_read_slowly(port: Port, monkeypatch: pytest.MonkeyPatch, e
     monkeypatch.setattr("worker.limits.LINGER_S", 0.0)
     monkeypatch.setattr("worker.limits.IDLE_S", 0.0)
     sent = bytes(32 << 20)
-    with deaf_client(port) as slow:
+    with stalled_client(port) as slow:
         slow.sendall(post(sent, extra))
         wait_for_ticks(port, 3)
         assert read(slow)[1] == sent
@@ -835,15 +837,15 @@ def test_answers_that_nobody_reads_are_held_in_bounded_memory(
     sent = bytes(20 << 20)
     with contextlib.ExitStack() as opened:
         for _ in range(4):
-            deaf = opened.enter_context(deaf_client(port))
-            deaf.sendall(post(sent))
-            assert deaf.recv(1, socket.MSG_PEEK) == b"H"
+            stalled = opened.enter_context(stalled_client(port))
+            stalled.sendall(post(sent))
+            assert stalled.recv(1, socket.MSG_PEEK) == b"H"
         response, body = port.ask(post(sent))[0]
         assert (response.status, response.headers["retry-after"]) == (503, "1")
         assert json.loads(body)["code"] == "server_overloaded"
-        assert read(deaf)[1] == sent
-        deaf.sendall(post(sent))
-        assert read(deaf)[1] == sent
+        assert read(stalled)[1] == sent
+        stalled.sendall(post(sent))
+        assert read(stalled)[1] == sent
     assert port.ask(post(sent))[0][1] == sent
     assert port.server.lifecycle.held.total == 0
 

@@ -238,6 +238,7 @@ def test_a_spoiled_archive_does_not_load(
 
 
 @pytest.mark.parametrize("module", ["multipart", "onnxruntime", "orjson", "PIL"])
+@pytest.mark.slow
 def test_a_package_that_is_not_installed_is_named_with_what_to_do(
     unpacked_archive: Path, tmp_path: Path, module: str
 ) -> None:

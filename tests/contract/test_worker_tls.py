@@ -39,9 +39,9 @@ class TlsPort(Port):
         public = listen(("127.0.0.1", 0))
         self.address = public.getsockname()
         super().__init__(public)
-        assert self.server.guard is not None
+        assert self.server.authenticator is not None
         pem = (folder / "cert.pem").read_text() + (folder / "key.pem").read_text()
-        self.server.guard.renew({hashlib.sha256(b"t").hexdigest(): "somebody"}, pem)
+        self.server.authenticator.renew({hashlib.sha256(b"t").hexdigest(): "somebody"}, pem)
         self._context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
 
     def connect_plain(self) -> socket.socket:
@@ -168,11 +168,11 @@ def test_a_handshake_has_a_limit_of_time(port: TlsPort, monkeypatch: pytest.Monk
 
 def test_what_a_client_does_not_read_is_counted(port: TlsPort) -> None:
     body = bytes(1 << 24)
-    with port.connect() as deaf:
-        deaf.sendall(post(body))
+    with port.connect() as stalled:
+        stalled.sendall(post(body))
         while port.server.lifecycle.held.by_listener[PUBLIC].held < 1 << 20:
             wait_for_ticks(port, 1)  # until it is answered; the test's time limit ends this
-        assert read(deaf)[1] == body
+        assert read(stalled)[1] == body
     wait_for_ticks(port, 2)
     assert port.server.lifecycle.held.total == 0
 

@@ -23,7 +23,7 @@ from tests.deploy.files import (
     run,
     stop_timeout_s,
 )
-from worker.guard import HEALTH
+from worker.authentication import HEALTH
 
 SERVERLESS = ROOT / "deploy/kserve/serverless/inference-service.yaml"
 MODE = "serving.kserve.io/deploymentMode"

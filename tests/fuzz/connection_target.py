@@ -24,7 +24,7 @@ from worker.metrics import HTTP, Metrics
 from worker.models import Served
 from worker.routes import WorkerServer
 
-ANSWER, DEAF, READ, EXPIRE, HALF_CLOSE, HANG_UP = range(1, 7)
+ANSWER, STALLED, READ, EXPIRE, HALF_CLOSE, HANG_UP = range(1, 7)
 """What may happen after a piece; nothing else does for any other byte."""
 
 HIGH_WATER = 100
@@ -74,12 +74,12 @@ class Connections:
     )
 
     def seeds(self) -> list[bytes]:
-        """Streams whole, in pieces, to a deaf client, and with something in between."""
+        """Streams whole, in pieces, to a stalled client, and with something in between."""
         made = []
         for number, stream in enumerate(STREAMS):
             times = 206 if b"~" in stream else 0
             made += [bytes([0, times]) + stream, bytes([1, 0, 30, 0, times]) + stream]
-            made.append(bytes([1, 0, 0, DEAF, times]) + stream)
+            made.append(bytes([1, 0, 0, STALLED, times]) + stream)
             made.append(bytes([2, 0, 9, ANSWER, 0, 70, 1 + number % HANG_UP, times]) + stream)
         return made
 
@@ -177,8 +177,8 @@ class Exchange:
         self.disturbed |= action in (EXPIRE, HALF_CLOSE, HANG_UP)
         if action == ANSWER:
             self._loop.run()
-        elif action == DEAF:
-            self._transport.deaf = True
+        elif action == STALLED:
+            self._transport.stalled = True
         elif action == READ:
             self._transport.read()
         elif action == EXPIRE and self._connection.deadline is not None:
@@ -242,7 +242,7 @@ class Transport(asyncio.Transport):
     Attributes:
         reading_paused: Whether nothing is to be received.
         ended: Whether the client has said that it sends no more.
-        deaf: Whether the client reads nothing.
+        stalled: Whether the client reads nothing.
         misused: What was done that may not be; an exception would be caught on its way.
     """
 
@@ -250,14 +250,14 @@ class Transport(asyncio.Transport):
         super().__init__()
         self._connection, self._loop = connection, loop
         self.reading_paused = self.ended = self._closing = self._finished = False
-        self.deaf = self._writing_paused = False
+        self.stalled = self._writing_paused = False
         self._unsent = 0
         self.misused: list[str] = []
 
     def write(self, data: Any) -> None:
         if self._finished or self._connection.lost or not data:
             self.misused.append("a write of nothing, or after the end")
-        if self.deaf:
+        if self.stalled:
             self._unsent += len(data)
         if self._unsent > HIGH_WATER and not self._writing_paused:
             self._writing_paused = True
@@ -265,7 +265,7 @@ class Transport(asyncio.Transport):
 
     def read(self) -> None:
         """The client reads all that there is."""
-        self.deaf = False
+        self.stalled = False
         self._unsent = 0
         if self._writing_paused and not self._connection.lost:
             self._writing_paused = False
@@ -275,7 +275,7 @@ class Transport(asyncio.Transport):
         self.write(b"".join(list_of_data))
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the connection's limit; that of a deaf client is ``HIGH_WATER``."""
+        """Set the connection's limit; that of a stalled client is ``HIGH_WATER``."""
 
     def can_write_eof(self) -> bool:
         return True

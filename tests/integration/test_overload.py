@@ -162,8 +162,8 @@ def test_the_worst_mixture_is_answered_within_the_bound(artifacts: Path, tmp_pat
         for _ in range(IDLE):
             opened.enter_context(socket.create_connection(address))
         for _ in range(TOGETHER):  # none of these reads its 16 MiB
-            deaf = opened.enter_context(socket.create_connection(address))
-            deaf.sendall(post(LARGEST))
+            stalled = opened.enter_context(socket.create_connection(address))
+            stalled.sendall(post(LARGEST))
 
         def ask(number: int) -> None:
             path, headers, body = requests_[number % len(requests_)]
@@ -203,11 +203,11 @@ def ask_until(done: threading.Event, url: str, token: str, authority: Path) -> f
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
 @pytest.mark.timeout(600)
 def test_the_worst_mixture_at_the_edge_is_within_the_bound(artifacts: Path, tmp_path: Path) -> None:
-    """By TLS: connections that stay, strangers, heads without an end, deaf clients, bombs."""
+    """By TLS: connections that stay, strangers, heads without an end, stalled clients, bombs."""
     settings, authority = public(tmp_path), tmp_path / "cert.pem"
-    token, other, deaf = (tokens.add(tmp_path / "tokens", name) for name in ("a", "b", "c"))
+    token, other, stalled = (tokens.add(tmp_path / "tokens", name) for name in ("a", "b", "c"))
     bearer = {"Authorization": f"Bearer {other}"}
-    line = f"Authorization: Bearer {deaf}\r\n"
+    line = f"Authorization: Bearer {stalled}\r\n"
     small = post(bytes(60_000), f"{line}Accept: {PACKED}\r\n")
     stranger = post(bytes(250_000), length=MAX_BODY_BYTES)
     partial = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nx: ".encode() + b"x" * 250_000

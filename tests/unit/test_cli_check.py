@@ -115,15 +115,15 @@ def test_every_member_of_every_vector_has_a_judge() -> None:
     assert members <= vectors._JUDGES.keys() | vectors._DETAILS
 
 
-class Deaf:
+class Stalled:
     """A server that answers every request with the same words, all but what it is."""
 
-    url = "http://deaf"
+    url = "http://stalled"
 
     def __init__(self, same: Reply) -> None:
         self.same = same
 
-    def of(self, _: str | None) -> Deaf:
+    def of(self, _: str | None) -> Stalled:
         return self
 
     def post(self, body: bytes, *_: Any, **__: Any) -> Reply:
@@ -132,12 +132,12 @@ class Deaf:
 
 def test_a_server_that_predicts_nothing_is_no_matter_of_promises() -> None:
     with pytest.raises(errors.InvalidAnswer, match="404"):
-        list(verdicts(cast("Raw", Deaf(answer(b"", 404)))))
+        list(verdicts(cast("Raw", Stalled(answer(b"", 404)))))
 
 
 def test_a_server_with_one_answer_keeps_few_promises() -> None:
     same = answer(RAW, Content_Type="application/octet-stream", Flip_Images="1")
-    found = list(verdicts(cast("Raw", Deaf(same))))
+    found = list(verdicts(cast("Raw", Stalled(same))))
     broken = {verdict.promise for verdict in found if not verdict.passed}
     assert len(broken) > len(found) // 2
     assert "JSON answers, read as float32, are exact" in broken

@@ -13,7 +13,7 @@ import pytest
 from diagonalflip.errors import SettingError
 from supervisor import tokens
 from tests.conftest import ROOT
-from worker.guard import read_tokens
+from worker.authentication import read_tokens
 
 
 def test_a_token_is_known_by_its_digest_alone(tmp_path: Path) -> None:

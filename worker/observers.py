@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from worker.access import AccessLog
-from worker.metrics import Watcher
+from worker.metrics import Observer
 
 PROTOCOL = "http/protobuf"
 
@@ -28,9 +28,9 @@ def traces_wanted() -> bool:
     return protocol == PROTOCOL
 
 
-def watchers(number: int, access_log: Path | None) -> list[Watcher]:
+def observers(number: int, access_log: Path | None) -> list[Observer]:
     """Return those that are asked of worker ``number``: logs in a folder, and traces."""
-    asked: list[Watcher] = []
+    asked: list[Observer] = []
     if access_log is not None:
         try:
             access_log.mkdir(parents=True, exist_ok=True)

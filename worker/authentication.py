@@ -71,7 +71,7 @@ class RefusalLog:
         self._lines = 0
 
 
-class Guard:
+class Authenticator:
     """Decides over the requests of one worker's public listener.
 
     Args:

@@ -19,7 +19,7 @@ from supervisor import access, tokens
 from supervisor.access import AccessFiles
 from supervisor.settings import Settings
 from worker import limits
-from worker.guard import Guard, read_tokens, tls
+from worker.authentication import Authenticator, read_tokens, tls
 
 PATH = "/predictions/diagonal_flip"
 RATE = 3
@@ -36,49 +36,57 @@ def token(file: Path) -> str:
 
 
 @pytest.fixture
-def guard(file: Path, token: str) -> Guard:  # noqa: ARG001 - it is in the file
-    guard = Guard(RATE)
-    guard.renew(read_tokens(file), None)
-    return guard
+def authenticator(file: Path, token: str) -> Authenticator:  # noqa: ARG001 - it is in the file
+    authenticator = Authenticator(RATE)
+    authenticator.renew(read_tokens(file), None)
+    return authenticator
 
 
-def status(guard: Guard, told: str, path: str = PATH) -> int:
+def status(authenticator: Authenticator, told: str, path: str = PATH) -> int:
     """Status of the answer; 200 for a request that may pass."""
     request = Request(None, {"authorization": told} if told else {}, method="POST", path=path)
-    assert guard.admits(request) is (request.response is None)
+    assert authenticator.admits(request) is (request.response is None)
     return request.response.status if request.response is not None else 200
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
-def test_a_rate_is_by_token_and_second(guard: Guard, file: Path, token: str, scheme: str) -> None:
+def test_a_rate_is_by_token_and_second(
+    authenticator: Authenticator, file: Path, token: str, scheme: str
+) -> None:
     other = tokens.add(file, "other")
-    guard.renew(read_tokens(file), None)
+    authenticator.renew(read_tokens(file), None)
     for _ in range(2):
-        found = [status(guard, f"{scheme} {token}") for _ in range(RATE + 2)]
+        found = [status(authenticator, f"{scheme} {token}") for _ in range(RATE + 2)]
         assert found == [200] * RATE + [429] * 2
-        assert status(guard, f"{scheme} {other}") == 200
-        guard.tick()
+        assert status(authenticator, f"{scheme} {other}") == 200
+        authenticator.tick()
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/status", "/metrics", "/v2/models/other", ""])
-def test_every_other_path_needs_a_token(guard: Guard, token: str, path: str) -> None:
-    assert status(guard, "", path) == 401
-    assert status(guard, f"Bearer {token}", path) == 200
+def test_every_other_path_needs_a_token(
+    authenticator: Authenticator, token: str, path: str
+) -> None:
+    assert status(authenticator, "", path) == 401
+    assert status(authenticator, f"Bearer {token}", path) == 200
 
 
 @pytest.mark.parametrize("path", ["/ping", "/v2/health/live", "/v2/health/ready"])
-def test_health_is_for_all_and_counts_for_nobody(guard: Guard, token: str, path: str) -> None:
+def test_health_is_for_all_and_counts_for_nobody(
+    authenticator: Authenticator, token: str, path: str
+) -> None:
     for _ in range(RATE + 1):
-        assert status(guard, f"Bearer {token}", path) == 200
-    assert status(guard, f"Bearer {token}") == 200
+        assert status(authenticator, f"Bearer {token}", path) == 200
+    assert status(authenticator, f"Bearer {token}") == 200
 
 
-def test_refusals_fill_no_log(guard: Guard, caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_fill_no_log(
+    authenticator: Authenticator, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
     for _ in range(2):
         for _ in range(1000):
-            status(guard, 'Bearer "\n', "/a\nb")
-        guard.tick()
+            status(authenticator, 'Bearer "\n', "/a\nb")
+        authenticator.tick()
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2 * (limits.REFUSALS_LOGGED + 1)
     assert (
@@ -95,11 +103,13 @@ def revoke(file: Path) -> None:
     new.replace(file)
 
 
-def test_tokens_are_exchanged_while_it_serves(guard: Guard, file: Path, token: str) -> None:
+def test_tokens_are_exchanged_while_it_serves(
+    authenticator: Authenticator, file: Path, token: str
+) -> None:
     revoke(file)
-    assert status(guard, f"Bearer {token}") == 200
-    guard.renew(read_tokens(file), None)
-    assert status(guard, f"Bearer {token}") == 403
+    assert status(authenticator, f"Bearer {token}") == 200
+    authenticator.renew(read_tokens(file), None)
+    assert status(authenticator, f"Bearer {token}") == 403
 
 
 @pytest.fixture
@@ -159,7 +169,11 @@ def forbidden(_: str) -> int:
 
 @pytest.mark.parametrize("memory", ["taken", "missing", "forbidden"])
 def test_a_certificate_is_exchanged_with_its_key_and_lies_on_no_disk(
-    file: Path, guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str
+    file: Path,
+    authenticator: Authenticator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    memory: str,
 ) -> None:
     if memory == "taken":
         monkeypatch.delattr(tempfile, "NamedTemporaryFile")
@@ -173,22 +187,22 @@ def test_a_certificate_is_exchanged_with_its_key_and_lies_on_no_disk(
         AccessFiles(settings, file)
     certify(chain, key)
     files = AccessFiles(settings, file)
-    guard.renew(files.content["tokens"], files.content["pem"])
-    first = guard.context
+    authenticator.renew(files.content["tokens"], files.content["pem"])
+    first = authenticator.context
     assert first is not None
     assert first.minimum_version is ssl.TLSVersion.TLSv1_3
     certify(chain, tmp_path / "other.pem")
     assert not files.changed(), "the key is not this certificate's"
     certify(chain, key)
     assert files.changed()
-    guard.renew(files.content["tokens"], files.content["pem"])
-    assert guard.context is not first
+    authenticator.renew(files.content["tokens"], files.content["pem"])
+    assert authenticator.context is not first
 
 
 def test_no_room_for_a_file_is_no_fault_of_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EFBIG, "File too large")
 
-    monkeypatch.setattr("worker.guard._file_of", refuse)
+    monkeypatch.setattr("worker.authentication._file_of", refuse)
     with pytest.raises(SettingError, match="none can be written: File too large"):
         tls("pem")
