@@ -35,9 +35,9 @@ class Reply:
     body: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Form:
-    """A form of answer.
+    """A form of answer; there is one object of each.
 
     Attributes:
         media_type: What to accept.

@@ -32,8 +32,8 @@ class _Call(asyncio.Future[Answer]):
 
     __slots__ = ("ends_at", "images", "request")
 
-    def __init__(self, images: Images, deadline_s: float) -> None:
-        super().__init__()
+    def __init__(self, images: Images, deadline_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
         self.images = images
         self.ends_at = time.monotonic() + deadline_s
         self.request: _Request | None = None
@@ -131,17 +131,20 @@ class Joiner:
         Raises:
             DiagonalFlipError: As ``send`` does.
         """
-        waiting = self._waiting.get((asyncio.get_running_loop(), form))
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting.get((loop, form))
         if waiting is None:
-            return self._ask_first(images, form)
-        call = _Call(images, self._deadline_s)
+            return self._ask_first(images, form, loop)
+        call = _Call(images, self._deadline_s, loop)
         waiting.append(call)
         return call
 
-    async def _ask_first(self, images: Images, form: Form) -> Answer:
+    async def _ask_first(
+        self, images: Images, form: Form, loop: asyncio.AbstractEventLoop
+    ) -> Answer:
         """Let the others of this turn come in, then send all of them."""
-        key = asyncio.get_running_loop(), form
-        call = _Call(images, self._deadline_s)
+        key = loop, form
+        call = _Call(images, self._deadline_s, loop)
         self._waiting[key] = waiting = [call]
         try:
             await asyncio.sleep(0)
