@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 
 from diagonalflip._images import Packed, checked_count, packed_bytes
 from diagonalflip.errors import EmptyPayload, InvalidPadding
@@ -96,6 +96,23 @@ def chunks(
     for piece in pieces:
         yield from rechunker.feed(piece)
     yield from rechunker.end()
+
+
+async def chunks_async(
+    pieces: Iterable[Packed] | AsyncIterable[Packed], limit: ChunkLimit, count: int | None
+) -> AsyncGenerator[Images, None]:
+    """``chunks`` of pieces that may come with time."""
+    rechunker = Rechunker(limit, count)
+    if isinstance(pieces, AsyncIterable):
+        async for piece in pieces:
+            for images in rechunker.feed(piece):
+                yield images
+    else:
+        for piece in pieces:
+            for images in rechunker.feed(piece):
+                yield images
+    for images in rechunker.end():
+        yield images
 
 
 def split(images: Images, limit: int) -> list[Images]:

@@ -1,152 +1,30 @@
 """HTTP by ``requests``, and urllib3 below it, with deadlines that hold against a server that drips.
 
 What does not change from request to request is found out once, by ``requests``: proxies,
-certificates, headers, and what ``~/.netrc`` says. A timeout of a socket begins anew with every
-byte that arrives, so a peer that sends one now and then would hold a call for ever
-(psf/requests#3099). Here a watchdog shuts down the socket of a call whose deadline has passed.
-Only name resolution is out of reach; the operating system limits that.
+certificates, headers, and what ``~/.netrc`` says. Deadlines bound everything but name resolution,
+which the operating system limits.
 """
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
-import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import requests
 import urllib3
 
+from diagonalflip._connection import THREAD, WATCHDOG, Call, Connection
 from diagonalflip._deadline import Deadline
 from diagonalflip._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply
 from diagonalflip.errors import ClientError, ConnectionFailed
 from diagonalflip.wire import Images
 
-POLL_S = 0.1
-"""Longest delay until the end of a call is noticed: its deadline's, or that it was cancelled."""
-
-IDLE_S = 1.0
-"""Time without calls, until the watchdog sleeps."""
-
 FRAMING = {"content-length", "transfer-encoding"}
 """Without either, a lost connection looks like an end: http.client even takes half a header."""
-
-
-@dataclass(eq=False)
-class _Call:
-    """A request that a thread has sent.
-
-    Attributes:
-        deadline: When it ends.
-        socket: That the response comes from, once it is awaited.
-        response: http.client's, which reads straight into a caller's memory.
-    """
-
-    deadline: Deadline
-    socket: socket.socket | None = None
-    response: http.client.HTTPResponse | None = None
-
-
-_THREAD = threading.local()
-"""``call``: the thread's. urllib3 makes connections and responses, so it reaches them this way."""
-
-
-class _Watchdog:
-    """A thread that shuts down the sockets of calls whose deadline has passed."""
-
-    def __init__(self) -> None:
-        self._calls: set[_Call] = set()
-        self._awake = threading.Event()
-        self._process = 0
-
-    @contextmanager
-    def watching(self, call: _Call) -> Iterator[None]:
-        """Watch a call."""
-        if self._process != os.getpid():
-            self._start()
-        self._calls.add(call)
-        if not self._awake.is_set():
-            self._awake.set()
-        try:
-            yield
-        finally:
-            self._calls.discard(call)
-
-    def _start(self) -> None:
-        """Start the thread. After a fork it is the parent's."""
-        self._calls, self._awake = set(), threading.Event()
-        with contextlib.suppress(RuntimeError):  # the interpreter exits: the timeouts must do
-            threading.Thread(target=self._run, name="flip-watchdog", daemon=True).start()
-            self._process = os.getpid()
-
-    def _run(self) -> None:
-        pause, idle_s = threading.Event(), 0.0
-        while self._awake.wait():
-            calls = list(self._calls)
-            for call in calls:
-                if call.socket is not None and call.deadline.left_s() <= 0:
-                    with contextlib.suppress(OSError):
-                        # TLS's own ``shutdown`` drops its state, in the midst of another's read.
-                        socket.socket.shutdown(call.socket, socket.SHUT_RDWR)
-            left_s = min((call.deadline.left_s() for call in calls), default=POLL_S)
-            pause.wait(min(max(left_s, POLL_S / 10), POLL_S))
-            idle_s = 0.0 if calls else idle_s + POLL_S
-            if idle_s > IDLE_S:
-                self._awake.clear()
-                if self._calls:
-                    self._awake.set()  # one came in between
-
-
-_WATCHDOG = _Watchdog()
-
-
-class _Response(http.client.HTTPResponse):
-    """A response that the thread's call knows, and its socket."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        _THREAD.call.socket, _THREAD.call.response = sock, self
-
-    def _read_status(self) -> tuple[str, int, str]:
-        """Skip interim responses, of which http.client knows but 100 (RFC 9110, section 15.2)."""
-        while True:
-            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
-            if not 100 <= found[1] < 200 or found[1] == 101:
-                return found
-            http.client.parse_headers(self.fp)
-
-
-class _Connection:
-    """A connection that sends a request's head and body together: one packet, read at once."""
-
-    response_class = _Response
-    _head: bytes | None = None
-    _is_head = False
-
-    def endheaders(self, *args: Any, **kwargs: Any) -> None:
-        """Send the head; what follows is the body."""
-        self._is_head = True
-        super().endheaders(*args, **kwargs)  # type: ignore[misc]
-
-    def send(self, data: bytes) -> None:
-        """Send bytes, with the head that waits for them."""
-        if self._is_head:
-            self._head, self._is_head = data, False
-            return
-        head, self._head = self._head, None
-        super().send(data if head is None else head + data)  # type: ignore[misc]
-
-    def getresponse(self) -> Any:
-        """Return the response; a request without a body is still to be sent."""
-        if self._head is not None:
-            self.send(b"")
-        return super().getresponse()  # type: ignore[misc]
 
 
 class _Bearer(requests.auth.AuthBase):
@@ -236,12 +114,12 @@ class Transport:
         """
         if self._closed:
             raise ClientError("the client is closed", "an open one", "make another Client")
-        call = _THREAD.call = _Call(deadline)
+        call = THREAD.call = Call(deadline)
         try:
             if self._process != os.getpid():
                 self._open()
             left_s = deadline.check()
-            with _WATCHDOG.watching(call):
+            with WATCHDOG.watching(call):
                 response = self._pool.urlopen(
                     method,
                     self._prefix + url.removeprefix(self._endpoint.base),
@@ -262,7 +140,7 @@ class Transport:
         except (requests.RequestException, ValueError) as error:
             raise ClientError(f"{error}", "a request", "check the client's settings") from error
         finally:
-            _THREAD.call = None
+            THREAD.call = None
 
     def _open(self) -> None:
         """Find out what all requests share. A process has connections of its own.
@@ -290,7 +168,7 @@ class Transport:
                 adapter.cert_verify(pool, request.url, self._verify, self._cert)  # type: ignore[no-untyped-call]
             except OSError as error:
                 raise ClientError(f"{error}", "a file that is there", "check cert") from error
-            pool.ConnectionCls = type("Connection", (_Connection, pool.ConnectionCls), {})
+            pool.ConnectionCls = type("Connection", (Connection, pool.ConnectionCls), {})
             kept = {"user-agent", "authorization"}
             self._headers = {
                 name: value for name, value in request.headers.items() if name.lower() in kept

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
@@ -23,7 +22,7 @@ import numpy.typing as npt
 from diagonalflip import _answers, _files
 from diagonalflip._aio_transport import AsyncTransport
 from diagonalflip._answers import ServerInfo
-from diagonalflip._chunks import ChunkLimit, Rechunker
+from diagonalflip._chunks import ChunkLimit, chunks_async
 from diagonalflip._deadline import Deadline
 from diagonalflip._endpoint import (
     DESCRIPTION,
@@ -188,7 +187,7 @@ class AsyncClient(Copied):
         window: deque[asyncio.Future[Answer]] = deque()
         pool = ThreadPoolExecutor(threads, thread_name_prefix="diagonalflip")
         try:
-            async with aclosing(_cut(pieces, Rechunker(self._limit, count))) as chunks:
+            async with aclosing(chunks_async(pieces, self._limit, count)) as chunks:
                 async for images in chunks:
                     work = begin(pool, self._sender.answer, images, form, deadline.restarted())
                     window.append(asyncio.wrap_future(work))
@@ -246,20 +245,3 @@ class AsyncClient(Copied):
         reply = await self._transport.exchange(images, form, deadline)
         self._has_answered = True
         return reply, _answers.read(reply, images.count, form)
-
-
-async def _cut(pieces: Pieces, rechunker: Rechunker) -> AsyncGenerator[Images, None]:
-    async for piece in _each(pieces):
-        for images in rechunker.feed(piece):
-            yield images
-    for images in rechunker.end():
-        yield images
-
-
-async def _each(pieces: Pieces) -> AsyncIterator[Packed]:
-    if isinstance(pieces, AsyncIterable):
-        async for piece in pieces:
-            yield piece
-    else:
-        for piece in pieces:
-            yield piece

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from typing import Protocol
-from urllib.parse import unquote
 
 import httptools
 
@@ -14,45 +11,16 @@ from diagonalflip.errors import (
     InvalidRequest,
     RequestTooLarge,
     TargetTooLong,
-    UnsupportedTransfer,
 )
 from diagonalflip.wire import MAX_BODY_BYTES
 from worker import limits
+from worker.head import KNOWN_HEAD_BYTES, check, elements, find, lower, read_target, remember
 
 ONCE = {"content-type", "inference-header-content-length", "if-match"}
 """Headers whose repetition nobody understands; others are lists (RFC 9110, section 5.3), or
 nothing to us."""
 
-_NAME = r"(?:\[[^\[\]/?#@\s]+\]|[\w.~!$&'()*+,;=%-]+)"
-
-HOST = re.compile(rf"{_NAME}?(:\d*)?", re.ASCII)
-"""A name or address, and a port (RFC 9110, section 7.2)."""
-
-TARGET = re.compile(
-    rf"(?:https?://({_NAME}(?::\d*)?)(?=[/?]|\Z)|(?=/|\*\Z))([^?#]*)(?:\?[^#]*)?",
-    re.ASCII | re.IGNORECASE,
-)
-"""A path, or a URL with a host, or ``*``; no fragment (RFC 9112, section 3.2)."""
-
 BLANKS = b" \t"
-
-KNOWN_HEADS, KNOWN_HEAD_BYTES = 1024, 1024
-"""Number and length of heads that are remembered, at most."""
-
-IDS = re.compile(
-    rb"\r\n([Tt]race(?:parent|state)|[Xx]-[Rr]equest-[Ii][Dd]|[Xx]-[Aa]mzn-[Tt]race-[Ii]d)"
-    rb": ([!-~]{1,256})(?=\r\n[^ \t])"
-)
-"""Headers by which the heads of one client differ."""
-
-
-Head = tuple[str, str, dict[str, str], int]
-"""Method, path and headers, as ``Receiver.admit`` takes them, and the body's length."""
-
-_known: dict[bytes, Head] = {}
-"""Heads by their bytes, less ``IDS``. A client sends the same one again and again, and reading it
-takes as long as predicting an image; what llhttp has read once, as a whole request, need not be
-read again."""
 
 
 class Receiver(Protocol):
@@ -119,7 +87,7 @@ class Parser:
         begins = not self.in_request and self._connection != "close"
         end = data.find(b"\r\n\r\n", 0, KNOWN_HEAD_BYTES) if begins else -1
         raw = data[: end + 4] if end > 0 else b""
-        known = (_known.get(raw) or _known_but_for_ids(raw)) if raw else None
+        known = find(raw) if raw else None
         if known is not None:
             method, path, headers, length = known
             if len(raw) + length == len(data):
@@ -211,7 +179,7 @@ class Parser:
         llhttp, headers = self._llhttp, self._headers
         self._method = llhttp.get_method().decode("latin-1")
         self._version = llhttp.get_http_version()
-        _check_head(self._method, self._version, self._url, headers)
+        check(self._method, self._version, self._url, headers)
         self._in_head = False
         if llhttp.should_upgrade():
             return
@@ -270,16 +238,8 @@ class Parser:
 
     def _remember(self, raw: bytes) -> None:
         """Takes the head of the one request that came whole, unless it says more than it asks."""
-        if self._connection or "expect" in self._headers:
-            return
-        headers = dict(self._headers)
-        rest, ids = _without_ids(raw)
-        for name, value in ids.items():
-            if headers.pop(name, "") != value:
-                return  # there are two of that name
-        if len(_known) >= KNOWN_HEADS:
-            _known.clear()
-        _known[rest] = self._method, self._path, headers, self._body_bytes
+        if not self._connection and "expect" not in self._headers:
+            remember(raw, (self._method, self._path, dict(self._headers), self._body_bytes))
 
     def _without_upgrade(self) -> bytes:
         """The head again, without the offer; llhttp has taken the body for something else.
@@ -298,53 +258,6 @@ class Parser:
         return b"\r\n".join([*lines, b"", b""])
 
 
-def _check_head(method: str, version: str, target: bytes, headers: dict[str, str]) -> None:
-    """Raise what is wrong with a head that llhttp lets pass (RFC 9112, sections 2.3, 3.2, 6)."""
-    if method == "CONNECT":
-        raise InvalidRequest("method CONNECT", "another", "this server is not a proxy")
-    if target == b"*" and method != "OPTIONS":
-        raise InvalidRequest(f"target * of {method}", "a path")
-    if version not in ("1.0", "1.1"):
-        raise InvalidRequest(f"HTTP/{version}", "HTTP/1.1")
-    host, coding = headers.get("host"), headers.get("transfer-encoding", "chunked")
-    if host is None and version != "1.0":
-        raise InvalidRequest("no header host", "one")
-    if host is not None and not is_host(host):
-        raise InvalidRequest(f"Host {host[:100]!r}", "a name or an address, and a port")
-    codings = elements(coding)
-    if codings[-1:] != ["chunked"]:  # nobody knows where the body ends
-        raise InvalidRequest(f"Transfer-Encoding {coding[:100]!r}", "chunked")
-    if len(codings) > 1:
-        raise UnsupportedTransfer(f"Transfer-Encoding {coding[:100]!r}", "chunked")
-
-
-def _known_but_for_ids(raw: bytes) -> Head | None:
-    """Return what is known of a head, with the ids that it has itself."""
-    rest, ids = _without_ids(raw)
-    known = _known.get(rest)
-    if known is None or not ids:
-        return None
-    method, path, headers, length = known
-    if not headers.keys().isdisjoint(ids):
-        return None
-    return method, path, headers | ids, length
-
-
-def _without_ids(raw: bytes) -> tuple[bytes, dict[str, str]]:
-    """A head without ``IDS``, and these; all of it if there are two of one name, or no others."""
-    parts = IDS.split(raw)
-    if not parts[0].strip():  # it begins with them, so they are no headers
-        return raw, {}
-    ids = {lower(parts[at]): parts[at + 1].decode() for at in range(1, len(parts), 3)}
-    return (b"".join(parts[::3]), ids) if len(parts) == 1 + 3 * len(ids) else (raw, {})
-
-
-def elements(value: str) -> list[str]:
-    """Return the elements of a header that is a list, in lower case (RFC 9110, section 5.6.1)."""
-    stripped = (each.strip(" \t").lower() for each in value.split(","))
-    return [each for each in stripped if each]
-
-
 def _long_head(target: bytes) -> TargetTooLong | HeadersTooLarge:
     """Return what to answer to a head that is too long: most of it may be its target."""
     expected = f"at most {limits.MAX_HEAD_BYTES} bytes"
@@ -357,32 +270,3 @@ def _long_body(length: str) -> RequestTooLarge:
     return RequestTooLarge(
         f"a body of {length[:20]} bytes", f"at most {MAX_BODY_BYTES} bytes", "send fewer images"
     )
-
-
-@lru_cache(maxsize=64)
-def is_host(value: str) -> bool:
-    """Return whether a header ``Host`` has that value."""
-    return HOST.fullmatch(value) is not None
-
-
-@lru_cache(maxsize=256)
-def lower(name: bytes) -> str:
-    """A header's name."""
-    return name.decode("latin-1").lower()
-
-
-@lru_cache(maxsize=256)
-def read_target(target: bytes) -> tuple[str, str]:
-    """Return host and path of a request's target in any of its forms (RFC 9112, section 3.2).
-
-    The host is empty but in a URL. The path is decoded, without its query, and without a slash at
-    its end, which TorchServe's port ignores as well.
-
-    Raises:
-        InvalidRequest: It has none of these forms.
-    """
-    told = target.decode("latin-1")
-    parts = TARGET.fullmatch(told)
-    if parts is None:
-        raise InvalidRequest(f"target {told[:100]!r}", "a path, or a URL with a host")
-    return parts[1] or "", unquote(parts[2]).rstrip("/") or "/"

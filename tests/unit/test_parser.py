@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagonalflip.errors import DiagonalFlipError, HeadersTooLarge
-from worker import parser
-from worker.parser import KNOWN_HEADS, Parser
+from worker import head as heads
+from worker.head import KNOWN_HEADS
+from worker.parser import Parser
 
 Event = tuple[object, ...]
 
@@ -87,9 +88,9 @@ class Recorder:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_known() -> Iterator[None]:
-    parser._known.clear()
+    heads._known.clear()
     yield
-    parser._known.clear()
+    heads._known.clear()
 
 
 def events(pieces: list[bytes], *, forget: bool) -> list[Event]:
@@ -98,7 +99,7 @@ def events(pieces: list[bytes], *, forget: bool) -> list[Event]:
     try:
         for piece in pieces:
             if forget:
-                parser._known.clear()
+                heads._known.clear()
             reader.feed(piece)
     except DiagonalFlipError as error:
         recorder.events.append((type(error), str(error)))
@@ -122,14 +123,14 @@ def test_the_same_head_brings_other_bodies() -> None:
     head = HEADS[0].format(2).encode()
     found = events([head + b"ab", head + b"cd", head + b"e", b"f", head + b"ab"], forget=False)
     assert [event[0] for event in found[1::2]] == [b"ab", b"cd", b"ef", b"ab"]
-    assert list(parser._known) == [head]
+    assert list(heads._known) == [head]
 
 
 def test_heads_that_differ_by_their_ids_alone_are_one() -> None:
     pieces = [OWN.format(f"traceparent: {number}").encode() for number in range(9)]
     found = events(pieces, forget=False)
     assert [event[2]["traceparent"] for event in found[:-1:2]] == [str(n) for n in range(9)]  # type: ignore[index]
-    assert len(parser._known) == 1
+    assert len(heads._known) == 1
 
 
 @pytest.mark.parametrize("head", [*HEADS[3:6], HEADS[7]])
@@ -137,15 +138,15 @@ def test_what_says_more_than_it_asks_is_read_each_time(head: str) -> None:
     for body in BODIES:
         events([head.format(len(body)).encode() + body], forget=False)
     events([CHUNKED], forget=False)
-    assert not parser._known
+    assert not heads._known
 
 
 def test_memory_of_heads_is_bounded() -> None:
     for number in range(3 * KNOWN_HEADS):
         events([f"GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n".encode()], forget=False)
-    assert len(parser._known) <= KNOWN_HEADS
+    assert len(heads._known) <= KNOWN_HEADS
     events([b"GET / HTTP/1.1\r\nx: " + bytes([97]) * 2000 + b"\r\n\r\n"], forget=False)
-    assert all(len(head) <= parser.KNOWN_HEAD_BYTES for head in parser._known)
+    assert all(len(head) <= heads.KNOWN_HEAD_BYTES for head in heads._known)
 
 
 @pytest.mark.parametrize("size", [33_000, 120_000, 140_000])
