@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,9 +85,9 @@ class _Request:
 
     async def _run(self, send: Send, form: Form) -> None:
         """Give each call its part of one answer, or an exception of its own."""
-        calls = self._calls
+        calls, parts = self._calls, [call.images for call in self._calls]
         try:
-            answers = await send(join([call.images for call in calls]), form, self._deadline)
+            answers = await send(join(parts), form, self._deadline)
         except DiagonalFlipError as error:
             for call in calls:
                 if not call.done():
@@ -101,12 +101,9 @@ class _Request:
         finally:
             self._timer.cancel()
             self._calls = ()  # that know this request: a cycle
-        done = 0
-        for call in calls:
-            count = call.images.count
+        for call, answer in zip(calls, shares(answers, parts), strict=True):
             if not call.done():
-                call.set_result(answers[done : done + count].copy())
-            done += count
+                call.set_result(answer)
 
 
 class Joiner:
@@ -176,6 +173,14 @@ class Joiner:
     def _begin(self, calls: Sequence[_Call], form: Form) -> None:
         request = _Request(calls, Deadline(self._deadline_s))
         request.begin(self._send, form)
+
+
+def shares(answers: Answer, parts: Sequence[Images]) -> Iterator[Answer]:
+    """Return each part's share of the answer to all of them, in memory of its own."""
+    done = 0
+    for part in parts:
+        yield answers[done : done + part.count].copy()
+        done += part.count
 
 
 def join(parts: Sequence[Images]) -> Images:

@@ -13,7 +13,7 @@ from operator import attrgetter
 from diagonalflip._chunks import ChunkLimit
 from diagonalflip._deadline import Deadline
 from diagonalflip._endpoint import Form
-from diagonalflip._join import join
+from diagonalflip._join import join, shares
 from diagonalflip._sender import Answer, begin
 from diagonalflip.wire import Images
 
@@ -111,18 +111,16 @@ class ThreadJoiner:
 
     def _run(self, calls: Sequence[_Call]) -> None:
         """Give each call its part of one answer, or an exception of its own."""
+        parts = [call.images for call in calls]
         try:
             latest = max((call.deadline for call in calls), key=attrgetter("end"))
-            answers = self._send(join([call.images for call in calls]), calls[0].form, latest)
+            answers = self._send(join(parts), calls[0].form, latest)
         except BaseException as error:
             for call in calls:
                 call.answer.set_exception(copy.copy(error))
         else:
-            done = 0
-            for call in calls:
-                count = call.images.count
-                call.answer.set_result(answers[done : done + count].copy())
-                done += count
+            for call, answer in zip(calls, shares(answers, parts), strict=True):
+                call.answer.set_result(answer)
         finally:
             self._go_on()
 

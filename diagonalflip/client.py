@@ -38,7 +38,7 @@ class Client(Copied):
         deadline_s: Seconds that a call may take in all, queueing and retries included; ``inf`` has
             no end. In ``predict_chunks`` and ``predict_file``, whose work has no bound, each chunk
             has as many.
-        connections: Chunks of one call in flight at once.
+        connections: Requests in flight at once: chunks of one call, or small calls of threads.
         token: Sent as ``Authorization: Bearer``.
         verify: Whether to check the server's certificate, or the path of a CA bundle.
         cert: Path of the client's certificate; a pair if the key is in another file.

@@ -93,7 +93,7 @@ def take_no_more(listener: socket.socket) -> None:
     request. Without its SYN it sends it again after a second, when the port is closed.
     """
     program = ctypes.create_string_buffer(DROP_SYN)
-    with contextlib.suppress(OSError):  # not on every system
+    with contextlib.suppress(OSError):  # not on every system: there the gap stays
         pointer = struct.pack("@HP", len(DROP_SYN) // 8, ctypes.addressof(program))
         listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)
 

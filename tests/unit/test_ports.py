@@ -58,6 +58,17 @@ def test_whoever_came_before_the_end_is_accepted_and_nobody_else_connects(addres
             assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 
 
+def test_a_system_without_filters_of_sockets_is_no_reason_to_fail() -> None:
+    class Elsewhere(socket.socket):
+        def setsockopt(self, *_: Any) -> None:
+            raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+
+    with listen(("127.0.0.1", 0)) as opened, Elsewhere(fileno=opened.detach()) as listener:
+        take_no_more(listener)
+        with socket.create_connection(listener.getsockname()):
+            listener.accept()[0].close()
+
+
 @pytest.mark.parametrize("name", ["host", "admin_host"])
 @pytest.mark.parametrize("address", ["x86_64-conda-linux-gnu", "no.such.host.invalid", "a" * 64])
 def test_an_address_that_does_not_resolve_is_told_as_such(
