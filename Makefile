@@ -14,8 +14,8 @@ PIP_AUDIT = .audit/bin/pip-audit --strict --disable-pip --progress-spinner off \
 export FLIP_MODEL_STORE := $(MODEL_STORE)
 
 # What the artifacts are made from; any newer file makes them stale.
-SOURCES := $(filter-out $(addprefix export/,release.py report.py train.py widths.py),$(wildcard export/*.py handlers/*.py handlers/*.yaml handlers/*.txt)) \
-  $(addprefix diagonalflip/,__init__.py errors.py message.py wire.py)
+SOURCES := $(filter-out $(addprefix export/,package.py release.py report.py sbom.py train.py widths.py),$(wildcard export/*.py handlers/*.py handlers/*.yaml handlers/*.txt)) \
+  $(wildcard diagonalflip/inference/*.py) $(addprefix diagonalflip/,__init__.py errors.py message.py wire.py)
 # One export per weights file that is part of the project, each in a folder named after its version.
 EXPORTS := $(patsubst export/weights-%.json,$(MODEL_STORE)/%/manifest.json,$(wildcard export/weights-*.json))
 
@@ -30,8 +30,8 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve token test test-all export train sign release verify-release report gpu-check gpu-bundle bench profile soak drill cluster-drill fuzz audit sbom \
-  image image-test manifests-test lowest-test portability run-image lint format lock clean \
+.PHONY: help serve token test test-all export package-data train sign release verify-release report gpu-check gpu-bundle bench profile soak drill cluster-drill fuzz audit sbom \
+  image image-test manifests-test lowest-test pythons-test portability run-image lint format lock clean \
   installed installed-dev .deploy .lowest .audit .bench/servers .bench/litserve
 
 help: ## this list
@@ -40,13 +40,13 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 25
 	@echo
 	@echo "Settings of serve; in the environment each has the prefix FLIP_:"
-	@"$(PYTHON)" -m supervisor.settings 2> /dev/null || echo "  (listed with Python 3.11 or newer)"
+	@"$(PYTHON)" -m diagonalflip.server.settings 2> /dev/null || echo "  (listed with Python 3.11 or newer)"
 
 serve: installed $(EXPORTS) ## install, export if needed, and serve until Ctrl-C
-	@exec $(BIN)/python -m supervisor
+	@exec $(BIN)/python -m diagonalflip.server
 
 token: installed ## print a new token for NAME, and add its digest to TOKENS_FILE
-	@$(BIN)/python -m supervisor.tokens
+	@$(BIN)/python -m diagonalflip.server.supervisor.tokens
 
 test: installed-dev ## install, and test what a change is likely to break, in 8 minutes
 	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
@@ -62,11 +62,14 @@ else
 export: $(EXPORTS)
 endif
 
+package-data: $(EXPORTS) ## copy the exports into the package, whose wheel serves them
+	@$(BIN)/python -m export.package $(MODEL_STORE)
+
 train: installed-dev ## train a network of width HIDDEN that flips, as VERSION
 	@$(BIN)/python -m export.train --hidden "$(or $(HIDDEN),5)" --version "$(or $(VERSION),2.0)"
 
 sign: installed ## sign every version in the model store with SIGNING_KEY
-	@$(BIN)/python -m supervisor.signature "$(SIGNING_KEY)" $(MODEL_STORE)/*/manifest.json
+	@$(BIN)/python -m diagonalflip.server.models.signature "$(SIGNING_KEY)" $(MODEL_STORE)/*/manifest.json
 
 release: installed-dev ## run every check, then write all artifacts to release/, signed with SIGNING_KEY
 	@.ci/run
@@ -96,7 +99,7 @@ soak: installed-dev $(EXPORTS) ## send large requests for ten minutes, and check
 	@$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
 
 drill: installed-dev $(EXPORTS) ## break the service in every way, under load, in 10 minutes
-	@$(BIN)/python -m drills $(DRILL_ARGS)
+	@$(BIN)/python -m tests.drills $(DRILL_ARGS)
 
 image: ## build the container image (TARGET=cpu or gpu) with docker, podman or buildah
 	@docker/build.sh
@@ -111,8 +114,19 @@ lowest-test: .lowest ## test client and command with the oldest packages that py
 	@.lowest/bin/python -m pytest -W ignore::ResourceWarning $(PYTEST_ARGS) tests/unit/test_client_images.py \
 	  tests/unit/test_client_streams.py tests/unit/test_cli_commands.py tests/unit/test_cli_files.py
 
+# The wheel's own parts: client, command, payload forms, HTTP, and a whole service without torch.
+pythons-test: ## test what needs no torch with each Python of PYTHONS (3.12 3.13)
+	@for version in $(or $(PYTHONS),3.12 3.13); do \
+	  echo "==> Python $$version"; \
+	  python$$version requirements/install.py .python/$$version --project requirements/pythons.txt && \
+	  .python/$$version/bin/python -m pytest -q $(PYTEST_ARGS) tests/integration/test_packaged.py \
+	    tests/contract/test_http.py tests/contract/test_http_cases.py tests/contract/test_worker_tls.py \
+	    $(foreach each,client_* cli_* wire coding cost decode encode form limits media parser picture v2,tests/unit/test_$(each).py) \
+	    || exit 1; \
+	done
+
 portability: installed-dev .portability/.ready ## export, load and predict on emulated processors, in 10 minutes
-	@$(BIN)/python -m portability $(PORTABILITY_ARGS)
+	@$(BIN)/python -m tests.portability $(PORTABILITY_ARGS)
 
 run-image: ## run the image on 127.0.0.1:8443, with TOKENS_FILE; Ctrl-C drains
 	@docker/run.sh
@@ -124,14 +138,14 @@ audit: .audit ## check the pinned packages for known vulnerabilities (AUDIT_SERV
 	@$(PIP_AUDIT) --no-deps -r .audit/control.txt 2>/dev/null | grep -qE 'PYSEC|GHSA|CVE' || \
 	  { echo "Nothing was audited: the advisory service ($(AUDIT_SERVICE)) cannot be reached," \
 	    "or has no advisories" >&2; exit 1; }
-	@$(PIP_AUDIT) --require-hashes -r requirements/serve.txt
+	@for name in serve cpu; do $(PIP_AUDIT) --require-hashes -r requirements/$$name.txt || exit 1; done
 	@$(PIP_AUDIT) --no-deps -r requirements/torch.txt
 
 sbom: installed .audit ## write sbom.json: the Python packages and Java libraries that serve
-	@$(BIN)/python -m supervisor.sbom .audit/bin/cyclonedx-py sbom.json
+	@$(BIN)/python -m export.sbom .audit/bin/cyclonedx-py sbom.json
 
 cluster-drill: installed-dev $(EXPORTS) ## kill, cut off, freeze, update and add hosts behind a balancer (root)
-	@$(BIN)/python -m drills.cluster $(DRILL_ARGS)
+	@$(BIN)/python -m tests.drills.cluster $(DRILL_ARGS)
 
 fuzz: installed-dev ## send ten million hostile requests and streams to the decoders and the HTTP listener
 	@$(BIN)/python -m tests.fuzz.fuzz_decoders --executions 5000000 $(FUZZ_ARGS)
@@ -155,10 +169,16 @@ lock: installed-dev ## pin the newest packages of requirements/*.in
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --resolution lowest-direct \
 	  --extra aio --extra cli pyproject.toml requirements/lowest.in -o requirements/lowest.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" --constraints requirements/serve.txt \
+	  --extra serve pyproject.toml -o requirements/cpu.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" \
+	  --extra aio --extra serve pyproject.toml requirements/pythons.in -o requirements/pythons.txt
 
 # All that an export writes; versions, choices, signatures and logs of others are not ours to remove.
 clean: ## remove the exports that `make export` makes again, and nothing else
-	rm -f $(foreach each,$(EXPORTS),$(each) $(addprefix $(dir $(each))diagonal_flip.,mar onnx pt x4.onnx))
+	rm -f $(foreach each,$(EXPORTS),$(each) $(addprefix $(dir $(each))diagonal_flip.,mar onnx pt x4.onnx) $(dir $(each))reference.json)
 
 $(MODEL_STORE)/%/manifest.json: export/weights-%.json $(SOURCES) | installed
 	@echo "==> Exporting version $* to $(MODEL_STORE)/$*"
@@ -177,7 +197,7 @@ installed-dev: installed
 .bench/servers .bench/litserve: .bench/%:
 	@$(INSTALL) $@ benchmarks/peers/$*.txt
 
-.portability/.ready: portability/arm64.sh requirements/serve.txt requirements/torch.txt
+.portability/.ready: tests/portability/arm64.sh requirements/serve.txt requirements/torch.txt
 	@echo "==> Making an arm64 Debian with our packages in .portability"
-	@portability/arm64.sh
+	@tests/portability/arm64.sh
 	@touch $@

@@ -43,8 +43,8 @@ from benchmarks.device_service import (
     smi,
 )
 from benchmarks.running import ROOT
-from supervisor.host import count_cores
-from supervisor.store import check
+from diagonalflip.server.models.store import check
+from diagonalflip.server.supervisor.host import count_cores
 
 RESULTS = Path(__file__).with_name("results")
 

@@ -23,12 +23,10 @@ import torch
 
 from benchmarks.running import ROOT
 from benchmarks.workloads import Predictions, load_reference
+from diagonalflip.inference.engine import Engine, open_engine
+from diagonalflip.inference.torch_engine import TorchEngine
+from diagonalflip.server.models.store import Artifacts, check
 from diagonalflip.wire import TOLERANCE, Images, pack
-from supervisor.store import Artifacts, check
-
-sys.path.insert(0, str(ROOT / "handlers"))
-from flip_engine import Engine, open_engine
-from flip_torch import TorchEngine
 
 TIMED_IMAGES = (2, 64, 1_000, 65_536, 1 << 20, 1 << 22)
 RANDOM_IMAGES = 10_000_000
@@ -71,7 +69,7 @@ def engines(artifacts: Artifacts, device: str) -> Iterator[tuple[str, Engine, fl
         ("CUDA graphs", contextlib.nullcontext()),
         ("without graphs", mock.patch("torch.cuda.graph", side_effect=RuntimeError("not wanted"))),
     ):
-        logging.getLogger("flip_lane").setLevel(logging.ERROR)
+        logging.getLogger("diagonalflip.inference.lane").setLevel(logging.ERROR)
         engine = TorchEngine(files["torchscript"], device)
         with capture:
             yield name, engine, engine.warm_up(reference)

@@ -23,10 +23,10 @@ from benchmarks.driver import Address
 from benchmarks.running import DIRECT, PATH, ROOT, TORCHSERVE_ANSWER_BYTES, Ours, ours, wait_until
 from benchmarks.workloads import WORKLOADS
 from benchmarks.wrk import drive, wrk_is_here
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor.host import count_cores
+from diagonalflip.server.supervisor.torchserve_command import find_torchserve
 from diagonalflip.wire import OCTETS, with_padding
-from supervisor.host import count_cores
-from supervisor.settings import Settings
-from supervisor.torchserve_command import find_torchserve
 
 SIZES = (1, 2, 3, 16, 1_000, 32_769, 65_537, 1 << 20)
 WORKER_COUNTS = (1, 4, 16)
@@ -206,7 +206,7 @@ def prove_settings(bench: Bench) -> dict[str, str]:
         status = server.process.wait(ANSWER_S)
     if status != 2:
         raise RuntimeError(f"FLIP_REQUIRE_GPU=1 without one: status {status}, not 2")
-    return found | {"FLIP_REQUIRE_GPU=1 without a GPU": f"refused, status {status}"}
+    return found | {"FLIP_REQUIRE_GPU=1 without a GPU": f"rejected, status {status}"}
 
 
 def prove_restart(bench: Bench) -> dict[str, Any]:

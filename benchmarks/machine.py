@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks.running import ROOT
 from benchmarks.servers import PEERS
-from supervisor.settings import Settings
-from supervisor.torchserve_command import find_torchserve
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor.torchserve_command import find_torchserve
 
 OURS = ("torchserve", "torch", "numpy")
 THEIRS = {

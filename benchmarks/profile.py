@@ -42,16 +42,22 @@ Groups = dict[str, tuple[str, ...]]
 
 WORKER: Groups = {
     "reading TorchServe's requests": ("retrieve_msg (", "retrieve_data_for_inference ("),
-    "parsing HTTP": ("data_received (worker/connection.py",),
-    "understanding requests": ("read (flip_service.py", "preprocess (flip_handler.py"),
-    "forward pass": ("predict (flip_engine.py",),
-    "writing answers": ("_write (flip_service.py",),
-    "service, the rest": ("answer (flip_service.py", "handle (flip_handler.py"),
+    "parsing HTTP": ("data_received (diagonalflip/server/http/connection.py",),
+    "understanding requests": (
+        "read (diagonalflip/inference/service.py",
+        "preprocess (diagonalflip_handler.py",
+    ),
+    "forward pass": ("predict (diagonalflip/inference/engine.py",),
+    "writing answers": ("_write (diagonalflip/inference/service.py",),
+    "service, the rest": (
+        "answer (diagonalflip/inference/service.py",
+        "handle (diagonalflip_handler.py",
+    ),
     "sending to TorchServe": ("create_predict_response (", "handle_connection ("),
-    "sending to clients": ("reply (worker/connection.py",),
-    "batching": ("(worker/lifecycle.py",),
-    "metrics": ("(worker/metrics.py", "(ts/metrics/", "(logging/__init__.py"),
-    "event loop and sockets": ("main (worker/__main__.py",),
+    "sending to clients": ("reply (diagonalflip/server/http/connection.py",),
+    "batching": ("(diagonalflip/server/http/lifecycle.py",),
+    "metrics": ("(diagonalflip/server/worker/metrics.py", "(ts/metrics/", "(logging/__init__.py"),
+    "event loop and sockets": ("main (diagonalflip/server/worker/__main__.py",),
 }
 JAVA: Groups = {
     "decoding the worker's replies": ("ModelResponseDecoder", "CodecUtils"),

@@ -20,10 +20,10 @@ import requests
 
 from benchmarks.driver import Address
 from benchmarks.workloads import Workload
-from supervisor import store
-from supervisor.ports import free_ports
-from supervisor.settings import Settings, variable
-from supervisor.workers import ALLOCATOR
+from diagonalflip.server.models import store
+from diagonalflip.server.settings import Settings, variable
+from diagonalflip.server.supervisor.ports import free_ports
+from diagonalflip.server.supervisor.workers import ALLOCATOR
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = "/predictions/diagonal_flip"
@@ -126,7 +126,7 @@ class Ours(Running):
         for child in self.process.children():
             with contextlib.suppress(psutil.Error):  # it may have ended
                 words = child.cmdline()
-                if words[1:3] == ["-m", "worker"]:
+                if words[1:3] == ["-m", "diagonalflip.server.worker"]:
                     found[words[3]] = child
         return [found[number] for number in sorted(found)]
 
@@ -150,7 +150,7 @@ def ours(scratch: Path, port: str, token: str = "", **settings: str) -> Iterator
     usual = {name: str(number) for name, number in ports.items()}
     usual |= {"MODEL_STORE": str(model_store()), "LOG_DIR": str(scratch / "logs")}
     environment = {"PYTHONPATH": str(ROOT)} | variables(usual | settings)
-    with process([sys.executable, "-m", "supervisor"], scratch, environment) as first:
+    with process([sys.executable, "-m", "diagonalflip.server"], scratch, environment) as first:
         certificate = Path(settings["TLS_CERT"]) if "TLS_CERT" in settings else None
         yield Ours(first, ports[port], token=token, certificate=certificate, ports=ports)
 

@@ -22,8 +22,8 @@ from benchmarks.running import (
     process,
 )
 from benchmarks.workloads import WORKLOADS, Rule, Workload
-from supervisor import tokens
-from supervisor.ports import free_ports
+from diagonalflip.server.supervisor import tokens
+from diagonalflip.server.supervisor.ports import free_ports
 
 PEERS = Path(__file__).with_name("peers")
 ENVIRONMENTS = ROOT / ".bench"

@@ -111,11 +111,11 @@ def drive(
         timed = pool.submit(load)
         sampled = sample()
     for outcome in (before, timed.result(), check()):
-        refuse_failures(outcome, workload)
+        reject_failures(outcome, workload)
     return timed.result(), sampled
 
 
-def refuse_failures(outcome: Outcome, workload: Workload) -> None:
+def reject_failures(outcome: Outcome, workload: Workload) -> None:
     """Ends the run if an answer was wrong or missing."""
     if outcome.wrong or outcome.errors or not outcome.requests:
         raise SystemExit(f"{workload.name}: {outcome.wrong} wrong, {outcome.errors} failed")

@@ -10,9 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diagonalflip.aio import AsyncClient
     from diagonalflip.client import Client, ServerInfo
+    from diagonalflip.client.aio import AsyncClient
     from diagonalflip.errors import DiagonalFlipError
+    from diagonalflip.predictor import Predictor
     from diagonalflip.wire import MAX_IMAGES, WIRE_VERSION, Images, pack, to_pixels, unpack
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Client",
     "DiagonalFlipError",
     "Images",
+    "Predictor",
     "ServerInfo",
     "pack",
     "to_pixels",
@@ -29,9 +31,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncClient": "aio",
+    "AsyncClient": "client.aio",
     "Client": "client",
     "DiagonalFlipError": "errors",
+    "Predictor": "predictor",
     "ServerInfo": "client",
 }
 

@@ -40,7 +40,7 @@
         ├── InvalidAnswer          -   an answer that is not what was asked for
         └── ModelDoesNotFlip       -   flips were asked of a version that flips fewer than all
 
-Those with a ``status`` are what a server refuses with; the client raises the same ones. ``code``
+Those with a ``status`` are what a server rejects with; the client raises the same ones. ``code``
 is stable, and the class's name. ``retryable`` says whether to send the same request again can help.
 """
 

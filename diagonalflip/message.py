@@ -35,7 +35,7 @@ HINTS: dict[int, dict[str, str]] = {
 """Headers that tell a client what to do about a status."""
 
 
-def refusal(
+def rejection(
     error: DiagonalFlipError, headers: dict[str, str] | None = None, *, v2: bool = False
 ) -> Response:
     """The response that tells of ``error``: RFC 9457, or V2's error object.
@@ -80,9 +80,9 @@ class Transport(Protocol):
 
     @property
     def has_room(self) -> bool:
-        """True while the client holds no more of the worker's memory than it may."""
+        """True while the client may have more of the worker's memory."""
 
-    def hold_more(self, length: int) -> None:
+    def buffer_more(self, length: int) -> None:
         """Count bytes by which the body has grown, which was unwrapped."""
 
     def reply(self, request: Request) -> None:
@@ -94,7 +94,7 @@ class Transport(Protocol):
 
 @dataclass
 class Request:
-    """One request, from its head until its response is sent (worker/lifecycle.py).
+    """One request, from its head until its response is sent (server/http/lifecycle.py).
 
     What is known later has its default in the class, so that making one costs little.
 
@@ -108,7 +108,7 @@ class Request:
         token: Name of the client's token, if the listener wants one.
         arrived: When its head had come, then when all of it had, in ``perf_counter``'s seconds.
         connection: What the response has to say of the connection, in the header of that name.
-        weight: The most work that it can be, in predictions.
+        cost: The most work that it can be, in predictions.
         job: What the service has read.
         response: As soon as it is known.
     """
@@ -123,14 +123,16 @@ class Request:
     token: str = field(default="", init=False)
     arrived: float = field(default=0.0, init=False)
     connection: str = field(default="", init=False)
-    weight: int = field(default=0, init=False)
+    cost: int = field(default=0, init=False)
     job: Any = field(default=None, init=False)
     response: Response | None = field(default=None, init=False)
 
-    def refusal(self, error: DiagonalFlipError, headers: dict[str, str] | None = None) -> Response:
+    def rejection(
+        self, error: DiagonalFlipError, headers: dict[str, str] | None = None
+    ) -> Response:
         """The response that tells of ``error``, in the protocol of its path."""
         v2 = self.operation is Operation.INFER or f"{self.path}/".startswith("/v2/")
-        return refusal(error, headers, v2=v2)
+        return rejection(error, headers, v2=v2)
 
 
 Work = tuple[str, int, float, float, float]

@@ -7,7 +7,9 @@ cd "$(dirname "$0")/.."
 target=${TARGET:-cpu}
 image=${IMAGE:-diagonalflip:1.0.0-$target}
 options=(--target "$target" --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)")
-for each in serve.txt:torchserve torch.txt:torch; do
+pins=(cpu.txt:onnxruntime)
+[ "$target" = gpu ] && pins=(serve.txt:torchserve torch.txt:torch)
+for each in "${pins[@]}"; do
   pin=$(sed -n "s/^${each#*:}==\([0-9.]*\).*/\1/p" "requirements/${each%:*}")
   options+=(--label "diagonalflip.${each#*:}.version=$pin")
 done

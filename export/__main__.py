@@ -19,6 +19,7 @@ import onnxruntime
 import torch
 
 from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.inference.model import REFERENCE
 from diagonalflip.wire import MODEL, WIRE_VERSION
 from export import summary, verify
 from export.archive import digest, write_archive
@@ -26,7 +27,7 @@ from export.net import WEIGHTS_FILE, load_net, side_by_side
 from export.write import write_onnx, write_torchscript
 
 MANIFEST = "manifest.json"
-NAMES = tuple(f"{MODEL}.{suffix}" for suffix in ("pt", "onnx", "x4.onnx", "mar"))
+NAMES = (*(f"{MODEL}.{suffix}" for suffix in ("pt", "onnx", "x4.onnx", "mar")), REFERENCE)
 
 
 def export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
@@ -53,7 +54,8 @@ def export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
 def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
     net = load_net(weights_file)
     with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as folder:
-        torchscript, onnx_file, x4_file, archive = (Path(folder) / name for name in NAMES)
+        files = [Path(folder) / name for name in NAMES]
+        torchscript, onnx_file, x4_file, archive, reference_file = files
         write_torchscript(net, torchscript)
         write_onnx(net, onnx_file)
         write_onnx(side_by_side(net, 4), x4_file)
@@ -65,15 +67,16 @@ def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
         # Nothing that was measured goes into the archive: it is the same on every machine.
         weights = {name: tensor.tolist() for name, tensor in net.state_dict().items()}
         flips = certificate["flips"]
-        proof = _json({"predictions": reference.tolist(), "weights": weights, "flips": flips})
-        members = write_archive(archive, version, torchscript, x4_file, proof)
+        reference_file.write_bytes(
+            _json({"predictions": reference.tolist(), "weights": weights, "flips": flips})
+        )
+        members = write_archive(archive, version, [torchscript, x4_file, reference_file])
         model = {
             "name": MODEL,
             "version": version,
             "hidden": net.layer1.out_features,
             "parameters": sum(tensor.numel() for tensor in net.parameters()),
         }
-        files = [torchscript, onnx_file, x4_file, archive]
         manifest = _manifest(model, files, members, certificate)
         (Path(folder) / MANIFEST).write_bytes(_json(manifest))
         for name in (*NAMES, MANIFEST):

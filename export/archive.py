@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,27 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {
     **{path.name: path for path in sorted((ROOT / "handlers").iterdir()) if path.is_file()},
     **{
-        f"diagonalflip/{name}": ROOT / "diagonalflip" / name
-        for name in ("__init__.py", "errors.py", "message.py", "wire.py")
+        str(path.relative_to(ROOT)): path
+        for pattern in ("diagonalflip/*.py", "diagonalflip/inference/*.py")
+        for path in sorted(ROOT.glob(pattern))
+        if path.name not in {"_loopback.py", "_processor.py"}
     },
 }
-"""Archive member to the file it is a copy of. TorchServe imports the handler as a
-top-level module from the unpacked archive, so its folder is flat."""
+"""Archive member to the file it is a copy of: the handler, and the parts of the package that it
+needs. TorchServe puts the unpacked archive on the import path."""
 
 
-def write_archive(
-    path: Path, version: str, torchscript: Path, onnx_file: Path, reference: bytes
-) -> dict[str, bytes]:
+def write_archive(path: Path, version: str, model_files: Sequence[Path]) -> dict[str, bytes]:
     """Writes the archive to ``path`` and returns its members.
 
     Args:
         path: The ``.mar`` file to write.
         version: Of the model, as TorchServe and its clients see it.
-        torchscript: The serialized network, for GPUs.
-        onnx_file: The same for CPUs, several images side by side.
-        reference: JSON with the predictions that workers prove at start, and the weights.
+        model_files: The network for GPUs and for CPUs, and the predictions that workers check
+            themselves by.
     """
     members = {name: source.read_bytes() for name, source in SOURCES.items()}
-    members |= {model.name: model.read_bytes() for model in (torchscript, onnx_file)}
-    members["reference.json"] = reference
+    members |= {file.name: file.read_bytes() for file in model_files}
     members["MAR-INF/MANIFEST.json"] = json.dumps(_serve_manifest(version), indent=2).encode()
     write_zip(path, members)
     return members
@@ -56,7 +54,7 @@ def _serve_manifest(version: str) -> dict[str, Any]:
             "modelName": MODEL,
             "modelVersion": version,
             "serializedFile": f"{MODEL}.pt",
-            "handler": "flip_handler.py",
+            "handler": "diagonalflip_handler.py",
             "configFile": "model-config.yaml",
             "requirementsFile": "requirements.txt",
         },

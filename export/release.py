@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from diagonalflip.errors import ArtifactError, DiagonalFlipError
+from diagonalflip.server.models import signature
+from diagonalflip.server.models.store import exports
 from export.__main__ import MANIFEST, export
-from supervisor import signature
-from supervisor.store import exports
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMIT, SUMS = "COMMIT", "SHA256SUMS"
-DOCUMENTS = ("CHANGELOG.md", "openapi.yaml")
+DOCUMENTS = ("CHANGELOG.md", "diagonalflip/server/openapi.yaml")
 MEASURED = ("pairs", "largest_deviation", "largest_ulp", "batch_invariant")
 """Measured parts of a certificate; the rest is computed exactly."""
 

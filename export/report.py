@@ -24,14 +24,14 @@ import numpy.typing as npt
 from markdown_it import MarkdownIt
 
 from diagonalflip.errors import ArtifactError
+from diagonalflip.server.models.store import MANIFEST, exports
 from diagonalflip.wire import PIXELS, to_pixels
-from supervisor.store import MANIFEST, exports
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = {
-    "Processors": "portability/results.md",
-    "Drills": "drills/results/host.md",
-    "Drills with several hosts": "drills/results/cluster.md",
+    "Processors": "tests/portability/results.md",
+    "Drills": "tests/drills/results/host.md",
+    "Drills with several hosts": "tests/drills/results/cluster.md",
     "Soak": "benchmarks/results/soak.md",
 }
 """Pages of figures, by title."""

@@ -135,7 +135,7 @@ def certify(forwards: Mapping[str, Forward], expected: npt.NDArray[np.float64]) 
             exact = expected[rows] if pair.endswith("exact") else right.astype(np.float64)
             worst[0] = max(worst[0], float(np.abs(left.astype(np.float64) - exact).max()))
             worst[1] = max(worst[1], int(_ulps(left, right).max()))
-    _refuse_deviation(deviations)
+    _reject_deviation(deviations)
     flipped = margins(expected)
     flipped = flipped[flipped > 0]
     return {
@@ -168,7 +168,7 @@ def _answer(name: str, forward: Forward, rows: npt.NDArray[np.intp]) -> npt.NDAr
     return answer
 
 
-def _refuse_deviation(deviations: Mapping[str, list[float]]) -> None:
+def _reject_deviation(deviations: Mapping[str, list[float]]) -> None:
     for pair, (deviation, _) in deviations.items():
         if not deviation <= TOLERANCE:
             raise CertificateError(

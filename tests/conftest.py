@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flip_model import Model
 from hypothesis import settings
+
+from diagonalflip.inference.model import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,4 +1,4 @@
-"""The command ``diagonalflip``: predict, check, wait and info; see docs/command.md."""
+"""The command ``diagonalflip``: serve, predict, check, wait and info; see docs/command.md."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Give each standard stream a descriptor, and text that no encoding can refuse.
+    """Give each standard stream a descriptor, and text that no encoding can reject.
 
     A file that is opened later would take the number of one that is closed, and errors would be
     written into it. What is read from a closed one or written to it fails; only errors are lost.

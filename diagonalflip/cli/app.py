@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from diagonalflip.cli import check, compare, info, model, predict, wait
+from diagonalflip.cli import check, compare, info, model, predict, serve, wait
 from diagonalflip.cli.exits import ExitCode, complain, exit_code
 from diagonalflip.cli.target import DEFAULT_URL, Target
 from diagonalflip.client import Client
@@ -46,7 +46,7 @@ class Commands(TyperGroup):
             return exit_code(error)
         except BrokenPipeError:
             _point_stdout_nowhere()
-            return ExitCode.REFUSED
+            return ExitCode.REJECTED
         except typer.TyperException as error:
             complain(f"{error.format_message()} See --help.")
             return ExitCode.USAGE
@@ -101,6 +101,7 @@ def globally(  # noqa: PLR0913, PLR0917 - options, by name
 
 
 app.command(epilog=predict.EPILOG)(predict.predict)
+app.command(epilog=serve.EPILOG)(serve.serve)
 app.command()(check.check)
 app.command()(wait.wait)
 app.command()(info.info)

@@ -56,7 +56,7 @@ def check(
     else:
         typer.echo(f"{len(found) - failed} passed, {failed} failed")
     if failed:
-        raise typer.Exit(ExitCode.REFUSED)
+        raise typer.Exit(ExitCode.REJECTED)
 
 
 def verdicts(raw: Raw, version: str | None = None) -> Iterator[Verdict]:

@@ -105,4 +105,4 @@ def compare(  # noqa: PLR0913, PLR0917 - options, by name
                 typer.echo(f"    {error}")
     slow = max_latency_ratio is not None and (ratio is None or ratio > max_latency_ratio)
     if differing or slow or not bits or any(side.errors for side in sides):
-        raise typer.Exit(ExitCode.REFUSED)
+        raise typer.Exit(ExitCode.REJECTED)

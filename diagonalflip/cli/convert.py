@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from diagonalflip import _answers
-from diagonalflip._endpoint import Reply
 from diagonalflip.cli.forms import PICTURES, InputForm, OutputForm
 from diagonalflip.cli.inputs import JsonLinesReader, NpyReader, PackedReader, Reader
 from diagonalflip.cli.outputs import WRITERS, opened
 from diagonalflip.cli.progress import ImageProgress
 from diagonalflip.cli.target import Target
+from diagonalflip.client import _answers
+from diagonalflip.client._endpoint import Reply
 from diagonalflip.errors import InvalidAnswer, InvalidPicture
 from diagonalflip.wire import OCTETS, PIXELS, PNG
 
@@ -44,7 +44,7 @@ class Conversion:
 
 def predict_stream(target: Target, wanted: Conversion) -> int:
     """Predicts a file in bounded memory; returns the number of images."""
-    with _source(wanted) as file, target.client() as client:
+    with _source(wanted) as file, target.predictor() as client:
         reader = _reader(wanted, file)
         seekable = wanted.output_form is OutputForm.NPY
         with opened(wanted.output, seekable=seekable) as output, ImageProgress(reader.total) as bar:
@@ -100,7 +100,7 @@ def _checked(answer: Reply, accept: str) -> int:
     if answer.status == 413:
         raise _too_large(answer)
     if answer.status != 200:
-        raise _answers.refusal(Reply(answer.status, answer.headers, answer.body), 0)
+        raise _answers.rejection(Reply(answer.status, answer.headers, answer.body), 0)
     told = answer.headers.get("Flip-Images", "")
     got = answer.headers.get("Content-Type", "")
     is_right = got == accept and told.isdecimal()

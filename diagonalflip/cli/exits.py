@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     """Exit codes for scripts."""
 
     OK = 0
-    REFUSED = 1
+    REJECTED = 1
     """The server said no, or its answer is wrong; a promise is broken."""
     USAGE = 2
     """The command line, a file or the images in it cannot be used."""
@@ -43,7 +43,7 @@ def exit_code(error: DiagonalFlipError) -> ExitCode:
     # A mere ClientError is a setting that cannot be used; its subclasses are answers.
     if theirs or type(error) is ClientError:
         return ExitCode.USAGE
-    return ExitCode.REFUSED
+    return ExitCode.REJECTED
 
 
 def complain(text: object) -> None:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from diagonalflip._images import to_images
+from diagonalflip.client._images import to_images
 from diagonalflip.errors import EmptyPayload, InvalidImage, InvalidPadding
 from diagonalflip.wire import PIXELS, Images, pack_pixels
 

@@ -9,10 +9,10 @@ from urllib.parse import quote, urlsplit
 
 import typer
 
-from diagonalflip import _answers
 from diagonalflip._loopback import is_loopback
 from diagonalflip.cli.exits import complain
 from diagonalflip.cli.target import target_of
+from diagonalflip.client import _answers
 from diagonalflip.errors import InsecureConnection
 
 DEFAULT_URL = "http://127.0.0.1:8083"

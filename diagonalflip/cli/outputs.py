@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from diagonalflip import _files
+from diagonalflip.client import _files
 from diagonalflip.wire import PIXELS
 
 Predictions = npt.NDArray[np.float32]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -54,9 +55,14 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON: one line per image, or a summary of a file.")
     ] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="Compute here, without a server, on one core or GPU.")
+    ] = False,
 ) -> None:
     """Predict images: those named here, or those of a file."""
     target = target_of(context)
+    if local:
+        target = replace(target, local=True)
     if source is None and (output != "-" or source_form or output_to or count):
         raise UsageError("--output, --from, --to or --count without --input", "--input FILE")
     if bool(images) == bool(source):
@@ -68,8 +74,10 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
     if wanted is Wanted.FLIPS:
         raise UsageError("--as flips with --input", "images on the command line")
     form = input_form(source, source_form)
+    if local and form in PICTURES:
+        raise UsageError("--local with a picture", "packed images, .npy or JSON lines")
     work = convert.Conversion(source, form, output, output_form(output, output_to, form), count)
-    _refuse_nonsense(work, as_json=as_json)
+    _reject_nonsense(work, as_json=as_json)
     started = time.monotonic()
     done = (convert.predict_picture if form in PICTURES else convert.predict_stream)(target, work)
     if as_json:
@@ -77,7 +85,7 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
         typer.echo(json.dumps({"images": done, "seconds": seconds, "output": output}))
 
 
-def _refuse_nonsense(wanted: convert.Conversion, *, as_json: bool) -> None:
+def _reject_nonsense(wanted: convert.Conversion, *, as_json: bool) -> None:
     if wanted.count and wanted.source_form is not InputForm.PACKED:
         raise UsageError(f"--count with {wanted.source_form}", "it with packed images only")
     if wanted.output == "-" and as_json:
@@ -89,7 +97,7 @@ def _refuse_nonsense(wanted: convert.Conversion, *, as_json: bool) -> None:
 
 
 def _flip_words(target: Target, numbers: list[int], *, as_json: bool) -> None:
-    with target.client() as client:
+    with target.predictor() as client:
         flips = client.flip(numbers).reshape(-1, PIXELS)
     blocks = blocks_for(sys.stdout.encoding)
     for number, flip in zip(numbers, flips, strict=True):
@@ -101,7 +109,7 @@ def _flip_words(target: Target, numbers: list[int], *, as_json: bool) -> None:
 
 
 def _predict_words(target: Target, numbers: list[int], *, as_json: bool) -> None:
-    with target.client() as client:
+    with target.predictor() as client:
         predictions = client.predict(numbers)
     blocks = blocks_for(sys.stdout.encoding)
     for number, prediction in zip(numbers, predictions, strict=True):

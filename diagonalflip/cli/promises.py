@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from diagonalflip import wire
-from diagonalflip._answers import info
-from diagonalflip._endpoint import Reply
 from diagonalflip.cli.target import Raw
 from diagonalflip.cli.vectors import ask, require, vectors
+from diagonalflip.client._answers import info
+from diagonalflip.client._endpoint import Reply
 from diagonalflip.errors import InvalidAnswer
 
 THREADS = 8
@@ -186,5 +186,5 @@ def promises() -> Iterator[tuple[str, Callable[[Kit], None]]]:
     yield "JSON answers, read as float32, are exact", _json_answers
     yield "float16 answers are the float32 ones, rounded to nearest even", _float16_answers
     yield "packed answers are 1 where the prediction is at least 0.5", _flipped_answers
-    yield "If-Match takes the model's own digest and refuses another", _own_digest
+    yield "If-Match takes the model's own digest and rejects another", _own_digest
     yield f"{ROUNDS} requests from {THREADS} threads, some bad: each gets its own", _concurrency

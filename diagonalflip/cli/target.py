@@ -6,18 +6,21 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 from urllib.parse import urlsplit
 
 import typer
 
-from diagonalflip._deadline import Deadline
-from diagonalflip._endpoint import Endpoint, Reply
-from diagonalflip._transport import Transport
 from diagonalflip.cli.exits import UsageError
 from diagonalflip.client import Client
+from diagonalflip.client._deadline import Deadline
+from diagonalflip.client._endpoint import Endpoint, Reply
+from diagonalflip.client._transport import Transport
 from diagonalflip.message import operations
 from diagonalflip.wire import MODEL
+
+if TYPE_CHECKING:
+    from diagonalflip.predictor import Predictor
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 PREDICTIONS = f"/predictions/{MODEL}"
@@ -88,6 +91,7 @@ class Target:
         deadline_s: Seconds that an answer may take in all.
         version: Of the model, or None for the server's default.
         make_client: ``Client``, or what a test puts in its place.
+        local: Whether to predict in this process, without a server.
     """
 
     url: str
@@ -96,6 +100,7 @@ class Target:
     deadline_s: float
     version: str | None = None
     make_client: Callable[..., Client] = Client
+    local: bool = False
 
     def client(self, url: str | None = None, version: str | None = None) -> Client:
         """A client of ``url``, or of the global one, and of a version or the global one."""
@@ -106,6 +111,21 @@ class Target:
             token=self.token,
             verify=self._verify(),
         )
+
+    def predictor(self) -> Client | Predictor:
+        """Return a client, or what predicts in this process.
+
+        Raises:
+            UsageError: A package is missing that this takes.
+            DiagonalFlipError: As ``Predictor``.
+        """
+        if not self.local:
+            return self.client()
+        try:
+            from diagonalflip.predictor import Predictor  # noqa: PLC0415 - needs the extra serve
+        except ModuleNotFoundError as error:
+            raise UsageError(f"{error.name} is missing", "the extra serve installed") from error
+        return Predictor(self.version)
 
     def raw(self, url: str | None = None) -> Raw:
         """Single requests to ``url``, or to the global one."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diagonalflip._endpoint import Reply
 from diagonalflip.cli.target import Raw
+from diagonalflip.client._endpoint import Reply
 from diagonalflip.errors import InvalidAnswer
 from diagonalflip.wire import JSON, MODEL
 

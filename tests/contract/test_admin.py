@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import requests
 
-from supervisor import admin, health, tokens
-from supervisor.admin import AdminServer, Health
-from supervisor.ports import listen
-from supervisor.settings import Settings
+from diagonalflip.server import health
+from diagonalflip.server.http.listener import Listener
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor import admin, tokens
+from diagonalflip.server.supervisor.admin import AdminServer, Health
+from diagonalflip.server.supervisor.ports import listen
 from tests.conftest import asynchronous
-from worker.listener import Listener
 
 TORCHSERVE: Any = SimpleNamespace(ready=False, settings=Settings(torchserve_port=1, grpc_port=2))
 

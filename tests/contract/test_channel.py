@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
+from diagonalflip.server.worker.channel import UNREAD_BYTES, Channel
 from tests.conftest import asynchronous
-from worker.channel import UNREAD_BYTES, Channel
 
 
 @asynchronous

@@ -29,17 +29,17 @@ import pytest
 import uvloop
 
 from diagonalflip.message import Operation, Request, Response
+from diagonalflip.server.http import limits
+from diagonalflip.server.http.authentication import Authenticator
+from diagonalflip.server.http.lifecycle import Lifecycle
+from diagonalflip.server.http.listener import Listener
+from diagonalflip.server.http.routes import ALL_IMAGES, Answers, WorkerServer
+from diagonalflip.server.supervisor.ports import listen
+from diagonalflip.server.worker.access import AccessLog
+from diagonalflip.server.worker.metrics import HTTP, PUBLIC, Metrics
+from diagonalflip.server.worker.served import Served
 from diagonalflip.wire import JSON
-from supervisor.ports import listen
 from tests.conftest import asynchronous
-from worker import limits
-from worker.access import AccessLog
-from worker.authentication import Authenticator
-from worker.lifecycle import Lifecycle
-from worker.listener import Listener
-from worker.metrics import HTTP, PUBLIC, Metrics
-from worker.models import Served
-from worker.routes import ALL_IMAGES, Answers, WorkerServer
 
 PATH = "/predictions/diagonal_flip"
 POST = f"POST {PATH} HTTP/1.1\r\nHost: a\r\n"
@@ -59,7 +59,7 @@ class Echo:
         told = ",".join(versions).encode()
         return dict.fromkeys(("server", "model", "config", "weights"), told)
 
-    def weigh(self, request: Request) -> int:
+    def cost(self, request: Request) -> int:
         return 2 * len(request.body)
 
     def read(self, request: Request) -> SimpleNamespace:
@@ -237,7 +237,7 @@ async def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
     assert [bool(request.body) for request in echo.read_] == [False, False, True, True, True]
 
 
-def test_what_does_not_fit_the_queue_is_refused_unread(
+def test_what_does_not_fit_the_queue_is_rejected_unread(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "QUEUED_IMAGES", 100)
@@ -324,14 +324,14 @@ NOWHERE = "POST /nowhere HTTP/1.1\r\nHost: a\r\n"
         "Content-Length: 9\r\nConnection: close",
     ],
 )
-def test_who_is_refused_by_the_head_is_told_before_the_body(port: Port, told: str) -> None:
+def test_who_is_rejected_by_the_head_is_told_before_the_body(port: Port, told: str) -> None:
     with port.connect() as connection:
         connection.sendall(f"{NOWHERE}{told}\r\n\r\n".encode())
         response, _ = read(connection)
         assert (response.status, response.headers["connection"]) == (404, "close")
         assert connection.recv(1) == b""  # while the client may still send
         connection.sendall(bytes(1 << 20))
-    assert port.server.lifecycle.held.total == 0
+    assert port.server.lifecycle.buffered.total == 0
 
 
 def test_a_stranger_keeps_no_connection() -> None:
@@ -341,10 +341,10 @@ def test_a_stranger_keeps_no_connection() -> None:
             response, _ = read(client)
             assert (response.status, response.headers["connection"]) == (401, "close")
             assert client.recv(1) == b""
-        assert protected.server.lifecycle.held.total == 0
+        assert protected.server.lifecycle.buffered.total == 0
 
 
-def test_a_short_body_of_who_was_refused_is_read_and_the_connection_goes_on(port: Port) -> None:
+def test_a_short_body_of_who_was_rejected_is_read_and_the_connection_goes_on(port: Port) -> None:
     with port.connect() as connection:
         for sent_at_once in (0, 3, 9):
             head = f"{NOWHERE}Content-Length: 9\r\n\r\n".encode()
@@ -358,7 +358,7 @@ def test_a_short_body_of_who_was_refused_is_read_and_the_connection_goes_on(port
         assert read(connection)[1] == b"b"
 
 
-def test_who_was_refused_and_sends_no_body_gets_no_second_answer(port: Port) -> None:
+def test_who_was_rejected_and_sends_no_body_gets_no_second_answer(port: Port) -> None:
     with port.connect() as connection:
         connection.sendall(f"{NOWHERE}Content-Length: 9\r\n\r\n".encode())
         assert read(connection)[0].status == 404
@@ -367,10 +367,10 @@ def test_who_was_refused_and_sends_no_body_gets_no_second_answer(port: Port) -> 
         assert connection.recv(1) == b""
 
 
-def test_a_refused_client_does_not_send_for_ever(
+def test_a_rejected_client_does_not_send_for_ever(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.connection.MAX_BODY_BYTES", 100_000)
+    monkeypatch.setattr("diagonalflip.server.http.connection.MAX_BODY_BYTES", 100_000)
     with port.connect() as connection:
         connection.sendall(f"{NOWHERE}Transfer-Encoding: chunked\r\n\r\n".encode())
         assert read(connection)[0].status == 404
@@ -380,7 +380,7 @@ def test_a_refused_client_does_not_send_for_ever(
 
 
 @pytest.mark.parametrize(
-    "step", ["weigh", "read", "answer", "too few", "none", "measure", "write", "check"]
+    "step", ["cost", "read", "answer", "too few", "none", "measure", "write", "check"]
 )
 def test_a_fault_at_any_step_leaves_the_queue_running(
     port: Port, monkeypatch: pytest.MonkeyPatch, step: str
@@ -393,7 +393,7 @@ def test_a_fault_at_any_step_leaves_the_queue_running(
     if step == "measure":
         port.ask(post(b"the first one, whose metrics are there"))
     with monkeypatch.context() as broken:
-        if step in ("weigh", "read", "answer"):
+        if step in ("cost", "read", "answer"):
             broken.setattr(port.echo, step, fail)
         elif step == "too few":
             broken.setattr(port.echo, "answer", lambda _: [])
@@ -415,7 +415,7 @@ def test_a_fault_at_any_step_leaves_the_queue_running(
     assert port.ask(post(b"b"), post(b"c"))[1][1] == b"c"
     port.call(port.server.check, checked.put)
     assert checked.get(timeout=30)["1.0"]["status"] == 200
-    assert port.server.lifecycle.held.total == port.server.lifecycle.queued_images == 0
+    assert port.server.lifecycle.buffered.total == port.server.lifecycle.queued_images == 0
 
 
 V2 = "/v2/models/diagonal_flip"
@@ -568,7 +568,7 @@ def test_other_paths_are_served_nowhere(port: Port, target: str) -> None:
     assert (response.status, json.loads(body)["code"]) == (404, "model_not_found")
 
 
-def test_repeated_headers_are_one_list_and_two_types_are_refused(port: Port) -> None:
+def test_repeated_headers_are_one_list_and_two_types_are_rejected(port: Port) -> None:
     port.ask(post(b"a", "Accept: image/png\r\nACCEPT: */*;q=0.1\r\n"))
     assert port.echo.read_[-1].headers["accept"] == "image/png, */*;q=0.1"
     twice = "Content-Type: text/plain\r\nContent-type: "
@@ -681,7 +681,7 @@ def test_what_is_no_request_is_told_so_and_ends_the_connection(
 
 
 def test_a_chunked_body_has_the_same_limit(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.parser.MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr("diagonalflip.server.http.parser.MAX_BODY_BYTES", 1000)
     chunk = b"200\r\n" + b"a" * 512 + b"\r\n"
     request = f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + chunk * 4
     assert port.ask(request)[0][0].status == 413
@@ -690,19 +690,19 @@ def test_a_chunked_body_has_the_same_limit(port: Port, monkeypatch: pytest.Monke
 def test_full_memory_is_a_503_that_may_be_sent_again(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.limits.HELD_BYTES", 1000)
+    monkeypatch.setattr("diagonalflip.server.http.limits.BUFFERED_BYTES", 1000)
     with contextlib.ExitStack() as opened:
         holders = [opened.enter_context(port.connect()) for _ in range(4)]
         for holder in holders:
             holder.sendall(post(b"a" * 230)[:-1])
-        response, body = until_refused(port, 200)
+        response, body = until_rejected(port, 200)
         assert (response.status, response.headers["retry-after"]) == (503, "1")
         assert json.loads(body)["code"] == "server_overloaded"
         for holder in holders:
             holder.sendall(b"a")
             assert read(holder)[1] == b"a" * 230
     assert port.ask(post(b"b" * 250))[0][1] == b"b" * 250
-    assert port.server.lifecycle.held.total == 0
+    assert port.server.lifecycle.buffered.total == 0
 
 
 def test_what_grows_when_it_is_unwrapped_has_the_same_room(
@@ -712,29 +712,29 @@ def test_what_grows_when_it_is_unwrapped_has_the_same_room(
         request.body = bytes(request.body) * 100
         return 2
 
-    monkeypatch.setattr("worker.limits.HELD_BYTES", 2000)
-    monkeypatch.setattr(port.echo, "weigh", unwrap)
+    monkeypatch.setattr("diagonalflip.server.http.limits.BUFFERED_BYTES", 2000)
+    monkeypatch.setattr(port.echo, "cost", unwrap)
     assert port.ask(post(b"a" * 9))[0][1] == b"a" * 900
     response, body = port.ask(post(b"a" * 11))[0]
     assert (response.status, json.loads(body)["code"]) == (503, "server_overloaded")
     assert len(port.echo.read_) == 1
-    assert port.server.lifecycle.held.total == 0
+    assert port.server.lifecycle.buffered.total == 0
 
 
 def test_while_memory_is_short_nobody_has_more_than_a_quarter(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.limits.HELD_BYTES", 1000)
+    monkeypatch.setattr("diagonalflip.server.http.limits.BUFFERED_BYTES", 1000)
     assert port.ask(post(b"b" * 400))[0][0].status == 200
     with contextlib.ExitStack() as opened:
         for _ in range(3):
             opened.enter_context(port.connect()).sendall(post(b"a" * 200)[:-1])
-        until_refused(port, 300)
+        until_rejected(port, 300)
         assert port.ask(post(b"b" * 200))[0][0].status == 200
 
 
 def test_a_flood_at_one_listener_leaves_the_other_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.limits.HELD_BYTES", 2000)
+    monkeypatch.setattr("diagonalflip.server.http.limits.BUFFERED_BYTES", 2000)
     public = listen(("127.0.0.1", 0))
     address, known = public.getsockname(), hashlib.sha256(b"t").hexdigest()
     with contextlib.closing(Port(public)) as port, contextlib.ExitStack() as opened:
@@ -750,7 +750,7 @@ def test_a_flood_at_one_listener_leaves_the_other_its_room(monkeypatch: pytest.M
         assert port.ask(post(b"b" * 240))[0][1] == b"b" * 240
 
 
-def until_refused(port: Port, length: int) -> tuple[HTTPResponse, bytes]:
+def until_rejected(port: Port, length: int) -> tuple[HTTPResponse, bytes]:
     """The first answer that is no 200: other clients' bytes may still be on their way."""
     while True:
         answer = port.ask(post(b"b" * length))[0]
@@ -775,8 +775,8 @@ def test_too_many_connections_are_a_503(port: Port) -> None:
 def test_a_client_has_only_so_much_time(
     port: Port, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int | None
 ) -> None:
-    monkeypatch.setattr("worker.limits.REQUEST_S", 0.1)
-    monkeypatch.setattr("worker.limits.IDLE_S", 0.1)
+    monkeypatch.setattr("diagonalflip.server.http.limits.REQUEST_S", 0.1)
+    monkeypatch.setattr("diagonalflip.server.http.limits.IDLE_S", 0.1)
     with port.connect() as slow:
         slow.sendall(sent)
         if status is not None:
@@ -797,8 +797,8 @@ def stalled_client(port: Port) -> socket.socket:
 def test_a_client_that_does_not_read_is_dropped(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.limits.STALLED_S", 0.1)
-    monkeypatch.setattr("worker.limits.READ_BYTES_PER_S", 1 << 30)
+    monkeypatch.setattr("diagonalflip.server.http.limits.READ_S", 0.1)
+    monkeypatch.setattr("diagonalflip.server.http.limits.READ_BYTES_PER_S", 1 << 30)
     with stalled_client(port) as stalled:
         stalled.sendall(post(bytes(32 << 20)))
         (there,) = port.server.connections
@@ -807,13 +807,13 @@ def test_a_client_that_does_not_read_is_dropped(
         del there
         assert dropped.wait(30)
     assert port.ask(post(b"after"))[0][1] == b"after"
-    assert port.server.lifecycle.held.total == 0
+    assert port.server.lifecycle.buffered.total == 0
 
 
 @pytest.mark.parametrize("extra", ["", "Connection: close\r\n"])
 def test_a_client_may_read_slowly(port: Port, monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
-    monkeypatch.setattr("worker.limits.LINGER_S", 0.0)
-    monkeypatch.setattr("worker.limits.IDLE_S", 0.0)
+    monkeypatch.setattr("diagonalflip.server.http.limits.LINGER_S", 0.0)
+    monkeypatch.setattr("diagonalflip.server.http.limits.IDLE_S", 0.0)
     sent = bytes(32 << 20)
     with stalled_client(port) as slow:
         slow.sendall(post(sent, extra))
@@ -833,7 +833,7 @@ def wait_for_ticks(port: Port, count: int) -> None:
 def test_answers_that_nobody_reads_are_held_in_bounded_memory(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.limits.HELD_BYTES", 80 << 20)
+    monkeypatch.setattr("diagonalflip.server.http.limits.BUFFERED_BYTES", 80 << 20)
     sent = bytes(20 << 20)
     with contextlib.ExitStack() as opened:
         for _ in range(4):
@@ -847,7 +847,7 @@ def test_answers_that_nobody_reads_are_held_in_bounded_memory(
         stalled.sendall(post(sent))
         assert read(stalled)[1] == sent
     assert port.ask(post(sent))[0][1] == sent
-    assert port.server.lifecycle.held.total == 0
+    assert port.server.lifecycle.buffered.total == 0
 
 
 def test_a_client_that_closes_its_half_still_gets_its_answers(port: Port) -> None:
@@ -886,7 +886,7 @@ def test_who_hangs_up_disturbs_nobody(port: Port) -> None:
         assert read(first)[1] == b"first"
         first.sendall(post(b"second"))
         assert read(first)[1] == b"second"
-    assert port.server.lifecycle.held.total == 0
+    assert port.server.lifecycle.buffered.total == 0
 
 
 def test_an_ended_connection_is_freed_without_the_cycle_collector(port: Port) -> None:
@@ -934,8 +934,8 @@ def test_what_happened_is_counted_once() -> None:
     }
     assert sum(families["queue_seconds"][0][1]["counts"]) == 2
     assert 0 < families["queue_seconds"][0][1]["sum"] < 30
-    refused = {code: count for [code], count in families["rejected"] if count}
-    assert refused == {"model_not_found": 1}, "a probe is no request"
+    rejected = {code: count for [code], count in families["rejected"] if count}
+    assert rejected == {"model_not_found": 1}, "a probe is no request"
 
 
 def test_a_handler_that_fails_is_a_500_for_its_batch_only(port: Port) -> None:
@@ -1064,9 +1064,11 @@ def test_a_client_that_has_ended_and_does_not_read_has_its_time(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its connection closes once it has read, so what it may take has to be bounded."""
-    monkeypatch.setattr("worker.limits.STALLED_S", 0.0)
-    monkeypatch.setattr("worker.limits.READ_BYTES_PER_S", 1 << 30)
-    monkeypatch.setattr("worker.limits.UNSENT_BYTES", 1 << 30)  # it is never found to be slow
+    monkeypatch.setattr("diagonalflip.server.http.limits.READ_S", 0.0)
+    monkeypatch.setattr("diagonalflip.server.http.limits.READ_BYTES_PER_S", 1 << 30)
+    monkeypatch.setattr(
+        "diagonalflip.server.http.limits.UNSENT_BYTES", 1 << 30
+    )  # it is never found to be slow
     port.echo.go_on.clear()
     with port.connect() as client:
         client.sendall(post(bytes(1 << 24)))
@@ -1076,13 +1078,13 @@ def test_a_client_that_has_ended_and_does_not_read_has_its_time(
         port.echo.go_on.set()
         while port.server.connections:
             wait_for_ticks(port, 1)
-        assert port.server.lifecycle.held.total == 0
+        assert port.server.lifecycle.buffered.total == 0
 
 
 def test_who_waits_behind_its_own_request_is_not_idle(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.limits.IDLE_S", 0.0)
+    monkeypatch.setattr("diagonalflip.server.http.limits.IDLE_S", 0.0)
     answer, lifecycle = port.echo.answer, port.server.lifecycle
     schedule = lifecycle._schedule
 

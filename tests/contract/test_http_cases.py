@@ -592,7 +592,7 @@ STRICTER = [
     closed("a coding in a trailer", "probe Smuggling", trailer(b"Transfer-Encoding: gzip")),
     closed("HTTP/1.2", "RFC 9110 2.5; thesis HTTPVersion", get(b"HTTP/1.2")),
 ]
-"""The RFC would have these served. llhttp refuses them, which nobody can misread."""
+"""The RFC would have these served. llhttp rejects them, which nobody can misread."""
 
 CASES = [
     *(*LINES, *HEADERS, *LENGTHS, *CODINGS, *CHUNKS, *TARGETS),

@@ -154,7 +154,9 @@ def predictions(answer: Answer) -> list[list[float]]:
 
 def test_everything_of_ours_comes_from_the_archive(loaded: Loaded, unpacked_archive: Path) -> None:
     _, origins = loaded
-    assert {"flip_handler", "flip_engine", "diagonalflip", "diagonalflip.wire"} <= set(origins)
+    assert {"diagonalflip_handler", "diagonalflip.inference.engine", "diagonalflip.wire"} <= set(
+        origins
+    )
     assert all(Path(origin).is_relative_to(unpacked_archive) for origin in origins.values())
 
 
@@ -173,17 +175,17 @@ def test_good_requests_are_answered_with_status_type_and_predictions(
 
 @pytest.mark.parametrize("bad", range(len(BAD)))
 @pytest.mark.parametrize("position", [0, 1, len(GOOD)])
-def test_one_bad_request_among_good_ones_is_refused_alone(
+def test_one_bad_request_among_good_ones_is_rejected_alone(
     loaded: Loaded, bad: int, position: int
 ) -> None:
     ask = loaded[0]
     request, status = BAD[bad]
     answers = ask(*GOOD[:position], request, *GOOD[position:])
-    refused = answers.pop(position)
-    assert refused.status == status
-    assert refused.phrase
-    assert refused.content_type == PROBLEM
-    assert json.loads(refused.body)["status"] == status
+    rejected = answers.pop(position)
+    assert rejected.status == status
+    assert rejected.phrase
+    assert rejected.content_type == PROBLEM
+    assert json.loads(rejected.body)["status"] == status
     alone = [ask(request)[0] for request in GOOD]
     assert essence(answers) == essence(alone)
 

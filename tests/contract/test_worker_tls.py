@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from supervisor.ports import listen
+from diagonalflip.server.http import limits
+from diagonalflip.server.http.tls import Tls
+from diagonalflip.server.supervisor.ports import listen
+from diagonalflip.server.worker.metrics import PUBLIC
 from tests.contract.test_http import PATH, Port, read, wait_for_ticks
-from worker import limits
-from worker.metrics import PUBLIC
-from worker.tls import Tls
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
 
@@ -170,11 +170,11 @@ def test_what_a_client_does_not_read_is_counted(port: TlsPort) -> None:
     body = bytes(1 << 24)
     with port.connect() as stalled:
         stalled.sendall(post(body))
-        while port.server.lifecycle.held.by_listener[PUBLIC].held < 1 << 20:
+        while port.server.lifecycle.buffered.by_listener[PUBLIC].bytes < 1 << 20:
             wait_for_ticks(port, 1)  # until it is answered; the test's time limit ends this
         assert read(stalled)[1] == body
     wait_for_ticks(port, 2)
-    assert port.server.lifecycle.held.total == 0
+    assert port.server.lifecycle.buffered.total == 0
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n"])
@@ -206,7 +206,7 @@ def test_an_ended_connection_is_freed_without_the_cycle_collector(
         gc.enable()
 
 
-def test_a_refused_client_that_ends_at_once_is_no_error(
+def test_a_rejected_client_that_ends_at_once_is_no_error(
     port: TlsPort, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(port.server, "most_connections", 1)

@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 
 from diagonalflip.errors import ArtifactError, ServerOverloaded
-from supervisor import backoff, health, process, workers
-from supervisor.models import Models
-from supervisor.ports import listen
-from supervisor.process import Worker
-from supervisor.settings import Settings
-from supervisor.workers import MAX_FAILED_STARTS, Workers
+from diagonalflip.server import health
+from diagonalflip.server.http.routes import ALL_IMAGES
+from diagonalflip.server.models.versions import Models
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor import backoff, process, workers
+from diagonalflip.server.supervisor.ports import listen
+from diagonalflip.server.supervisor.process import Worker
+from diagonalflip.server.supervisor.workers import MAX_FAILED_STARTS, Workers
 from tests.conftest import asynchronous
-from worker.routes import ALL_IMAGES
 
 PATH = "/predictions/diagonal_flip"
 
@@ -42,7 +43,7 @@ def answer(version):
         flips[7][2] = float("nan")
     body = b"".join(struct.pack("<4f", *row) for row in flips)
     return {
-        "status": 503 if behaviour == "refuses" else 200,
+        "status": 503 if behaviour == "rejects" else 200,
         "device": "cpu",
         "digest": "0" if behaviour == "other" else digest,
         "predictions": body[behaviour == "short":].hex(),
@@ -172,7 +173,7 @@ def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
         ("wrong", {}, "a prediction deviates by 0.0001"),
         ("not a number", {}, "a prediction deviates by nan"),
         ("short", {}, "255 bytes"),
-        ("refuses", {}, "status 503"),
+        ("rejects", {}, "status 503"),
         ("other", {}, "model 0 answered"),
         ("missing", {}, "versions"),
         ("right", {"require_gpu": 1}, "computed on cpu"),

@@ -37,12 +37,12 @@ def main() -> None:
     metrics = MetricsCacheYamlImpl(str(Path(ts.__file__).parent / "configs/metrics.yaml"))
     metrics.initialize_cache()
     service = TsModelLoader().load(
-        "diagonal_flip", folder, "flip_handler.py", None, 8, None, True, metrics
+        "diagonal_flip", folder, "diagonalflip_handler.py", None, 8, None, True, metrics
     )
     origins = {
         name: module.__file__
         for name, module in list(sys.modules.items())
-        if name.startswith(("flip_", "diagonalflip"))
+        if name.startswith("diagonalflip")
     }
     print(f"loaded {json.dumps(origins)}", flush=True)
     with socket.socket(fileno=int(descriptor)) as connection:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from supervisor.settings import Settings
+from diagonalflip.server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".deploy/bin"

@@ -1,6 +1,6 @@
 """Check a KServe predictor as Knative's admission does, with the default feature flags.
 
-KServe copies the predictor's pod spec into a Knative Service. Knative refuses each field that its
+KServe copies the predictor's pod spec into a Knative Service. Knative rejects each field that its
 masks leave out (knative/serving: pkg/apis/serving/fieldmask.go) and some values
 (pkg/apis/serving/k8s_validation.go). The flags that allow more are off by default, except
 ``kubernetes.podspec-volumes-emptydir`` (pkg/apis/config/features.go).
@@ -59,7 +59,7 @@ MAX_TIMEOUT_S = 600
 
 
 def problems(predictor: dict[str, Any]) -> list[str]:
-    """Return what Knative would refuse, each with the place it is at."""
+    """Return what Knative would reject, each with the place it is at."""
     pod = {name: value for name, value in predictor.items() if name not in KSERVE_FIELDS.split()}
     found = [*_masked(pod, ""), *_wrong_volumes(pod)]
     for container in pod["containers"]:

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from benchmarks.running import variables
-from drills.cluster import HAPROXY
 from tests.deploy.files import COMPOSE, ROOT, TOOLS, load, needs_tools, run
+from tests.drills.cluster import HAPROXY
 
 
 @needs_tools

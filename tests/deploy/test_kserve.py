@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from supervisor.settings import Settings
+from diagonalflip.server.http.authentication import HEALTH
+from diagonalflip.server.settings import Settings
 from tests.deploy import knative
 from tests.deploy.files import (
     ROOT,
@@ -23,7 +24,6 @@ from tests.deploy.files import (
     run,
     stop_timeout_s,
 )
-from worker.authentication import HEALTH
 
 SERVERLESS = ROOT / "deploy/kserve/serverless/inference-service.yaml"
 MODE = "serving.kserve.io/deploymentMode"
@@ -72,7 +72,7 @@ Change = Callable[[Any, Any], object]
         (lambda _, own: own["volumeMounts"][0].update(mountPath="/dev"), "reserved"),
     ],
 )
-def test_what_knative_refuses_would_be_noticed(change: Change, told: str) -> None:
+def test_what_knative_rejects_would_be_noticed(change: Change, told: str) -> None:
     pod = serverless()
     change(pod, pod["containers"][0])
     (problem,) = knative.problems(pod)

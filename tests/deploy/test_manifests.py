@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from diagonalflip.message import Request
-from supervisor.admin import AdminServer, Health
-from supervisor.metrics import Page
-from supervisor.settings import PREFIX, Settings
-from supervisor.workers import RESULTS
+from diagonalflip.server.settings import PREFIX, Settings
+from diagonalflip.server.supervisor.admin import AdminServer, Health
+from diagonalflip.server.supervisor.metrics import Page
+from diagonalflip.server.supervisor.workers import RESULTS
+from diagonalflip.server.worker.metrics import Metrics
 from tests.deploy.files import (
     COMPOSE,
     ROOT,
@@ -30,7 +31,6 @@ from tests.deploy.files import (
     run,
     stop_timeout_s,
 )
-from worker.metrics import Metrics
 
 OPERATORS_KINDS = {"ServiceMonitor", "PrometheusRule"}
 """Of the Prometheus operator: no schema of Kubernetes knows them."""
@@ -235,7 +235,7 @@ def test_pods_have_no_rights() -> None:
 
 
 def test_the_image_s_user_is_a_number() -> None:
-    """Else ``runAsNonRoot`` would refuse it, for a name could be root's."""
+    """Else ``runAsNonRoot`` would reject it, for a name could be root's."""
     assert int(dockerfile(r"^USER (\d+)")) > 0
 
 

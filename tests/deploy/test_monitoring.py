@@ -25,9 +25,9 @@ import pytest
 import requests
 import yaml
 
+from diagonalflip.server.supervisor import tokens
+from diagonalflip.server.supervisor.ports import free_ports
 from diagonalflip.wire import MAX_IMAGES, OCTETS, PACKED
-from supervisor import tokens
-from supervisor.ports import free_ports
 from tests.deploy.files import ROOT, needs_tools
 from tests.integration.conftest import PATH, Server, changed_worker, run_server
 
@@ -46,7 +46,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 LIAR = """
 from pathlib import Path
-from worker.routes import WorkerServer
+from diagonalflip.server.http.routes import WorkerServer
 
 honest, order = WorkerServer.check, Path({lie!r})
 

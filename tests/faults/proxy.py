@@ -165,7 +165,7 @@ class FaultProxy:
         faults: For the next requests; what comes after them passes unspoilt, or meets
             ``always``.
         always: For all requests after ``faults``.
-        requests: Requests, and connections refused before one, so far.
+        requests: Requests, and connections rejected before one, so far.
     """
 
     upstream: tuple[str, int]

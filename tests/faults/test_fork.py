@@ -21,7 +21,7 @@ FORKED = """
 import asyncio, os, sys
 import numpy as np
 from diagonalflip import Client
-from diagonalflip.aio import AsyncClient
+from diagonalflip.client.aio import AsyncClient
 
 url, kind, calls = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
@@ -50,7 +50,7 @@ sys.exit(wrong > 0 or status != 0)
 
 TWO_LOOPS = """
 import asyncio, sys
-from diagonalflip.aio import AsyncClient
+from diagonalflip.client.aio import AsyncClient
 
 client = AsyncClient(sys.argv[1])
 

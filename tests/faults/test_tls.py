@@ -14,7 +14,7 @@ import certifi
 import numpy as np
 import pytest
 
-from diagonalflip._endpoint import TRUST
+from diagonalflip.client._endpoint import TRUST
 from diagonalflip.errors import ClientError, DeadlineExceeded
 from tests.faults.conftest import Call
 from tests.faults.fake_server import TABLE, FakeServer, listening

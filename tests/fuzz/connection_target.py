@@ -15,14 +15,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from diagonalflip.message import Request, Response
+from diagonalflip.server.http import limits
+from diagonalflip.server.http.connection import Connection
+from diagonalflip.server.http.hosts import Hosts
+from diagonalflip.server.http.routes import WorkerServer
+from diagonalflip.server.worker.metrics import HTTP, Metrics
+from diagonalflip.server.worker.served import Served
 from diagonalflip.wire import MAX_BODY_BYTES
 from tests.fuzz.source import Execution, Source, repeat
-from worker import limits
-from worker.connection import Connection
-from worker.hosts import Hosts
-from worker.metrics import HTTP, Metrics
-from worker.models import Served
-from worker.routes import WorkerServer
 
 ANSWER, STALLED, READ, EXPIRE, HALF_CLOSE, HANG_UP = range(1, 7)
 """What may happen after a piece; nothing else does for any other byte."""
@@ -99,8 +99,8 @@ class Connections:
             is_deep = stream.count(b" HTTP/1.") > limits.PIPELINED_REQUESTS
             least = min(len(pieces.seen), len(whole.seen)) if is_deep else None
             assert pieces.seen[:least] == whole.seen[:least]
-        form = "refused" if pieces.refused else "answered" if pieces.seen else "nothing"
-        return Execution(f"{form} HTTP", len(stream), pieces.ns, pieces.refused)
+        form = "rejected" if pieces.rejected else "answered" if pieces.seen else "nothing"
+        return Execution(f"{form} HTTP", len(stream), pieces.ns, pieces.rejected)
 
 
 METRICS = Metrics()
@@ -111,7 +111,7 @@ class Exchange:
 
     Attributes:
         seen: Headers and body of every request that the handler was given.
-        refused: Whether any request was.
+        rejected: Whether any request was.
         disturbed: Whether the client or the clock ended the connection early.
         ns: Processor time.
     """
@@ -133,14 +133,14 @@ class Exchange:
         finally:
             _set_running_loop(None)
         self.ns = thread_time_ns() - started
-        self.refused = METRICS.rejected.total() > rejected
+        self.rejected = METRICS.rejected.total() > rejected
         self._check()
 
     def documents(self, versions: Sequence[str]) -> dict[str, bytes]:
         """Do the same as the service."""
         return dict.fromkeys(("server", "model", "config", "weights"), versions[0].encode())
 
-    def weigh(self, request: Request) -> int:
+    def cost(self, request: Request) -> int:
         """Do the same as the service."""
         return 2 * len(request.body)
 
@@ -208,7 +208,7 @@ class Exchange:
         assert not lifecycle._light
         assert not lifecycle._heavy
         assert lifecycle.queued_images == 0
-        assert lifecycle.held.total == 0
+        assert lifecycle.buffered.total == 0
         assert self.disturbed or not self._connection._queue
 
 

@@ -14,14 +14,12 @@ from pathlib import Path
 from time import thread_time_ns
 from typing import Any, cast
 
-import flip_decode
-import flip_read
-from flip_media import parse_media_type
-from flip_service import Service
-from flip_v2 import HEADER_LENGTH
-
 from diagonalflip import wire
 from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.inference import decoders, reading
+from diagonalflip.inference.media_types import parse_media_type
+from diagonalflip.inference.service import Service
+from diagonalflip.inference.v2 import HEADER_LENGTH
 from diagonalflip.message import Operation, Request
 from diagonalflip.wire import FORM, JSON, OCTETS, PACKED, PBM, PNG, TEXT
 from tests.fuzz.source import Execution, Source, header_bytes, repeat
@@ -131,25 +129,25 @@ class Decoders:
         return made
 
     def run(self, data: bytes) -> Execution:
-        """Reads one request, and refuses it if it must be; then both are checked."""
+        """Reads one request, and rejects it if it must be; then both are checked."""
         asked = request(data)
         headers, body = asked.headers, asked.body
-        found, refused = None, False
+        found, rejected = None, False
         started = thread_time_ns()
         try:
-            found = flip_read.read(asked, "1.0", DIGEST)
+            found = reading.read(asked, "1.0", DIGEST)
         except DiagonalFlipError as error:
-            refused = True
-            response = Service.refuse(cast("Service", None), asked, error)
+            rejected = True
+            response = Service.reject(cast("Service", None), asked, error)
             assert error.status in STATUSES, error
             assert isinstance(json.loads(response.body), dict)
         ns = thread_time_ns() - started
         if found is not None:
             check(found.images)
-            assert found.weight <= flip_read.weigh(asked)
+            assert found.cost <= reading.cost_of(asked)
         check_packed(bytes(body[:1024]))
         length = len(body) + sum(map(len, headers.values()))
-        return Execution(form(headers, body), length, ns, refused)
+        return Execution(form(headers, body), length, ns, rejected)
 
 
 def request(data: bytes) -> Request:
@@ -231,7 +229,7 @@ def check(images: wire.Images) -> None:
     again = wire.pack(numbers)
     assert (again.packed, again.count) == (bytes(images.packed), images.count)
     kind = wire.with_padding(OCTETS, images.count)
-    assert flip_decode.decode(kind, images.packed) == wire.Images(images.packed, images.count)
+    assert decoders.decode(kind, images.packed) == wire.Images(images.packed, images.count)
 
 
 def check_packed(body: bytes) -> None:
@@ -241,7 +239,7 @@ def check_packed(body: bytes) -> None:
         (ODD, body[:-1] + bytes([body[-1] & 0xF0]) if body else b""),
     ):
         if packed:
-            images = flip_decode.decode(kind, packed)
+            images = decoders.decode(kind, packed)
             assert images.count == 2 * len(packed) - (kind == ODD)
             assert wire.pack(wire.unpack(images)).packed == packed
 
@@ -249,5 +247,5 @@ def check_packed(body: bytes) -> None:
 def form(headers: dict[str, str], body: bytes | bytearray) -> str:
     """A request's form, in words."""
     name = parse_media_type(headers.get("content-type", "")).name
-    known = name if name in flip_decode.DECODERS else "another type"
+    known = name if name in decoders.DECODERS else "another type"
     return f"V2 {known}" if HEADER_LENGTH in headers or b'"inputs"' in body else known

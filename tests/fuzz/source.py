@@ -20,7 +20,7 @@ class Execution(NamedTuple):
     form: str
     length: int
     ns: int
-    refused: bool
+    rejected: bool
 
 
 class Target(Protocol):

@@ -24,9 +24,9 @@ import pytest
 import requests
 
 from benchmarks.running import variables
-from diagonalflip._answers import agree
+from diagonalflip.client._answers import agree
+from diagonalflip.server.settings import Settings, variable
 from diagonalflip.wire import to_pixels
-from supervisor.settings import Settings, variable
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = "/predictions/diagonal_flip"
@@ -43,7 +43,7 @@ class Server:
     """A running server.
 
     Attributes:
-        process: ``python -m supervisor``.
+        process: ``python -m diagonalflip.server``.
         logs: Folder of its logs.
         printed: Lines that were read of what it prints.
         url: Where it predicts: the HTTP listener.
@@ -76,7 +76,7 @@ class Server:
     @property
     def workers(self) -> list[psutil.Process]:
         """Its workers, which the supervisor starts."""
-        return self._children("worker")
+        return self._children("diagonalflip.server.worker")
 
     @property
     def java(self) -> psutil.Process:
@@ -151,7 +151,7 @@ class Server:
 
 
 def server_environment(artifacts: Path, logs: Path, settings: dict[str, str]) -> dict[str, str]:
-    """Environment of ``python -m supervisor``, for settings by the names that make takes.
+    """Environment of ``python -m diagonalflip.server``, for settings by the names that make takes.
 
     Free ports, and no TorchServe, unless ``settings`` say otherwise.
     """
@@ -163,7 +163,7 @@ def server_environment(artifacts: Path, logs: Path, settings: dict[str, str]) ->
 def run_server(
     artifacts: Path, logs: Path, *, through: Sequence[str] = (), **settings: str
 ) -> Iterator[Server]:
-    """``python -m supervisor``, from its start to its end whatever happens between.
+    """``python -m diagonalflip.server``, from its start to its end whatever happens between.
 
     Args:
         artifacts: The model store.
@@ -173,7 +173,7 @@ def run_server(
             for TorchServe.
     """
     process = subprocess.Popen(
-        [*through, sys.executable, "-m", "supervisor"],
+        [*through, sys.executable, "-m", "diagonalflip.server"],
         cwd=ROOT,
         env=server_environment(artifacts, logs, settings),
         stdout=subprocess.PIPE,
@@ -200,12 +200,11 @@ def changed_worker(folder: Path, code: str) -> list[str]:
     """
     for path in ROOT.glob("[a-z]*"):
         (folder / path.name).symlink_to(path)
-    for name in ("supervisor", "worker"):  # they find what they run beside their own files
-        (folder / name).unlink()
-        shutil.copytree(ROOT / name, folder / name)
-    main = folder / "worker/__main__.py"
-    main.rename(folder / "worker/unchanged.py")
-    main.write_text(f"{code}\nfrom worker.unchanged import main\nmain()\n")
+    (folder / "diagonalflip").unlink()
+    shutil.copytree(ROOT / "diagonalflip", folder / "diagonalflip")
+    main = folder / "diagonalflip/server/worker/__main__.py"
+    main.rename(main.with_name("unchanged.py"))
+    main.write_text(f"{code}\nfrom diagonalflip.server.worker.unchanged import main\nmain()\n")
     return ["env", "-C", str(folder)]
 
 

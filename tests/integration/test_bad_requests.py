@@ -49,7 +49,7 @@ def test_a_bad_request_is_told_what_was_got_and_expected(server: Server, name: s
     assert problem["expected"]
 
 
-def test_an_answer_that_nobody_can_give_is_refused(server: Server) -> None:
+def test_an_answer_that_nobody_can_give_is_rejected(server: Server) -> None:
     response = server.post(b"\xb6", PACKED, accept="image/gif")
     assert response.status_code == 406
     assert response.json()["code"] == "not_acceptable"

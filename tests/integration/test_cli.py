@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from requests.structures import CaseInsensitiveDict
 
-from diagonalflip._endpoint import Reply
 from diagonalflip.cli.check import Verdict, verdicts
 from diagonalflip.cli.target import Raw, Target
+from diagonalflip.client._endpoint import Reply
 from diagonalflip.wire import MAX_IMAGES, pack, to_pixels
 from tests.integration.conftest import ROOT, Oracle, Server
 
@@ -106,7 +106,7 @@ def test_pictures(server: Server, oracle: Oracle, tmp_path: Path, form: str) -> 
     assert json.loads(lines[0]) == pytest.approx(KNOWN, abs=TOLERANCE)
 
 
-def test_a_picture_that_the_server_refuses(server: Server, tmp_path: Path) -> None:
+def test_a_picture_that_the_server_rejects(server: Server, tmp_path: Path) -> None:
     output = tmp_path / "out.npy"
     options = ("--input", "-", "--from", "png", "--output", output)
     finished = run("--url", server.base, "predict", *options, stdin=b"no picture")

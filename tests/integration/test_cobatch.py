@@ -38,12 +38,12 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass
 class Case:
-    """A request, and what it must get: ``images`` answered, or a refusal's status and code."""
+    """A request, and what it must get: ``images`` answered, or a rejection's status and code."""
 
     body: bytes
     headers: dict[str, str]
     images: Numbers | None = None
-    refusal: tuple[int, str] | None = None
+    rejection: tuple[int, str] | None = None
     path: str = "predictions/diagonal_flip"
     extra: dict[str, str] = field(default_factory=dict)
 
@@ -92,7 +92,7 @@ VALID = (packed_case, packed_case, packed_case, json_case, text_case, picture_ca
 
 
 def bad(body: bytes, content_type: str, status: int, code: str, **headers: str) -> Case:
-    return Case(body, {"Content-Type": content_type} | headers, refusal=(status, code))
+    return Case(body, {"Content-Type": content_type} | headers, rejection=(status, code))
 
 
 def bomb() -> bytes:
@@ -155,8 +155,8 @@ def check(
     expected: npt.NDArray[np.float32],
 ) -> None:
     status, headers, body = response.status, response.headers, response.read()
-    if case.refusal is not None:
-        assert (status, json.loads(body)["code"]) == case.refusal
+    if case.rejection is not None:
+        assert (status, json.loads(body)["code"]) == case.rejection
         return
     assert case.images is not None
     if not server.delivers(16 * len(case.images)):

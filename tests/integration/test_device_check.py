@@ -17,7 +17,7 @@ from benchmarks.device_service import Bench, Load, service_goals
 from benchmarks.driver import Outcome
 from benchmarks.running import Ours
 from benchmarks.workloads import WORKLOADS
-from benchmarks.wrk import refuse_failures
+from benchmarks.wrk import reject_failures
 from tests.integration.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def test_every_step_runs_and_is_written_down(tmp_path: Path) -> None:
         assert all(row["median_us"] > 0 for row in engine["sizes"])
     assert found["every form"]["front"] > 100
     assert found["every form"]["torchserve"] > 100
-    assert found["settings"] == {"FLIP_REQUIRE_GPU=1 without a GPU": "refused, status 2"}
+    assert found["settings"] == {"FLIP_REQUIRE_GPU=1 without a GPU": "rejected, status 2"}
     assert found["a worker killed"]["200"] >= 40
     assert "wrong" not in found["a worker killed"]
     large = {"W4", "W4-float16"}
@@ -100,6 +100,6 @@ def test_goals_that_are_missed_are_told() -> None:
     "outcome", [Outcome(), Outcome(requests=9, wrong=1), Outcome(requests=9, errors=1)]
 )
 def test_a_load_that_was_not_all_right_ends_it(outcome: Outcome) -> None:
-    refuse_failures(Outcome(requests=9), WORKLOADS["W1"])
+    reject_failures(Outcome(requests=9), WORKLOADS["W1"])
     with pytest.raises(SystemExit, match="W1"):
-        refuse_failures(outcome, WORKLOADS["W1"])
+        reject_failures(outcome, WORKLOADS["W1"])

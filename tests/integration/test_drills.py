@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from drills.__main__ import run
-from drills.faults import DRILLS
-from drills.load import references
+from tests.drills.__main__ import run
+from tests.drills.faults import DRILLS
+from tests.drills.load import references
 
 FAST = "kill -9 of a worker"
 

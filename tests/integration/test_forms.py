@@ -42,7 +42,7 @@ def test_a_form_with_one_file_is_that_file(server: Server, oracle: Oracle, name:
     check(requests.post(server.url, files=files, timeout=30), oracle)
 
 
-def test_other_forms_are_refused(server: Server) -> None:
+def test_other_forms_are_rejected(server: Server) -> None:
     file = ("images.bin", BODY, OCTETS)
     two = requests.post(server.url, files={"a": file, "b": file}, timeout=30)
     assert two.status_code in (400, 415)
@@ -125,7 +125,7 @@ def test_a_compressed_body_is_decompressed(
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, gzip"])
-def test_another_coding_is_refused(server: Server, coding: str) -> None:
+def test_another_coding_is_rejected(server: Server, coding: str) -> None:
     headers = {"Content-Type": OCTETS, "Content-Encoding": coding}
     answer = requests.post(server.url, data=BODY, headers=headers, timeout=30)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_coding")

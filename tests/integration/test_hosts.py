@@ -29,8 +29,8 @@ import psutil
 import pytest
 import requests
 
-from supervisor import tokens
-from supervisor.host import GPU_NODES
+from diagonalflip.inference.devices import GPU_NODES
+from diagonalflip.server.supervisor import tokens
 from tests.integration.conftest import (
     ROOT,
     Oracle,
@@ -112,9 +112,8 @@ def turkish(folder: Path) -> None:
 def checkout_with_blanks(folder: Path) -> None:
     """Another checkout, and an environment in it that finds this one's packages."""
     checkout = folder / "my own checkout"
-    for name in ("diagonalflip", "export", "handlers", "playground", "supervisor", "worker"):
+    for name in ("diagonalflip", "export", "handlers"):
         shutil.copytree(ROOT / name, checkout / name)
-    shutil.copy(ROOT / "openapi.yaml", checkout)
     venv.create(checkout / ".venv", symlinks=True)
     packages = ".venv/lib/python{}.{}/site-packages".format(*sys.version_info)
     paths = f"{checkout}\n{sysconfig.get_path('purelib')}\n"
@@ -360,7 +359,7 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
     os.set_blocking(writer, True)
     settings = {"LOG_FORMAT": "json", "STOP_TIMEOUT_S": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "supervisor"],
+        [sys.executable, "-m", "diagonalflip.server"],
         cwd=ROOT,
         env=server_environment(artifacts, folder / "logs", settings),
         stdout=writer,

@@ -52,7 +52,7 @@ def test_both_ports_give_the_same_answers(running: Server) -> None:
 def test_who_comes_while_the_only_worker_is_dead_waits_for_the_next(
     artifacts: Path, oracle: Oracle, tmp_path: Path
 ) -> None:
-    """No client is refused or reset whose connection the dead worker had not accepted."""
+    """No client is rejected or reset whose connection the dead worker had not accepted."""
     with run_server(artifacts, tmp_path, WORKERS="1") as server:
         worker = server.workers[0]
         worker.kill()

@@ -20,9 +20,9 @@ import psutil
 import pytest
 import requests
 
+from diagonalflip.server.supervisor import tokens
+from diagonalflip.server.supervisor.ports import free_ports
 from diagonalflip.wire import OCTETS
-from supervisor import tokens
-from supervisor.ports import free_ports
 from tests.integration.conftest import (
     FREE_PORTS,
     ROOT,
@@ -110,7 +110,7 @@ def start_and_fail(
 ) -> str:
     """Runs a server that cannot start, and returns the one line that it says why."""
     result = subprocess.run(
-        [*through, sys.executable, "-m", "supervisor"],
+        [*through, sys.executable, "-m", "diagonalflip.server"],
         cwd=ROOT,
         env=server_environment(artifacts, logs, settings),
         capture_output=True,

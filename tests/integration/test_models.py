@@ -1,4 +1,4 @@
-"""Versions on one listener: who answers what, how the default changes, and what is refused."""
+"""Versions on one listener: who answers what, how the default changes, and what is rejected."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 from diagonalflip import Client
 from diagonalflip.errors import ModelDoesNotFlip, ModelNotFound
+from diagonalflip.server.models import signature
+from diagonalflip.server.supervisor import tokens
 from diagonalflip.wire import JSON, OCTETS, TOLERANCE, pack, to_pixels
-from drills.load import Tables, references
 from export.archive import digest, write_zip
-from supervisor import signature, tokens
 from tests.conftest import export
+from tests.drills.load import Tables, references
 from tests.integration.conftest import PATH, ROOT, Server, run_server
 from tests.integration.test_lifecycle import start_and_fail
 

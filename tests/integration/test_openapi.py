@@ -17,7 +17,7 @@ import yaml
 from diagonalflip.wire import MAX_IMAGES
 from tests.integration.conftest import ROOT, Server, run_server
 
-FILE = ROOT / "openapi.yaml"
+FILE = ROOT / "diagonalflip/server/openapi.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 OPERATIONS: dict[str, tuple[str, str]] = {
     operation["operationId"]: (method, path)

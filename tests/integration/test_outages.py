@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import requests
 
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor import tokens
+from diagonalflip.server.supervisor.torchserve_command import find_torchserve
 from diagonalflip.wire import OCTETS
-from supervisor import tokens
-from supervisor.settings import Settings
-from supervisor.torchserve_command import find_torchserve
 from tests.integration.conftest import PATH, Oracle, Server, changed_worker, run_server
 from tests.integration.test_predictions import assert_predicts, packed_request
 from tests.integration.test_public_listener import CERTIFICATE

@@ -24,6 +24,7 @@ import requests
 from PIL import Image
 
 from diagonalflip.client import Client
+from diagonalflip.server.supervisor import tokens
 from diagonalflip.wire import (
     JSON,
     MAX_BODY_BYTES,
@@ -36,7 +37,6 @@ from diagonalflip.wire import (
     PNG,
     TEXT,
 )
-from supervisor import tokens
 from tests.integration.conftest import PATH, Oracle, Server, run_server
 from tests.integration.test_public_listener import PublicListener, public
 
@@ -98,7 +98,7 @@ def peak_bytes(pid: int) -> int:
     return int(line.split()[1]) << 10
 
 
-def test_many_large_pictures_at_once_are_predicted_or_refused(
+def test_many_large_pictures_at_once_are_predicted_or_rejected(
     artifacts: Path, oracle: Oracle, tmp_path: Path
 ) -> None:
     body = picture()
@@ -174,7 +174,7 @@ def test_the_worst_mixture_is_answered_within_the_bound(artifacts: Path, tmp_pat
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
                 if number % 3:
                     raise
-                statuses[503] += 1  # TorchServe closes before a refused client has read
+                statuses[503] += 1  # TorchServe closes before a rejected client has read
                 return
             statuses[answer.status_code] += 1
 

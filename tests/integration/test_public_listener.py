@@ -19,7 +19,7 @@ import requests
 
 from diagonalflip import Client
 from diagonalflip.errors import NotAuthorized, TokenRevoked
-from supervisor import tokens
+from diagonalflip.server.supervisor import tokens
 from tests.integration.conftest import ROOT, Oracle, Server, run_server
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
@@ -125,7 +125,7 @@ def test_without_a_known_token_it_is_401(listener: PublicListener, header: str |
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-def test_the_client_tells_the_two_refusals_apart(listener: PublicListener) -> None:
+def test_the_client_tells_the_two_rejections_apart(listener: PublicListener) -> None:
     authority = str(listener.authority)
     with (
         Client(listener.url, token=listener.token[1:], verify=authority) as client,
@@ -188,7 +188,7 @@ def test_only_our_routes_and_methods_get_through(
         assert answer.headers["allow"] == ALLOWED[path]
 
 
-def test_a_body_over_the_limit_is_refused_unread(listener: PublicListener) -> None:
+def test_a_body_over_the_limit_is_rejected_unread(listener: PublicListener) -> None:
     with listener.connect() as connection:
         head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {listener.token}\r\n"
         connection.sendall(head.encode() + b"Content-Length: 67108865\r\n\r\n")
@@ -257,17 +257,17 @@ def test_pages_are_not_for_the_public(listener: PublicListener, path: str) -> No
     assert listener.ask(path=path).status_code == requests.codes.not_found
 
 
-def test_what_it_refused_is_among_the_metrics(listener: PublicListener) -> None:
+def test_what_it_rejected_is_among_the_metrics(listener: PublicListener) -> None:
     listener.ask(headers={})
     while not listener.server.metric('rejected_total{code="not_authorized"'):
         pass  # it is published every second; the test's own time limit ends this
 
 
-def test_refusals_are_logged_as_json_without_the_token(listener: PublicListener) -> None:
+def test_rejections_are_logged_as_json_without_the_token(listener: PublicListener) -> None:
     while True:  # others may have used up this second's lines; the test's time limit ends this
         listener.ask(path="/secret", headers={"Authorization": "Bearer abcdefgh"})
         log = (listener.server.logs / "worker.log").read_text()
-        lines = [line.partition(" refused: ")[2] for line in log.splitlines()]
+        lines = [line.partition(" rejected: ")[2] for line in log.splitlines()]
         told = [json.loads(line) for line in lines if "/secret" in line]
         if told:
             break

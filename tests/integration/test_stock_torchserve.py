@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import requests
 
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor.ports import free_ports
+from diagonalflip.server.supervisor.torchserve_command import find_torchserve
 from diagonalflip.wire import JSON, OCTETS, PNG, TEXT
-from supervisor.ports import free_ports
-from supervisor.settings import Settings
-from supervisor.torchserve_command import find_torchserve
 from tests.integration.conftest import PATH, TORCHSERVE_BYTES, Oracle, Server, new_folder
 from tests.integration.test_cobatch import picture_case
 from tests.integration.test_predictions import assert_predicts, packed_request

@@ -44,7 +44,7 @@ def test_files_of_all_parts(artifacts: Path, tmp_path: Path) -> None:
 def test_lines_of_all_parts_as_json(artifacts: Path, tmp_path: Path) -> None:
     parts = set()
     process = subprocess.Popen(
-        [sys.executable, "-m", "supervisor"],
+        [sys.executable, "-m", "diagonalflip.server"],
         cwd=ROOT,
         env=server_environment(artifacts, tmp_path, ELSEWHERE | {"LOG_FORMAT": "json"}),
         stdout=subprocess.PIPE,

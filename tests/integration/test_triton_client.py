@@ -206,7 +206,7 @@ def test_errors_arrive_as_the_clients_own_exception(
     assert "Expected " in raised.value.message()
 
 
-def test_an_unknown_output_is_refused(client: Client) -> None:
+def test_an_unknown_output_is_rejected(client: Client) -> None:
     with pytest.raises(InferenceServerException, match="prediction") as raised:
         client.infer(MODEL, [pixels_input([11])], outputs=[triton.InferRequestedOutput("other")])
     assert raised.value.status() == "400"

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import ROOT
-from tests.integration.conftest import Server
+from tests.integration.conftest import FREE_PORTS, Server
 
 pytestmark = pytest.mark.slow
 
@@ -47,3 +48,37 @@ def test_it_works_alone(built: dict[str, Path], server: Server, tmp_path: Path) 
     run("-m", "diagonalflip.cli", "check", server.base, **alone)
     code = "import sys, diagonalflip.cli; print(diagonalflip.__file__, 'torch' in sys.modules)"
     assert run("-c", code, **alone).split() == [str(tmp_path / "diagonalflip/__init__.py"), "False"]
+
+
+def test_it_serves_alone_without_torch_and_java(built: dict[str, Path], tmp_path: Path) -> None:
+    """The versions in the wheel, from a folder that has no model store."""
+    package, here = tmp_path / "package", tmp_path / "here"
+    here.mkdir()
+    target = ["--target", str(package), "--no-deps", "--no-index"]
+    run("-m", "pip", "install", "--quiet", *target, str(built[".whl"]))
+    command = [sys.executable, "-m", "diagonalflip.cli", "serve", "LOG_DIR=logs"]
+    command += [f"{name.removeprefix('FLIP_')}=0" for name in FREE_PORTS]
+    environment = {name: each for name, each in os.environ.items() if not name.startswith("FLIP_")}
+    process = subprocess.Popen(
+        command,
+        cwd=here,
+        env=environment | {"PYTHONPATH": str(package)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    server = Server(process, here / "logs")
+    try:
+        url = server.read_until("^http://").strip()
+        assert any("TorchServe is off" in line for line in server.printed)
+        run("-m", "diagonalflip.cli", "check", url)
+        run("-m", "diagonalflip.cli", "--model-version", "2.0", "check", url)
+        assert len(server.workers) >= 1
+        for part in (psutil.Process(process.pid), *server.workers):
+            maps = [each.path for each in part.memory_maps()]
+            assert not any("libtorch" in path for path in maps)
+        assert server.stop() == 0
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    assert {path.name for path in here.iterdir()} == {"logs"}

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from diagonalflip.errors import SettingError
-from supervisor import tokens
-from supervisor.access import AccessFiles
-from supervisor.settings import Settings
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor import tokens
+from diagonalflip.server.supervisor.access import AccessFiles
 
 
 def certify(chain: Path, key: Path, days: int = 30) -> None:

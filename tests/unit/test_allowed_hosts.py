@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diagonalflip.errors import SettingError
-from worker.hosts import Hosts, read_names
+from diagonalflip.server.http.hosts import Hosts, read_names
 
 LOCAL: list[str | None] = [
     "localhost",
@@ -24,33 +24,33 @@ ADDRESSES = ["10.0.0.1:8083", "[2001:db8::1]", "192.168.1.1"]
 @pytest.mark.parametrize("is_public", [False, True])
 @pytest.mark.parametrize("allowed", [[], ["flip.example"], ["*"]])
 def test_names_of_this_host_are_always_taken(allowed: list[str], *, is_public: bool) -> None:
-    assert not any(map(Hosts(allowed, is_public=is_public).refusal, LOCAL))
+    assert not any(map(Hosts(allowed, is_public=is_public).rejection, LOCAL))
 
 
 def test_a_port_for_this_host_takes_only_the_names_that_are_allowed() -> None:
     for allowed in ([], ["flip.example"]):
         hosts = Hosts(allowed, is_public=False)
         for each in [*NAMES, *ADDRESSES]:
-            refusal = hosts.refusal(each)
-            assert refusal is not None
-            assert refusal.status == 421
-            assert "FLIP_ALLOWED_HOSTS" in str(refusal)
+            rejection = hosts.rejection(each)
+            assert rejection is not None
+            assert rejection.status == 421
+            assert "FLIP_ALLOWED_HOSTS" in str(rejection)
     hosts = Hosts(read_names("Flip.example, 10.0.0.1,[2001:db8::1]"), is_public=False)
     taken = ["flip.example", "FLIP.example.:80", "10.0.0.1:1", "[2001:db8::1]:443"]
-    assert not any(map(hosts.refusal, taken))
+    assert not any(map(hosts.rejection, taken))
 
 
 def test_a_public_port_takes_any_name_unless_some_are_allowed() -> None:
-    assert not any(map(Hosts([], is_public=True).refusal, [*NAMES, *ADDRESSES]))
+    assert not any(map(Hosts([], is_public=True).rejection, [*NAMES, *ADDRESSES]))
     hosts = Hosts(["flip.example"], is_public=True)
-    assert all(map(hosts.refusal, NAMES))
-    assert not any(map(hosts.refusal, [*ADDRESSES, "flip.example:8443"]))
+    assert all(map(hosts.rejection, NAMES))
+    assert not any(map(hosts.rejection, [*ADDRESSES, "flip.example:8443"]))
 
 
 @pytest.mark.parametrize("is_public", [False, True])
 def test_a_star_allows_any(*, is_public: bool) -> None:
     hosts = Hosts(read_names("*"), is_public=is_public)
-    assert not any(map(hosts.refusal, [*NAMES, *ADDRESSES]))
+    assert not any(map(hosts.rejection, [*NAMES, *ADDRESSES]))
 
 
 @pytest.mark.parametrize("text", ["a:80", "https://a", "a b", "a/b", "*.a", "a;b"])

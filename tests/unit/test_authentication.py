@@ -15,11 +15,11 @@ import pytest
 
 from diagonalflip.errors import SettingError
 from diagonalflip.message import Request
-from supervisor import access, tokens
-from supervisor.access import AccessFiles
-from supervisor.settings import Settings
-from worker import limits
-from worker.authentication import Authenticator, read_tokens, tls
+from diagonalflip.server.http import limits
+from diagonalflip.server.http.authentication import Authenticator, read_tokens, tls
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor import access, tokens
+from diagonalflip.server.supervisor.access import AccessFiles
 
 PATH = "/predictions/diagonal_flip"
 RATE = 3
@@ -79,7 +79,7 @@ def test_health_is_for_all_and_counts_for_nobody(
     assert status(authenticator, f"Bearer {token}") == 200
 
 
-def test_refusals_fill_no_log(
+def test_rejections_fill_no_log(
     authenticator: Authenticator, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -88,12 +88,12 @@ def test_refusals_fill_no_log(
             status(authenticator, 'Bearer "\n', "/a\nb")
         authenticator.tick()
     lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 2 * (limits.REFUSALS_LOGGED + 1)
+    assert len(lines) == 2 * (limits.REJECTIONS_LOGGED + 1)
     assert (
-        lines[limits.REFUSALS_LOGGED]
-        == f"{1000 - limits.REFUSALS_LOGGED} rejections were not logged"
+        lines[limits.REJECTIONS_LOGGED]
+        == f"{1000 - limits.REJECTIONS_LOGGED} rejections were not logged"
     )
-    assert json.loads(lines[0].removeprefix("refused: "))["path"] == "/a\nb"
+    assert json.loads(lines[0].removeprefix("rejected: "))["path"] == "/a\nb"
     assert all("\n" not in line for line in lines)
 
 
@@ -200,9 +200,9 @@ def test_a_certificate_is_exchanged_with_its_key_and_lies_on_no_disk(
 
 
 def test_no_room_for_a_file_is_no_fault_of_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def reject(*_: object) -> None:
         raise OSError(errno.EFBIG, "File too large")
 
-    monkeypatch.setattr("worker.authentication._file_of", refuse)
+    monkeypatch.setattr("diagonalflip.server.http.authentication._file_of", reject)
     with pytest.raises(SettingError, match="none can be written: File too large"):
         tls("pem")

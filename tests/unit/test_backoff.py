@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.backoff import LONGEST_S, STABLE_S, RestartBackoff
+from diagonalflip.server.supervisor.backoff import LONGEST_S, STABLE_S, RestartBackoff
 
 DELAYS = [0, 1, 3, 7, 15, 15]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from diagonalflip.server.http.static_files import pages
 from tests.conftest import ROOT
-from worker.static_files import pages
 
 is_clone = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, check=False)
 

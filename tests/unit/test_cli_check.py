@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from diagonalflip import errors
-from diagonalflip._endpoint import Reply
 from diagonalflip.cli import vectors
 from diagonalflip.cli.check import Verdict, line_of, verdicts
 from diagonalflip.cli.target import Raw
+from diagonalflip.client._endpoint import Reply
 from tests.faults.fake_server import DESCRIPTION
 
 PREDICTION = [0.1, -0.1, -0.05, -0.25]

@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from diagonalflip import errors
-from diagonalflip._images import to_images
 from diagonalflip.cli.app import app
 from diagonalflip.cli.exits import ExitCode, UsageError, exit_code
 from diagonalflip.client import ServerInfo
+from diagonalflip.client._images import to_images
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import Images, to_pixels, unpack
 

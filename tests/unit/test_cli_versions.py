@@ -17,7 +17,7 @@ from diagonalflip import errors
 from diagonalflip.cli.app import app
 from diagonalflip.cli.exits import ExitCode
 from diagonalflip.errors import InvalidAnswer, ModelDoesNotFlip
-from diagonalflip.message import refusal
+from diagonalflip.message import rejection
 from tests.faults.conftest import Call, call
 from tests.faults.fake_server import FakeServer, listening
 from tests.unit.test_cli_commands import FakeClient
@@ -112,15 +112,15 @@ def test_a_change_is_asked_for_once_with_the_token(
 @pytest.mark.parametrize(
     ("kind", "code"),
     [
-        *((errors.NotAuthorized, ExitCode.REFUSED), (errors.ModelNotFound, ExitCode.REFUSED)),
-        *((errors.ModelConflict, ExitCode.REFUSED), (errors.ArtifactError, ExitCode.REFUSED)),
+        *((errors.NotAuthorized, ExitCode.REJECTED), (errors.ModelNotFound, ExitCode.REJECTED)),
+        *((errors.ModelConflict, ExitCode.REJECTED), (errors.ArtifactError, ExitCode.REJECTED)),
         (errors.ServerOverloaded, ExitCode.UNREACHABLE),
     ],
 )
-def test_a_refused_change_is_a_line_and_is_not_repeated(
+def test_a_rejected_change_is_a_line_and_is_not_repeated(
     operations: type[Operations], kind: type[errors.DiagonalFlipError], code: ExitCode
 ) -> None:
-    operations.answer = int(kind.status or 0), refusal(kind("g", "e")).body
+    operations.answer = int(kind.status or 0), rejection(kind("g", "e")).body
     changed = run("model", "rollback", operations.url)
     assert (changed.exit_code, changed.stderr) == (code, "diagonalflip: G. Expected e.\n")
     assert len(operations.asked) == 1
@@ -135,7 +135,7 @@ def test_an_answer_is_told_in_full(operations: type[Operations]) -> None:
     assert changed.exit_code == 0
     assert "the next start knows nothing of this" in changed.stderr
     operations.answer = 200, b"[]"
-    assert run("model", "list", operations.url).exit_code == ExitCode.REFUSED
+    assert run("model", "list", operations.url).exit_code == ExitCode.REJECTED
 
 
 class Versions(FakeClient):
@@ -195,7 +195,7 @@ class Other(FakeServer):
 @pytest.mark.parametrize(
     ("line", "named"), [(b"", r"1\.0"), (b"Flip-Model-Version: 1.0\r\n", "None")]
 )
-def test_an_answer_of_another_version_is_refused(call: Call, line: bytes, named: str) -> None:
+def test_an_answer_of_another_version_is_rejected(call: Call, line: bytes, named: str) -> None:
     with listening(FakeServer().serve) as url:
         assert call(url, "predict", [1], version="1.0").shape == (1, 4)
     with (
@@ -216,5 +216,5 @@ def test_flips_are_asked_of_versions_that_flip(call: Call) -> None:
 @pytest.mark.parametrize("host", ["flip.example.org", "10.0.0.5", "[2001:db8::1]"])
 def test_a_token_does_not_cross_a_network_in_the_clear(host: str) -> None:
     changed = run("--token", "secret", "model", "rollback", f"http://{host}:8083")
-    assert changed.exit_code == ExitCode.REFUSED
+    assert changed.exit_code == ExitCode.REJECTED
     assert "kubectl port-forward" in changed.stderr

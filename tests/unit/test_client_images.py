@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diagonalflip._chunks import ChunkLimit, chunks, split
-from diagonalflip._images import Packed, packed_images, to_images
+from diagonalflip.client._chunks import ChunkLimit, chunks, split
+from diagonalflip.client._images import Packed, packed_images, to_images
 from diagonalflip.errors import DiagonalFlipError, EmptyPayload, InvalidImage, InvalidPadding
 from diagonalflip.wire import Images, pack, to_pixels, unpack
 
@@ -249,12 +249,12 @@ def test_only_bytes_are_packed_images(packed: Any) -> None:
         [11, np.ma.masked],
     ],
 )
-def test_masked_images_are_refused(images: Any) -> None:
+def test_masked_images_are_rejected(images: Any) -> None:
     with pytest.raises(InvalidImage):
         to_images(images)
 
 
-def test_an_open_file_is_refused_and_stays_usable(tmp_path: Path) -> None:
+def test_an_open_file_is_rejected_and_stays_usable(tmp_path: Path) -> None:
     (tmp_path / "images").write_bytes(b"\xb6")
     with (tmp_path / "images").open("rb") as file:
         with pytest.raises(InvalidImage, match="predict_file"):

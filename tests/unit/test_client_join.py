@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diagonalflip import AsyncClient, errors
-from diagonalflip._chunks import ChunkLimit
-from diagonalflip._deadline import Deadline
-from diagonalflip._endpoint import PREDICTIONS, Form
-from diagonalflip._join import Joiner, join
+from diagonalflip.client._chunks import ChunkLimit
+from diagonalflip.client._deadline import Deadline
+from diagonalflip.client._endpoint import PREDICTIONS, Form
+from diagonalflip.client._join import Joiner, join
 from diagonalflip.wire import Images, pack, unpack
 from tests.conftest import asynchronous
 from tests.faults.fake_server import (
@@ -94,11 +94,11 @@ async def test_an_invalid_image_fails_its_own_call(server: FakeServer, url: str)
 
 @asynchronous
 async def test_a_failure_gives_each_call_an_exception_of_its_own() -> None:
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def reject(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(response(429, {"Retry-After": "77"}, b'{"code": "rate_limited"}'))
 
-    with listening(refuse) as url:
+    with listening(reject) as url:
         async with AsyncClient(url, deadline_s=5) as client:
             calls = (client.predict([n]) for n in range(3))
             found = await asyncio.gather(*calls, return_exceptions=True)

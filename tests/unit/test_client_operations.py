@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from diagonalflip import AsyncClient, Client, ServerInfo, errors
-from diagonalflip._answers import _seconds
+from diagonalflip.client._answers import _seconds
 from diagonalflip.errors import ClientError, InvalidAnswer
 from diagonalflip.wire import pack, to_pixels
 from tests.faults.conftest import Call, call, unused_url
@@ -81,8 +81,8 @@ def test_the_chunk_adapts_to_the_server(
     numbers = NUMBERS[: 65 if limit < 3 else 5001]
     got = call(url, "predict", numbers, connections=1)
     assert np.array_equal(got, TABLE[numbers])
-    refused = [count for count in server.counts if count > limit]
-    assert len(refused) <= (1 if publishes else 13)
+    rejected = [count for count in server.counts if count > limit]
+    assert len(rejected) <= (1 if publishes else 13)
     assert server.counts[-1] <= limit
     assert np.array_equal(call(url, "flip", numbers), expected_flips(numbers))
 
@@ -156,7 +156,7 @@ def test_answers_are_read_into_memory_of_the_caller(url: str, count: int) -> Non
         np.frombuffer(bytes(32), np.float32).reshape(2, 4),  # read-only
     ],
 )
-def test_memory_that_cannot_take_the_answers_is_refused(
+def test_memory_that_cannot_take_the_answers_is_rejected(
     server: FakeServer, url: str, out: Any
 ) -> None:
     with Client(url) as client, pytest.raises(ClientError, match="Out is"):

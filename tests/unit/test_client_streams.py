@@ -154,7 +154,7 @@ def test_a_name_may_be_as_long_as_the_system_lets_it(url: str, tmp_path: Path, l
     written(url, tmp_path / ("n" * length))
 
 
-def refused(url: str, output: Path) -> None:
+def rejected(url: str, output: Path) -> None:
     """Try to write, and find that nothing was asked before that failed."""
     source: Any = SimpleNamespace(read=lambda _: pytest.fail("this was read"))
     with Client(url) as client, pytest.raises(OSError, match=r"\[Errno"):
@@ -164,8 +164,8 @@ def refused(url: str, output: Path) -> None:
 def test_what_cannot_be_written_is_known_before_the_work(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused(url, tmp_path / ("n" * 256))
-    refused(url, tmp_path / "no such folder/predictions")
+    rejected(url, tmp_path / ("n" * 256))
+    rejected(url, tmp_path / "no such folder/predictions")
     (tmp_path / "folder").mkdir()
     real = Path.open
 
@@ -175,9 +175,9 @@ def test_what_cannot_be_written_is_known_before_the_work(
         return real(self, mode, *rest, **named)
 
     monkeypatch.setattr(Path, "open", read_only)
-    refused(url, tmp_path / "folder/new")
+    rejected(url, tmp_path / "folder/new")
     (tmp_path / "folder/old").touch()
-    refused(url, tmp_path / "folder/old")
+    rejected(url, tmp_path / "folder/old")
 
 
 def test_a_file_in_a_folder_that_cannot_be_written_is_written_over(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from diagonalflip import Client, errors
-from diagonalflip._chunks import ChunkLimit
-from diagonalflip._deadline import Deadline
-from diagonalflip._endpoint import FLIPS, PREDICTIONS, Form
-from diagonalflip._join_threads import ThreadJoiner
+from diagonalflip.client._chunks import ChunkLimit
+from diagonalflip.client._deadline import Deadline
+from diagonalflip.client._endpoint import FLIPS, PREDICTIONS, Form
+from diagonalflip.client._join_threads import ThreadJoiner
 from diagonalflip.wire import Images, pack, unpack
 from tests.faults.fake_server import TABLE, FakeServer, expected_flips
 from tests.unit.test_client_operations import server, url

@@ -1,14 +1,14 @@
-"""Content codings are undone, bounded, or refused: compressed bytes are no images."""
+"""Content codings are undone, bounded, or rejected: compressed bytes are no images."""
 
 from __future__ import annotations
 
 import gzip
 import zlib
 
-import flip_coding
 import pytest
 
 from diagonalflip.errors import InvalidPayload, RequestTooLarge, UnsupportedCoding
+from diagonalflip.inference import content_codings
 from diagonalflip.wire import MAX_BODY_BYTES
 
 BODY = b"\xb6\xc0" * 100
@@ -26,16 +26,16 @@ BODY = b"\xb6\xc0" * 100
     ],
 )
 def test_what_was_coded_is_decoded(coding: str, body: bytes) -> None:
-    assert flip_coding.decoded(coding, body) == BODY
-    assert flip_coding.decoded(coding, bytearray(body)) == BODY
+    assert content_codings.decoded(coding, body) == BODY
+    assert content_codings.decoded(coding, bytearray(body)) == BODY
 
 
 @pytest.mark.parametrize(
     "coding", ["br", "zstd", "compress", "gzip, gzip", "gzip;q=1", "aws-chunked"]
 )
-def test_other_codings_are_refused(coding: str) -> None:
+def test_other_codings_are_rejected(coding: str) -> None:
     with pytest.raises(UnsupportedCoding):
-        flip_coding.decoded(coding, BODY)
+        content_codings.decoded(coding, BODY)
 
 
 @pytest.mark.parametrize(
@@ -52,16 +52,16 @@ def test_other_codings_are_refused(coding: str) -> None:
         ("deflate", gzip.compress(BODY)),
     ],
 )
-def test_what_is_not_one_whole_stream_is_refused(coding: str, body: bytes) -> None:
+def test_what_is_not_one_whole_stream_is_rejected(coding: str, body: bytes) -> None:
     with pytest.raises(InvalidPayload):
-        flip_coding.decoded(coding, body)
+        content_codings.decoded(coding, body)
 
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_bomb_is_too_large(more: int) -> None:
     bomb = gzip.compress(bytes(MAX_BODY_BYTES + more))
     if not more:
-        assert len(flip_coding.decoded("gzip", bomb)) == MAX_BODY_BYTES
+        assert len(content_codings.decoded("gzip", bomb)) == MAX_BODY_BYTES
         return
     with pytest.raises(RequestTooLarge):
-        flip_coding.decoded("gzip", bomb)
+        content_codings.decoded("gzip", bomb)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import flip_encode
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -15,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
 
 from diagonalflip.errors import DiagonalFlipError, NotAcceptable
+from diagonalflip.inference import encoders
 from diagonalflip.wire import FLOAT16, JSON, OCTETS, PACKED, TEXT, Images, pack, to_pixels
 
 Rows = npt.NDArray[np.float32]
@@ -41,7 +41,7 @@ def images_like(predictions: Rows) -> Images:
 
 
 def encode(media_type: str, predictions: Rows) -> bytes:
-    body, content_type = flip_encode.encode(media_type, images_like(predictions), predictions)
+    body, content_type = encoders.encode(media_type, images_like(predictions), predictions)
     assert content_type == media_type
     return body
 
@@ -86,7 +86,7 @@ def test_the_model_that_rounds_is_made_of_what_it_says() -> None:
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(made, full_check=True)
-    assert made.SerializeToString() == flip_encode.HALVING
+    assert made.SerializeToString() == encoders.HALVING
 
 
 def test_every_float16_and_every_tie_between_two_is_rounded_as_by_numpy() -> None:
@@ -96,7 +96,7 @@ def test_every_float16_and_every_tie_between_two_is_rounded_as_by_numpy() -> Non
     values = np.concatenate([halves, ties, *near])
     rows = np.concatenate([values, -values])
     rows = rows[: len(rows) // 4 * 4].reshape(-1, 4)
-    body, _ = flip_encode.encode(FLOAT16, images_like(rows), rows)
+    body, _ = encoders.encode(FLOAT16, images_like(rows), rows)
     assert body == rows.astype("<f2").tobytes()
 
 
@@ -110,7 +110,7 @@ def test_flips_are_thresholded_at_one_half_and_packed_like_images(count: int) ->
     below = np.nextafter(np.float32(0.5), np.float32(0))
     numbers = (np.arange(count) * 5 + 11) % 16
     predictions = np.where(to_pixels(numbers).reshape(-1, 4) == 1, np.float32(0.5), below)
-    body, content_type = flip_encode.encode(
+    body, content_type = encoders.encode(
         PACKED, images_like(predictions), predictions.astype(np.float32)
     )
     assert content_type == PACKED + ("; padding=4" if count % 2 else "")
@@ -119,7 +119,7 @@ def test_flips_are_thresholded_at_one_half_and_packed_like_images(count: int) ->
 
 def test_text_is_a_line_an_image_below_the_headings() -> None:
     images = pack([11, 0])
-    body, content_type = flip_encode.encode(TEXT, images, EXAMPLE)
+    body, content_type = encoders.encode(TEXT, images, EXAMPLE)
     assert content_type == "text/plain; charset=utf-8"
     heading, first, second = body.decode().splitlines()
     assert heading.split() == ["image", "prediction"]
@@ -146,13 +146,13 @@ def test_text_is_a_line_an_image_below_the_headings() -> None:
 def test_the_answer_is_what_accept_likes_best_else_the_requests_own(
     accept: str, content_type: str, chosen: str
 ) -> None:
-    assert flip_encode.choose(accept, content_type) == chosen
+    assert encoders.choose(accept, content_type) == chosen
 
 
 @pytest.mark.parametrize("accept", ["text/html", "*/*;q=0", "rubbish", "text/" + 5000 * "x"])
 def test_what_accept_rules_out_is_not_sent(accept: str) -> None:
     with pytest.raises(NotAcceptable) as caught:
-        flip_encode.choose(accept, JSON)
+        encoders.choose(accept, JSON)
     assert accept[:100] in caught.value.got
     assert len(caught.value.got) < 200
     assert JSON in caught.value.expected
@@ -160,8 +160,8 @@ def test_what_accept_rules_out_is_not_sent(accept: str) -> None:
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
-def test_headers_choose_one_of_ours_or_are_refused(accept: str, content_type: str) -> None:
+def test_headers_choose_one_of_ours_or_are_rejected(accept: str, content_type: str) -> None:
     try:
-        assert flip_encode.choose(accept, content_type) in flip_encode.ENCODERS
+        assert encoders.choose(accept, content_type) in encoders.ENCODERS
     except DiagonalFlipError as error:
         assert error.status == 406

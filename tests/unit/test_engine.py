@@ -6,22 +6,26 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import flip_engine
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
 import torch
-from flip_engine import CPU, LARGEST_BATCH, Engine, OnnxEngine, open_engine, pick_device
-from flip_model import Model
-from flip_torch import TorchEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diagonalflip._answers import agree
+from diagonalflip.client._answers import agree
 from diagonalflip.errors import ArtifactError, CertificateError
+from diagonalflip.inference.devices import CPU, pick_device
+from diagonalflip.inference.engine import (
+    LARGEST_BATCH,
+    Engine,
+    OnnxEngine,
+    open_engine,
+)
+from diagonalflip.inference.model import Model
+from diagonalflip.inference.torch_engine import TorchEngine
 from diagonalflip.wire import from_packed, pack, to_pixels, unpack
-from supervisor import host
 
 Rows = npt.NDArray[np.float32]
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -150,7 +154,7 @@ def spoiled(honest: Network, size: int, rows: slice, by: float) -> Network:
 
 @pytest.mark.parametrize("by", [2e-6, -2e-6, float("nan")])
 @pytest.mark.parametrize("number", [0, 15])
-def test_warm_up_refuses_a_wrong_reference(
+def test_warm_up_rejects_a_wrong_reference(
     cold_engine: TorchEngine, reference: npt.NDArray[np.float64], number: int, by: float
 ) -> None:
     wrong = reference.copy()
@@ -183,7 +187,7 @@ def test_other_bits_within_the_tolerance_are_served_and_reported(
 @pytest.mark.parametrize("by", [2e-6, float("nan")])
 @pytest.mark.parametrize("size", [16, 64, LARGEST_BATCH])
 @pytest.mark.parametrize("lane", [0, 1])
-def test_one_wrong_row_in_one_batch_size_is_refused(
+def test_one_wrong_row_in_one_batch_size_is_rejected(
     cold_engine: TorchEngine, reference: npt.NDArray[np.float64], size: int, by: float, lane: int
 ) -> None:
     spoiled_lane = cold_engine._lanes[lane]
@@ -234,7 +238,9 @@ def test_without_a_gpu_the_device_is_the_cpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device(gpu_id) == CPU
-    monkeypatch.setattr(flip_engine, "GPU_NODES", ("/dev/null",))  # a driver, and no device
+    monkeypatch.setattr(
+        "diagonalflip.inference.devices.GPU_NODES", ("/dev/null",)
+    )  # a driver, and no device
     assert pick_device(gpu_id) == CPU
 
 
@@ -250,12 +256,7 @@ def test_without_a_gpu_the_device_is_the_cpu(
 def test_with_a_gpu_the_device_is_the_assigned_one(
     gpu_id: int | str | None, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flip_engine, "GPU_NODES", ("/dev/null",))
+    monkeypatch.setattr("diagonalflip.inference.devices.GPU_NODES", ("/dev/null",))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device(gpu_id) == device
-
-
-def test_supervisor_and_workers_look_for_the_same_drivers() -> None:
-    """The archive brings its own list: a worker knows nothing of the supervisor's code."""
-    assert flip_engine.GPU_NODES == host.GPU_NODES

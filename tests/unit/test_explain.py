@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import flip_read
 import numpy as np
 import pytest
-from flip_engine import Engine, OnnxEngine
-from flip_model import Model
 
 from diagonalflip.errors import TooManyImages
+from diagonalflip.inference import reading
+from diagonalflip.inference.engine import Engine, OnnxEngine
+from diagonalflip.inference.model import Model
 from diagonalflip.message import Operation, Request
 from diagonalflip.wire import MAX_EXPLAINED_IMAGES, pack, to_pixels
 from tests.conftest import ROOT
@@ -32,7 +32,7 @@ def engine(model: Model) -> Engine:
 
 def explain(engine: Engine, numbers: list[int], content_type: str = PACKED) -> list[dict[str, Any]]:
     headers = {"content-type": content_type}
-    job = flip_read.read(Request(Operation.EXPLAIN, headers, pack(numbers).packed), "1.0", "digest")
+    job = reading.read(Request(Operation.EXPLAIN, headers, pack(numbers).packed), "1.0", "digest")
     assert job is not None
     assert job.explains
     body, content_type, _ = job.write(*engine.predict([job.images]), WEIGHTS)
@@ -65,7 +65,7 @@ def test_the_last_of_an_odd_number_is_explained_and_its_padding_is_not(engine: E
     assert [step["image"] for step in steps] == numbers
 
 
-def test_more_than_the_limit_is_refused_with_it(engine: Engine) -> None:
+def test_more_than_the_limit_is_rejected_with_it(engine: Engine) -> None:
     most = MAX_EXPLAINED_IMAGES
     assert len(explain(engine, [1] * most)) == most
     with pytest.raises(TooManyImages) as caught:

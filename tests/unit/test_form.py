@@ -1,24 +1,20 @@
-"""A form with one file is that file; any other form is refused."""
+"""A form with one file is that file; any other form is rejected."""
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
 
-import flip_form
 import pytest
-from flip_decode import DECODERS
-from flip_handler import understand
-from flip_media import file_type
-from flip_read import read, weigh
 
-from diagonalflip.errors import (
-    InvalidPayload,
-    UnsupportedCoding,
-    UnsupportedMediaType,
-)
+from diagonalflip.errors import InvalidPayload, UnsupportedCoding, UnsupportedMediaType
+from diagonalflip.inference import forms
+from diagonalflip.inference.decoders import DECODERS
+from diagonalflip.inference.media_types import file_type
+from diagonalflip.inference.reading import cost_of, read
 from diagonalflip.message import Operation, Request
 from diagonalflip.wire import FORMS, JSON, NPY, PACKED, PBM, PNG, SUFFIXES, TEXT, unpack
+from handlers.diagonalflip_handler import understand
 from tests.unit.test_picture import plain_pbm_of, png_of, raw_pbm_of, sheet
 
 BOUNDARY = "------------------------d74496d66958873e"
@@ -41,9 +37,9 @@ def form(*parts: tuple[str, str, bytes]) -> bytes:
 @pytest.mark.parametrize("body", [b"\xb6", b"", EVERY_BYTE, bytes(1 << 20)])
 @pytest.mark.parametrize("kind", [OCTETS, f"{OCTETS}; padding=4", "image/png"])
 def test_the_file_is_the_body(kind: str, body: bytes) -> None:
-    assert flip_form.file_of(TYPE, form((FILE, kind, body))) == (kind, body)
+    assert forms.file_of(TYPE, form((FILE, kind, body))) == (kind, body)
     quoted = f'multipart/form-data; boundary="{BOUNDARY}"'
-    assert flip_form.file_of(quoted, bytearray(form((FILE, kind, body)))) == (kind, body)
+    assert forms.file_of(quoted, bytearray(form((FILE, kind, body)))) == (kind, body)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +48,7 @@ def test_the_file_is_the_body(kind: str, body: bytes) -> None:
 )
 def test_without_a_type_the_files_name_tells(name: str, kind: str) -> None:
     body = form((f'form-data; name="data"; filename="{name}"', "", b"x"))
-    assert flip_form.file_of(TYPE, body)[0] == kind
+    assert forms.file_of(TYPE, body)[0] == kind
 
 
 SHEET = sheet(1, 2)
@@ -82,7 +78,7 @@ def test_what_curl_does_not_know_is_told_by_the_suffix(declared: str, suffix: st
         f"C:\\x y\\a{suffix}",
         f"{suffix[1:]}{suffix}",
     ):
-        found, _ = flip_form.file_of(TYPE, named(name, declared, CONTENTS[kind]))
+        found, _ = forms.file_of(TYPE, named(name, declared, CONTENTS[kind]))
         assert found == (declared or kind if kind == OCTETS else kind)
 
 
@@ -110,10 +106,10 @@ def test_where_no_suffix_tells_the_content_does(
 ) -> None:
     assert file_type(declared, content) == kind
     if kind in DECODERS:
-        assert flip_form.file_of(TYPE, named(name, declared, content))[0] == kind
+        assert forms.file_of(TYPE, named(name, declared, content))[0] == kind
     else:
         with pytest.raises(UnsupportedMediaType, match=f"is {kind}. Expected .bin or .json"):
-            flip_form.file_of(TYPE, named(name, declared, content))
+            forms.file_of(TYPE, named(name, declared, content))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +118,7 @@ def test_where_no_suffix_tells_the_content_does(
 @pytest.mark.parametrize("name", ["a", "a.dat", "a.bin", "a.o"])
 def test_packed_images_may_begin_in_any_way(name: str, beginning: bytes) -> None:
     content = beginning + b"\xb6" * 40
-    assert flip_form.file_of(TYPE, named(name, OCTETS, content)) == (OCTETS, content)
+    assert forms.file_of(TYPE, named(name, OCTETS, content)) == (OCTETS, content)
 
 
 @pytest.mark.parametrize("content", CONTENTS.values())
@@ -137,10 +133,10 @@ def test_without_a_form_nobody_looks_at_the_content(content: bytes) -> None:
     "suffix",
     ["jpg", "gif", "zip", "csv", "npy", "jsonl", "tgz", "json.gz", "pgm", "html", "pdf", "PDF"],
 )
-def test_a_known_suffix_of_what_is_not_read_is_refused(suffix: str, declared: str) -> None:
+def test_a_known_suffix_of_what_is_not_read_is_rejected(suffix: str, declared: str) -> None:
     body = named(f"a.{suffix}", declared, b"\xb6" * 99)
     request = Request(Operation.PREDICT, {"content-type": TYPE}, body)
-    weigh(request)
+    cost_of(request)
     with pytest.raises(UnsupportedMediaType):
         read(request, "", "")
 
@@ -148,20 +144,20 @@ def test_a_known_suffix_of_what_is_not_read_is_refused(suffix: str, declared: st
 @pytest.mark.parametrize("declared", GENERIC)
 @pytest.mark.parametrize("content", [JSON, PNG, PBM, NPY])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_suffix_that_contradicts_the_content_is_refused(
+def test_a_suffix_that_contradicts_the_content_is_rejected(
     declared: str, content: str, suffix: str
 ) -> None:
     body = named(f"a{suffix}", declared, CONTENTS[content])
     if SUFFIXES[suffix] == content:
         return
     with pytest.raises(UnsupportedMediaType, match=f"begins as {content} does"):
-        flip_form.file_of(TYPE, body)
+        forms.file_of(TYPE, body)
 
 
 @pytest.mark.parametrize("declared", [JSON, TEXT, PNG, PBM, PACKED, f"{TEXT}; charset=utf-8"])
 def test_a_type_that_says_something_wins(declared: str) -> None:
     for name, content in (("a.json", b"b6"), ("a.jpg", CONTENTS[PNG]), ("a.bin", CONTENTS[JSON])):
-        assert flip_form.file_of(TYPE, named(name, declared, content))[0] == declared
+        assert forms.file_of(TYPE, named(name, declared, content))[0] == declared
 
 
 @pytest.mark.parametrize(
@@ -175,13 +171,13 @@ def test_a_type_that_says_something_wins(declared: str) -> None:
     ],
 )
 @pytest.mark.parametrize("whole", [lambda body: body, gzip.compress])
-def test_a_file_that_is_encoded_within_the_form_is_refused(
+def test_a_file_that_is_encoded_within_the_form_is_rejected(
     header: str, value: str, content: bytes, whole: Callable[[bytes], bytes]
 ) -> None:
     body = whole(form((f"{FILE}\r\n{header}: {value}", OCTETS, content)))
     headers = {"content-type": TYPE} | ({} if body[:2] == b"--" else {"content-encoding": "gzip"})
     request = Request(Operation.PREDICT, headers, body)
-    assert weigh(request) == 1
+    assert cost_of(request) == 1
     with pytest.raises(UnsupportedCoding, match=value):
         read(request, "", "")
 
@@ -190,7 +186,7 @@ def test_a_file_that_is_encoded_within_the_form_is_refused(
 def test_a_file_that_is_said_not_to_be_encoded_is_taken(value: str) -> None:
     header = "Content-Encoding" if value == "identity" else "Content-Transfer-Encoding"
     body = form((f"{FILE}\r\n{header}: {value}", OCTETS, b"\xb6"))
-    assert flip_form.file_of(TYPE, body) == (OCTETS, b"\xb6")
+    assert forms.file_of(TYPE, body) == (OCTETS, b"\xb6")
 
 
 def test_a_large_form_in_a_compression_is_read_as_a_small_one() -> None:
@@ -201,7 +197,7 @@ def test_a_large_form_in_a_compression_is_read_as_a_small_one() -> None:
         body = named("a.json", OCTETS, content % (b" " * blanks))
         headers = {"content-type": TYPE, "content-encoding": "gzip"}
         request = Request(Operation.PREDICT, headers, gzip.compress(body))
-        weigh(request)
+        cost_of(request)
         job = read(request, "1.0", "")
         assert job is not None
         assert (job.form, unpack(job.images).tolist()) == ("v2", [11, 6])
@@ -224,9 +220,9 @@ def test_a_large_form_in_a_compression_is_read_as_a_small_one() -> None:
         ),
     ],
 )
-def test_other_forms_are_refused(content_type: str, body: bytes, message: str) -> None:
+def test_other_forms_are_rejected(content_type: str, body: bytes, message: str) -> None:
     with pytest.raises(InvalidPayload, match=message):
-        flip_form.file_of(content_type, body)
+        forms.file_of(content_type, body)
 
 
 def test_behind_torchserve_the_one_part_with_a_type_is_the_body() -> None:

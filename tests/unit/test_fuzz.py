@@ -19,15 +19,15 @@ SHORT = 50_000
 
 @pytest.mark.filterwarnings("default")  # Pillow warns of damaged animations, and goes on
 @pytest.mark.parametrize("kind", [Decoders, Connections])
-def test_whatever_comes_is_answered_or_refused(kind: type[Target]) -> None:
+def test_whatever_comes_is_answered_or_rejected(kind: type[Target]) -> None:
     target = kind()
-    refused = 0
+    rejected = 0
     for data in islice(mutants(target.seeds(), target.tokens, 1), SHORT):
         try:
-            refused += target.run(data).refused
+            rejected += target.run(data).rejected
         except Exception as error:
             pytest.fail(f"{data!r}: {error!r}")
-    assert 0 < refused < SHORT
+    assert 0 < rejected < SHORT
 
 
 @pytest.mark.parametrize("kind", [Decoders, Connections])

@@ -7,15 +7,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import flip_lane
-import flip_torch
 import numpy as np
 import numpy.typing as npt
 import pytest
-from flip_lane import Lane
-from flip_model import Model
-from flip_torch import LARGEST_BATCH, TorchEngine
 
+from diagonalflip.inference import lane, torch_engine
+from diagonalflip.inference.lane import Lane
+from diagonalflip.inference.model import Model
+from diagonalflip.inference.torch_engine import LARGEST_BATCH, TorchEngine
 from diagonalflip.wire import pack, unpack
 from tests.unit.fake_gpu import Cuda, FakeStream, Torch
 
@@ -29,7 +28,7 @@ COUNTS = ([1], [17, 3], [LARGEST_BATCH + 1], [3 * LARGEST_BATCH + 7, 5], [5, 2 *
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     cuda = Cuda()
-    for module in (flip_lane, flip_torch):
+    for module in (lane, torch_engine):
         monkeypatch.setattr(module, "torch", Torch(cuda))
     return cuda
 

@@ -11,14 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flip_decode
-import flip_encode
 import numpy as np
 import pytest
-from flip_handler import FlipHandler
 
 from diagonalflip.errors import ArtifactError, CertificateError
+from diagonalflip.inference import decoders, encoders
 from diagonalflip.wire import MAX_IMAGES, WIRE_VERSION
+from handlers.diagonalflip_handler import FlipHandler
 from tests.unit.fake_context import FakeContext
 
 PACKED, JSON = "application/octet-stream", "application/json"
@@ -169,7 +168,7 @@ def test_a_bad_request_changes_no_byte_of_its_neighbours(
     assert [answer.status[0] == 200 for answer in alone].count(False) == 1
 
 
-def test_a_batch_of_bad_requests_only_refuses_each(handler: FlipHandler) -> None:
+def test_a_batch_of_bad_requests_only_rejects_each(handler: FlipHandler) -> None:
     answers = ask(handler, *(request for request, _, _ in BAD.values()))
     assert [answer.status[0] for answer in answers] == [status for _, status, _ in BAD.values()]
 
@@ -235,7 +234,7 @@ def test_the_length_of_v2s_json_is_that_which_came(
     assert same(found, given) or not told or status == found.status[0] == 400
 
 
-def test_json_too_deep_to_be_encoded_again_is_refused_alone(handler: FlipHandler) -> None:
+def test_json_too_deep_to_be_encoded_again_is_rejected_alone(handler: FlipHandler) -> None:
     """Decoded less deep in the stack, it was not too deep."""
     document: list[Any] = []
     for _ in range(sys.getrecursionlimit()):
@@ -260,12 +259,12 @@ def test_an_answer_too_large_for_torchserve_names_the_port_without_that_limit(
 ) -> None:
     headers = {"Content-Type": PACKED, "Accept": accept}
     large = Request(b"\x73" * (80_000 if accept == PACKED else 60_000), headers)
-    before, refused, after = ask(handler, GOOD["even"], large, GOOD["odd"])
-    assert (before.status[0], refused.status[0], after.status[0]) == (200, 413, 200)
-    problem = json.loads(refused.body)
+    before, rejected, after = ask(handler, GOOD["even"], large, GOOD["odd"])
+    assert (before.status[0], rejected.status[0], after.status[0]) == (200, 413, 200)
+    problem = json.loads(rejected.body)
     assert problem["code"] == "too_many_images"
     assert "port 8080" in problem["detail"]
-    limit = int(refused.headers["Flip-Max-Images"])
+    limit = int(rejected.headers["Flip-Max-Images"])
     (answer,) = ask(handler, Request(large.body[: limit // 2], headers))
     assert answer.status[0] == 200
     assert 0.99 * handler._most_bytes < len(answer.body) <= handler._most_bytes
@@ -353,9 +352,9 @@ def test_a_fault_of_ours_stays_with_its_own_request(
     victim, neighbour = GOOD["json"], GOOD["even"]
     alone = ask(handler, neighbour)[0]
     if step == "read":
-        monkeypatch.setitem(flip_decode.DECODERS, JSON, fail)
+        monkeypatch.setitem(decoders.DECODERS, JSON, fail)
     else:
-        monkeypatch.setitem(flip_encode.ENCODERS, JSON, fail)
+        monkeypatch.setitem(encoders.ENCODERS, JSON, fail)
     first, second = ask(handler, victim, neighbour)
     assert first.status[0] == 500
     assert json.loads(first.body)["code"] == "internal_error"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from supervisor import host
-from supervisor.settings import Settings
-from worker import limits
+from diagonalflip.server.http import limits
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor import host
 
 
 def test_children_get_nothing_that_changes_them() -> None:
@@ -39,10 +39,10 @@ def test_a_folder_whose_path_some_program_would_not_take_is_not_used(
 
 
 def test_no_folder_that_can_be_written_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def reject(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", reject)
     with pytest.raises(SettingError, match="Set TMPDIR"):
         host.private_folder(1)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from supervisor import logs
-from supervisor.settings import Settings
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor import logs
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def test_a_log_goes_on_when_a_cleaner_has_taken_its_folder(tmp_path: Path) -> No
             shutil.rmtree(file.parent)
 
 
-def test_another_format_is_refused() -> None:
+def test_another_format_is_rejected() -> None:
     with pytest.raises(SettingError, match="text or json"):
         logs.configure("xml", logs.Output(1))
 

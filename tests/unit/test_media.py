@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from flip_media import MediaType, negotiate, parse_media_type
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diagonalflip.inference.media_types import MediaType, negotiate, parse_media_type
 from diagonalflip.wire import JSON, OCTETS
 
 OFFERS = (OCTETS, JSON)

@@ -1,4 +1,4 @@
-"""The network is the published one, and a wrong weights file is refused by name."""
+"""The network is the published one, and a wrong weights file is rejected by name."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ NO_NUMBERS: list[Any] = ["a", None, [[1], [1, 2]], {}, ["0.1", "0", "0"], [10**4
         ({"layer3.bias": [0]}, "layer3.bias"),
     ],
 )
-def test_a_wrong_tensor_is_refused_by_name(
+def test_a_wrong_tensor_is_rejected_by_name(
     tmp_path: Path, change: dict[str, Any], told: str
 ) -> None:
     path = tmp_path / "wrong.json"
@@ -71,7 +71,7 @@ def test_the_width_is_that_of_the_weights(tmp_path: Path, hidden: int) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe\x00"])
-def test_a_file_without_the_tensors_is_refused(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_without_the_tensors_is_rejected(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "wrong.json"
     if content is not None:
         path.write_bytes(content)

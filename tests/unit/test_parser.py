@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagonalflip.errors import DiagonalFlipError, HeadersTooLarge
-from worker import head as heads
-from worker.head import KNOWN_HEADS
-from worker.parser import Parser
+from diagonalflip.server.http import head as heads
+from diagonalflip.server.http.head import KNOWN_HEADS
+from diagonalflip.server.http.parser import Parser
 
 Event = tuple[object, ...]
 
@@ -66,7 +66,7 @@ class Recorder:
     def begin(self) -> None:
         """Says nothing of what is asked."""
 
-    def hold(self, length: int) -> None:
+    def buffer(self, length: int) -> None:
         """Says the same as the body, in other pieces."""
 
     def proceed(self) -> None:
@@ -153,7 +153,7 @@ def test_memory_of_heads_is_bounded() -> None:
 @pytest.mark.parametrize(
     "start", [b"", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"]
 )
-def test_a_head_that_does_not_end_is_refused_in_one_piece_too(start: bytes, size: int) -> None:
+def test_a_head_that_does_not_end_is_rejected_in_one_piece_too(start: bytes, size: int) -> None:
     """A header is kept by llhttp until it is whole."""
     found = events([start + b"GET / HTTP/1.1\r\nx: " + bytes([97]) * size], forget=True)
     assert found[-2][0] is HeadersTooLarge

@@ -9,8 +9,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flip_decode
-import flip_picture
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -20,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from diagonalflip.errors import DiagonalFlipError, EmptyPayload, InvalidPicture, TooManyImages
+from diagonalflip.inference import decoders, pictures
 from diagonalflip.wire import Images, pack, unpack
 
 PNG, PBM = "image/png", "image/x-portable-bitmap"
@@ -77,7 +76,7 @@ def test_a_sheet_is_its_tiles_row_by_row(
     content_type: str, write: Callable[[Any], bytes], size: tuple[int, int]
 ) -> None:
     samples = sheet(*size)
-    images = flip_decode.decode(content_type, write(samples))
+    images = decoders.decode(content_type, write(samples))
     assert unpack(images).tolist() == tiles_by_hand(samples)
     assert images.columns == size[1]
 
@@ -89,7 +88,7 @@ def raw_png(
     packed = zlib.compress(data)
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, interlaced)
     parts = ((b"IHDR", header), (b"IDAT", packed[:3]), (b"IDAT", packed[3:]), (b"IEND", b""))
-    return flip_picture.SIGNATURE + b"".join(chunk(*part) for part in parts)
+    return pictures.SIGNATURE + b"".join(chunk(*part) for part in parts)
 
 
 def chunk(name: bytes, content: bytes = b"") -> bytes:
@@ -118,16 +117,16 @@ DAMAGED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 
 
 @pytest.mark.parametrize("message", DAMAGED)
-def test_a_png_whose_chunks_are_not_as_they_must_be_is_refused(message: str) -> None:
+def test_a_png_whose_chunks_are_not_as_they_must_be_is_rejected(message: str) -> None:
     parts = chunks_of(raw_png(4, 4, bytes(8)))
-    assert flip_decode.decode(PNG, flip_picture.SIGNATURE + b"".join(parts)).count == 4
+    assert decoders.decode(PNG, pictures.SIGNATURE + b"".join(parts)).count == 4
     with pytest.raises(InvalidPicture, match=message):
-        flip_decode.decode(PNG, flip_picture.SIGNATURE + b"".join(DAMAGED[message](parts)))
+        decoders.decode(PNG, pictures.SIGNATURE + b"".join(DAMAGED[message](parts)))
 
 
 @pytest.mark.parametrize("index", range(7))
 @pytest.mark.parametrize("place", [8, -1])
-def test_a_wrong_checksum_of_any_chunk_is_refused(index: int, place: int) -> None:
+def test_a_wrong_checksum_of_any_chunk_is_rejected(index: int, place: int) -> None:
     """Of those that Pillow skips, too: the file is damaged."""
     parts = chunks_of(raw_png(4, 4, bytes(8)))
     parts[1:1] = [chunk(b"tEXt", b"a\0b"), chunk(b"PLTE", bytes(3))]
@@ -136,7 +135,7 @@ def test_a_wrong_checksum_of_any_chunk_is_refused(index: int, place: int) -> Non
     damaged[place] ^= 1
     parts[index] = bytes(damaged)
     with pytest.raises(InvalidPicture, match="wrong checksum"):
-        flip_decode.decode(PNG, flip_picture.SIGNATURE + b"".join(parts))
+        decoders.decode(PNG, pictures.SIGNATURE + b"".join(parts))
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
@@ -147,16 +146,16 @@ def test_black_and_white_in_eight_bits_is_accepted_and_grey_is_not(*, interlaced
     if interlaced:
         rows = [
             b"".join(b"\0" + row.tobytes() for row in greys[y::dy, x::dx])
-            for x, y, dx, dy in flip_picture.ADAM7
+            for x, y, dx, dy in pictures.ADAM7
             if greys[y::dy, x::dx].size
         ]
         body = raw_png(10, 6, b"".join(rows), 1, depth=8)
     else:
         body = png(Image.fromarray(greys))
-    assert unpack(flip_decode.decode(PNG, body)).tolist() == tiles_by_hand(samples)
+    assert unpack(decoders.decode(PNG, body)).tolist() == tiles_by_hand(samples)
     greys[1, 2] ^= 1
     with pytest.raises(InvalidPicture, match="Greys between black and white"):
-        flip_decode.decode(PNG, png(Image.fromarray(greys)))
+        decoders.decode(PNG, png(Image.fromarray(greys)))
 
 
 def test_long_texts_beside_the_pixels_do_not_matter() -> None:
@@ -165,28 +164,28 @@ def test_long_texts_beside_the_pixels_do_not_matter() -> None:
     notes.add_text("comment", "a" * (8 << 20), zip=True)
     notes.add_text("plain", "b" * (1 << 20))
     body = png(Image.fromarray(samples), pnginfo=notes)
-    assert unpack(flip_decode.decode(PNG, body)).tolist() == tiles_by_hand(samples)
+    assert unpack(decoders.decode(PNG, body)).tolist() == tiles_by_hand(samples)
 
 
-def test_a_png_of_very_many_chunks_is_refused_at_once() -> None:
+def test_a_png_of_very_many_chunks_is_rejected_at_once() -> None:
     whole = png_of(sheet(1, 1))
     more = chunk(b"tEXt") * 5_000_000
     started = time.thread_time()
     with pytest.raises(InvalidPicture, match="chunks"):
-        flip_decode.decode(PNG, whole[:33] + more + whole[33:])
+        decoders.decode(PNG, whole[:33] + more + whole[33:])
     assert time.thread_time() - started < 1
 
 
 @pytest.mark.parametrize(("content_type", "write"), WRITERS[:3])
-def test_what_is_cut_short_is_refused_without_a_leak(
+def test_what_is_cut_short_is_rejected_without_a_leak(
     content_type: str, write: Callable[[Any], bytes]
 ) -> None:
     body = write(sheet(9, 9))
     with pytest.raises(EmptyPayload):
-        flip_decode.decode(content_type, b"")
+        decoders.decode(content_type, b"")
     for length in range(1, len(body) - (content_type == PBM)):
         with pytest.raises(InvalidPicture) as caught:
-            flip_decode.decode(content_type, body[:length])
+            decoders.decode(content_type, body[:length])
         assert "0x" not in str(caught.value)
         assert "<" not in str(caught.value)
 
@@ -211,15 +210,15 @@ def test_what_is_cut_short_is_refused_without_a_leak(
         *((PNG, raw_png(1 << 20, 1 << 20), "at most"), (PBM, b"P4\n4000000 4000000\n", "at most")),
     ],
 )
-def test_other_pictures_are_refused(content_type: str, body: bytes, message: str) -> None:
+def test_other_pictures_are_rejected(content_type: str, body: bytes, message: str) -> None:
     with pytest.raises(InvalidPicture, match=message):
-        flip_decode.decode(content_type, body)
+        decoders.decode(content_type, body)
 
 
 @pytest.mark.parametrize("size", [(2050, 2048), (10_000, 10_000)])
-def test_a_sheet_over_the_limit_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+def test_a_sheet_over_the_limit_is_rejected_before_it_is_decoded(size: tuple[int, int]) -> None:
     with pytest.raises(TooManyImages, match=f"{size[0] * size[1] // 4} images"):
-        flip_decode.decode(PNG, raw_png(*size))
+        decoders.decode(PNG, raw_png(*size))
 
 
 @given(st.sampled_from([PNG, PBM]), st.binary(max_size=300), st.binary(max_size=40))
@@ -227,7 +226,7 @@ def test_arbitrary_bytes_give_only_our_errors(content_type: str, tail: bytes, cu
     starts = {PNG: png_of(sheet(2, 2)), PBM: b"P4 4 2 "}
     body = starts[content_type][: 8 + len(cut)] + tail
     try:
-        assert flip_decode.decode(content_type, body).count >= 1
+        assert decoders.decode(content_type, body).count >= 1
     except DiagonalFlipError as error:
         assert error.status in (400, 413)
 
@@ -240,7 +239,7 @@ def read_greys(body: bytes) -> npt.NDArray[np.uint8]:
 
 def test_greys_are_clipped_scaled_and_rounded_half_to_even() -> None:
     values = np.array([[-1, 2, 0.5, 1.5 / 255]], dtype=np.float32)
-    greys = read_greys(flip_picture.encode_png(pack([0]), values))
+    greys = read_greys(pictures.encode_png(pack([0]), values))
     assert greys.tolist() == [[0, 255], [128, 2]]
 
 
@@ -254,7 +253,7 @@ def test_tiles_lie_as_in_the_picture_sent_else_in_a_square(
     packed = pack(np.arange(count))
     images = Images(packed.packed, count, columns)
     values = np.arange(1, count * 4 + 1, dtype=np.float32).reshape(-1, 4) / np.float32(255)
-    greys = read_greys(flip_picture.encode_png(images, values))
+    greys = read_greys(pictures.encode_png(images, values))
     assert greys.shape == size
     wide = size[1] // 2
     for index in range(count):
@@ -267,7 +266,7 @@ def test_tiles_lie_as_in_the_picture_sent_else_in_a_square(
 def test_a_million_comments_take_no_longer_than_their_bytes() -> None:
     started = time.process_time()
     content = b"P1 2 2\n1 0" + b"#\n" * (1 << 20) + b"1#1\r1 # the end"
-    assert unpack(flip_decode.decode(PBM, content)).tolist() == [11]
+    assert unpack(decoders.decode(PBM, content)).tolist() == [11]
     assert time.process_time() - started < 5
 
 
@@ -279,8 +278,8 @@ def test_a_png_without_data_for_all_its_rows_is_not_whole(
     width: int, height: int, interlaced: int, needed: int
 ) -> None:
     whole = raw_png(width, height, bytes(needed), interlaced)
-    assert flip_decode.decode(PNG, whole).count == width * height // 4
+    assert decoders.decode(PNG, whole).count == width * height // 4
     with pytest.raises(InvalidPicture):
-        flip_decode.decode(PNG, raw_png(width, height, bytes(needed - 1), interlaced))
+        decoders.decode(PNG, raw_png(width, height, bytes(needed - 1), interlaced))
     with pytest.raises(InvalidPicture):
-        flip_decode.decode(PNG, raw_png(width, height + 2, bytes(needed), interlaced))
+        decoders.decode(PNG, raw_png(width, height + 2, bytes(needed), interlaced))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from portability.matrix import ARTIFACTS, Outcome, faults, report, run
-from portability.processors import PROCESSORS
+from tests.portability.matrix import ARTIFACTS, Outcome, faults, report, run
+from tests.portability.processors import PROCESSORS
 
 NAN, INFINITY = float("nan"), float("inf")
 

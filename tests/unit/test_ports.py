@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from diagonalflip.errors import StartError
-from supervisor import ports
-from supervisor.ports import (
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor import ports
+from diagonalflip.server.supervisor.ports import (
     free_ports,
     listen,
     open_port,
@@ -19,7 +20,6 @@ from supervisor.ports import (
     require_addresses,
     take_no_more,
 )
-from supervisor.settings import Settings
 
 
 def test_a_picked_port_is_no_outgoing_connections() -> None:
@@ -33,7 +33,7 @@ def test_picked_ports_are_free_in_a_row() -> None:
             listener.bind(("127.0.0.1", port))
 
 
-def test_an_address_that_is_not_here_is_refused() -> None:
+def test_an_address_that_is_not_here_is_rejected() -> None:
     with pytest.raises(OSError, match="assign"):
         free_ports(1, "192.0.2.1")
     with pytest.raises(StartError, match=r"FLIP_ADMIN_HOST=192\.0\.2\.1 is no address"):
@@ -86,10 +86,10 @@ def test_an_address_that_resolves_is_not_asked_for_more(address: str) -> None:
 
 
 def test_a_port_that_only_root_may_open_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: object) -> None:
+    def reject(_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(ports, "listen", refuse)
+    monkeypatch.setattr(ports, "listen", reject)
     monkeypatch.setenv("PORT", "80")
     with pytest.raises(StartError, match=r"^PORT=80 in the environment: user .* a port above 1023"):
         open_port("port", Settings.from_environment())
@@ -110,7 +110,7 @@ def test_a_crash_does_not_keep_the_next_start_from_its_port() -> None:
         assert (list(listeners), settings.port) == (["port", "admin_port"], number)
 
 
-def test_a_port_that_somebody_listens_on_is_refused() -> None:
+def test_a_port_that_somebody_listens_on_is_rejected() -> None:
     with listen(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(StartError, match=f"^FLIP_PORT={port}: .*\\. Expected a free port"):

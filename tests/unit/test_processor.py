@@ -54,7 +54,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize("module", ["supervisor.__main__", "diagonalflip.cli"])
+@pytest.mark.parametrize("module", ["diagonalflip.server.__main__", "diagonalflip.cli"])
 def test_entry_points_say_so_before_they_import_numpy(module: str) -> None:
     finished = subprocess.run(
         [sys.executable, "-c", ENTRY.format(module=module)],

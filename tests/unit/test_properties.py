@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import flip_read
 import numpy as np
 import numpy.typing as npt
 import pytest
-from flip_model import Model
-from flip_torch import TorchEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diagonalflip._answers import agree
+from diagonalflip.client._answers import agree
+from diagonalflip.inference import reading
+from diagonalflip.inference.model import Model
+from diagonalflip.inference.torch_engine import TorchEngine
 from diagonalflip.message import Operation, Request
 from diagonalflip.wire import Images, pack, to_pixels, unpack
 
@@ -71,15 +71,15 @@ FORMS: dict[str, Any] = {
 }
 
 
-def read(form: str, numbers: list[int]) -> flip_read.Job:
+def read(form: str, numbers: list[int]) -> reading.Job:
     content_type, body = FORMS[form](numbers)
     headers = {"content-type": content_type, "accept": FLOAT32}
-    job = flip_read.read(Request(Operation.PREDICT, headers, body), "1.0", "d")
+    job = reading.read(Request(Operation.PREDICT, headers, body), "1.0", "d")
     assert job is not None
     return job
 
 
-def answer(job: flip_read.Job, predictions: Rows) -> Rows:
+def answer(job: reading.Job, predictions: Rows) -> Rows:
     """The float32 of an answer, without V2's JSON before them."""
     body, _, headers = job.write(predictions)
     start = int(headers.get("Inference-Header-Content-Length", 0))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from diagonalflip.errors import ArtifactError
-from supervisor import sbom
+from export import sbom
 from tests.conftest import ROOT
 
 TOOL = ROOT / ".audit/bin/cyclonedx-py"
@@ -27,7 +27,7 @@ def environment(*needed: str) -> dict[str, Any]:
     return {"bomFormat": "CycloneDX", "components": parts, "dependencies": lines}
 
 
-def test_the_jar_tells_what_is_inside_and_another_is_refused(
+def test_the_jar_tells_what_is_inside_and_another_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {part["bom-ref"] for part in sbom.jar_components()}
@@ -54,7 +54,7 @@ def test_what_only_tests_need_is_left_out() -> None:
 @pytest.mark.skipif(not TOOL.exists(), reason="needs .audit: run `make sbom`")
 def test_one_document_has_everything(tmp_path: Path) -> None:
     output = tmp_path / "sbom.json"
-    command = [sys.executable, "-m", "supervisor.sbom", str(TOOL), str(output)]
+    command = [sys.executable, "-m", "export.sbom", str(TOOL), str(output)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120)
     document = json.loads(output.read_bytes())
     found = {part["name"].lower(): part["version"] for part in document["components"]}

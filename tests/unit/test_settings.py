@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from supervisor.settings import Settings, service_links, table, variable
+from diagonalflip.server.settings import Settings, service_links, table, variable
 from tests.conftest import ROOT
 
 LINK = "tcp://10.0.0.7:9090"
@@ -153,7 +153,9 @@ def test_what_is_given_to_make_by_its_plain_name_reaches_the_service(
     arguments: list[str], environment: dict[str, str], expected: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "Makefile").write_text(
-        (ROOT / "Makefile").read_text().replace("exec $(BIN)/python -m supervisor\n", "env -0\n")
+        (ROOT / "Makefile")
+        .read_text()
+        .replace("exec $(BIN)/python -m diagonalflip.server\n", "env -0\n")
     )
     same = ["installed", *(f"export/weights-{each}.json" for each in ("1.0", "2.0"))]
     command = [
@@ -212,9 +214,8 @@ def test_make_help_needs_no_package(tmp_path: Path, python: str) -> None:
     """Nor a Python that is new enough, to list what can be made."""
     host = tmp_path / "python3"
     script = python.format(python=sys.executable) + ' -c "import sys, runpy; '
-    script += (
-        "sys.path.insert(0, '.'); runpy.run_module('supervisor.settings', run_name='__main__')"
-    )
+    script += "sys.path.insert(0, '.'); "
+    script += "runpy.run_module('diagonalflip.server.settings', run_name='__main__')"
     host.write_text(f'#!/bin/sh\n{script}"\n')
     host.chmod(0o755)
     for goal in ([], ["help"]):

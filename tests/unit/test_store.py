@@ -23,9 +23,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from diagonalflip.errors import ArtifactError, SettingError
-from supervisor import signature, store
-from supervisor.choice import CHOICE, Choice, read_choice, write_choice
-from supervisor.models import Models
+from diagonalflip.server.models import signature, store
+from diagonalflip.server.models.choice import CHOICE, Choice, read_choice, write_choice
+from diagonalflip.server.models.versions import Models
+from diagonalflip.server.settings import PACKAGED, Settings
+from diagonalflip.server.supervisor.torchserve_command import find_torchserve
 from tests.conftest import ROOT
 
 
@@ -63,11 +65,11 @@ def test_a_store_is_an_export_or_a_folder_of_them_in_order(tmp_path: Path) -> No
 
 def test_what_was_checked_is_kept(exported: Path) -> None:
     checked = store.check(exported)
-    assert checked.content == (exported / "diagonal_flip.mar").read_bytes()
+    assert checked.archive == (exported / "diagonal_flip.mar").read_bytes()
     assert (checked.version, checked.flips, checked.signed) == ("1.0", 1, False)
 
 
-def test_a_manifest_of_another_archive_is_refused(exported: Path) -> None:
+def test_a_manifest_of_another_archive_is_rejected(exported: Path) -> None:
     path = exported / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["model"]["version"] = "9.9"
@@ -76,7 +78,7 @@ def test_a_manifest_of_another_archive_is_refused(exported: Path) -> None:
         store.check(exported)
 
 
-def test_a_certificate_beyond_the_tolerance_is_refused(exported: Path) -> None:
+def test_a_certificate_beyond_the_tolerance_is_rejected(exported: Path) -> None:
     path = exported / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["certificate"]["largest_deviation"] = 2e-6
@@ -176,7 +178,7 @@ def test_cleaning_removes_what_the_project_exports_and_nothing_else(tmp_path: Pa
     shutil.copytree(ROOT / "export", tmp_path / "export")
     store = tmp_path / "model_store"
     ours = [f"diagonal_flip.{kind}" for kind in ("mar", "onnx", "pt", "x4.onnx")]
-    ours.append("manifest.json")
+    ours += ["manifest.json", "reference.json"]
     for version in ("1.0", "2.0", "3.1", "2.0.bak"):
         (store / version).mkdir(parents=True)
         for name in (*ours, "manifest.json.sig"):
@@ -190,5 +192,41 @@ def test_cleaning_removes_what_the_project_exports_and_nothing_else(tmp_path: Pa
 
 
 def test_no_remedy_destroys_anything() -> None:
-    for path in ROOT.glob("supervisor/*.py"):
+    for path in ROOT.glob("diagonalflip/server/**/*.py"):
         assert not re.search(r"make clean|[Dd]elete the f", path.read_text()), path
+
+
+def test_an_archive_with_other_files_than_workers_load_is_rejected(
+    exported: Path, exported_2_0: Path
+) -> None:
+    """Digests agree, and TorchServe would serve another network than the workers."""
+    path = exported / "manifest.json"
+    manifest = json.loads(path.read_text())
+    other = json.loads((exported_2_0 / "manifest.json").read_text())
+    for name in ("diagonal_flip.pt", "diagonal_flip.x4.onnx"):
+        shutil.copy(exported_2_0 / name, exported / name)
+        manifest["artifacts"][name] = other["artifacts"][name]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"the files of diagonal_flip 1\.0"):
+        store.check(exported)
+
+
+def test_the_versions_in_the_package_can_be_served_and_have_no_archive() -> None:
+    versions = [store.check(folder) for folder in store.exports(PACKAGED)]
+    assert [(each.version, each.flips, each.archive) for each in versions] == [
+        ("1.0", 1, None),
+        ("2.0", 16, None),
+    ]
+    with pytest.raises(SettingError, match="FLIP_MODEL_STORE"):
+        find_torchserve(Settings(torchserve="1"), has_archive=False)
+    assert find_torchserve(Settings(), has_archive=False) is None
+
+
+def test_without_a_setting_the_store_is_the_one_here_or_the_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings().versions == PACKAGED
+    (tmp_path / "model_store").mkdir()
+    assert Settings().versions == Path("model_store")
+    assert Settings(model_store=tmp_path / "none").versions == tmp_path / "none"

@@ -15,16 +15,16 @@ import pytest
 
 from diagonalflip.errors import SettingError
 from diagonalflip.message import Operation, Request, Response
-from supervisor import supervisor
-from supervisor.admin import Health
-from supervisor.metrics import Page
-from supervisor.ports import free_ports, listen
-from supervisor.settings import Settings, refuse_unsafe
-from supervisor.supervisor import Supervisor
-from supervisor.torchserve import EndedError, TorchServe
-from supervisor.workers import RESULTS
+from diagonalflip.server.settings import Settings, reject_unsafe
+from diagonalflip.server.supervisor import supervisor
+from diagonalflip.server.supervisor.admin import Health
+from diagonalflip.server.supervisor.metrics import Page
+from diagonalflip.server.supervisor.ports import free_ports, listen
+from diagonalflip.server.supervisor.supervisor import Supervisor
+from diagonalflip.server.supervisor.torchserve import EndedError, TorchServe
+from diagonalflip.server.supervisor.workers import RESULTS
+from diagonalflip.server.worker.metrics import HTTP, Metrics
 from tests.conftest import ROOT, asynchronous
-from worker.metrics import HTTP, Metrics
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACED = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
@@ -125,7 +125,9 @@ def test_workers_that_are_missing_for_long_are_told_as_degraded(
     watching: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("supervisor.supervisor.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        "diagonalflip.server.supervisor.supervisor.time.monotonic", lambda: clock[0]
+    )
     monkeypatch.setattr(watching, "_settings", Settings(degraded_after_s=10))
     seen = []
     for seconds, ready in ((0, 2), (1, 1), (9, 1), (10, 0), (1, 1), (1, 2), (1, 1)):
@@ -139,7 +141,7 @@ def test_workers_that_are_missing_for_long_are_told_as_degraded(
 FIRST_PROCESS = """
 import os, subprocess
 from types import SimpleNamespace
-from supervisor.supervisor import Supervisor
+from diagonalflip.server.supervisor.supervisor import Supervisor
 
 def start(script):
     return subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE)
@@ -208,7 +210,7 @@ async def test_ports_that_do_not_answer_cost_readiness(watching: Supervisor) -> 
 
 def test_the_live_figures_are_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 102.0, 102.0, 106.0, 106.0])  # a fold reads it twice
-    monkeypatch.setattr("worker.metrics.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("diagonalflip.server.worker.metrics.perf_counter", lambda: next(clock))
     metrics = Metrics()
     work = ("packed", 8, 0.0, 0.0, 0.0)
     metrics.add([answered(work=work)] * 10, 1.0, 1.5)
@@ -242,7 +244,7 @@ def test_a_trace_that_is_none_stands_for_nothing(traceparent: str) -> None:
     ],
 )
 def test_what_is_safe_may_start(settings: Settings) -> None:
-    refuse_unsafe(settings)
+    reject_unsafe(settings)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +257,6 @@ def test_what_is_safe_may_start(settings: Settings) -> None:
         (Settings(tls_cert=PEM), "TLS_KEY"),
     ],
 )
-def test_what_is_not_safe_is_refused(settings: Settings, told: str) -> None:
+def test_what_is_not_safe_is_rejected(settings: Settings, told: str) -> None:
     with pytest.raises(SettingError, match=told):
-        refuse_unsafe(settings)
+        reject_unsafe(settings)

@@ -1,4 +1,4 @@
-"""The file of tokens: what is in it, and what is refused."""
+"""The file of tokens: what is in it, and what is rejected."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from supervisor import tokens
+from diagonalflip.server.http.authentication import read_tokens
+from diagonalflip.server.supervisor import tokens
 from tests.conftest import ROOT
-from worker.authentication import read_tokens
 
 
 def test_a_token_is_known_by_its_digest_alone(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_comments_and_blank_lines_are_no_tokens(tmp_path: Path) -> None:
         (f"{'a' * 64} two names\n", "Line 1"),
     ],
 )
-def test_a_file_of_another_form_is_refused(tmp_path: Path, content: str, told: str) -> None:
+def test_a_file_of_another_form_is_rejected(tmp_path: Path, content: str, told: str) -> None:
     path = tmp_path / "tokens"
     path.write_text(content)
     with pytest.raises(SettingError, match=told):
@@ -56,7 +56,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "two names", "revoked", "a\nb", "x" * 65])
-def test_a_name_that_cannot_be_used_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_cannot_be_used_is_rejected(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingError, match="NAME="):
         tokens.add(tmp_path / "tokens", name)
     assert not (tmp_path / "tokens").exists()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from worker import traces
-from worker.observers import traces_wanted
+from diagonalflip.server.worker import traces
+from diagonalflip.server.worker.observers import traces_wanted
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 

@@ -39,7 +39,7 @@ def test_margins_are_of_the_worst_pixel() -> None:
 @pytest.mark.parametrize(
     "wrong", [("--hidden", "0"), ("--hidden", "-1"), ("--hidden", "x"), ("--version", "../x")]
 )
-def test_a_setting_that_cannot_be_used_is_refused(
+def test_a_setting_that_cannot_be_used_is_rejected(
     wrong: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["train", f"{wrong[0]}={wrong[1]}"])

@@ -7,8 +7,6 @@ import re
 import tracemalloc
 from typing import Any
 
-import flip_read
-import flip_v2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,6 +19,7 @@ from diagonalflip.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
+from diagonalflip.inference import reading, v2
 from diagonalflip.message import Operation, Request
 from diagonalflip.wire import MAX_IMAGES, MAX_TEXT_IMAGES, pack, to_pixels, unpack
 from tests.unit.test_decode import json_values
@@ -42,15 +41,15 @@ def request(*inputs: Any, **more: Any) -> bytes:
     return json.dumps({"inputs": list(inputs)} | more).encode()
 
 
-def read(body: bytes, length: int | None = None) -> flip_v2.V2Request:
-    headers = {} if length is None else {flip_v2.HEADER_LENGTH: str(length)}
-    assert flip_v2.recognises(headers, body)
-    found = flip_v2.read(headers, body, strict=False)
+def read(body: bytes, length: int | None = None) -> v2.V2Request:
+    headers = {} if length is None else {v2.HEADER_LENGTH: str(length)}
+    assert v2.recognises(headers, body)
+    found = v2.read(headers, body, strict=False)
     assert found is not None
     return found
 
 
-def binary(content: bytes, size: Any, **changes: Any) -> flip_v2.V2Request:
+def binary(content: bytes, size: Any, **changes: Any) -> v2.V2Request:
     """What is read of a tensor that says it has ``size`` bytes after the JSON."""
     parameters = changes.pop("parameters", {}) | {"binary_data_size": size}
     head = request(tensor(data=..., parameters=parameters, **changes))
@@ -136,14 +135,14 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_what_is_malformed_is_refused(name: str) -> None:
+def test_what_is_malformed_is_rejected(name: str) -> None:
     with pytest.raises((InvalidTensor, InvalidJson)) as caught:
         read(MALFORMED[name], len(MALFORMED[name]))
     assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("key", ["id", "name", "datatype", "shape", "parameters", "padding"])
-def test_deep_nesting_is_refused_wherever_it_is(key: str) -> None:
+def test_deep_nesting_is_rejected_wherever_it_is(key: str) -> None:
     known = tensor(name="packed", shape=[1], data=[0])
     if key == "padding":
         body = request(known | {"parameters": {"padding": "deep"}})
@@ -155,7 +154,7 @@ def test_deep_nesting_is_refused_wherever_it_is(key: str) -> None:
 
 
 @pytest.mark.parametrize("size", [13, 11, "deep"])
-def test_a_wrong_binary_size_is_refused(size: Any) -> None:
+def test_a_wrong_binary_size_is_rejected(size: Any) -> None:
     with pytest.raises(InvalidTensor, match="12 binary bytes"):
         binary(bytes(12), size)
 
@@ -171,13 +170,13 @@ def test_a_long_text_among_many_values_takes_no_memory(data: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "99999", "1" * 5000, "0" * 5000, "٣"])
-def test_a_wrong_header_length_is_refused(length: str) -> None:
+def test_a_wrong_header_length_is_rejected(length: str) -> None:
     with pytest.raises(InvalidTensor, match="Inference-Header-Content-Length"):
-        flip_v2.read({flip_v2.HEADER_LENGTH: length}, request(tensor()), strict=False)
+        v2.read({v2.HEADER_LENGTH: length}, request(tensor()), strict=False)
 
 
 @pytest.mark.parametrize("shape", [[MAX_TEXT_IMAGES + 1, 4], [MAX_IMAGES + 1, 4], [2**62, 4]])
-def test_too_many_images_are_refused_by_the_shape_alone(shape: list[int]) -> None:
+def test_too_many_images_are_rejected_by_the_shape_alone(shape: list[int]) -> None:
     with pytest.raises(TooManyImages):
         read(request(tensor(shape=shape, data=[])))
 
@@ -190,10 +189,10 @@ def test_too_many_images_are_refused_by_the_shape_alone(shape: list[int]) -> Non
     ],
 )
 def test_other_requests_are_not_taken_for_v2(headers: dict[str, str], body: bytes) -> None:
-    assert not flip_v2.recognises(headers, body)
-    assert flip_v2.read(headers, body, strict=False) is None
+    assert not v2.recognises(headers, body)
+    assert v2.read(headers, body, strict=False) is None
     with pytest.raises(InvalidJson):
-        flip_v2.read(headers, body, strict=True)
+        v2.read(headers, body, strict=True)
 
 
 URL_ENCODED = "application/x-www-form-urlencoded"
@@ -211,21 +210,21 @@ def test_another_type_is_named(content_type: str, body: bytes, in_binary: bool) 
     """On V2's own path, which tells that it is meant; curl's default is one of them."""
     headers = {"content-type": content_type}
     if in_binary:
-        headers[flip_v2.HEADER_LENGTH] = str(len(body))
+        headers[v2.HEADER_LENGTH] = str(len(body))
         if content_type == "application/octet-stream":
             return
     asked = Request(Operation.INFER, headers, body)
-    flip_read.weigh(asked)
+    reading.cost_of(asked)
     with pytest.raises(UnsupportedMediaType, match=content_type.partition(";")[0]):
-        flip_read.read(asked, "1.0", "")
+        reading.read(asked, "1.0", "")
 
 
 @pytest.mark.parametrize("headers", [{}, {"content-type": ""}, IS_JSON])
 def test_a_missing_type_is_told_with_the_error(headers: dict[str, str]) -> None:
-    assert flip_read.read(Request(Operation.INFER, headers, request(tensor())), "1.0", "")
+    assert reading.read(Request(Operation.INFER, headers, request(tensor())), "1.0", "")
     for body in (b"\xb6", b""):
         with pytest.raises(InvalidJson) as caught:
-            flip_read.read(Request(Operation.INFER, headers, body), "1.0", "")
+            reading.read(Request(Operation.INFER, headers, body), "1.0", "")
         assert ("No Content-Type" in str(caught.value)) == (headers is not IS_JSON)
 
 
@@ -247,9 +246,9 @@ def test_where_json_breaks_is_told(
     broken: str, column: int, operation: Operation, in_binary: bool
 ) -> None:
     body = f"\n{broken}".encode()
-    more = {flip_v2.HEADER_LENGTH: str(len(body))} if in_binary else {}
+    more = {v2.HEADER_LENGTH: str(len(body))} if in_binary else {}
     with pytest.raises(InvalidJson) as caught:
-        flip_read.read(Request(operation, IS_JSON | more, body), "1.0", "")
+        reading.read(Request(operation, IS_JSON | more, body), "1.0", "")
     found = re.search(r"line 2 column (\d+)", str(caught.value))
     assert found
     assert abs(int(found[1]) - column) <= 1
@@ -281,7 +280,7 @@ def test_what_is_optional_and_null_is_as_if_it_were_absent(more: dict[str, Any])
 
 
 @pytest.mark.parametrize("outputs", [0, "", False, {}, [None], [{}]])
-def test_outputs_that_are_none_are_refused(outputs: Any) -> None:
+def test_outputs_that_are_none_are_rejected(outputs: Any) -> None:
     with pytest.raises(InvalidTensor, match="outputs"):
         read(request(tensor(), outputs=outputs))
 
@@ -304,7 +303,7 @@ def test_arbitrary_requests_give_only_our_errors(inputs: Any, binary: bytes) -> 
     head = json.dumps({"inputs": inputs}).encode()
     for length in (str(len(head)), str(len(head) - 1), "0"):
         try:
-            found = flip_v2.read({flip_v2.HEADER_LENGTH: length}, head + binary, strict=False)
+            found = v2.read({v2.HEADER_LENGTH: length}, head + binary, strict=False)
             assert found is not None
             assert found.images.count >= 1
         except DiagonalFlipError as error:

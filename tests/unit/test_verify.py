@@ -103,7 +103,7 @@ def test_one_spoiled_engine_is_caught(
 
 
 @pytest.mark.parametrize("spoil", [depends_on_size, depends_on_position])
-def test_bits_that_vary_with_the_batch_are_reported_and_no_reason_to_refuse(
+def test_bits_that_vary_with_the_batch_are_reported_and_no_reason_to_reject(
     forwards: dict[str, Forward], spoil: Spoil
 ) -> None:
     honest = forwards["onnxruntime"]

@@ -1,4 +1,4 @@
-"""The wire format packs every image and every count, and refuses what it cannot mean."""
+"""The wire format packs every image and every count, and rejects what it cannot mean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diagonalflip
-from diagonalflip import aio, client, errors, wire
+from diagonalflip import client, errors, wire
+from diagonalflip.client import aio
 from diagonalflip.errors import (
     DiagonalFlipError,
     EmptyPayload,

@@ -372,7 +372,7 @@ def test_the_contract_is_rendered_and_tried(page: Page) -> None:
     expect(page.locator(".errors-wrapper")).to_have_count(0)
 
 
-FILES = sorted((ROOT / "playground").iterdir())
+FILES = sorted((ROOT / "diagonalflip/server/playground").iterdir())
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 

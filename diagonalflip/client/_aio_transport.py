@@ -1,0 +1,160 @@
+"""HTTP by aiohttp; asyncio itself ends what takes too long."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED
+
+from diagonalflip.client._deadline import Deadline
+from diagonalflip.client._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply
+from diagonalflip.errors import ClientError, ConnectionFailed
+from diagonalflip.wire import Images
+
+_OF_PARENTS: list[aiohttp.ClientSession] = []
+"""Sessions from before a fork. Closing them would unregister the parent's connections, for both
+processes' event loops share what the kernel watches."""
+
+
+class AsyncTransport:
+    """Sends requests on kept connections of the running event loop.
+
+    Args:
+        endpoint: Where to, and what to say.
+        verify: Whether to check certificates, or the path of a CA bundle.
+        cert: Path of the client's certificate; a pair if the key is in another file.
+        connections: At most; further requests queue.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        verify: bool | str,
+        cert: str | tuple[str, str] | None,
+        connections: int,
+    ) -> None:
+        self._endpoint = endpoint
+        self._tls = _tls(endpoint.trusted(verify), cert)
+        self._connections = connections
+        self._session: aiohttp.ClientSession | None = None
+        self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self._calls: set[asyncio.Timeout] = set()
+        self._closed = False
+
+    async def close(self) -> None:
+        """Closes all connections; calls that run end with ClientError."""
+        self._closed = True
+        for call in self._calls:
+            call.reschedule(0)  # it is over since the event loop began
+        await asyncio.sleep(0)  # now each knows
+        if self._session is not None:
+            await self._session.close()
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        """Run a call, with its retries and their pauses, until the client is closed.
+
+        Raises:
+            ClientError: That happened.
+        """
+        try:
+            async with asyncio.timeout(None) as scope:
+                self._calls.add(scope)
+                try:
+                    yield
+                finally:
+                    self._calls.discard(scope)
+        except TimeoutError as error:  # a deadline's has become a DeadlineExceeded
+            raise _closed() from error
+
+    async def exchange(self, images: Images, form: Form, deadline: Deadline) -> Reply:
+        """Sends one request and reads its whole answer, whatever that is.
+
+        Raises:
+            ConnectionFailed: The connection failed before a whole answer.
+            DeadlineExceeded: The deadline passed before a whole answer.
+            ClientError: The request cannot be sent; or the client is closed.
+        """
+        if self._closed:
+            raise _closed()
+        try:
+            async with asyncio.timeout(deadline.check()):
+                return self._endpoint.checked(await self._exchange(images, form))
+        except TimeoutError as error:
+            raise deadline.exceeded() from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise ClientError(f"{error}", "a trusted certificate", "check verify") from error
+        except (aiohttp.InvalidURL, ValueError) as error:
+            raise ClientError(f"{error}", "a request", "check the client's settings") from error
+        except (aiohttp.ClientError, OSError) as error:
+            told = f"{self._endpoint.shown}: {str(error) or repr(error)}"
+            raise ConnectionFailed(told, "a whole answer", "check the server") from error
+        except RuntimeError as error:  # the interpreter exits, and no thread looks up names
+            raise ClientError(f"{error}", "a request before the program's exit") from error
+
+    async def _exchange(self, images: Images, form: Form) -> Reply:
+        headers = self._endpoint.headers(images, form)
+        if self._endpoint.token is not None:
+            headers["Authorization"] = f"Bearer {self._endpoint.token}"
+        async with (await self._connected()).post(
+            self._endpoint.url,
+            data=bytes(images.packed),
+            headers=headers,
+            skip_auto_headers=("Content-Type",),
+            allow_redirects=False,
+        ) as response:
+            is_answer = response.status == 200
+            most = form.length_bytes(images.count) + 1 if is_answer else LONGEST_PROBLEM_BYTES
+            body = bytearray()
+            while len(body) < most and (part := await response.content.read(most - len(body))):
+                body += part
+            return Reply(response.status, response.headers, body)
+
+    async def _connected(self) -> aiohttp.ClientSession:
+        """The session; made late, because it belongs to a process and its running event loop."""
+        owner = os.getpid(), asyncio.get_running_loop()
+        if self._session is not None and self._owner != owner:
+            if self._owner is not None and self._owner[0] != owner[0]:
+                _OF_PARENTS.append(self._session)
+            else:
+                await self._session.close()
+            self._session = None
+        if self._session is None:
+            self._owner = owner
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._connections,
+                    ssl=self._tls,
+                    enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
+                ),
+                timeout=aiohttp.ClientTimeout(),  # the deadline's business
+                auto_decompress=False,
+                trust_env=not self._endpoint.is_loopback,
+            )
+        return self._session
+
+
+def _closed() -> ClientError:
+    return ClientError("the client is closed", "an open one", "make another AsyncClient")
+
+
+def _tls(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext | bool:
+    """Convert ``verify`` and ``cert``, as ``requests`` has them, for aiohttp."""
+    if isinstance(verify, bool) and cert is None:
+        return verify
+    context = ssl.create_default_context()
+    if verify is False:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif isinstance(verify, str):
+        folder = verify if Path(verify).is_dir() else None
+        context = ssl.create_default_context(cafile=None if folder else verify, capath=folder)
+    if cert is not None:
+        context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
+    return context

@@ -1,0 +1,258 @@
+"""Reading what came back: a checked array, or the error that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diagonalflip import errors
+from diagonalflip.client._endpoint import FLIPS, Form, Reply
+from diagonalflip.errors import (
+    ClientError,
+    ConnectionFailed,
+    DiagonalFlipError,
+    InternalError,
+    InvalidAnswer,
+    ModelDoesNotFlip,
+    ModelNotFound,
+    NotAuthorized,
+    RateLimited,
+    RequestTimeout,
+    ServerOverloaded,
+    TooManyImages,
+)
+from diagonalflip.wire import PIXELS, TOLERANCE, WIRE_VERSION
+
+WORKER_DIED = "Worker died."
+"""TorchServe's words in JSON for requests that were with a worker when it ended.
+
+The status is 500, or 507 after SIGKILL, which TorchServe takes for a lack of memory.
+"""
+
+
+BEHIND_A_GATEWAY = {502, 504, *range(520, 525)}
+"""Statuses of gateways that get no answer; 520 to 524 are those of one large operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """Description of a server.
+
+    Attributes:
+        version: Of the model.
+        flips: How many of the 16 images that version flips.
+        model_digest: SHA-256 (hex) of the model; what ``Client(model_digest=...)`` compares.
+        wire_version: Of the wire contract.
+        workers: Processes that the server was started with; None if it does not know.
+        device: ``cpu``, or ``cuda:0`` and so on, of the worker that answered.
+        device_name: Of that device.
+        runtime: What runs the network there.
+        max_images: That one request may carry.
+        max_explained_images: That one request to ``/explanations`` may carry.
+        largest_deviation: From the certificate, of all 16 images on that device.
+        batch_invariant: Whether that worker gives an image the same bits in every batch.
+    """
+
+    version: str
+    flips: int
+    model_digest: str
+    wire_version: str
+    workers: int | None
+    device: str
+    device_name: str
+    runtime: str
+    max_images: int
+    max_explained_images: int
+    largest_deviation: float
+    batch_invariant: bool
+
+
+def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
+    """The answer for ``count`` images, ``form.dtype[count, *form.shape]``.
+
+    Raises:
+        DiagonalFlipError: The server rejected, or its answer is not what was asked for.
+    """
+    if reply.status != 200:
+        raise rejection(reply, count)
+    headers, media_type = reply.headers, form.content_type(count)
+    got = headers.get("Content-Type") or ""
+    if got != media_type and _media_type(got) != _media_type(media_type):
+        raise InvalidAnswer(f"Content-Type: {got}", media_type, _LOOK)
+    if (coding := headers.get("Content-Encoding")) is not None:
+        raise InvalidAnswer(f"Content-Encoding: {coding}", "none", _LOOK)
+    for name, expected in (("Flip-Images", str(count)), ("Flip-Wire-Version", WIRE_VERSION)):
+        found = headers.get(name)
+        if found is not None and found != expected:
+            raise InvalidAnswer(f"{name}: {found}", expected, _LOOK)
+    if len(reply.body) != form.length_bytes(count):
+        more = "or more " if len(reply.body) > form.length_bytes(count) else ""
+        raise InvalidAnswer(
+            f"a body of {len(reply.body)} bytes {more}for {count} images",
+            f"{form.length_bytes(count)} bytes",
+            _LOOK,
+        )
+    if form is FLIPS and reply.headers.get("Flip-Flips") != "16":
+        version, flips = (reply.headers.get(f"Flip-{name}") for name in ("Model-Version", "Flips"))
+        raise ModelDoesNotFlip(
+            f"version {version}, which flips {flips} of 16 images",
+            "a version that flips all of them",
+            "name one: version=...",
+        )
+    return form.decode(reply.body, count)
+
+
+_LOOK = "check that the URL is a DiagonalFlipNet server and what proxies on the way do"
+
+
+def rejection(reply: Reply, count: int) -> DiagonalFlipError:
+    """The error that a status other than 200 stands for."""
+    problem = _document(reply.body)
+    status = reply.status
+    if status == TooManyImages.status:
+        return _too_many(reply, count)
+    told = str(problem.get("message") or problem.get("detail") or bytes(reply.body[:200]))
+    kind = errors.KINDS.get(str(problem.get("code")))
+    if kind is not None and kind.status == status:
+        error = kind(*(str(problem.get(name, "")) for name in ("got", "expected", "action")))
+    else:
+        worker_died = problem.get("message") == WORKER_DIED
+        error = _other_rejection(reply, f"status {status}: {told}", worker_died)
+    if isinstance(error, RateLimited | ServerOverloaded):
+        error.retry_after_s = _seconds(reply.headers.get("Retry-After", ""))
+    return error
+
+
+def _other_rejection(reply: Reply, got: str, worker_died: bool) -> DiagonalFlipError:
+    """Errors that are not our server's own: TorchServe's, and those of proxies on the way."""
+    known: dict[int, DiagonalFlipError] = {
+        401: NotAuthorized(got, "an accepted token", "check the token"),
+        403: NotAuthorized(got, "an accepted token", "check the token"),
+        404: ModelNotFound(got, "a model of that name", "check url and model"),
+        408: RequestTimeout(got, "the whole request in time", "send it again"),
+        429: RateLimited(got, "fewer requests", "send it again later"),
+        503: ServerOverloaded(got, "an answer", "send it again later"),
+    }
+    if reply.status in known:
+        return known[reply.status]
+    if reply.status in BEHIND_A_GATEWAY:
+        return ConnectionFailed(got, "an answer from behind the gateway", "send it again")
+    if reply.status >= 500 and worker_died:
+        return InternalError(got, "an answer", "send it again")
+    return InvalidAnswer(got, "status 200", _LOOK)
+
+
+def info(reply: Reply) -> ServerInfo:
+    """Return the description of a server.
+
+    Raises:
+        DiagonalFlipError: The server rejected, or does not say everything.
+    """
+    if reply.status != 200:
+        raise rejection(reply, 0)
+    try:
+        told = json.loads(bytes(reply.body))
+        return ServerInfo(**{field.name: told[field.name] for field in fields(ServerInfo)})
+    except (ValueError, KeyError, TypeError) as error:
+        got = (
+            f"a description that lacks {error}" if isinstance(error, KeyError) else "no JSON object"
+        )
+        raise InvalidAnswer(got, "a server's description", _LOOK) from error
+
+
+def document(reply: Reply) -> dict[str, Any]:
+    """The JSON object that an admin port answered with.
+
+    Raises:
+        DiagonalFlipError: The server rejected, or answered with something else.
+    """
+    if reply.status != 200:
+        raise rejection(reply, 0)
+    found = _document(reply.body)
+    if not found:
+        raise InvalidAnswer("no JSON object", "the server's versions", _LOOK)
+    return found
+
+
+def check_all_16(
+    together: npt.NDArray[np.float32], alone: Sequence[npt.NDArray[np.float32]]
+) -> None:
+    """Checks predictions of all images: ``float32[16, 4]``, and 16 times ``float32[1, 4]``.
+
+    Raises:
+        InvalidAnswer: One is not finite, or differs between alone and together.
+    """
+    if not np.isfinite(together).all():
+        raise InvalidAnswer("a prediction is not finite", "finite numbers", _LOOK)
+    if not agree(together, np.concatenate(alone).reshape(-1, PIXELS)):
+        raise InvalidAnswer(
+            "an image is predicted differently alone and in a batch", "the same prediction"
+        )
+
+
+def check_out(out: object, count: int) -> None:
+    """Raises ClientError unless predictions of ``count`` images can be read into ``out``."""
+    if (
+        isinstance(out, np.ndarray)
+        and out.dtype == np.dtype(np.float32)
+        and out.shape == (count, PIXELS)
+        and out.flags.c_contiguous
+        and out.flags.writeable
+    ):
+        return
+    got = f"{out.dtype}{list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
+    raise ClientError(f"out is {got}", f"a writable array float32[{count}, 4], row by row")
+
+
+def agree(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool:
+    """Return whether two answers for the same images, ``float32[n, 4]``, can both be right.
+
+    Each may deviate from the exact prediction by the tolerance. Bits may differ: they depend
+    on the processor, and a balancer may have sent two requests to two hosts.
+    """
+    return got.shape == wanted.shape and bool((np.abs(got - wanted) <= 2 * TOLERANCE).all())
+
+
+def _too_many(reply: Reply, count: int) -> DiagonalFlipError:
+    """Carries in ``limit`` how many images to send instead."""
+    if count == 1:
+        return InvalidAnswer("status 413 for a single image", "status 200", _LOOK)
+    told = reply.headers.get("Flip-Max-Images", "")
+    published = int(told) if told.isdecimal() else 0
+    # Whoever rejects without a number, or with a senseless one, gets half.
+    return TooManyImages.of(count, published if 0 < published < count else count // 2)
+
+
+def _media_type(text: str) -> tuple[str, str]:
+    """Type and padding of a ``Content-Type``; other parameters do not matter."""
+    header = Message()
+    header["Content-Type"] = text
+    return header.get_content_type(), str(header.get_param("padding", "0"))
+
+
+def _seconds(retry_after: str) -> float:
+    """``Retry-After``, either seconds or a date, as seconds from now; 0 if it is neither."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except (TypeError, ValueError):
+        return 0.0
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+
+
+def _document(body: bytes | bytearray | memoryview) -> dict[str, Any]:
+    try:
+        document = json.loads(bytes(body))
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}

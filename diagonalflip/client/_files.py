@@ -1,0 +1,139 @@
+"""Files of images in and of predictions out, in pieces."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+PIECE_BYTES = 1 << 16
+
+Source = str | os.PathLike[str] | BinaryIO
+Destination = str | os.PathLike[str] | BinaryIO
+
+
+@contextmanager
+def reading(source: Source) -> Iterator[BinaryIO]:
+    """The source as an open file; closed at the end if it was a path."""
+    if isinstance(source, str | os.PathLike):
+        with Path(source).open("rb") as file:
+            yield file
+    else:
+        yield source
+
+
+def pieces(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the rest of a file, piece by piece."""
+    while piece := file.read(PIECE_BYTES):
+        yield piece
+
+
+def predict_file(
+    predict_chunks: Callable[..., Generator[npt.NDArray[np.float32], None, None]],
+    source: Source,
+    destination: Destination,
+    count: int | None,
+    progress: Callable[[int], None] | None,
+) -> int:
+    """Predict a file into a file, piece by piece; see ``Client.predict_file``."""
+    done = 0
+    with (
+        reading(source) as images,
+        writing(destination) as output,
+        closing(predict_chunks(pieces(images), count=count)) as answers,
+    ):
+        for predictions in answers:
+            write(output, predictions)
+            done += len(predictions)
+            if progress is not None:
+                progress(done)
+    return done
+
+
+@contextmanager
+def writing(destination: Destination) -> Iterator[BinaryIO]:
+    """The destination as an open file; at a path, nothing appears until all is written.
+
+    What was written so far lies beside it in a hidden ``.part`` file, which goes away on
+    any error, and stays if the process is killed. A file that is there keeps its mode and owner;
+    where it cannot be replaced, it is written over at the end.
+
+    Raises:
+        OSError: It cannot be written, which is known before anything is.
+    """
+    if not isinstance(destination, str | os.PathLike):
+        yield destination
+        return
+    path = Path(destination).resolve()
+    if path.is_file():
+        path.open("ab").close()  # or it may not be written
+    elif path.exists():  # /dev/stdout, a pipe: never to be replaced
+        with path.open("wb") as file:
+            yield file
+        return
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        begun = part.open("xb")
+    except OSError:
+        if not path.exists():
+            raise
+        with tempfile.TemporaryFile() as whole:  # the folder cannot be written, but the file
+            yield whole
+            whole.seek(0)
+            _write_over(path, whole)
+        return
+    try:
+        with begun:
+            yield begun
+            begun.flush()
+            os.fsync(begun.fileno())
+        if not _replace(path, part):
+            with part.open("rb") as finished:
+                _write_over(path, finished)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _replace(path: Path, part: Path) -> bool:
+    """Put a finished file in place; return False if what is there cannot be replaced.
+
+    That is so for a file of another owner, and one that is mounted.
+    """
+    try:
+        before = path.stat()
+    except FileNotFoundError:
+        before = None
+    try:
+        if before is not None:
+            if hasattr(os, "chown"):
+                os.chown(part, before.st_uid, before.st_gid)
+            part.chmod(stat.S_IMODE(before.st_mode))
+        part.replace(path)
+    except OSError:
+        if before is None:
+            raise
+        return False
+    return True
+
+
+def _write_over(path: Path, file: BinaryIO) -> None:
+    """Write what is left of a file over another."""
+    with path.open("wb") as there:
+        shutil.copyfileobj(file, there)
+
+
+def write(file: BinaryIO, predictions: npt.NDArray[np.float32]) -> None:
+    """Writes all of ``float32[n, 4]`` as little-endian bytes, even to an unbuffered pipe."""
+    rest: memoryview[Any] = predictions.astype("<f4", copy=False).data.cast("B")
+    while rest:
+        written = file.write(rest)
+        rest = rest[written:]

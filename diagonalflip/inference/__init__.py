@@ -1,0 +1,1 @@
+"""Requests to responses, by a model on one device; knows no sockets."""

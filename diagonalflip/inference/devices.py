@@ -1,0 +1,32 @@
+"""The device that a worker computes on: a GPU that torch can use, else the CPU."""
+
+from __future__ import annotations
+
+import os
+
+CPU = "cpu"
+GPU_NODES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+"""Device files of NVIDIA's driver, its Jetson boards', WSL's and AMD's."""
+
+
+def has_gpu_driver() -> bool:
+    """Return whether a GPU's driver is loaded. Without one, importing torch is not worth it."""
+    return any(map(os.path.exists, GPU_NODES))
+
+
+def pick_device(gpu_id: int | str | None) -> str:
+    """Return the device of a worker: workers take the GPUs that torch can use in turn.
+
+    Args:
+        gpu_id: The worker's number, or what TorchServe assigned; None asks for the CPU.
+            TorchServe assigns 0 on a host without a GPU, too.
+
+    Returns:
+        As torch names it: ``cpu``, or ``cuda:N``.
+    """
+    if gpu_id is None or not has_gpu_driver():
+        return CPU
+    from diagonalflip.inference.torch_engine import count_gpus  # noqa: PLC0415 - needs torch
+
+    gpus = count_gpus()
+    return f"cuda:{int(gpu_id) % gpus}" if gpus else CPU

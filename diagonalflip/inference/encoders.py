@@ -1,0 +1,127 @@
+"""Predictions to response bodies: one function a media type."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import orjson
+
+from diagonalflip.errors import NotAcceptable
+from diagonalflip.inference.media_types import negotiate, parse_media_type
+from diagonalflip.inference.pictures import encode_png
+from diagonalflip.wire import (
+    FLOAT16,
+    JSON,
+    OCTETS,
+    PACKED,
+    PBM,
+    PIXELS,
+    PNG,
+    TEXT,
+    Images,
+    pack_pixels,
+    unpack,
+    with_padding,
+)
+
+Predictions = npt.NDArray[np.float32]
+Encoded = tuple[bytes, str]
+"""Body and ``Content-Type``."""
+
+FLIP_THRESHOLD = 0.5
+
+HALVING = b64decode(
+    "CAg6dgomCgtwcmVkaWN0aW9ucxIGaGFsdmVzIgRDYXN0KgkKAnRvGAqgAQISB2hhbHZpbmdaIwoLcHJlZGljdGlvbnMS"
+    "FAoSCAESDgoIEgZpbWFnZXMKAggEYh4KBmhhbHZlcxIUChIIChIOCggSBmltYWdlcwoCCARCBAoAEA0="
+)
+"""An ONNX model of one node, which casts ``predictions`` (``float32[n, 4]``) to ``float16``.
+
+Of the oldest versions that know this (opset 13, IR 8), so no ONNX Runtime is too old for it.
+tests/unit/test_encode.py makes it anew: a worker needs no package ``onnx``."""
+
+TABLE_HEADINGS = "image  prediction\n"
+
+
+@lru_cache(maxsize=256)
+def choose(accept: str, content_type: str) -> str:
+    """The media type to answer with: what ``Accept`` likes best, by default the request's twin.
+
+    Raises:
+        NotAcceptable: ``accept`` rules out everything in ``ENCODERS``.
+    """
+    sent = parse_media_type(content_type).name
+    twin = PNG if sent == PBM else sent
+    offers = tuple(sorted(ENCODERS, key=lambda name: name != twin))
+    chosen = negotiate(accept, offers)
+    if chosen is None:
+        raise NotAcceptable(f"Accept {accept[:100]!r}", " or ".join(ENCODERS))
+    return chosen
+
+
+def encode(media_type: str, images: Images, predictions: Predictions) -> Encoded:
+    """Writes ``float32[n, 4]`` as ``media_type``, one of ``ENCODERS``."""
+    return ENCODERS[media_type](images, predictions)
+
+
+def encode_float32(_images: Images, predictions: Predictions) -> Encoded:
+    """Little-endian float32, four per image, in order."""
+    return predictions.astype("<f4", copy=False).tobytes(), OCTETS
+
+
+def encode_float16(_images: Images, predictions: Predictions) -> Encoded:
+    """Little-endian binary16, four per image, rounded to nearest even."""
+    halves = _halving().run(["halves"], {"predictions": predictions})[0]
+    return halves.astype("<f2", copy=False).tobytes(), FLOAT16
+
+
+def encode_flips(_images: Images, predictions: Predictions) -> Encoded:
+    """Thresholded outputs, packed as images are."""
+    flips = pack_pixels(predictions >= FLIP_THRESHOLD)
+    return bytes(flips.packed), with_padding(PACKED, flips.count)
+
+
+def encode_json(_images: Images, predictions: Predictions) -> Encoded:
+    """``{"predictions": [[4 numbers], ...]}``; read as float32 they are exact."""
+    return dump({"predictions": predictions}), JSON
+
+
+def encode_text(images: Images, predictions: Predictions) -> Encoded:
+    """A table for people, written by one formatting of all values."""
+    bits = [f"{number:04b}" for number in range(16)]
+    cells: list[Any] = [None] * (images.count * (1 + PIXELS))
+    cells[:: 1 + PIXELS] = map(bits.__getitem__, unpack(images).tolist())
+    for pixel in range(PIXELS):
+        cells[1 + pixel :: 1 + PIXELS] = predictions[:, pixel].tolist()
+    line = "%s " + " %9.6f" * PIXELS + "\n"
+    table = TABLE_HEADINGS + line * images.count % tuple(cells)
+    return table.encode(), f"{TEXT}; charset=utf-8"
+
+
+def dump(document: object) -> bytes:
+    """JSON; NumPy arrays become lists of the shortest numbers that are exact in their dtype."""
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+@lru_cache(maxsize=1)
+def _halving() -> onnxruntime.InferenceSession:
+    """float32 to float16 by ONNX Runtime: NumPy converts one number at a time, 30 times as slow."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(HALVING, options, providers=["CPUExecutionProvider"])
+
+
+ENCODERS: dict[str, Callable[[Images, Predictions], Encoded]] = {
+    OCTETS: encode_float32,
+    JSON: encode_json,
+    TEXT: encode_text,
+    PNG: lambda images, predictions: (encode_png(images, predictions), PNG),
+    FLOAT16: encode_float16,
+    PACKED: encode_flips,
+}
+"""Media type to encoder."""

@@ -1,0 +1,224 @@
+"""Packed images in, predictions out, on one device. Knows nothing of servers.
+
+All requests of a call become one row of packed bytes, which is unpacked on the device (a byte
+are two images of float32 pixels) and passes through the network in chunks. A CPU computes by ONNX
+Runtime; a GPU by TorchScript (torch_engine.py), and only there torch is imported: it takes 200 MiB
+and a second. Only a few batch shapes ever run, and ``Engine.warm_up`` tries every image at every
+position of each: what it proves is all that can happen later. The tolerance decides; whether the
+bits of an answer depend on its batch is reported.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from diagonalflip.errors import ArtifactError, CertificateError
+from diagonalflip.inference.devices import CPU
+from diagonalflip.wire import PIXELS, TOLERANCE, Images, pack
+
+IMAGES_PER_BYTE = 2
+SMALLEST_BATCH = 16
+LARGEST_BATCH = 1 << 17
+"""Images a forward pass at most: what bounds the memory of a pass (2 MiB of pixels)."""
+
+OCTET_PIXELS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
+"""The eight pixels of every byte, ``float32[256, 8]``."""
+
+CYCLES = [bytes(pack((np.arange(16) + first) % 16).packed) for first in range(16)]
+"""All 16 images, packed, beginning with each of them."""
+
+Chunk = tuple[int, int]
+"""The first of some packed bytes, and the batch size in images that they are run as."""
+
+
+def open_engine(torchscript: bytes, onnx: bytes, device: str) -> Engine:
+    """The engine for ``device``.
+
+    Args:
+        torchscript: The network for a GPU.
+        onnx: The same for a CPU.
+        device: Where to compute.
+
+    Raises:
+        ArtifactError: The model cannot be loaded.
+    """
+    if device == CPU:
+        return OnnxEngine(onnx)
+    from diagonalflip.inference.torch_engine import TorchEngine  # noqa: PLC0415 - torch is not for CPUs
+
+    return TorchEngine(torchscript, device)
+
+
+class Engine(ABC):
+    """A loaded network on one device. Not thread-safe: one engine a worker.
+
+    Attributes:
+        device: Where it computes.
+        device_name: What that is.
+        device_bytes: Memory of a GPU that is taken; None without one.
+        runtime: By what.
+        batch_sizes: Images of the batch shapes that run, ascending.
+        batch_invariant: Whether an image gets the same bits wherever it lies in whatever
+            batch; False until ``warm_up`` has found it so.
+        lanes: Chunks under way at a time.
+    """
+
+    device: str = CPU
+    device_name: str = "CPU"
+    runtime: str
+    lanes = 1
+
+    def __init__(self, largest_batch: int) -> None:
+        self.batch_invariant = False
+        smallest, largest = SMALLEST_BATCH.bit_length(), largest_batch.bit_length()
+        self.batch_sizes = [1 << bits for bits in range(smallest - 1, largest)]
+
+    @property
+    def device_bytes(self) -> int | None:
+        """Memory of a GPU that is taken; None without one."""
+        return None
+
+    def predict(self, requests: Sequence[Images]) -> list[npt.NDArray[np.float32]]:
+        """Predicts all requests in one pass.
+
+        Args:
+            requests: Packed images; the images of one never meet those of another.
+
+        Returns:
+            For each request ``float32[count, 4]``, in order: views of memory that the next
+            call overwrites.
+        """
+        packed = bytearray().join([request.packed for request in requests])
+        if not packed:
+            return [np.empty((0, PIXELS), np.float32)] * len(requests)
+        rows = self._forward(packed, self._chunks(len(packed)))
+        answers = []
+        start = 0
+        for request in requests:
+            answers.append(rows[start : start + request.count])
+            start += IMAGES_PER_BYTE * len(request.packed)
+        return answers
+
+    def warm_up(self, reference: npt.NDArray[np.float64]) -> float:
+        """Runs every batch shape on every lane, and checks every image at every position of it.
+
+        Args:
+            reference: ``float64[16, 4]``, the certificate's predictions by image number.
+
+        Returns:
+            The largest absolute deviation from ``reference``.
+
+        Raises:
+            CertificateError: An answer deviates by more than ``TOLERANCE``, or is NaN.
+        """
+        seen = self._predict_all(self.batch_sizes[0], first=0)[0].copy()
+        deviation = np.abs(seen - reference).max()
+        self.batch_invariant = True
+        for first in range(16):
+            bits = np.roll(seen, -first, axis=0).view(np.uint64)
+            for size in self.batch_sizes:
+                rows = self._predict_all(size, first)
+                if not (rows.view(np.uint64) == bits).all():
+                    self.batch_invariant = False
+                    wanted = np.roll(reference, -first, axis=0)
+                    deviation = np.maximum(deviation, np.abs(rows - wanted).max())  # keeps a NaN
+        if not deviation <= TOLERANCE:
+            raise CertificateError(
+                f"a deviation of {deviation:.3g} on {self.device}",
+                f"at most {TOLERANCE:g} from the certificate",
+                "export again; if it stays, this device computes wrongly",
+            )
+        return float(deviation)
+
+    def _predict_all(self, size: int, first: int) -> npt.NDArray[np.float32]:
+        """Predict images ``first``, ``first + 1``, ... modulo 16, in a batch of ``size`` per lane.
+
+        Returns:
+            ``float32[size * lanes / 16, 16, 4]``.
+        """
+        packed = bytearray(CYCLES[first] * (size * self.lanes // 16))
+        step = size // IMAGES_PER_BYTE
+        chunks = [(start, size) for start in range(0, len(packed), step)]
+        return self._forward(packed, chunks).reshape(-1, 16, PIXELS)
+
+    def _chunks(self, total_bytes: int) -> list[Chunk]:
+        """Cuts packed bytes into batches, the last one of the smallest shape that holds it."""
+        step = self.batch_sizes[-1] // IMAGES_PER_BYTE
+        chunks = []
+        for start in range(0, total_bytes, step):
+            images = IMAGES_PER_BYTE * min(step, total_bytes - start)
+            chunks.append((start, max(SMALLEST_BATCH, 1 << (images - 1).bit_length())))
+        return chunks
+
+    @abstractmethod
+    def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
+        """Runs packed bytes chunk by chunk; gives ``float32[2 * bytes, 4]`` on the host."""
+
+
+class OnnxEngine(Engine):
+    """The network on the CPU, by ONNX Runtime on one thread.
+
+    Args:
+        model: ONNX: input ``pixels`` ``float32[n, 4 * k]``, output ``prediction`` of that
+            shape: k images side by side, a power of two.
+
+    Raises:
+        ArtifactError: The model cannot be loaded.
+    """
+
+    runtime = "ONNX Runtime"
+
+    def __init__(self, model: bytes) -> None:
+        super().__init__(LARGEST_BATCH)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its errors have no common base but this
+            raise ArtifactError(
+                f"the ONNX file: {str(error).splitlines()[0]}", "ONNX", "run the export"
+            ) from error
+
+        columns = self._session.get_inputs()[0].shape[1]
+        self._images_per_row = columns // PIXELS
+        self._pixels = np.zeros((LARGEST_BATCH // IMAGES_PER_BYTE, 2 * PIXELS), np.float32)
+        self._answers = np.empty((LARGEST_BATCH, PIXELS), np.float32)
+        self._bindings: dict[Chunk, onnxruntime.IOBinding] = {}
+
+    def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
+        if room_for(chunks) > len(self._answers):
+            self._answers = np.empty((room_for(chunks), PIXELS), np.float32)
+            self._bindings.clear()
+        octets = np.frombuffer(packed, np.uint8)
+        for chunk in chunks:
+            start, images = chunk
+            part = octets[start : start + images // IMAGES_PER_BYTE]
+            # What is behind them in the last rows are pixels of other images; no copy is made.
+            OCTET_PIXELS.take(part, axis=0, out=self._pixels[: len(part)], mode="clip")
+            if chunk not in self._bindings:
+                self._bindings[chunk] = self._bind(chunk)
+            self._session.run_with_iobinding(self._bindings[chunk])
+        return self._answers[: IMAGES_PER_BYTE * len(packed)]
+
+    def _bind(self, chunk: Chunk) -> onnxruntime.IOBinding:
+        """Ties a pass to the memory of pixels and answers: half of a small pass is saved."""
+        start, images = chunk
+        shape = images // self._images_per_row, self._images_per_row * PIXELS
+        answers = self._answers[IMAGES_PER_BYTE * start :]
+        binding = self._session.io_binding()
+        binding.bind_input("pixels", "cpu", 0, np.float32, shape, self._pixels.ctypes.data)
+        binding.bind_output("prediction", "cpu", 0, np.float32, shape, answers.ctypes.data)
+        return binding
+
+
+def room_for(chunks: Sequence[Chunk]) -> int:
+    """Number of answers, including those of padding."""
+    start, images = chunks[-1]
+    return IMAGES_PER_BYTE * start + images

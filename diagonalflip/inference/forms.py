@@ -1,0 +1,67 @@
+"""A form with one file (RFC 7578), as ``curl -F`` and browsers send it: the file is the body."""
+
+from __future__ import annotations
+
+from multipart import (
+    MultipartError,
+    ParserLimitReached,
+    PushMultipartParser,
+    parse_options_header,
+)
+
+from diagonalflip.errors import InvalidPayload, UnsupportedCoding
+from diagonalflip.inference.media_types import file_type
+
+ONE_FILE = "a form with one file and nothing else"
+
+AS_IT_IS = {
+    "Content-Encoding": ("", "identity"),
+    "Content-Transfer-Encoding": ("", "7bit", "8bit", "binary"),
+}
+"""Headers of a file that say how it is encoded, and their values for one that is not."""
+
+Body = bytes | bytearray
+
+
+def file_of(content_type: str, body: Body) -> tuple[str, Body]:
+    """The file's type and bytes.
+
+    Args:
+        content_type: Of the form, with its boundary.
+        body: The form.
+
+    Returns:
+        The file's media type, as ``file_type`` tells it, and its bytes.
+
+    Raises:
+        InvalidPayload: No whole form, or not exactly one file in it.
+        UnsupportedCoding: The file is encoded, within the form.
+        UnsupportedMediaType: As ``file_type``.
+    """
+    _, options = parse_options_header(content_type)
+    try:
+        parser = PushMultipartParser(options.get("boundary", ""), strict=True, max_segment_count=1)
+        with parser:
+            parts = list(parser.parse(body))
+    except ParserLimitReached as error:
+        raise InvalidPayload("a form with several parts", ONE_FILE) from error
+    except (MultipartError, ValueError) as error:
+        raise InvalidPayload(f"a broken form: {error}", ONE_FILE) from error
+    if not parts:
+        raise InvalidPayload("a form without any part", ONE_FILE)
+    segment, *data, _end = parts
+    if not segment.filename:
+        raise InvalidPayload(
+            "a form with a field that is no file", ONE_FILE, "with curl, -F data=@FILE"
+        )
+    for name, plain in AS_IT_IS.items():
+        coding = segment.header(name, "")
+        if coding.lower() not in plain:
+            raise UnsupportedCoding(
+                f"{name} {coding[:60]!r} of the file in a form",
+                "a file that is not encoded",
+                "compress the whole form instead, with Content-Encoding in the request's headers",
+            )
+    content = b"".join(data)
+    declared = segment.header("Content-Type", "")
+    return file_type(declared, content, segment.filename), content

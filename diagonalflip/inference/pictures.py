@@ -1,0 +1,163 @@
+"""Pictures: sheets of 2x2 tiles, each an image on the way in and a prediction on the way out."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from diagonalflip.errors import EmptyPayload, InvalidPicture
+from diagonalflip.inference.media_types import MediaType
+from diagonalflip.wire import MAX_IMAGES, PIXELS, Images, check_count, pack_pixels
+
+Body = bytes | bytearray
+PICTURE = "a black and white picture of even width and height"
+CONVERT = "convert it, as ImageMagick's -monochrome does"
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_CHUNKS = 10_000
+"""Of a PNG; encoders write one for some kilobytes of data."""
+
+COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
+"""Of a plain PBM. Pillow drops them as well, but copies all the rest for each."""
+
+ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+"""Passes of an interlaced PNG: first column and row, and steps (PNG, section 8.2)."""
+
+# What Pillow's decoders let out for damaged files.
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowError, IndexError)
+
+
+def decode_png(_media_type: MediaType, body: Body) -> Images:
+    """A PNG of bit depth 1, or 8 with nothing but black and white; white, or sample 1, is 1."""
+    is_png = body[:8] == SIGNATURE
+    if is_png and body[12:16] != b"IHDR":  # whose size ``count_of`` takes
+        raise InvalidPicture("the picture does not begin with its size", PICTURE)
+    chunks = _critical_chunks(body) if is_png else [body[8:]]  # ``_open`` says what is wrong
+    plain = body[:8] + b"".join(chunks)
+    sheet = _open(plain, "PNG")
+    data = [chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT"]
+    if not _is_whole(plain, data, *sheet.shape):
+        raise InvalidPicture("the picture has less data than its size needs", PICTURE)
+    if count_of(body) != sheet.size // PIXELS:
+        raise InvalidPicture("the picture does not begin with its size", PICTURE)
+    return _from_sheet(sheet)
+
+
+def count_of(body: Body) -> int:
+    """The images in a PNG, as its head says (PNG, section 11.2.2)."""
+    width, height = (int.from_bytes(body[at : at + 4], "big") for at in (16, 20))
+    return width * height // PIXELS
+
+
+def decode_pbm(_media_type: MediaType, body: Body) -> Images:
+    """A PBM, plain (P1) or raw (P4); bit 1, which is black, is pixel 1."""
+    plain = COMMENT.sub(b"", body) if body[:2] == b"P1" else body
+    return _from_sheet(~_open(plain, "PPM"))
+
+
+def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
+    """The samples, ``bool[height, width]``; True is white, or the second colour of a palette.
+
+    Raises:
+        EmptyPayload: ``body`` has no bytes.
+        InvalidPicture: Not a whole picture of that format, depth and size.
+        TooManyImages: More tiles than one request may carry; it is not decoded then.
+    """
+    if not body:
+        raise EmptyPayload("a body of 0 bytes", PICTURE)
+    try:
+        with warnings.catch_warnings():
+            # Pillow's guard against decompression bombs; ours below is narrower.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(body), formats=[format_name])
+        width, height = picture.size
+        # Pillow tells no depth; a PNG's is byte 24, in its first chunk.
+        is_grey = format_name == "PNG" and picture.mode == "L" and body[24] == 8
+        is_binary = picture.mode == "1" or (picture.mode == "P" and body[24] == 1)
+        if not (is_grey or is_binary) or width % 2 or height % 2:
+            got = f"{width}x{height} pixels, mode {picture.mode!r}"
+            raise InvalidPicture(got, PICTURE, CONVERT)
+        check_count(width * height // PIXELS)
+        samples = np.asarray(picture)
+        if is_grey and not ((samples == 0) | (samples == 255)).all():
+            raise InvalidPicture("greys between black and white", PICTURE, CONVERT)
+        return samples.astype(np.bool_, copy=False)
+    except Image.DecompressionBombError as error:
+        raise InvalidPicture(str(error), f"a picture of at most {MAX_IMAGES} tiles") from error
+    except BROKEN as error:
+        raise InvalidPicture(
+            f"{len(body)} bytes that are not a whole picture of that type", PICTURE
+        ) from error
+
+
+def _critical_chunks(body: Body) -> list[Body]:
+    """The chunks of a PNG that make its pixels: others, such as long texts, are not looked at.
+
+    Raises:
+        InvalidPicture: There are too many, a checksum is wrong, the last one is cut short or is
+            not the file's end, or others are among those with data (PNG, section 5.6).
+    """
+    chunks: list[Body] = []
+    seen: list[bytes] = []
+    view, at = memoryview(body), 8
+    while seen[-1:] != [b"IEND"]:
+        if len(seen) == MAX_CHUNKS:
+            raise InvalidPicture(f"more than {MAX_CHUNKS} chunks", PICTURE)
+        end = at + 12 + int.from_bytes(view[at : at + 4], "big")
+        if end > len(body):
+            raise InvalidPicture("the picture is cut short", PICTURE, "send the whole file")
+        name = bytes(view[at + 4 : at + 8])
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            got = f"a wrong checksum in the chunk at byte {at}"
+            raise InvalidPicture(got, PICTURE, "send another copy: this file is damaged")
+        if name == b"IDAT" != seen[-1] and name in seen:
+            raise InvalidPicture("the picture's data are not in one piece", PICTURE)
+        if name[:1].isupper():  # PNG, section 5.4
+            chunks.append(body[at:end])
+        seen.append(name)
+        at = end
+    if at < len(body):
+        raise InvalidPicture(f"{len(body) - at} bytes after the picture", PICTURE)
+    return chunks
+
+
+def _is_whole(body: Body, data: list[Body], height: int, width: int) -> bool:
+    """Return whether a PNG has data for all rows: Pillow takes absent ones for zeros."""
+    depth, passes = body[24], ADAM7 if body[28] else ((0, 0, 1, 1),)
+    sizes = [((width - x + dx - 1) // dx, (height - y + dy - 1) // dy) for x, y, dx, dy in passes]
+    needed = sum(rows * (1 + (columns * depth + 7) // 8) for columns, rows in sizes if columns > 0)
+    try:
+        return len(zlib.decompressobj().decompress(b"".join(data), needed)) == needed
+    except zlib.error:
+        return False
+
+
+def _from_sheet(sheet: npt.NDArray[np.bool_]) -> Images:
+    rows, columns = sheet.shape[0] // 2, sheet.shape[1] // 2
+    tiles = sheet.reshape(rows, 2, columns, 2).transpose(0, 2, 1, 3).reshape(-1, PIXELS)
+    return pack_pixels(tiles, columns)
+
+
+def encode_png(images: Images, predictions: npt.NDArray[np.float32]) -> bytes:
+    """Predictions ``float32[n, 4]`` as greys: 0 is black, 1 is white, clipped."""
+    columns = images.columns or math.ceil(math.sqrt(images.count))
+    rows = math.ceil(images.count / columns)
+    greys = np.zeros((rows * columns, PIXELS), dtype=np.uint8)
+    exact = np.multiply(np.clip(predictions, 0, 1), 255, dtype=np.float64)
+    greys[: images.count] = np.rint(exact, out=exact)
+    sheet = greys.reshape(rows, columns, 2, 2).transpose(0, 2, 1, 3)
+    written = io.BytesIO()
+    picture = Image.fromarray(np.ascontiguousarray(sheet).reshape(rows * 2, columns * 2))
+    picture.save(written, format="PNG", compress_level=1)
+    return written.getvalue()

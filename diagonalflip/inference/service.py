@@ -1,0 +1,208 @@
+"""The engine's whole service: requests in, responses out, batched; the same for every port."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import threading
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diagonalflip.errors import (
+    ArtifactError,
+    DiagonalFlipError,
+    InternalError,
+    TooManyImages,
+    UnsupportedCoding,
+)
+from diagonalflip.inference import content_codings, decoders, encoders, metadata, reading, v2
+from diagonalflip.inference.devices import CPU
+from diagonalflip.inference.engine import open_engine
+from diagonalflip.inference.model import REFERENCE, Model
+from diagonalflip.inference.reading import Job
+from diagonalflip.message import Common, Operation, Request, Response, Work, rejection
+from diagonalflip.wire import JSON, MAX_EXPLAINED_IMAGES, MAX_IMAGES, PIXELS, WIRE_VERSION
+
+logger = logging.getLogger(__name__)
+
+ECHOED = (("x-request-id", "Flip-Request-Id"), ("traceparent", "traceparent"))
+"""Request header to response header; TorchServe overwrites ``X-Request-Id`` with its own."""
+
+ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""Ids that may be echoed in a header: a line break there would kill the worker."""
+
+
+class Service:
+    """A model, proven on one device.
+
+    Args:
+        model: Its files.
+        device: Where to compute.
+        workers: Of how many workers this is one, for the description; None if unknown.
+
+    Attributes:
+        description: What is served, in JSON.
+        device: As given.
+
+    Raises:
+        ArtifactError: The archive is damaged, or the device answers wrongly.
+    """
+
+    def __init__(self, model: Model, device: str, workers: int | None = None) -> None:
+        self.device = device
+        self._engine = open_engine(model.torchscript, model.onnx, device)
+        self._lock = threading.Lock()
+        self._version = model.version
+        self._digest = hashlib.sha256(model.torchscript).hexdigest()
+        reference, weights, flips = _reference(model.reference)
+        deviation = self._engine.warm_up(reference)
+        self._weights = {name: np.array(each, np.float32) for name, each in weights.items()}
+        headers = {
+            "Flip-Model-Version": self._version,
+            "Flip-Model-Digest": self._digest,
+            "Flip-Flips": str(flips),
+            "Flip-Wire-Version": WIRE_VERSION,
+            "Flip-Device": device.partition(":")[0],
+        }
+        self._common = Common(headers)
+        description = {
+            "model": model.name,
+            "version": self._version,
+            "model_digest": self._digest,
+            "flips": flips,
+            "wire_version": WIRE_VERSION,
+            "workers": workers,
+            "device": device,
+            "device_name": self._engine.device_name,
+            "runtime": self._engine.runtime,
+            "largest_deviation": deviation,
+            "batch_invariant": self._engine.batch_invariant,
+            "max_images": MAX_IMAGES,
+            "max_explained_images": MAX_EXPLAINED_IMAGES,
+            "batch_sizes": self._engine.batch_sizes,
+            "request_media_types": list(decoders.DECODERS),
+            "response_media_types": list(encoders.ENCODERS),
+        }
+        self.description = encoders.dump(description)
+        logger.info("ready: %s", json.dumps(description))
+
+    def documents(self, versions: Sequence[str]) -> dict[str, bytes]:
+        """Return what V2 tells of server, model and config, and the weights, by these names.
+
+        Args:
+            versions: All that are served, this one first.
+        """
+        platform = "onnxruntime_onnx" if self.device == CPU else "pytorch_libtorch"
+        weights = {name: tensor.tolist() for name, tensor in self._weights.items()}
+        told = metadata.documents(versions, platform)
+        return told | {"weights": encoders.dump(weights)}
+
+    @property
+    def device_bytes(self) -> int | None:
+        """Memory of the GPU that is taken; None without one."""
+        return self._engine.device_bytes
+
+    def cost(self, request: Request) -> int:
+        """The most work that a request can be, in predictions; its body may be unwrapped."""
+        return reading.cost_of(request)
+
+    def read(self, request: Request) -> Job | Response:
+        """Understands one request: a job for ``answer``, or the response already."""
+        started = perf_counter()
+        try:
+            job = reading.read(request, self._version, self._digest)
+        except DiagonalFlipError as error:
+            return self.reject(request, error)
+        except Exception as error:
+            return self.reject(request, _our_fault("reading the request", error))
+        decode_s = perf_counter() - started
+        if job is None:
+            work = ("", 0, decode_s, 0.0, 0.0)
+            response = self._good(request, (self.description, JSON, {}), work)
+            response.work = None
+            return response
+        job.decode_s = decode_s
+        return job
+
+    def answer(self, jobs: Sequence[Job]) -> list[Response]:
+        """Answers jobs, predictions by one pass through the network; for any thread."""
+        with self._lock:  # until all is written: the next pass overwrites its results
+            started = perf_counter()
+            try:
+                results = self._engine.predict([job.images for job in jobs])
+            except Exception as error:
+                fault = _our_fault("the forward pass", error)
+                return [self.reject(job.request, fault) for job in jobs]
+            forward_s = perf_counter() - started
+            return [
+                self._write(job, rows, forward_s) for job, rows in zip(jobs, results, strict=True)
+            ]
+
+    def reject(self, request: Request, error: DiagonalFlipError) -> Response:
+        """The response to a request that cannot be answered: RFC 9457, or V2's error object."""
+        headers = _echo(request)
+        if isinstance(error, TooManyImages):
+            headers["Flip-Max-Images"] = str(error.limit)
+        if isinstance(error, UnsupportedCoding):
+            headers["Accept-Encoding"] = ", ".join(content_codings.FORMATS)
+        if request.operation is Operation.PREDICT and v2.recognises(request.headers, request.body):
+            return rejection(error, headers, v2=True)
+        return request.rejection(error, headers)
+
+    def _write(self, job: Job, rows: npt.NDArray[np.float32], forward_s: float) -> Response:
+        started = perf_counter()
+        try:
+            written = job.write(rows, self._weights) if job.explains else job.write(rows)
+        except Exception as error:
+            return self.reject(job.request, _our_fault("writing the answer", error))
+        encode_s = perf_counter() - started
+        work = (job.form, job.images.count, job.decode_s, forward_s, encode_s)
+        return self._good(job.request, written, work)
+
+    def _good(self, request: Request, written: reading.Written, work: Work) -> Response:
+        body, content_type, headers = written
+        headers["Flip-Images"] = str(work[1])
+        headers["Server-Timing"] = _timing(work)
+        headers |= _echo(request)
+        return Response(body, content_type, headers=headers, work=work, common=self._common)
+
+
+def _echo(request: Request) -> dict[str, str]:
+    echoed = {}
+    for name, spelling in ECHOED:
+        value = request.headers.get(name)
+        if value and ECHOABLE.fullmatch(value):
+            echoed[spelling] = value
+    return echoed
+
+
+def _reference(content: bytes) -> tuple[npt.NDArray[np.float64], dict[str, Any], int]:
+    """Exact predictions by image number, ``float64[16, 4]``, weights by name, number of flips."""
+    try:
+        document = json.loads(content)
+        predictions = np.array(document["predictions"], dtype=np.float64).reshape(16, PIXELS)
+        return predictions, document["weights"], int(document["flips"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{REFERENCE}: {error!r}", "16 predictions, weights and flips"
+        ) from error
+
+
+def _our_fault(step: str, error: Exception) -> InternalError:
+    """Logs what is being handled. Raised further, it would fail the whole batch."""
+    logger.error("%s failed", step, exc_info=error)
+    return InternalError(f"{step} failed", "an answer", "send it again, and tell us")
+
+
+def _timing(work: Work) -> str:
+    _, _, decode_s, forward_s, encode_s = work
+    return (
+        f"decode;dur={1e3 * decode_s:.3f}, forward;dur={1e3 * forward_s:.3f}, "
+        f"encode;dur={1e3 * encode_s:.3f}"
+    )

@@ -1,0 +1,157 @@
+"""Predictions without a server: the engine of a worker, in this process."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from diagonalflip.client import _answers, _files
+from diagonalflip.client._chunks import ChunkLimit, chunks
+from diagonalflip.client._files import Destination, Source
+from diagonalflip.client._images import ImagesLike, Packed, packed_images, to_images
+from diagonalflip.errors import ModelDoesNotFlip, ModelNotFound
+from diagonalflip.inference.devices import pick_device
+from diagonalflip.inference.encoders import encode_flips
+from diagonalflip.inference.engine import LARGEST_BATCH, open_engine
+from diagonalflip.server.models import store
+from diagonalflip.server.settings import PACKAGED
+from diagonalflip.wire import PIXELS, Images, to_pixels, unpack
+
+CHUNK_IMAGES = 4 * LARGEST_BATCH
+"""Images of one pass through the engine, whose predictions take 8 MiB."""
+
+
+class Predictor:
+    """Predicts in this process, on one core or one GPU. Thread-safe: one call at a time computes.
+
+    It loads one version and checks its predictions of all 16 images, as a worker does before it
+    serves.
+
+    Args:
+        version: Of the model; None takes the first one.
+        model_store: Folder that ``make export`` filled; None takes the versions in the package.
+        device: ``cpu``, or ``cuda:N``, which needs torch; None takes a GPU if there is one.
+
+    Attributes:
+        version: Of the model.
+        flips: How many of the 16 images that version flips.
+        device: Where it computes.
+        largest_deviation: From the exact predictions, of all 16 images on that device.
+
+    Raises:
+        ModelNotFound: There is no such version.
+        ArtifactError: It is damaged, or the device cannot load it.
+        CertificateError: The device predicts wrongly.
+    """
+
+    def __init__(
+        self,
+        version: str | None = None,
+        *,
+        model_store: Path | None = None,
+        device: str | None = None,
+    ) -> None:
+        folders = store.folders(model_store or PACKAGED)
+        self.version = version or next(iter(folders))
+        if self.version not in folders:
+            raise ModelNotFound(f"version {version}", f"one of {', '.join(folders)}")
+        artifacts = store.check(store.only_one(self.version, folders[self.version]))
+        self.flips = artifacts.flips
+        self.device = pick_device(0) if device is None else device
+        files = artifacts.files
+        self._engine = open_engine(files["torchscript"], files["onnx"], self.device)
+        reference = np.array(json.loads(files["reference"])["predictions"], np.float64)
+        self.largest_deviation = self._engine.warm_up(reference)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left open; for use in place of a ``Client``."""
+
+    def predict(
+        self, images: ImagesLike, *, out: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return predictions, ``float32[n, 4]``; arguments and errors as of ``Client.predict``."""
+        return self._predict(to_images(images), out)
+
+    def predict_packed(
+        self,
+        packed: Packed,
+        count: int | None = None,
+        *,
+        out: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return predictions, ``float32[count, 4]``; see ``Client.predict_packed``."""
+        return self._predict(packed_images(packed, count), out)
+
+    def flip(self, images: ImagesLike) -> npt.NDArray[np.uint8]:
+        """Return flipped images, ``uint8[n, 2, 2]``; see ``Client.flip``."""
+        given = to_images(images)
+        return to_pixels(unpack(Images(self._flip(given), given.count)))
+
+    def flip_packed(self, packed: Packed, count: int | None = None) -> bytes:
+        """Return flipped images, packed as those that came.
+
+        Raises:
+            EmptyPayload, InvalidPadding: As ``Client.predict_packed``.
+            ModelDoesNotFlip: The version flips fewer than all 16 images.
+        """
+        return self._flip(packed_images(packed, count))
+
+    def predict_chunks(
+        self, pieces: Iterable[Packed], *, count: int | None = None
+    ) -> Generator[npt.NDArray[np.float32], None, None]:
+        """Yield predictions of any number of images; see ``Client.predict_chunks``."""
+        for images in chunks(iter(pieces), ChunkLimit(CHUNK_IMAGES), count):
+            yield self._predict(images)
+
+    def predict_file(
+        self,
+        source: Source,
+        destination: Destination,
+        *,
+        count: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Predict a file of packed images into a file; see ``Client.predict_file``."""
+        return _files.predict_file(self.predict_chunks, source, destination, count, progress)
+
+    def _predict(
+        self, images: Images, out: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
+        if out is None:
+            out = np.empty((images.count, PIXELS), np.float32)
+        _answers.check_out(out, images.count)
+        with self._lock:  # the engine's next call overwrites its rows
+            for first in range(0, images.count, CHUNK_IMAGES):
+                part = _part(images, first)
+                out[first : first + part.count] = self._engine.predict([part])[0]
+        return out
+
+    def _flip(self, images: Images) -> bytes:
+        if self.flips != 16:
+            raise ModelDoesNotFlip(
+                f"version {self.version}, which flips {self.flips} of 16 images",
+                "a version that flips all of them",
+                'name one: version="2.0"',
+            )
+        flipped = []
+        with self._lock:
+            for first in range(0, images.count, CHUNK_IMAGES):
+                part = _part(images, first)
+                flipped.append(encode_flips(part, self._engine.predict([part])[0])[0])
+        return b"".join(flipped)
+
+
+def _part(images: Images, first: int) -> Images:
+    """Return at most ``CHUNK_IMAGES`` images from an even one on."""
+    packed = images.packed[first // 2 : (first + CHUNK_IMAGES) // 2]
+    return Images(packed, min(CHUNK_IMAGES, images.count - first))

@@ -1,0 +1,1 @@
+"""The server: supervisor, workers and their HTTP."""

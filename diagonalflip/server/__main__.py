@@ -1,0 +1,130 @@
+"""Serve in the foreground until Ctrl-C or SIGTERM: ``python -m diagonalflip.server``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from diagonalflip import _processor
+from diagonalflip.errors import DiagonalFlipError, StartError
+from diagonalflip.server.settings import Settings, reject_unsafe
+from diagonalflip.server.supervisor import host, logs
+from diagonalflip.server.supervisor.ports import open_ports, require_addresses
+from diagonalflip.server.supervisor.workers import GaveUpError, Workers
+
+PATH = "/predictions/diagonal_flip"
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+STOPPED, UNUSABLE, GAVE_UP, NOT_STARTED = 0, 2, 3, 4
+"""Exit statuses: as asked; settings or a model that cannot be used, which another start does not
+change; no worker can start any more; it could not start."""
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Serve; return an exit status."""
+    output, errors = logs.Output(1), logs.Output(2)
+    try:
+        _processor.require()
+        settings = Settings.from_environment()
+        logs.configure(settings.log_format, output)
+        with _foreground() as has_terminal:
+            asyncio.run(_serve(settings, output, has_terminal=has_terminal))
+    except GaveUpError as error:
+        errors.put(f"Giving up: {error}; see {settings.log_dir}")
+        return GAVE_UP
+    except StartError as error:
+        errors.put(f"{type(error).__name__}: {error}")
+        return NOT_STARTED
+    except DiagonalFlipError as error:
+        errors.put(f"{type(error).__name__}: {error}")
+        return UNUSABLE
+    else:
+        logger.info("Stopped.")
+        return STOPPED
+    finally:
+        output.flush()
+        errors.flush()
+
+
+async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> None:
+    started = time.monotonic()
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in STOPPING:
+        loop.add_signal_handler(number, stop.set)
+    # Files are followed anyway; a terminal that is closed is a reason to stop.
+    loop.add_signal_handler(signal.SIGHUP, stop.set if has_terminal else lambda: None)
+    if ignored := host.ignored_variables():
+        logger.warning("Ignored in the environment: %s", ", ".join(ignored))
+    require_addresses(settings)
+    reject_unsafe(settings)
+    host.allow_many_files()
+    settings, listeners = open_ports(replace(settings, workers=host.count_workers(settings)))
+    logger.info("Starting %d workers (logs: %s)", settings.workers, settings.log_dir)
+    workers = Workers(settings, listeners)
+    try:
+        await workers.start()
+        # The workers read their code while this process reads the rest of its own.
+        from diagonalflip.server.supervisor.supervisor import Supervisor  # noqa: PLC0415
+
+        def ready() -> None:
+            logger.info("Ready after %.1f s", time.monotonic() - started)
+            if settings.log_format == logs.TEXT:
+                output.put(_invitation(settings))
+
+        await Supervisor(settings, listeners, workers, stop).run(ready)
+    finally:
+        await workers.end()
+
+
+def _invitation(settings: Settings) -> str:
+    urls = [settings.url, *([settings.public_url] if settings.tokens_file is not None else [])]
+    data = '{"images": [11, "0110", [[1, 1], [0, 0]]]}'
+    curl = f"curl {settings.url}{PATH} -H 'Content-Type: application/json' -d '{data}'"
+    told = f"Health and metrics: {settings.admin_url}. Ctrl-C stops it."
+    return "\n".join(["", *urls, "", f"  {curl}", "", told, ""])
+
+
+def _owned_terminal() -> int | None:
+    """The controlling terminal, if there is one and this process group has it."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR)
+        return terminal if os.tcgetpgrp(terminal) == os.getpgrp() else None
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def _foreground() -> Iterator[bool]:
+    """Takes the terminal, if there is one, so that Ctrl-C reaches this process alone.
+
+    Otherwise make, in the same process group, would be interrupted too and report a
+    failure for what is a clean stop. Gives whether there is a terminal.
+    """
+    terminal = _owned_terminal()
+    if terminal is None:
+        yield False
+        return
+    owner = os.getpgrp()
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or taking it would stop us
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # the shell could not resume this group
+    if owner != os.getpid():
+        os.setpgid(0, 0)
+    os.tcsetpgrp(terminal, os.getpgrp())
+    try:
+        yield True
+    finally:
+        with contextlib.suppress(OSError):
+            os.tcsetpgrp(terminal, owner)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Health checks: predictions of all 16 images, compared with the model store's."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diagonalflip.errors import CertificateError
+from diagonalflip.server.http.routes import ALL_IMAGES
+from diagonalflip.server.models.store import Artifacts
+from diagonalflip.server.settings import LOOPBACK
+from diagonalflip.wire import OCTETS, TOLERANCE
+
+
+def compare(answer: bytes, artifacts: Artifacts) -> None:
+    """Compare predictions of all 16 images, little-endian float32, with the certificate.
+
+    Raises:
+        CertificateError: They differ by more than the tolerance.
+    """
+    expected = np.array(artifacts.reference)
+    if len(answer) != 4 * expected.size:
+        raise CertificateError(f"{len(answer)} bytes", f"{4 * expected.size} bytes")
+    got = np.frombuffer(answer, dtype="<f4").reshape(expected.shape)
+    deviation = float(np.abs(got - expected).max())
+    if not deviation <= TOLERANCE:
+        raise CertificateError(
+            f"a prediction deviates by {deviation:.3g}", f"at most {TOLERANCE:g}"
+        )
+
+
+def check(answer: dict[str, Any], artifacts: Artifacts, device: str | None) -> None:
+    """Compare a worker's answer for one version with the certificate.
+
+    Args:
+        answer: As ``worker.routes.Answers`` has it.
+        artifacts: The version.
+        device: ``cuda`` if the CPU does not count, where a GPU could not be used or was lost.
+
+    Raises:
+        CertificateError: It differs.
+    """
+    if answer["status"] != 200:
+        raise CertificateError(f"status {answer['status']}", "200")
+    if answer["digest"] != artifacts.digest:
+        raise CertificateError(f"model {answer['digest']} answered", artifacts.digest)
+    if device not in (None, answer["device"]):
+        raise CertificateError(
+            f"the answer was computed on {answer['device']}",
+            f"{device}, as FLIP_REQUIRE_GPU=1 says",
+            "see whether torch.cuda.is_available(), or set FLIP_REQUIRE_GPU=0",
+        )
+    compare(bytes.fromhex(answer["predictions"]), artifacts)
+
+
+async def ask(  # noqa: PLR0913 - by keyword
+    port: int | Path,
+    method: str,
+    path: str,
+    *,
+    host: str = LOOPBACK,
+    body: bytes = b"",
+    tls: ssl.SSLContext | None = None,
+) -> tuple[int, bytes]:
+    """Send one HTTP request on a connection of its own, whatever proxies there are.
+
+    Args:
+        port: Where to; or a Unix socket.
+        method: Of the request.
+        path: Of the request.
+        host: Where to.
+        body: Packed images.
+        tls: For HTTPS.
+
+    Returns:
+        Status and body of the answer.
+
+    Raises:
+        OSError: No connection, or no answer on it.
+        ValueError: What came is no HTTP.
+    """
+    if isinstance(port, Path):
+        reader, writer = await asyncio.open_unix_connection(port)
+    else:
+        reader, writer = await asyncio.open_connection(host, port, ssl=tls)
+    try:
+        head = f"{method} {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n"
+        head += f"Content-Type: {OCTETS}\r\n" if body else ""
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        head_bytes = await reader.readuntil(b"\r\n\r\n")
+        status = int(head_bytes.split(b" ", 2)[1])
+        lines = head_bytes.lower().split(b"\r\n")
+        lengths = [line.partition(b":")[2] for line in lines if line.startswith(b"content-length:")]
+        return status, await reader.readexactly(int(lengths[0])) if lengths else b""
+    except (EOFError, asyncio.LimitOverrunError) as error:
+        raise ConnectionError("no whole answer") from error
+    finally:
+        writer.close()
+
+
+async def predict(port: int, path: str) -> bytes:
+    """Return predictions of all 16 images, asked of a port of loopback.
+
+    Raises:
+        OSError: None came, or another status than 200.
+        ValueError: What came is no HTTP.
+    """
+    status, answer = await ask(port, "POST", path, body=ALL_IMAGES)
+    if status != 200:
+        raise ConnectionError(f"status {status}: {answer[:200].decode(errors='replace')}")
+    return answer

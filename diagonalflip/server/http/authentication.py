@@ -1,0 +1,202 @@
+"""Access to the public listener: tokens, their rate, and TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import ssl
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from diagonalflip.errors import (
+    DiagonalFlipError,
+    NotAuthorized,
+    RateLimited,
+    SettingError,
+    TokenRevoked,
+)
+from diagonalflip.message import Request
+from diagonalflip.server.http import limits
+
+LINE = re.compile(r"([0-9a-f]{64}) ([A-Za-z0-9._-]{1,64})")
+"""Of a file of tokens: SHA-256 and name."""
+
+REVOKED = "revoked"
+"""In place of a name."""
+
+REMEDY = "run `make token NAME=someone TOKENS_FILE=tokens`"
+SCHEME = "bearer "
+HEALTH = {"/ping", "/v2/health/live", "/v2/health/ready"}
+"""Paths that need no token."""
+
+UNKNOWN = NotAuthorized(
+    "the token is missing or unknown", "a header Authorization: Bearer TOKEN", "add it"
+)
+WITHDRAWN = TokenRevoked("the token was revoked", "a valid one", "ask for a new token")
+TOO_FAST = RateLimited("too many requests with this token", "fewer", "wait a second")
+
+logger = logging.getLogger(__name__)
+
+
+class RejectionLog:
+    """Logs who was rejected, in a line of JSON each: not more than whoever reads keeps up with."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+
+    def put(self, method: str, path: str, name: str, error: DiagonalFlipError) -> None:
+        """Log a rejection of a token with that name, if it has one."""
+        self._lines += 1
+        if self._lines <= limits.REJECTIONS_LOGGED:
+            told = {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "token": name,
+                "method": method,
+                "path": path[:200],
+                "status": int(error.status or 0),
+            }
+            logger.warning("rejected: %s", json.dumps(told))
+
+    def tick(self) -> None:
+        """Begin another second."""
+        if self._lines > limits.REJECTIONS_LOGGED:
+            logger.warning("%d rejections were not logged", self._lines - limits.REJECTIONS_LOGGED)
+        self._lines = 0
+
+
+class Authenticator:
+    """Decides over the requests of one worker's public listener.
+
+    Args:
+        rate: Requests that a token may send in a second.
+
+    Attributes:
+        context: TLS for new connections; None for plain HTTP.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self.context: ssl.SSLContext | None = None
+        self._names: Mapping[str, str] = {}
+        self._rate = rate
+        self._requests: Counter[str] = Counter()
+        self._log = RejectionLog()
+
+    def renew(self, names: Mapping[str, str], pem: str | None) -> None:
+        """Take over other tokens, names by digest, and another certificate with its key."""
+        self.context = tls(pem) if pem is not None else None
+        self._names = names
+
+    def admits(self, request: Request) -> bool:
+        """Return whether a request may pass; else it has its response. Sets its token's name."""
+        path = request.path
+        if path in HEALTH:
+            return True
+        request.token, error = self._judge(request.headers.get("authorization", ""))
+        if error is not None:
+            self._log.put(request.method, path, request.token, error)
+            request.response = request.rejection(error)
+        return error is None
+
+    def _judge(self, told: str) -> tuple[str, DiagonalFlipError | None]:
+        name, error = who(told, self._names)
+        if error is not None:
+            return name, error
+        self._requests[name] += 1
+        return name, TOO_FAST if self._requests[name] > self._rate else None
+
+    def tick(self) -> None:
+        """Begin another second."""
+        self._requests.clear()
+        self._log.tick()
+
+
+def who(told: str, names: Mapping[str, str]) -> tuple[str, NotAuthorized | None]:
+    """The name that a header ``Authorization`` stands for, of ``names`` by digest; or an error."""
+    token = told[len(SCHEME) :].lstrip(" ") if told[: len(SCHEME)].lower() == SCHEME else ""
+    # By its digest: how long the look-up takes says nothing of the token.
+    name = names.get(hashlib.sha256(token.encode("latin-1")).hexdigest(), "")
+    if not name or name == REVOKED:
+        return name, WITHDRAWN if name else UNKNOWN
+    return name, None
+
+
+def read_tokens(path: Path) -> dict[str, str]:
+    """Names by digest.
+
+    Raises:
+        SettingError: There is no such file, a line is of another form, or there is no token.
+    """
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError as error:
+        raise SettingError(f"{path}: {error.strerror}", "a file", REMEDY) from error
+    tokens: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        found = LINE.fullmatch(text)
+        if found is None:
+            raise SettingError(f"line {number} of {path}", "a SHA-256 in hex and a name", REMEDY)
+        tokens[found[1]] = found[2]
+    if not tokens:
+        raise SettingError(f"there is no token in {path}", "at least one", REMEDY)
+    return tokens
+
+
+def tls(pem: str) -> ssl.SSLContext:
+    """Return TLS 1.3 and nothing older, with a certificate chain and its private key.
+
+    Args:
+        pem: Both.
+
+    Raises:
+        SettingError: They do not belong together, or want a password; or there is no room for a
+            temporary file.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        with _file_of(pem) as path:
+            context.load_cert_chain(path, password="")
+    except (ssl.SSLError, ValueError) as error:
+        raise SettingError(
+            f"FLIP_TLS_CERT and FLIP_TLS_KEY: {error}",
+            "a certificate and its private key, PEM, without a password",
+        ) from error
+    except OSError as error:
+        raise SettingError(
+            f"OpenSSL reads certificates from files, and none can be written: {error.strerror}",
+            f"room for {len(pem)} bytes",
+            "see `ulimit -f` and `df`",
+        ) from error
+    return context
+
+
+@contextlib.contextmanager
+def _file_of(content: str) -> Iterator[str]:
+    """Give the path of a file with that content: ``ssl`` takes certificates in no other way.
+
+    On Linux it is memory, so that no key lies on a disk, and no disk has to have room; unless the
+    kernel forbids that (``vm.memfd_noexec=2``).
+    """
+    try:
+        descriptor = os.memfd_create("pem")
+    except (AttributeError, OSError):
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            yield file.name
+    else:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as memory:
+            memory.write(content)
+            memory.flush()
+            yield f"/proc/self/fd/{descriptor}"

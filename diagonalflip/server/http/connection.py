@@ -1,0 +1,337 @@
+"""One HTTP/1.1 connection: one request at a time, deadlines for the client, a graceful close.
+
+It is the transport of its requests: lifecycle.py says what happens to them in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from http import HTTPStatus
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, cast
+
+from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
+from diagonalflip.message import Request
+from diagonalflip.server.http import limits
+from diagonalflip.server.http.lifecycle import full
+from diagonalflip.server.http.parser import Parser
+from diagonalflip.server.http.shares import Share
+from diagonalflip.server.worker.metrics import PUBLIC
+from diagonalflip.wire import MAX_BODY_BYTES
+
+if TYPE_CHECKING:
+    from diagonalflip.server.http.listener import HttpServer, Listener
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection.
+
+    Args:
+        server: What it belongs to.
+        listener: That accepted it.
+        address: The client's, at the public listener.
+    """
+
+    def __init__(self, server: HttpServer, listener: Listener, address: str = "") -> None:
+        self._server, self.listener, self.address = server, listener.name, address
+        self._hosts = listener.hosts
+        self._lifecycle = server.lifecycle
+        self._authenticator = server.authenticator if listener.name == PUBLIC else None
+        self._parser: Parser | None = Parser(self)  # None: what the client still sends is ignored
+        self._coming: Request | None = None  # its head has come, and its body comes
+        self._queue: deque[Request] = deque()  # those that were pipelined behind the next
+        self._request: Request | None = None  # what is being answered
+        self._asks = False  # the client waits to be asked for the body of what comes
+        self._ended = False  # the client sends no more
+        self.finished = False  # the last answer is written
+        self._paused = self._reading_paused = (
+            False  # the client reads slowly; it is not listened to
+        )
+        buffered = server.lifecycle.buffered
+        self._listener_share, self._share = buffered.by_listener[listener.name], Share()
+        self._token = ""  # whose share that is
+        self._body_bytes = self._unsent_bytes = self._ignored_bytes = 0
+        self.lost = False
+        self.deadline: float | None = None
+        self.stuck = 0, 0.0  # for the server: how much was unsent when, the last time it changed
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._time = asyncio.get_running_loop().time
+        self._server.connections.add(self)
+        self._transport.set_write_buffer_limits(limits.UNSENT_BYTES)
+        self.expect()
+        most = self._server.most_connections
+        if len(self._server.connections) > most:
+            self._reject(ServerOverloaded("too many connections", f"at most {most}"))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """The connection has ended; what it still waits for is not computed."""
+        self.lost = True
+        self._server.forget(self)
+        self._queue.clear()
+        self._request = None
+        self._stop_reading()
+        self._buffer(-self._unsent_bytes)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass the bytes to the parser, which calls the methods of a ``Receiver``."""
+        if self._parser is None:
+            self._ignored_bytes += len(data)
+            if self._ignored_bytes > MAX_BODY_BYTES:
+                self.abort()
+            return
+        try:
+            self._parser.feed(data)
+        except DiagonalFlipError as error:
+            if self._parser is not None:
+                self._reject(error)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it still gets the answers it waits for."""
+        self._ended = True
+        self._stop_reading()
+        is_owed = self._request is not None or bool(self._queue)
+        if not is_owed:
+            self._leave()
+        return is_owed
+
+    def pause_writing(self) -> None:
+        """The client reads slowly: it is not listened to meanwhile."""
+        self._paused = self._reading_paused = True
+        self._transport.pause_reading()
+        self.expect()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._paused = False
+        self._answer_next()
+        self._listen()
+        self.expect()
+
+    def begin(self) -> None:
+        """A request's first byte has come."""
+        self.expect()
+
+    def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
+        """Make a request of its head; return whether its body is wanted."""
+        request = self._coming = Request(None, headers, b"", None, method, path, self)
+        self._lifecycle.admit(request, self._hosts, self._authenticator)
+        if request.response is not None:
+            return False
+        if request.token != self._token:
+            self._belongs_to(request.token)
+        return True
+
+    def proceed(self) -> None:
+        """The client asks whether to send its body; while it is owed an answer, it waits."""
+        self._asks = self._request is not None
+        if not self._asks:
+            self._transport.write(CONTINUE)
+
+    def buffer(self, length: int) -> None:
+        """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
+        self.buffer_more(length)
+        is_much = self._listener_share.bytes > limits.BUFFERED_BYTES >> 2
+        if is_much and not self.has_room:
+            raise full()
+
+    @property
+    def has_room(self) -> bool:
+        """True while the client may have more."""
+        return not self._lifecycle.buffered.is_full(self._listener_share, self._share)
+
+    def buffer_more(self, length: int) -> None:
+        """Count bytes of bodies; fewer, if it is negative."""
+        self._body_bytes += length
+        self._buffer(length)
+
+    def turn_away(self, connection: str) -> None:
+        """Answer what was rejected by its head, before its body has come."""
+        request, self._coming = self._coming, None
+        if request is not None:
+            self._put(request, connection)
+
+    def receive(self, body: bytes, connection: str) -> None:
+        """A whole request has come."""
+        self.deadline = None
+        self._asks = False
+        request, self._coming = self._coming, None
+        if request is None:  # it was turned away
+            self.expect()
+            return
+        request.body = body
+        self._put(request, connection)
+
+    def _put(self, request: Request, connection: str) -> None:
+        """Answer what has come after the requests before; read no further meanwhile."""
+        response = request.response
+        if response is not None and response.status == HTTPStatus.UNAUTHORIZED:
+            connection = "close"  # a stranger keeps nothing of ours
+        request.connection = connection
+        self._queue.append(request)
+        self._answer_next()
+        if len(self._queue) > limits.PIPELINED_REQUESTS:
+            raise ServerOverloaded(
+                "too many requests behind each other", f"at most {limits.PIPELINED_REQUESTS}"
+            )
+        if response is not None and connection == "close":
+            self._stop_reading()
+        elif self._queue:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def reply(self, request: Request) -> None:
+        """Send the response to the request that was put last."""
+        self._write(request)
+        if self._queue:
+            self._answer_next()
+            if not (self._request is None or self._in_request or self._paused):
+                self.deadline = None  # it is our turn
+
+    def abort(self) -> None:
+        """Ends the connection at once."""
+        self._transport.abort()
+
+    def expire(self) -> None:
+        """Its deadline has passed."""
+        if self.unsent or self._parser is None or self._transport.is_closing():
+            self.abort()
+        elif self._in_request:
+            self._reject(
+                RequestTimeout(
+                    f"request timed out after {limits.REQUEST_S:g} s",
+                    "the whole request within that time",
+                )
+            )
+        else:
+            self._transport.close()
+
+    @property
+    def addresses(self) -> tuple[Any, Any]:
+        """The client's and ours."""
+        told = self._transport.get_extra_info
+        return told("peername"), told("sockname")
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that the client has not read."""
+        return self._transport.get_write_buffer_size()
+
+    @property
+    def _in_request(self) -> bool:
+        """True while the client owes the rest of a request, and is owed a response to it."""
+        parser = self._parser
+        return parser is not None and parser.in_request and not parser.is_answered
+
+    def _answer_next(self) -> None:
+        """Answers what it can, in order, until one has to wait for the service."""
+        while self._queue and self._request is None and not self._paused:
+            request = self._request = self._queue.popleft()
+            if request.response is not None or not self._lifecycle.put(request):
+                self._lifecycle.observe([request], None, perf_counter())
+                self._write(request)
+
+    def _write(self, request: Request) -> None:
+        """Send the response; end the connection if either side wants that."""
+        self._request = None
+        response = request.response
+        if response is None or self.lost:
+            return
+        if self._transport.is_closing():
+            self._leave()
+            return
+        connection = request.connection
+        if self._server.draining and not self._queue:
+            connection = "close"
+        if request.body:
+            self.buffer_more(-len(request.body))
+        head = self._server.head(response, connection)
+        self._transport.writelines([head] if request.method == "HEAD" else [head, response.body])
+        if self._ended and not self._queue:
+            self._transport.close()
+            self._leave()
+        elif connection == "close":
+            self._linger()
+        else:
+            if self._reading_paused:
+                self._listen()
+            if self._asks and not self._queue:
+                self._asks = False
+                self._transport.write(CONTINUE)
+            if self._paused or not self._in_request:
+                self.expect()
+
+    def _leave(self) -> None:
+        """The transport closes once the client has read: that has its time."""
+        self.finished = True
+        self.expect()
+
+    def _listen(self) -> None:
+        """Reads on, if the client takes its answers and waits for none."""
+        if self._reading_paused and not (self._queue or self._paused or self._ended):
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def _buffer(self, length: int) -> None:
+        self._listener_share.bytes += length
+        self._share.bytes += length
+
+    def _belongs_to(self, token: str) -> None:
+        """Count what is buffered for it with the rest of its token."""
+        buffered = self._body_bytes + self._unsent_bytes
+        self._share.bytes -= buffered
+        self._token, self._share = token, self._lifecycle.buffered.by_token[token]
+        self._share.bytes += buffered
+
+    def expect(self) -> None:
+        """Sets how long the client may take for what it is to do, if it is its turn."""
+        unsent = 0
+        if self._paused or self.finished:
+            unsent = self._transport.get_write_buffer_size()
+        if unsent != self._unsent_bytes:
+            self._buffer(unsent - self._unsent_bytes)
+            self._unsent_bytes = unsent
+        acts = unsent or self.finished or self._in_request
+        self.deadline = None
+        if acts or self._request is None:
+            patience_s = limits.patience_s(
+                unsent, self.finished, self._in_request, self._server.draining
+            )
+            self.deadline = self._time() + patience_s
+
+    def _reject(self, error: DiagonalFlipError) -> None:
+        """Answers after the requests before, reads no further, and ends the connection."""
+        request = self._coming
+        if request is None:  # not even a head
+            path = self._parser.path if self._parser is not None else ""
+            request = Request(None, {}, path=path, transport=self)
+            request.arrived = perf_counter()
+        self._stop_reading()
+        request.response, request.connection = request.rejection(error), "close"
+        self._queue.append(request)
+        self._answer_next()
+        self.expect()
+
+    def _stop_reading(self) -> None:
+        """Ignores what the client still sends, and forgets the request that is not whole."""
+        if self._parser is not None:
+            self._parser.close()
+            self._parser = None
+        self._coming, self._asks = None, False
+        waiting = [*self._queue, *([self._request] if self._request else [])]
+        self.buffer_more(sum(len(request.body) for request in waiting) - self._body_bytes)
+
+    def _linger(self) -> None:
+        self.finished = True
+        self._queue.clear()
+        self._stop_reading()
+        self._listen()
+        self.expect()
+        with contextlib.suppress(OSError):
+            self._transport.write_eof()

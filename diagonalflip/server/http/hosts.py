@@ -1,0 +1,84 @@
+"""Which hosts a request may name, against web pages that reach this host by a name of their own.
+
+A page's name may resolve to 127.0.0.1 (DNS rebinding). Then a browser lets the page read what a
+port of this host answers, and sends the page's name in ``Host``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from diagonalflip.errors import MisdirectedRequest, SettingError
+
+NAME = re.compile(r"[\w.-]+|\*", re.ASCII)
+PORT = re.compile(r":\d*\Z", re.ASCII)
+ANY = "*"
+
+
+class Hosts:
+    """The values of ``Host`` that one listener takes.
+
+    Names of this host are always taken, and so is a request of HTTP/1.0 that names none. What else
+    is taken depends on the listener:
+
+    - one for this host takes the allowed names;
+    - a public one takes any name; or, if some are allowed, these, and any address: a probe asks by
+      address, and a page's name is none.
+
+    Args:
+        allowed: Names and addresses in lower case, without ports; ``*`` allows any.
+        is_public: Whether the listener is for other hosts too.
+    """
+
+    def __init__(self, allowed: Iterable[str], *, is_public: bool) -> None:
+        self._allowed, self._is_public = frozenset(allowed), is_public
+        self._takes_any = ANY in self._allowed or (self._is_public and not self._allowed)
+        self.rejection = lru_cache(maxsize=64)(self._rejection)
+
+    def _rejection(self, value: str | None) -> MisdirectedRequest | None:
+        """Return the error for a value of ``Host``, None if it is taken."""
+        host = PORT.sub("", value or "").lower().removesuffix(".")
+        if not host or self._takes_any or host in self._allowed or is_this_host(host):
+            return None
+        if self._is_public and _address(host) is not None:
+            return None
+        return MisdirectedRequest(
+            f"Host {host[:100]!r}",
+            "localhost, or a name in FLIP_ALLOWED_HOSTS",
+            "use such a name, or have that setting list yours",
+        )
+
+
+def read_names(text: str) -> list[str]:
+    """Return the names of a list with commas, in lower case.
+
+    Raises:
+        SettingError: One has a port, a scheme or the like.
+    """
+    names = [each.strip().lower() for each in text.split(",") if each.strip()]
+    for name in names:
+        if not NAME.fullmatch(name) and _address(name) is None:
+            raise SettingError(
+                f"FLIP_ALLOWED_HOSTS lists {name[:100]!r}",
+                "names or addresses, without scheme and port, with commas between them; or *",
+            )
+    return names
+
+
+def is_this_host(name: str) -> bool:
+    """Return whether a name or address is this host's, wherever it is resolved (RFC 6761, 6.3)."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    address = _address(name)
+    mapped = getattr(address, "ipv4_mapped", None)  # of a socket that listens on IPv4 and IPv6
+    return address is not None and (mapped or address).is_loopback
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]").partition("%")[0])
+    except ValueError:
+        return None

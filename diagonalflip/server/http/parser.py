@@ -1,0 +1,275 @@
+"""HTTP/1.1 requests out of a client's bytes, by llhttp (httptools); heads, bodies are bounded."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import httptools
+
+from diagonalflip.errors import HeadersTooLarge, InvalidRequest, RequestTooLarge, TargetTooLong
+from diagonalflip.server.http import limits
+from diagonalflip.server.http.head import (
+    KNOWN_HEAD_BYTES,
+    check,
+    elements,
+    find,
+    lower,
+    read_target,
+    remember,
+)
+from diagonalflip.wire import MAX_BODY_BYTES
+
+ONCE = {"content-type", "inference-header-content-length", "if-match"}
+"""Headers whose repetition nobody understands; others are lists (RFC 9110, section 5.3), or
+nothing to us."""
+
+BLANKS = b" \t"
+
+
+class Receiver(Protocol):
+    """Receiver of requests; errors that it raises come out of ``Parser.feed``."""
+
+    def begin(self) -> None:
+        """A request's first byte has come."""
+
+    def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
+        """Return whether a request is to go on: its head has come.
+
+        Args:
+            method: In upper case.
+            path: As ``read_target`` has it.
+            headers: By lower-case name; of all requests with that head, so only to be read.
+        """
+
+    def proceed(self) -> None:
+        """The client asks whether to send the body of what was admitted."""
+
+    def buffer(self, length: int) -> None:
+        """Count bytes of its body that have come."""
+
+    def turn_away(self, connection: str) -> None:
+        """Answer what was not admitted: its body has not come yet.
+
+        Args:
+            connection: As for ``receive``; ``close`` if the body will not be read.
+        """
+
+    def receive(self, body: bytes, connection: str) -> None:
+        """A whole request has come, admitted or not.
+
+        Args:
+            body: Less the framing; empty if it was not admitted.
+            connection: What the response has to say of the connection, in the header of that name.
+        """
+
+
+class Parser:
+    """Reads the requests of one connection.
+
+    Args:
+        receiver: Is told of them.
+
+    Attributes:
+        in_request: Whether a request has begun and is not whole.
+        is_answered: Whether that one was turned away, so that its body is nobody's.
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._llhttp = httptools.HttpRequestParser(self)
+        self.in_request = self._in_head = self._is_admitted = self.is_answered = False
+        self._is_closed = False
+        self._connection = ""
+
+    def feed(self, data: bytes) -> None:
+        """Reads on.
+
+        Raises:
+            DiagonalFlipError: This is to be rejected, and what follows cannot be read.
+        """
+        begins = not self.in_request and self._connection != "close"
+        end = data.find(b"\r\n\r\n", 0, KNOWN_HEAD_BYTES) if begins else -1
+        raw = data[: end + 4] if end > 0 else b""
+        known = find(raw) if raw else None
+        if known is not None:
+            method, path, headers, length = known
+            if len(raw) + length == len(data):
+                if self._receiver.admit(method, path, headers):
+                    self._receiver.buffer(length)
+                    self._receiver.receive(data[len(raw) :], "")
+                else:
+                    is_short = length <= limits.IGNORED_BODY_BYTES
+                    self._receiver.receive(b"", "" if is_short else "close")
+                return
+        self._completed = False
+        self._read(data)
+        if self._is_closed:
+            return
+        if raw and self._completed and len(raw) + self._body_bytes == len(data):
+            self._remember(raw)  # one request, and nothing else
+        if self.in_request and not (self._in_head or self._is_admitted or self.is_answered):
+            self.is_answered = True
+            self._receiver.turn_away(self._kept())
+
+    def _read(self, data: bytes) -> None:
+        """Have llhttp read; of heads, which it keeps while they are not whole, piece by piece."""
+        while data and not self._is_closed:
+            in_body = self.in_request and not self._in_head
+            size = len(data) if in_body else limits.MAX_HEAD_BYTES
+            piece, data = data[:size], data[size:]
+            if self._in_head:
+                self._head_bytes += len(piece)
+            try:
+                self._llhttp.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._without_upgrade() + piece[upgrade.args[0] :] + data
+            except httptools.HttpParserCallbackError as error:
+                raise (error.__context__ or error) from None
+            except httptools.HttpParserError as error:
+                raise InvalidRequest(f"{type(error).__name__}: {error}", "HTTP/1.1") from error
+            if self._in_head and self._head_bytes > limits.MAX_HEAD_BYTES:
+                raise _long_head(self._url)
+
+    @property
+    def path(self) -> str:
+        """Path of the request whose head has begun; empty if there is none that can be read."""
+        try:
+            return read_target(self._url)[1] if self._in_head else ""
+        except InvalidRequest:
+            return ""
+
+    def close(self) -> None:
+        """Reads no more. llhttp refers back: both are freed now, not when cycles are collected."""
+        self._is_closed = True
+        del self._llhttp
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        if self._is_closed:
+            raise InvalidRequest("a request behind the last one", "none")
+        self._url = b""
+        self._headers: dict[str, str] = {}
+        self._body: list[bytes] = []
+        self._length = self._head_bytes = self._body_bytes = 0
+        self.in_request = self._in_head = True
+        self._is_admitted = self.is_answered = False
+        self._receiver.begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request's target."""
+        self._url += url
+        if len(self._url) > limits.MAX_HEAD_BYTES:
+            raise _long_head(self._url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header; several of one name are a list, and trailers do not count."""
+        self._length += len(name) + len(value)
+        if self._length + len(self._url) > limits.MAX_HEAD_BYTES:
+            raise _long_head(self._url)
+        if self._in_head:
+            key, new = lower(name), value.strip(BLANKS).decode("latin-1")
+            old = self._headers.get(key)
+            if old is not None and key == "host":
+                raise InvalidRequest("several headers host", "one")
+            if old is not None and key in ONCE:
+                if old != new:
+                    raise InvalidRequest(f"several different headers {key}", "one")
+                return
+            self._headers[key] = new if old is None else f"{old}, {new}"
+
+    def on_headers_complete(self) -> None:
+        """All headers are there."""
+        llhttp, headers = self._llhttp, self._headers
+        self._method = llhttp.get_method().decode("latin-1")
+        self._version = llhttp.get_http_version()
+        check(self._method, self._version, self._url, headers)
+        self._in_head = False
+        if llhttp.should_upgrade():
+            return
+        host, self._path = read_target(self._url)
+        if host:  # it counts, and not the header (RFC 9112, section 3.2.2)
+            headers["host"] = host
+        self._is_admitted = self._receiver.admit(self._method, self._path, headers)
+        if not self._is_admitted:
+            return
+        announced = headers.get("content-length", "0")
+        if int(announced[:18]) > MAX_BODY_BYTES:
+            raise _long_body(announced)
+        if self._expects:
+            self._receiver.proceed()
+
+    @property
+    def _expects(self) -> bool:
+        """Whether the client waits for a word before it sends the body."""
+        told = self._headers.get("expect", "").lower() == "100-continue"
+        return told and self._version != "1.0"
+
+    def _kept(self) -> str:
+        """What the response has to say of the connection."""
+        is_read = self._is_admitted or (
+            "transfer-encoding" not in self._headers
+            and int(self._headers.get("content-length", "0")[:18]) <= limits.IGNORED_BODY_BYTES
+            and not self._expects  # it may send the body, or not
+        )
+        if not is_read or not self._llhttp.should_keep_alive():
+            return "close"
+        if self._version != "1.0":
+            return ""
+        # HTTP/1.0 keeps no connection of which nothing is said, and knows no codings.
+        ends = "transfer-encoding" in self._headers or "close" in elements(
+            self._headers.get("connection", "")
+        )
+        return "close" if ends else "keep-alive"
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._body_bytes += len(body)
+        if self._body_bytes > MAX_BODY_BYTES:
+            raise _long_body(f"{self._body_bytes} or more")
+        if self._is_admitted:
+            self._receiver.buffer(len(body))
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """A whole request."""
+        if self._llhttp.should_upgrade():
+            return
+        self.in_request, self._completed = False, True
+        self._connection = self._kept()
+        body, self._body = b"".join(self._body), []
+        self._receiver.receive(body, self._connection)
+
+    def _remember(self, raw: bytes) -> None:
+        """Takes the head of the one request that came whole, unless it says more than it asks."""
+        if not self._connection and "expect" not in self._headers:
+            remember(raw, (self._method, self._path, dict(self._headers), self._body_bytes))
+
+    def _without_upgrade(self) -> bytes:
+        """The head again, without the offer; llhttp has taken the body for something else.
+
+        The offer is ignored (RFC 9110, section 7.8), and the request read as if it were not there.
+        """
+        version = self._version.encode()
+        lines = [b"%b %b HTTP/%b" % (self._llhttp.get_method(), self._url, version)]
+        lines += [
+            f"{name}: {value}".encode("latin-1")
+            for name, value in self._headers.items()
+            if name != "upgrade"
+        ]
+        self._llhttp = httptools.HttpRequestParser(self)
+        self.in_request = self._in_head = False
+        return b"\r\n".join([*lines, b"", b""])
+
+
+def _long_head(target: bytes) -> TargetTooLong | HeadersTooLarge:
+    """Return what to answer to a head that is too long: most of it may be its target."""
+    expected = f"at most {limits.MAX_HEAD_BYTES} bytes"
+    if len(target) > limits.MAX_HEAD_BYTES >> 1:
+        return TargetTooLong("the target is too long", f"{expected} with all headers")
+    return HeadersTooLarge("the headers are too long", expected)
+
+
+def _long_body(length: str) -> RequestTooLarge:
+    return RequestTooLarge(
+        f"a body of {length[:20]} bytes", f"at most {MAX_BODY_BYTES} bytes", "send fewer images"
+    )

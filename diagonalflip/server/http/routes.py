@@ -1,0 +1,196 @@
+"""HTTP of one worker: which path is answered by what.
+
+All workers accept from the same sockets. A batch is whatever has arrived when the worker is free,
+so an idle worker answers at once and batches grow with the load.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, cast
+
+import numpy as np
+
+from diagonalflip.errors import MethodNotAllowed, ModelNotFound
+from diagonalflip.message import Operation, Request, Response, operations, v2_paths
+from diagonalflip.server.http.authentication import HEALTH, Authenticator
+from diagonalflip.server.http.listener import HttpServer
+from diagonalflip.server.worker.metrics import HTTP, PUBLIC, Metrics
+from diagonalflip.server.worker.served import Served
+from diagonalflip.wire import JSON, MODEL, OCTETS, pack
+
+CALLS = ("GET", "HEAD", "POST", "PUT")
+PROBES = ("GET", "HEAD")
+"""Methods of what is asked, and of what is only looked at."""
+
+ALL_IMAGES = bytes(pack(np.arange(16)).packed)
+
+Answers = dict[str, dict[str, Any]]
+"""Outcome of a health check: by version ``status``, ``device``, ``digest`` of the model, and
+``predictions``, the body in hex."""
+
+
+class HealthCheck:
+    """Transport of a health check: all versions' answers are told together.
+
+    Args:
+        services: By version.
+        done: Takes the answers.
+    """
+
+    listener, lost, has_room = "", False, True
+
+    def __init__(self, services: Mapping[str, Any], done: Callable[[Answers], None]) -> None:
+        self._versions = {service: version for version, service in services.items()}
+        self._done = done
+        self._answers: Answers = {}
+
+    def buffer_more(self, length: int) -> None:
+        """Nothing of it is buffered for a client."""
+
+    def reply(self, request: Request) -> None:
+        """Take the answer of one version."""
+        response = cast("Response", request.response)
+        self._answers[self._versions[request.service]] = {
+            "status": response.status,
+            "device": response.common.headers.get("Flip-Device"),
+            "digest": response.common.headers.get("Flip-Model-Digest"),
+            "predictions": response.body.hex(),
+        }
+        if len(self._answers) == len(self._versions):
+            self._done(self._answers)
+
+    def abort(self) -> None:
+        """There is no connection."""
+
+
+class WorkerServer(HttpServer):
+    """The HTTP of one worker.
+
+    Args:
+        served: The versions of the model; their services are called in the event loop's thread.
+        metrics: Takes what happens.
+        pages: Answers that are known, by path.
+        authenticator: Of the public listener, if there is one.
+        publish: Takes all measurements, every second.
+
+    Attributes:
+        served: As given, or as shown since.
+        ready: Whether to say that clients should come here.
+        workers: Figures of every worker, for people.
+    """
+
+    def __init__(
+        self,
+        served: Served,
+        metrics: Metrics,
+        *,
+        pages: Mapping[str, Response],
+        authenticator: Authenticator | None = None,
+        publish: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> None:
+        super().__init__(metrics, authenticator)
+        self._known = {"/v2/health/live": Response(b'{"live": true}', JSON), **pages}
+        self._publish = publish
+        self.ready = True
+        self.workers: list[dict[str, Any]] = []
+        self.show(served)
+
+    def show(self, served: Served) -> None:
+        """Serve these versions from the next request on; those under way are answered as before."""
+        self.served = served
+        self._canary = served.services.get(served.canary or "")
+        self._turn = 0
+        self._operations: dict[str, tuple[Operation, Any]] = {}
+        self._pages = dict(self._known)
+        self._health = {"/ping", "/v2/health/ready"}
+        self._public = set(HEALTH)
+        for name in ("", *served.services):
+            version = name or served.default
+            service = served.services[version]
+            answers = None if not name and self._canary is not None else service
+            self._operations |= {
+                path: (operation, answers) for path, operation in operations(name).items()
+            }
+            others = [each for each in served.services if each != version]
+            documents = service.documents([version, *others])
+            self._public |= v2_paths(name).keys()
+            for path, what in v2_paths(name).items():
+                if what == "ready":
+                    self._health.add(path)
+                else:
+                    self._pages.setdefault(path, Response(documents[what], JSON))
+            weights = f"/weights/{name}.json" if name else "/weights.json"
+            self._pages.setdefault(weights, Response(documents["weights"], JSON))
+
+    def check(self, done: Callable[[Answers], None]) -> None:
+        """Predict the 16 images by every version, in the queue of clients' requests."""
+        check = HealthCheck(self.served.services, done)
+        for service in self.served.services.values():
+            headers = {"content-type": OCTETS}
+            request = Request(Operation.PREDICT, headers, ALL_IMAGES, service, transport=check)
+            self.lifecycle.check(request)
+
+    def route(self, request: Request) -> Response | None:
+        """Set operation and service of a request; or return the response, if its head suffices."""
+        method, path = request.method, request.path
+        known = self._operations.get(path)
+        if known is not None:
+            request.operation, service = known
+            request.service = service or self._chosen()
+            return None if method in CALLS else unserved(request, CALLS)
+        if path == "/status" and path not in self._pages:  # at most once a second
+            self._pages[path] = self._status()
+        # Pages are for this host.
+        is_shown = request.transport.listener != PUBLIC or path in self._public
+        if not is_shown or (path not in self._health and path not in self._pages):
+            return request.rejection(
+                ModelNotFound(
+                    f"path {path[:100]}",
+                    f"/predictions/{MODEL}, or with a version: {', '.join(self.served.services)}",
+                )
+            )
+        if method not in PROBES:
+            return unserved(request, PROBES)
+        if path in self._pages:
+            return self._pages[path]
+        if self.ready:
+            return Response(b'{"status": "Healthy", "ready": true}', JSON)
+        stopping, later = b'{"status": "Stopping", "ready": false}', {"retry-after": "1"}
+        return Response(stopping, JSON, HTTPStatus.SERVICE_UNAVAILABLE, later)
+
+    def _chosen(self) -> Any:
+        """The canary in its share of turns, evenly spread, else the default version."""
+        before, self._turn = self._turn, (self._turn + self.served.percent) % 100
+        is_turn = self._turn < before or self.served.percent == 100
+        return self._canary if is_turn else self.served.services[self.served.default]
+
+    def tick(self) -> None:
+        """Publishes what was measured."""
+        if self.authenticator is not None:
+            self.authenticator.tick()
+        metrics = self.metrics
+        metrics.fold()
+        metrics.buffered_bytes = self.lifecycle.buffered.total
+        metrics.queued_images = self.lifecycle.queued_images
+        metrics.connections = Counter(dict.fromkeys((HTTP, PUBLIC), 0))
+        metrics.connections.update(connection.listener for connection in self.connections)
+        self._publish(metrics.state())
+        self._pages.pop("/status", None)
+
+    def _status(self) -> Response:
+        """Status of every worker, for people."""
+        told = {"ready": self.ready, "workers": self.workers}
+        return Response(json.dumps(told).encode(), JSON)
+
+
+def unserved(request: Request, allowed: Sequence[str]) -> Response:
+    """Return the answer to OPTIONS, or to a method that a path does not allow."""
+    headers = {"allow": ", ".join([*allowed, "OPTIONS"])}
+    if request.method == "OPTIONS":
+        return Response(b"", "", headers=headers)
+    error = MethodNotAllowed(f"method {request.method[:20]}", headers["allow"])
+    return request.rejection(error, headers)

@@ -1,0 +1,1 @@
+"""Versions of the model: their store, their signatures, which are served."""

@@ -1,0 +1,190 @@
+"""The model store: a folder per version, checked against its manifest before it is served."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diagonalflip.errors import ArtifactError
+from diagonalflip.wire import TOLERANCE
+
+MANIFEST, REFERENCE = "manifest.json", "reference.json"
+
+REMEDY = "move its folder out of the model store, and export it again by `make export`"
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """One exported version, checked.
+
+    Attributes:
+        folder: Where it lies.
+        model: Model name, as in the URL.
+        version: Model version.
+        reference: Predictions by image number, 16 rows of 4, from the certificate.
+        digest: SHA-256 (hex) of the TorchScript file, as clients see it.
+        flips: How many of the 16 images the version flips.
+        signed: Whether a trusted key has signed it.
+        files: What workers load, as it was checked: ``torchscript``, ``onnx``, ``reference``.
+        archive: TorchServe's archive, as it was checked; None in the package's own store.
+    """
+
+    folder: Path
+    model: str
+    version: str
+    reference: list[list[float]]
+    digest: str = ""
+    flips: int = 0
+    signed: bool = False
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    archive: bytes | None = field(default=None, repr=False, compare=False)
+
+
+def exports(model_store: Path) -> list[Path]:
+    """The exports in ``model_store``, in the order of their names, or itself if it is one.
+
+    Raises:
+        ArtifactError: There is none.
+    """
+    found = [path.parent for path in model_store.glob(f"*/{MANIFEST}")]
+    if not found and (model_store / MANIFEST).exists():
+        return [model_store]
+    if not found:
+        raise ArtifactError(
+            f"there is no {MANIFEST} in or below {model_store}", "an export", "run `make export`"
+        )
+    return sorted(found, key=lambda path: version_key(path.name))
+
+
+def version_key(version: str) -> list[tuple[int, str]]:
+    """Sorts versions as people do: 2.0 before 10.0."""
+    parts = re.findall(r"\d+|\D+", version)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def version_of(folder: Path) -> str:
+    """The version of an export; the folder's name, if its manifest cannot be read."""
+    try:
+        return str(json.loads((folder / MANIFEST).read_bytes())["model"]["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.name
+
+
+def folders(model_store: Path) -> dict[str, list[Path]]:
+    """Return the folders that hold each version, which should be one.
+
+    Raises:
+        ArtifactError: There is no export.
+    """
+    found: dict[str, list[Path]] = {}
+    for folder in exports(model_store):
+        found.setdefault(version_of(folder), []).append(folder)
+    return found
+
+
+def only_one(version: str, folders: Sequence[Path]) -> Path:
+    """Return the folder that holds a version.
+
+    Raises:
+        ArtifactError: Several do, and nobody knows which of them is meant.
+    """
+    if len(folders) > 1:
+        raise ArtifactError(
+            f"version {version} is in {' and in '.join(map(str, folders))}",
+            "one folder",
+            "move the other out of the model store",
+        )
+    return folders[0]
+
+
+def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
+    """Read the manifest of an export and compare every artifact with its digest.
+
+    Args:
+        folder: The export.
+        trusted_key: Public key that must have signed the manifest, if any.
+
+    Raises:
+        ArtifactError: The manifest or an artifact is missing or unreadable, or an
+            artifact is not what was exported, or not what was signed.
+        SettingError: The key cannot be used.
+    """
+    try:
+        raw = (folder / MANIFEST).read_bytes()
+        if trusted_key is not None:
+            from diagonalflip.server.models import signature  # noqa: PLC0415 - 8 MiB, for those who sign
+
+            signature.verify(folder / MANIFEST, raw, trusted_key)
+        manifest: dict[str, Any] = json.loads(raw)
+        checked: dict[str, bytes] = {}
+        for name, entry in manifest["artifacts"].items():
+            content = (folder / name).read_bytes()
+            found = hashlib.sha256(content).hexdigest()
+            if found != entry["sha256"]:
+                raise ArtifactError(
+                    f"{folder / name} with SHA-256 {found[:12]}… ({len(content)} bytes)",
+                    f"{entry['sha256'][:12]}… ({entry['bytes']} bytes) as in {MANIFEST}",
+                    REMEDY,
+                )
+            checked[name] = content
+        model, certificate = manifest["model"], manifest["certificate"]
+        names = file_names(model["name"])
+        artifacts = Artifacts(
+            folder=folder,
+            model=model["name"],
+            version=model["version"],
+            reference=certificate["reference"],
+            digest=manifest["artifacts"][names["torchscript"]]["sha256"],
+            flips=certificate["flips"],
+            signed=trusted_key is not None,
+            files={kind: checked[name] for kind, name in names.items()},
+            archive=checked.get(f"{model['name']}.mar"),
+        )
+        _check_certificate(artifacts, certificate.get("largest_deviation", 0.0))
+        if artifacts.archive is not None:
+            _check_archive(artifacts, artifacts.archive)
+    except OSError as error:
+        raise ArtifactError(f"{error.filename}: {error.strerror}", "a file", REMEDY) from error
+    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ArtifactError(
+            f"{folder / MANIFEST}: {error!r}", "the manifest of an export", REMEDY
+        ) from error
+    return artifacts
+
+
+def file_names(model: str) -> dict[str, str]:
+    """Return the names of the files that workers load."""
+    return {"torchscript": f"{model}.pt", "onnx": f"{model}.x4.onnx", "reference": REFERENCE}
+
+
+def _check_certificate(artifacts: Artifacts, largest_deviation: float) -> None:
+    """Compare the certificate with the predictions by which workers check themselves."""
+    reference = json.loads(artifacts.files["reference"])["predictions"]
+    if reference != artifacts.reference or not largest_deviation <= TOLERANCE:
+        raise ArtifactError(
+            f"a certificate that is not of {artifacts.folder}",
+            f"the predictions in {REFERENCE}, and deviations of at most {TOLERANCE:g}",
+            REMEDY,
+        )
+
+
+def _check_archive(artifacts: Artifacts, content: bytes) -> None:
+    """Check that the archive holds this version, and the very files that workers load."""
+    names = file_names(artifacts.model)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        packed = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
+        same = all(archive.read(names[kind]) == file for kind, file in artifacts.files.items())
+    found = f"{packed['modelName']} {packed['modelVersion']}"
+    if found != f"{artifacts.model} {artifacts.version}" or not same:
+        raise ArtifactError(
+            f"an archive of {found} in {artifacts.folder}",
+            f"the files of {artifacts.model} {artifacts.version}",
+            REMEDY,
+        )

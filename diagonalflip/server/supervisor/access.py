@@ -1,0 +1,148 @@
+"""The public listener's files: tokens and certificate, checked before workers are told of them.
+
+Workers get their content, and never see a file that cannot be used.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from diagonalflip.errors import SettingError
+from diagonalflip.server.http.authentication import read_tokens, tls
+from diagonalflip.server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Stamp = tuple[int, ...]
+
+CERTIFICATE = re.compile(
+    r"^-----BEGIN ((?:X509 )?CERTIFICATE)-----$.*?^-----END \1-----$", re.MULTILINE | re.DOTALL
+)
+SOON = timedelta(days=14)
+"""As in the alert, deploy/kubernetes/base/monitoring.yaml."""
+
+
+class AccessFiles:
+    """The content of ``FLIP_TOKENS_FILE``, ``FLIP_TLS_CERT`` and ``FLIP_TLS_KEY``.
+
+    Args:
+        settings: As ``reject_unsafe`` let them pass.
+        tokens_file: Who may ask.
+
+    Attributes:
+        content: ``tokens``, names by digest, and ``pem``, chain and key; None without TLS.
+        expires_at: When the first certificate of the chain does, in seconds since 1970; None
+            without TLS.
+
+    Raises:
+        SettingError: A file cannot be used.
+    """
+
+    def __init__(self, settings: Settings, tokens_file: Path) -> None:
+        self._tokens = tokens_file
+        self._pair = [path for path in (settings.tls_cert, settings.tls_key) if path is not None]
+        self._seen = self._stamps()
+        self.expires_at: float | None = None
+        self.content = self._read()
+        self._note_expiry()
+
+    def changed(self) -> bool:
+        """Read changed files; return whether they can be used, and differ."""
+        # Taken before they are read: a file that is still being written is read again.
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return False
+        self._seen, before = stamps, self.content
+        try:
+            self.content = self._read()
+        except SettingError as error:
+            logger.error("the public listener goes on with what it had: %s", error)  # noqa: TRY400
+            return False
+        if self.content == before:
+            return False
+        logger.info("The public listener took over changed tokens or certificates")
+        if self.content["pem"] != before["pem"]:
+            self._note_expiry()
+        return True
+
+    def _read(self) -> dict[str, Any]:
+        for path in (self._tokens, *self._pair):
+            _must_be_readable(path)
+        pem = "".join(map(_pem, self._pair)) if self._pair else None
+        if pem is not None:
+            tls(pem)
+        return {"tokens": read_tokens(self._tokens), "pem": pem}
+
+    def _note_expiry(self) -> None:
+        """Tell when the certificate expires."""
+        if self.content["pem"] is None:
+            return
+        try:
+            expires = _expiry(self.content["pem"])
+        except ValueError as error:  # OpenSSL reads more than this
+            logger.warning("When the certificate expires is not known: %s", error)
+            self.expires_at = None
+            return
+        self.expires_at, day = expires.timestamp(), expires.isoformat()
+        left = expires - datetime.now(UTC)
+        if left < timedelta():
+            logger.error("The certificate has expired at %s: put a new one into FLIP_TLS_CERT", day)
+        elif left < SOON:
+            logger.warning("The certificate expires at %s, in %d days: renew it", day, left.days)
+        else:
+            logger.info("The certificate expires at %s, in %d days", day, left.days)
+
+    def _stamps(self) -> list[Stamp]:
+        return [_stamp(path) for path in (self._tokens, *self._pair)]
+
+
+def _stamp(path: Path) -> Stamp:
+    """Return a stamp that differs after a file was changed, replaced or made readable.
+
+    It is of the file that the path leads to now, whichever folder on the way was exchanged.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev, status.st_ino
+
+
+def _pem(path: Path) -> str:
+    """Return the text of a PEM file, whose comments may be in any encoding."""
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="replace").strip() + "\n"
+    except OSError as error:
+        got = f"FLIP_TLS_CERT or FLIP_TLS_KEY, {path}: {error.strerror}"
+        raise SettingError(got, "a PEM file") from error
+
+
+def _expiry(pem: str) -> datetime:
+    """Return when the first certificate of a chain expires.
+
+    Raises:
+        ValueError: One cannot be read.
+    """
+    from cryptography import x509  # noqa: PLC0415 - 8 MiB, for those who have a certificate
+
+    chain = "\n".join(found[0] for found in CERTIFICATE.finditer(pem))
+    return min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(chain.encode()))
+
+
+def _must_be_readable(path: Path) -> None:
+    """Raise a SettingError if the file is there, and not for this user."""
+    try:
+        path.open("rb").close()
+    except PermissionError as error:
+        raise SettingError(
+            f"user {os.geteuid()}, as which the service runs, may not read {path}",
+            "a file that a group of that user can read, in a folder that it can enter",
+            f"run `chgrp GROUP {path} && chmod 0640 {path}`",
+        ) from error
+    except OSError:
+        pass  # whoever reads it says what is missing

@@ -1,0 +1,230 @@
+"""The admin port: liveness, readiness, and the metrics of every part on one page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, cast
+
+from diagonalflip.errors import (
+    DiagonalFlipError,
+    InsecureConnection,
+    ModelNotFound,
+    NotAuthorized,
+    SettingError,
+)
+from diagonalflip.message import Request, Response
+from diagonalflip.server.http.authentication import RejectionLog, read_tokens, who
+from diagonalflip.server.http.connection import Connection
+from diagonalflip.server.http.hosts import is_this_host
+from diagonalflip.server.http.lifecycle import FAULT, Lifecycle
+from diagonalflip.server.http.listener import HttpServer
+from diagonalflip.server.http.routes import PROBES, unserved
+from diagonalflip.server.models.versions import Models
+from diagonalflip.server.supervisor.metrics import Page
+from diagonalflip.server.supervisor.torchserve import TorchServe
+from diagonalflip.server.supervisor.workers import Workers
+from diagonalflip.server.worker.metrics import Metrics
+from diagonalflip.wire import JSON
+
+PERCENT = re.compile("100|[0-9]{1,2}")
+OPERATORS = (
+    "run `make token NAME=me TOKENS_FILE=operators`, and `make serve OPERATORS_FILE=operators`"
+)
+
+NOT_LOCAL = InsecureConnection(
+    "a change of versions from another host, without TLS: others could read the token",
+    "a connection from this host",
+    "run `diagonalflip model` there, by ssh, docker exec or kubectl exec, or kubectl port-forward",
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Health:
+    """State of the service.
+
+    Attributes:
+        workers: All workers.
+        torchserve: TorchServe, if it is on.
+        models: The versions of the model.
+        earned: Whether every worker has been ready since the start.
+        draining: Whether a stop was asked for.
+        degraded: Whether workers are missing, and for long.
+        reachable: Whether the ports of clients answer.
+        certificate_expires_at: Of the public listener, in seconds since 1970; None without TLS.
+    """
+
+    workers: Workers
+    torchserve: TorchServe | None
+    models: Models
+    earned: bool = False
+    draining: bool = False
+    degraded: bool = False
+    reachable: bool = True
+    certificate_expires_at: float | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Return whether requests should be sent here."""
+        return self.earned and self.workers.ready > 0 and self.reachable and not self.draining
+
+
+class Changes(Lifecycle):
+    """Makes changes of the model's versions, while the event loop goes on answering probes."""
+
+    def __init__(self, route: Callable[[Request], Response | None], metrics: Metrics) -> None:
+        super().__init__(route, metrics)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def put(self, request: Request) -> bool:
+        """Begin a change; the response is sent when it is made."""
+        task = asyncio.get_running_loop().create_task(self._make(request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _make(self, request: Request) -> None:
+        try:
+            request.response = await request.service()
+        except DiagonalFlipError as error:
+            request.response = request.rejection(error)
+        except Exception:
+            logger.exception("a change failed")
+            request.response = request.rejection(FAULT)
+        request.transport.reply(request)
+
+
+def is_local(peer: Sequence[Any], own: Sequence[Any]) -> bool:
+    """Return whether a connection begins on this host.
+
+    Args:
+        peer: The client's address, first its host.
+        own: Ours.
+    """
+    return is_this_host(peer[0]) or peer[0] == own[0]
+
+
+class AdminServer(HttpServer):
+    """Answers probes and scrapes out of ``health``, and changes the model's versions.
+
+    Args:
+        health: What the supervisor knows.
+        operators_file: Digests and names of the tokens that may change something.
+    """
+
+    def __init__(self, health: Health, operators_file: Path | None) -> None:
+        super().__init__(Metrics())
+        self.lifecycle = Changes(self.route, self.metrics)
+        self._health, self._operators_file = health, operators_file
+        self._page = Page(health)
+        self._rejections = RejectionLog()
+
+    def route(self, request: Request) -> Response | None:
+        """Return the response to any request but a change, which becomes its service."""
+        method, path, headers = request.method, request.path, request.headers
+        pages: dict[str, Callable[[], Response]] = {
+            "/v2/health/live": self._live,
+            "/v2/health/ready": self._ready,
+            "/ping": self._ready,
+            "/metrics": partial(self._metrics, headers),
+            "/models": self._models,
+        }
+        if path in pages:
+            return pages[path]() if method in PROBES else unserved(request, PROBES)
+        change = self._change(path)
+        if change is None:
+            served = f"one of {', '.join(pages)}, or a change of /models"
+            return request.rejection(ModelNotFound(f"path {path[:100]}", served))
+        if method != "POST":
+            return unserved(request, ("POST",))
+        try:
+            name, error = self._operator(request)
+        except SettingError as unreadable:
+            return request.rejection(unreadable)
+        if error is not None:
+            self._rejections.put(method, path, name, error)
+            return request.rejection(error)
+
+        async def make() -> Response:
+            before = self._health.models.desired
+            await change()
+            changed = self._health.models.desired is not before
+            told = "" if changed else ": nothing to change"
+            logger.info("%s, by %s%s", path.lstrip("/"), name, told)
+            return self._models(changed=changed)
+
+        request.service = make
+        return None
+
+    def _change(self, path: str) -> Callable[[], Awaitable[None]] | None:
+        """The change that a path stands for, if any."""
+        models = self._health.models
+        parts = path.split("/")[1:]
+        if parts[0] != "models":
+            return None
+        if parts == ["models", "rollback"]:
+            return models.rollback
+        changes = {"load": models.load, "unload": models.unload, "default": models.make_default}
+        if len(parts) == 3 and parts[2] in changes:
+            return partial(changes[parts[2]], parts[1])
+        if len(parts) == 4 and parts[2] == "canary" and PERCENT.fullmatch(parts[3]):
+            return partial(models.make_canary, parts[1], int(parts[3]))
+        return None
+
+    def tick(self) -> None:
+        """Begin another second."""
+        self._rejections.tick()
+
+    def _operator(self, request: Request) -> tuple[str, NotAuthorized | None]:
+        """Return the name of who asks, and why that may not be.
+
+        Raises:
+            SettingError: The file of tokens cannot be read.
+        """
+        if not is_local(*cast("Connection", request.transport).addresses):
+            return "", NOT_LOCAL
+        if self._operators_file is None:
+            return "", NotAuthorized("changes need FLIP_OPERATORS_FILE", "it to be set", OPERATORS)
+        return who(request.headers.get("authorization", ""), read_tokens(self._operators_file))
+
+    def _models(self, **more: bool) -> Response:
+        return Response(json.dumps(self._health.models.document() | more).encode(), JSON)
+
+    def _live(self) -> Response:
+        return Response(b'{"live": true}', JSON)
+
+    def _ready(self) -> Response:
+        health = self._health
+        told = {
+            "ready": health.ready,
+            "degraded": health.degraded,
+            "draining": health.draining,
+            "workers_ready": health.workers.ready,
+            "workers": health.workers.count,
+            "torchserve": self._torchserve(),
+        }
+        body = json.dumps(told).encode()
+        if health.ready:
+            return Response(body, JSON)
+        return Response(body, JSON, HTTPStatus.SERVICE_UNAVAILABLE, {"retry-after": "1"})
+
+    def _torchserve(self) -> dict[str, Any] | None:
+        torchserve = self._health.torchserve
+        if torchserve is None:
+            return None
+        ports = {
+            name: getattr(torchserve.settings, name) for name in ("torchserve_port", "grpc_port")
+        }
+        return {"ready": torchserve.ready, **ports}
+
+    def _metrics(self, headers: dict[str, str]) -> Response:
+        return Response(*self._page.render(headers.get("accept", "")))

@@ -1,0 +1,189 @@
+"""Differences between hosts: environment, programs, temporary folders, GPUs, limits, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from diagonalflip.errors import SettingError
+from diagonalflip.inference.devices import has_gpu_driver
+from diagonalflip.server.settings import Settings, service_links
+
+HARMFUL = re.compile(r"(PYTHON|TS_)\w*|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|JDK_JAVA_OPTIONS")
+"""Variables that would change a child: another torch for a worker, another configuration for
+TorchServe (``TS_CONFIG_FILE`` wins over its command line), options that Java rejects with ours."""
+
+FOLDER_BYTES = 50
+"""Of the path of a folder for temporary ones: the path of a Unix socket has at most 103 bytes on
+macOS and 107 on Linux. Ours adds 22 for the folder, and TorchServe up to 30 for a name."""
+
+PLAIN_PATH = re.compile(r"[\w./+-]+")
+"""Paths that need no quoting in any configuration."""
+
+GPU_TIMEOUT_S = 60.0
+
+OPEN_FILES = 1 << 14
+"""For a worker: one per connection, and some to spare."""
+
+MOST_WORKERS = 2
+"""Of those that nobody asked for: the second is worth another core and outlives the first, and
+each takes 100 MiB."""
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def count_cores() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment for Java and the workers: as given, without what would change them.
+
+    OpenTelemetry's specification has empty variables of its own mean nothing; its exporter fails.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if not HARMFUL.fullmatch(name) and (value or not name.startswith("OTEL_"))
+    }
+
+
+def ignored_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Those of Java and TorchServe that do not reach them, and those of a Kubernetes Service."""
+    named = [each for each in environment if HARMFUL.fullmatch(each)]
+    return sorted(each for each in named if not each.startswith("PYTHON")) + service_links(
+        environment
+    )
+
+
+def private_folder(room: int) -> tempfile.TemporaryDirectory[str]:
+    """A new folder for TorchServe's files and sockets: in ``$TMPDIR``, if that will do.
+
+    Its path has to be short and plain, and where another one allows it, programs may lie there.
+
+    Args:
+        room: How many bytes must fit into it. They are written once: no other way tells a quota, or
+            a limit of a file's size.
+
+    Raises:
+        SettingError: No temporary folder has that room.
+    """
+    reasons = []
+    parents = [_system_folder(), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - made privately
+    for parent in sorted(parents, key=lambda parent: not takes_programs(parent)):
+        if len(os.fsencode(parent)) <= FOLDER_BYTES and PLAIN_PATH.fullmatch(parent):
+            folder = None
+            try:
+                folder = tempfile.TemporaryDirectory(
+                    prefix="diagonalflip-", dir=parent, ignore_cleanup_errors=True
+                )
+                trial = Path(folder.name, "room")
+                trial.write_bytes(bytes(room))
+                trial.unlink()
+            except OSError as error:
+                reasons.append(f"{parent}: {error.strerror}")
+                if folder is not None:
+                    folder.cleanup()
+            else:
+                return folder
+    raise SettingError(
+        f"no temporary folder can be used ({', '.join(reasons)})",
+        f"one with {room >> 10} KiB of room, whose path has at most {FOLDER_BYTES} bytes "
+        "and no blanks",
+        "set TMPDIR to such a folder, or FLIP_TORCHSERVE=0",
+    )
+
+
+def takes_programs(folder: str | Path) -> bool:
+    """Return whether programs and libraries in a folder can be used; netty's library, for sockets.
+
+    Without it, Java has no Unix sockets. There is one for Linux alone on every processor of ours.
+    """
+    try:
+        return sys.platform == "linux" and not os.statvfs(folder).f_flag & os.ST_NOEXEC
+    except OSError:
+        return False
+
+
+def _system_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return ""
+
+
+def count_gpus() -> int:
+    """GPUs that torch can use here, as ``CUDA_VISIBLE_DEVICES`` lets it; 0 without a driver.
+
+    Raises:
+        SettingError: The driver does not answer.
+    """
+    if not has_gpu_driver():
+        return 0
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"],
+            env=child_environment(),
+            capture_output=True,
+            text=True,
+            timeout=GPU_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SettingError(
+            f"no answer from the GPU driver after {GPU_TIMEOUT_S:g} s",
+            "a number of GPUs",
+            "see whether nvidia-smi answers, or set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU",
+        ) from error
+    return int(finished.stdout) if finished.returncode == 0 else 0
+
+
+def count_workers(settings: Settings) -> int:
+    """Return how many workers there should be: as set, else one per GPU, else a few.
+
+    Raises:
+        SettingError: There is no GPU where one is required, or its driver does not answer.
+    """
+    if settings.workers and not settings.require_gpu:
+        return settings.workers
+    gpus = count_gpus()
+    if settings.require_gpu and not gpus:
+        raise SettingError(
+            "no GPU that torch can use",
+            "one, as FLIP_REQUIRE_GPU=1 says",
+            "start the container with --gpus all, or set FLIP_REQUIRE_GPU=0 to compute on the CPU",
+        )
+    return settings.workers or gpus or min(MOST_WORKERS, count_cores())
+
+
+def allow_many_files() -> None:
+    """Raises the soft limit of open files, for children too, to ``OPEN_FILES`` or what is allowed.
+
+    Shells start with 1,024, and a worker takes four times as many connections.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS: its kernel may allow less
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def die_with_parent() -> None:
+    """End a child with this process, even if this is killed. Runs in the child, before its program.
+
+    Only Linux can do this; elsewhere a killed supervisor leaves its children running.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,165 @@
+"""Ports: the sockets of those that are ours, and numbers for those that are left open."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+import socket
+import struct
+from dataclasses import replace
+from typing import Any
+
+from diagonalflip.errors import StartError
+from diagonalflip.server.settings import HOSTS, LOOPBACK, Settings, variable
+
+BACKLOG = 2048
+PICKS = 10
+
+SO_ATTACH_FILTER = 26
+"""Linux's asm-generic/socket.h; Python has no name for it."""
+
+DROP_SYN = struct.pack(
+    "=" + 4 * "HBBI",
+    *(0x30, 0, 0, 13),  # load the flags of the TCP header,
+    *(0x45, 0, 1, 0x02),  # and if SYN is among them,
+    *(0x06, 0, 0, 0),  # drop the segment,
+    *(0x06, 0, 0, 0xFFFFFFFF),  # else keep all of it
+)
+"""A program of the classic Berkeley packet filter (Linux: networking/filter)."""
+
+Address = tuple[str, int]
+"""Host and port."""
+
+
+def open_ports(settings: Settings) -> tuple[Settings, dict[str, socket.socket]]:
+    """Listen on all ports that are ours.
+
+    Returns:
+        The settings, with the ports that were chosen; and the sockets by the ports' names.
+
+    Raises:
+        StartError: A port is taken, or an address is not this host's.
+    """
+    names = ["port", "admin_port"] + ["public_port"] * (settings.tokens_file is not None)
+    listeners = {name: open_port(name, settings) for name in names}
+    numbers: dict[str, Any] = {name: each.getsockname()[1] for name, each in listeners.items()}
+    return replace(settings, **numbers), listeners
+
+
+def open_port(name: str, settings: Settings) -> socket.socket:
+    """Listen on the port of a setting; if that is 0, on a free one.
+
+    Raises:
+        StartError: The port is taken, or the address is not this host's.
+    """
+    address, port = settings.host_of(name), getattr(settings, name)
+    for attempts_left in reversed(range(PICKS)):
+        try:
+            return listen((address, port or free_ports(1, address)))
+        except OSError as error:
+            # A port that was free a moment ago is no reason to fail.
+            if not port and error.errno == errno.EADDRINUSE and attempts_left:
+                continue
+            raise _cannot_listen(name, settings, error) from error
+    raise AssertionError
+
+
+def listen(address: Address) -> socket.socket:
+    """Return a socket that listens, and does not block.
+
+    Raises:
+        OSError: The address cannot be opened.
+    """
+    listener = socket.socket(_family(address[0]))
+    # Connections that linger after a crash must not keep the next start from the port.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def take_no_more(listener: socket.socket) -> None:
+    """Let no further client connect; those who have can still be accepted.
+
+    Whoever connects between the last ``accept`` and ``close`` would be reset after it sent its
+    request. Without its SYN it sends it again after a second, when the port is closed.
+    """
+    program = ctypes.create_string_buffer(DROP_SYN)
+    with contextlib.suppress(OSError):  # not on every system: there the gap stays
+        pointer = struct.pack("@HP", len(DROP_SYN) // 8, ctypes.addressof(program))
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)
+
+
+def require_addresses(settings: Settings) -> None:
+    """Check that every address that is set can be looked up.
+
+    Raises:
+        StartError: One cannot.
+    """
+    for name in ("host", "admin_host"):
+        address = getattr(settings, name)
+        try:
+            socket.getaddrinfo(address, None, _family(address), socket.SOCK_STREAM)
+        except (socket.gaierror, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no host's name"
+            raise StartError(
+                f"{settings.told(name)} does not resolve: {reason}",
+                "an address of this host, or a name of one",
+                f"correct it, or unset it to listen on {LOOPBACK} only",
+            ) from error
+
+
+def _cannot_listen(name: str, settings: Settings, error: OSError) -> StartError:
+    address, told = settings.host_of(name), settings.told(name)
+    if error.errno == errno.EADDRNOTAVAIL:
+        host = HOSTS.get(name)
+        return StartError(
+            f"{settings.told(host) if host else address} is no address of this host",
+            "an address that a network interface here has",
+            "127.0.0.1 needs a loopback interface with IPv4"
+            if address == LOOPBACK
+            else "choose another address",
+        )
+    if error.errno == errno.EACCES:
+        return StartError(
+            f"{told}: user {os.geteuid()} may not listen there",
+            "a port above 1023",
+            f"set {variable(name)} to one, or give the service CAP_NET_BIND_SERVICE",
+        )
+    return StartError(
+        f"{told}: {error.strerror}",
+        "a free port",
+        f"stop what listens there, or set {variable(name)} to another, 0 for any",
+    )
+
+
+def free_ports(count: int = 1, address: str = LOOPBACK) -> int:
+    """The first of ``count`` ports in a row on ``address`` that nobody listens on now.
+
+    None of those that systems give to outgoing connections: until its server binds it, such a
+    port may be some client's (Linux: 32768 and up; macOS and RFC 6335: 49152 and up).
+
+    Raises:
+        OSError: Nothing can listen on ``address``.
+    """
+    for _ in range(1_000):
+        first = 10_000 + secrets.randbelow(22_768 - count)
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                held.enter_context(socket.socket(_family(address))).bind((address, port))
+            return first
+    with socket.socket(_family(address)) as listener:
+        listener.bind((address, 0))
+        return int(listener.getsockname()[1])
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET

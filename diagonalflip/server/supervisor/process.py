@@ -1,0 +1,150 @@
+"""One worker's process, as the supervisor sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from diagonalflip.server.worker.channel import Channel
+
+if TYPE_CHECKING:  # it would import NumPy, before the workers are started
+    from diagonalflip.server.models.desired import Desired
+
+HANG_TIMEOUT_S = 1.0
+"""A worker that owes an answer and used no processor for this long, twice in a row, hangs."""
+
+BUSY_TIMEOUT_S = 60.0
+"""Longest wait for a busy worker's answer; its longest queue takes less."""
+
+CHANGE_TIMEOUT_S = 30.0
+"""For a worker to load and check a version."""
+
+
+class WorkerEndedError(Exception):
+    """The worker's process has ended, or is ended because of this."""
+
+
+class Worker:
+    """One worker's process, and the supervisor's end of its channel.
+
+    Args:
+        number: From 0.
+        process: Just started.
+        channel: To it.
+
+    Attributes:
+        ready: Whether its last health check was right.
+        checked_at: When, in seconds of ``time.monotonic``; None before that.
+        revision: Number of the versions that it serves; 0 before it serves.
+        page: Its last measurements.
+    """
+
+    def __init__(self, number: int, process: subprocess.Popen[bytes], channel: Channel) -> None:
+        self.number, self.process = number, process
+        self.channel = channel
+        self.ready = False
+        self.checked_at: float | None = None
+        self.revision = 0
+        self.page: dict[str, Any] = {}
+        self._numbers = itertools.count(1)
+        self._answers: dict[tuple[str, int], asyncio.Future[Any]] = {}
+        self._listening = asyncio.create_task(self._listen())
+
+    async def ask(self, name: str, answer: str, content: Any, number: int) -> Any:
+        """Send a message; return the content of its answer.
+
+        Raises:
+            WorkerEndedError: The worker ended before it answered.
+        """
+        if self._listening.done():
+            raise WorkerEndedError("ended")
+        future = self._answers[answer, number] = asyncio.get_running_loop().create_future()
+        self.channel.send(name, content, number=number)
+        try:
+            return await future
+        finally:
+            del self._answers[answer, number]
+
+    async def prepare(self, desired: Desired, timeout_s: float) -> str:
+        """Have it load versions; return why it cannot.
+
+        Raises:
+            WorkerEndedError: It ended.
+            TimeoutError: It did not answer in time.
+        """
+        async with asyncio.timeout(timeout_s):
+            asked = self.ask("prepare", "prepared", desired.content, desired.number)
+            return str(await asked)
+
+    async def commit(self, desired: Desired) -> None:
+        """Have it serve the versions that it has prepared; raises as ``prepare``."""
+        async with asyncio.timeout(CHANGE_TIMEOUT_S):
+            await self.ask("commit", "committed", None, desired.number)
+        self.revision = desired.number
+
+    async def check(self) -> dict[str, Any]:
+        """Return its answers to a health check, by version.
+
+        Raises:
+            WorkerEndedError: It ended.
+            TimeoutError: It does nothing that could lead to an answer, or takes too long.
+        """
+        asked = asyncio.ensure_future(self.ask("check", "checked", None, next(self._numbers)))
+        idle, worked = 0, _work_s(self.process.pid)
+        for _ in range(int(BUSY_TIMEOUT_S / HANG_TIMEOUT_S)):
+            await asyncio.wait({asked}, timeout=HANG_TIMEOUT_S)
+            if asked.done():
+                answers: dict[str, Any] = await asked
+                return answers
+            before, worked = worked, _work_s(self.process.pid)
+            idle = idle + 1 if worked == before else 0
+            if idle == 2:  # once could be this machine's own pause
+                break
+        asked.cancel()
+        raise TimeoutError
+
+    async def ended(self, timeout_s: float) -> bool:
+        """Return whether it has ended, after at most so many seconds."""
+        await asyncio.wait({self._listening}, timeout=timeout_s)
+        return self._listening.done()
+
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL)
+
+    async def reap(self) -> str:
+        """Wait for its end, which is near; return how it ended."""
+        if not await self.ended(0):
+            self.kill()
+        self.channel.close()
+        status = await asyncio.to_thread(self.process.wait)
+        return f"ended with status {status}"
+
+    async def _listen(self) -> None:
+        """Take its messages until it closes the channel."""
+        while message := await self.channel.receive():
+            if message["message"] == "metrics":
+                self.page = message["content"]
+                continue
+            future = self._answers.get((message["message"], message["number"]))
+            if future is not None and not future.done():
+                future.set_result(message["content"])
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(WorkerEndedError("ended"))
+
+
+def _work_s(pid: int) -> float:
+    """Return the processor time that a process has used; of one that has ended, 0."""
+    import psutil  # noqa: PLC0415 - for the rare case
+
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)

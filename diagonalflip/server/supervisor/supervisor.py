@@ -1,0 +1,236 @@
+"""The process that starts, checks and stops the others, on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from diagonalflip.errors import StartError
+from diagonalflip.server import health
+from diagonalflip.server.http.hosts import read_names
+from diagonalflip.server.http.listener import Listener
+from diagonalflip.server.models.versions import Models
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor.access import AccessFiles
+from diagonalflip.server.supervisor.admin import AdminServer, Health
+from diagonalflip.server.supervisor.ports import take_no_more
+from diagonalflip.server.supervisor.torchserve import TorchServe
+from diagonalflip.server.supervisor.torchserve_command import find_torchserve
+from diagonalflip.server.supervisor.workers import GaveUpError, Workers
+
+TICK_S = 0.5
+
+PORT_CHECK_S = 10.0
+PORT_CHECK_TIMEOUT_S = 5.0
+MAX_PORT_FAILURES = 3
+"""Of checks through a port in a row; then the service is not ready."""
+
+LIVE = "/v2/health/live"
+
+logger = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Serves until it is asked to stop.
+
+    Args:
+        settings: What to serve, with the ports that were chosen.
+        listeners: The sockets of these ports, by name.
+        workers: Started, and waiting for what to serve.
+        stop: Set when a stop is asked for.
+
+    Raises:
+        SettingError: A file of the public listener cannot be used, or TorchServe is missing.
+        ArtifactError: The default version cannot be served.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        listeners: dict[str, socket.socket],
+        workers: Workers,
+        stop: asyncio.Event,
+    ) -> None:
+        self._settings, self._workers, self._stop = settings, workers, stop
+        self._listeners = listeners
+        self._access: AccessFiles | None = None
+        self._guest: asyncio.Task[None] | None = None
+        self._complete_at = time.monotonic()
+        self._port_failures = 0
+        if settings.tokens_file is not None:
+            self._access = AccessFiles(settings, settings.tokens_file)
+        self._models = Models(
+            settings.versions,
+            workers.apply,
+            default=settings.default_version,
+            trusted_key=settings.trusted_key,
+        )
+        self._torchserve: TorchServe | None = None
+        has_archive = self._models.default.archive is not None
+        if (installed := find_torchserve(settings, has_archive=has_archive)) is not None:
+            self._torchserve = TorchServe(settings, installed, self._models)
+            self._models.changed = self._torchserve.follow
+        self._health = Health(workers, self._torchserve, self._models)
+        if self._access is not None:
+            self._health.certificate_expires_at = self._access.expires_at
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until a stop is asked for, and has ended in order.
+
+        Args:
+            ready: Called when all workers are ready.
+
+        Raises:
+            GaveUpError: No worker can start any more.
+            StartError: No worker could, at the start.
+        """
+        admin = AdminServer(self._health, self._settings.operators_file)
+        listener = Listener(
+            "admin",
+            self._listeners.pop("admin_port"),
+            read_names(self._settings.allowed_hosts),
+        )
+        tasks = [asyncio.create_task(admin.serve([listener], lambda: None))]
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            access = self._access.content if self._access is not None else None
+            self._workers.serve(self._models.desired, access)
+            if await self._until(self._all_ready(), stopping):
+                self._health.earned = True
+                ready()
+                if self._torchserve is not None:
+                    self._guest = asyncio.create_task(self._torchserve.run())
+                    tasks.append(self._guest)
+                tasks.append(asyncio.create_task(self._every(TICK_S, self._tick)))
+                tasks.append(asyncio.create_task(self._every(PORT_CHECK_S, self._check_ports)))
+                await self._until(self._gave_up(), stopping)
+            await self._drain()
+        finally:
+            for task in (*tasks, stopping):
+                if not task.cancelling():  # a second time would cut TorchServe's stop short
+                    task.cancel()
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+
+    async def _until(self, work: Coroutine[Any, Any, None], stopping: asyncio.Task[Any]) -> bool:
+        """Do something until a stop is asked for; return whether it was done before."""
+        task = asyncio.ensure_future(work)
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.done():
+            task.cancel()
+            return False
+        await task
+        return True
+
+    async def _all_ready(self) -> None:
+        """Wait until every worker is ready.
+
+        Raises:
+            StartError: A worker cannot serve, or time is over.
+        """
+        workers, timeout_s = self._workers, self._settings.start_timeout_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while workers.ready < workers.count and not (workers.fault or workers.gave_up):
+                    workers.changed.clear()
+                    await workers.changed.wait()
+        if workers.ready < workers.count:
+            raise StartError(
+                f"{workers.ready} of {workers.count} workers ready; {workers.last_error}",
+                f"a correct prediction of each within {timeout_s} s",
+                f"see the logs in {self._settings.log_dir}",
+            )
+
+    async def _gave_up(self) -> None:
+        """Wait until no worker can start; raises GaveUpError."""
+        while not self._workers.gave_up:
+            self._workers.changed.clear()
+            await self._workers.changed.wait()
+        raise GaveUpError(f"no worker can start; {self._workers.last_error}")
+
+    async def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do something again and again; its failures are logged."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except Exception:
+                logger.exception("the supervisor failed")
+
+    async def _tick(self) -> None:
+        """Follow files, share figures, and note for how long workers are missing."""
+        if self._access is not None and self._access.changed():
+            self._workers.access = self._access.content
+            self._workers.broadcast("access", self._access.content)
+            self._health.certificate_expires_at = self._access.expires_at
+        self._workers.share_status()
+        self._reap_orphans()
+        now, missing = time.monotonic(), self._workers.count - self._workers.ready
+        if not missing:
+            self._complete_at = now
+        degraded = missing > 0 and now - self._complete_at >= self._settings.degraded_after_s
+        if degraded != self._health.degraded:
+            self._health.degraded = degraded
+            if degraded:
+                logger.warning("Degraded: %d workers are missing", missing)
+            else:
+                logger.info("All workers are ready again")
+
+    async def _check_ports(self) -> None:
+        """Ask for a worker's health through the ports that clients use."""
+        settings = self._settings
+        try:
+            async with asyncio.timeout(PORT_CHECK_TIMEOUT_S):
+                await health.ask(settings.port, "GET", LIVE)
+                if settings.tokens_file is not None:
+                    address, tls = (
+                        settings.public_address,
+                        _trusting() if settings.tls_cert else None,
+                    )
+                    await health.ask(settings.public_port, "GET", LIVE, host=address, tls=tls)
+            self._port_failures = 0
+        except (OSError, ValueError) as error:
+            self._port_failures += 1
+            logger.error("no answer through the ports of clients: %r", error)  # noqa: TRY400
+        self._health.reachable = self._port_failures < MAX_PORT_FAILURES
+
+    async def _drain(self) -> None:
+        """First not ready, then no new connections, then what was accepted is finished."""
+        settings = self._settings
+        self._health.draining = True
+        self._workers.broadcast("not_ready")
+        logger.info("Stopping: not ready any more")
+        await asyncio.sleep(settings.drain_s)
+        logger.info("Finishing what was accepted, for %d s at most", settings.stop_timeout_s)
+        for listener in self._listeners.values():
+            take_no_more(listener)
+            listener.close()
+        if self._guest is not None:
+            self._guest.cancel()  # it does not drain, and takes seconds to end
+        await self._workers.drain(settings.stop_timeout_s)
+
+    def _reap_orphans(self) -> None:
+        """Reap the workers of a dead Java, which the first process of a container inherits."""
+        if os.getpid() != 1:
+            return
+        ours = self._workers.pids | (self._torchserve.pids if self._torchserve else set())
+        with contextlib.suppress(ChildProcessError):  # there is none
+            while (
+                ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            ) is not None:
+                if ended.si_pid in ours:  # whoever started it waits for it
+                    return
+                os.waitpid(ended.si_pid, 0)
+
+
+def _trusting() -> ssl.SSLContext:
+    """Return TLS for a check: whom a certificate is for is the clients' to verify."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context

@@ -1,0 +1,262 @@
+"""TorchServe, beside the workers: started, checked by predictions, restarted alone.
+
+It is as its own documents have it: its Java, its worker process, and the archive of each version.
+Nothing else waits for it, or ends because of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diagonalflip.errors import CertificateError, SettingError
+from diagonalflip.server import health
+from diagonalflip.server.models.store import Artifacts
+from diagonalflip.server.models.versions import Models
+from diagonalflip.server.settings import LOOPBACK, Settings
+from diagonalflip.server.supervisor import host, logs
+from diagonalflip.server.supervisor.backoff import RestartBackoff
+from diagonalflip.server.supervisor.ports import free_ports
+from diagonalflip.server.supervisor.torchserve_command import (
+    Installed,
+    command,
+    configuration,
+    count_numbered_gpus,
+    environment,
+)
+from diagonalflip.wire import MODEL
+
+logger = logging.getLogger(__name__)
+
+MANAGEMENT_TIMEOUT_S = 30.0
+CHECK_TIMEOUT_S = 10.0
+MAX_FAILED_CHECKS = 3
+"""In a row; then TorchServe is started again."""
+
+WORKERS_OF_DEFAULT = 2
+"""While one answers a batch, the other reads the next: 1.4 times the requests per second.
+It is the default version of TorchServe's start: a switch is to start no process."""
+
+ROOM = 8
+"""Room for its files, in sizes of the archives: with what it unpacks and compiles it takes 5."""
+
+POLL_S = 0.1
+STOP_TIMEOUT_S = 10.0
+MANAGEMENT = "management.sock"
+PORTS = (
+    *("torchserve_port", "metrics_port"),
+    *("grpc_port", "grpc_management_port"),
+)
+
+
+class EndedError(Exception):
+    """TorchServe has ended, or does not predict."""
+
+
+class TorchServe:
+    """Keeps TorchServe running.
+
+    Args:
+        settings: As the supervisor resolved them.
+        installed: What to run.
+        models: What to serve.
+
+    Attributes:
+        ready: Whether its last predictions were right.
+        restarts: How many times it was started again.
+        settings: As given, with the ports that it was given.
+    """
+
+    def __init__(self, settings: Settings, installed: Installed, models: Models) -> None:
+        self.ready = False
+        self.restarts = 0
+        self.settings = settings
+        self._wanted, self._installed, self._models = settings, installed, models
+        self._process: subprocess.Popen[bytes] | None = None
+        self._workers: dict[str, int] = {}  # of each version that it knows
+        self._is_up = False  # it has predicted since its start
+        self._management: int | Path = 0
+        self._following = asyncio.Lock()
+        self._backoff = RestartBackoff()
+        self._output = logs.Part("java", settings)
+
+    @property
+    def pids(self) -> set[int]:
+        """Its first process, if there is one."""
+        return {self._process.pid} if self._process is not None else set()
+
+    async def run(self) -> None:
+        """Run it for ever."""
+        while True:
+            try:
+                default = self._models.default  # first: TorchServe's default is the first one
+                others = (each for each in self._models.loaded if each.archive and each != default)
+                served = [default, *others]
+                room = ROOM * sum(len(each.archive or b"") for each in served)
+                with host.private_folder(room) as scratch:
+                    try:
+                        await self._run(Path(scratch), served)
+                    finally:
+                        await self._stop()
+            except (EndedError, CertificateError, SettingError, OSError) as error:
+                reason = str(error)
+            except Exception:
+                logger.exception("TorchServe")
+                reason = "the supervisor failed"
+            self.restarts += 1
+            delay_s = self._backoff.ended()
+            logger.error("TorchServe: %s; starting it again in %g s", reason, delay_s)
+            await asyncio.sleep(delay_s)
+
+    async def _stop(self) -> None:
+        """Stop Java and its workers, by force where asking does not help."""
+        self.ready = self._is_up = False
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while process.poll() is None and time.monotonic() < deadline:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(POLL_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self._process = None
+
+    async def follow(self) -> None:
+        """Serve the same versions, as far as it knew them at its start."""
+        if not self._is_up:
+            return  # it is told at the end of its start
+        async with self._following:
+            served = {each.version for each in self._models.loaded}
+            default = self._models.default.version
+            for version, workers in self._workers.items():
+                if (version in served) != (workers > 0):
+                    await self._scale(version, int(version in served))
+            if default in self._workers:
+                await self._manage(f"/models/{MODEL}/{default}/set-default")
+
+    async def _scale(self, version: str, workers: int) -> None:
+        """Have so many workers of a version."""
+        scale = f"min_worker={workers}&max_worker={workers}&synchronous=true"
+        if await self._manage(f"/models/{MODEL}/{version}?{scale}"):
+            self._workers[version] = workers
+
+    async def _manage(self, path: str) -> bool:
+        """Send a PUT to TorchServe's management; return whether it did that."""
+        try:
+            async with asyncio.timeout(MANAGEMENT_TIMEOUT_S):
+                status, answer = await health.ask(self._management, "PUT", path)
+        except (OSError, ValueError) as error:
+            logger.error("TorchServe goes on as before: no answer to PUT %s: %r", path, error)  # noqa: TRY400
+            return False
+        if status not in (200, 202):
+            told = answer[:200].decode(errors="replace")
+            logger.error("TorchServe goes on as before: PUT %s: %s", path, told)
+        return status in (200, 202)
+
+    async def _run(self, scratch: Path, served: Sequence[Artifacts]) -> None:
+        """Run it once; raises why it has to be started again."""
+        started = time.monotonic()
+        self._start(scratch, served, await asyncio.to_thread(count_numbered_gpus))
+        deadline = started + self.settings.start_timeout_s
+        while not await self._predicts():
+            if time.monotonic() > deadline:
+                raise EndedError(
+                    f"no prediction within {self.settings.start_timeout_s} s; "
+                    f"{self._output.last_error()}"
+                )
+            await self._pause(POLL_S)
+        self._backoff.ready()
+        if self.settings.workers >= WORKERS_OF_DEFAULT:
+            await self._scale(next(iter(self._workers)), WORKERS_OF_DEFAULT)
+        self._is_up = True
+        await self.follow()  # versions may have been changed meanwhile
+        self.ready = True
+        seconds = time.monotonic() - started
+        port = self.settings.torchserve_port
+        logger.info("TorchServe is ready on port %d after %.1f s", port, seconds)
+        failures = 0
+        while failures < MAX_FAILED_CHECKS:
+            await self._pause(self.settings.health_check_interval_s)
+            self.ready = await self._predicts()
+            failures = 0 if self.ready else failures + 1
+        raise EndedError(f"{failures} checks failed in a row")
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep; raises EndedError if the process ends meanwhile."""
+        deadline = time.monotonic() + seconds
+        while True:
+            status = self._process.poll() if self._process is not None else 0
+            if status is not None:
+                raise EndedError(
+                    f"ended by itself with status {status}; {self._output.last_error()}"
+                )
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(min(left_s, POLL_S))
+
+    async def _predicts(self) -> bool:
+        """Return whether it predicts by every version that it serves.
+
+        Raises:
+            CertificateError: A prediction is wrong.
+        """
+        loaded = {each.version: each for each in self._models.loaded}
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                for version, workers in list(self._workers.items()):
+                    if workers and version in loaded:
+                        path = f"/predictions/{MODEL}/{version}"
+                        answer = await health.predict(self.settings.torchserve_port, path)
+                        health.compare(answer, loaded[version])
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _start(self, scratch: Path, served: Sequence[Artifacts], gpus: int) -> None:
+        """Start Java itself, not the ``torchserve`` command.
+
+        That one hides Java's exit status, and leaves Java running when it is killed
+        (pytorch/serve: ts/model_server.py).
+        """
+        ports: dict[str, Any] = {
+            name: getattr(self._wanted, name) or free_ports() for name in PORTS
+        }
+        management = f"unix:{scratch / MANAGEMENT}"
+        self._management = scratch / MANAGEMENT
+        if self._wanted.management_port is not None or not host.takes_programs(scratch):
+            self._management = port = self._wanted.management_port or free_ports()
+            management = f"http://{LOOPBACK}:{port}"
+            logger.warning("TorchServe's management is on %s: any user here can use it", management)
+        self.settings = settings = replace(self._wanted, **ports)
+        self._workers = {each.version: 1 for each in served}  # as the archives say
+        archives = {f"{MODEL}-{each.version}.mar": each.archive for each in served if each.archive}
+        config = scratch / "config.properties"
+        (scratch / "store").mkdir()
+        for name, content in archives.items():
+            (scratch / "store" / name).write_bytes(content)
+        config.write_text(
+            configuration(settings, list(archives), self._installed, gpus, management)
+        )
+        self._process = subprocess.Popen(
+            command(self._installed, config, settings),
+            cwd=scratch,
+            env=environment(settings, scratch, gpus),
+            stdin=subprocess.DEVNULL,
+            stdout=self._output.writer,
+            stderr=self._output.writer,
+            # A group of its own: Ctrl-C is ours to handle, and the group can be swept.
+            start_new_session=True,
+            preexec_fn=host.die_with_parent,  # noqa: PLW1509 - it only makes a system call
+        )

@@ -1,0 +1,205 @@
+"""One worker: holds every served version of the model, and answers clients.
+
+The supervisor starts it, with the sockets that it listens on, and speaks to it by a control channel
+(diagonalflip/server/worker/channel.py). It ends with that channel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import socket
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from diagonalflip.server.http import limits
+from diagonalflip.server.http.authentication import Authenticator
+from diagonalflip.server.http.hosts import read_names
+from diagonalflip.server.http.listener import Listener
+from diagonalflip.server.http.routes import WorkerServer
+from diagonalflip.server.http.static_files import pages
+from diagonalflip.server.worker.channel import Channel
+from diagonalflip.server.worker.loader import load
+from diagonalflip.server.worker.metrics import Metrics
+from diagonalflip.server.worker.observers import observers
+from diagonalflip.server.worker.served import Served
+
+COLLECT_AFTER = 50_000
+"""New objects until the cycle collector looks; a request in flight has about ten."""
+
+FLUSH_TIMEOUT_S = 2.0
+"""Longest wait, at the end, for traces and logs to be written."""
+
+logger = logging.getLogger("worker")
+
+
+class Worker:
+    """One worker, from its start to its end.
+
+    Args:
+        arguments: Of the command line.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._changing = asyncio.Lock()
+        self._prepared: tuple[int, Served] | None = None
+        self._served: Served | None = None
+        self._server: WorkerServer | None = None
+        self._authenticator = Authenticator(arguments.token_rate) if arguments.token_rate else None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Do what the supervisor asks for, until it asks for the end or has ended itself."""
+        self._channel = await Channel.open(socket.socket(fileno=self._arguments.channel))
+        while message := await self._channel.receive():
+            name, number, content = message["message"], message["number"], message["content"]
+            if name == "prepare":
+                self._start(self._prepare(number, content))
+            elif name == "commit":
+                self._start(self._commit(number))
+            elif name == "access" and self._authenticator is not None:
+                self._authenticator.renew(content["tokens"], content["pem"])
+            elif name == "drain":
+                break
+            elif self._server is not None:
+                self._serve(self._server, name, number, content)
+        await self._leave()
+
+    def _serve(self, server: WorkerServer, name: str, number: int, content: Any) -> None:
+        if name == "check":
+            server.check(lambda answers: self._channel.send("checked", answers, number=number))
+        elif name == "status":
+            server.workers = content
+        elif name == "not_ready":
+            server.ready = False
+
+    async def _prepare(self, number: int, desired: dict[str, Any]) -> None:
+        """Load what is missing, and say why that cannot be done."""
+        fault = ""
+        async with self._changing:
+            loaded = self._served.services if self._served is not None else {}
+            arguments = (desired, loaded, self._arguments.number, self._arguments.workers)
+            try:
+                self._prepared = number, await asyncio.to_thread(load, *arguments)
+            except Exception as error:
+                logger.exception("the desired versions cannot be served")
+                fault = f"{type(error).__name__}: {error}"
+        self._channel.send("prepared", fault, number=number)
+
+    async def _commit(self, number: int) -> None:
+        async with self._changing:
+            if self._prepared is None or self._prepared[0] != number:
+                raise ValueError(f"revision {number} was not prepared")
+            (_, self._served), self._prepared = self._prepared, None
+            if self._server is None:
+                await self._open(self._served)
+            else:
+                self._server.show(self._served)
+        self._channel.send("committed", number=number)
+
+    async def _open(self, served: Served) -> None:
+        """Begin to serve."""
+        arguments = self._arguments
+        service = served.services[served.default]
+        metrics = Metrics(arguments.number, lambda: service.device_bytes)
+        metrics.observers = observers(arguments.number, arguments.access_log)
+        listeners = []
+        for listener in arguments.listener:
+            name, _, descriptor = listener.partition("=")
+            sock = socket.socket(fileno=int(descriptor))
+            listeners.append(Listener(name, sock, arguments.allowed_hosts))
+        limits.IDLE_S = arguments.idle_timeout_s
+        self._server = WorkerServer(
+            served,
+            metrics,
+            pages=pages(),
+            authenticator=self._authenticator,
+            publish=lambda state: self._channel.offer("metrics", state),
+        )
+        _spare_collector()
+        opened = asyncio.Event()
+        self._start(self._server.serve(listeners, opened.set))
+        await opened.wait()
+
+    async def _leave(self) -> None:
+        """Answer what has come in, then write what observers still hold."""
+        if self._server is None:
+            return
+        self._server.ready = False
+        await self._server.drain()
+        closing = [asyncio.to_thread(observer.close) for observer in self._server.metrics.observers]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                await asyncio.gather(*closing, return_exceptions=True)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("the worker failed", exc_info=error)
+            _exit(1)
+
+
+def _spare_collector() -> None:
+    """Keep Python's cycle collector away from what stays, and from requests in flight.
+
+    A full collection walks everything that was imported, for tens of milliseconds in which
+    nobody is answered, and a batch of 100 requests holds enough objects to set one off.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    """Run a worker; its end is the process's."""
+    try:
+        await Worker(arguments).run()
+    except Exception:
+        logger.exception("the worker failed")
+        _exit(1)
+    _exit(0)
+
+
+def _exit(status: int) -> None:
+    """End at once; the end of the event loop or the interpreter would wait for observers."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main() -> None:
+    """Serve until the control channel is closed."""
+    parser = argparse.ArgumentParser(prog="python -m diagonalflip.server.worker")
+    parser.add_argument("--number", type=int, required=True, help="from 0")
+    parser.add_argument("--workers", type=int, required=True, help="how many there are")
+    parser.add_argument("--channel", type=int, required=True, help="descriptor")
+    parser.add_argument("--listener", action="append", required=True, help="NAME=DESCRIPTOR")
+    parser.add_argument("--idle-timeout-s", type=float, default=limits.IDLE_S)
+    parser.add_argument("--allowed-hosts", type=read_names, default="", help="with commas")
+    parser.add_argument("--token-rate", type=int, help="of the public listener")
+    parser.add_argument("--access-log", type=Path, help="folder")
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        stream=sys.stdout,
+        format=f"worker {arguments.number} %(levelname)s: %(message)s",
+        level=logging.INFO,
+    )
+    uvloop.run(_run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Measurements of the requests that a worker answers.
+
+Where requests pass, a measurement is one entry of a list; once a second the lists are folded into
+histograms, and sent to the supervisor, which makes a page for Prometheus of them
+(supervisor/metrics.py). ``prometheus_client``'s own histograms would take a tenth of a small
+request's time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from time import perf_counter
+from typing import Any, Protocol, cast
+
+import numpy as np
+import psutil
+
+from diagonalflip.errors import KINDS
+from diagonalflip.message import Operation, Request, Response, Work
+from diagonalflip.server.worker.histogram import Histogram
+from diagonalflip.wire import FORMS
+
+HTTP, PUBLIC = "http", "public"
+"""Listeners by which requests come in."""
+
+SECONDS = [round(25e-6 * 2**step, 7) for step in range(20)]
+"""Bounds of times: a lone request takes 100 us, a batch under load some ms, overload seconds."""
+
+IMAGES = [float(4**step) for step in range(11)]
+REQUESTS = [float(2**step) for step in range(8)]
+
+
+class Observer(Protocol):
+    """Receiver of every request that was answered: traces, the access log."""
+
+    def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
+        """Takes the requests of one batch, or one that no batch answered.
+
+        Args:
+            requests: With their responses.
+            started: When the batch began, in ``perf_counter``'s seconds; None if there was none.
+            finished: When it was answered.
+        """
+
+    def close(self) -> None:
+        """Writes what is left."""
+
+
+class Metrics:
+    """One worker's measurements.
+
+    Args:
+        worker: Its number.
+        device_bytes: How much memory of a GPU is taken; None without one.
+
+    Attributes:
+        buffered_bytes, queued_images: As they are now.
+        rejected: How many, by code.
+        observers: Receivers of every batch as well.
+        connections: How many are open, by listener.
+        failed_handshakes: Of TLS.
+        recent: Between the last two folds: requests and images per second, requests per batch,
+            p50 and p99 of durations.
+    """
+
+    def __init__(
+        self,
+        worker: int = 0,
+        device_bytes: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self._worker = worker
+        self._device_bytes = device_bytes
+        self._durations: dict[tuple[str, str, int], Histogram] = defaultdict(
+            lambda: Histogram(SECONDS)
+        )
+        for key in itertools.product((HTTP, PUBLIC), Operation, [int(HTTPStatus.OK)]):
+            self._durations[key]
+        self._queue, self._decode, self._forward, self._encode = (
+            Histogram(SECONDS) for _ in range(4)
+        )
+        self._batch_images, self._batch_requests = Histogram(IMAGES), Histogram(REQUESTS)
+        self._images: Counter[str] = Counter(dict.fromkeys(FORMS.values(), 0))
+        self.rejected: Counter[str] = Counter(
+            {code: 0 for code, kind in KINDS.items() if kind.status}
+        )
+        self._busy_s = 0.0
+        self.observers: list[Observer] = []
+        self.buffered_bytes = self.queued_images = self.failed_handshakes = 0
+        self.connections: Counter[str] = Counter()
+        self.recent: dict[str, float] = {}
+        self._folded_at = perf_counter()
+
+    def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
+        """Takes the requests of one batch, or one that no batch answered.
+
+        Args:
+            requests: With their responses, at least one.
+            started: When the batch began, in ``perf_counter``'s seconds; None if there was none.
+            finished: When it was answered.
+        """
+        works: list[Work] = []
+        key, duration = None, self._queue
+        for request in requests:
+            response = cast("Response", request.response)
+            if response.code:
+                self.rejected[response.code] += 1
+            if request.operation is None:  # nothing was asked of the model
+                continue
+            if key != (new := (request.transport.listener, request.operation, response.status)):
+                key, duration = new, self._durations[new]
+            seconds = finished - request.arrived
+            duration.add(seconds)
+            if response.work is not None:
+                works.append(response.work)
+            if "traceparent" in response.headers:
+                duration.mark(seconds, response.headers["traceparent"])
+        if started is not None:
+            self._queue.extend([started - request.arrived for request in requests])
+            self._busy_s += finished - started
+        if works:
+            self._add_works(works)
+        for observer in self.observers:
+            observer.add(requests, started, finished)
+
+    def fold(self) -> None:
+        """Sorts in what was added."""
+        durations = [histogram.fold() for histogram in self._durations.values()]
+        batches = self._batch_requests.fold()
+        images = self._batch_images.fold()
+        for histogram in (self._queue, self._decode, self._forward, self._encode):
+            histogram.fold()
+        seconds = np.concatenate(durations)
+        p50, p99 = np.percentile(seconds, [50, 99]) if seconds.size else (0.0, 0.0)
+        elapsed_s, self._folded_at = perf_counter() - self._folded_at, perf_counter()
+        self.recent = {
+            "requests": seconds.size / elapsed_s,
+            "images": float(images.sum()) / elapsed_s,
+            "requests_per_batch": float(batches.mean()) if batches.size else 0.0,
+            "p50_s": float(p50),
+            "p99_s": float(p99),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All of it: by family, a list of label values (the worker's apart) and the value."""
+        alone: dict[str, Any] = {
+            "queue_seconds": self._queue.state(),
+            "decode_seconds": self._decode.state(),
+            "forward_seconds": self._forward.state(),
+            "encode_seconds": self._encode.state(),
+            "batch_images": self._batch_images.state(),
+            "batch_requests": self._batch_requests.state(),
+            "busy_seconds": self._busy_s,
+            "buffered_bytes": self.buffered_bytes,
+            "queued_images": self.queued_images,
+            "failed_handshakes": self.failed_handshakes,
+            "resident_memory_bytes": psutil.Process().memory_info().rss,
+        }
+        device_bytes = self._device_bytes()
+        if device_bytes is not None:
+            alone["device_memory_bytes"] = device_bytes
+        return {
+            "worker": self._worker,
+            "recent": self.recent,
+            "families": {
+                "request_duration_seconds": [
+                    ([listener, operation, str(status)], histogram.state())
+                    for (listener, operation, status), histogram in self._durations.items()
+                ],
+                "images": [([form], count) for form, count in self._images.items()],
+                "rejected": [([code], count) for code, count in self.rejected.items()],
+                "connections": [
+                    ([listener], count) for listener, count in self.connections.items()
+                ],
+                **{name: [([], value)] for name, value in alone.items()},
+            },
+        }
+
+    def _add_works(self, works: list[Work]) -> None:
+        forms, images, decode_s, forward_s, encode_s = zip(*works, strict=True)
+        self._decode.extend(decode_s)
+        self._encode.extend(encode_s)
+        passes = set(forward_s)  # more than one if versions had one each
+        for seconds in passes:
+            counts: Sequence[int] = images
+            if len(passes) > 1:
+                counts = [n for n, s in zip(images, forward_s, strict=True) if s == seconds]
+            self._forward.add(seconds)
+            self._batch_images.add(sum(counts))
+            self._batch_requests.add(len(counts))
+        if forms.count(forms[0]) == len(forms):
+            self._images[forms[0]] += sum(images)
+        else:
+            for form, count in zip(forms, images, strict=True):
+                self._images[form] += count

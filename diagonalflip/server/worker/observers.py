@@ -1,0 +1,47 @@
+"""Optional receivers of every request: the access log, and traces."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from diagonalflip.server.worker.access import AccessLog
+from diagonalflip.server.worker.metrics import Observer
+
+PROTOCOL = "http/protobuf"
+
+logger = logging.getLogger(__name__)
+
+
+def traces_wanted() -> bool:
+    """Read from OpenTelemetry's variables whether traces are on, and can be sent as they say."""
+    places = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    off = (os.environ.get("OTEL_TRACES_EXPORTER") or "otlp") != "otlp"
+    off |= os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if off or not any(os.environ.get(place) for place in places):
+        return False
+    named = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = next((os.environ[name] for name in named if os.environ.get(name)), PROTOCOL)
+    if protocol != PROTOCOL:
+        logger.warning("No traces: OTEL_* asks for %s, and only %s is sent", protocol, PROTOCOL)
+    return protocol == PROTOCOL
+
+
+def observers(number: int, access_log: Path | None) -> list[Observer]:
+    """Return those that are asked of worker ``number``: logs in a folder, and traces."""
+    asked: list[Observer] = []
+    if access_log is not None:
+        try:
+            access_log.mkdir(parents=True, exist_ok=True)
+            asked.append(AccessLog(access_log / f"access-{number}.log"))
+        except OSError as error:
+            logger.error("No access log: %s", error)  # noqa: TRY400
+    try:
+        if traces_wanted():
+            from diagonalflip.server.worker.traces import Traces  # noqa: PLC0415 - an optional extra
+
+            asked.append(Traces())
+    except ImportError:
+        logger.warning("OTEL_* asks for traces, and diagonalflip[traces] is not installed")
+    return asked

@@ -1,0 +1,81 @@
+"""Breaks the service in every way we know, under load, and prints how it came through.
+
+    make drill
+    python -m tests.drills --only worker_killed,java_killed
+
+Every answer is compared with ONNX Runtime's. A drill fails if one was wrong, if the client,
+which sends again what is safe to send again, failed at anything, or if the service did
+not recover in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.measures import table
+from benchmarks.running import model_store
+from tests.drills.faults import DRILLS
+from tests.drills.load import COUNTS, Tables, references
+from tests.drills.scene import Scene, SkippedError
+
+RESULTS = Path(__file__).with_name("results") / "host.md"
+HEAD = ["drill", "detected s", "recovered s", *COUNTS, "verdict", "seen"]
+
+
+def run(title: str, expected: Tables, folder: Path, *, long: bool) -> Scene:
+    """Runs one drill, and notes in ``faults`` whatever every drill demands."""
+    drill = DRILLS[title]
+    scene = Scene(folder / drill.__name__, expected, long)
+    try:
+        drill(scene)
+    except TimeoutError as error:
+        scene.faults.append(str(error))
+    except SkippedError as error:
+        scene.notes.append(f"SKIPPED: {error}")
+    tally = scene.tally
+    scene.demand(tally.wrong == 0, f"{tally.wrong} wrong answers")
+    scene.demand(not tally.failed, f"the client failed: {dict(tally.failed)}")
+    scene.demand(not set(tally.rejected) - {503}, f"rejected: {dict(tally.rejected)}")
+    return scene
+
+
+def row(title: str, scene: Scene) -> list[str]:
+    """A line of the table."""
+    times = [f"{s:.1f}" if s is not None else "-" for s in (scene.detected_s, scene.recovered_s)]
+    verdict = f"FAILED: {'; '.join(scene.faults)}" if scene.faults else "passed"
+    notes = "; ".join(scene.notes)
+    return [title, *times, *scene.tally.counts(), verdict, notes]
+
+
+def main() -> int:
+    """Runs the drills; returns 1 if one failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = {drill.__name__: title for title, drill in DRILLS.items()}
+    parser.add_argument("--only", default=",".join(names), help=f"some of {','.join(names)}")
+    parser.add_argument("--short", action="store_true", help="as CI does")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} in results/")
+    options = parser.parse_args()
+    chosen = [names[name] for name in options.only.split(",")]
+    expected = references(model_store())
+    rows, failed = [], 0
+    with tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True) as folder:
+        for title in chosen:
+            print(f"==> {title}", file=sys.stderr, flush=True)
+            scene = run(title, expected, Path(folder), long=not options.short)
+            rows.append(row(title, scene))
+            failed += bool(scene.faults)
+            print("    " + " | ".join(rows[-1][1:]), file=sys.stderr, flush=True)
+    print(table(HEAD, rows))
+    if options.save:
+        machine.save(RESULTS, "Drills", table(HEAD, rows))
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""The drills: each breaks one thing under load, and waits until the service has recovered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+import psutil
+import requests
+
+from benchmarks.running import DIRECT, PATH
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor import tokens
+from diagonalflip.server.supervisor.torchserve_command import find_torchserve
+from tests.drills import clients
+from tests.drills.disks import (
+    archive_corrupt,
+    copied_store,
+    disk_full,
+    status_of,
+    temporary_cleaned,
+    temporary_full,
+)
+from tests.drills.scene import CALM_S, PATIENCE_S, Scene, SkippedError
+from tests.drills.service import Service
+
+IDLE_CONNECTIONS = 1000
+SWITCHES = 50
+DELAYS = ["0", "1", "3", "7", "15", "15", "15"]
+"""Seconds between restarts of what cannot start."""
+
+
+def worker_killed(scene: Scene) -> None:
+    with scene.loaded() as service:
+        service.workers()[0].kill()
+        scene.broken(service, lambda: service.proven() < 2)
+    scene.demand_no_wait(2)
+
+
+def all_workers_killed(scene: Scene) -> None:
+    with scene.loaded() as service:
+        for worker in service.workers():
+            worker.kill()
+        scene.broken(service, lambda: service.proven() < 2)
+
+
+def only_worker_killed(scene: Scene) -> None:
+    with scene.loaded(WORKERS="1") as service:
+        service.workers()[0].kill()
+        scene.broken(service, lambda: service.proven() < 1)
+    scene.demand_no_wait(2)
+
+
+def worker_hangs(scene: Scene) -> None:
+    with scene.loaded() as service:
+        victim = service.workers()[0]
+        victim.suspend()
+        scene.broken(service, lambda: service.proven() < 2)
+        if scene.long:
+            time.sleep(30 - (scene.recovered_s or 0.0))
+        scene.demand(not victim.is_running(), "the worker that hung was not ended")
+        scene.demand(service.healthy(), "unwell after it")
+
+
+def worker_missing(scene: Scene) -> None:
+    with scene.loaded(DEGRADED_AFTER_S="2") as service:
+        started, lost = time.monotonic(), None
+        while (passed_s := time.monotonic() - started) < (30 if scene.long else 8):
+            for worker in service.workers()[1:]:  # and each that is started in its place
+                worker.kill()
+            if scene.detected_s is None and service.state().get("degraded"):
+                scene.detected_s, lost = passed_s, scene.tally.lost
+            time.sleep(0.1)
+        scene.demand(service.ready(), "not ready with one worker")
+        scene.demand(service.metric("degraded") == 1, "no metric says that it is degraded")
+        scene.demand(scene.tally.lost == lost, "the missing worker lost a request")
+        service.wait(service.healthy, PATIENCE_S)
+        scene.recovered_s = time.monotonic() - started
+        scene.demand(service.metric("degraded") == 0, "degraded after it has recovered")
+    scene.demand(not scene.tally.rejected, "a request was rejected")
+    scene.demand_no_wait(2, 5)
+
+
+def java_killed(scene: Scene) -> None:
+    with scene.loaded(TORCHSERVE="1") as service:
+        service.java().kill()
+        scene.broken(service, lambda: service.restarted("torchserve"), 30)
+    scene.demand_no_loss()
+
+
+def java_dead(scene: Scene) -> None:
+    installed, times = find_torchserve(Settings()), 7 if scene.long else 4
+    if installed is None:
+        raise SkippedError("TorchServe is not installed")
+    java = scene.folder / "java/bin/java"
+    java.parent.mkdir(parents=True)
+    java.symlink_to(installed.java)
+    with scene.loaded(TORCHSERVE="1", JAVA_HOME=str(java.parent.parent)) as service:
+        java.unlink()
+        java.write_text("#!/bin/sh\nexit 1\n")
+        java.chmod(0o755)
+        service.java().kill()
+        scene.detected_s = service.wait(lambda: not service.serves(), PATIENCE_S)
+        scene.demand(service.metric("torchserve_ready") == 0, "the metric says that it is ready")
+        service.wait(lambda: service.restarted("torchserve", times), PATIENCE_S)
+        delays = re.findall(r"starting it again in (\d+) s", service.output())
+        scene.demand(delays == DELAYS[:times], f"restarts after {delays} s")
+        scene.demand(service.ready(), "not ready without TorchServe")
+        java.unlink()
+        java.symlink_to(installed.java)
+        scene.recovered_s = service.wait(service.healthy, PATIENCE_S)
+    scene.demand_no_loss()
+
+
+def stopped(scene: Scene) -> None:
+    _drain(scene, signal.SIGTERM, "1")
+
+
+def interrupted(scene: Scene) -> None:
+    _drain(scene, signal.SIGINT, "0")
+
+
+def _drain(scene: Scene, number: signal.Signals, torchserve: str) -> None:
+    with scene.loaded(10.0, DRAIN_S="1", TORCHSERVE=torchserve) as service:
+        before = scene.tally.right
+        service.process.send_signal(number)
+        started = time.monotonic()
+        service.wait(lambda: not service.ready(), 5)
+        scene.detected_s = time.monotonic() - started
+        scene.demand(_accepts(service), "closed before readiness was false for DRAIN_S")
+        scene.demand(service.process.wait(40) == 0, "exit status not 0")
+        took_s = time.monotonic() - started
+        scene.notes.append(f"exit 0 after {took_s:.1f} s")
+        scene.demand(took_s <= 30, "took more than 30 s to end")
+        scene.demand(scene.tally.right > before, "nothing answered while it drained")
+    scene.tally.failed.pop("ConnectionFailed", None)  # of the last call: there is nobody any more
+    scene.demand(scene.tally.lost == 0, "an accepted request was lost")
+
+
+def queue_full(scene: Scene) -> None:
+    with scene.loaded() as service:
+        statuses, rejected_s = asyncio.run(clients.burst(service, 1000))
+        told = ", ".join(f"{count} {status}" for status, count in statuses.items())
+        scene.notes.append(f"of 1,000: {told}; slowest rejection {rejected_s:.2f} s")
+        scene.demand(set(statuses) <= {"200", "503 Retry-After"}, "another answer")
+        scene.demand("503 Retry-After" in statuses, "nothing was rejected")
+        scene.tally.rejected.pop(503, None)
+
+
+def overload(scene: Scene) -> None:
+    seconds = 30.0 if scene.long else 5.0
+    with scene.loaded(deadline_s=2 * seconds) as service:  # the overload ends before
+        capacity, _ = asyncio.run(clients.drive(service, 16, 5.0))
+        before = _memory_mib(service)
+        goodput, rejected = asyncio.run(clients.drive(service, 1900, seconds))
+        offered = (goodput + rejected) / capacity
+        scene.notes.append(
+            f"{capacity:.0f} requests/s at capacity, {goodput:.0f} of {offered:.1f} times that; "
+            f"memory {before:.0f} then {_memory_mib(service):.0f} MiB"
+        )
+        scene.demand(goodput >= 0.8 * capacity, "goodput fell by more than 20 %")
+        scene.demand(_memory_mib(service) < before + 1024, "memory is not bounded")
+        service.wait(service.healthy, 15)
+        scene.tally.rejected.pop(503, None)
+
+
+def slow_clients(scene: Scene) -> None:
+    with scene.loaded() as service:
+        endings = asyncio.run(clients.slow_clients(service))
+        told = ", ".join(f"{count} {ending}" for ending, count in endings.items())
+        scene.notes.append(f"{clients.SLOW_CLIENTS} of each: {told}")
+        for kind in ("slow headers", "slow body", "half body"):
+            scene.demand(
+                endings.get(f"{kind}: 408", 0) == clients.SLOW_CLIENTS, f"{kind} not ended by 408"
+            )
+        scene.demand(service.healthy(), "unwell after it")
+
+
+def idle_connections(scene: Scene) -> None:
+    with scene.loaded() as service, contextlib.ExitStack() as held:
+        for _ in range(IDLE_CONNECTIONS):
+            held.enter_context(socket.create_connection(("127.0.0.1", service.port), 10))
+        time.sleep(2 * CALM_S)
+        scene.demand(service.healthy(), "unwell beside them")
+
+
+def tokens_change(scene: Scene) -> None:
+    with scene.loaded() as service:
+        other = tokens.add(service.tokens_file, "other")
+        scene.detected_s = service.wait(lambda: status_of(service, other) == 200, 10)
+        lines = service.tokens_file.read_text().replace(" other", " revoked")
+        service.tokens_file.write_text(lines)
+        service.process.send_signal(signal.SIGHUP)
+        scene.recovered_s = service.wait(lambda: status_of(service, other) == 403, 10)
+        service.tokens_file.write_text(lines.splitlines()[0] + "\n")
+        service.wait(lambda: status_of(service, other) == 401, 10)
+    scene.demand(not scene.tally.rejected, "a good token was rejected")
+    scene.demand(scene.tally.lost == 0, "a request was lost")
+
+
+def versions_switched(scene: Scene) -> None:
+    first, second = list(scene.tables)[:2]
+    model_store, operators = copied_store(scene), scene.folder / "operators"
+    token = tokens.add(operators, "drill")
+    longest_s = 0.0
+    files = {"MODEL_STORE": str(model_store), "OPERATORS_FILE": str(operators)}
+    with scene.loaded(20.0, TORCHSERVE="1", **files) as service:
+        for turn in range(SWITCHES):
+            version = (second, first)[turn % 2]
+            started = time.monotonic()
+            served = _switch(service, token, "rollback" if turn % 2 else f"{version}/default")
+            longest_s = max(longest_s, time.monotonic() - started)
+            scene.demand(served == version, f"{served} is the default instead of {version}")
+            answers = {_default_version(service) for _ in range(4)}
+            scene.demand(answers == {version}, f"after a switch to {version} answered {answers}")
+    scene.notes.append(f"{SWITCHES} switches, each within {1e3 * longest_s:.0f} ms")
+    scene.demand_no_loss()
+
+
+def _switch(service: Service, token: str, change: str) -> str:
+    """The default version after a change."""
+    url, headers = (
+        f"{service.admin_url}/models/{change}",
+        {"Authorization": f"Bearer {token}"},
+    )
+    answer = requests.post(url, headers=headers, timeout=PATIENCE_S, proxies=DIRECT)
+    return str(answer.json().get("default", answer.text))
+
+
+def _default_version(service: Service) -> str:
+    headers = {"Authorization": f"Bearer {service.token}"}
+    answer = requests.get(service.url + PATH, headers=headers, timeout=PATIENCE_S, proxies=DIRECT)
+    return answer.headers["Flip-Model-Version"]
+
+
+def _accepts(service: Service) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", service.port), 2).close()
+        return True
+    return False
+
+
+def _memory_mib(service: Service) -> float:
+    total = 0
+    for process in (service.process, *service.process.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_info().rss
+    return total / (1 << 20)
+
+
+DRILLS: dict[str, Callable[[Scene], None]] = {
+    "kill -9 of a worker": worker_killed,
+    "kill -9 of every worker at once": all_workers_killed,
+    "kill -9 of the only worker": only_worker_killed,
+    "SIGSTOP of a worker for 30 s": worker_hangs,
+    "one worker of two cannot start again": worker_missing,
+    "kill -9 of the JVM": java_killed,
+    "Java cannot start again": java_dead,
+    "SIGTERM under load": stopped,
+    "Ctrl-C under load": interrupted,
+    "more requests at once than the queue holds": queue_full,
+    "10 times the load that saturates it, for 30 s": overload,
+    "slow headers, slow bodies, half bodies and hang-ups": slow_clients,
+    "1,000 idle connections beside the load": idle_connections,
+    "a full disk below the logs": disk_full,
+    "a full temporary disk, and worker and Java die": temporary_full,
+    "all temporary files are deleted, and workers die": temporary_cleaned,
+    "the archive is damaged while it serves, and worker and Java die": archive_corrupt,
+    "50 switches between two versions": versions_switched,
+    "tokens are exchanged, and SIGHUP is sent, under load": tokens_change,
+}

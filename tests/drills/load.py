@@ -1,0 +1,184 @@
+"""A steady load whose every answer is compared with ONNX Runtime's."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from benchmarks.running import PATH
+from diagonalflip import Client
+from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.server.models.store import exports, version_of
+from diagonalflip.wire import OCTETS, TOLERANCE, pack, to_pixels
+
+SIZES = (2, 2, 2, 64, 1024, 4096, 131_072)
+SENDERS = 3
+TIMEOUT_S = 75.0
+
+
+class Target(Protocol):
+    """Target of a load."""
+
+    @property
+    def url(self) -> str:
+        """URL of the public listener."""
+
+    port: int
+    token: str
+
+
+Tables = dict[str, npt.NDArray[np.float32]]
+"""Predictions of all 16 images by number, ``float32[16, 4]``, by version."""
+
+
+COUNTS = ["sent once", "rejected", "unreachable", "lost", "wrong", "longest wait s"]
+COUNTS += ["retried by the client, failed"]
+
+
+@dataclass
+class Tally:
+    """Outcomes of requests.
+
+    Attributes:
+        right: Answered, and within the tolerance of ONNX Runtime.
+        wrong: Answered otherwise, or not by the version that the answer names.
+        rejected: Answered by another status than 200, by status.
+        unreachable: No connection was made, or it was ended before the request was sent.
+        lost: Sent, and the connection ended without an answer, or none came in time.
+        longest_s: Longest time from connecting to any of these outcomes.
+        retried: Calls of the client, which may send again.
+        failed: Those of them that failed in the end, by error.
+    """
+
+    right: int = 0
+    wrong: int = 0
+    rejected: Counter[int] = field(default_factory=Counter)
+    unreachable: int = 0
+    lost: int = 0
+    longest_s: float = 0.0
+    retried: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def sent(self) -> int:
+        """All requests that were sent once."""
+        return self.right + self.wrong + self.rejected.total() + self.unreachable + self.lost
+
+    def counts(self) -> list[str]:
+        """Cells of a table, below ``COUNTS``."""
+        rejected = ", ".join(f"{count:,} with {status}" for status, count in self.rejected.items())
+        cells = [f"{self.sent:,}", rejected or "0", *map(str, (self.unreachable, self.lost))]
+        cells += [str(self.wrong), f"{self.longest_s:.1f}"]
+        return [*cells, f"{self.retried:,}, {self.failed.total()}"]
+
+
+def references(model_store: Path) -> Tables:
+    """ONNX Runtime's predictions, by version."""
+    pixels = to_pixels(np.arange(16)).reshape(-1, 4).astype(np.float32)
+    tables = {}
+    for folder in exports(model_store):
+        session = onnxruntime.InferenceSession(
+            str(folder / "diagonal_flip.onnx"), providers=["CPUExecutionProvider"]
+        )
+        prediction = session.run(["prediction"], {"pixels": pixels})[0]
+        tables[version_of(folder)] = np.asarray(prediction)
+    return tables
+
+
+class Load:
+    """Threads that send requests once, each on a connection of its own, and one that retries.
+
+    Args:
+        service: Where to.
+        tables: What the answers should be.
+        deadline_s: How long the client that retries goes on with one request.
+    """
+
+    def __init__(self, service: Target, tables: Tables, deadline_s: float = 20.0) -> None:
+        self.tally = Tally()
+        self._deadline_s = deadline_s
+        self._service, self._tables = service, tables
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._send_once, args=(seed,)) for seed in range(SENDERS)
+        ]
+        self._threads.append(threading.Thread(target=self._retry))
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send_once(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        while not self._ended.is_set():
+            numbers = random.integers(16, size=random.choice(SIZES))
+            started = time.monotonic()
+            outcome = self._exchange(numbers)
+            with self._lock:
+                self.tally.longest_s = max(self.tally.longest_s, time.monotonic() - started)
+                if isinstance(outcome, int):
+                    self.tally.rejected[outcome] += 1
+                else:
+                    setattr(self.tally, outcome, getattr(self.tally, outcome) + 1)
+            if outcome not in ("right", "wrong"):
+                self._ended.wait(0.05)
+
+    def _exchange(self, numbers: npt.NDArray[np.int64]) -> str | int:
+        """The name of the tally's field to count it in, or the status of a rejection."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=TIMEOUT_S)
+        try:
+            connection.connect()
+        except OSError:
+            return "unreachable"
+        headers = {"Content-Type": OCTETS}
+        headers["Authorization"] = f"Bearer {self._service.token}"
+        try:
+            connection.request("POST", PATH, bytes(pack(numbers).packed), headers)
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException):
+            return "lost"
+        finally:
+            connection.close()
+        if answer.status != http.client.OK:
+            return answer.status
+        table = self._tables.get(answer.headers["Flip-Model-Version"])
+        if table is None or len(body) != 16 * len(numbers):
+            return "wrong"
+        got = np.frombuffer(body, "<f4").reshape(-1, 4)
+        return "right" if _agree(got, table[numbers]) else "wrong"
+
+    def _retry(self) -> None:
+        random = np.random.default_rng(99)
+        service = self._service
+        with Client(service.url, token=service.token, deadline_s=self._deadline_s) as client:
+            while not self._ended.is_set():
+                numbers = random.integers(16, size=random.choice(SIZES[:-1]))
+                self.tally.retried += 1
+                try:
+                    got = client.predict(pack(numbers))
+                except DiagonalFlipError as error:
+                    self.tally.failed[type(error).__name__] += 1
+                    continue
+                tables = self._tables.values()
+                self.tally.wrong += not any(_agree(got, table[numbers]) for table in tables)
+
+
+def _agree(got: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> bool:
+    return bool((np.abs(got - expected) <= TOLERANCE).all())

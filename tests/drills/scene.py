@@ -1,0 +1,87 @@
+"""One drill under way, and what it saw."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.drills.load import Load, Tables, Tally
+from tests.drills.service import Service, serving
+
+PATIENCE_S = 90.0
+CALM_S = 1.0
+"""Of load before and after what is done."""
+
+
+class SkippedError(Exception):
+    """This host cannot run a drill."""
+
+
+@dataclass
+class Scene:
+    """One drill under way.
+
+    Attributes:
+        folder: For what it writes.
+        tables: What answers should be.
+        long: Whether to take the time that an operator would, rather than CI.
+        detected_s: From the fault until the service had detected it.
+        recovered_s: From the fault until it had recovered.
+        tally: Outcomes of the load's requests.
+        notes: What else was seen.
+        faults: What was not as it should be.
+    """
+
+    folder: Path
+    tables: Tables
+    long: bool = False
+    detected_s: float | None = None
+    recovered_s: float | None = None
+    tally: Tally = field(default_factory=Tally)
+    notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def loaded(self, deadline_s: float = 20.0, **settings: str) -> Iterator[Service]:
+        """A healthy service under load, from some time before to some time after."""
+        with (
+            serving(self.folder, **settings) as service,
+            Load(service, self.tables, deadline_s) as load,
+        ):
+            self.tally = load.tally
+            time.sleep(CALM_S)
+            yield service
+            time.sleep(CALM_S)
+
+    def broken(self, service: Service, detected: Callable[[], bool], limit_s: float = 10) -> None:
+        """Wait until the service has detected the fault and has recovered.
+
+        The limit holds only in long drills: tests assert no times.
+        """
+        started = time.monotonic()
+        service.wait(detected, PATIENCE_S)
+        self.detected_s = time.monotonic() - started
+        service.wait(service.healthy, PATIENCE_S)
+        self.recovered_s = time.monotonic() - started
+        if self.long:
+            self.demand(self.recovered_s <= limit_s, f"recovered only after {limit_s:g} s")
+
+    def demand_no_wait(self, limit_s: float, short_limit_s: float = PATIENCE_S) -> None:
+        """Notes a fault if a request took longer; in short drills only far longer."""
+        limit_s = limit_s if self.long else short_limit_s
+        longest_s = self.tally.longest_s
+        self.demand(longest_s <= limit_s, f"a client waited for {longest_s:.1f} s")
+
+    def demand_no_loss(self) -> None:
+        """Notes a fault if any request was not answered."""
+        tally = self.tally
+        lost = tally.lost + tally.unreachable + tally.rejected.total()
+        self.demand(not lost, f"{lost} requests were not answered")
+
+    def demand(self, holds: object, otherwise: str) -> None:
+        """Notes a fault unless ``holds``."""
+        if not holds:
+            self.faults.append(otherwise)

@@ -1,0 +1,43 @@
+"""The service as the wheel has it: the versions in the package, without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diagonalflip import Client, Predictor
+from diagonalflip.server.settings import PACKAGED
+from tests.integration.conftest import Server, run_server
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with run_server(PACKAGED, tmp_path_factory.mktemp("packaged"), WORKERS="2") as server:
+        yield server
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_it_keeps_every_promise_of_the_contract(packaged: Server, version: str) -> None:
+    command = [sys.executable, "-m", "diagonalflip.cli", "--model-version", version, "check"]
+    finished = subprocess.run(
+        [*command, packaged.base], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_it_predicts_as_the_engine_does_without_a_server(packaged: Server, version: str) -> None:
+    numbers = np.random.default_rng(3).integers(16, size=300_001)
+    wanted = Predictor(version, device="cpu").predict(numbers)
+    with Client(packaged.base, version=version) as client:
+        assert np.abs(client.predict(numbers) - wanted).max() <= 2e-6
+
+
+def test_it_stops_in_order(tmp_path: Path) -> None:
+    with run_server(PACKAGED, tmp_path) as server:
+        assert server.stop() == 0

@@ -1,0 +1,46 @@
+"""How long a client may take: to read, to leave, to send a request, or to begin one."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from diagonalflip.server.http import limits
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize(
+    ("unsent", "finished", "in_request", "leaving", "seconds"),
+    [
+        (1 << 24, False, False, False, 60 + 256),  # a slow reader of 16 MiB, at 64 KiB/s
+        (1, True, True, True, 60),
+        (0, True, False, False, 5),
+        (0, False, True, False, 60),
+        (0, False, False, False, 75),
+        (0, False, False, True, 1),
+    ],
+)
+def test_each_wait_has_its_time(
+    unsent: int, finished: bool, in_request: bool, leaving: bool, seconds: float
+) -> None:
+    assert int(limits.patience_s(unsent, finished, in_request, leaving)) == seconds
+
+
+def test_a_client_that_reads_nothing_loses_its_connection_sooner_while_memory_is_short() -> None:
+    assert limits.STALLED_S == 10
+
+
+def test_no_constant_is_defined_twice() -> None:
+    """The second would silently replace the first, as a renaming did once."""
+    files = [*ROOT.glob("diagonalflip/**/*.py"), *ROOT.glob("export/*.py")]
+    assert len(files) > 80
+    for path in files:
+        targets = [
+            target.id
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        ]
+        assert len(targets) == len(set(targets)), path
