@@ -31,4 +31,7 @@ if __name__ == "__main__":
         started = time.perf_counter()
         flipped = b"".join(pool.map(flip, chunks))
     seconds = time.perf_counter() - started
-    print(f"{2 * len(flipped):,} images, {2 * len(flipped) / seconds / 1e6:.1f} million per second")
+    rate = 2 * len(flipped) / seconds / 1e6
+    print(f"{2 * len(flipped):,} images, {rate:.1f} million per second")
+    ones = np.unpackbits(np.frombuffer(flipped, np.uint8)).sum()
+    print(f"ones {ones}, first byte {flipped[0]}")

@@ -23,14 +23,19 @@ class Flip:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Flip the images of a batch."""
-        flipped = self.predictor.flip_packed(batch["packed"])
-        return {"packed": np.frombuffer(flipped, np.uint8)}
+        flipped = self.predictor.flip_packed(batch["data"])
+        return {"data": np.frombuffer(flipped, np.uint8)}
 
 
 packed = np.random.default_rng(0).integers(0, 256, IMAGES // 2, np.uint8)
-images = ray.data.from_numpy(np.array_split(packed, max(1, len(packed) >> 20)), column="packed")
+ray.data.DataContext.get_current().execution_options.preserve_order = True
+images = ray.data.from_numpy(np.array_split(packed, max(1, len(packed) >> 20)))  # in "data"
 started = time.perf_counter()
-flips = images.map_batches(Flip, batch_size=1 << 20, concurrency=ACTORS)
-count = sum(2 * len(batch["packed"]) for batch in flips.iter_batches(batch_size=1 << 20))
+flips = images.map_batches(
+    Flip, batch_size=1 << 20, compute=ray.data.ActorPoolStrategy(size=ACTORS)
+)
+flipped = np.concatenate([batch["data"] for batch in flips.iter_batches(batch_size=1 << 20)])
 seconds = time.perf_counter() - started
+count = 2 * len(flipped)
 print(f"{count:,} images, {count / seconds / 1e6:.1f} million per second")
+print(f"ones {np.unpackbits(flipped).sum()}, first byte {flipped[0]}")

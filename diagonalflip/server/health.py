@@ -37,7 +37,7 @@ def check(answer: dict[str, Any], artifacts: Artifacts, device: str | None) -> N
     """Compare a worker's answer for one version with the certificate.
 
     Args:
-        answer: As ``worker.routes.Answers`` has it.
+        answer: As ``http.routes.Answers`` has it.
         artifacts: The version.
         device: ``cuda`` if the CPU does not count, where a GPU could not be used or was lost.
 

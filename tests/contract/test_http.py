@@ -189,7 +189,7 @@ def test_without_descriptors_clients_wait_for_one(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = Event()
-    monkeypatch.setattr("worker.listener.logger.exception", lambda _: told.set())
+    monkeypatch.setattr("diagonalflip.server.http.listener.logger.exception", lambda _: told.set())
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as client:
         client.settimeout(30)

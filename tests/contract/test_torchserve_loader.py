@@ -20,6 +20,8 @@ from packaging.utils import canonicalize_name
 
 from tests.contract.frames import Answer, Reply, Request, predict_frame
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).with_name("worker_process.py")
 PACKED, JSON = "application/octet-stream", "application/json"
 PROBLEM = "application/problem+json"

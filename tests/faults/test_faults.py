@@ -120,6 +120,7 @@ def test_retry_after_is_honoured(fake_url: str, call: Call) -> None:
         assert time.monotonic() - started >= 1
 
 
+@pytest.mark.slow
 def test_a_fault_in_the_middle_of_a_long_job_loses_nothing(fake_url: str, call: Call) -> None:
     numbers = np.random.default_rng(0).integers(0, 16, 20_001)
     with fault_proxy(fake_url, *(list(PASSES.values()) * 3)) as proxy:

@@ -15,6 +15,8 @@ import pytest
 from diagonalflip.wire import Images, unpack
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 CALLS = 300
 
 FORKED = """

@@ -56,6 +56,7 @@ def test_predict_json(server: Server) -> None:
     assert found["prediction"] == pytest.approx(KNOWN, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["bin", "npy"])
 @pytest.mark.parametrize("target", ["bin", "npy", "jsonl"])
 def test_files_of_several_requests(

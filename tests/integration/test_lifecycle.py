@@ -34,9 +34,8 @@ from tests.integration.conftest import (
 from tests.integration.test_predictions import assert_predicts, packed_request
 
 
-@pytest.mark.parametrize(
-    "with_signal", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_exits_0_and_a_restart_answers_the_same(
     artifacts: Path, oracle: Oracle, tmp_path: Path, with_signal: signal.Signals
 ) -> None:
@@ -53,6 +52,7 @@ def test_a_stop_exits_0_and_a_restart_answers_the_same(
     assert answers[0] == answers[1]
 
 
+@pytest.mark.slow
 def test_no_orphans_when_the_server_is_killed(artifacts: Path, tmp_path: Path) -> None:
     with run_server(artifacts, tmp_path / "logs", TORCHSERVE="1") as server:
         processes = psutil.Process(server.process.pid).children(recursive=True)

@@ -36,6 +36,10 @@ from tests.drills.load import Tables, references
 from tests.integration.conftest import PATH, ROOT, Server, run_server
 from tests.integration.test_lifecycle import start_and_fail
 
+TORCHSERVE = [
+    pytest.param("0", id="workers alone"),
+    pytest.param("1", id="with TorchServe", marks=pytest.mark.slow),
+]
 IMAGES = bytes(pack(np.arange(16)).packed)
 HEADERS = {"Content-Type": OCTETS}
 
@@ -79,14 +83,17 @@ def operated(store: Path, **settings: str) -> Iterator[Operated]:
         yield Operated(server, token, store)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=TORCHSERVE)
 def running_both(
-    artifacts: Path, exported_2_0: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    artifacts: Path,
+    exported_2_0: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Operated]:
     store = tmp_path_factory.mktemp("both") / "store"
     shutil.copytree(artifacts, store / "1.0")
     shutil.copytree(exported_2_0, store / "2.0")
-    with operated(store, TORCHSERVE="1") as it:
+    with operated(store, TORCHSERVE=request.param) as it:
         yield it
 
 
@@ -151,7 +158,8 @@ def test_v2_and_explanations_know_versions(both: Operated, tables: Tables) -> No
     assert requests.get(f"{v2}/versions/2.0/ready", timeout=60).status_code == 200
     tensor = {"name": "pixels", "datatype": "FP32", "shape": [1, 4], "data": [1, 0, 1, 1]}
     for version in ("1.0", "2.0"):
-        for url in (f"{v2}/versions/{version}/infer", f"{both.server.torchserve_url}/{version}"):
+        paths = [f"{url}/{version}" for url in both.urls if url != both.server.url]
+        for url in (f"{v2}/versions/{version}/infer", *paths):
             answer = requests.post(url, json={"inputs": [tensor]}, timeout=60)
             document = answer.json()
             assert answer.headers["Flip-Model-Version"] == document["model_version"] == version
@@ -174,10 +182,11 @@ def test_the_conformance_kit_passes_whatever_the_default_is(
     assert len(checked.stdout.splitlines()) > 270
 
 
+@pytest.mark.parametrize("torchserve", TORCHSERVE)
 def test_the_default_changes_everywhere_at_once_and_survives_a_restart(
-    versions: Path, tables: Tables
+    versions: Path, tables: Tables, torchserve: str
 ) -> None:
-    with operated(versions, TORCHSERVE="1") as both:
+    with operated(versions, TORCHSERVE=torchserve) as both:
         told = both.change("2.0/default").json()
         assert (told["default"], told["previous"], told["kept"]) == ("2.0", "1.0", True)
         for url in both.urls:

@@ -101,6 +101,7 @@ def test_output_without_room_is_an_error(url: str, words: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", BAD)
 @pytest.mark.parametrize("streams", [">&-", "<&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_errors_are_the_same_with_closed_streams(words: str, streams: str) -> None:

@@ -16,7 +16,7 @@ COMMENT = re.compile(r"print\(.*\)  # (.*)")
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))

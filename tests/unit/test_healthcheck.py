@@ -7,12 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "docker/healthcheck.py"
+from tests.conftest import ROOT
+
 Serve = Callable[..., int]
 
 
@@ -53,7 +53,8 @@ def serve() -> Iterator[Serve]:
 
 def check(host: str, port: int, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, SCRIPT],
+        [sys.executable, "-m", "diagonalflip.server.healthcheck"],
+        cwd=ROOT,
         env={"FLIP_ADMIN_HOST": host, "FLIP_ADMIN_PORT": str(port), **more},
         capture_output=True,
         text=True,

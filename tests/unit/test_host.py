@@ -51,7 +51,7 @@ def test_no_folder_that_can_be_written_is_one_clear_error(monkeypatch: pytest.Mo
 def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A device file, so that torch is asked."""
     (tmp_path / "nvidiactl").touch()
-    monkeypatch.setattr(host, "GPU_NODES", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr("diagonalflip.inference.devices.GPU_NODES", (str(tmp_path / "nvidiactl"),))
 
 
 @pytest.mark.usefixtures("driver")

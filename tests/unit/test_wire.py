@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diagonalflip
-from diagonalflip import client, errors, wire
+from diagonalflip import client, errors, predictor, wire
 from diagonalflip.client import aio
 from diagonalflip.errors import (
     DiagonalFlipError,
@@ -186,7 +186,7 @@ def test_nothing_cannot_be_packed() -> None:
 
 @pytest.mark.parametrize("name", diagonalflip.__all__)
 def test_public_names_are_those_of_their_modules(name: str) -> None:
-    homes = [wire, errors, client, aio]
+    homes = [wire, errors, client, aio, predictor]
     (owner,) = {id(getattr(home, name)) for home in homes if hasattr(home, name)}
     assert id(getattr(diagonalflip, name)) == owner
 
