@@ -79,7 +79,7 @@ release: installed-dev ## run every check, then write all artifacts to release/,
 verify-release: installed-dev ## build release/ again from a clean clone, and compare every byte
 	@$(BIN)/python -m export.release release --verify $(if $(TRUSTED_KEY),--trusted "$(TRUSTED_KEY)")
 
-report: $(EXPORTS) ## write report.html: certificate, processors, benchmark and drills on one page
+report: $(EXPORTS) ## write report.html: parity report, processors, benchmark and drills on one page
 	@$(BIN)/python -m export.report report.html
 
 gpu-check: ## prove and measure everything on this host's GPU, with the torch of GPU_PYTHON (python3) if it has one

@@ -55,7 +55,7 @@ def engines(artifacts: Artifacts, device: str) -> Iterator[tuple[str, Engine, fl
     """Give each engine of a device with its name, warmed up, and how far its answers deviate.
 
     Raises:
-        CertificateError: An image is predicted wrongly at some position of some batch shape.
+        ParityError: An image is predicted wrongly at some position of some batch shape.
     """
     files, reference = artifacts.files, np.array(artifacts.reference)
     if device == CPU:

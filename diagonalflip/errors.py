@@ -31,7 +31,7 @@
     ├── InternalError             500  our fault: the request was well-formed
     ├── ServerOverloaded          503  the queue is full, or no worker is up
     ├── ArtifactError             422  a file of the model is missing, changed or wrong
-    │   └── CertificateError      422  the model's answers differ from the reference
+    │   └── ParityError           422  the model's answers differ from the reference
     ├── SettingError               -   the server cannot be started with these settings
     ├── StartError                 -   the server was started and did not come to answer
     └── ClientError                -   the client cannot be used so, or got no usable answer
@@ -233,7 +233,7 @@ class ArtifactError(DiagonalFlipError, status=422):
     """A file of the model is missing, changed or of the wrong shape."""
 
 
-class CertificateError(ArtifactError):
+class ParityError(ArtifactError):
     """The model's answers differ from the reference by more than the tolerance."""
 
 

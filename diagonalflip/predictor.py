@@ -47,7 +47,7 @@ class Predictor:
     Raises:
         ModelNotFound: There is no such version.
         ArtifactError: It is damaged, or the device cannot load it.
-        CertificateError: The device predicts wrongly.
+        ParityError: The device predicts wrongly.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ def export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
 
     Raises:
         ArtifactError: The weights cannot be used.
-        CertificateError: The artifacts do not agree.
+        ParityError: The artifacts do not agree.
         OSError: ``output`` cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)
@@ -61,12 +61,12 @@ def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
         write_onnx(side_by_side(net, 4), x4_file)
         forwards = verify.engines(net, torchscript, onnx_file, x4_file)
         reference = verify.reference(net)
-        certificate = verify.certify(forwards, reference)
+        parity_report = verify.parity_report(forwards, reference)
         print(summary.network_table(net, forwards["torchscript"]))
-        print(f"\nCertificate\n{summary.certificate_lines(certificate)}")
+        print(f"\nParity report\n{summary.parity_report_lines(parity_report)}")
         # Nothing that was measured goes into the archive: it is the same on every machine.
         weights = {name: tensor.tolist() for name, tensor in net.state_dict().items()}
-        flips = certificate["flips"]
+        flips = parity_report["flips"]
         reference_file.write_bytes(
             _json({"predictions": reference.tolist(), "weights": weights, "flips": flips})
         )
@@ -77,7 +77,7 @@ def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
             "hidden": net.layer1.out_features,
             "parameters": sum(tensor.numel() for tensor in net.parameters()),
         }
-        manifest = _manifest(model, files, members, certificate)
+        manifest = _manifest(model, files, members, parity_report)
         (Path(folder) / MANIFEST).write_bytes(_json(manifest))
         for name in (*NAMES, MANIFEST):
             (Path(folder) / name).replace(output / name)
@@ -100,7 +100,7 @@ def _manifest(
     model: dict[str, Any],
     artifacts: list[Path],
     members: dict[str, bytes],
-    certificate: dict[str, Any],
+    parity_report: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "model": model,
@@ -112,7 +112,7 @@ def _manifest(
         },
         "artifacts": {path.name: digest(path.read_bytes()) for path in artifacts},
         "archive_members": {name: digest(members[name]) for name in sorted(members)},
-        "certificate": certificate,
+        "parity_report": parity_report,
     }
 
 

@@ -1,7 +1,7 @@
 """Copies exports into the package, so that its wheel serves without torch: ``make package-data``.
 
 What is copied is the same wherever it is made: neither the archive for TorchServe, which holds the
-code, nor what the certificate measured.
+code, nor what the parity report measured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from diagonalflip.server.models.store import MANIFEST, exports, file_names
 from diagonalflip.server.settings import PACKAGED
 
 EXACT = ("flips", "reference")
-"""Parts of a certificate that are computed exactly."""
+"""Parts of a parity report that are computed exactly."""
 
 
 def package_files(folder: Path) -> dict[str, bytes]:
@@ -30,7 +30,7 @@ def package_files(folder: Path) -> dict[str, bytes]:
         "model": manifest["model"],
         "wire_version": manifest["wire_version"],
         "artifacts": {name: manifest["artifacts"][name] for name in names},
-        "certificate": {name: manifest["certificate"][name] for name in EXACT},
+        "parity_report": {name: manifest["parity_report"][name] for name in EXACT},
     }
     files = {name: (folder / name).read_bytes() for name in names}
     return files | {MANIFEST: json.dumps(reduced, indent=2).encode() + b"\n"}

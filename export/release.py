@@ -3,7 +3,7 @@
     make release SIGNING_KEY=signing.pem          # every check, then the folder release/, signed
     make verify-release TRUSTED_KEY=trusted.pem   # builds it again from a clean clone, and compares
 
-Every file is the same whoever builds it, but for one thing: the certificate in ``manifest.json``
+Every file is the same whoever builds it, but for one thing: the parity report in ``manifest.json``
 holds what was measured on the machine that exported.
 """
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMIT, SUMS = "COMMIT", "SHA256SUMS"
 DOCUMENTS = ("CHANGELOG.md", "diagonalflip/server/openapi.yaml")
 MEASURED = ("pairs", "largest_deviation", "largest_ulp", "batch_invariant")
-"""Measured parts of a certificate; the rest is computed exactly."""
+"""Measured parts of a parity report; the rest is computed exactly."""
 
 
 def build(folder: Path) -> None:
@@ -94,7 +94,7 @@ def _comparable(path: Path) -> bytes:
         return content
     manifest: dict[str, Any] = json.loads(content)
     for name in MEASURED:
-        del manifest["certificate"][name]
+        del manifest["parity_report"][name]
     return json.dumps(manifest).encode()
 
 

@@ -86,12 +86,12 @@ def page(store: Path, root: Path = ROOT) -> str:
         raise ArtifactError(f"{store}: {error}", "a manifest", "run `make export`") from error
     sections = []
     for manifest in manifests:
-        certificate, version = manifest["certificate"], manifest["model"]["version"]
+        parity_report, version = manifest["parity_report"], manifest["model"]["version"]
         files = manifest["artifacts"].items()
         rows = [(name, each["bytes"], each["sha256"]) for name, each in files]
         sections += [
-            (f"Predictions of version {version}", _images(np.array(certificate["reference"]))),
-            ("Certificate", _certificate(certificate)),
+            (f"Predictions of version {version}", _images(np.array(parity_report["reference"]))),
+            ("Parity report", _parity_report(parity_report)),
             ("Artifacts", _table(("file", "bytes", "SHA-256"), rows)),
         ]
     environment = {
@@ -136,14 +136,14 @@ def _heat(values: Sequence[float] | npt.NDArray[Any]) -> str:
     return f"<table><tr>{cells[0]}{cells[1]}</tr><tr>{cells[2]}{cells[3]}</tr></table>"
 
 
-def _certificate(certificate: dict[str, Any]) -> str:
+def _parity_report(parity_report: dict[str, Any]) -> str:
     told = (
-        f"<p>All 16 images, in batches of {', '.join(map(str, certificate['batch_sizes']))}; the "
-        f"tolerance is {certificate['tolerance']:g}.</p>"
+        f"<p>All 16 images, in batches of {', '.join(map(str, parity_report['batch_sizes']))}; the "
+        f"tolerance is {parity_report['tolerance']:g}.</p>"
     )
     rows = [
         (pair, f"{found['deviation']:.3g}", found["ulp"])
-        for pair, found in certificate["pairs"].items()
+        for pair, found in parity_report["pairs"].items()
     ]
     return told + _table(("engines", "largest deviation", "units in the last place"), rows)
 

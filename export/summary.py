@@ -35,18 +35,18 @@ def network_table(net: DiagonalFlipNet, forward: Forward) -> str:
     return "\n".join(lines)
 
 
-def certificate_lines(certificate: dict[str, Any]) -> str:
-    """The certificate: a line per pair of engines, and one per engine."""
-    sizes = ", ".join(map(str, certificate["batch_sizes"]))
-    positions = certificate["positions_per_batch_size"]
+def parity_report_lines(parity_report: dict[str, Any]) -> str:
+    """The parity report: a line per pair of engines, and one per engine."""
+    sizes = ", ".join(map(str, parity_report["batch_sizes"]))
+    positions = parity_report["positions_per_batch_size"]
     lines = [f"  {IMAGES} images at {positions} positions in batches of {sizes}"]
-    for pair, worst in certificate["pairs"].items():
+    for pair, worst in parity_report["pairs"].items():
         lines.append(f"  [✓] {pair:28} {worst['deviation']:.2e}  {worst['ulp']} ULP")
-    flips, margin = certificate["flips"], certificate["margin"]
+    flips, margin = parity_report["flips"], parity_report["margin"]
     lines.append(
         f"  flips {flips} of {IMAGES} images" + (f", by a margin of {margin:.4f}" if margin else "")
     )
-    for engine, same in certificate["batch_invariant"].items():
+    for engine, same in parity_report["batch_invariant"].items():
         told = "the same bits in every batch" if same else "bits vary with the batch"
         lines.append(f"      {engine:28} {told}")
     return "\n".join(lines)

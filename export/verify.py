@@ -1,4 +1,4 @@
-"""The certificate: proof that eager, TorchScript and ONNX Runtime are the same function.
+"""The parity report: proof that eager, TorchScript and ONNX Runtime are the same function.
 
 There are only 16 images, so nothing is sampled: every image is compared, alone and at
 several positions of batches of many sizes, between all engines and with the exact values.
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 
-from diagonalflip.errors import CertificateError
+from diagonalflip.errors import ParityError
 from diagonalflip.wire import PIXELS, TOLERANCE, to_pixels
 from export.net import DiagonalFlipNet
 
@@ -104,7 +104,9 @@ def engines(net: DiagonalFlipNet, torchscript: Path, onnx: Path, x4: Path) -> di
     }
 
 
-def certify(forwards: Mapping[str, Forward], expected: npt.NDArray[np.float64]) -> dict[str, Any]:
+def parity_report(
+    forwards: Mapping[str, Forward], expected: npt.NDArray[np.float64]
+) -> dict[str, Any]:
     """Compares all engines with each other and with ``expected``, on every image.
 
     Args:
@@ -112,12 +114,12 @@ def certify(forwards: Mapping[str, Forward], expected: npt.NDArray[np.float64]) 
         expected: ``float64[16, 4]``, one row per image.
 
     Returns:
-        The certificate: what was compared, the largest deviations in absolute terms and
+        The parity report: what was compared, the largest deviations in absolute terms and
         in units in the last place (ULP, away from zero), for each engine whether an image
         gets the same bits in every batch, and the reference predictions.
 
     Raises:
-        CertificateError: A deviation above ``TOLERANCE``, NaN or infinity, or a wrong
+        ParityError: A deviation above ``TOLERANCE``, NaN or infinity, or a wrong
             shape or dtype.
     """
     deviations = {f"{a}/{b}": [0.0, 0] for a, b in itertools.combinations(forwards, 2)}
@@ -160,18 +162,18 @@ def _alone(name: str, forward: Forward) -> npt.NDArray[np.float32]:
 def _answer(name: str, forward: Forward, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
     answer = np.asarray(forward(all_pixels()[rows]))
     if answer.dtype != np.float32 or answer.shape != (len(rows), PIXELS):
-        raise CertificateError(
+        raise ParityError(
             f"{answer.dtype}{list(answer.shape)} from {name}", f"float32[{len(rows)}, {PIXELS}]"
         )
     if not np.isfinite(answer).all():
-        raise CertificateError(f"NaN or infinity from {name}", "finite predictions")
+        raise ParityError(f"NaN or infinity from {name}", "finite predictions")
     return answer
 
 
 def _reject_deviation(deviations: Mapping[str, list[float]]) -> None:
     for pair, (deviation, _) in deviations.items():
         if not deviation <= TOLERANCE:
-            raise CertificateError(
+            raise ParityError(
                 f"a deviation of {deviation:.3g} between {pair.replace('/', ' and ')}",
                 f"at most {TOLERANCE:g}",
                 "check the weights and the versions of torch and onnxruntime",

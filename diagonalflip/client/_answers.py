@@ -57,7 +57,7 @@ class ServerInfo:
         runtime: What runs the network there.
         max_images: That one request may carry.
         max_explained_images: That one request to ``/explanations`` may carry.
-        largest_deviation: From the certificate, of all 16 images on that device.
+        largest_deviation: From the parity report, of all 16 images on that device.
         batch_invariant: Whether that worker gives an image the same bits in every batch.
     """
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from diagonalflip.errors import ArtifactError, CertificateError
+from diagonalflip.errors import ArtifactError, ParityError
 from diagonalflip.inference.devices import CPU
 from diagonalflip.wire import PIXELS, TOLERANCE, Images, pack
 
@@ -108,13 +108,13 @@ class Engine(ABC):
         """Runs every batch shape on every lane, and checks every image at every position of it.
 
         Args:
-            reference: ``float64[16, 4]``, the certificate's predictions by image number.
+            reference: ``float64[16, 4]``, the parity report's predictions by image number.
 
         Returns:
             The largest absolute deviation from ``reference``.
 
         Raises:
-            CertificateError: An answer deviates by more than ``TOLERANCE``, or is NaN.
+            ParityError: An answer deviates by more than ``TOLERANCE``, or is NaN.
         """
         seen = self._predict_all(self.batch_sizes[0], first=0)[0].copy()
         deviation = np.abs(seen - reference).max()
@@ -128,9 +128,9 @@ class Engine(ABC):
                     wanted = np.roll(reference, -first, axis=0)
                     deviation = np.maximum(deviation, np.abs(rows - wanted).max())  # keeps a NaN
         if not deviation <= TOLERANCE:
-            raise CertificateError(
+            raise ParityError(
                 f"a deviation of {deviation:.3g} on {self.device}",
-                f"at most {TOLERANCE:g} from the certificate",
+                f"at most {TOLERANCE:g} from the parity report",
                 "export again; if it stays, this device computes wrongly",
             )
         return float(deviation)

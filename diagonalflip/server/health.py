@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diagonalflip.errors import CertificateError
+from diagonalflip.errors import ParityError
 from diagonalflip.server.http.routes import ALL_IMAGES
 from diagonalflip.server.models.store import Artifacts
 from diagonalflip.server.settings import LOOPBACK
@@ -17,24 +17,22 @@ from diagonalflip.wire import OCTETS, TOLERANCE
 
 
 def compare(answer: bytes, artifacts: Artifacts) -> None:
-    """Compare predictions of all 16 images, little-endian float32, with the certificate.
+    """Compare predictions of all 16 images, little-endian float32, with the parity report.
 
     Raises:
-        CertificateError: They differ by more than the tolerance.
+        ParityError: They differ by more than the tolerance.
     """
     expected = np.array(artifacts.reference)
     if len(answer) != 4 * expected.size:
-        raise CertificateError(f"{len(answer)} bytes", f"{4 * expected.size} bytes")
+        raise ParityError(f"{len(answer)} bytes", f"{4 * expected.size} bytes")
     got = np.frombuffer(answer, dtype="<f4").reshape(expected.shape)
     deviation = float(np.abs(got - expected).max())
     if not deviation <= TOLERANCE:
-        raise CertificateError(
-            f"a prediction deviates by {deviation:.3g}", f"at most {TOLERANCE:g}"
-        )
+        raise ParityError(f"a prediction deviates by {deviation:.3g}", f"at most {TOLERANCE:g}")
 
 
 def check(answer: dict[str, Any], artifacts: Artifacts, device: str | None) -> None:
-    """Compare a worker's answer for one version with the certificate.
+    """Compare a worker's answer for one version with the parity report.
 
     Args:
         answer: As ``http.routes.Answers`` has it.
@@ -42,14 +40,14 @@ def check(answer: dict[str, Any], artifacts: Artifacts, device: str | None) -> N
         device: ``cuda`` if the CPU does not count, where a GPU could not be used or was lost.
 
     Raises:
-        CertificateError: It differs.
+        ParityError: It differs.
     """
     if answer["status"] != 200:
-        raise CertificateError(f"status {answer['status']}", "200")
+        raise ParityError(f"status {answer['status']}", "200")
     if answer["digest"] != artifacts.digest:
-        raise CertificateError(f"model {answer['digest']} answered", artifacts.digest)
+        raise ParityError(f"model {answer['digest']} answered", artifacts.digest)
     if device not in (None, answer["device"]):
-        raise CertificateError(
+        raise ParityError(
             f"the answer was computed on {answer['device']}",
             f"{device}, as FLIP_REQUIRE_GPU=1 says",
             "see whether torch.cuda.is_available(), or set FLIP_REQUIRE_GPU=0",

@@ -166,8 +166,8 @@ def test_good_requests_are_answered_with_status_type_and_predictions(
     loaded: Loaded, unpacked_archive: Path
 ) -> None:
     answers = loaded[0](*GOOD)
-    certificate = json.loads((unpacked_archive / "reference.json").read_text("utf-8"))
-    reference = np.array(certificate["predictions"])
+    parity_report = json.loads((unpacked_archive / "reference.json").read_text("utf-8"))
+    reference = np.array(parity_report["predictions"])
     assert [answer.content_type for answer in answers] == [PACKED, JSON, JSON]
     for answer, numbers in zip(answers, ([11, 6, 9], [11, 6, 9], [11, 6]), strict=True):
         assert (answer.status, answer.phrase) == (200, "OK")
@@ -211,11 +211,11 @@ def test_describe_gives_the_description(loaded: Loaded) -> None:
     assert json.loads(answer.body)["model"] == "diagonal_flip"
 
 
-def spoil_certificate(folder: Path) -> None:
+def spoil_parity_report(folder: Path) -> None:
     path = folder / "reference.json"
-    certificate = json.loads(path.read_text("utf-8"))
-    certificate["predictions"][7][2] += 2e-6
-    path.write_text(json.dumps(certificate), encoding="utf-8")
+    parity_report = json.loads(path.read_text("utf-8"))
+    parity_report["predictions"][7][2] += 2e-6
+    path.write_text(json.dumps(parity_report), encoding="utf-8")
 
 
 def spoil_model(folder: Path) -> None:
@@ -225,7 +225,7 @@ def spoil_model(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "error"),
-    [(spoil_certificate, "CertificateError: A deviation"), (spoil_model, "ArtifactError: ")],
+    [(spoil_parity_report, "ParityError: A deviation"), (spoil_model, "ArtifactError: ")],
 )
 def test_a_spoiled_archive_does_not_load(
     unpacked_archive: Path, tmp_path: Path, spoil: Callable[[Path], None], error: str

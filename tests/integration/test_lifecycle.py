@@ -182,7 +182,9 @@ def test_an_unusable_setting_is_named(
     assert told in start_and_fail(artifacts, tmp_path, **settings)
 
 
-@pytest.mark.parametrize("name", ["diagonal_flip.mar", "diagonal_flip.pt", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["diagonal_flip.mar", "diagonal_flip.pt", "reference.json", "manifest.json"]
+)
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing"])
 def test_a_damaged_artifact_is_named(
     artifacts: Path, tmp_path: Path, name: str, damage: str
@@ -219,24 +221,27 @@ def test_an_archive_with_a_wrong_certificate_never_becomes_ready(
         check=True,
         capture_output=True,
     )
-    put_certificate_of(artifacts / "diagonal_flip.mar", store)
+    put_reference_of(artifacts, store)
     line = start_and_fail(store, tmp_path / "logs", 4)
-    assert "CertificateError" in line
+    assert "ParityError" in line
 
 
-def put_certificate_of(archive: Path, store: Path) -> None:
-    """Swaps the certificate inside the store's archive, and lists the new digest."""
+def put_reference_of(other: Path, store: Path) -> None:
+    """Replace the predictions of an export and its archive, and list the new digests."""
+    shutil.copy(other / "reference.json", store)
     target = store / "diagonal_flip.mar"
-    with zipfile.ZipFile(archive) as good, zipfile.ZipFile(target) as bad:
-        members = {name: bad.read(name) for name in bad.namelist()}
-        members["reference.json"] = good.read("reference.json")
+    with zipfile.ZipFile(target) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["reference.json"] = (other / "reference.json").read_bytes()
     with zipfile.ZipFile(target, "w") as rewritten:
         for name, content in members.items():
             rewritten.writestr(name, content)
     manifest = json.loads((store / "manifest.json").read_text())
-    digest = hashlib.sha256(target.read_bytes()).hexdigest()
-    manifest["artifacts"]["diagonal_flip.mar"]["sha256"] = digest
-    manifest["certificate"]["reference"] = json.loads(members["reference.json"])["predictions"]
+    for name in ("diagonal_flip.mar", "reference.json"):
+        digest = hashlib.sha256((store / name).read_bytes()).hexdigest()
+        manifest["artifacts"][name]["sha256"] = digest
+    reference = json.loads(members["reference.json"])["predictions"]
+    manifest["parity_report"]["reference"] = reference
     (store / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -239,11 +239,11 @@ def damage(folder: Path) -> None:
         file.write(b"x")
 
 
-def other_certificate(folder: Path) -> None:
-    """Replace the certificate by another network's. Digests are right, predictions are not."""
+def other_parity_report(folder: Path) -> None:
+    """Replace the parity report by another network's. Digests are right, predictions are not."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["certificate"]["reference"][3][2] += 1e-3
+    manifest["parity_report"]["reference"][3][2] += 1e-3
     path.write_text(json.dumps(manifest))
 
 
@@ -251,7 +251,7 @@ def no_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text("{")
 
 
-@pytest.mark.parametrize("spoil", [damage, other_certificate, no_manifest])
+@pytest.mark.parametrize("spoil", [damage, other_parity_report, no_manifest])
 def test_a_version_that_cannot_be_trusted_is_not_loaded(
     both: Operated, third: Path, spoil: Any, tables: Tables
 ) -> None:
@@ -300,7 +300,7 @@ def test_a_version_whose_archive_answers_otherwise_is_not_loaded(
     other_network(third)
     answer = both.change("3.0/load")
     assert answer.status_code == 422
-    assert "CertificateError" in answer.json()["got"]
+    assert "ParityError" in answer.json()["got"]
     assert both.default() == "1.0"
     assert both.change("2.0/default").status_code == 200
 

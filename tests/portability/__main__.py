@@ -3,7 +3,7 @@
     make portability
     python -m tests.portability --only host,haswell
 
-Fails if a step fails, if a prediction deviates from the certificate by more than the
+Fails if a step fails, if a prediction deviates from the parity report by more than the
 tolerance, or if an artifact has another digest on another processor. Whether an image gets
 the same bits in every batch is reported, and not judged.
 """

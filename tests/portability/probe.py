@@ -32,30 +32,30 @@ def probe(folder: Path) -> dict[str, Any]:
 
     Returns:
         ``vector_code`` (which of its kernels torch chose), ``tolerance`` and ``engines``: for
-        each its ``runtime``, and, of its certificate and of what it serves, the largest
+        each its ``runtime``, and, of its parity report and of what it serves, the largest
         ``deviation`` and whether it is ``batch_invariant``.
 
     Raises:
         ArtifactError: An artifact cannot be loaded.
-        CertificateError: Warm-up found a deviation above the tolerance, or NaN.
+        ParityError: Warm-up found a deviation above the tolerance, or NaN.
     """
-    certificate = json.loads((folder / "manifest.json").read_bytes())["certificate"]
+    parity_report = json.loads((folder / "manifest.json").read_bytes())["parity_report"]
     torchscript = (folder / "diagonal_flip.pt").read_bytes()
     onnx = (folder / "diagonal_flip.x4.onnx").read_bytes()
     engines = [open_engine(torchscript, onnx, CPU), TorchEngine(torchscript, CPU)]
     return {
         "vector_code": torch.backends.cpu.get_cpu_capability(),
-        "tolerance": certificate["tolerance"],
-        "engines": [_prove(engine, certificate) for engine in engines],
+        "tolerance": parity_report["tolerance"],
+        "engines": [_prove(engine, parity_report) for engine in engines],
     }
 
 
-def _prove(engine: Engine, certificate: dict[str, Any]) -> dict[str, Any]:
+def _prove(engine: Engine, parity_report: dict[str, Any]) -> dict[str, Any]:
     """Warms up, then predicts all images at 16 positions of every size, alone and together."""
-    reference = np.array(certificate["reference"])
+    reference = np.array(parity_report["reference"])
     name = CERTIFICATE_NAMES[engine.runtime]
-    deviation = max(engine.warm_up(reference), certificate["pairs"][f"{name}/exact"]["deviation"])
-    same_bits = engine.batch_invariant and certificate["batch_invariant"][name]
+    deviation = max(engine.warm_up(reference), parity_report["pairs"][f"{name}/exact"]["deviation"])
+    same_bits = engine.batch_invariant and parity_report["batch_invariant"][name]
     alone = np.concatenate([engine.predict([pack([number])])[0].copy() for number in range(16)])
     batches = [
         (np.arange(size) + first) % 16 for size, first in itertools.product(BATCH_SIZES, range(16))

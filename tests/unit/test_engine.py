@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diagonalflip.client._answers import agree
-from diagonalflip.errors import ArtifactError, CertificateError
+from diagonalflip.errors import ArtifactError, ParityError
 from diagonalflip.inference.devices import CPU, pick_device
 from diagonalflip.inference.engine import (
     LARGEST_BATCH,
@@ -159,7 +159,7 @@ def test_warm_up_rejects_a_wrong_reference(
 ) -> None:
     wrong = reference.copy()
     wrong[number, 3] += by
-    with pytest.raises(CertificateError) as caught:
+    with pytest.raises(ParityError) as caught:
         cold_engine.warm_up(wrong)
     assert "deviation" in caught.value.got
     assert "1e-06" in caught.value.expected
@@ -192,7 +192,7 @@ def test_one_wrong_row_in_one_batch_size_is_rejected(
 ) -> None:
     spoiled_lane = cold_engine._lanes[lane]
     spoiled_lane._network = spoiled(spoiled_lane._network, size, slice(-1, None), by)
-    with pytest.raises(CertificateError, match="deviation"):
+    with pytest.raises(ParityError, match="deviation"):
         cold_engine.warm_up(reference)
 
 

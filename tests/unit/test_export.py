@@ -96,8 +96,8 @@ def test_the_archive_holds_the_sources_the_model_and_its_predictions(artifacts: 
         for key in ("serializedFile", "handler", "configFile", "requirementsFile"):
             assert serve_manifest["model"][key] in archive.namelist()
         reference = json.loads(archive.read("reference.json"))
-    certificate = read_manifest(artifacts)["certificate"]
-    assert reference["predictions"] == certificate["reference"]
+    parity_report = read_manifest(artifacts)["parity_report"]
+    assert reference["predictions"] == parity_report["reference"]
     weights = json.loads(WEIGHTS_FILE.read_text())
     assert reference["weights"].keys() == weights.keys()
     for name, values in weights.items():

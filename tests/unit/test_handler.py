@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from diagonalflip.errors import ArtifactError, CertificateError
+from diagonalflip.errors import ArtifactError, ParityError
 from diagonalflip.inference import decoders, encoders
 from diagonalflip.wire import MAX_IMAGES, WIRE_VERSION
 from handlers.diagonalflip_handler import FlipHandler
@@ -139,8 +139,8 @@ def test_a_good_request_is_answered_in_its_form(
         predictions = np.array(json.loads(answer.body)["predictions"])
     else:
         predictions = np.frombuffer(answer.body, "<f4").reshape(-1, 4)
-    certificate = json.loads((unpacked_archive / "reference.json").read_text("utf-8"))
-    assert predictions == pytest.approx(np.array(certificate["predictions"])[numbers], abs=1e-6)
+    parity_report = json.loads((unpacked_archive / "reference.json").read_text("utf-8"))
+    assert predictions == pytest.approx(np.array(parity_report["predictions"])[numbers], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -387,26 +387,26 @@ def test_answers_survive_later_batches_of_any_thread(handler: FlipHandler) -> No
     assert [answer.body for answer in answers] == alone * 4
 
 
-def spoil(folder: Path, certificate: str | None) -> None:
+def spoil(folder: Path, parity_report: str | None) -> None:
     (folder / "reference.json").unlink()
-    if certificate is not None:
-        (folder / "reference.json").write_text(certificate, encoding="utf-8")
+    if parity_report is not None:
+        (folder / "reference.json").write_text(parity_report, encoding="utf-8")
 
 
-@pytest.mark.parametrize("certificate", [None, "{", "{}", "[]", '{"predictions": "x"}'])
-def test_a_damaged_certificate_is_an_artifact_error(
-    unpacked_archive: Path, tmp_path: Path, certificate: str | None
+@pytest.mark.parametrize("parity_report", [None, "{", "{}", "[]", '{"predictions": "x"}'])
+def test_a_damaged_parity_report_is_an_artifact_error(
+    unpacked_archive: Path, tmp_path: Path, parity_report: str | None
 ) -> None:
     shutil.copytree(unpacked_archive, tmp_path / "copy")
-    spoil(tmp_path / "copy", certificate)
+    spoil(tmp_path / "copy", parity_report)
     with pytest.raises(ArtifactError):
         FlipHandler().initialize(FakeContext(tmp_path / "copy"))
 
 
-def test_a_wrong_reference_is_a_certificate_error(unpacked_archive: Path, tmp_path: Path) -> None:
+def test_a_wrong_reference_is_a_parity_report_error(unpacked_archive: Path, tmp_path: Path) -> None:
     shutil.copytree(unpacked_archive, tmp_path / "copy")
     spoil(
         tmp_path / "copy", json.dumps({"predictions": [[0.0] * 4] * 16, "weights": {}, "flips": 0})
     )
-    with pytest.raises(CertificateError, match="deviation"):
+    with pytest.raises(ParityError, match="deviation"):
         FlipHandler().initialize(FakeContext(tmp_path / "copy"))

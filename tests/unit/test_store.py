@@ -78,10 +78,10 @@ def test_a_manifest_of_another_archive_is_rejected(exported: Path) -> None:
         store.check(exported)
 
 
-def test_a_certificate_beyond_the_tolerance_is_rejected(exported: Path) -> None:
+def test_a_parity_report_beyond_the_tolerance_is_rejected(exported: Path) -> None:
     path = exported / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["certificate"]["largest_deviation"] = 2e-6
+    manifest["parity_report"]["largest_deviation"] = 2e-6
     path.write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match="deviations of at most"):
         store.check(exported)

@@ -91,7 +91,7 @@ def test_version_2_is_exported_with_its_width_and_flips(exported_2_0: Path) -> N
     assert manifest["model"] == {
         "name": "diagonal_flip", "version": "2.0", "hidden": 5, "parameters": 49,
     }  # fmt: skip
-    certificate = manifest["certificate"]
-    assert (certificate["flips"], f"{certificate['margin']:.4f}") == (16, "0.4998")
+    parity_report = manifest["parity_report"]
+    assert (parity_report["flips"], f"{parity_report['margin']:.4f}") == (16, "0.4998")
     with zipfile.ZipFile(exported_2_0 / "diagonal_flip.mar") as archive:
         assert json.loads(archive.read("reference.json"))["flips"] == 16

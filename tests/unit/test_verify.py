@@ -1,4 +1,4 @@
-"""The certificate passes for the real engines, and for nothing that is a little wrong."""
+"""The parity report passes for the real engines, and for nothing that is a little wrong."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from diagonalflip.errors import CertificateError
+from diagonalflip.errors import ParityError
 from export import verify
 from export.net import load_net
-from export.verify import IMAGES, Forward, all_pixels, certify, reference
+from export.verify import IMAGES, Forward, all_pixels, parity_report, reference
 
 Array = npt.NDArray[Any]
 Spoil = Callable[[Array, Array], Array]
@@ -36,18 +36,18 @@ def numbers_of(pixels: Array) -> Array:
 def test_the_real_engines_pass_within_the_tolerance(
     forwards: dict[str, Forward], artifacts: Path
 ) -> None:
-    certificate = certify(forwards, reference(load_net()))
+    found = parity_report(forwards, reference(load_net()))
     engines = ["eager", "torchscript", "onnxruntime", "onnxruntime-x4"]
     pairs = itertools.combinations([*engines, "exact"], 2)
-    assert set(certificate["pairs"]) == {"/".join(pair) for pair in pairs}
+    assert set(found["pairs"]) == {"/".join(pair) for pair in pairs}
     for key in ("deviation", "ulp"):
-        largest = max(pair[key] for pair in certificate["pairs"].values())
-        assert certificate[f"largest_{key}"] == largest > 0
-    assert certificate["largest_deviation"] <= certificate["tolerance"] == 1e-6
-    assert set(certificate["batch_invariant"]) == set(engines)
+        largest = max(pair[key] for pair in found["pairs"].values())
+        assert found[f"largest_{key}"] == largest > 0
+    assert found["largest_deviation"] <= found["tolerance"] == 1e-6
+    assert set(found["batch_invariant"]) == set(engines)
     assert numbers_of(all_pixels()).tolist() == list(range(IMAGES))
     manifest = json.loads((artifacts / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["certificate"]["reference"] == reference(load_net()).tolist()
+    assert manifest["parity_report"]["reference"] == reference(load_net()).tolist()
 
 
 def moved(by: float, number: int, column: int) -> Spoil:
@@ -98,8 +98,8 @@ def test_one_spoiled_engine_is_caught(
     def spoiled(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.floating[Any]]:
         return spoil(pixels, np.array(honest(pixels)))
 
-    with pytest.raises(CertificateError, match=message.format(engine)):
-        certify({**forwards, engine: spoiled}, reference(load_net()))
+    with pytest.raises(ParityError, match=message.format(engine)):
+        parity_report({**forwards, engine: spoiled}, reference(load_net()))
 
 
 @pytest.mark.parametrize("spoil", [depends_on_size, depends_on_position])
@@ -111,8 +111,8 @@ def test_bits_that_vary_with_the_batch_are_reported_and_no_reason_to_reject(
         "onnxruntime": honest,
         "varying": lambda pixels: spoil(pixels, np.array(honest(pixels))),
     }
-    certificate = certify(varying, reference(load_net()))
-    assert certificate["batch_invariant"]["varying"] is False
+    found = parity_report(varying, reference(load_net()))
+    assert found["batch_invariant"]["varying"] is False
 
 
 def test_the_reference_is_exact() -> None:
@@ -134,13 +134,13 @@ def test_a_deviation_within_the_tolerance_passes(forwards: dict[str, Forward]) -
     nudge = moved(5e-7, number=5, column=1)
     eager = forwards["eager"]
     nudged = {"eager": eager, "nudged": lambda pixels: nudge(pixels, np.array(eager(pixels)))}
-    certificate = certify(nudged, reference(load_net()))
-    assert 4e-7 < certificate["pairs"]["eager/nudged"]["deviation"] < 6e-7
+    found = parity_report(nudged, reference(load_net()))
+    assert 4e-7 < found["pairs"]["eager/nudged"]["deviation"] < 6e-7
 
 
 def test_engines_that_agree_on_a_wrong_answer_are_caught(forwards: dict[str, Forward]) -> None:
-    with pytest.raises(CertificateError, match="and exact"):
-        certify(forwards, reference(load_net()) + 2e-6)
+    with pytest.raises(ParityError, match="and exact"):
+        parity_report(forwards, reference(load_net()) + 2e-6)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
-from diagonalflip.errors import CertificateError
+from diagonalflip.errors import ParityError
 from diagonalflip.server import health
 from diagonalflip.server.models.store import Artifacts
 
@@ -36,10 +36,10 @@ class Desired:
         """Compare the answers of a health check, by version, with the certificates.
 
         Raises:
-            CertificateError: A version is missing, or an answer is wrong.
+            ParityError: A version is missing, or an answer is wrong.
         """
         if answers.keys() != self.versions.keys():
-            raise CertificateError(f"versions {list(answers)}", str(list(self.versions)))
+            raise ParityError(f"versions {list(answers)}", str(list(self.versions)))
         for version, artifacts in self.versions.items():
             health.check(answers[version], artifacts, device)
 

@@ -28,7 +28,7 @@ class Artifacts:
         folder: Where it lies.
         model: Model name, as in the URL.
         version: Model version.
-        reference: Predictions by image number, 16 rows of 4, from the certificate.
+        reference: Predictions by image number, 16 rows of 4, from the parity report.
         digest: SHA-256 (hex) of the TorchScript file, as clients see it.
         flips: How many of the 16 images the version flips.
         signed: Whether a trusted key has signed it.
@@ -134,20 +134,20 @@ def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
                     REMEDY,
                 )
             checked[name] = content
-        model, certificate = manifest["model"], manifest["certificate"]
+        model, parity_report = manifest["model"], manifest["parity_report"]
         names = file_names(model["name"])
         artifacts = Artifacts(
             folder=folder,
             model=model["name"],
             version=model["version"],
-            reference=certificate["reference"],
+            reference=parity_report["reference"],
             digest=manifest["artifacts"][names["torchscript"]]["sha256"],
-            flips=certificate["flips"],
+            flips=parity_report["flips"],
             signed=trusted_key is not None,
             files={kind: checked[name] for kind, name in names.items()},
             archive=checked.get(f"{model['name']}.mar"),
         )
-        _check_certificate(artifacts, certificate.get("largest_deviation", 0.0))
+        _check_parity_report(artifacts, parity_report.get("largest_deviation", 0.0))
         if artifacts.archive is not None:
             _check_archive(artifacts, artifacts.archive)
     except OSError as error:
@@ -164,12 +164,12 @@ def file_names(model: str) -> dict[str, str]:
     return {"torchscript": f"{model}.pt", "onnx": f"{model}.x4.onnx", "reference": REFERENCE}
 
 
-def _check_certificate(artifacts: Artifacts, largest_deviation: float) -> None:
-    """Compare the certificate with the predictions by which workers check themselves."""
+def _check_parity_report(artifacts: Artifacts, largest_deviation: float) -> None:
+    """Compare the parity report with the predictions by which workers check themselves."""
     reference = json.loads(artifacts.files["reference"])["predictions"]
     if reference != artifacts.reference or not largest_deviation <= TOLERANCE:
         raise ArtifactError(
-            f"a certificate that is not of {artifacts.folder}",
+            f"a parity report that is not of {artifacts.folder}",
             f"the predictions in {REFERENCE}, and deviations of at most {TOLERANCE:g}",
             REMEDY,
         )

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diagonalflip.errors import CertificateError, SettingError
+from diagonalflip.errors import ParityError, SettingError
 from diagonalflip.server import health
 from diagonalflip.server.models.store import Artifacts
 from diagonalflip.server.models.versions import Models
@@ -107,7 +107,7 @@ class TorchServe:
                         await self._run(Path(scratch), served)
                     finally:
                         await self._stop()
-            except (EndedError, CertificateError, SettingError, OSError) as error:
+            except (EndedError, ParityError, SettingError, OSError) as error:
                 reason = str(error)
             except Exception:
                 logger.exception("TorchServe")
@@ -210,7 +210,7 @@ class TorchServe:
         """Return whether it predicts by every version that it serves.
 
         Raises:
-            CertificateError: A prediction is wrong.
+            ParityError: A prediction is wrong.
         """
         loaded = {each.version: each for each in self._models.loaded}
         try:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagonalflip.errors import CertificateError, ServerOverloaded
+from diagonalflip.errors import ParityError, ServerOverloaded
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor import host
 from diagonalflip.server.supervisor.backoff import RestartBackoff
@@ -299,7 +299,7 @@ class Workers:
             # In a change of versions nobody knows which of them have answered.
             if desired and desired is self.desired and revision == desired.number:
                 desired.check(answers, self._device)
-        except CertificateError as error:
+        except ParityError as error:
             self.fault = f"worker {worker.number} answered wrongly: {error}"
             self._fail(worker, "wrong", f"answered wrongly and was killed: {error}")
         except TimeoutError:
