@@ -20,7 +20,7 @@ from diagonalflip.server import health
 from diagonalflip.server.http.routes import ALL_IMAGES
 from diagonalflip.server.models.versions import Models
 from diagonalflip.server.settings import Settings
-from diagonalflip.server.supervisor import backoff, process, workers
+from diagonalflip.server.supervisor import backoff, process, worker_command, workers
 from diagonalflip.server.supervisor.ports import listen
 from diagonalflip.server.supervisor.process import Worker
 from diagonalflip.server.supervisor.workers import MAX_FAILED_STARTS, Workers
@@ -143,11 +143,11 @@ def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
         events = tmp_path / "events"
         if not real:
 
-            def command(_: Workers, number: int, channel: int, __: object) -> list[str]:
+            def command(_: Settings, number: int, channel: int, __: object) -> list[str]:
                 arguments = [str(channel), str(number), str(events), behaviours[number]]
                 return [sys.executable, "-c", FAKE, *arguments]
 
-            monkeypatch.setattr(Workers, "_command", command)
+            monkeypatch.setattr(worker_command, "command", command)
         given: Any = {
             "workers": real or len(behaviours),
             "health_check_interval_s": 0.05,

@@ -48,9 +48,8 @@ class Connection(asyncio.Protocol):
         self._asks = False  # the client waits to be asked for the body of what comes
         self._ended = False  # the client sends no more
         self.finished = False  # the last answer is written
-        self._paused = self._reading_paused = (
-            False  # the client reads slowly; it is not listened to
-        )
+        self._paused = False  # the client reads slowly
+        self._reading_paused = False  # it is not listened to
         buffered = server.lifecycle.buffered
         self._listener_share, self._share = buffered.by_listener[listener.name], Share()
         self._token = ""  # whose share that is

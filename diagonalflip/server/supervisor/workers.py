@@ -5,27 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from diagonalflip.errors import ParityError, ServerOverloaded
 from diagonalflip.server.settings import Settings
-from diagonalflip.server.supervisor import host
 from diagonalflip.server.supervisor.backoff import RestartBackoff
 from diagonalflip.server.supervisor.logs import Part
 from diagonalflip.server.supervisor.process import CHANGE_TIMEOUT_S, Worker, WorkerEndedError
+from diagonalflip.server.supervisor.worker_command import start_worker
 from diagonalflip.server.worker.channel import Channel
 
 if TYPE_CHECKING:  # it would import NumPy, before the workers are started
     from diagonalflip.server.models.desired import Desired
-
-PACKAGE_PARENT = Path(__file__).resolve().parents[3]
-"""Of the package: the working directory of workers, so that they import this very one."""
 
 RESULTS = ("passed", "wrong", "unanswered")
 """Of health checks."""
@@ -34,13 +28,6 @@ LISTENERS = {"port": "http", "public_port": "public"}
 
 MAX_FAILED_STARTS = 6
 """In a row, of every worker; then the service gives up."""
-
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
-}
-"""Has glibc keep the memory of large answers, which it would give back to the kernel and map anew
-for each: 500 page faults for an answer of 2 MiB, more time than its predictions take."""
 
 logger = logging.getLogger(__name__)
 
@@ -226,45 +213,16 @@ class Workers:
 
     async def _spawn(self, number: int) -> Worker:
         ours, theirs = socket.socketpair()
-        descriptors = {name: each.fileno() for name, each in self._listeners.items()}
         with theirs:
             channel = await Channel.open(ours)
             try:
-                process = subprocess.Popen(  # noqa: ASYNC220 - its start takes a millisecond
-                    self._command(number, theirs.fileno(), descriptors),
-                    cwd=PACKAGE_PARENT,
-                    env=self._environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=self._output.writer,
-                    stderr=self._output.writer,
-                    pass_fds=[theirs.fileno(), *descriptors.values()],
-                    start_new_session=True,  # Ctrl-C is the supervisor's to handle
+                process = start_worker(
+                    self._settings, number, theirs, self._listeners, self._output.writer
                 )
             except OSError:
                 channel.close()
                 raise
         return Worker(number, process, channel)
-
-    def _command(self, number: int, channel: int, listeners: Mapping[str, int]) -> Sequence[str]:
-        settings = self._settings
-        command = [
-            sys.executable,
-            "-m",
-            "diagonalflip.server.worker",
-            f"--number={number}",
-            f"--workers={self.count}",
-        ]
-        command += [f"--channel={channel}", f"--idle-timeout-s={settings.idle_timeout_s}"]
-        command += [f"--listener={name}={descriptor}" for name, descriptor in listeners.items()]
-        command += [f"--allowed-hosts={settings.allowed_hosts}"]
-        if settings.tokens_file is not None:
-            command += [f"--token-rate={settings.token_rate}"]
-        if settings.access_log:
-            command += [f"--access-log={settings.log_dir.resolve()}"]
-        return command
-
-    def _environment(self) -> dict[str, str]:
-        return ALLOCATOR | host.child_environment() | {"OMP_NUM_THREADS": "1"}
 
     async def _bring_up(self, worker: Worker) -> None:
         """Have a new worker serve what is desired, and check that."""
