@@ -26,7 +26,7 @@ STOPPED, UNUSABLE, GAVE_UP, NOT_STARTED = 0, 2, 3, 4
 """Exit statuses: as asked; settings or a model that cannot be used, which another start does not
 change; no worker can start any more; it could not start."""
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("supervisor")
 
 
 def main() -> int:

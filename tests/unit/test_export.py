@@ -28,6 +28,7 @@ from export.net import WEIGHTS_FILE
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (
     *("diagonal_flip.pt", "diagonal_flip.onnx", "diagonal_flip.x4.onnx", "diagonal_flip.mar"),
+    "reference.json",
     "manifest.json",
 )
 ARCHIVE = "diagonal_flip.mar"
