@@ -31,7 +31,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve token test test-all export package-data train sign release verify-release report gpu-check gpu-bundle bench profile soak drill cluster-drill fuzz audit sbom \
-  image image-test manifests-test lowest-test pythons-test portability run-image lint format lock clean \
+  image image-test manifests-test lowest-test pythons-test bulk-test portability run-image lint format lock clean \
   installed installed-dev .deploy .lowest .audit .bench/servers .bench/litserve
 
 help: ## this list
@@ -114,12 +114,16 @@ lowest-test: .lowest ## test client and command with the oldest packages that py
 	@.lowest/bin/python -m pytest -W ignore::ResourceWarning $(PYTEST_ARGS) tests/unit/test_client_images.py \
 	  tests/unit/test_client_streams.py tests/unit/test_cli_commands.py tests/unit/test_cli_files.py
 
+bulk-test: installed-dev ## test the example with Ray, in an environment of its own
+	@$(INSTALL) .ray --project requirements/ray.txt
+	@$(BIN)/python -m pytest tests/integration/test_examples.py -k "ray_data" $(PYTEST_ARGS)
+
 # The wheel's own parts: client, command, payload forms, HTTP, and a whole service without torch.
 pythons-test: ## test what needs no torch with each Python of PYTHONS (3.12 3.13)
 	@for version in $(or $(PYTHONS),3.12 3.13); do \
 	  echo "==> Python $$version"; \
 	  PYENV_VERSION=$$version python$$version requirements/install.py .python/$$version --project requirements/pythons.txt && \
-	  .python/$$version/bin/python -m pytest -q $(PYTEST_ARGS) tests/integration/test_packaged.py \
+	  .python/$$version/bin/python -m pytest -q --numprocesses 3 --dist loadfile $(PYTEST_ARGS) tests/integration/test_packaged.py \
 	    tests/contract/test_http.py tests/contract/test_http_cases.py tests/contract/test_worker_tls.py \
 	    $(foreach each,client_* cli_* wire coding cost decode encode form limits media parser picture v2,tests/unit/test_$(each).py) \
 	    || exit 1; \
@@ -175,6 +179,9 @@ lock: installed-dev ## pin the newest packages of requirements/*.in
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" \
 	  --extra aio --extra serve pyproject.toml requirements/pythons.in -o requirements/pythons.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" \
+	  --extra serve pyproject.toml requirements/ray.in -o requirements/ray.txt
 
 # All that an export writes; versions, choices, signatures and logs of others are not ours to remove.
 clean: ## remove the exports that `make export` makes again, and nothing else
