@@ -33,7 +33,7 @@ NAMES = (*(f"{MODEL}.{suffix}" for suffix in ("pt", "onnx", "x4.onnx", "mar")), 
 def export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
     """Writes every artifact to ``output`` and returns the manifest.
 
-    All of them are proven before the first appears under its name, each at once in place of
+    All of them are checked before the first appears under its name, each at once in place of
     an earlier one. A failed export also removes the earlier ones, so that nobody serves them.
 
     Raises:

@@ -47,7 +47,7 @@ def show(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False
 def load(
     context: typer.Context, version: Version, url: Url = DEFAULT_URL, as_json: AsJson = False
 ) -> None:
-    """Serve a version of the model store as well, once every worker has proven it."""
+    """Serve a version of the model store as well, once every worker has checked it."""
     _change(context, url, f"{quote(version, safe='')}/load", as_json=as_json)
 
 

@@ -49,7 +49,7 @@ NOT_YET = (
 """Errors of a server that is still starting."""
 
 PROBE_S = 5.0
-"""Longest wait for one proof while the server is coming up."""
+"""Longest wait for one check while the server is coming up."""
 
 T = TypeVar("T")
 

@@ -163,9 +163,9 @@ class AsyncClient(Copied):
     async def wait_until_ready(self, timeout_s: float) -> None:
         """Waits for a correct prediction of all 16 images; see ``Client.wait_until_ready``."""
 
-        async def check(patience: Deadline) -> None:
+        async def check(deadline: Deadline) -> None:
             async def one(images: Images) -> Answer:
-                return (await self._once(images, PREDICTIONS, patience))[1]
+                return (await self._once(images, PREDICTIONS, deadline))[1]
 
             together = await one(pack(range(16)))
             _answers.check_all_16(together, [await one(pack([n])) for n in range(16)])

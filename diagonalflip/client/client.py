@@ -209,9 +209,9 @@ class Client(Copied):
             InvalidAnswer: It answers, but wrongly.
         """
 
-        def check(patience: Deadline) -> None:
+        def check(deadline: Deadline) -> None:
             def one(images: Images) -> npt.NDArray[np.float32]:
-                return self._sender.once(images, PREDICTIONS, patience)[1]
+                return self._sender.once(images, PREDICTIONS, deadline)[1]
 
             _answers.check_all_16(one(pack(range(16))), [one(pack([n])) for n in range(16)])
 

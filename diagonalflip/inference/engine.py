@@ -4,7 +4,7 @@ All requests of a call become one row of packed bytes, which is unpacked on the 
 are two images of float32 pixels) and passes through the network in chunks. A CPU computes by ONNX
 Runtime; a GPU by TorchScript (torch_engine.py), and only there torch is imported: it takes 200 MiB
 and a second. Only a few batch shapes ever run, and ``Engine.warm_up`` tries every image at every
-position of each: what it proves is all that can happen later. The tolerance decides; whether the
+position of each: what it checks is all that can happen later. The tolerance decides; whether the
 bits of an answer depend on its batch is reported.
 """
 

@@ -39,7 +39,7 @@ ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Service:
-    """A model, proven on one device.
+    """A model, checked on one device.
 
     Args:
         model: Its files.

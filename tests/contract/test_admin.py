@@ -37,11 +37,11 @@ async def test_it_tells_the_state_and_ends_with_its_connections(torchserve: Any,
     serving = asyncio.create_task(server.serve([listener], opened.set))
     await opened.wait()
     assert await health.ask(number, "GET", "/v2/health/live") == (200, b'{"live": true}')
-    for state.earned, status in ((False, 503), (True, 200)):
+    for state.started, status in ((False, 503), (True, 200)):
         found, body = await health.ask(number, "GET", "/v2/health/ready")
         assert found == status
         assert json.loads(body) == {
-            "ready": state.earned,
+            "ready": state.started,
             "degraded": True,
             "draining": False,
             "workers_ready": 1,

@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 def test_each_wait_has_its_time(
     unsent: int, finished: bool, in_request: bool, leaving: bool, seconds: float
 ) -> None:
-    assert int(limits.patience_s(unsent, finished, in_request, leaving)) == seconds
+    assert int(limits.timeout_s(unsent, finished, in_request, leaving)) == seconds
 
 
 def test_a_client_that_reads_nothing_loses_its_connection_sooner_while_memory_is_short() -> None:

@@ -62,11 +62,11 @@ def health(workers: Any, torchserve: Any = None, **state: bool) -> Health:
     ("ready", "state", "expected"),
     [
         (2, {}, False),  # not yet every worker
-        (1, {"earned": True}, True),
-        (0, {"earned": True}, False),
-        (2, {"earned": True, "draining": True}, False),
-        (2, {"earned": True, "reachable": False}, False),
-        (1, {"earned": True, "degraded": True}, True),
+        (1, {"started": True}, True),
+        (0, {"started": True}, False),
+        (2, {"started": True, "draining": True}, False),
+        (2, {"started": True, "reachable": False}, False),
+        (1, {"started": True, "degraded": True}, True),
     ],
 )
 def test_readiness_is_earned_and_lost(ready: int, state: dict[str, bool], expected: bool) -> None:

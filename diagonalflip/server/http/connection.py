@@ -299,10 +299,10 @@ class Connection(asyncio.Protocol):
         acts = unsent or self.finished or self._in_request
         self.deadline = None
         if acts or self._request is None:
-            patience_s = limits.patience_s(
+            timeout_s = limits.timeout_s(
                 unsent, self.finished, self._in_request, self._server.draining
             )
-            self.deadline = self._time() + patience_s
+            self.deadline = self._time() + timeout_s
 
     def _reject(self, error: DiagonalFlipError) -> None:
         """Answers after the requests before, reads no further, and ends the connection."""

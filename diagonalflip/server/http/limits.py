@@ -71,7 +71,7 @@ SPARE_FILES = 100
 """That a worker opens beside its connections."""
 
 
-def patience_s(unsent: int, finished: bool, in_request: bool, leaving: bool) -> float:
+def timeout_s(unsent: int, finished: bool, in_request: bool, leaving: bool) -> float:
     """Return how long a client may take to read, to leave, to send a request or to begin one."""
     if unsent:
         return READ_S + unsent / READ_BYTES_PER_S

@@ -93,7 +93,7 @@ class Models:
         return {**chosen, "kept": self.kept, "models": models}
 
     async def load(self, version: str) -> None:
-        """Serve a version of the store as well; it is checked here and proven by every worker.
+        """Serve a version of the store as well; it is checked here and by every worker.
 
         Raises:
             ModelNotFound: The store has no such version.
@@ -132,7 +132,7 @@ class Models:
             await self._apply(choice, rest)
 
     async def make_default(self, version: str) -> None:
-        """Have a version answer where none is named. It is loaded and proven already.
+        """Have a version answer where none is named. It is loaded and checked already.
 
         Raises:
             ModelNotFound: It is not served.

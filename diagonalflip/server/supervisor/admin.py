@@ -56,7 +56,7 @@ class Health:
         workers: All workers.
         torchserve: TorchServe, if it is on.
         models: The versions of the model.
-        earned: Whether every worker has been ready since the start.
+        started: Whether every worker has been ready since the start.
         draining: Whether a stop was asked for.
         degraded: Whether workers are missing, and for long.
         reachable: Whether the ports of clients answer.
@@ -66,7 +66,7 @@ class Health:
     workers: Workers
     torchserve: TorchServe | None
     models: Models
-    earned: bool = False
+    started: bool = False
     draining: bool = False
     degraded: bool = False
     reachable: bool = True
@@ -75,7 +75,7 @@ class Health:
     @property
     def ready(self) -> bool:
         """Return whether requests should be sent here."""
-        return self.earned and self.workers.ready > 0 and self.reachable and not self.draining
+        return self.started and self.workers.ready > 0 and self.reachable and not self.draining
 
 
 class Changes(Lifecycle):

@@ -61,7 +61,7 @@ class Supervisor:
         self._settings, self._workers, self._stop = settings, workers, stop
         self._listeners = listeners
         self._access: AccessFiles | None = None
-        self._guest: asyncio.Task[None] | None = None
+        self._torchserve_run: asyncio.Task[None] | None = None
         self._complete_at = time.monotonic()
         self._port_failures = 0
         if settings.tokens_file is not None:
@@ -103,11 +103,11 @@ class Supervisor:
             access = self._access.content if self._access is not None else None
             self._workers.serve(self._models.desired, access)
             if await self._until(self._all_ready(), stopping):
-                self._health.earned = True
+                self._health.started = True
                 ready()
                 if self._torchserve is not None:
-                    self._guest = asyncio.create_task(self._torchserve.run())
-                    tasks.append(self._guest)
+                    self._torchserve_run = asyncio.create_task(self._torchserve.run())
+                    tasks.append(self._torchserve_run)
                 tasks.append(asyncio.create_task(self._every(TICK_S, self._tick)))
                 tasks.append(asyncio.create_task(self._every(PORT_CHECK_S, self._check_ports)))
                 await self._until(self._gave_up(), stopping)
@@ -211,8 +211,8 @@ class Supervisor:
         for listener in self._listeners.values():
             take_no_more(listener)
             listener.close()
-        if self._guest is not None:
-            self._guest.cancel()  # it does not drain, and takes seconds to end
+        if self._torchserve_run is not None:
+            self._torchserve_run.cancel()  # it does not drain, and takes seconds to end
         await self._workers.drain(settings.stop_timeout_s)
 
     def _reap_orphans(self) -> None:
