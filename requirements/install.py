@@ -4,7 +4,7 @@
     python3 requirements/install.py .venv --project requirements/serve.txt requirements/torch.txt
 
 Of pip's settings, wherever they are made, those stay in force that say where packages come from.
-The others (``user``, ``target``, ``prefix``, ...) would put them somewhere else, or reject.
+The others (``user``, ``target``, ``prefix``, ...) would put them somewhere else, or fail.
 An environment that was moved, whose Python has gone, or whose installation was cut short is made
 anew. Where nothing is to be done, nothing is written.
 """

@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Give each standard stream a descriptor, and text that no encoding can reject.
+    """Give each standard stream a descriptor, and text that every encoding can write.
 
     A file that is opened later would take the number of one that is closed, and errors would be
     written into it. What is read from a closed one or written to it fails; only errors are lost.

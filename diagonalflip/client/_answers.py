@@ -79,7 +79,7 @@ def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
     """The answer for ``count`` images, ``form.dtype[count, *form.shape]``.
 
     Raises:
-        DiagonalFlipError: The server rejected, or its answer is not what was asked for.
+        DiagonalFlipError: The server rejected the request, or its answer is not what was asked for.
     """
     if reply.status != 200:
         raise rejection(reply, count)
@@ -154,7 +154,7 @@ def info(reply: Reply) -> ServerInfo:
     """Return the description of a server.
 
     Raises:
-        DiagonalFlipError: The server rejected, or does not say everything.
+        DiagonalFlipError: The server rejected the request, or does not say everything.
     """
     if reply.status != 200:
         raise rejection(reply, 0)
@@ -172,7 +172,7 @@ def document(reply: Reply) -> dict[str, Any]:
     """The JSON object that an admin port answered with.
 
     Raises:
-        DiagonalFlipError: The server rejected, or answered with something else.
+        DiagonalFlipError: The server rejected the request, or answered with something else.
     """
     if reply.status != 200:
         raise rejection(reply, 0)

@@ -55,7 +55,7 @@ class Client(Copied):
         ConnectionFailed: No connection, or it was lost again and again.
         DeadlineExceeded: No whole answer within the deadline.
         ServerOverloaded: 503, until no time was left to send again.
-        NotAuthorized, ModelNotFound, ModelMismatch: The server rejects.
+        NotAuthorized, ModelNotFound, ModelMismatch: The server rejected the request.
         InvalidAnswer: An answer of another form or length than was asked for.
         InternalError: The server failed, again and again.
     """

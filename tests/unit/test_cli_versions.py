@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +20,7 @@ from diagonalflip.cli.app import app
 from diagonalflip.cli.exits import ExitCode
 from diagonalflip.errors import InvalidAnswer, ModelDoesNotFlip
 from diagonalflip.message import rejection
+from tests.conftest import ROOT
 from tests.faults.conftest import Call, call
 from tests.faults.fake_server import FakeServer, listening
 from tests.unit.test_cli_commands import FakeClient
@@ -218,3 +221,25 @@ def test_a_token_does_not_cross_a_network_in_the_clear(host: str) -> None:
     changed = run("--token", "secret", "model", "rollback", f"http://{host}:8083")
     assert changed.exit_code == ExitCode.REJECTED
     assert "kubectl port-forward" in changed.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["PORT"], "'PORT' is not NAME=VALUE"),
+        (["=1"], "'=1' is not NAME=VALUE"),
+        (["PORTS=1"], "the nearest is FLIP_PORT"),
+        (["FLIP_WORKERS=none"], "FLIP_WORKERS=none"),
+    ],
+)
+def test_serve_names_a_setting_that_cannot_be_used(words: list[str], said: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "diagonalflip.cli", "serve", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 2, finished.stderr
+    [line] = finished.stderr.splitlines()
+    assert said in line
