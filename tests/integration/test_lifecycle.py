@@ -183,9 +183,18 @@ def test_an_unusable_setting_is_named(
 
 
 @pytest.mark.parametrize(
-    "name", ["diagonal_flip.mar", "diagonal_flip.pt", "reference.json", "manifest.json"]
+    ("name", "damage"),
+    [
+        ("diagonal_flip.mar", "flipped bit"),
+        ("diagonal_flip.mar", "truncated"),
+        ("diagonal_flip.pt", "missing"),
+        ("diagonal_flip.pt", "flipped bit"),
+        ("reference.json", "truncated"),
+        ("reference.json", "missing"),
+        ("manifest.json", "missing"),
+        ("manifest.json", "truncated"),
+    ],
 )
-@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing"])
 def test_a_damaged_artifact_is_named(
     artifacts: Path, tmp_path: Path, name: str, damage: str
 ) -> None:

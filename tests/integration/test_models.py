@@ -170,7 +170,14 @@ def test_v2_and_explanations_know_versions(both: Operated, tables: Tables) -> No
         assert np.abs(steps["prediction"] - tables[version][11]).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("version", [[], ["--model-version", "1.0"], ["--model-version", "2.0"]])
+@pytest.mark.parametrize(
+    "version",
+    [
+        [],
+        pytest.param(["--model-version", "1.0"], marks=pytest.mark.slow),
+        ["--model-version", "2.0"],
+    ],
+)
 def test_the_conformance_kit_passes_whatever_the_default_is(
     both: Operated, version: list[str]
 ) -> None:

@@ -21,6 +21,7 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 def test_it_keeps_every_promise_of_the_contract(packaged: Server, version: str) -> None:
     command = [sys.executable, "-m", "diagonalflip.cli", "--model-version", version, "check"]

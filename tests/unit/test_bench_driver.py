@@ -126,6 +126,7 @@ def test_every_bad_answer_is_counted(bad: Answer, counts: tuple[int, int, int]) 
     assert (outcome.requests, outcome.wrong, outcome.errors) == counts
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not wrk_is_here(), reason="no wrk on this machine")
 @pytest.mark.parametrize("bad", [None, *BAD_ANSWERS.values()], ids=["none", *BAD_ANSWERS])
 def test_wrk_compares_answers(bad: Answer | None, tmp_path: Path) -> None:

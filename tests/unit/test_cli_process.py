@@ -111,6 +111,7 @@ def test_errors_are_the_same_with_closed_streams(words: str, streams: str) -> No
     assert done.stderr == ("" if "2>&-" in streams else usual.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", ["", "<&-", "2>&-", ">&-", "<&- >&- 2>&-"])
 def test_no_word_of_ours_gets_into_a_file(url: str, tmp_path: Path, streams: str) -> None:
     """A file that is opened takes the number of a closed stream."""
@@ -133,9 +134,16 @@ def test_input_that_is_closed_is_an_error(url: str, tmp_path: Path, output: str)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii", "utf-8"])
 @pytest.mark.parametrize(
-    "words", ["predict --as flips 11 6", "predict 11 6", "predict ümlaut", "--help"]
+    ("words", "encoding"),
+    [
+        ("predict --as flips 11 6", "cp1252"),
+        ("predict --as flips 11 6", "ascii"),
+        ("predict 11 6", "cp437"),
+        ("predict 11 6", "utf-8"),
+        ("predict ümlaut", "ascii"),
+        ("--help", "cp1252"),
+    ],
 )
 def test_any_encoding_of_the_output_will_do(url: str, words: str, encoding: str) -> None:
     variables = {"PYTHONIOENCODING": encoding, "LC_ALL": "C.UTF-8"}

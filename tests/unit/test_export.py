@@ -177,6 +177,7 @@ def test_the_model_has_the_version_that_it_is_given(tmp_path: Path) -> None:
     assert "'../1'; expected letters" in rejected.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_without_room_is_named(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "export", "--output", str(tmp_path / "store")]
     script = ["sh", "-ec", 'ulimit -f 1; exec "$@"', "sh", *words]

@@ -41,6 +41,7 @@ def test_only_what_is_missing_comes_from_the_bundle_and_the_smallest_first(bundl
     assert gpu_host.missing_wheels() == [small, large]
 
 
+@pytest.mark.slow
 def test_the_environment_has_the_packages_of_the_host(bundle: Path) -> None:
     python = gpu_host.environment()
     told = "import sys, torch, numpy; print(sys.prefix, torch.__version__, numpy.__file__)"

@@ -42,6 +42,7 @@ def test_a_deviation_above_the_tolerance_or_another_digest_is_a_fault(
     assert fault.startswith(told)
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_is_a_fault_and_a_row(tmp_path: Path) -> None:
     (tmp_path / "artifacts").write_text("a file where the folder should be")
     failed = run(PROCESSORS["host"], tmp_path, tmp_path / "artifacts")
