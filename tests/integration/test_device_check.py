@@ -70,7 +70,10 @@ class WrongBench(Bench):
         return 200, "cpu"
 
 
-def test_a_wrong_answer_under_load_is_not_missed(tmp_path: Path) -> None:
+def test_a_wrong_answer_under_load_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.device_service.ANSWER_S", 1)
     unused: Any = None
     bench = WrongBench(tmp_path, "cpu", unused, tmp_path, 1)
     with Load(bench, Ours(unused, 0, ports={"PORT": 0})) as load:
