@@ -57,6 +57,28 @@ async def test_it_tells_the_state_and_ends_with_its_connections(torchserve: Any,
         await asyncio.open_connection("127.0.0.1", number)
 
 
+@asynchronous
+async def test_a_port_that_is_cancelled_ends_with_its_connections() -> None:
+    """As when the supervisor stops."""
+    workers: Any = SimpleNamespace(ready=1, count=1)
+    models: Any = None
+    listener = Listener("admin", listen(("127.0.0.1", 0)))
+    number, opened = listener.sock.getsockname()[1], asyncio.Event()
+    server = AdminServer(Health(workers, None, models), None)
+    serving = asyncio.create_task(server.serve([listener], opened.set))
+    await opened.wait()
+    reader, writer = await asyncio.open_connection("127.0.0.1", number)
+    writer.write(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"}")
+    serving.cancel()
+    await asyncio.wait([serving])
+    async with asyncio.timeout(10):
+        assert await reader.read() == b"", "the connection outlived the port"
+    writer.close()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", number)
+
+
 @pytest.mark.parametrize(
     ("peer", "own", "local"),
     [

@@ -80,7 +80,7 @@ class HttpServer(ABC):
         """Set operation and service of a request; or return the response, if its head suffices."""
 
     async def serve(self, listeners: Sequence[Listener], opened: Callable[[], None]) -> None:
-        """Serves until ``end``, and closes the listeners then.
+        """Serve until ``end`` or until it is cancelled, and close listeners and connections then.
 
         Args:
             listeners: Where clients come.
@@ -94,11 +94,13 @@ class HttpServer(ABC):
             self._listen(listener)
         self._every_second()
         opened()
-        await self._ended.wait()
-        for listener in self._listeners:
-            self._close(listener)
-        for connection in list(self.connections):
-            connection.abort()
+        try:
+            await self._ended.wait()
+        finally:
+            for listener in self._listeners:
+                self._close(listener)
+            for connection in list(self.connections):
+                connection.abort()
 
     def end(self) -> None:
         """Ends ``serve`` and every connection; to be called by another thread, after ``opened``."""
