@@ -146,8 +146,6 @@ async def _stop(
         writer.transport.abort()
     closed = (writer.wait_closed() for writer in served)
     await asyncio.gather(*served.values(), *closed, return_exceptions=True)
-    for _ in range(3):  # what these have closed is closed in the next turns of the loop
-        await asyncio.sleep(0)
 
 
 def expected_flips(numbers: np.typing.ArrayLike) -> np.typing.NDArray[np.uint8]:

@@ -15,10 +15,6 @@ from tests.faults.conftest import Call
 from tests.faults.fake_server import DESCRIPTION, TABLE
 from tests.faults.proxy import Fault, fault_proxy, instead
 
-# A connection that a fault cuts may be left to the collector, by whichever side was in it when its
-# event loop ended. That is told, and no failure of the test that runs when it is collected.
-pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")
-
 NUMBERS = np.arange(15)
 DEADLINE_S = 1.0
 SLACK_S = 2.0

@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
-from requests.exceptions import ChunkedEncodingError
 
 from diagonalflip.client import Client
 from diagonalflip.server.supervisor import tokens
@@ -235,12 +234,9 @@ def test_the_worst_mixture_at_the_edge_is_within_the_bound(artifacts: Path, tmp_
             if number % 4 == 0:
                 path, headers, body = requests_[number // 4 % len(requests_)]
                 url = (listener.url + PATH).replace("predictions", path)
-                try:
-                    answer = requests.post(
-                        url, data=body, headers=headers | bearer, timeout=300, verify=str(authority)
-                    )
-                except ChunkedEncodingError:  # this thread had no processor for STALLED_S
-                    return
+                answer = requests.post(
+                    url, data=body, headers=headers | bearer, timeout=300, verify=str(authority)
+                )
                 statuses[answer.status_code] += 1
                 return
             sent = (stranger, partial, post(LARGEST, line))[number % 4 - 1]
