@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -15,7 +14,7 @@ from diagonalflip.client import _answers, _files
 from diagonalflip.client._chunks import ChunkLimit, chunks
 from diagonalflip.client._files import Destination, Source
 from diagonalflip.client._images import ImagesLike, Packed, packed_images, to_images
-from diagonalflip.errors import ModelDoesNotFlip, ModelNotFound
+from diagonalflip.errors import ModelNotFound
 from diagonalflip.inference.devices import pick_device
 from diagonalflip.inference.encoders import encode_flips
 from diagonalflip.inference.engine import LARGEST_BATCH, open_engine
@@ -66,8 +65,7 @@ class Predictor:
         self.device = pick_device(0) if device is None else device
         files = artifacts.files
         self._engine = open_engine(files["torchscript"], files["onnx"], self.device)
-        reference = np.array(json.loads(files["reference"])["predictions"], np.float64)
-        self.largest_deviation = self._engine.warm_up(reference)
+        self.largest_deviation = self._engine.warm_up(np.array(artifacts.reference))
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -130,28 +128,21 @@ class Predictor:
         if out is None:
             out = np.empty((images.count, PIXELS), np.float32)
         _answers.check_out(out, images.count)
-        with self._lock:  # the engine's next call overwrites its rows
-            for first in range(0, images.count, CHUNK_IMAGES):
-                part = _part(images, first)
-                out[first : first + part.count] = self._engine.predict([part])[0]
+        first = 0
+        for part, rows in self._parts(images):
+            out[first : first + part.count] = rows
+            first += part.count
         return out
 
     def _flip(self, images: Images) -> bytes:
         if self.flips != 16:
-            raise ModelDoesNotFlip(
-                f"version {self.version}, which flips {self.flips} of 16 images",
-                "a version that flips all of them",
-                'name one: version="2.0"',
-            )
-        flipped = []
+            raise _answers.does_not_flip(self.version, self.flips)
+        return b"".join(encode_flips(part, rows)[0] for part, rows in self._parts(images))
+
+    def _parts(self, images: Images) -> Iterator[tuple[Images, npt.NDArray[np.float32]]]:
+        """Yield images by ``CHUNK_IMAGES``, with predictions that the next part overwrites."""
         with self._lock:
             for first in range(0, images.count, CHUNK_IMAGES):
-                part = _part(images, first)
-                flipped.append(encode_flips(part, self._engine.predict([part])[0])[0])
-        return b"".join(flipped)
-
-
-def _part(images: Images, first: int) -> Images:
-    """Return at most ``CHUNK_IMAGES`` images from an even one on."""
-    packed = images.packed[first // 2 : (first + CHUNK_IMAGES) // 2]
-    return Images(packed, min(CHUNK_IMAGES, images.count - first))
+                packed = images.packed[first // 2 : (first + CHUNK_IMAGES) // 2]
+                part = Images(packed, min(CHUNK_IMAGES, images.count - first))
+                yield part, self._engine.predict([part])[0]

@@ -102,12 +102,17 @@ def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
         )
     if form is FLIPS and reply.headers.get("Flip-Flips") != "16":
         version, flips = (reply.headers.get(f"Flip-{name}") for name in ("Model-Version", "Flips"))
-        raise ModelDoesNotFlip(
-            f"version {version}, which flips {flips} of 16 images",
-            "a version that flips all of them",
-            "name one: version=...",
-        )
+        raise does_not_flip(version, flips)
     return form.decode(reply.body, count)
+
+
+def does_not_flip(version: object, flips: object) -> ModelDoesNotFlip:
+    """Return the error of a version that was asked for flips, and flips fewer than all images."""
+    return ModelDoesNotFlip(
+        f"version {version}, which flips {flips} of 16 images",
+        "a version that flips all of them",
+        "name one: version=...",
+    )
 
 
 _LOOK = "check that the URL is a DiagonalFlipNet server and what proxies on the way do"

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from diagonalflip.errors import ArtifactError
+from diagonalflip.inference.model import REFERENCE
 from diagonalflip.wire import TOLERANCE
 
-MANIFEST, REFERENCE = "manifest.json", "reference.json"
+MANIFEST = "manifest.json"
 
 REMEDY = "move its folder out of the model store, and export it again by `make export`"
 
