@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 from diagonalflip import Client, Predictor
 from diagonalflip.server.settings import PACKAGED
+from tests.conftest import ROOT
 from tests.integration.conftest import Server, run_server
 
 
@@ -42,3 +46,22 @@ def test_it_predicts_as_the_engine_does_without_a_server(packaged: Server, versi
 def test_it_stops_in_order(tmp_path: Path) -> None:
     with run_server(PACKAGED, tmp_path) as server:
         assert server.stop() == 0
+
+
+def test_a_module_beside_the_package_replaces_none_of_pythons(tmp_path: Path) -> None:
+    """As backports of old packages do that lie in site-packages."""
+    venv.create(tmp_path / "venv", symlinks=True)
+    packages = tmp_path / "venv/lib/python{}.{}/site-packages".format(*sys.version_info)
+    shutil.copytree(ROOT / "diagonalflip", packages / "diagonalflip")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    (packages / "enum.py").write_text("raise ImportError('a backport')\n")
+    python = tmp_path / "venv/bin/python"
+    with run_server(PACKAGED, tmp_path / "logs", through=python_of(python, tmp_path)) as server:
+        assert server.post(b"\xb6", "application/octet-stream").status_code == 200
+        [worker, *_] = server.workers
+        assert Path(worker.cmdline()[0]) == python
+
+
+def python_of(python: Path, folder: Path) -> list[str]:
+    """Return a command that runs what follows another Python by this one, in a folder."""
+    return ["sh", "-c", f'cd {folder} && shift && exec {python} "$@"', "sh"]

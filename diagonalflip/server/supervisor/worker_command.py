@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from diagonalflip.server.supervisor import host
 
 PACKAGE_PARENT = Path(__file__).resolve().parents[3]
 """Of the package: the working directory of workers, so that they import this very one."""
+
+SAFE_PATH = ["-P"] if Path(sysconfig.get_path("purelib")).resolve() == PACKAGE_PARENT else []
+"""Where the package is installed, the working directory stays off the import path: a module there
+that is called as one of the standard library would be imported in its place."""
 
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
@@ -26,7 +31,7 @@ def command(
     settings: Settings, number: int, channel: int, listeners: Mapping[str, int]
 ) -> list[str]:
     """Return the command that starts a worker; ``channel`` and ``listeners`` are descriptors."""
-    command = [sys.executable, "-m", "diagonalflip.server.worker", f"--number={number}"]
+    command = [sys.executable, *SAFE_PATH, "-m", "diagonalflip.server.worker", f"--number={number}"]
     command += [f"--workers={settings.workers}", f"--channel={channel}"]
     command += [f"--listener={name}={descriptor}" for name, descriptor in listeners.items()]
     command += [f"--idle-timeout-s={settings.idle_timeout_s}"]
