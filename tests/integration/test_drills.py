@@ -10,6 +10,7 @@ from tests.drills.__main__ import run
 from tests.drills.faults import DRILLS
 from tests.drills.load import references
 
+pytestmark = pytest.mark.timeout(900)
 FAST = "kill -9 of a worker"
 
 

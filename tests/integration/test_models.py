@@ -303,7 +303,7 @@ def other_network(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_version_whose_archive_answers_otherwise_is_not_loaded(
-    both: Operated, third: Path
+    both: Operated, third: Path, exported_3_0: Path
 ) -> None:
     """Everything agrees but what a worker computes: it checks the version before it serves it."""
     other_network(third)
@@ -312,6 +312,8 @@ def test_a_version_whose_archive_answers_otherwise_is_not_loaded(
     assert "ParityError" in answer.json()["got"]
     assert both.default() == "1.0"
     assert both.change("2.0/default").status_code == 200
+    shutil.copytree(exported_3_0, third, dirs_exist_ok=True)  # exported once more, as it should be
+    assert both.change("3.0/load").status_code == 200
 
 
 def test_a_new_version_is_loaded_and_made_default(both: Operated, third: Path) -> None:

@@ -75,6 +75,14 @@ BODIES: dict[str, st.SearchStrategy[bytes]] = {
     "image/png": PNG,
     "image/x-portable-bitmap": PBM,
 }
+HEADERS = [
+    *[{}] * 12,
+    {"Host": "a b"},
+    {"Transfer-Encoding": ""},
+    {"Content-Encoding": "br"},
+    {"Expect": "the unexpected"},
+    {"X-Long": "x" * 20_000},
+]
 
 
 @pytest.fixture(scope="module")
@@ -122,14 +130,15 @@ def test_no_request_gets_an_answer_that_is_not_documented(
     @settings(
         max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
     )
-    @given(operation.as_strategy(mode), st.integers(0, 3))
-    def fuzz(case: Any, rarely: int) -> None:
+    @given(operation.as_strategy(mode), st.integers(0, 3), st.sampled_from(HEADERS))
+    def fuzz(case: Any, rarely: int, header: dict[str, str]) -> None:
         if rarely:  # or random headers would end most cases in 412 or 406
             for name in ("If-Match", "Accept", "Inference-Header-Content-Length"):
                 case.headers.pop(name, None)
         if media_type is not None:
             # schemathesis drops the parameter padding=4.
             case.headers["Content-Type"] = media_type
+        case.headers.update(header)
         response = case.call_and_validate(base_url=server.base, checks=CHECKS, timeout=60)
         statuses.add(response.status_code)
 

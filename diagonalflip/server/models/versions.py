@@ -50,7 +50,7 @@ class Models:
         self._changing = asyncio.Lock()
         self.kept = True
         self._loaded: dict[str, Artifacts] = {}
-        # A version stands for one model while this process lives.
+        # A version that was served stands for one model while this process lives.
         self._digests: dict[str, str] = {}
         folders = store.folders(model_store)
         self.changed: Callable[[], Awaitable[None]] = _nothing
@@ -62,7 +62,7 @@ class Models:
                 if version == self._choice.default:
                     raise
                 logger.error("Version %s is not served: %s", version, error)  # noqa: TRY400
-        self.desired = Desired(self._loaded, asdict(self._choice))
+        self._serve(self._choice, self._loaded)
 
     @property
     def default(self) -> Artifacts:
@@ -179,12 +179,17 @@ class Models:
 
     async def _apply(self, choice: Choice, loaded: dict[str, Artifacts]) -> None:
         """Have all workers serve these; after a failure all serve what they did."""
-        desired = Desired(loaded, asdict(choice))
-        if fault := await self._apply_to_workers(desired):
+        if fault := await self._apply_to_workers(Desired(loaded, asdict(choice))):
             raise ArtifactError(fault, "a version that every worker can serve")
-        self._choice, self._loaded, self.desired = choice, loaded, desired
+        self._serve(choice, loaded)
         self._keep()
         await self.changed()
+
+    def _serve(self, choice: Choice, loaded: dict[str, Artifacts]) -> None:
+        """Take what all workers serve now."""
+        self._choice, self._loaded = choice, loaded
+        self.desired = Desired(loaded, asdict(choice))
+        self._digests |= {version: each.digest for version, each in loaded.items()}
 
     def _keep(self) -> None:
         """Write the choice into the store, for the next start."""
@@ -202,7 +207,7 @@ class Models:
             raise ModelNotFound(f"version {version[:32]}", f"one of {', '.join(folders)}")
         folder = store.only_one(version, folders[version])
         found = store.check(folder, self._trusted_key)
-        if found.digest != self._digests.setdefault(version, found.digest):
+        if found.digest != self._digests.get(version, found.digest):
             raise ModelConflict(
                 f"version {version} is another model than before", "the same one", NUMBER
             )
