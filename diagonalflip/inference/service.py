@@ -174,12 +174,12 @@ class Service:
 
 
 def _echo(request: Request) -> dict[str, str]:
-    echoed = {}
-    for name, spelling in ECHOED:
-        value = request.headers.get(name)
-        if value and ECHOABLE.fullmatch(value):
-            echoed[spelling] = value
-    return echoed
+    headers = request.headers
+    return {
+        spelling: headers[name]
+        for name, spelling in ECHOED
+        if name in headers and ECHOABLE.fullmatch(headers[name])
+    }
 
 
 def _reference(content: bytes) -> tuple[npt.NDArray[np.float64], dict[str, Any], int]:

@@ -17,7 +17,7 @@ from diagonalflip.message import Request
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.lifecycle import full
 from diagonalflip.server.http.parser import Parser
-from diagonalflip.server.http.shares import Share
+from diagonalflip.server.http.shares import Buffered
 from diagonalflip.server.worker.metrics import PUBLIC
 from diagonalflip.wire import MAX_BODY_BYTES
 
@@ -50,10 +50,8 @@ class Connection(asyncio.Protocol):
         self.finished = False  # the last answer is written
         self._paused = False  # the client reads slowly
         self._reading_paused = False  # it is not listened to
-        buffered = server.lifecycle.buffered
-        self._listener_share, self._share = buffered.by_listener[listener.name], Share()
-        self._token = ""  # whose share that is
-        self._body_bytes = self._unsent_bytes = self._ignored_bytes = 0
+        self._buffered = Buffered(server.lifecycle.buffered, listener.name)
+        self._ignored_bytes = 0
         self.lost = False
         self.deadline: float | None = None
         self.stuck = 0, 0.0  # for the server: how much was unsent when, the last time it changed
@@ -76,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._queue.clear()
         self._request = None
         self._stop_reading()
-        self._buffer(-self._unsent_bytes)
+        self._buffered.set_unsent(0)
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes to the parser, which calls the methods of a ``Receiver``."""
@@ -123,8 +121,7 @@ class Connection(asyncio.Protocol):
         self._lifecycle.admit(request, self._hosts, self._authenticator)
         if request.response is not None:
             return False
-        if request.token != self._token:
-            self._belongs_to(request.token)
+        self._buffered.belong_to(request.token)
         return True
 
     def proceed(self) -> None:
@@ -135,20 +132,18 @@ class Connection(asyncio.Protocol):
 
     def buffer(self, length: int) -> None:
         """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
-        self.buffer_more(length)
-        is_much = self._listener_share.bytes > limits.BUFFERED_BYTES >> 2
-        if is_much and not self.has_room:
+        self._buffered.add_body(length)
+        if self._buffered.is_full:
             raise full()
 
     @property
     def has_room(self) -> bool:
         """True while the client may have more."""
-        return not self._lifecycle.buffered.is_full(self._listener_share, self._share)
+        return not self._buffered.is_full
 
     def buffer_more(self, length: int) -> None:
         """Count bytes of bodies; fewer, if it is negative."""
-        self._body_bytes += length
-        self._buffer(length)
+        self._buffered.add_body(length)
 
     def turn_away(self, connection: str) -> None:
         """Answer what was rejected by its head, before its body has come."""
@@ -249,7 +244,7 @@ class Connection(asyncio.Protocol):
         if self._server.draining and not self._queue:
             connection = "close"
         if request.body:
-            self.buffer_more(-len(request.body))
+            self._buffered.add_body(-len(request.body))
         head = self._server.head(response, connection)
         self._transport.writelines([head] if request.method == "HEAD" else [head, response.body])
         if self._ended and not self._queue:
@@ -277,25 +272,13 @@ class Connection(asyncio.Protocol):
             self._reading_paused = False
             self._transport.resume_reading()
 
-    def _buffer(self, length: int) -> None:
-        self._listener_share.bytes += length
-        self._share.bytes += length
-
-    def _belongs_to(self, token: str) -> None:
-        """Count what is buffered for it with the rest of its token."""
-        buffered = self._body_bytes + self._unsent_bytes
-        self._share.bytes -= buffered
-        self._token, self._share = token, self._lifecycle.buffered.by_token[token]
-        self._share.bytes += buffered
-
     def expect(self) -> None:
         """Sets how long the client may take for what it is to do, if it is its turn."""
         unsent = 0
         if self._paused or self.finished:
             unsent = self._transport.get_write_buffer_size()
-        if unsent != self._unsent_bytes:
-            self._buffer(unsent - self._unsent_bytes)
-            self._unsent_bytes = unsent
+        if unsent != self._buffered.unsent:
+            self._buffered.set_unsent(unsent)
         acts = unsent or self.finished or self._in_request
         self.deadline = None
         if acts or self._request is None:
@@ -324,7 +307,8 @@ class Connection(asyncio.Protocol):
             self._parser = None
         self._coming, self._asks = None, False
         waiting = [*self._queue, *([self._request] if self._request else [])]
-        self.buffer_more(sum(len(request.body) for request in waiting) - self._body_bytes)
+        kept = sum(len(request.body) for request in waiting)
+        self._buffered.add_body(kept - self._buffered.body)
 
     def _linger(self) -> None:
         self.finished = True

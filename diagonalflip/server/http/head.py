@@ -6,7 +6,15 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote
 
-from diagonalflip.errors import InvalidRequest, UnsupportedTransfer
+from diagonalflip.errors import (
+    HeadersTooLarge,
+    InvalidRequest,
+    RequestTooLarge,
+    TargetTooLong,
+    UnsupportedTransfer,
+)
+from diagonalflip.server.http import limits
+from diagonalflip.wire import MAX_BODY_BYTES
 
 _NAME = r"(?:\[[^\[\]/?#@\s]+\]|[\w.~!$&'()*+,;=%-]+)"
 
@@ -48,9 +56,8 @@ def find(raw: bytes) -> Head | None:
     if known is None or not ids:
         return None
     method, path, headers, length = known
-    if not headers.keys().isdisjoint(ids):
-        return None
-    return method, path, headers | ids, length
+    both = headers | ids
+    return (method, path, both, length) if len(both) == len(headers) + len(ids) else None
 
 
 def remember(raw: bytes, head: Head) -> None:
@@ -68,10 +75,14 @@ def remember(raw: bytes, head: Head) -> None:
 def _without_ids(raw: bytes) -> tuple[bytes, dict[str, str]]:
     """A head without ``IDS``, and these; all of it if there are two of one name, or no others."""
     parts = IDS.split(raw)
-    if not parts[0].strip():  # it begins with them, so they are no headers
+    count = len(parts) // 3
+    if not count or not parts[0].strip():  # it begins with them, so they are no headers
         return raw, {}
+    if count == 1:
+        before, name, value, after = parts
+        return before + after, {lower(name): value.decode()}
     ids = {lower(parts[at]): parts[at + 1].decode() for at in range(1, len(parts), 3)}
-    return (b"".join(parts[::3]), ids) if len(parts) == 1 + 3 * len(ids) else (raw, {})
+    return (b"".join(parts[::3]), ids) if len(ids) == count else (raw, {})
 
 
 def check(method: str, version: str, target: bytes, headers: dict[str, str]) -> None:
@@ -92,6 +103,16 @@ def check(method: str, version: str, target: bytes, headers: dict[str, str]) -> 
         raise InvalidRequest(f"Transfer-Encoding {coding[:100]!r}", "chunked")
     if len(codings) > 1:
         raise UnsupportedTransfer(f"Transfer-Encoding {coding[:100]!r}", "chunked")
+
+
+def without_upgrade(method: str, target: bytes, version: str, headers: dict[str, str]) -> bytes:
+    """Return a head again, less the offer of another protocol.
+
+    The offer is ignored (RFC 9110, section 7.8), and the request read as if it were not there.
+    """
+    lines = [f"{name}: {value}" for name, value in headers.items() if name != "upgrade"]
+    begin = f"{method} {target.decode('latin-1')} HTTP/{version}"
+    return "\r\n".join([begin, *lines, "", ""]).encode("latin-1")
 
 
 def elements(value: str) -> list[str]:
@@ -127,3 +148,18 @@ def read_target(target: bytes) -> tuple[str, str]:
     if parts is None:
         raise InvalidRequest(f"target {told[:100]!r}", "a path, or a URL with a host")
     return parts[1] or "", unquote(parts[2]).rstrip("/") or "/"
+
+
+def long_head(target: bytes) -> TargetTooLong | HeadersTooLarge:
+    """Return what to answer to a head that is too long: most of it may be its target."""
+    expected = f"at most {limits.MAX_HEAD_BYTES} bytes"
+    if len(target) > limits.MAX_HEAD_BYTES >> 1:
+        return TargetTooLong("the target is too long", f"{expected} with all headers")
+    return HeadersTooLarge("the headers are too long", expected)
+
+
+def long_body(length: str) -> RequestTooLarge:
+    """Return what to answer to a body that is too long."""
+    return RequestTooLarge(
+        f"a body of {length[:20]} bytes", f"at most {MAX_BODY_BYTES} bytes", "send fewer images"
+    )

@@ -6,16 +6,19 @@ from typing import Protocol
 
 import httptools
 
-from diagonalflip.errors import HeadersTooLarge, InvalidRequest, RequestTooLarge, TargetTooLong
+from diagonalflip.errors import InvalidRequest
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.head import (
     KNOWN_HEAD_BYTES,
     check,
     elements,
     find,
+    long_body,
+    long_head,
     lower,
     read_target,
     remember,
+    without_upgrade,
 )
 from diagonalflip.wire import MAX_BODY_BYTES
 
@@ -122,13 +125,16 @@ class Parser:
             try:
                 self._llhttp.feed_data(piece)
             except httptools.HttpParserUpgrade as upgrade:
-                data = self._without_upgrade() + piece[upgrade.args[0] :] + data
+                head = without_upgrade(self._method, self._url, self._version, self._headers)
+                self._llhttp = httptools.HttpRequestParser(self)  # for this one is at its end
+                self.in_request = self._in_head = False
+                data = head + piece[upgrade.args[0] :] + data
             except httptools.HttpParserCallbackError as error:
                 raise (error.__context__ or error) from None
             except httptools.HttpParserError as error:
                 raise InvalidRequest(f"{type(error).__name__}: {error}", "HTTP/1.1") from error
             if self._in_head and self._head_bytes > limits.MAX_HEAD_BYTES:
-                raise _long_head(self._url)
+                raise long_head(self._url)
 
     @property
     def path(self) -> str:
@@ -159,13 +165,13 @@ class Parser:
         """A piece of the request's target."""
         self._url += url
         if len(self._url) > limits.MAX_HEAD_BYTES:
-            raise _long_head(self._url)
+            raise long_head(self._url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; several of one name are a list, and trailers do not count."""
         self._length += len(name) + len(value)
         if self._length + len(self._url) > limits.MAX_HEAD_BYTES:
-            raise _long_head(self._url)
+            raise long_head(self._url)
         if self._in_head:
             key, new = lower(name), value.strip(BLANKS).decode("latin-1")
             old = self._headers.get(key)
@@ -194,7 +200,7 @@ class Parser:
             return
         announced = headers.get("content-length", "0")
         if int(announced[:18]) > MAX_BODY_BYTES:
-            raise _long_body(announced)
+            raise long_body(announced)
         if self._expects:
             self._receiver.proceed()
 
@@ -225,7 +231,7 @@ class Parser:
         """A piece of the body."""
         self._body_bytes += len(body)
         if self._body_bytes > MAX_BODY_BYTES:
-            raise _long_body(f"{self._body_bytes} or more")
+            raise long_body(f"{self._body_bytes} or more")
         if self._is_admitted:
             self._receiver.buffer(len(body))
             self._body.append(body)
@@ -243,33 +249,3 @@ class Parser:
         """Takes the head of the one request that came whole, unless it says more than it asks."""
         if not self._connection and "expect" not in self._headers:
             remember(raw, (self._method, self._path, dict(self._headers), self._body_bytes))
-
-    def _without_upgrade(self) -> bytes:
-        """The head again, without the offer; llhttp has taken the body for something else.
-
-        The offer is ignored (RFC 9110, section 7.8), and the request read as if it were not there.
-        """
-        version = self._version.encode()
-        lines = [b"%b %b HTTP/%b" % (self._llhttp.get_method(), self._url, version)]
-        lines += [
-            f"{name}: {value}".encode("latin-1")
-            for name, value in self._headers.items()
-            if name != "upgrade"
-        ]
-        self._llhttp = httptools.HttpRequestParser(self)
-        self.in_request = self._in_head = False
-        return b"\r\n".join([*lines, b"", b""])
-
-
-def _long_head(target: bytes) -> TargetTooLong | HeadersTooLarge:
-    """Return what to answer to a head that is too long: most of it may be its target."""
-    expected = f"at most {limits.MAX_HEAD_BYTES} bytes"
-    if len(target) > limits.MAX_HEAD_BYTES >> 1:
-        return TargetTooLong("the target is too long", f"{expected} with all headers")
-    return HeadersTooLarge("the headers are too long", expected)
-
-
-def _long_body(length: str) -> RequestTooLarge:
-    return RequestTooLarge(
-        f"a body of {length[:20]} bytes", f"at most {MAX_BODY_BYTES} bytes", "send fewer images"
-    )

@@ -102,7 +102,7 @@ class Metrics:
             finished: When it was answered.
         """
         works: list[Work] = []
-        key, duration = None, self._queue
+        key, duration, is_marked = None, self._queue, False
         for request in requests:
             response = cast("Response", request.response)
             if response.code:
@@ -110,12 +110,13 @@ class Metrics:
             if request.operation is None:  # nothing was asked of the model
                 continue
             if key != (new := (request.transport.listener, request.operation, response.status)):
-                key, duration = new, self._durations[new]
+                key, duration, is_marked = new, self._durations[new], False
             seconds = finished - request.arrived
             duration.add(seconds)
             if response.work is not None:
                 works.append(response.work)
-            if "traceparent" in response.headers:
+            if not is_marked and "traceparent" in response.headers:  # the first waited longest
+                is_marked = True
                 duration.mark(seconds, response.headers["traceparent"])
         if started is not None:
             self._queue.extend([started - request.arrived for request in requests])
