@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.util import find_spec
 
 from diagonalflip import _processor
-
-NEEDS = ("typer", "rich", "requests")
+from diagonalflip.cli.exits import UsageError, complain, exit_code, needs
 
 
 def main() -> None:
-    """Runs the command and exits with one of the codes of ``diagonalflip.cli.exits``."""
+    """Run the command and exit with one of the codes of ``diagonalflip.cli.exits``."""
     if status := _processor.main():
         sys.exit(status)
     _open_streams()
-    missing = [name for name in NEEDS if find_spec(name) is None]
-    if missing:
-        names = ", ".join(missing)
-        print(
-            f"diagonalflip: {names} missing: install diagonalflip with its extra cli",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    from diagonalflip.cli.app import app  # noqa: PLC0415 - only now is it known to import
-
+    try:
+        with needs("cli"):
+            from diagonalflip.cli.app import app  # noqa: PLC0415 - it may not import
+    except UsageError as error:
+        complain(error)
+        sys.exit(exit_code(error))
     app(prog_name="diagonalflip")
 
 

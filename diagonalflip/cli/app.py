@@ -12,10 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from diagonalflip.cli import check, compare, info, model, predict, serve, wait
+from diagonalflip.cli import check, compare, info, model, predict, serve
 from diagonalflip.cli.exits import ExitCode, complain, exit_code
 from diagonalflip.cli.target import DEFAULT_URL, Target
-from diagonalflip.client import Client
 from diagonalflip.errors import DiagonalFlipError
 
 HELP = """
@@ -30,63 +29,51 @@ class Commands(TyperGroup):
     """A group whose every error is one line on stderr and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs a command line and exits."""
-        sys.exit(self._status(*args, **kwargs | {"standalone_mode": False}))
-
-    def _status(self, *args: Any, **kwargs: Any) -> int:
+        """Run a command line and exit."""
         try:
             try:
-                status = super().main(*args, **kwargs) or ExitCode.OK
+                status = super().main(*args, **kwargs | {"standalone_mode": False}) or ExitCode.OK
             finally:
                 sys.stdout.flush()  # or a reader that has gone away is met only at exit
         except typer.Abort:
             status = ExitCode.INTERRUPTED
         except DiagonalFlipError as error:
             complain(error)
-            return exit_code(error)
+            status = exit_code(error)
         except BrokenPipeError:
             _point_stdout_nowhere()
-            return ExitCode.REJECTED
+            status = ExitCode.REJECTED
         except typer.TyperException as error:
             complain(f"{error.format_message()} See --help.")
-            return ExitCode.USAGE
+            status = ExitCode.USAGE
         except OSError as error:
             _point_stdout_nowhere()
             is_closed = error.errno == errno.EBADF and error.filename is None
             complain("standard input or output is closed" if is_closed else error)
-            return ExitCode.USAGE
+            status = ExitCode.USAGE
         if status == ExitCode.INTERRUPTED:
             complain("interrupted")
-        return int(status)
+        sys.exit(int(status))
 
 
 def _point_stdout_nowhere() -> None:
-    """Keeps the interpreter from flushing, at its exit, into a pipe that no one reads."""
+    """Keep the interpreter from flushing, at its exit, into a pipe that no one reads."""
     with suppress(OSError):  # it may be no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-app = typer.Typer(
-    cls=Commands,
-    help=HELP,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(cls=Commands, help=HELP, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback()
 def globally(  # noqa: PLR0913, PLR0917 - options, by name
     context: typer.Context,
-    url: Annotated[
-        str, typer.Option(envvar="DIAGONALFLIP_URL", help="The server.", show_default=True)
-    ] = DEFAULT_URL,
+    url: Annotated[str, typer.Option(envvar="DIAGONALFLIP_URL", help="The server.")] = DEFAULT_URL,
     token: Annotated[
-        str | None,
-        typer.Option(envvar="DIAGONALFLIP_TOKEN", help="Sent as Authorization: Bearer."),
+        str | None, typer.Option(envvar="DIAGONALFLIP_TOKEN", help="Sent as Authorization: Bearer.")
     ] = None,
     ca: Annotated[
-        Path | None,
-        typer.Option(exists=True, readable=True, help="Certificates (PEM) to trust."),
+        Path | None, typer.Option(exists=True, readable=True, help="Certificates (PEM) to trust.")
     ] = None,
     deadline_s: Annotated[
         float, typer.Option(min=0.001, help="Seconds an answer may take, retries included.")
@@ -96,14 +83,14 @@ def globally(  # noqa: PLR0913, PLR0917 - options, by name
         typer.Option("--model-version", envvar="DIAGONALFLIP_VERSION", help="Of the model."),
     ] = None,
 ) -> None:
-    """Remembers how to reach the server."""
-    context.obj = Target(url, token, ca, deadline_s, version, context.obj or Client)
+    """Remember how to reach the server."""
+    context.obj = Target(url, token, ca, deadline_s, version)
 
 
 app.command(epilog=predict.EPILOG)(predict.predict)
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command()(check.check)
-app.command()(wait.wait)
+app.command()(info.wait)
 app.command()(info.info)
 app.command()(compare.compare)
 app.add_typer(model.app, name="model")

@@ -6,49 +6,44 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Annotated
 
 import typer
 
-from diagonalflip.cli.exits import ExitCode, UsageError
-from diagonalflip.cli.target import Raw, UrlArgument, target_of
+from diagonalflip.cli.exits import ExitCode, needs
+from diagonalflip.cli.target import AsJson, Raw, Target, UrlArgument
 from diagonalflip.errors import DiagonalFlipError
+
+UNREADABLE = ValueError, KeyError, TypeError, AttributeError, OSError, SyntaxError
+"""What comes of an answer that is of another form than was asked for; two are Pillow's."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Return whether one promise is kept.
-
-    Attributes:
-        group: Where it is made: a file of vectors, or the contract itself.
-        promise: What is promised.
-        passed: Whether it is kept.
-        reason: Why not, else empty.
-    """
+    """A promise of a group, which is a file of vectors or the contract, and whether it is kept."""
 
     group: str
     promise: str
     passed: bool
     reason: str = ""
 
+    def __str__(self) -> str:
+        line = f"{'pass' if self.passed else 'FAIL'}  {self.group}: {self.promise}"
+        return line if self.passed else f"{line}\n      {self.reason}"
 
-def check(
-    context: typer.Context,
-    url: UrlArgument = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-) -> None:
+
+def check(context: typer.Context, url: UrlArgument = None, as_json: AsJson = False) -> None:
     """Check every promise of the wire contract against a deployment.
 
     The predictions of the vectors are version 1.0's. If the server has that version, it answers
     them, whatever its default is.
     """
-    target = target_of(context)
+    target: Target = context.obj
+    found = []
     with target.raw(url) as raw:
-        found = []
-        for verdict in verdicts(raw, target.version):
+        for verdict in verdicts(raw.of(target.version)):
             found.append(verdict)
             if not as_json:
-                typer.echo(line_of(verdict))
+                typer.echo(verdict)
     failed = sum(not verdict.passed for verdict in found)
     if as_json:
         report = {"url": raw.url, "passed": len(found) - failed, "failed": failed}
@@ -59,45 +54,34 @@ def check(
         raise typer.Exit(ExitCode.REJECTED)
 
 
-def verdicts(raw: Raw, version: str | None = None) -> Iterator[Verdict]:
-    """Checks everything, one after the other.
-
-    Args:
-        raw: The server.
-        version: Of the model; None is the server's default.
+def verdicts(raw: Raw) -> Iterator[Verdict]:
+    """Check everything, one after the other.
 
     Raises:
         UsageError: Pillow, which reads pictures, is missing.
         DiagonalFlipError: The server does not even predict single images.
     """
-    try:
+    with needs("cli"):
         from diagonalflip.cli import promises, vectors  # noqa: PLC0415 - they need Pillow
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"the package {error.name} is missing", "it", "install diagonalflip with its extra cli"
-        ) from error
-    kit = promises.kit(raw.of(version))
-    for name, promise in promises.promises():
-        yield _verdict("contract", name, partial(promise, kit))
+    kit = promises.Kit(raw)
+    for name, promise in promises.PROMISES.items():
+        yield judge("contract", name, partial(promise, kit))
     if kit.version != vectors.VERSION:
-        version = vectors.VERSION
-    has_version = raw.of(version).post(b"", {}).status == 200
-    for group, file, vector in vectors.vectors():
-        if has_version or not vectors.has_predictions(vector):
-            judged = raw.of(version if has_version else None)
-            yield _verdict(group, vector["name"], partial(vectors.check, judged, file, vector))
+        raw = raw.of(vectors.VERSION)
+    has_version = raw.send(b"", {}).status == 200
+    if not has_version:
+        raw = raw.of(None)
+    for group, vector in vectors.vectors():
+        if has_version or vector["response"]["status"] != 200:
+            yield judge(group, vector["name"], partial(vectors.check, raw, vector))
 
 
-def line_of(verdict: Verdict) -> str:
-    """A verdict for people."""
-    line = f"{'pass' if verdict.passed else 'FAIL'}  {verdict.group}: {verdict.promise}"
-    return line if verdict.passed else f"{line}\n      {verdict.reason}"
-
-
-def _verdict(group: str, name: str, holds: Callable[[], None]) -> Verdict:
+def judge(group: str, promise: str, check: Callable[[], None]) -> Verdict:
+    """Return whether ``check`` raises nothing of what an answer may cause."""
     try:
-        holds()
-    except (DiagonalFlipError, ValueError, KeyError, TypeError) as error:
-        # What is not of ours comes of an answer that cannot be read at all.
-        return Verdict(group, name, passed=False, reason=str(error) or repr(error))
-    return Verdict(group, name, passed=True)
+        check()
+    except DiagonalFlipError as error:
+        return Verdict(group, promise, passed=False, reason=str(error))
+    except UNREADABLE as error:
+        return Verdict(group, promise, passed=False, reason=f"An answer of another form: {error!r}")
+    return Verdict(group, promise, passed=True)

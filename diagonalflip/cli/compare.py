@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -13,34 +12,25 @@ import numpy.typing as npt
 import typer
 
 from diagonalflip.cli.exits import ExitCode
-from diagonalflip.cli.target import UrlArgument, target_of
+from diagonalflip.cli.target import AsJson, Target, UrlArgument
+from diagonalflip.client import Client
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import PIXELS
-
-Rows = npt.NDArray[np.float32]
 
 
 @dataclass
 class Side:
-    """One version, and how it answered.
-
-    Attributes:
-        version: Of the model.
-        seconds: Of every answer.
-        errors: Of the requests that were not answered.
-    """
+    """One version, the latencies of its answers, and its errors."""
 
     version: str
     seconds: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
-    def ask(
-        self, predict: Callable[[npt.NDArray[np.int64]], Rows], numbers: npt.NDArray[np.int64]
-    ) -> Rows | None:
-        """The predictions; None if there was an error, which is kept."""
+    def ask(self, client: Client, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
+        """Return the predictions; None if there was an error, which is kept."""
         started = time.perf_counter()
         try:
-            rows = predict(numbers)
+            rows = client.predict(numbers)
         except DiagonalFlipError as error:
             self.errors.append(f"{type(error).__name__}: {error}")
             return None
@@ -63,36 +53,35 @@ def compare(  # noqa: PLR0913, PLR0917 - options, by name
     max_latency_ratio: Annotated[
         float | None, typer.Option(min=0.01, help="Of the medians, b to a, at most.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Send the same images to two versions; exit with 1 if an answer differs or is missing.
 
     A prediction of 0.5 or more is a bit of 1. All 16 images are in every request.
     """
     random = np.random.default_rng(0)
-    sides = Side(a), Side(b)
+    side_a, side_b = Side(a), Side(b)
     bits = differing = 0
     largest = 0.0
-    target = target_of(context)
-    with target.client(url, a) as first, target.client(url, b) as second:
+    target: Target = context.obj
+    with target.client(url, a) as client_a, target.client(url, b) as client_b:
         for _ in range(requests):
             numbers = np.concatenate([np.arange(16), random.integers(16, size=images - 16)])
-            pairs = zip(sides, (first, second), strict=True)
-            left, right = (side.ask(client.predict, numbers) for side, client in pairs)
-            if left is not None and right is not None:
+            rows_a, rows_b = side_a.ask(client_a, numbers), side_b.ask(client_b, numbers)
+            if rows_a is not None and rows_b is not None:
                 bits += PIXELS * len(numbers)
-                differing += int(((left >= 0.5) != (right >= 0.5)).sum())
-                largest = max(largest, float(np.abs(left - right).max()))
-    p50_a, p50_b = (side.p50_s for side in sides)
-    ratio = p50_b / p50_a if p50_a and p50_b else None
-    found = {
-        "bits": bits,
-        "differing_bits": differing,
-        "largest_difference": largest,
-        "latency_ratio": ratio,
-        "errors": {side.version: len(side.errors) for side in sides},
-    }
+                differing += int(((rows_a >= 0.5) != (rows_b >= 0.5)).sum())
+                largest = max(largest, float(np.abs(rows_a - rows_b).max()))
+    ratio = side_b.p50_s / side_a.p50_s if side_a.p50_s and side_b.p50_s else None
+    sides = side_a, side_b
     if as_json:
+        found = {
+            "bits": bits,
+            "differing_bits": differing,
+            "largest_difference": largest,
+            "latency_ratio": ratio,
+            "errors": {side.version: len(side.errors) for side in sides},
+        }
         typer.echo(json.dumps(found))
     else:
         typer.echo(
@@ -104,5 +93,5 @@ def compare(  # noqa: PLR0913, PLR0917 - options, by name
             for error in sorted(set(side.errors))[:3]:
                 typer.echo(f"    {error}")
     slow = max_latency_ratio is not None and (ratio is None or ratio > max_latency_ratio)
-    if differing or slow or not bits or any(side.errors for side in sides):
+    if differing or slow or not bits or side_a.errors or side_b.errors:
         raise typer.Exit(ExitCode.REJECTED)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 
 from diagonalflip.errors import (
@@ -36,7 +37,7 @@ class UsageError(DiagonalFlipError):
 
 
 def exit_code(error: DiagonalFlipError) -> ExitCode:
-    """The exit code that an error stands for."""
+    """Return the exit code that an error stands for."""
     if isinstance(error, ConnectionFailed | DeadlineExceeded | ServerOverloaded):
         return ExitCode.UNREACHABLE
     theirs = isinstance(error, UsageError | InvalidPayload | TooManyImages)
@@ -47,6 +48,16 @@ def exit_code(error: DiagonalFlipError) -> ExitCode:
 
 
 def complain(text: object) -> None:
-    """Says on stderr, in one line, what went wrong."""
+    """Say on stderr, in one line, what went wrong."""
     with suppress(OSError):  # nobody reads it, or it has no room
         print(f"diagonalflip: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Import what an extra of the package installs; raise UsageError if it is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        wanted = f"diagonalflip installed with its extra {extra}"
+        raise UsageError(f"the package {error.name} is missing", wanted) from error

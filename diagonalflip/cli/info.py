@@ -1,4 +1,4 @@
-"""``diagonalflip info``: what answers."""
+"""``diagonalflip info`` and ``diagonalflip wait``: what answers, and whether it is ready."""
 
 from __future__ import annotations
 
@@ -8,19 +8,29 @@ from typing import Annotated
 
 import typer
 
-from diagonalflip.cli.target import UrlArgument, target_of
+from diagonalflip.cli.target import AsJson, Target, UrlArgument
 
 
-def info(
-    context: typer.Context,
-    url: UrlArgument = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-) -> None:
+def info(context: typer.Context, url: UrlArgument = None, as_json: AsJson = False) -> None:
     """Show the model's version and digest, the device, workers and limits."""
-    with target_of(context).client(url) as client:
+    target: Target = context.obj
+    with target.client(url) as client:
         found = asdict(client.info())
     if as_json:
         typer.echo(json.dumps(found))
         return
     for name, value in found.items():
         typer.echo(f"{name.replace('_', ' '):<22}{value}")
+
+
+def wait(
+    context: typer.Context,
+    url: UrlArgument = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=0.001, help="Seconds to wait at most.")
+    ] = 60.0,
+) -> None:
+    """Wait until the server predicts all 16 images, the same alone and together."""
+    target: Target = context.obj
+    with target.client(url) as client:
+        client.wait_until_ready(timeout_s)

@@ -11,7 +11,7 @@ import typer
 
 from diagonalflip._loopback import is_loopback
 from diagonalflip.cli.exits import complain
-from diagonalflip.cli.target import target_of
+from diagonalflip.cli.target import AsJson, Target
 from diagonalflip.client import _answers
 from diagonalflip.errors import InsecureConnection
 
@@ -19,7 +19,6 @@ DEFAULT_URL = "http://127.0.0.1:8083"
 
 Url = Annotated[str, typer.Argument(metavar="[URL]", help="The server's admin port.")]
 Version = Annotated[str, typer.Argument(help="A version of the model store.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 app = typer.Typer(help="Load, unload, switch and roll back versions of the model.")
 
@@ -27,8 +26,9 @@ app = typer.Typer(help="Load, unload, switch and roll back versions of the model
 @app.command("list")
 def show(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Show all versions of the model store."""
-    with target_of(context).raw(url) as server:
-        told = _answers.document(server.get("/models"))
+    target: Target = context.obj
+    with target.raw(url) as server:
+        told = _answers.document(server.send(b"", {}, "/models", "GET"))
     if as_json:
         typer.echo(json.dumps(told))
         return
@@ -43,28 +43,19 @@ def show(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False
         typer.echo(f"{version:<12}{served:<10}{flips:<10}{signed:<8}{model['digest'][:12]}")
 
 
-@app.command()
-def load(
-    context: typer.Context, version: Version, url: Url = DEFAULT_URL, as_json: AsJson = False
-) -> None:
-    """Serve a version of the model store as well, once every worker has checked it."""
-    _change(context, url, f"{quote(version, safe='')}/load", as_json=as_json)
+def _add_change(name: str, text: str) -> None:
+    """Add a subcommand that asks for a change of one version."""
+
+    @app.command(name, help=text)
+    def change(
+        context: typer.Context, version: Version, url: Url = DEFAULT_URL, as_json: AsJson = False
+    ) -> None:
+        _change(context, url, f"{quote(version, safe='')}/{name}", as_json=as_json)
 
 
-@app.command()
-def unload(
-    context: typer.Context, version: Version, url: Url = DEFAULT_URL, as_json: AsJson = False
-) -> None:
-    """Serve a version no more. It stays in the model store."""
-    _change(context, url, f"{quote(version, safe='')}/unload", as_json=as_json)
-
-
-@app.command()
-def default(
-    context: typer.Context, version: Version, url: Url = DEFAULT_URL, as_json: AsJson = False
-) -> None:
-    """Have a served version answer where none is named."""
-    _change(context, url, f"{quote(version, safe='')}/default", as_json=as_json)
+_add_change("load", "Serve a version of the model store as well, once every worker has checked it.")
+_add_change("unload", "Serve a version no more. It stays in the model store.")
+_add_change("default", "Have a served version answer where none is named.")
 
 
 @app.command()
@@ -95,9 +86,9 @@ def _change(context: typer.Context, url: str, change: str, *, as_json: bool) -> 
             "a loopback address, or https",
             "run this command on that host, or through ssh -L or kubectl port-forward",
         )
-    with target_of(context).raw(url) as server:
-        token = {"Authorization": f"Bearer {target_of(context).token}"}
-        told = _answers.document(server.post(b"", token, f"/models/{change}"))
+    target: Target = context.obj
+    with target.raw(url) as server:
+        told = _answers.document(server.send(b"", {}, f"/models/{change}"))
     typer.echo(json.dumps(told) if as_json else _summary(told))
     if not told["kept"]:
         complain("the model store cannot be written: the next start knows nothing of this")

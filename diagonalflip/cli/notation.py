@@ -34,13 +34,12 @@ _RULES = (
     (re.compile(r"(?!0b)([0-9a-f]+)"), 16),
 )
 
-
 BLOCKS, ASCII = "░█", ".#"
 """To draw pixels 0 and 1 with."""
 
 
 def read_images(words: Iterable[str]) -> list[int]:
-    """Image numbers, 0-15, of words; see ``READING``.
+    """Return the image numbers, 0-15, of words; see ``READING``.
 
     Raises:
         InvalidImage: A word is none of these; the first one is named.
@@ -60,37 +59,28 @@ def _read_word(word: str) -> list[int]:
     )
 
 
-def draw(number: int, prediction: npt.NDArray[np.float32], blocks: str) -> str:
-    """Two lines: an image of 2x2 blocks, its pixels' predictions beside it.
-
-    Args:
-        number: Of the image.
-        prediction: ``float32[4]``.
-        blocks: A character for pixel 0, and one for pixel 1.
-    """
-    bits = f"{number:04b}"
-    lines = []
-    for row, label in enumerate((bits, " " * 4)):
-        picture = "".join(2 * blocks[int(bit)] for bit in bits[2 * row : 2 * row + 2])
-        numbers = "".join(f"{value:>10.4f}" for value in prediction[2 * row : 2 * row + 2])
-        lines.append(f"{label}  {picture}{numbers}")
-    return "\n".join(lines)
+def draw(image: str, prediction: npt.NDArray[np.float32], blocks: str) -> str:
+    """Draw an image of four bits in two lines, the predictions ``float32[4]`` beside it."""
+    upper, lower = _rows(image, blocks)
+    a, b, c, d = (f"{value:>10.4f}" for value in prediction)
+    return f"{image}  {upper}{a}{b}\n{' ' * 4}  {lower}{c}{d}"
 
 
 def draw_flip(image: str, flip: str, blocks: str) -> str:
-    """Two lines: an image and its flip, both given as four bits."""
-    rows = []
-    arrow = "->" if blocks == ASCII else "→"
-    for place, bits in ((0, f"{image} {arrow} {flip}"), (2, " " * (10 + len(arrow)))):
-        drawn = [
-            "".join(2 * blocks[int(b)] for b in each[place : place + 2]) for each in (image, flip)
-        ]
-        rows.append(f"{bits}  {'  '.join(drawn)}")
-    return "\n".join(rows)
+    """Draw an image and its flip, both given as four bits, in two lines."""
+    label = f"{image} {'->' if blocks == ASCII else '→'} {flip}"
+    (upper, lower), (flipped_upper, flipped_lower) = _rows(image, blocks), _rows(flip, blocks)
+    return f"{label}  {upper}  {flipped_upper}\n{' ' * len(label)}  {lower}  {flipped_lower}"
+
+
+def _rows(image: str, blocks: str) -> tuple[str, str]:
+    """Draw the upper and the lower row of an image, each pixel two characters wide."""
+    drawn = "".join(2 * blocks[int(bit)] for bit in image)
+    return drawn[:4], drawn[4:]
 
 
 def blocks_for(encoding: str | None) -> str:
-    """Characters to draw with that this encoding of stdout has, and an arrow too."""
+    """Return characters to draw with that this encoding of stdout has, and an arrow too."""
     try:
         f"{BLOCKS}→".encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

@@ -6,9 +6,9 @@ import json
 import shutil
 import sys
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -16,64 +16,64 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from diagonalflip.cli.exits import UsageError
 from diagonalflip.client import _files
 from diagonalflip.wire import PIXELS
 
 Predictions = npt.NDArray[np.float32]
 
 
-class Writer(ABC):
-    """Writes ``float32[n, 4]`` piece by piece; after the last piece, ``finish``."""
+class OutputForm(StrEnum):
+    """Forms of predictions."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-
-    @abstractmethod
-    def write(self, predictions: Predictions) -> None:
-        """Writes ``float32[m, 4]``."""
-
-    def finish(self) -> None:  # noqa: B027 - most forms have nothing to add
-        """Writes what only the end tells."""
+    FLOAT32 = "float32"
+    NPY = "npy"
+    JSONL = "jsonl"
+    PNG = "png"
 
 
-class FloatWriter(Writer):
-    """Little-endian float32, 16 bytes per image."""
-
-    def write(self, predictions: Predictions) -> None:
-        """Writes the bytes as they are."""
-        _files.write(self.file, predictions)
-
-
-class NpyWriter(Writer):
-    """``float32[n, 4]`` as ``.npy``; n is written at the end, so the file must be seekable."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file)
-        self._count = 0
-        self._write_header()
-
-    def write(self, predictions: Predictions) -> None:
-        """Appends rows."""
-        self._count += len(predictions)
-        _files.write(self.file, predictions)
-
-    def finish(self) -> None:
-        """Puts the number of rows into the header, which has room for any."""
-        self.file.seek(0)
-        self._write_header()
-        self.file.seek(0, 2)
-
-    def _write_header(self) -> None:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (self._count, PIXELS)}
-        np.lib.format.write_array_header_1_0(self.file, header)
+SUFFIXES = {
+    ".bin": OutputForm.FLOAT32,
+    ".npy": OutputForm.NPY,
+    ".jsonl": OutputForm.JSONL,
+    ".png": OutputForm.PNG,
+}
 
 
-class JsonLinesWriter(Writer):
-    """A line an image: a list of four numbers that are exact when read as float32."""
+def form_of(path: str) -> OutputForm:
+    """Return the form that a file's suffix stands for; stdout's is JSON lines.
+
+    Raises:
+        UsageError: It stands for none.
+    """
+    form = OutputForm.JSONL if path == "-" else SUFFIXES.get(Path(path).suffix.lower())
+    if form is None:
+        got = f"the suffix of --output {path} is not known"
+        raise UsageError(got, " ".join(SUFFIXES), "add --to")
+    return form
+
+
+class Output:
+    """Predictions in a file, which for ``npy`` must be seekable: n is written at the end."""
+
+    def __init__(self, file: BinaryIO, form: OutputForm) -> None:
+        self.file, self.form, self.count = file, form, 0
+        self.write_header()
 
     def write(self, predictions: Predictions) -> None:
-        """Writes one line per image."""
-        self.file.write(b"".join(_line(row.tobytes()) for row in predictions))
+        """Write ``float32[m, 4]``."""
+        self.count += len(predictions)
+        if self.form is OutputForm.JSONL:
+            self.file.write(b"".join(_line(row.tobytes()) for row in predictions))
+        else:
+            _files.write(self.file, predictions)
+
+    def write_header(self) -> None:
+        """Begin an ``npy`` file, or put the number of rows into its header: it has room for any."""
+        if self.form is OutputForm.NPY:
+            self.file.seek(0)
+            header = {"descr": "<f4", "fortran_order": False, "shape": (self.count, PIXELS)}
+            np.lib.format.write_array_header_1_0(self.file, header)
 
 
 @lru_cache(maxsize=4096)
@@ -83,35 +83,24 @@ def _line(row: bytes) -> bytes:
 
 
 def shortest(row: Predictions) -> list[float]:
-    """Numbers with as few digits as still give the same float32."""
+    """Return numbers with as few digits as still give the same float32."""
     return [float(str(value)) for value in row]
 
 
-WRITERS: dict[str, type[Writer]] = {
-    "float32": FloatWriter,
-    "npy": NpyWriter,
-    "jsonl": JsonLinesWriter,
-}
-
-
 @contextmanager
-def opened(output: str, *, seekable: bool) -> Iterator[BinaryIO]:
-    """The output as a binary file; ``-`` is stdout, and a path appears whole or not at all.
+def opened(output: str, form: OutputForm) -> Iterator[Output]:
+    """Open a file for predictions; ``-`` is stdout, and a path appears whole or not at all.
 
-    Args:
-        output: ``-`` or a path.
-        seekable: Whether the form needs to go back; then stdout gets all of it at the end.
+    What goes to stdout as ``npy`` gets there at the end.
     """
-    if output == "-":
-        stdout = sys.stdout.buffer
-        if not seekable:
-            yield stdout
-        else:
-            with tempfile.TemporaryFile() as whole:
-                yield whole
-                whole.seek(0)
-                shutil.copyfileobj(whole, stdout)
-        stdout.flush()
-        return
-    with _files.writing(Path(output)) as file:
-        yield file
+    collected = output == "-" and form is OutputForm.NPY
+    with (
+        _files.writing(sys.stdout.buffer if output == "-" else output) as file,
+        tempfile.TemporaryFile() if collected else nullcontext(file) as whole,
+    ):
+        written = Output(whole, form)
+        yield written
+        written.write_header()
+        if collected:
+            whole.seek(0)
+            shutil.copyfileobj(whole, file)

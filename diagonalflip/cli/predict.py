@@ -5,19 +5,28 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import replace
+from contextlib import closing, suppress
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
+import numpy.typing as npt
 import typer
 
-from diagonalflip.cli import convert
-from diagonalflip.cli.exits import UsageError
-from diagonalflip.cli.forms import PICTURES, InputForm, OutputForm, input_form, output_form
+from diagonalflip.cli import inputs, outputs
+from diagonalflip.cli.exits import UsageError, needs
+from diagonalflip.cli.inputs import PICTURES, Input, InputForm
 from diagonalflip.cli.notation import READING, blocks_for, draw, draw_flip, read_images
-from diagonalflip.cli.outputs import shortest
-from diagonalflip.cli.target import Target, target_of
-from diagonalflip.wire import PIXELS
+from diagonalflip.cli.outputs import OutputForm, opened, shortest
+from diagonalflip.cli.progress import image_progress
+from diagonalflip.cli.target import Raw, Target
+from diagonalflip.client import Client, _answers
+from diagonalflip.client._endpoint import PREDICTIONS, Reply
+from diagonalflip.client._files import reading
+from diagonalflip.errors import InvalidAnswer, InvalidPicture
+from diagonalflip.wire import OCTETS, PIXELS, PNG
+
+if TYPE_CHECKING:
+    from diagonalflip.predictor import Predictor
 
 EPILOG = READING
 
@@ -60,61 +69,122 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
     ] = False,
 ) -> None:
     """Predict images: those named here, or those of a file."""
-    target = target_of(context)
-    if local:
-        target = replace(target, local=True)
+    target: Target = context.obj
     if source is None and (output != "-" or source_form or output_to or count):
         raise UsageError("--output, --from, --to or --count without --input", "--input FILE")
     if bool(images) == bool(source):
         raise UsageError("images and --input" if images else "no images", "images or --input FILE")
     if not source:
-        show = _flip_words if wanted is Wanted.FLIPS else _predict_words
-        show(target, read_images(images or []), as_json=as_json)
+        numbers = read_images(images or [])
+        with _predictor(target, local=local) as client:
+            _show(client, numbers, wanted, as_json=as_json)
         return
-    if wanted is Wanted.FLIPS:
-        raise UsageError("--as flips with --input", "images on the command line")
-    form = input_form(source, source_form)
-    if local and form in PICTURES:
-        raise UsageError("--local with a picture", "packed images, .npy or JSON lines")
-    work = convert.Conversion(source, form, output, output_form(output, output_to, form), count)
-    _reject_nonsense(work, as_json=as_json)
+    form, to = source_form or inputs.form_of(source), output_to or outputs.form_of(output)
+    is_picture, to_stdout = form in PICTURES, output == "-"
+    in_terminal = to_stdout and to is not OutputForm.JSONL and sys.stdout.isatty()
+    for is_nonsense, got, expected in (
+        (wanted is Wanted.FLIPS, "--as flips with --input", "images on the command line"),
+        (local and is_picture, "--local with a picture", "packed images, .npy or JSON lines"),
+        (
+            to is OutputForm.PNG and not is_picture,
+            f"PNG cannot be made from {form}",
+            "a PNG or PBM",
+        ),
+        (
+            count and form is not InputForm.PACKED,
+            f"--count with {form}",
+            "it with packed images only",
+        ),
+        (to_stdout and as_json, "--json while predictions go to stdout", "--output FILE"),
+        (in_terminal, f"{to} cannot be shown in a terminal", "--output FILE, or a pipe"),
+    ):
+        if is_nonsense:
+            raise UsageError(got, expected)
     started = time.monotonic()
-    done = (convert.predict_picture if form in PICTURES else convert.predict_stream)(target, work)
+    with reading(sys.stdin.buffer if source == "-" else source) as file:
+        if is_picture:
+            with target.raw() as raw:
+                done = _predict_picture(raw, file, PICTURES[form], output, to)
+        else:
+            with _predictor(target, local=local) as client:
+                done = _predict_stream(client, inputs.read(form, file, count), count, output, to)
     if as_json:
         seconds = round(time.monotonic() - started, 3)
         typer.echo(json.dumps({"images": done, "seconds": seconds, "output": output}))
 
 
-def _reject_nonsense(wanted: convert.Conversion, *, as_json: bool) -> None:
-    if wanted.count and wanted.source_form is not InputForm.PACKED:
-        raise UsageError(f"--count with {wanted.source_form}", "it with packed images only")
-    if wanted.output == "-" and as_json:
-        raise UsageError("--json while predictions go to stdout", "--output FILE")
-    if wanted.output == "-" and wanted.output_form is not OutputForm.JSONL and sys.stdout.isatty():
-        raise UsageError(
-            f"{wanted.output_form} cannot be shown in a terminal", "--output FILE, or a pipe"
-        )
+def _predictor(target: Target, *, local: bool) -> Client | Predictor:
+    """Return a client, or what predicts in this process."""
+    if not local:
+        return target.client()
+    with needs("serve"):
+        from diagonalflip.predictor import Predictor  # noqa: PLC0415 - packages of the extra serve
+    return Predictor(target.version)
 
 
-def _flip_words(target: Target, numbers: list[int], *, as_json: bool) -> None:
-    with target.predictor() as client:
-        flips = client.flip(numbers).reshape(-1, PIXELS)
+def _show(client: Client | Predictor, numbers: list[int], wanted: Wanted, *, as_json: bool) -> None:
+    ask = client.flip if wanted is Wanted.FLIPS else client.predict
     blocks = blocks_for(sys.stdout.encoding)
-    for number, flip in zip(numbers, flips, strict=True):
-        bits = "".join(map(str, flip))
-        if as_json:
-            typer.echo(json.dumps({"image": number, "bits": f"{number:04b}", "flip": bits}))
+    rows: npt.NDArray[Any] = ask(numbers).reshape(-1, PIXELS)
+    for number, row in zip(numbers, rows, strict=True):
+        image = f"{number:04b}"
+        shown: str | list[float]
+        if wanted is Wanted.FLIPS:
+            name, shown = "flip", "".join(map(str, row))
+            drawn = draw_flip(image, shown, blocks)
         else:
-            typer.echo(draw_flip(f"{number:04b}", bits, blocks) + "\n")
+            name, shown = "prediction", shortest(row)
+            drawn = draw(image, row, blocks)
+        found = {"image": number, "bits": image, name: shown}
+        typer.echo(json.dumps(found) if as_json else drawn + "\n")
 
 
-def _predict_words(target: Target, numbers: list[int], *, as_json: bool) -> None:
-    with target.predictor() as client:
-        predictions = client.predict(numbers)
-    blocks = blocks_for(sys.stdout.encoding)
-    for number, prediction in zip(numbers, predictions, strict=True):
-        if as_json:
-            found = {"image": number, "bits": f"{number:04b}", "prediction": shortest(prediction)}
-            typer.echo(json.dumps(found))
+def _predict_stream(
+    client: Client | Predictor, images: Input, count: int | None, path: str, form: OutputForm
+) -> int:
+    """Predict images in bounded memory; return their number, which may be announced."""
+    done = 0
+    with (
+        opened(path, form) as output,
+        image_progress(images.total) as progress,
+        closing(client.predict_chunks(images, count=count)) as chunks,
+    ):
+        for chunk in chunks:
+            # Sent as an even number; the answer for the padding of an odd one, which
+            # can only be the last row of all, is left out.
+            predictions = chunk[: images.count - done]
+            output.write(predictions)
+            done += len(predictions)
+            progress(done)
+    return done
+
+
+def _predict_picture(raw: Raw, file: BinaryIO, kind: str, path: str, form: OutputForm) -> int:
+    """Send a picture of a media type as it is, in one request; return the number of images."""
+    accept = PNG if form is OutputForm.PNG else OCTETS
+    answer = raw.send(file.read(), {"Content-Type": kind, "Accept": accept})
+    count = _count(answer, accept)
+    with opened(path, form) as output:
+        if accept == PNG:
+            output.file.write(answer.body)
         else:
-            typer.echo(draw(number, prediction, blocks) + "\n")
+            output.write(_answers.read(answer, count, PREDICTIONS))
+    return count
+
+
+def _count(answer: Reply, accept: str) -> int:
+    """Return the number of images in a picture's answer."""
+    if answer.status == 413:
+        got = "a picture that is too large"
+        with suppress(ValueError, KeyError, TypeError):
+            got = str(json.loads(answer.body)["got"])
+        most = answer.headers.get("Flip-Max-Images", "32 MiB and 1048576")
+        raise InvalidPicture(got, f"at most {most} images", "cut the sheet")
+    if answer.status != 200:
+        raise _answers.rejection(answer, 0)
+    told = answer.headers.get("Flip-Images", "")
+    got = answer.headers.get("Content-Type", "")
+    if got != accept or not told.isdecimal():
+        found = f"{len(answer.body)} bytes of {got or 'no type'} for {told or 'no'} images"
+        raise InvalidAnswer(found, f"predictions as {accept}", "check the URL")
+    return int(told)

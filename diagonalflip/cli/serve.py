@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from diagonalflip.cli.exits import needs
+
 EPILOG = "Example: diagonalflip serve PORT=9000 WORKERS=2. docs/operations.md lists the settings."
 
 
@@ -22,10 +24,6 @@ def serve(
         if not (name and equals):
             raise typer.BadParameter(f"{each!r} is not NAME=VALUE.")
         os.environ[f"FLIP_{name.removeprefix('FLIP_')}"] = value
-    try:
+    with needs("serve"):
         from diagonalflip.server.__main__ import main  # noqa: PLC0415 - packages of the extra serve
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(
-            f"{error.name} is missing: install diagonalflip with its extra serve."
-        ) from error
     raise typer.Exit(main())

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +14,17 @@ import pytest
 
 from diagonalflip import errors
 from diagonalflip.cli import inputs, progress
-from diagonalflip.cli.inputs import JsonLinesReader, NpyReader, PackedReader, Reader
-from diagonalflip.cli.progress import ImageProgress
+from diagonalflip.cli.app import app
+from diagonalflip.cli.inputs import InputForm
+from diagonalflip.client import Client
 from diagonalflip.wire import pack, to_pixels
-from tests.unit.test_cli_commands import FakeClient, Run, client, predicted, run
+from tests.faults.fake_server import TABLE
+from tests.unit.test_cli_commands import MAX_IMAGES, NOWHERE, Run, run, run_at, url
 
-__all__ = ["client", "run"]  # fixtures
+__all__ = ["run", "url"]  # fixtures
 
-MANY = np.random.default_rng(1).integers(0, 16, inputs.PIECE_IMAGES + 3)
+MANY = np.random.default_rng(1).integers(0, 16, max(inputs.PIECE_IMAGES, MAX_IMAGES) + 3)
+"""So many that they are read in several pieces, and sent in several requests."""
 
 
 def write_input(path: Path, numbers: npt.NDArray[Any]) -> None:
@@ -64,7 +66,7 @@ def test_every_form_in_and_out(
     assert (result.exit_code, result.output) == (0, "")
     got = read_output(target[1:], output.read_bytes())
     assert got.dtype == np.float32
-    assert got.tobytes() == predicted(MANY[:count]).tobytes()
+    assert got.tobytes() == TABLE[MANY[:count]].tobytes()
     assert sorted(tmp_path.iterdir()) == sorted([images, output])
 
 
@@ -81,7 +83,7 @@ def test_pipes(run: Run, source: str, stdin: bytes, numbers: list[int], target: 
     to = ["--to", target] if target != "jsonl" else []
     result = run("predict", "--input", "-", "--from", source, *to, stdin=stdin)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert read_output(target, result.stdout_bytes).tobytes() == predicted(numbers).tobytes()
+    assert read_output(target, result.stdout_bytes).tobytes() == TABLE[numbers].tobytes()
 
 
 def test_a_summary_for_machines(run: Run, tmp_path: Path) -> None:
@@ -97,72 +99,86 @@ def test_a_summary_for_machines(run: Run, tmp_path: Path) -> None:
     ("error", "code"), [(KeyboardInterrupt(), 130), (errors.ConnectionFailed("a", "b"), 3)]
 )
 @pytest.mark.parametrize("suffix", [".bin", ".npy", ".jsonl"])
-def test_a_job_that_ends_early_leaves_what_was_there(  # noqa: PLR0913, PLR0917
-    run: Run, client: FakeClient, tmp_path: Path, suffix: str, error: BaseException, code: int
+def test_a_job_that_ends_early_leaves_what_was_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suffix: str, error: BaseException, code: int
 ) -> None:
+    def fail(_: Client, pieces: inputs.Input, **__: object) -> Iterator[npt.NDArray[np.float32]]:
+        list(pieces)
+        yield TABLE
+        raise error
+
     images, output = tmp_path / "in.bin", tmp_path / f"out{suffix}"
-    images.write_bytes(bytes(inputs.PIECE_IMAGES))
+    images.write_bytes(bytes(16))
     output.write_bytes(b"before")
-    client.error = error
-    assert run("predict", "--input", images, "--output", output).exit_code == code
+    monkeypatch.setattr(Client, "predict_chunks", fail)
+    assert run_at(NOWHERE, "predict", "--input", images, "--output", output).exit_code == code
     assert output.read_bytes() == b"before"
     assert sorted(tmp_path.iterdir()) == [images, output]
 
 
 @pytest.mark.parametrize(
-    ("reader", "content", "message"),
+    ("form", "content", "message"),
     [
-        (NpyReader, b"\xb6", r"not a \.npy"),
-        (NpyReader, npy(np.zeros((3, 4))), r"float64\[3, 4\]"),
-        (NpyReader, npy(np.zeros((3, 3), np.uint8)), r"uint8\[3, 3\]"),
-        (NpyReader, npy(np.zeros(4, np.uint8)), r"uint8\[4\]"),
-        (NpyReader, npy(np.zeros((3, 4), np.uint8, order="F")), "Fortran"),
-        (NpyReader, npy(np.array([[0, 1, 1, 0], [0, 1, 2, 0]], np.uint8)), "Pixel 2 in image 1"),
-        (NpyReader, npy(np.zeros((3, 4), np.uint8), cut=5), "ends in image 1"),
-        (NpyReader, npy(np.zeros((0, 4), np.uint8)), "has no images"),
-        (JsonLinesReader, b"", "has no images"),
-        (JsonLinesReader, b"11\n\n16\n", "Line 3: 16"),
-        (JsonLinesReader, b'"1011"\n"111"\n', 'Line 2: "111"'),
-        (JsonLinesReader, b"11\n{", "Line 2 is not JSON"),
-        (JsonLinesReader, b"11\n[[1,0],[1,2]]", "Line 2: "),
-        (JsonLinesReader, b"true", "Line 1: true"),
-        (partial(PackedReader, total=None), b"", "has no images"),
-        (partial(PackedReader, total=3), b"\xb6", "1 bytes for --count 3"),
-        (partial(PackedReader, total=2), b"\xb6\x00", "2 bytes for --count 2"),
-        (partial(PackedReader, total=1), b"\xb6", "0xb6"),
+        ("npy", b"\xb6", "file is not a .npy"),
+        ("npy", npy(np.zeros((3, 4))), "float64[3, 4]"),
+        ("npy", npy(np.zeros((3, 3), np.uint8)), "uint8[3, 3]"),
+        ("npy", npy(np.zeros(4, np.uint8)), "uint8[4]"),
+        ("npy", npy(np.zeros((3, 4), np.uint8, order="F")), "Fortran"),
+        ("npy", npy(np.array([[0, 1, 1, 0], [0, 1, 2, 0]], np.uint8)), "Pixel 2 in image 1"),
+        ("npy", npy(np.zeros((3, 4), np.uint8), cut=5), "ends in image 1"),
+        ("npy", npy(np.zeros((0, 4), np.uint8)), "has no images"),
+        ("jsonl", b"", "has no images"),
+        ("jsonl", b"11\n\n16\n", "Line 3: 16"),
+        ("jsonl", b'"1011"\n"111"\n', 'Line 2: "111"'),
+        ("jsonl", b"11\n{", "Line 2 is not JSON"),
+        ("jsonl", b"11\n[[1,0],[1,2]]", "Line 2: "),
+        ("jsonl", b"true", "Line 1: true"),
+        ("packed", b"", "has no images"),
+        ("packed --count 3", b"\xb6", "1 bytes for 3 images"),
+        ("packed --count 2", b"\xb6\x00", "2 bytes or more for 2 images"),
+        ("packed --count 1", b"\xb6", "0xb6"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(
-    reader: Callable[[BinaryIO], Reader], content: bytes, message: str
-) -> None:
-    with pytest.raises(errors.InvalidPayload, match=message):
-        list(reader(io.BytesIO(content)))
+def test_what_is_wrong_in_a_file_is_named(form: str, content: bytes, message: str) -> None:
+    result = run_at(NOWHERE, "predict", "--input", "-", "--from", *form.split(), stdin=content)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
 
 
 def test_the_size_of_a_file_is_known_before_anything_is_sent(tmp_path: Path) -> None:
     path = tmp_path / "in.bin"
     path.write_bytes(b"\xb6\x00")
     with path.open("rb") as file:
-        assert PackedReader(file, None).total == 4
-        assert PackedReader(file, 3).total == 3
+        assert inputs.read(InputForm.PACKED, file).total == 4
+        assert inputs.read(InputForm.PACKED, file, 3).total == 3
         with pytest.raises(errors.InvalidPadding):
-            PackedReader(file, 5)
-    assert PackedReader(io.BytesIO(b"\xb6"), None).total is None
-    assert NpyReader(io.BytesIO(npy(np.zeros((3, 4), np.uint8)))).total == 3
+            inputs.read(InputForm.PACKED, file, 5)
+    assert inputs.read(InputForm.PACKED, io.BytesIO(b"\xb6")).total is None
+    array = io.BytesIO(npy(np.zeros((3, 4), np.uint8)))
+    assert inputs.read(InputForm.NPY, array).total == 3
 
 
-def test_a_bar_shows_only_for_long_work(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_bar_shows_only_for_long_work_and_for_people(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "in.bin").write_bytes(bytes(1000))
+    words = [
+        "--url",
+        url,
+        "predict",
+        "--input",
+        f"{tmp_path}/in.bin",
+        "--output",
+        f"{tmp_path}/out",
+    ]
     monkeypatch.setenv("COLUMNS", "200")
-    for visible, patience_s in ((True, progress.PATIENCE_S), (False, -1.0)):
+    for is_terminal, patience_s in ((True, 60), (False, -1), (True, -1)):
+        monkeypatch.setattr("sys.stderr.isatty", lambda shown=is_terminal: shown)
         monkeypatch.setattr(progress, "PATIENCE_S", patience_s)
-        with ImageProgress(10, visible=visible) as bar:
-            bar.update(5)
-        assert capsys.readouterr().err == ""
-    with ImageProgress(10, visible=True) as bar:
-        bar.update(5)
-        bar.update(10)
-    shown = capsys.readouterr().err
-    assert "10 images" in shown
+        with pytest.raises(SystemExit, match="0"):
+            app([*words, "--to", "float32"])
+        shown = capsys.readouterr().err
+        assert bool(shown) == (is_terminal and patience_s < 0)
+    assert "2,000 images" in shown
+    assert "images/s" in shown
     assert "left" in shown

@@ -31,7 +31,7 @@ def test_anything_else_is_no_image(word: str) -> None:
 
 def test_an_image_is_drawn_beside_its_prediction() -> None:
     prediction = np.array([0.1, -0.1, -0.05, -0.25], np.float32)
-    assert draw(11, prediction, "░█") == (
+    assert draw("1011", prediction, "░█") == (
         "1011  ██░░    0.1000   -0.1000\n      ████   -0.0500   -0.2500"
     )
 

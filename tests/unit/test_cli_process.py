@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.cli.inputs import PIECE_IMAGES
-from diagonalflip.cli.target import PREDICTIONS
-from tests.faults.fake_server import FakeServer, listening
+from tests.conftest import ROOT
+from tests.unit.test_cli_commands import url
 
-ROOT = Path(__file__).resolve().parents[2]
+__all__ = ["url"]  # a fixture
+
 SLOW_S = 120
 
 
@@ -60,12 +61,6 @@ def test_silence_is_code_3_within_the_deadline(
     assert stderr.count(b"\n") == 1
 
 
-@pytest.fixture
-def url() -> Iterator[str]:
-    with listening(FakeServer().serve) as url:
-        yield url
-
-
 BAD = ["--deadline-s 0.1 --url http://127.0.0.1:1 wait --timeout-s 0.1", "predict", "nonsense"]
 
 
@@ -87,17 +82,16 @@ def through_a_shell(
 
 
 @pytest.mark.parametrize("words", ["info", "predict 11", "predict --as flips 11", "--help"])
-def test_output_that_is_closed_is_an_error(url: str, words: str) -> None:
-    done = through_a_shell(f"--url {url} {words}", ">&-")
+@pytest.mark.parametrize(
+    ("stream", "said"),
+    [(">&-", "standard input or output is closed"), (">/dev/full", "No space left")],
+)
+def test_output_that_cannot_be_written_is_an_error(
+    url: str, words: str, stream: str, said: str
+) -> None:
+    done = through_a_shell(f"--url {url} {words}", stream)
     assert done.returncode == 2
-    assert done.stderr == "diagonalflip: standard input or output is closed\n"
-
-
-@pytest.mark.parametrize("words", ["info", "predict 11", "--help"])
-def test_output_without_room_is_an_error(url: str, words: str) -> None:
-    done = through_a_shell(f"--url {url} {words}", ">/dev/full")
-    assert done.returncode == 2
-    assert "No space left" in done.stderr
+    assert said in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -152,15 +146,10 @@ def test_any_encoding_of_the_output_will_do(url: str, words: str, encoding: str)
     assert "Traceback" not in done.stderr
 
 
-def test_the_token_is_sent(silent: tuple[socket.socket, str]) -> None:
-    listener, url = silent
-    process = start("--url", url, "--token", "secret", "info")
-    connection = listener.accept()[0]
-    with connection, connection.makefile("rb") as request:
-        lines = [line.strip() for line in iter(request.readline, b"\r\n")]
-        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-    stderr = process.communicate(timeout=SLOW_S)[1]
-    assert lines[0].startswith(f"POST {PREDICTIONS} ".encode())
-    assert b"Authorization: Bearer secret" in lines
-    assert process.returncode == 1
-    assert b"token" in stderr
+def test_a_package_that_is_missing_is_named_with_its_extra() -> None:
+    code = "import sys; sys.modules['typer'] = None; import diagonalflip.cli as c; c.main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"package typer is missing. Expected diagonalflip installed with its extra cli" in (
+        done.stderr
+    )

@@ -1,4 +1,4 @@
-"""Requests, output and exit codes of ``diagonalflip model``, ``compare`` and ``--as flips``."""
+"""Requests, output and exit codes of ``diagonalflip model`` and ``compare``, and of ``serve``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from diagonalflip import errors
+from diagonalflip.cli import target
 from diagonalflip.cli.app import app
 from diagonalflip.cli.exits import ExitCode
-from diagonalflip.errors import InvalidAnswer, ModelDoesNotFlip
+from diagonalflip.client import Client
+from diagonalflip.errors import InvalidAnswer
 from diagonalflip.message import rejection
 from tests.conftest import ROOT
 from tests.faults.conftest import Call, call
 from tests.faults.fake_server import FakeServer, listening
-from tests.unit.test_cli_commands import FakeClient
 
 __all__ = ["call"]  # a fixture
 
@@ -78,8 +79,8 @@ def operations() -> Iterator[type[Operations]]:
         thread.join()
 
 
-def run(*arguments: object, client: Any = None) -> Result:
-    return CliRunner().invoke(app, [str(each) for each in arguments], obj=client)
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
 def test_list_shows_every_version(operations: type[Operations]) -> None:
@@ -141,79 +142,67 @@ def test_an_answer_is_told_in_full(operations: type[Operations]) -> None:
     assert run("model", "list", operations.url).exit_code == ExitCode.REJECTED
 
 
-class Versions(FakeClient):
-    """Clients of two versions, of which the second may differ in one bit, or fail."""
+class Versions(Client):
+    """Clients of versions, of which one differs in one bit, and one fails."""
 
-    def __init__(self, *, differs: bool = False, fails: bool = False) -> None:
-        self._differs, self._fails = differs, fails
+    def __init__(self, _url: str, *, version: str, **_: object) -> None:
+        super().__init__()
+        self._named = version
 
-    def __call__(self, url: str, *, version: str, **_: Any) -> Versions:  # noqa: ARG002
-        return self if version == "b" else Versions()
-
-    def predict(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        rows = np.zeros((len(numbers), 4), np.float32)
-        if self._fails:
+    def predict(self, images: Any, *, out: Any = None) -> npt.NDArray[np.float32]:  # noqa: ARG002
+        rows = np.zeros((len(images), 4), np.float32)
+        if self._named == "fails":
             raise InvalidAnswer("g", "e")
-        if self._differs:
+        if self._named == "differs":
             rows[3, 2] = 0.75
         return rows
 
 
+@pytest.fixture
+def versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "Client", Versions)
+
+
+@pytest.mark.usefixtures("versions")
 @pytest.mark.parametrize(
-    ("client", "code", "differing", "errors"),
-    [(Versions(), 0, 0, 0), (Versions(differs=True), 1, 7, 0), (Versions(fails=True), 1, 0, 7)],
+    ("version", "code", "differing", "errors"),
+    [("same", 0, 0, 0), ("differs", 1, 7, 0), ("fails", 1, 0, 7)],
 )
 def test_compare_counts_bits_and_errors(
-    client: Versions, code: int, differing: int, errors: int
+    version: str, code: int, differing: int, errors: int
 ) -> None:
-    arguments = ("compare", "--a", "a", "--b", "b", "--requests", 7)
-    compared = run(*arguments, "--json", client=client)
+    arguments = ("compare", "--a", "a", "--b", version, "--requests", 7)
+    compared = run(*arguments, "--json")
     assert compared.exit_code == code, compared.output
     found = json.loads(compared.stdout)
-    assert (found["differing_bits"], found["errors"]) == (differing, {"a": 0, "b": errors})
+    assert (found["differing_bits"], found["errors"]) == (differing, {"a": 0, version: errors})
     assert found["bits"] == (0 if errors else 7 * 64 * 4)
     assert found["largest_difference"] == (0.75 if differing else 0)
-    assert f"{differing} of " in run(*arguments, client=client).stdout
+    shown = run(*arguments).stdout
+    assert f"{differing} of " in shown
+    assert ("InvalidAnswer: G. Expected e." in shown) == bool(errors)
 
 
+@pytest.mark.usefixtures("versions")
 def test_compare_may_bound_the_latency() -> None:
     arguments = ("compare", "--a", "a", "--b", "b", "--requests", 3, "--max-latency-ratio")
-    assert run(*arguments, 1e9, client=Versions()).exit_code == 0
-    assert run(*arguments, 0.01, client=Versions()).exit_code == 1
-
-
-class Other(FakeServer):
-    """Says something else in every answer."""
-
-    def __init__(self, said: bytes, instead: bytes) -> None:
-        super().__init__()
-        self._said, self._instead = said, instead
-
-    def answer(self, headers: dict[str, str], body: bytes) -> bytes:
-        found = super().answer(headers, body)
-        assert self._said in found
-        return found.replace(self._said, self._instead)
+    assert run(*arguments, 1e9).exit_code == 0
+    assert run(*arguments, 0.01).exit_code == 1
 
 
 @pytest.mark.parametrize(
-    ("line", "named"), [(b"", r"1\.0"), (b"Flip-Model-Version: 1.0\r\n", "None")]
+    ("instead", "named"), [(b"", "None"), (b"Flip-Model-Version: 1.0\r\n", r"1\.0")]
 )
-def test_an_answer_of_another_version_is_rejected(call: Call, line: bytes, named: str) -> None:
-    with listening(FakeServer().serve) as url:
-        assert call(url, "predict", [1], version="1.0").shape == (1, 4)
+def test_an_answer_of_another_version_is_rejected(call: Call, instead: bytes, named: str) -> None:
+    class Other(FakeServer):
+        def answer(self, headers: dict[str, str], body: bytes) -> bytes:
+            return super().answer(headers, body).replace(b"Flip-Model-Version: 1.0\r\n", instead)
+
     with (
-        listening(Other(line, b"").serve) as url,
+        listening(Other().serve) as url,
         pytest.raises(InvalidAnswer, match=rf"Version {named} answered\. Expected version 2\.0"),
     ):
         call(url, "predict", [1], version="2.0")
-
-
-def test_flips_are_asked_of_versions_that_flip(call: Call) -> None:
-    with (
-        listening(Other(b"Flip-Flips: 16", b"Flip-Flips: 15").serve) as url,
-        pytest.raises(ModelDoesNotFlip, match="which flips 15 of 16 images"),
-    ):
-        call(url, "flip", [1])
 
 
 @pytest.mark.parametrize("host", ["flip.example.org", "10.0.0.5", "[2001:db8::1]"])
@@ -223,23 +212,9 @@ def test_a_token_does_not_cross_a_network_in_the_clear(host: str) -> None:
     assert "kubectl port-forward" in changed.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["PORT"], "'PORT' is not NAME=VALUE"),
-        (["=1"], "'=1' is not NAME=VALUE"),
-        (["PORTS=1"], "the nearest is FLIP_PORT"),
-        (["FLIP_WORKERS=none"], "FLIP_WORKERS=none"),
-    ],
-)
-def test_serve_names_a_setting_that_cannot_be_used(words: list[str], said: str) -> None:
-    finished = subprocess.run(
-        [sys.executable, "-m", "diagonalflip.cli", "serve", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_serve_names_a_setting_that_cannot_be_used() -> None:
+    command = [sys.executable, "-m", "diagonalflip.cli", "serve", "FLIP_WORKERS=2", "PORTS=1"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 2, finished.stderr
     [line] = finished.stderr.splitlines()
-    assert said in line
+    assert "the nearest is FLIP_PORT" in line
