@@ -35,7 +35,6 @@ NEEDED = {
     "requests": "requests",
     "rich": "rich",
     "swagger_ui": "swagger-ui-py",
-    "tenacity": "tenacity",
     "typer": "typer",
     "uvloop": "uvloop",
     "yaml": "pyyaml",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from diagonalflip.client import _answers, _files
+from diagonalflip.client import _answers
 from diagonalflip.client._chunks import ChunkLimit, chunks
-from diagonalflip.client._files import Destination, Source
-from diagonalflip.client._images import ImagesLike, Packed, packed_images, to_images
+from diagonalflip.client._images import Packed, packed_images
+from diagonalflip.client._operations import Operations
 from diagonalflip.errors import ModelNotFound
 from diagonalflip.inference.devices import pick_device
 from diagonalflip.inference.encoders import encode_flips
@@ -26,7 +25,7 @@ CHUNK_IMAGES = 4 * LARGEST_BATCH
 """Images of one pass through the engine, whose predictions take 8 MiB."""
 
 
-class Predictor:
+class Predictor(Operations):
     """Predicts in this process, on one core or one GPU. Thread-safe: one call at a time computes.
 
     It loads one version and checks its predictions of all 16 images, as a worker does before it
@@ -68,32 +67,8 @@ class Predictor:
         self.largest_deviation = self._engine.warm_up(np.array(artifacts.reference))
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        """Nothing is left open; for use in place of a ``Client``."""
-
-    def predict(
-        self, images: ImagesLike, *, out: npt.NDArray[np.float32] | None = None
-    ) -> npt.NDArray[np.float32]:
-        """Return predictions, ``float32[n, 4]``; arguments and errors as of ``Client.predict``."""
-        return self._predict(to_images(images), out)
-
-    def predict_packed(
-        self,
-        packed: Packed,
-        count: int | None = None,
-        *,
-        out: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """Return predictions, ``float32[count, 4]``; see ``Client.predict_packed``."""
-        return self._predict(packed_images(packed, count), out)
-
-    def flip(self, images: ImagesLike) -> npt.NDArray[np.uint8]:
-        """Return flipped images, ``uint8[n, 2, 2]``; see ``Client.flip``."""
-        given = to_images(images)
-        return to_pixels(unpack(Images(self._flip(given), given.count)))
+        """Do nothing: there is nothing open."""
 
     def flip_packed(self, packed: Packed, count: int | None = None) -> bytes:
         """Return flipped images, packed as those that came.
@@ -102,25 +77,14 @@ class Predictor:
             EmptyPayload, InvalidPadding: As ``Client.predict_packed``.
             ModelDoesNotFlip: The version flips fewer than all 16 images.
         """
-        return self._flip(packed_images(packed, count))
+        return self._flip_packed(packed_images(packed, count))
 
     def predict_chunks(
         self, pieces: Iterable[Packed], *, count: int | None = None
     ) -> Generator[npt.NDArray[np.float32], None, None]:
-        """Yield predictions of any number of images; see ``Client.predict_chunks``."""
-        for images in chunks(iter(pieces), ChunkLimit(CHUNK_IMAGES), count):
+        """Yield predictions of any number of images; see ``Operations``."""
+        for images in chunks(pieces, ChunkLimit(CHUNK_IMAGES), count):
             yield self._predict(images)
-
-    def predict_file(
-        self,
-        source: Source,
-        destination: Destination,
-        *,
-        count: int | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> int:
-        """Predict a file of packed images into a file; see ``Client.predict_file``."""
-        return _files.predict_file(self.predict_chunks, source, destination, count, progress)
 
     def _predict(
         self, images: Images, out: npt.NDArray[np.float32] | None = None
@@ -134,7 +98,10 @@ class Predictor:
             first += part.count
         return out
 
-    def _flip(self, images: Images) -> bytes:
+    def _flip(self, images: Images) -> npt.NDArray[np.uint8]:
+        return to_pixels(unpack(Images(self._flip_packed(images), images.count)))
+
+    def _flip_packed(self, images: Images) -> bytes:
         if self.flips != 16:
             raise _answers.does_not_flip(self.version, self.flips)
         return b"".join(encode_flips(part, rows)[0] for part, rows in self._parts(images))

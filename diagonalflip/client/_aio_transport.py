@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED
@@ -48,7 +49,7 @@ class AsyncTransport:
         self._closed = False
 
     async def close(self) -> None:
-        """Closes all connections; calls that run end with ClientError."""
+        """Close all connections; calls that run end with ClientError."""
         self._closed = True
         for call in self._calls:
             call.reschedule(0)  # it is over since the event loop began
@@ -73,8 +74,10 @@ class AsyncTransport:
         except TimeoutError as error:  # a deadline's has become a DeadlineExceeded
             raise _closed() from error
 
-    async def exchange(self, images: Images, form: Form, deadline: Deadline) -> Reply:
-        """Sends one request and reads its whole answer, whatever that is.
+    async def exchange(
+        self, images: Images, form: Form, deadline: Deadline, _: Any = None
+    ) -> Reply:
+        """Send one request and read its whole answer, whatever that is, into new memory.
 
         Raises:
             ConnectionFailed: The connection failed before a whole answer.
@@ -85,7 +88,7 @@ class AsyncTransport:
             raise _closed()
         try:
             async with asyncio.timeout(deadline.check()):
-                return self._endpoint.checked(await self._exchange(images, form))
+                return await self._exchange(images, form)
         except TimeoutError as error:
             raise deadline.exceeded() from error
         except aiohttp.ClientConnectorCertificateError as error:
@@ -98,14 +101,15 @@ class AsyncTransport:
         except RuntimeError as error:  # the interpreter exits, and no thread looks up names
             raise ClientError(f"{error}", "a request before the program's exit") from error
 
+    async def sleep(self, seconds: float, _: Deadline) -> None:
+        """Sleep; the deadline is later."""
+        await asyncio.sleep(seconds)
+
     async def _exchange(self, images: Images, form: Form) -> Reply:
-        headers = self._endpoint.headers(images, form)
-        if self._endpoint.token is not None:
-            headers["Authorization"] = f"Bearer {self._endpoint.token}"
         async with (await self._connected()).post(
             self._endpoint.url,
             data=bytes(images.packed),
-            headers=headers,
+            headers=self._endpoint.headers(images, form) | self._endpoint.authorization,
             skip_auto_headers=("Content-Type",),
             allow_redirects=False,
         ) as response:
@@ -117,7 +121,7 @@ class AsyncTransport:
             return Reply(response.status, response.headers, body)
 
     async def _connected(self) -> aiohttp.ClientSession:
-        """The session; made late, because it belongs to a process and its running event loop."""
+        """Return the session of this process and its running event loop."""
         owner = os.getpid(), asyncio.get_running_loop()
         if self._session is not None and self._owner != owner:
             if self._owner is not None and self._owner[0] != owner[0]:

@@ -15,20 +15,6 @@ import numpy.typing as npt
 
 from diagonalflip import errors
 from diagonalflip.client._endpoint import FLIPS, Form, Reply
-from diagonalflip.errors import (
-    ClientError,
-    ConnectionFailed,
-    DiagonalFlipError,
-    InternalError,
-    InvalidAnswer,
-    ModelDoesNotFlip,
-    ModelNotFound,
-    NotAuthorized,
-    RateLimited,
-    RequestTimeout,
-    ServerOverloaded,
-    TooManyImages,
-)
 from diagonalflip.wire import PIXELS, TOLERANCE, WIRE_VERSION
 
 WORKER_DIED = "Worker died."
@@ -76,7 +62,7 @@ class ServerInfo:
 
 
 def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
-    """The answer for ``count`` images, ``form.dtype[count, *form.shape]``.
+    """Return the answer for ``count`` images, ``form.dtype[count, *form.shape]``.
 
     Raises:
         DiagonalFlipError: The server rejected the request, or its answer is not what was asked for.
@@ -86,16 +72,16 @@ def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
     headers, media_type = reply.headers, form.content_type(count)
     got = headers.get("Content-Type") or ""
     if got != media_type and _media_type(got) != _media_type(media_type):
-        raise InvalidAnswer(f"Content-Type: {got}", media_type, _LOOK)
+        raise errors.InvalidAnswer(f"Content-Type: {got}", media_type, _LOOK)
     if (coding := headers.get("Content-Encoding")) is not None:
-        raise InvalidAnswer(f"Content-Encoding: {coding}", "none", _LOOK)
+        raise errors.InvalidAnswer(f"Content-Encoding: {coding}", "none", _LOOK)
     for name, expected in (("Flip-Images", str(count)), ("Flip-Wire-Version", WIRE_VERSION)):
         found = headers.get(name)
         if found is not None and found != expected:
-            raise InvalidAnswer(f"{name}: {found}", expected, _LOOK)
+            raise errors.InvalidAnswer(f"{name}: {found}", expected, _LOOK)
     if len(reply.body) != form.length_bytes(count):
         more = "or more " if len(reply.body) > form.length_bytes(count) else ""
-        raise InvalidAnswer(
+        raise errors.InvalidAnswer(
             f"a body of {len(reply.body)} bytes {more}for {count} images",
             f"{form.length_bytes(count)} bytes",
             _LOOK,
@@ -106,9 +92,9 @@ def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
     return form.decode(reply.body, count)
 
 
-def does_not_flip(version: object, flips: object) -> ModelDoesNotFlip:
+def does_not_flip(version: object, flips: object) -> errors.ModelDoesNotFlip:
     """Return the error of a version that was asked for flips, and flips fewer than all images."""
-    return ModelDoesNotFlip(
+    return errors.ModelDoesNotFlip(
         f"version {version}, which flips {flips} of 16 images",
         "a version that flips all of them",
         "name one: version=...",
@@ -118,11 +104,11 @@ def does_not_flip(version: object, flips: object) -> ModelDoesNotFlip:
 _LOOK = "check that the URL is a DiagonalFlipNet server and what proxies on the way do"
 
 
-def rejection(reply: Reply, count: int) -> DiagonalFlipError:
-    """The error that a status other than 200 stands for."""
+def rejection(reply: Reply, count: int) -> errors.DiagonalFlipError:
+    """Return the error that a status other than 200 stands for."""
     problem = _document(reply.body)
     status = reply.status
-    if status == TooManyImages.status:
+    if status == errors.TooManyImages.status:
         return _too_many(reply, count)
     told = str(problem.get("message") or problem.get("detail") or bytes(reply.body[:200]))
     kind = errors.KINDS.get(str(problem.get("code")))
@@ -131,28 +117,28 @@ def rejection(reply: Reply, count: int) -> DiagonalFlipError:
     else:
         worker_died = problem.get("message") == WORKER_DIED
         error = _other_rejection(reply, f"status {status}: {told}", worker_died)
-    if isinstance(error, RateLimited | ServerOverloaded):
+    if isinstance(error, errors.RateLimited | errors.ServerOverloaded):
         error.retry_after_s = _seconds(reply.headers.get("Retry-After", ""))
     return error
 
 
-def _other_rejection(reply: Reply, got: str, worker_died: bool) -> DiagonalFlipError:
-    """Errors that are not our server's own: TorchServe's, and those of proxies on the way."""
-    known: dict[int, DiagonalFlipError] = {
-        401: NotAuthorized(got, "an accepted token", "check the token"),
-        403: NotAuthorized(got, "an accepted token", "check the token"),
-        404: ModelNotFound(got, "a model of that name", "check url and model"),
-        408: RequestTimeout(got, "the whole request in time", "send it again"),
-        429: RateLimited(got, "fewer requests", "send it again later"),
-        503: ServerOverloaded(got, "an answer", "send it again later"),
+def _other_rejection(reply: Reply, got: str, worker_died: bool) -> errors.DiagonalFlipError:
+    """Return an error of TorchServe, or of a proxy on the way."""
+    known: dict[int, errors.DiagonalFlipError] = {
+        401: errors.NotAuthorized(got, "an accepted token", "check the token"),
+        403: errors.NotAuthorized(got, "an accepted token", "check the token"),
+        404: errors.ModelNotFound(got, "a model of that name", "check url and model"),
+        408: errors.RequestTimeout(got, "the whole request in time", "send it again"),
+        429: errors.RateLimited(got, "fewer requests", "send it again later"),
+        503: errors.ServerOverloaded(got, "an answer", "send it again later"),
     }
     if reply.status in known:
         return known[reply.status]
     if reply.status in BEHIND_A_GATEWAY:
-        return ConnectionFailed(got, "an answer from behind the gateway", "send it again")
+        return errors.ConnectionFailed(got, "an answer from behind the gateway", "send it again")
     if reply.status >= 500 and worker_died:
-        return InternalError(got, "an answer", "send it again")
-    return InvalidAnswer(got, "status 200", _LOOK)
+        return errors.InternalError(got, "an answer", "send it again")
+    return errors.InvalidAnswer(got, "status 200", _LOOK)
 
 
 def info(reply: Reply) -> ServerInfo:
@@ -161,20 +147,16 @@ def info(reply: Reply) -> ServerInfo:
     Raises:
         DiagonalFlipError: The server rejected the request, or does not say everything.
     """
-    if reply.status != 200:
-        raise rejection(reply, 0)
+    told = document(reply, "a server's description")
     try:
-        told = json.loads(bytes(reply.body))
         return ServerInfo(**{field.name: told[field.name] for field in fields(ServerInfo)})
-    except (ValueError, KeyError, TypeError) as error:
-        got = (
-            f"a description that lacks {error}" if isinstance(error, KeyError) else "no JSON object"
-        )
-        raise InvalidAnswer(got, "a server's description", _LOOK) from error
+    except KeyError as error:
+        got = f"a description that lacks {error}"
+        raise errors.InvalidAnswer(got, "a server's description", _LOOK) from error
 
 
-def document(reply: Reply) -> dict[str, Any]:
-    """The JSON object that an admin port answered with.
+def document(reply: Reply, expected: str = "the server's versions") -> dict[str, Any]:
+    """Return the JSON object that a server answered with.
 
     Raises:
         DiagonalFlipError: The server rejected the request, or answered with something else.
@@ -183,28 +165,28 @@ def document(reply: Reply) -> dict[str, Any]:
         raise rejection(reply, 0)
     found = _document(reply.body)
     if not found:
-        raise InvalidAnswer("no JSON object", "the server's versions", _LOOK)
+        raise errors.InvalidAnswer("no JSON object", expected, _LOOK)
     return found
 
 
 def check_all_16(
     together: npt.NDArray[np.float32], alone: Sequence[npt.NDArray[np.float32]]
 ) -> None:
-    """Checks predictions of all images: ``float32[16, 4]``, and 16 times ``float32[1, 4]``.
+    """Check predictions of all images: ``float32[16, 4]``, and 16 times ``float32[1, 4]``.
 
     Raises:
         InvalidAnswer: One is not finite, or differs between alone and together.
     """
     if not np.isfinite(together).all():
-        raise InvalidAnswer("a prediction is not finite", "finite numbers", _LOOK)
+        raise errors.InvalidAnswer("a prediction is not finite", "finite numbers", _LOOK)
     if not agree(together, np.concatenate(alone).reshape(-1, PIXELS)):
-        raise InvalidAnswer(
+        raise errors.InvalidAnswer(
             "an image is predicted differently alone and in a batch", "the same prediction"
         )
 
 
 def check_out(out: object, count: int) -> None:
-    """Raises ClientError unless predictions of ``count`` images can be read into ``out``."""
+    """Raise ClientError unless predictions of ``count`` images can be read into ``out``."""
     if (
         isinstance(out, np.ndarray)
         and out.dtype == np.dtype(np.float32)
@@ -214,7 +196,7 @@ def check_out(out: object, count: int) -> None:
     ):
         return
     got = f"{out.dtype}{list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
-    raise ClientError(f"out is {got}", f"a writable array float32[{count}, 4], row by row")
+    raise errors.ClientError(f"out is {got}", f"a writable array float32[{count}, 4], row by row")
 
 
 def agree(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool:
@@ -226,25 +208,25 @@ def agree(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool
     return got.shape == wanted.shape and bool((np.abs(got - wanted) <= 2 * TOLERANCE).all())
 
 
-def _too_many(reply: Reply, count: int) -> DiagonalFlipError:
-    """Carries in ``limit`` how many images to send instead."""
+def _too_many(reply: Reply, count: int) -> errors.DiagonalFlipError:
+    """Return an error that carries in ``limit`` how many images to send instead."""
     if count == 1:
-        return InvalidAnswer("status 413 for a single image", "status 200", _LOOK)
+        return errors.InvalidAnswer("status 413 for a single image", "status 200", _LOOK)
     told = reply.headers.get("Flip-Max-Images", "")
     published = int(told) if told.isdecimal() else 0
     # Whoever rejects without a number, or with a senseless one, gets half.
-    return TooManyImages.of(count, published if 0 < published < count else count // 2)
+    return errors.TooManyImages.of(count, published if 0 < published < count else count // 2)
 
 
 def _media_type(text: str) -> tuple[str, str]:
-    """Type and padding of a ``Content-Type``; other parameters do not matter."""
+    """Return type and padding of a ``Content-Type``; other parameters do not matter."""
     header = Message()
     header["Content-Type"] = text
     return header.get_content_type(), str(header.get_param("padding", "0"))
 
 
 def _seconds(retry_after: str) -> float:
-    """``Retry-After``, either seconds or a date, as seconds from now; 0 if it is neither."""
+    """Return ``Retry-After``, either seconds or a date, as seconds from now; 0 if it is neither."""
     if retry_after.strip().isdecimal():
         return float(retry_after)
     try:

@@ -8,9 +8,7 @@ import time
 from diagonalflip.errors import DeadlineExceeded
 
 LONGEST_WAIT_S = 1e6
-"""Of one wait: the operating system's calls take no number of seconds that is much larger."""
-
-_MAKING = threading.Lock()
+"""Longest single wait: the operating system's calls take no number of seconds much above it."""
 
 
 class Deadline:
@@ -22,46 +20,29 @@ class Deadline:
 
     Attributes:
         end: In ``time.monotonic``'s seconds.
+        failure: Why the latest attempt failed, for ``exceeded`` to tell.
     """
-
-    __slots__ = ("_event", "_failure", "_seconds", "end")
 
     def __init__(self, seconds: float, cancelled: threading.Event | None = None) -> None:
         self._seconds = seconds
         self.end = time.monotonic() + seconds
-        self._event = cancelled
-        self._failure: BaseException | None = None
-
-    @property
-    def _cancelled(self) -> threading.Event:
-        """The event; few calls ever need one, and it takes as long as all the rest here."""
-        with _MAKING:
-            if self._event is None:
-                self._event = threading.Event()
-            return self._event
-
-    @property
-    def _is_cancelled(self) -> bool:
-        return self._event is not None and self._event.is_set()
-
-    def note(self, failure: BaseException | None) -> None:
-        """Remembers why an attempt failed, for ``exceeded`` to tell."""
-        self._failure = failure
+        self._cancelled = cancelled or threading.Event()
+        self.failure: BaseException | None = None
 
     def restarted(self) -> Deadline:
-        """The same number of seconds from now on; cancelled together with this one."""
+        """Return the same number of seconds from now on, cancelled together with this one."""
         return Deadline(self._seconds, self._cancelled)
 
     def cancel(self) -> None:
-        """Ends every call that waits for this deadline or for one restarted from it."""
+        """End every call that waits for this deadline or for one restarted from it."""
         self._cancelled.set()
 
     def left_s(self) -> float:
-        """Seconds left, at least 0."""
-        return 0.0 if self._is_cancelled else max(0.0, self.end - time.monotonic())
+        """Return the seconds left, at least 0."""
+        return 0.0 if self._cancelled.is_set() else max(0.0, self.end - time.monotonic())
 
     def check(self) -> float:
-        """Seconds that a call may wait now: those that are left, more than 0.
+        """Return the seconds that a call may wait now: those that are left, more than 0.
 
         Raises:
             DeadlineExceeded: None are.
@@ -72,10 +53,10 @@ class Deadline:
         return min(left_s, LONGEST_WAIT_S)
 
     def exceeded(self) -> DeadlineExceeded:
-        """The error to raise when no time is left."""
-        if self._is_cancelled:
+        """Return the error to raise when no time is left."""
+        if self._cancelled.is_set():
             return DeadlineExceeded("the call was cancelled", "a whole answer")
-        failure = self._failure
+        failure = self.failure
         before = f" (before: {type(failure).__name__}: {failure})" if failure else ""
         return DeadlineExceeded(
             f"no whole answer in {self._seconds:g} s{before}",
@@ -84,5 +65,5 @@ class Deadline:
         )
 
     def sleep(self, seconds: float) -> None:
-        """Sleeps, but not past the deadline or a cancellation."""
+        """Sleep, but not past the deadline or a cancellation."""
         self._cancelled.wait(min(seconds, self.left_s(), LONGEST_WAIT_S))

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diagonalflip._loopback import is_loopback
-from diagonalflip.errors import ClientError, InvalidAnswer
+from diagonalflip.errors import ClientError
 from diagonalflip.wire import JSON, OCTETS, PACKED, PIXELS, Images, to_pixels, unpack, with_padding
 
 TRUST = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -56,12 +57,12 @@ class Form:
     is_plain: bool = False
 
     def content_type(self, count: int) -> str:
-        """The media type, with the padding of ``count`` images if this form is packed."""
+        """Return the media type, with the padding of ``count`` images if this form is packed."""
         return with_padding(self.media_type, count) if self is FLIPS else self.media_type
 
 
 def _floats(body: bytearray | memoryview, _count: int) -> npt.NDArray[np.float32]:
-    """The numbers where they lie; whoever gets them may change them."""
+    """Return the numbers where they lie; whoever gets them may change them."""
     return np.frombuffer(body, dtype="<f4").astype(np.float32, copy=False).reshape(-1, PIXELS)
 
 
@@ -97,7 +98,7 @@ class Endpoint:
     Attributes:
         base: URL of the server.
         url: Where to ask for predictions.
-        token: As given.
+        authorization: The header with the token, if there is one.
         is_loopback: Whether that is this machine, which no proxy and no ``~/.netrc`` knows.
         shown: ``base`` for messages, without a password.
 
@@ -120,7 +121,6 @@ class Endpoint:
         self.base = url.rstrip("/")
         self.shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
         self.url = f"{self.base}/predictions/{quote(model, safe='')}"
-        self._version = version
         if version is not None:
             self.url += f"/{quote(version, safe='')}"
         self.is_loopback = is_loopback(parts.hostname)
@@ -130,7 +130,7 @@ class Endpoint:
                 "visible characters of ASCII",
                 "strip it: a file's last line ends with a line feed",
             )
-        self.token = token
+        self.authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
         # The lengths that are checked are those of bodies that no one has compressed.
         self._headers = {"Accept-Encoding": "identity"}
         if model_digest is not None:
@@ -156,22 +156,11 @@ class Endpoint:
         return path
 
     def headers(self, images: Images, form: Form) -> dict[str, str]:
-        """Headers of a request, all but the token."""
+        """Return the headers of a request, all but the token."""
         headers = self._headers | {"Accept": form.media_type}
         if images.count:
             headers["Content-Type"] = with_padding(OCTETS, images.count)
         return headers
-
-    def checked(self, reply: Reply) -> Reply:
-        """Return an answer of the version that was asked for.
-
-        Raises:
-            InvalidAnswer: It is of another version.
-        """
-        got = reply.headers.get("Flip-Model-Version")
-        if self._version not in (None, got) and reply.status == 200:
-            raise InvalidAnswer(f"version {got} answered", f"version {self._version}")
-        return reply
 
 
 class Copied:
@@ -188,18 +177,14 @@ class Copied:
         made._made_with = args, kwargs
         return made
 
-    def __getstate__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments."""
-        return self._made_with
-
-    def __setstate__(self, made_with: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
-        self._made_with = made_with
-        args, kwargs = made_with
-        self.__init__(*args, **kwargs)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what makes a copy."""
+        args, kwargs = self._made_with
+        return partial(type(self), *args, **kwargs), ()
 
 
 def check_positive(**settings: float) -> None:
-    """Raises ClientError for the first setting that is not above 0."""
+    """Raise ClientError for the first setting that is not above 0."""
     for name, value in settings.items():
         if not value > 0:
             raise ClientError(f"{name}={value}", "more than 0")

@@ -7,8 +7,8 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +23,7 @@ Destination = str | os.PathLike[str] | BinaryIO
 
 @contextmanager
 def reading(source: Source) -> Iterator[BinaryIO]:
-    """The source as an open file; closed at the end if it was a path."""
+    """Open the source; closed at the end if it was a path."""
     if isinstance(source, str | os.PathLike):
         with Path(source).open("rb") as file:
             yield file
@@ -37,31 +37,9 @@ def pieces(file: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
-def predict_file(
-    predict_chunks: Callable[..., Generator[npt.NDArray[np.float32], None, None]],
-    source: Source,
-    destination: Destination,
-    count: int | None,
-    progress: Callable[[int], None] | None,
-) -> int:
-    """Predict a file into a file, piece by piece; see ``Client.predict_file``."""
-    done = 0
-    with (
-        reading(source) as images,
-        writing(destination) as output,
-        closing(predict_chunks(pieces(images), count=count)) as answers,
-    ):
-        for predictions in answers:
-            write(output, predictions)
-            done += len(predictions)
-            if progress is not None:
-                progress(done)
-    return done
-
-
 @contextmanager
 def writing(destination: Destination) -> Iterator[BinaryIO]:
-    """The destination as an open file; at a path, nothing appears until all is written.
+    """Open the destination; at a path, nothing appears until all is written.
 
     What was written so far lies beside it in a hidden ``.part`` file, which goes away on
     any error, and stays if the process is killed. A file that is there keeps its mode and owner;
@@ -132,7 +110,7 @@ def _write_over(path: Path, file: BinaryIO) -> None:
 
 
 def write(file: BinaryIO, predictions: npt.NDArray[np.float32]) -> None:
-    """Writes all of ``float32[n, 4]`` as little-endian bytes, even to an unbuffered pipe."""
+    """Write all of ``float32[n, 4]`` as little-endian bytes, even to an unbuffered pipe."""
     rest: memoryview[Any] = predictions.astype("<f4", copy=False).data.cast("B")
     while rest:
         written = file.write(rest)

@@ -1,112 +1,68 @@
-"""Calls that are made in one turn of the event loop, sent as one request."""
+"""Calls that travel in one request: those of several threads, or of one turn of the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import os
+import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from operator import attrgetter
+from typing import Any, TypeVar
 
 import numpy as np
 
 from diagonalflip.client._chunks import ChunkLimit
 from diagonalflip.client._deadline import LONGEST_WAIT_S, Deadline
 from diagonalflip.client._endpoint import Form
-from diagonalflip.client._sender import Answer
-from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.client._jobs import begin, threads
+from diagonalflip.client._sender import Answer, run
 from diagonalflip.wire import Images, pack, unpack
 
-Send = Callable[[Images, Form, Deadline], Awaitable[Answer]]
+Send = Callable[[Images, Form, Deadline], Coroutine[Any, Any, Answer]]
 
-SPREAD_S = 0.01
-"""Difference of deadlines that nobody notices."""
+MOST_IMAGES = 1_024
+"""Of a thread's call that is joined: to copy more takes longer than a request of its own."""
+
+_MAKING = threading.Lock()
 
 
-class _Call(asyncio.Future[Answer]):
-    """A call that waits for its answer.
+class _AsyncCall(asyncio.Future[Answer]):
+    """A call whose task waits for its answer.
 
     It is a future instead of having one: thousands are made at once, and a third of their time is
     what the garbage collector has to walk.
     """
 
-    __slots__ = ("ends_at", "images", "request")
+    __slots__ = ("ends_at", "form", "images")
 
-    def __init__(self, images: Images, deadline_s: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, images: Images, form: Form, deadline_s: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
         super().__init__(loop=loop)
-        self.images = images
+        self.images, self.form = images, form
         self.ends_at = time.monotonic() + deadline_s
-        self.request: _Request | None = None
 
-    def cancel(self, msg: Any | None = None) -> bool:
-        """Wait no longer; called when the task that waits is cancelled."""
-        is_new = super().cancel(msg)
-        if is_new and self.request is not None:
-            self.request.leave()
-        return is_new
+    def set_running_or_notify_cancel(self) -> bool:
+        """Return False if nobody waits any more, as the other kind of future does."""
+        return not self.done()
 
 
-class _Request:
-    """Calls that travel together.
+class _ThreadCall(Future[Answer]):
+    """A call whose thread waits for its answer."""
 
-    Args:
-        calls: At least one; all of the same form.
-        deadline: Of the request.
-    """
-
-    def __init__(self, calls: Sequence[_Call], deadline: Deadline) -> None:
-        self._calls, self._left, self._deadline = calls, len(calls), deadline
-
-    def begin(self, send: Send, form: Form) -> None:
-        """Send it; its calls and its timer keep it."""
-        for call in self._calls:
-            call.request = self
-        self._task = asyncio.create_task(self._run(send, form))
-        self._watch()
-
-    def leave(self) -> None:
-        """Count a call that waits no longer; without calls there is no request."""
-        self._left -= 1
-        if not self._left:
-            self._task.cancel()
-
-    def _watch(self) -> None:
-        """End the calls whose deadline has passed, and do so again for the others."""
-        now = time.monotonic()
-        waiting = [call for call in self._calls if not call.done()]
-        for call in waiting:
-            if call.ends_at <= now:
-                call.set_exception(self._deadline.exceeded())
-                self.leave()
-        if self._left:
-            soonest_s = min(call.ends_at for call in waiting if not call.done()) - now
-            wait_s = min(max(soonest_s, SPREAD_S), LONGEST_WAIT_S)
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._watch)
-
-    async def _run(self, send: Send, form: Form) -> None:
-        """Give each call its part of one answer, or an exception of its own."""
-        calls, parts = self._calls, [call.images for call in self._calls]
-        try:
-            answers = await send(join(parts), form, self._deadline)
-        except DiagonalFlipError as error:
-            for call in calls:
-                if not call.done():
-                    call.set_exception(copy.copy(error))
-            return
-        except BaseException:
-            self._left = 0  # nobody is to cancel this once more
-            for call in calls:
-                call.cancel()
-            raise
-        finally:
-            self._timer.cancel()
-            self._calls = ()  # that know this request: a cycle
-        for call, answer in zip(calls, shares(answers, parts), strict=True):
-            if not call.done():
-                call.set_result(answer)
+    def __init__(self, images: Images, form: Form, deadline: Deadline) -> None:
+        super().__init__()
+        self.images, self.form, self.deadline = images, form, deadline
 
 
-class Joiner:
+C = TypeVar("C", _AsyncCall, _ThreadCall)
+
+
+class AsyncJoiner:
     """Joins calls of one turn and of the same form, up to the limit of a request.
 
     The request runs to the latest of the calls' deadlines, and each call ends at its own. It is
@@ -120,19 +76,16 @@ class Joiner:
 
     def __init__(self, send: Send, limit: ChunkLimit, deadline_s: float) -> None:
         self._send, self._limit, self._deadline_s = send, limit, deadline_s
-        self._waiting: dict[tuple[asyncio.AbstractEventLoop, Form], list[_Call]] = {}
+        self._waiting: dict[tuple[asyncio.AbstractEventLoop, Form], list[_AsyncCall]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     def ask(self, images: Images, form: Form) -> Awaitable[Answer]:
-        """Return the answer, ``form.dtype[n, *form.shape]``.
-
-        Raises:
-            DiagonalFlipError: As ``send`` does.
-        """
+        """Return the answer, ``form.dtype[n, *form.shape]``, or raise what ``send`` does."""
         loop = asyncio.get_running_loop()
         waiting = self._waiting.get((loop, form))
         if waiting is None:
             return self._ask_first(images, form, loop)
-        call = _Call(images, self._deadline_s, loop)
+        call = _AsyncCall(images, form, self._deadline_s, loop)
         waiting.append(call)
         return call
 
@@ -140,46 +93,150 @@ class Joiner:
         self, images: Images, form: Form, loop: asyncio.AbstractEventLoop
     ) -> Answer:
         """Let the others of this turn come in, then send all of them."""
-        key = loop, form
-        call = _Call(images, self._deadline_s, loop)
-        self._waiting[key] = waiting = [call]
+        call = _AsyncCall(images, form, self._deadline_s, loop)
+        self._waiting[loop, form] = waiting = [call]
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError:
             call.cancel()
             raise
         finally:
-            del self._waiting[key]
+            del self._waiting[loop, form]
             if len(waiting) > 1:
-                self._begin_all(waiting, form)
-        if call.request is None:
+                self._begin(deque(waiting))
+        if len(waiting) == 1:
             return await self._send(images, form, Deadline(self._deadline_s))
         return await call
 
-    def _begin_all(self, calls: Sequence[_Call], form: Form) -> None:
+    def _begin(self, waiting: deque[_AsyncCall]) -> None:
         """Send calls in as few requests as the limit allows."""
-        joined, count = list[_Call](), 0
+        while calls := _take(waiting, self._limit):
+            deadline = Deadline(self._deadline_s)
+            sending = asyncio.create_task(_deliver(self._send, calls, deadline))
+            ending = asyncio.create_task(_end(calls, deadline, sending))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+
+async def _end(
+    calls: Sequence[_AsyncCall], deadline: Deadline, sending: asyncio.Task[None]
+) -> None:
+    """End each call at its deadline, and the request when nobody waits for it any more."""
+    try:
+        for call in calls:  # the first one ends first
+            if not call.done():
+                left_s = min(call.ends_at - time.monotonic(), LONGEST_WAIT_S)
+                await asyncio.wait([call], timeout=left_s)
+            if not call.done():
+                call.set_exception(deadline.exceeded())
+    finally:
+        sending.cancel()
         for call in calls:
-            if call.done():
-                continue
-            if joined and count + call.images.count > self._limit.images:
-                self._begin(joined, form)
-                joined, count = [], 0
-            joined.append(call)
+            call.cancel()
+
+
+class ThreadJoiner:
+    """Sends calls at once while few requests are in flight, and joins those that come meanwhile.
+
+    A request runs to the latest of its calls' deadlines, and each call ends at its own.
+
+    Args:
+        send: Gets the answers of one request, and never waits for an event loop.
+        limit: Images per request.
+        most: Requests in flight at once.
+    """
+
+    def __init__(self, send: Send, limit: ChunkLimit, most: int) -> None:
+        self._send, self._limit, self._most = send, limit, most
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Count from 0 in a new process: after a fork the threads are the parent's."""
+        self._lock = threading.Lock()
+        self._in_flight, self._waiting = 0, deque[_ThreadCall]()
+        self._pool = threads(self._most)
+        self._process = os.getpid()
+
+    def close(self) -> None:
+        """End the threads, as soon as they have nothing to do."""
+        self._pool.shutdown(wait=False)
+
+    def ask(self, images: Images, form: Form, deadline: Deadline) -> Answer:
+        """Return the answer, ``form.dtype[n, *form.shape]``, or raise what ``send`` does."""
+        if self._process != os.getpid():
+            with _MAKING:
+                if self._process != os.getpid():
+                    self._begin_anew()
+        call = None
+        with self._lock:
+            if self._in_flight < self._most:
+                self._in_flight += 1
+            else:
+                call = _ThreadCall(images, form, deadline)
+                self._waiting.append(call)
+        if call is not None:
+            return _wait(call)
+        try:
+            return run(self._send(images, form, deadline))
+        finally:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Send what has come together, now that a request less is in flight."""
+        with self._lock:
+            calls = _take(self._waiting, self._limit)
+            if not calls:
+                self._in_flight -= 1
+        if calls:
+            begin(self._pool, self._send_joined, calls)
+
+    def _send_joined(self, calls: Sequence[_ThreadCall]) -> None:
+        latest = max((call.deadline for call in calls), key=attrgetter("end"))
+        try:
+            run(_deliver(self._send, calls, latest))
+        finally:
+            self._go_on()
+
+
+def _wait(call: _ThreadCall) -> Answer:
+    """Return the answer; after a deadline, or Ctrl-C, nothing is sent any more for this call."""
+    try:
+        return call.result(call.deadline.check())
+    except TimeoutError:
+        raise call.deadline.exceeded() from None
+    finally:
+        call.cancel()
+
+
+def _take(waiting: deque[C], limit: ChunkLimit) -> Sequence[C]:
+    """Return the longest waiting calls that can travel together, and wait no more for them."""
+    calls, count = list[C](), 0
+    while waiting:
+        call = waiting[0]
+        is_full = count + call.images.count > limit.images
+        if calls and (is_full or call.form is not calls[0].form):
+            break
+        waiting.popleft()
+        if call.set_running_or_notify_cancel():
+            calls.append(call)
             count += call.images.count
-        if joined:
-            self._begin(joined, form)
-
-    def _begin(self, calls: Sequence[_Call], form: Form) -> None:
-        request = _Request(calls, Deadline(self._deadline_s))
-        request.begin(self._send, form)
+    return calls
 
 
-def shares(answers: Answer, parts: Sequence[Images]) -> Iterator[Answer]:
-    """Return each part's share of the answer to all of them, in memory of its own."""
+async def _deliver(send: Send, calls: Sequence[Any], deadline: Deadline) -> None:
+    """Give each call its part of one answer, in memory of its own, or an exception of its own."""
+    parts = [call.images for call in calls]
+    try:
+        answers = await send(join(parts), calls[0].form, deadline)
+    except Exception as error:
+        for call in calls:
+            if not call.done():
+                call.set_exception(copy.copy(error))
+        return
     done = 0
-    for part in parts:
-        yield answers[done : done + part.count].copy()
+    for call, part in zip(calls, parts, strict=True):
+        if not call.done():
+            call.set_result(answers[done : done + part.count].copy())
         done += part.count
 
 

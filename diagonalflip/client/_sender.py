@@ -1,13 +1,14 @@
-"""Chunks on their way: sent again where that helps, cut smaller if told so, kept in order."""
+"""One request's worth of work: sent again where that helps, cut smaller if told so, checked.
+
+Both clients use this; only the transports differ. Its coroutines wait for nothing but a
+transport's, so with one that blocks instead, ``run`` needs no event loop.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from typing import Any
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,156 +17,181 @@ from diagonalflip.client import _answers
 from diagonalflip.client._answers import ServerInfo
 from diagonalflip.client._chunks import ChunkLimit, split
 from diagonalflip.client._deadline import Deadline
-from diagonalflip.client._endpoint import DESCRIPTION, NO_IMAGES, Form, Reply
-from diagonalflip.client._retry import retrying
-from diagonalflip.client._transport import Transport
-from diagonalflip.errors import TooManyImages
-from diagonalflip.wire import Images
+from diagonalflip.client._endpoint import DESCRIPTION, NO_IMAGES, PREDICTIONS, Form, Reply
+from diagonalflip.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    DiagonalFlipError,
+    InternalError,
+    InvalidAnswer,
+    ModelNotFound,
+    RateLimited,
+    RequestTimeout,
+    ServerOverloaded,
+    TooManyImages,
+)
+from diagonalflip.wire import Images, pack
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+
+STRANGERS_ATTEMPTS = 6
+"""Attempts to connect to what has never answered: a wrong address must not take a minute."""
+
+NOT_YET = (
+    ConnectionFailed,
+    DeadlineExceeded,
+    InternalError,
+    ModelNotFound,
+    RateLimited,
+    RequestTimeout,
+    ServerOverloaded,
+)
+"""Errors of a server that is still starting."""
+
+PROBE_S = 5.0
+"""Longest wait for one check while the server is coming up."""
 
 Answer = npt.NDArray[Any]
 """``form.dtype[n, *form.shape]``"""
 
+T = TypeVar("T")
+
+
+class Transport(Protocol):
+    """What sends requests and sleeps, as asyncio does or in this thread."""
+
+    async def exchange(
+        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None, /
+    ) -> Reply:
+        """Send one request; the answer may be in ``out`` already."""
+
+    async def sleep(self, seconds: float, deadline: Deadline, /) -> None:
+        """Sleep, but not past the deadline."""
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits for an event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+    raise AssertionError("a transport that blocks has waited")
+
 
 class Sender:
-    """Gets answers for images, however many; any number of threads.
+    """Gets answers for images from a server; any number of threads or tasks.
 
     Args:
         transport: Sends single requests.
+        version: Of the model that must answer, or None.
         limit: Images per request.
-        connections: Chunks of one job in flight at once.
     """
 
-    def __init__(self, transport: Transport, limit: ChunkLimit, connections: int) -> None:
-        self._transport = transport
-        self._limit = limit
-        self._connections = connections
+    def __init__(self, transport: Transport, version: str | None, limit: ChunkLimit) -> None:
+        self._transport, self._version, self._limit = transport, version, limit
         self._has_answered = False
 
-    def close(self) -> None:
-        """Closes the connections."""
-        self._transport.close()
-
-    def collect(
+    async def answer(
         self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
     ) -> Answer:
-        """The answers of all images as one array, ``out`` if there is one, within one deadline."""
-        if images.count <= self._limit.images:
-            answer = self.answer(images, form, deadline, out)
-            return answer if out is None else out
-        answers = np.empty((images.count, *form.shape), form.dtype) if out is None else out
-        size = max(1, self._limit.images // 2)
-        starts = iter(range(0, len(images.packed), size))
-        packed, taking = memoryview(images.packed), threading.Lock()
-        failures: list[BaseException] = []
+        """Return the answers of one chunk, in several requests if the server takes no such many.
 
-        def work() -> None:
-            while True:
-                with taking:
-                    start = next(starts, None)
-                if start is None or deadline.left_s() <= 0:
-                    return
-                first, last = 2 * start, min(2 * (start + size), images.count)
-                chunk = Images(bytes(packed[start : start + size]), last - first)
-                try:
-                    self.answer(chunk, form, deadline, answers[first:last])
-                except BaseException as error:
-                    failures.append(error)
-                    deadline.cancel()  # the others end too
-                    return
-
-        pool = ThreadPoolExecutor(self._connections, thread_name_prefix="diagonalflip")
-        try:
-            for worker in [begin(pool, work) for _ in range(self._connections)]:
-                worker.result()
-        except BaseException:  # Ctrl-C
-            deadline.cancel()
-            raise
-        finally:
-            pool.shutdown()
-        if failures:
-            raise failures[0]
-        deadline.check()
-        return answers
-
-    def stream(
-        self,
-        cut: Iterator[Images],
-        form: Form,
-        deadline: Deadline,
-        next_deadline: Callable[[], Deadline],
-    ) -> Generator[Answer, None, None]:
-        """Answers of chunks, in order; at most twice ``connections`` are held at once.
-
-        Args:
-            cut: The chunks.
-            form: Of the answers.
-            deadline: Is cancelled when the caller takes no more answers.
-            next_deadline: A chunk's deadline, when it is queued; cancelled with ``deadline``.
+        They are in ``out`` if there is such an array.
         """
-        window: deque[Future[Answer]] = deque()
-        pool = ThreadPoolExecutor(self._connections, thread_name_prefix="diagonalflip")
-        try:
-            for images in cut:
-                window.append(begin(pool, self.answer, images, form, next_deadline()))
-                while window and (window[0].done() or len(window) >= 2 * self._connections):
-                    yield window.popleft().result()
-            while window:
-                yield window.popleft().result()
-        finally:
-            deadline.cancel()
-            pool.shutdown(cancel_futures=True)
-
-    def exchange(
-        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
-    ) -> tuple[Reply, Answer]:
-        """One request, sent again where that helps."""
-        once = partial(self.once, images, form, deadline, out)
-        return retrying(once, deadline, lambda: self._has_answered)
-
-    def once(
-        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
-    ) -> tuple[Reply, Answer]:
-        """One request, sent once; the answer is in ``out`` if there is such an array."""
-        into = None
-        if form.is_plain and images.count:
-            into = np.empty((images.count, *form.shape), form.dtype) if out is None else out
-        reply = self._transport.exchange(images, form, deadline, into)
-        self._has_answered = True
-        answer = _answers.read(reply, images.count, form)
-        if out is not None and into is None:
-            out[...] = answer
-        return reply, answer
-
-    def info(self, deadline: Deadline) -> ServerInfo:
-        """Return the description of the server."""
-
-        def once() -> ServerInfo:
-            return _answers.info(self._transport.exchange(NO_IMAGES, DESCRIPTION, deadline))
-
-        return retrying(once, deadline, lambda: self._has_answered)
-
-    def answer(
-        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
-    ) -> Answer:
-        """The answers of one chunk, in several requests if the server takes no such many."""
         if images.count <= self._limit.images:
+
+            async def once() -> Answer:
+                return await self._once(images, form, deadline, out)
+
             try:
-                return self.exchange(images, form, deadline, out)[1]
+                return await self._repeated(once, deadline)
             except TooManyImages as error:
                 self._limit.lower(error.limit)
         answers = np.empty((images.count, *form.shape), form.dtype) if out is None else out
         done = 0
         for part in split(images, self._limit.images):
-            self.answer(part, form, deadline, answers[done : done + part.count])
+            await self.answer(part, form, deadline, answers[done : done + part.count])
             done += part.count
         return answers
 
+    async def info(self, deadline: Deadline) -> ServerInfo:
+        """Return the description of the server."""
 
-def begin(pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-    """Begin work in a thread; at the interpreter's exit, where none starts, do it in this one."""
-    try:
-        return pool.submit(work, *arguments)
-    except RuntimeError:
-        done: Future[Any] = Future()
-        done.set_result(work(*arguments))
-        return done
+        async def once() -> ServerInfo:
+            return _answers.info(await self._exchange(NO_IMAGES, DESCRIPTION, deadline))
+
+        return await self._repeated(once, deadline)
+
+    async def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait until the server predicts all 16 images, the same alone and together.
+
+        Raises:
+            DeadlineExceeded: It did not by then; says how the last check failed.
+            InvalidAnswer: It answers, but wrongly.
+        """
+        deadline = Deadline(timeout_s)
+        while True:
+            try:
+                await self._check_all_16(Deadline(min(PROBE_S, deadline.check())))
+            except NOT_YET as error:
+                pause_s = random.uniform(0.05, 0.25)  # noqa: S311
+                if pause_s >= deadline.left_s():
+                    raise DeadlineExceeded(
+                        f"no correct prediction in {timeout_s:g} s",
+                        "one",
+                        f"the last error was: {error}",
+                    ) from error
+            else:
+                return
+            await self._transport.sleep(pause_s, deadline)
+
+    async def _check_all_16(self, deadline: Deadline) -> None:
+        together = await self._once(pack(range(16)), PREDICTIONS, deadline)
+        alone = [await self._once(pack([n]), PREDICTIONS, deadline) for n in range(16)]
+        _answers.check_all_16(together, alone)
+
+    async def _once(
+        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
+    ) -> Answer:
+        """Return the answer to one request, sent once."""
+        reply = await self._exchange(images, form, deadline, out)
+        answer = _answers.read(reply, images.count, form)
+        if out is None:
+            return answer
+        if not np.may_share_memory(answer, out):
+            out[...] = answer
+        return out
+
+    async def _exchange(
+        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
+    ) -> Reply:
+        reply = await self._transport.exchange(images, form, deadline, out)
+        self._has_answered = True
+        version = reply.headers.get("Flip-Model-Version")
+        if self._version not in (None, version) and reply.status == 200:
+            raise InvalidAnswer(f"version {version} answered", f"version {self._version}")
+        return reply
+
+    async def _repeated(self, once: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
+        """Call a function until it succeeds or fails for good; then raise its own error.
+
+        A pause is as long as ``Retry-After`` says, and a random part on top so that not all
+        clients come back at once. None ends after the deadline.
+        """
+        attempts, longest_s = 0, FIRST_PAUSE_S
+        while True:
+            try:
+                return await once()
+            except DiagonalFlipError as error:
+                attempts += 1
+                is_lost = isinstance(error, ConnectionFailed) and not self._has_answered
+                if not error.retryable or (is_lost and attempts >= STRANGERS_ATTEMPTS):
+                    raise
+                pause_s = getattr(error, "retry_after_s", 0.0) + random.uniform(0, longest_s)  # noqa: S311
+                if pause_s >= deadline.left_s():
+                    raise
+                deadline.failure = error
+            longest_s = min(2 * longest_s, LONGEST_PAUSE_S)
+            await self._transport.sleep(pause_s, deadline)

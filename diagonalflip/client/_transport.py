@@ -14,10 +14,11 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import requests
 import urllib3
 
-from diagonalflip.client._connection import THREAD, WATCHDOG, Call, Connection
+from diagonalflip.client._connection import THREAD, Connection
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply
 from diagonalflip.errors import ClientError, ConnectionFailed
@@ -25,18 +26,6 @@ from diagonalflip.wire import Images
 
 FRAMING = {"content-length", "transfer-encoding"}
 """Without either, a lost connection looks like an end: http.client even takes half a header."""
-
-
-class _Bearer(requests.auth.AuthBase):
-    """A token, or none. As ``auth``, because ~/.netrc would replace a mere header."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token is not None:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
 
 
 class Transport:
@@ -64,30 +53,41 @@ class Transport:
         self._closed, self._process, self._opening = False, 0, threading.Lock()
 
     def close(self) -> None:
-        """Closes idle connections at once, and those in use after their answers."""
+        """Close idle connections at once, and those in use after their answers."""
         self._closed = True
         if self._process == os.getpid():
             self._pool.close()
 
-    def exchange(self, images: Images, form: Form, deadline: Deadline, out: Any = None) -> Reply:
-        """Asks for predictions, once; raises what ``send`` does, and ``Endpoint.checked``.
+    async def exchange(
+        self, images: Images, form: Form, deadline: Deadline, out: Any = None
+    ) -> Reply:
+        """Ask for predictions, once, without ever waiting for an event loop; see ``run``.
 
         Args:
             images: What to send.
             form: Of the answer.
             deadline: Of the call.
-            out: Array for an answer of that form, if its bytes are as in the answer.
+            out: Array for the answer, if that form has the same bytes there.
+
+        Raises:
+            ClientError: As ``send``.
         """
         headers = self._endpoint.headers(images, form)
         most = form.length_bytes(images.count) + 1
-        into = None if out is None else memoryview(out).cast("B")
-        url, body = self._endpoint.url, bytes(images.packed)
-        return self._endpoint.checked(self.send(url, body, headers, deadline, most, into=into))
+        into = None
+        if form.is_plain:
+            array: Any = np.empty((images.count, *form.shape), form.dtype) if out is None else out
+            into = memoryview(array).cast("B")
+        return self.send(self._endpoint.url, images.packed, headers, deadline, most, into=into)
+
+    async def sleep(self, seconds: float, deadline: Deadline) -> None:
+        """Sleep in this thread, but not past the deadline or a cancellation."""
+        deadline.sleep(seconds)
 
     def send(  # noqa: PLR0913 - what a request is
         self,
         url: str,
-        body: bytes,
+        body: bytes | bytearray,
         headers: Mapping[str, str],
         deadline: Deadline,
         most: int,
@@ -95,7 +95,7 @@ class Transport:
         method: str = "POST",
         into: memoryview | None = None,
     ) -> Reply:
-        """Sends one request and reads its whole answer, or ``most`` bytes, whatever that is.
+        """Send one request and read its whole answer, or ``most`` bytes, whatever that is.
 
         Args:
             url: Below the endpoint's.
@@ -114,33 +114,28 @@ class Transport:
         """
         if self._closed:
             raise ClientError("the client is closed", "an open one", "make another Client")
-        call = THREAD.call = Call(deadline)
+        left_s = deadline.check()
+        THREAD.deadline = deadline
         try:
             if self._process != os.getpid():
                 self._open()
-            left_s = deadline.check()
-            with WATCHDOG.watching(call):
-                response = self._pool.urlopen(
-                    method,
-                    self._prefix + url.removeprefix(self._endpoint.base),
-                    body,
-                    self._headers | dict(headers),
-                    retries=False,
-                    redirect=False,  # a POST would become a GET
-                    assert_same_host=False,
-                    timeout=urllib3.Timeout(connect=left_s, read=left_s),
-                    preload_content=False,
-                    decode_content=False,
-                )
-                return _reply(response, call.response, most, into)
-        except ConnectionFailed as error:
-            raise (deadline.exceeded() if deadline.left_s() <= 0 else error) from error.__cause__
+            response = self._pool.urlopen(
+                method,
+                self._prefix + url.removeprefix(self._endpoint.base),
+                bytes(body),
+                self._headers | dict(headers),
+                retries=False,
+                redirect=False,  # a POST would become a GET
+                assert_same_host=False,
+                timeout=urllib3.Timeout(connect=left_s, read=left_s),
+                preload_content=False,
+                decode_content=False,
+            )
+            return _reply(response, most, into)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise self._failure(error, deadline) from error
         except (requests.RequestException, ValueError) as error:
             raise ClientError(f"{error}", "a request", "check the client's settings") from error
-        finally:
-            THREAD.call = None
 
     def _open(self) -> None:
         """Find out what all requests share. A process has connections of its own.
@@ -153,12 +148,10 @@ class Transport:
             if self._process == os.getpid():
                 return
             endpoint, session = self._endpoint, requests.Session()
-            if endpoint.token is not None or endpoint.is_loopback:
-                session.auth = _Bearer(endpoint.token)
+            session.trust_env = not endpoint.is_loopback
             request = session.prepare_request(requests.Request("POST", endpoint.base))
-            proxies: Any = {"no_proxy": "*"} if endpoint.is_loopback else {}
-            proxies = session.merge_environment_settings(
-                endpoint.base, proxies, None, self._verify, self._cert
+            proxies: Any = session.merge_environment_settings(
+                endpoint.base, {}, None, self._verify, self._cert
             )["proxies"]
             adapter = requests.adapters.HTTPAdapter(pool_maxsize=self._connections)
             pool: Any = adapter.get_connection_with_tls_context(
@@ -169,10 +162,9 @@ class Transport:
             except OSError as error:
                 raise ClientError(f"{error}", "a file that is there", "check cert") from error
             pool.ConnectionCls = type("Connection", (Connection, pool.ConnectionCls), {})
-            kept = {"user-agent", "authorization"}
-            self._headers = {
-                name: value for name, value in request.headers.items() if name.lower() in kept
-            }
+            kept = {"User-Agent"} if endpoint.is_loopback else {"User-Agent", "Authorization"}
+            found = {name: request.headers[name] for name in kept & request.headers.keys()}
+            self._headers = found | endpoint.authorization
             # A path; for a proxy, a whole URL.
             self._prefix = adapter.request_url(request, proxies).rstrip("/")
             self._pool, self._process = pool, os.getpid()
@@ -192,8 +184,9 @@ class Transport:
         return ConnectionFailed(told, "a whole answer", "check the server")
 
 
-def _reply(response: Any, raw: Any, most: int, into: memoryview | None) -> Reply:
+def _reply(response: Any, most: int, into: memoryview | None) -> Reply:
     """Read a response, and give its connection back."""
+    raw: http.client.HTTPResponse = response._original_response  # noqa: SLF001
     body: bytes | memoryview
     is_answer, is_whole = response.status == 200, False
     try:
@@ -202,9 +195,9 @@ def _reply(response: Any, raw: Any, most: int, into: memoryview | None) -> Reply
         elif not FRAMING & {name.lower() for name in response.headers}:
             raise ConnectionFailed("the answer has no length", "a header Content-Length")
         if into is not None and raw.length == len(into):
-            body = _read_into(raw, into)
+            body = into[: raw.readinto(into)]
         else:
-            body = _read(raw, most)
+            body = raw.read(most)
         if len(body) < most and raw.length:
             raise http.client.IncompleteRead(b"", raw.length)
         is_whole = raw.isclosed() or raw.length == 0
@@ -214,25 +207,6 @@ def _reply(response: Any, raw: Any, most: int, into: memoryview | None) -> Reply
         if not (is_answer and is_whole):
             response.close()
         response.release_conn()
-
-
-def _read_into(raw: http.client.HTTPResponse, into: memoryview) -> memoryview:
-    """Fill memory with a body; return what came of it."""
-    done = 0
-    while done < len(into) and (count := raw.readinto(into[done:])):
-        done += count
-    return into[:done]
-
-
-def _read(raw: http.client.HTTPResponse, most: int) -> bytes:
-    """The body, or ``most`` bytes of it.
-
-    Only the read after the last byte tells a connection that was lost from a short body.
-    """
-    body = raw.read(most)
-    while len(body) < most and (part := raw.read(most - len(body))):
-        body += part
-    return body
 
 
 def _reason(error: BaseException) -> BaseException:

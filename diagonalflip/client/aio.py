@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    Awaitable,
-    Callable,
-    Iterable,
-)
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from concurrent.futures import Future
 from contextlib import aclosing
-from functools import partial
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from diagonalflip.client import _answers, _files
+from diagonalflip.client import _files
 from diagonalflip.client._aio_transport import AsyncTransport
 from diagonalflip.client._answers import ServerInfo
 from diagonalflip.client._chunks import ChunkLimit, chunks_async
 from diagonalflip.client._deadline import Deadline
-from diagonalflip.client._endpoint import (
-    DESCRIPTION,
-    FLIPS,
-    NO_IMAGES,
-    PREDICTIONS,
-    Copied,
-    Endpoint,
-    Form,
-    Reply,
-    check_positive,
-)
+from diagonalflip.client._endpoint import FLIPS, PREDICTIONS, Copied, Endpoint, Form, check_positive
 from diagonalflip.client._files import Destination, Source
 from diagonalflip.client._images import ImagesLike, Packed, packed_images, to_images
-from diagonalflip.client._join import Joiner
-from diagonalflip.client._retry import retrying_async, until_ready_async
-from diagonalflip.client._sender import Answer, Sender, begin
+from diagonalflip.client._jobs import Jobs, Window, begin, threads
+from diagonalflip.client._join import AsyncJoiner
+from diagonalflip.client._sender import Answer, Sender
 from diagonalflip.client._transport import Transport
-from diagonalflip.errors import TooManyImages
-from diagonalflip.wire import MODEL, Images, pack
+from diagonalflip.wire import MODEL, Images
 
 __all__ = ["AsyncClient"]
-
-Pieces = Iterable[Packed] | AsyncIterable[Packed]
-AsyncStream = AsyncGenerator[Answer, None]
 
 JOB_CONNECTIONS = 4
 """As many as ``Client`` has: more do not make a job faster."""
@@ -84,15 +62,14 @@ class AsyncClient(Copied):
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
         )
         endpoint = Endpoint(url, model, token, model_digest, version)
-        self._transport = AsyncTransport(endpoint, verify, cert, connections)
         self._limit = ChunkLimit(images_per_request)
-        threads = min(connections, JOB_CONNECTIONS)
-        self._sender = Sender(Transport(endpoint, verify, cert, threads), self._limit, threads)
-        self._joiner = Joiner(self._answer, self._limit, deadline_s)
-        self._joins = join_calls
-        self._deadline_s = deadline_s
-        self._connections = connections
-        self._has_answered = False
+        self._transport = AsyncTransport(endpoint, verify, cert, connections)
+        self._sender = Sender(self._transport, version, self._limit)
+        self._joiner = AsyncJoiner(self._answer, self._limit, deadline_s)
+        self._joins, self._deadline_s = join_calls, deadline_s
+        at_once = min(connections, JOB_CONNECTIONS)
+        self._blocking = Transport(endpoint, verify, cert, at_once)
+        self._jobs = Jobs(Sender(self._blocking, version, self._limit), self._limit, at_once)
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,29 +78,43 @@ class AsyncClient(Copied):
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections, and ends calls that run with ``ClientError``."""
+        """Close the connections, and end calls that run with ``ClientError``."""
         await self._transport.close()
-        self._sender.close()
+        self._blocking.close()
 
     async def predict(self, images: ImagesLike) -> npt.NDArray[np.float32]:
-        """Predictions, ``float32[n, 4]``; see ``Client.predict``."""
+        """Return predictions, ``float32[n, 4]``; see ``Client.predict``."""
         return await self._collect(to_images(images), PREDICTIONS)
 
     async def predict_packed(
         self, packed: Packed, count: int | None = None
     ) -> npt.NDArray[np.float32]:
-        """Predictions, ``float32[count, 4]``; see ``Client.predict_packed``."""
+        """Return predictions, ``float32[count, 4]``; see ``Client.predict_packed``."""
         return await self._collect(packed_images(packed, count), PREDICTIONS)
 
     async def flip(self, images: ImagesLike) -> npt.NDArray[np.uint8]:
-        """The images flipped, ``uint8[n, 2, 2]``; see ``Client.flip``."""
+        """Return the images flipped, ``uint8[n, 2, 2]``; see ``Client.flip``."""
         return await self._collect(to_images(images), FLIPS)
 
-    def predict_chunks(
-        self, pieces: Pieces, *, count: int | None = None
+    async def predict_chunks(
+        self, pieces: Iterable[Packed] | AsyncIterable[Packed], *, count: int | None = None
     ) -> AsyncGenerator[npt.NDArray[np.float32], None]:
-        """Predictions, ``float32[m, 4]`` each, in order; see ``Client.predict_chunks``."""
-        return self._stream(pieces, PREDICTIONS, count)
+        """Yield predictions, ``float32[m, 4]`` each, in order; see ``Client.predict_chunks``.
+
+        Threads get them: asyncio's streams are slow for large answers.
+        """
+        window = Window(self._jobs, PREDICTIONS, Deadline(self._deadline_s))
+        try:
+            async with aclosing(chunks_async(pieces, self._limit, count)) as chunks:
+                async for images in chunks:
+                    for answer in window.add(images):
+                        yield await self._answered(answer)
+            for answer in window.rest():
+                yield await self._answered(answer)
+        finally:
+            window.cancel()
+            rest = map(asyncio.wrap_future, window.rest())
+            await asyncio.gather(*rest, return_exceptions=True)
 
     async def predict_file(
         self,
@@ -133,12 +124,12 @@ class AsyncClient(Copied):
         count: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Number of images predicted; see ``Client.predict_file``."""
+        """Return the number of images predicted; see ``Client.predict_file``."""
         done = 0
         with (
             _files.reading(source) as images,
             _files.writing(destination) as output,
-            ThreadPoolExecutor(1, thread_name_prefix="diagonalflip") as pool,
+            threads(1) as pool,
         ):
             answers = self.predict_chunks(_files.pieces(images), count=count)
             async with aclosing(answers):
@@ -151,97 +142,34 @@ class AsyncClient(Copied):
 
     async def info(self) -> ServerInfo:
         """Return the server's model, device, workers and limits."""
-        deadline = Deadline(self._deadline_s)
-
-        async def once() -> ServerInfo:
-            reply = await self._transport.exchange(NO_IMAGES, DESCRIPTION, deadline)
-            return _answers.info(reply)
-
         async with self._transport.call():
-            return await retrying_async(once, deadline, lambda: self._has_answered)
+            return await self._sender.info(Deadline(self._deadline_s))
 
     async def wait_until_ready(self, timeout_s: float) -> None:
-        """Waits for a correct prediction of all 16 images; see ``Client.wait_until_ready``."""
-
-        async def check(deadline: Deadline) -> None:
-            async def one(images: Images) -> Answer:
-                return (await self._once(images, PREDICTIONS, deadline))[1]
-
-            together = await one(pack(range(16)))
-            _answers.check_all_16(together, [await one(pack([n])) for n in range(16)])
-
+        """Wait for a correct prediction of all 16 images; see ``Client.wait_until_ready``."""
         async with self._transport.call():
-            await until_ready_async(check, timeout_s)
+            await self._sender.wait_until_ready(timeout_s)
 
     def _collect(self, images: Images, form: Form) -> Awaitable[Answer]:
-        if self._joins and images.count <= self._limit.images:
+        if images.count > self._limit.images:
+            return self._job(images, form)
+        if self._joins:
             return self._joiner.ask(images, form)
-        deadline = Deadline(self._deadline_s)
-        if images.count <= self._limit.images:
-            return self._answer(images, form, deadline)
-        return self._in_threads(self._sender.collect, images, form, deadline)
-
-    async def _stream(self, pieces: Pieces, form: Form, count: int | None) -> AsyncStream:
-        """Answers of chunks, in order, by threads: asyncio's streams are slow for large answers."""
-        deadline, threads = Deadline(self._deadline_s), min(self._connections, JOB_CONNECTIONS)
-        window: deque[asyncio.Future[Answer]] = deque()
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="diagonalflip")
-        try:
-            async with aclosing(chunks_async(pieces, self._limit, count)) as chunks:
-                async for images in chunks:
-                    work = begin(pool, self._sender.answer, images, form, deadline.restarted())
-                    window.append(asyncio.wrap_future(work))
-                    while window and (window[0].done() or len(window) >= 2 * threads):
-                        yield await self._answered(window.popleft())
-            while window:
-                yield await self._answered(window.popleft())
-        finally:
-            deadline.cancel()
-            await asyncio.gather(*window, return_exceptions=True)
-            pool.shutdown(wait=False)
-
-    async def _answered(self, answer: asyncio.Future[Answer]) -> Answer:
-        async with self._transport.call():
-            return await answer
-
-    async def _in_threads(
-        self,
-        work: Callable[[Images, Form, Deadline], Answer],
-        images: Images,
-        form: Form,
-        deadline: Deadline,
-    ) -> Answer:
-        """Do a job in threads; if it is cancelled, they end soon."""
-        pool = ThreadPoolExecutor(1, thread_name_prefix="diagonalflip")
-        try:
-            async with self._transport.call():
-                answer: Answer = await asyncio.wrap_future(
-                    begin(pool, work, images, form, deadline)
-                )
-                return answer
-        except BaseException:
-            deadline.cancel()
-            raise
-        finally:
-            pool.shutdown(wait=False)
+        return self._answer(images, form, Deadline(self._deadline_s))
 
     async def _answer(self, images: Images, form: Form, deadline: Deadline) -> Answer:
-        """The answers of one request, or of several if the server takes no such many."""
-        try:
-            return (await self._exchange(images, form, deadline))[1]
-        except TooManyImages as error:
-            self._limit.lower(error.limit)
-        return await self._in_threads(self._sender.answer, images, form, deadline)
-
-    async def _exchange(
-        self, images: Images, form: Form, deadline: Deadline
-    ) -> tuple[Reply, Answer]:
-        """One request, sent again where that helps."""
         async with self._transport.call():
-            once = partial(self._once, images, form, deadline)
-            return await retrying_async(once, deadline, lambda: self._has_answered)
+            return await self._sender.answer(images, form, deadline)
 
-    async def _once(self, images: Images, form: Form, deadline: Deadline) -> tuple[Reply, Answer]:
-        reply = await self._transport.exchange(images, form, deadline)
-        self._has_answered = True
-        return reply, _answers.read(reply, images.count, form)
+    async def _job(self, images: Images, form: Form) -> Answer:
+        """Do a job in threads; if it is cancelled, they end soon."""
+        deadline, pool = Deadline(self._deadline_s), threads(1)
+        try:
+            return await self._answered(begin(pool, self._jobs.collect, images, form, deadline))
+        finally:
+            deadline.cancel()
+            pool.shutdown(wait=False)
+
+    async def _answered(self, answer: Future[Answer]) -> Answer:
+        async with self._transport.call():
+            return await asyncio.wrap_future(answer)

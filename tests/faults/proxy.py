@@ -97,44 +97,36 @@ async def reset_after_request(passing: Passing) -> bool:
     return False
 
 
-async def half_an_answer(passing: Passing) -> bool:
-    answer = await passing.answer()
-    await passing.send(answer[: answer.index(b"\r\n\r\n") + 4 + 7])
-    return False
+def only(end: int, *, stalls: bool, in_body: bool = True) -> Fault:
+    """Send an answer up to ``end`` of its body, or of all of it; then stall, or close."""
+
+    async def answer(passing: Passing) -> bool:
+        whole = await passing.answer()
+        start = whole.index(b"\r\n\r\n") + 4 if in_body else 0
+        await passing.send(whole[:start] + whole[start:][:end])
+        if stalls:
+            await passing.wait_for_the_client_to_leave()
+        return False
+
+    return answer
 
 
-async def half_a_header(passing: Passing) -> bool:
-    await passing.send((await passing.answer())[:20])
-    return False
-
-
-async def stall(passing: Passing) -> bool:
-    await passing.answer()
-    await passing.wait_for_the_client_to_leave()
-    return False
-
-
-async def stall_in_header(passing: Passing) -> bool:
-    await passing.send((await passing.answer())[:20])
-    await passing.wait_for_the_client_to_leave()
-    return False
-
-
-async def stall_in_body(passing: Passing) -> bool:
-    await passing.send((await passing.answer())[:-1])
-    await passing.wait_for_the_client_to_leave()
-    return False
+half_an_answer = only(7, stalls=False)
+half_a_header = only(20, stalls=False, in_body=False)
+stall = only(0, stalls=True, in_body=False)
+stall_in_header = only(20, stalls=True, in_body=False)
+stall_in_body = only(-1, stalls=True)
 
 
 async def drip(passing: Passing) -> bool:
-    """Everything, header first, byte by byte."""
+    """Send everything, header first, byte by byte."""
     return await _drip(passing, await passing.answer())
 
 
 async def drip_body(passing: Passing) -> bool:
-    """The header at once, the body byte by byte."""
-    head, _, body = (await passing.answer()).partition(b"\r\n\r\n")
-    await passing.send(head + b"\r\n\r\n")
+    """Send the header at once, the body byte by byte."""
+    head, mark, body = (await passing.answer()).partition(b"\r\n\r\n")
+    await passing.send(head + mark)
     return await _drip(passing, body)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 
@@ -11,8 +12,8 @@ import pytest
 from diagonalflip import ServerInfo, errors
 from diagonalflip.errors import DiagonalFlipError
 from tests.faults import proxy as faults
-from tests.faults.conftest import Call
-from tests.faults.fake_server import DESCRIPTION, TABLE
+from tests.faults.conftest import Call, call_sync
+from tests.faults.fake_server import DESCRIPTION, TABLE, listening
 from tests.faults.proxy import Fault, fault_proxy, instead
 
 NUMBERS = np.arange(15)
@@ -135,6 +136,22 @@ def test_the_deadline_holds_for_many_chunks_too(fake_url: str, call: Call, fault
         started = time.monotonic()
         with pytest.raises(errors.DeadlineExceeded):
             call(proxy.url, "predict", [1] * 5000, images_per_request=100, deadline_s=DEADLINE_S)
+        assert time.monotonic() - started < DEADLINE_S + SLACK_S
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_deadline_holds_while_the_server_reads_nothing(scheme: str) -> None:
+    """It stalls while 16 MiB are sent, or in TLS's handshake."""
+
+    async def read_nothing(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    settings = {"images_per_request": 1 << 25, "deadline_s": DEADLINE_S, "verify": False}
+    with listening(read_nothing) as url:
+        address = url.replace("http", scheme)
+        started = time.monotonic()
+        with pytest.raises(errors.DeadlineExceeded):
+            call_sync(address, "predict_packed", bytes(1 << 24), **settings)
         assert time.monotonic() - started < DEADLINE_S + SLACK_S
 
 

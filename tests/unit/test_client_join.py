@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,10 @@ from diagonalflip import AsyncClient, errors
 from diagonalflip.client._chunks import ChunkLimit
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import PREDICTIONS, Form
-from diagonalflip.client._join import Joiner, join
+from diagonalflip.client._join import AsyncJoiner, join
 from diagonalflip.wire import Images, pack, unpack
 from tests.conftest import asynchronous
-from tests.faults.fake_server import (
-    TABLE,
-    FakeServer,
-    expected_flips,
-    listening,
-    read_request,
-    response,
-)
+from tests.faults.fake_server import TABLE, FakeServer, expected_flips
 from tests.unit.test_client_operations import server, url
 
 __all__ = ["server", "url"]  # fixtures
@@ -65,14 +57,6 @@ async def test_not_if_that_is_not_wanted(server: FakeServer, url: str) -> None:
 
 
 @asynchronous
-async def test_no_request_is_larger_than_the_limit(server: FakeServer, url: str) -> None:
-    async with AsyncClient(url, images_per_request=10) as client:
-        answers = await asyncio.gather(*(client.predict([n % 16] * 3) for n in range(16)))
-    assert server.counts == [9, 9, 9, 9, 9, 3]
-    assert np.array_equal(np.concatenate(answers), TABLE[np.repeat(np.arange(16), 3)])
-
-
-@asynchronous
 async def test_each_form_has_a_request_of_its_own(server: FakeServer, url: str) -> None:
     async with AsyncClient(url) as client:
         calls = [client.predict([1]), client.flip([2]), client.predict([3]), client.flip([4])]
@@ -92,21 +76,6 @@ async def test_an_invalid_image_fails_its_own_call(server: FakeServer, url: str)
     assert np.array_equal(np.concatenate([first, third]), TABLE[[1, 2]])
 
 
-@asynchronous
-async def test_a_failure_gives_each_call_an_exception_of_its_own() -> None:
-    async def reject(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(response(429, {"Retry-After": "77"}, b'{"code": "rate_limited"}'))
-
-    with listening(reject) as url:
-        async with AsyncClient(url, deadline_s=5) as client:
-            calls = (client.predict([n]) for n in range(3))
-            found = await asyncio.gather(*calls, return_exceptions=True)
-    assert [type(error) for error in found] == [errors.RateLimited] * 3
-    assert len(set(map(id, found))) == 3
-    assert {getattr(error, "retry_after_s", None) for error in found} == {77.0}
-
-
 class Held:
     """Sends nothing until it may; counts what was cancelled."""
 
@@ -123,10 +92,7 @@ class Held:
         return TABLE[unpack(images)]
 
 
-Use = Callable[[Joiner, Held], Awaitable[None]]
-
-
-def asking(joiner: Joiner, *numbers: int) -> list[asyncio.Task[Any]]:
+def asking(joiner: AsyncJoiner, *numbers: int) -> list[asyncio.Task[Any]]:
     async def ask(number: int) -> Any:
         return await joiner.ask(pack([number]), PREDICTIONS)
 
@@ -143,7 +109,7 @@ async def turns(count: int = 3) -> None:
 @asynchronous
 async def test_a_cancelled_call_takes_no_other_with_it(cancelled: int, when: int) -> None:
     held = Held()
-    tasks = asking(Joiner(held, ChunkLimit(100), 60), 1, 2, 3)
+    tasks = asking(AsyncJoiner(held, ChunkLimit(100), 60), 1, 2, 3)
     await turns(when)
     tasks[cancelled].cancel()
     await turns()
@@ -160,7 +126,7 @@ async def test_a_cancelled_call_takes_no_other_with_it(cancelled: int, when: int
 @asynchronous
 async def test_without_calls_there_is_no_request(count: int) -> None:
     held = Held()
-    tasks = asking(Joiner(held, ChunkLimit(100), 60), *range(count))
+    tasks = asking(AsyncJoiner(held, ChunkLimit(100), 60), *range(count))
     await turns()
     assert held.asked == [count]
     for task in tasks:
@@ -175,7 +141,7 @@ async def test_each_call_ends_at_its_own_deadline(monkeypatch: pytest.MonkeyPatc
     now = 0.0  # for the loop's timers, too
     monkeypatch.setattr("time.monotonic", lambda: now)
     held = Held()
-    joiner = Joiner(held, ChunkLimit(100), 0.2)
+    joiner = AsyncJoiner(held, ChunkLimit(100), 0.2)
 
     async def ask(number: int, at: float) -> Any:
         nonlocal now

@@ -141,11 +141,8 @@ def test_a_file_that_is_there_keeps_mode_owner_and_links(url: str, tmp_path: Pat
     (tmp_path / "link").symlink_to(output)
     written(url, tmp_path / "link")
     after = output.stat()
-    assert (after.st_mode, after.st_uid, after.st_gid) == (
-        before.st_mode,
-        before.st_uid,
-        before.st_gid,
-    )
+    for name in ("st_mode", "st_uid", "st_gid"):
+        assert getattr(after, name) == getattr(before, name)
     assert (tmp_path / "link").is_symlink()
 
 
@@ -161,22 +158,27 @@ def rejected(url: str, output: Path) -> None:
         client.predict_file(source, output)
 
 
+def deny(monkeypatch: pytest.MonkeyPatch, folder: str, *modes: str) -> None:
+    """Let no file in that folder be opened in these modes."""
+    real = Path.open
+
+    def denied(self: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        if self.parent.name == folder and mode in modes:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", denied)
+
+
 def test_what_cannot_be_written_is_known_before_the_work(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rejected(url, tmp_path / ("n" * 256))
     rejected(url, tmp_path / "no such folder/predictions")
     (tmp_path / "folder").mkdir()
-    real = Path.open
-
-    def read_only(self: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
-        if self.parent.name == "folder" and mode != "rb":
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return real(self, mode, *rest, **named)
-
-    monkeypatch.setattr(Path, "open", read_only)
-    rejected(url, tmp_path / "folder/new")
     (tmp_path / "folder/old").touch()
+    deny(monkeypatch, "folder", "ab", "wb", "xb")
+    rejected(url, tmp_path / "folder/new")
     rejected(url, tmp_path / "folder/old")
 
 
@@ -185,14 +187,7 @@ def test_a_file_in_a_folder_that_cannot_be_written_is_written_over(
 ) -> None:
     output = tmp_path / "predictions"
     output.write_bytes(b"old" * 100)
-    real = Path.open
-
-    def no_new_files(self: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
-        if "x" in mode:
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return real(self, mode, *rest, **named)
-
-    monkeypatch.setattr(Path, "open", no_new_files)
+    deny(monkeypatch, tmp_path.name, "xb")
     written(url, output)
 
 

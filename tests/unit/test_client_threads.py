@@ -13,7 +13,7 @@ from diagonalflip import Client, errors
 from diagonalflip.client._chunks import ChunkLimit
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import FLIPS, PREDICTIONS, Form
-from diagonalflip.client._join_threads import ThreadJoiner
+from diagonalflip.client._join import ThreadJoiner
 from diagonalflip.wire import Images, pack, unpack
 from tests.faults.fake_server import TABLE, FakeServer, expected_flips
 from tests.unit.test_client_operations import server, url
@@ -47,7 +47,7 @@ class Service:
         self.first = self.pool.submit(self.joiner.ask, pack([0]), PREDICTIONS, Deadline(WAIT_S))
         assert self.began.wait(WAIT_S)
 
-    def send(self, images: Images, form: Form, _: Deadline) -> Any:
+    async def send(self, images: Images, form: Form, _: Deadline) -> Any:
         self.asked.append((form, images.count))
         self.began.set()
         self.may.wait(WAIT_S)
