@@ -11,6 +11,8 @@ AUDIT_SERVICE ?= pypi
 PYTEST = $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 PIP_AUDIT = .audit/bin/pip-audit --strict --disable-pip --progress-spinner off \
   --vulnerability-service $(AUDIT_SERVICE) $(AUDIT_ARGS)
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --custom-compile-command "make lock"
 export FLIP_MODEL_STORE := $(MODEL_STORE)
 
 # What the artifacts are made from; any newer file makes them stale.
@@ -166,22 +168,14 @@ format: installed-dev ## let ruff format and fix
 
 lock: installed-dev ## pin the newest packages of requirements/*.in
 	@for name in serve dev audit deploy; do \
-	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --custom-compile-command "make lock" \
-	    requirements/$$name.in -o requirements/$$name.txt || exit 1; \
+	  $(COMPILE) --upgrade requirements/$$name.in -o requirements/$$name.txt || exit 1; \
 	done
-	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --custom-compile-command "make lock" --resolution lowest-direct \
-	  --extra aio --extra cli pyproject.toml requirements/lowest.in -o requirements/lowest.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --custom-compile-command "make lock" --constraints requirements/serve.txt \
-	  --extra serve pyproject.toml -o requirements/cpu.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --custom-compile-command "make lock" \
-	  --extra aio --extra serve pyproject.toml requirements/pythons.in -o requirements/pythons.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --custom-compile-command "make lock" \
-	  --extra serve pyproject.toml requirements/ray.in -o requirements/ray.txt
+	@$(COMPILE) --upgrade --resolution lowest-direct --extra aio --extra cli \
+	  pyproject.toml requirements/lowest.in -o requirements/lowest.txt
+	@$(COMPILE) --constraints requirements/serve.txt --extra serve \
+	  pyproject.toml -o requirements/cpu.txt
+	@$(COMPILE) --extra aio --extra serve pyproject.toml requirements/pythons.in -o requirements/pythons.txt
+	@$(COMPILE) --extra serve pyproject.toml requirements/ray.in -o requirements/ray.txt
 
 # All that an export writes; versions, choices, signatures and logs of others are not ours to remove.
 clean: ## remove the exports that `make export` makes again, and nothing else

@@ -1,1 +1,1 @@
-"""Builds what is served: weights to TorchScript, ONNX and a TorchServe archive."""
+"""Build what is served: weights to TorchScript, ONNX and a TorchServe archive."""

@@ -1,4 +1,4 @@
-"""``python -m export``: writes TorchScript, ONNX, archive and manifest to a folder."""
+"""Write TorchScript, ONNX, archive and manifest to a folder: ``python -m export``."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from diagonalflip.inference.model import REFERENCE
 from diagonalflip.wire import MODEL, WIRE_VERSION
 from export import summary, verify
 from export.archive import digest, write_archive
-from export.net import WEIGHTS_FILE, load_net, side_by_side
+from export.net import WEIGHTS_FILE, DiagonalFlipNet, load_net, side_by_side
 from export.write import write_onnx, write_torchscript
 
 MANIFEST = "manifest.json"
 NAMES = (*(f"{MODEL}.{suffix}" for suffix in ("pt", "onnx", "x4.onnx", "mar")), REFERENCE)
 
 
-def export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
-    """Writes every artifact to ``output`` and returns the manifest.
+def export(output: Path, weights_file: Path, version: str) -> None:
+    """Write every artifact to ``output``.
 
     All of them are checked before the first appears under its name, each at once in place of
     an earlier one. A failed export also removes the earlier ones, so that nobody serves them.
@@ -42,52 +42,24 @@ def export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
         OSError: ``output`` cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)
+    names = (*NAMES, MANIFEST)
     with _alone_in(output):
         try:
-            return _export(output, weights_file, version)
+            net = load_net(weights_file)
+            with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as folder:
+                artifacts = _write(net, version, Path(folder))
+                for name in names:
+                    (Path(folder) / name).replace(output / name)
         except DiagonalFlipError:
-            for name in (*NAMES, MANIFEST):
+            for name in names:
                 (output / name).unlink(missing_ok=True)
             raise
-
-
-def _export(output: Path, weights_file: Path, version: str) -> dict[str, Any]:
-    net = load_net(weights_file)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as folder:
-        files = [Path(folder) / name for name in NAMES]
-        torchscript, onnx_file, x4_file, archive, reference_file = files
-        write_torchscript(net, torchscript)
-        write_onnx(net, onnx_file)
-        write_onnx(side_by_side(net, 4), x4_file)
-        forwards = verify.engines(net, torchscript, onnx_file, x4_file)
-        reference = verify.reference(net)
-        parity_report = verify.parity_report(forwards, reference)
-        print(summary.network_table(net, forwards["torchscript"]))
-        print(f"\nParity report\n{summary.parity_report_lines(parity_report)}")
-        # Nothing that was measured goes into the archive: it is the same on every machine.
-        weights = {name: tensor.tolist() for name, tensor in net.state_dict().items()}
-        flips = parity_report["flips"]
-        reference_file.write_bytes(
-            _json({"predictions": reference.tolist(), "weights": weights, "flips": flips})
-        )
-        members = write_archive(archive, version, [torchscript, x4_file, reference_file])
-        model = {
-            "name": MODEL,
-            "version": version,
-            "hidden": net.layer1.out_features,
-            "parameters": sum(tensor.numel() for tensor in net.parameters()),
-        }
-        manifest = _manifest(model, files, members, parity_report)
-        (Path(folder) / MANIFEST).write_bytes(_json(manifest))
-        for name in (*NAMES, MANIFEST):
-            (Path(folder) / name).replace(output / name)
-    print(f"\nWritten to {output}\n{summary.file_lines(manifest['artifacts'])}")
-    return manifest
+    print(f"\nWritten to {output}\n{summary.file_lines(artifacts)}")
 
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Waits for other exports to ``folder``, and makes them wait."""
+    """Wait for other exports to ``folder``, and make them wait."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -96,32 +68,55 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _manifest(
-    model: dict[str, Any],
-    artifacts: list[Path],
-    members: dict[str, bytes],
-    parity_report: dict[str, Any],
-) -> dict[str, Any]:
-    return {
-        "model": model,
+def _write(net: DiagonalFlipNet, version: str, folder: Path) -> dict[str, Any]:
+    """Write and compare all artifacts; return their sizes and digests."""
+    files = torchscript, onnx_file, x4_file, archive, reference_file = [
+        folder / name for name in NAMES
+    ]
+    write_torchscript(net, torchscript)
+    write_onnx(net, onnx_file)
+    write_onnx(side_by_side(net, 4), x4_file)
+    forwards = verify.engines(net, torchscript, onnx_file, x4_file)
+    reference = verify.reference(net)
+    parity_report = verify.parity_report(forwards, reference)
+    print(summary.network_table(net, forwards["torchscript"]))
+    print(f"\nParity report\n{summary.parity_report_lines(parity_report)}")
+    # Nothing that was measured goes into the archive: it is the same on every machine.
+    checked_by = {
+        "predictions": reference.tolist(),
+        "weights": {name: tensor.tolist() for name, tensor in net.state_dict().items()},
+        "flips": parity_report["flips"],
+    }
+    _write_json(checked_by, reference_file)
+    members = write_archive(archive, version, [torchscript, x4_file, reference_file])
+    artifacts = {path.name: digest(path.read_bytes()) for path in files}
+    manifest = {
+        "model": {
+            "name": MODEL,
+            "version": version,
+            "hidden": net.layer1.out_features,
+            "parameters": sum(tensor.numel() for tensor in net.parameters()),
+        },
         "wire_version": WIRE_VERSION,
         "versions": {
             "torch": torch.__version__.partition("+")[0],
             "onnx": onnx.__version__,
             "onnxruntime": onnxruntime.__version__,
         },
-        "artifacts": {path.name: digest(path.read_bytes()) for path in artifacts},
+        "artifacts": artifacts,
         "archive_members": {name: digest(members[name]) for name in sorted(members)},
         "parity_report": parity_report,
     }
+    _write_json(manifest, folder / MANIFEST)
+    return artifacts
 
 
-def _json(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, indent=2).encode() + b"\n"
+def _write_json(document: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> int:
-    """Exports as the command line says; returns the exit status."""
+    """Export as the command line says; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("model_store"), help="folder to fill")
     parser.add_argument("--weights", type=Path, default=WEIGHTS_FILE, help="weights to load")

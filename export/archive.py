@@ -1,4 +1,4 @@
-"""Packs the TorchServe archive, and lists what is in it with digests.
+"""Pack the TorchServe archive, and list what is in it with digests.
 
 A TorchServe archive is a zip with ``MAR-INF/MANIFEST.json`` inside
 (pytorch/serve: model-archiver/README.md). It is written here rather than by
@@ -12,7 +12,6 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from diagonalflip.wire import MODEL
 
@@ -31,7 +30,7 @@ needs. TorchServe puts the unpacked archive on the import path."""
 
 
 def write_archive(path: Path, version: str, model_files: Sequence[Path]) -> dict[str, bytes]:
-    """Writes the archive to ``path`` and returns its members.
+    """Write the archive to ``path`` and return its members.
 
     Args:
         path: The ``.mar`` file to write.
@@ -39,15 +38,7 @@ def write_archive(path: Path, version: str, model_files: Sequence[Path]) -> dict
         model_files: The network for GPUs and for CPUs, and the predictions that workers check
             themselves by.
     """
-    members = {name: source.read_bytes() for name, source in SOURCES.items()}
-    members |= {file.name: file.read_bytes() for file in model_files}
-    members["MAR-INF/MANIFEST.json"] = json.dumps(_serve_manifest(version), indent=2).encode()
-    write_zip(path, members)
-    return members
-
-
-def _serve_manifest(version: str) -> dict[str, Any]:
-    return {
+    manifest = {
         "archiverVersion": "0.12.0",
         "runtime": "python",
         "model": {
@@ -59,10 +50,15 @@ def _serve_manifest(version: str) -> dict[str, Any]:
             "requirementsFile": "requirements.txt",
         },
     }
+    files = SOURCES | {file.name: file for file in model_files}
+    members = {name: file.read_bytes() for name, file in files.items()}
+    members["MAR-INF/MANIFEST.json"] = json.dumps(manifest, indent=2).encode()
+    write_zip(path, members)
+    return members
 
 
 def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
-    """Writes ``members`` to a zip whose bytes depend on nothing but them.
+    """Write ``members`` to a zip whose bytes depend on nothing but them.
 
     Stored, not deflated: builds of zlib compress to different bytes.
     """
@@ -74,5 +70,5 @@ def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
 
 
 def digest(data: bytes) -> dict[str, str | int]:
-    """SHA-256 and size in bytes, as ``manifest.json`` lists them."""
+    """Return SHA-256 and size in bytes, as ``manifest.json`` lists them."""
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}

@@ -34,7 +34,7 @@ class DiagonalFlipNet(nn.Module):
 
 
 def side_by_side(net: DiagonalFlipNet, count: int) -> DiagonalFlipNet:
-    """``count`` copies of ``net`` beside each other: ``float32[n, 4 * count]`` to the same shape.
+    """Put ``count`` copies beside each other: ``float32[n, 4 * count]`` to the same shape.
 
     Every number that is added to a copy's sums is 0: it computes what ``net`` does. Matrices as
     small as the network's fill a fraction of a processor's vectors, four of them beside each
@@ -51,7 +51,7 @@ def side_by_side(net: DiagonalFlipNet, count: int) -> DiagonalFlipNet:
 
 
 def load_net(weights_file: Path = WEIGHTS_FILE) -> DiagonalFlipNet:
-    """A network in evaluation mode with the weights of ``weights_file``, as wide as they are.
+    """Return a network in evaluation mode with the weights of a file, as wide as they are.
 
     Args:
         weights_file: JSON object: tensor name to nested lists, shaped (out, in) as
@@ -61,7 +61,12 @@ def load_net(weights_file: Path = WEIGHTS_FILE) -> DiagonalFlipNet:
         ArtifactError: The file is missing or not JSON, or a tensor is missing,
             superfluous, not numeric, not finite or of another shape.
     """
-    tensors = _read(weights_file)
+    try:
+        tensors = json.loads(weights_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{weights_file}: {error}", "a readable JSON file") from error
+    if not isinstance(tensors, dict):
+        raise ArtifactError(f"a JSON {type(tensors).__name__}", "an object of named tensors")
     rows = tensors.get("layer1.weight")
     hidden = len(rows) if isinstance(rows, list) and rows else 1
     net = DiagonalFlipNet(hidden)
@@ -86,13 +91,3 @@ def load_net(weights_file: Path = WEIGHTS_FILE) -> DiagonalFlipNet:
         state[name] = tensor
     net.load_state_dict(state)
     return net.eval().requires_grad_(False)
-
-
-def _read(weights_file: Path) -> dict[str, object]:
-    try:
-        tensors = json.loads(weights_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{weights_file}: {error}", "a readable JSON file") from error
-    if not isinstance(tensors, dict):
-        raise ArtifactError(f"a JSON {type(tensors).__name__}", "an object of named tensors")
-    return tensors

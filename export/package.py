@@ -1,4 +1,4 @@
-"""Copies exports into the package, so that its wheel serves without torch: ``make package-data``.
+"""Copy exports into the package, so that its wheel serves without torch: ``make package-data``.
 
 What is copied is the same wherever it is made: neither the archive for TorchServe, which holds the
 code, nor what the parity report measured.

@@ -1,4 +1,4 @@
-"""Writes all artifacts of a commit to one folder, with digests, and builds them again to compare.
+"""Write all artifacts of a commit to one folder, with digests, and build them again to compare.
 
     make release SIGNING_KEY=signing.pem          # every check, then the folder release/, signed
     make verify-release TRUSTED_KEY=trusted.pem   # builds it again from a clean clone, and compares
@@ -46,11 +46,13 @@ def build(folder: Path) -> None:
     for weights in sorted((ROOT / "export").glob("weights-*.json")):
         version = weights.stem.removeprefix("weights-")
         export(folder / version, weights, version)
-    _build_package(folder)
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    dated = os.environ | {"SOURCE_DATE_EPOCH": _git("log", "-1", "--format=%ct")}
+    subprocess.run([*wheel, "--wheel-dir", str(folder), str(ROOT)], env=dated, check=True)
     for name in DOCUMENTS:
         shutil.copy(ROOT / name, folder)
     (folder / COMMIT).write_text(_git("rev-parse", "HEAD") + "\n")
-    lines = [f"{_sha256(path)}  {path.relative_to(folder)}\n" for path in _files(folder)]
+    lines = [f"{_sha256(folder / name)}  {name}\n" for name in _names(folder)]
     (folder / SUMS).write_text("".join(lines))
 
 
@@ -79,10 +81,9 @@ def verify(folder: Path, trusted_key: Path | None) -> None:
         _git("checkout", "--quiet", (folder / COMMIT).read_text().strip(), at=clone)
         command = [sys.executable, "-m", "export.release", str(again)]
         subprocess.run(command, cwd=clone, check=True, stdout=subprocess.DEVNULL)
-        names = {str(path.relative_to(again)) for path in _files(again)}
-        for name in sorted(names | released.keys()):
-            if name not in names & released.keys():
-                raise ArtifactError(f"{name} is on one side only", "the same files")
+        if one_sided := released.keys() ^ set(_names(again)):
+            raise ArtifactError(f"{min(one_sided)} is on one side only", "the same files")
+        for name in released:
             if _comparable(folder / name) != _comparable(again / name):
                 raise ArtifactError(f"{name} differs from what the commit makes", "the same bytes")
 
@@ -98,17 +99,11 @@ def _comparable(path: Path) -> bytes:
     return json.dumps(manifest).encode()
 
 
-def _build_package(folder: Path) -> None:
-    """Build the wheel, with the commit's time in it."""
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    dated = os.environ | {"SOURCE_DATE_EPOCH": _git("log", "-1", "--format=%ct")}
-    subprocess.run([*pip, "--wheel-dir", str(folder), str(ROOT)], env=dated, check=True)
-
-
-def _files(folder: Path) -> list[Path]:
-    """All that is released, without digests and signatures."""
+def _names(folder: Path) -> list[str]:
+    """Return the names of all files that are released, without digests and signatures."""
     found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in found if path.name != SUMS and path.suffix != ".sig")
+    kept = (path for path in found if path.name != SUMS and path.suffix != ".sig")
+    return sorted(str(path.relative_to(folder)) for path in kept)
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,6 @@
-"""Bill of materials as one CycloneDX document: Python packages, TorchServe's jar, Debian packages.
+"""List what serves as one CycloneDX document: Python packages, TorchServe's jar, Debian packages.
+
+    python -m export.sbom CYCLONEDX_PY OUTPUT [--debian]
 
 That jar is some thirty others in one, and its build threw their ``pom.properties`` away
 (pytorch/serve: frontend/server/build.gradle), so that a scanner sees a single file. What is
@@ -42,8 +44,9 @@ def jar_components() -> list[dict[str, Any]]:
     return components
 
 
-def debian_components(listed: str) -> list[dict[str, Any]]:
-    """Debian's packages, from lines of ``name version architecture``."""
+def debian_components() -> list[dict[str, Any]]:
+    """Return this system's Debian packages."""
+    listed = _run("dpkg-query", "-W", "-f", "${Package} ${Version} ${Architecture}\n")
     return [
         {
             "type": "library",
@@ -57,47 +60,44 @@ def debian_components(listed: str) -> list[dict[str, Any]]:
 
 
 def merge(python: dict[str, Any], jar: list[dict[str, Any]], omitted: set[str]) -> dict[str, Any]:
-    """One document of an environment's and a jar's, without the packages in ``omitted``."""
+    """Join the documents of an environment and a jar, without the packages in ``omitted``."""
     parts = [part for part in python["components"] if _normal(part["name"]) not in omitted]
     kept = {part["bom-ref"] for part in parts}
-    bundled = {part["bom-ref"] for part in jar}
-    lines = [{"ref": reference} for reference in sorted(bundled)]
+    bundled = sorted(part["bom-ref"] for part in jar)
+    lines: list[dict[str, Any]] = [{"ref": reference} for reference in bundled]
     for line in python["dependencies"]:
         if line["ref"] in kept:
             needed = kept.intersection(line.get("dependsOn", []))
-            needed |= bundled if line["ref"].startswith("torchserve==") else set()
+            if line["ref"].startswith("torchserve=="):
+                needed.update(bundled)
             lines.append({"ref": line["ref"], "dependsOn": sorted(needed)})
     return python | {"components": parts + jar, "dependencies": lines}
 
 
-def names(requirements: Path) -> set[str]:
-    """Packages that a lock names."""
-    pins = re.findall(r"^([\w.-]+)==", requirements.read_text(encoding="utf-8"), re.MULTILINE)
-    return {_normal(name) for name in pins}
+def _names(lock: str) -> set[str]:
+    """Return the packages that a lock names."""
+    pins = re.findall(r"^([\w.-]+)==", (REQUIREMENTS / lock).read_text("utf-8"), re.MULTILINE)
+    return set(map(_normal, pins))
 
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def main() -> None:
-    """``python -m export.sbom CYCLONEDX_PY OUTPUT [--debian]``, without the tests' tools.
+def _run(*command: str) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
 
-    With ``--debian`` also this system's packages, for an image is all of it.
-    """
+
+def main() -> None:
+    """Write the document, without the tests' tools; ``--debian`` adds this system's packages."""
     tool, output, *rest = sys.argv[1:]
-    command = [tool, "environment", sys.executable, "--of", "JSON", "--output-reproducible"]
-    only_tests = names(REQUIREMENTS / "dev.txt") - names(REQUIREMENTS / "serve.txt")
-    document = merge(json.loads(_run(command)), jar_components(), only_tests)
+    told = _run(tool, "environment", sys.executable, "--of", "JSON", "--output-reproducible")
+    only_tests = _names("dev.txt") - _names("serve.txt")
+    document = merge(json.loads(told), jar_components(), only_tests)
     if "--debian" in rest:
-        listed = _run(["dpkg-query", "-W", "-f", "${Package} ${Version} ${Architecture}\n"])
-        document["components"] += debian_components(listed)
+        document["components"] += debian_components()
     Path(output).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(f"{output}: {len(document['components'])} components")
-
-
-def _run(command: list[str]) -> str:
-    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
 
 
 if __name__ == "__main__":

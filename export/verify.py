@@ -9,7 +9,7 @@ on the processor: BLAS libraries choose a kernel by batch size. That is measured
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,13 @@ Forward = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.floating[Any]]]
 
 
 def all_pixels() -> npt.NDArray[np.float32]:
-    """Every image there is, by number: ``float32[16, 4]``."""
+    """Return every image there is, by number: ``float32[16, 4]``."""
     return to_pixels(np.arange(IMAGES)).reshape(IMAGES, PIXELS).astype(np.float32)
 
 
 def targets() -> npt.NDArray[np.float32]:
-    """The diagonal flip (transpose) of every image: ``float32[16, 4]``."""
-    flipped = all_pixels().reshape(IMAGES, 2, 2).transpose(0, 2, 1)
-    return flipped.reshape(IMAGES, PIXELS)
+    """Return the diagonal flip (transpose) of every image: ``float32[16, 4]``."""
+    return all_pixels().reshape(IMAGES, 2, 2).transpose(0, 2, 1).reshape(IMAGES, PIXELS)
 
 
 def margins(predictions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -56,30 +55,19 @@ def margins(predictions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def reference(net: DiagonalFlipNet) -> npt.NDArray[np.float64]:
-    """Predictions for every image, ``float64[16, 4]``, with the same bits on every machine.
+    """Return predictions for every image, ``float64[16, 4]``, the same bits on every machine.
 
     Computed in rational arithmetic; each value is rounded once, at the end.
     """
-    state = net.state_dict()
-
-    def linear(layer: str, inputs: Sequence[Fraction]) -> list[Fraction]:
-        weights, biases = state[f"{layer}.weight"].tolist(), state[f"{layer}.bias"].tolist()
-        return [
-            sum((Fraction(w) * x for w, x in zip(row, inputs, strict=True)), Fraction(bias))
-            for row, bias in zip(weights, biases, strict=True)
-        ]
-
-    predictions = []
-    for pixels in all_pixels().tolist():
-        hidden = [
-            max(value, Fraction(0)) for value in linear("layer1", list(map(Fraction, pixels)))
-        ]
-        predictions.append([float(value) for value in linear("layer2", hidden)])
-    return np.array(predictions)
+    exact = np.frompyfunc(Fraction, 1, 1)
+    state = net.state_dict().values()
+    weight1, bias1, weight2, bias2 = (exact(tensor.double().numpy()) for tensor in state)
+    hidden = np.maximum(exact(all_pixels().astype(float)) @ weight1.T + bias1, 0)
+    return np.array(hidden @ weight2.T + bias2, float)
 
 
 def engines(net: DiagonalFlipNet, torchscript: Path, onnx: Path, x4: Path) -> dict[str, Forward]:
-    """The network in memory and the files, each as a function of ``float32[n, 4]``."""
+    """Return the network in memory and the files, each as a function of ``float32[n, 4]``."""
     scripted = torch.jit.load(str(torchscript), map_location="cpu")  # type: ignore[no-untyped-call]
 
     def run_torch(module: torch.nn.Module) -> Forward:
@@ -107,7 +95,7 @@ def engines(net: DiagonalFlipNet, torchscript: Path, onnx: Path, x4: Path) -> di
 def parity_report(
     forwards: Mapping[str, Forward], expected: npt.NDArray[np.float64]
 ) -> dict[str, Any]:
-    """Compares all engines with each other and with ``expected``, on every image.
+    """Compare all engines with each other and with ``expected``, on every image.
 
     Args:
         forwards: Name to engine.
@@ -125,7 +113,11 @@ def parity_report(
     deviations = {f"{a}/{b}": [0.0, 0] for a, b in itertools.combinations(forwards, 2)}
     deviations |= {f"{name}/exact": [0.0, 0] for name in forwards}
     invariant = dict.fromkeys(forwards, True)
-    alone = {name: _alone(name, forward) for name, forward in forwards.items()}
+    images = np.arange(IMAGES)
+    alone = {
+        name: np.concatenate([_answer(name, forward, images[i : i + 1]) for i in images])
+        for name, forward in forwards.items()
+    }
     for size, shift in itertools.product(BATCH_SIZES, range(IMAGES)):
         rows = (np.arange(size) + shift) % IMAGES
         answers = {name: _answer(name, f, rows) for name, f in forwards.items()}
@@ -134,8 +126,9 @@ def parity_report(
         answers["exact"] = expected.astype(np.float32)[rows]
         for pair, worst in deviations.items():
             left, right = (answers[name] for name in pair.split("/"))
-            exact = expected[rows] if pair.endswith("exact") else right.astype(np.float64)
-            worst[0] = max(worst[0], float(np.abs(left.astype(np.float64) - exact).max()))
+            exact = expected[rows] if pair.endswith("exact") else right
+            apart = np.abs(np.subtract(left, exact, dtype=np.float64))
+            worst[0] = max(worst[0], float(apart.max()))
             worst[1] = max(worst[1], int(_ulps(left, right).max()))
     _reject_deviation(deviations)
     flipped = margins(expected)
@@ -153,10 +146,6 @@ def parity_report(
         "flips": len(flipped),
         "margin": float(flipped.min()) if len(flipped) else None,
     }
-
-
-def _alone(name: str, forward: Forward) -> npt.NDArray[np.float32]:
-    return np.concatenate([_answer(name, forward, np.array([row])) for row in range(IMAGES)])
 
 
 def _answer(name: str, forward: Forward, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
@@ -180,16 +169,12 @@ def _reject_deviation(deviations: Mapping[str, list[float]]) -> None:
             )
 
 
-def _ulps(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Return the number of float32 values between two: their bit patterns, made monotonic.
+def _ulps(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the number of float32 values between two.
 
     Predictions that cancel to zero within the tolerance count as 0: beside zero there are
     a billion float32 values, so there only the absolute deviation says something.
     """
-
-    def order(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        bits = np.ascontiguousarray(values).view(np.int32).astype(np.int64)
-        return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-
     nonzero = np.maximum(np.abs(left), np.abs(right)) > TOLERANCE
-    return np.where(nonzero, np.abs(order(left) - order(right)), 0)
+    between: npt.NDArray[np.float32] = np.testing.assert_array_max_ulp(left, right, maxulp=np.inf)
+    return nonzero * between.reshape(left.shape)  # it adds an axis

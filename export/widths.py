@@ -1,4 +1,4 @@
-"""Searches how many of the 16 images networks of each width can flip: ``python -m export.widths``.
+"""Search how many of the 16 images networks of each width can flip: ``python -m export.widths``.
 
 Each output, compared with 0.5, is a half-space of the hidden values. Three hidden values span a
 space that four planes cut into at most 15 regions, and 16 images need 16: width 3 cannot flip all.
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from export.net import DiagonalFlipNet
-from export.train import DOCS, fit, squared_error
+from export.train import ROOT, Loss, fit, one_of, squared_error
 from export.verify import IMAGES, all_pixels, margins
 
 WIDTHS = range(1, 7)
@@ -39,19 +39,21 @@ def search(hidden: int) -> tuple[npt.NDArray[np.int64], float]:
         How many images each one flips, ``int64[STARTS]``, and the best margin of those that flip
         all, by the squared error; NaN without one.
     """
-    free, exact = (
-        np.array([_margins(hidden, state) for state in fit(hidden, STARTS, loss)[0]])
-        for loss in (threshold_error, squared_error)
-    )
-    best = float(exact.min(axis=1).max())
-    return (free > 0).sum(axis=1), best if best > 0 else float("nan")
+    flips = (_margins(hidden, threshold_error) > 0).sum(axis=1)
+    best = float(_margins(hidden, squared_error).min(axis=1).max())
+    return flips, best if best > 0 else float("nan")
 
 
-def _margins(hidden: int, state: dict[str, torch.Tensor]) -> npt.NDArray[np.float64]:
-    net = DiagonalFlipNet(hidden).double()
-    net.load_state_dict(state)
-    with torch.no_grad():
-        return margins(net(torch.from_numpy(all_pixels()).double()).numpy())
+def _margins(hidden: int, loss: Loss) -> npt.NDArray[np.float64]:
+    """Return the margin of each trained network at each image, ``float64[STARTS, 16]``."""
+    states, _ = fit(hidden, STARTS, loss)
+    net = DiagonalFlipNet(hidden).double().requires_grad_(False)
+    pixels = torch.from_numpy(all_pixels()).double()
+    found = []
+    for index in range(STARTS):
+        net.load_state_dict(one_of(states, index))
+        found.append(margins(net(pixels).numpy()))
+    return np.array(found)
 
 
 def draw(flips: dict[int, npt.NDArray[np.int64]], margins_: dict[int, float], path: Path) -> None:
@@ -74,7 +76,7 @@ def main() -> int:
     flips, best = {}, {}
     for hidden in track(WIDTHS, "Widths", console=Console(stderr=True)):
         flips[hidden], best[hidden] = search(hidden)
-    draw(flips, best, DOCS / "widths.svg")
+    draw(flips, best, ROOT / "docs/widths.svg")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Writes the network as TorchScript and as ONNX, with the same bytes wherever it runs."""
+"""Write the network as TorchScript and as ONNX, with the same bytes wherever it runs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ import torch
 from export.archive import write_zip
 from export.net import DiagonalFlipNet
 
-INPUT_NAME = "pixels"
-OUTPUT_NAME = "prediction"
-
 
 def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
-    """Scripts ``net``, which is in evaluation mode, into ``path``.
+    """Script ``net``, which is in evaluation mode, into ``path``.
 
     Frozen, since the constants of unfrozen layers are written in the order of a set.
     ``*.debug_pkl`` members hold source paths of the machine that exported; they serve
@@ -43,7 +40,7 @@ def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
 
 
 def write_onnx(net: DiagonalFlipNet, path: Path) -> None:
-    """Exports ``net``, of any width, to one self-contained ONNX file with a dynamic batch axis."""
+    """Export ``net``, of any width, to one self-contained ONNX file with a dynamic batch axis."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 warns of its own internals
@@ -51,23 +48,20 @@ def write_onnx(net: DiagonalFlipNet, path: Path) -> None:
             net,
             (torch.zeros(2, net.layer1.in_features),),
             dynamo=True,
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
-            dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
+            input_names=["pixels"],
+            output_names=["prediction"],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
             verbose=False,
         )
     model = program.model_proto
     # "+cpu" or "+cu130": where the graph was made is no part of it.
     model.producer_version = model.producer_version.partition("+")[0]
     # The exporter notes stack traces, and so paths, in metadata and doc strings.
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    for part in [*model.graph.node, *model.graph.value_info, *model.graph.input]:
+    graph = model.graph
+    described = [*graph.node, *graph.value_info, *graph.input]
+    for part in [model, graph, *described, *graph.initializer, *graph.output]:
         del part.metadata_props[:]
+    for part in described:
         part.doc_string = ""
-    for initializer in model.graph.initializer:
-        del initializer.metadata_props[:]
-    for value in model.graph.output:
-        del value.metadata_props[:]
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))

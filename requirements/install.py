@@ -1,4 +1,4 @@
-"""Makes a virtual environment and installs pinned packages into it, unless they are there.
+"""Make a virtual environment and install pinned packages into it, unless they are there.
 
     python3 requirements/install.py .venv requirements/dev.txt
     python3 requirements/install.py .venv --project requirements/serve.txt requirements/torch.txt
@@ -42,76 +42,84 @@ LAST_LINES = 8
 SPARE_BYTES = 1 << 24
 
 
-class Environment:
-    """A virtual environment of the Python that runs this.
+def install(folder: Path, files: list[Path], *, project: bool) -> None:
+    """Make an environment of the Python that runs this, and install what is not there.
 
     Args:
         folder: Of the environment.
         files: Pinned requirements, in the order in which they are installed.
         project: Whether this project is installed too, in place, with its command.
+
+    Raises:
+        CalledProcessError: It cannot be made.
+        OSError: It cannot be written.
     """
+    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    inputs = [*files, *([ROOT / "pyproject.toml"] if project else [])]
+    # What the environment was made for; missing while packages are installed. And what is in it.
+    base, stamp = folder / ".base", folder / f".{files[0].stem}"
+    made_for = "{}\n{}\n{}.{}".format(folder, python, *sys.version_info)
+    digest = hashlib.sha256(b"\0".join(each.read_bytes() for each in inputs)).hexdigest()
 
-    def __init__(self, folder: Path, files: list[Path], *, project: bool) -> None:
-        self.folder = folder.absolute()
-        self.files, self.project = files, project
-        self._python = str(self.folder / "bin/python")
-        # What the environment was made for. The file is missing while packages are installed.
-        self._base = self.folder / ".base"
-        self._stamp = self.folder / f".{files[0].stem}"
+    def is_sound() -> bool:
+        return _holds(base, made_for) and os.access(folder / "bin/python", os.X_OK)
 
-    def base(self) -> str:
-        """Fingerprint of the environment: its path, and the Python below it."""
-        python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-        return "{}\n{}\n{}.{}".format(self.folder, python, *sys.version_info)
-
-    def digest(self) -> str:
-        """Digest of everything that is to be installed."""
-        files = [*self.files, *([ROOT / "pyproject.toml"] if self.project else [])]
-        return hashlib.sha256(b"\0".join(each.read_bytes() for each in files)).hexdigest()
-
-    def is_sound(self) -> bool:
-        """Return whether it can be used, with whatever is in it."""
-        return _holds(self._base, self.base()) and os.access(self._python, os.X_OK)
-
-    def is_complete(self) -> bool:
-        """Return whether nothing is to be done."""
-        return self.is_sound() and _holds(self._stamp, self.digest())
-
-    def complete(self) -> None:
-        """Make what is not there.
-
-        Raises:
-            CalledProcessError: It cannot be made.
-            OSError: It cannot be written.
-        """
-        if not self.is_sound():
-            again = " anew: it was moved or cut short, or its Python has changed"
-            print(f"==> Making {self.folder.name}{again * self.folder.exists()}", flush=True)
-            _run([sys.executable, "-I", "-m", "venv", "--clear", str(self.folder)])
-        self._base.unlink(missing_ok=True)
-        for file in self.files:
+    if is_sound() and _holds(stamp, digest):
+        return
+    reject_unfit_python()
+    lock()
+    if is_sound() and _holds(stamp, digest):
+        return
+    if not is_sound():
+        again = " anew: it was moved or cut short, or its Python has changed"
+        print(f"==> Making {folder.name}{again * folder.exists()}", flush=True)
+        _run([sys.executable, "-I", "-m", "venv", "--clear", str(folder)])
+    base.unlink(missing_ok=True)
+    try:
+        for file in files:
             print(f"==> Installing {file} (the first time may take minutes)", flush=True)
             # Of torch a site may bring its own build, for the CPU or for CUDA.
             hashes = [] if file.stem == "torch" else ["--require-hashes"]
-            self._install("--requirement", str(file), *hashes)
-        if self.project:
-            self._install("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
-        self._stamp.write_text(self.digest(), encoding="utf-8")
-        self._base.write_text(self.base(), encoding="utf-8")
-
-    def _install(self, *what: str) -> None:
-        pip = [self._python, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
-        listed = _run([*pip, "config", "list"], PIP_USER="0")  # or it would list one file only
-        try:
-            _run([*pip, "install", "--progress-bar", "off", *what], **site_settings(listed))
-        except subprocess.CalledProcessError as error:
-            if INSTALLING not in error.output:  # so nothing has changed
-                self._base.write_text(self.base(), encoding="utf-8")
-            raise
+            _pip_install(folder, "--requirement", str(file), *hashes)
+        if project:
+            _pip_install(folder, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+    except subprocess.CalledProcessError as error:
+        if INSTALLING not in error.output:  # so nothing has changed
+            base.write_text(made_for, encoding="utf-8")
+        raise
+    stamp.write_text(digest, encoding="utf-8")
+    base.write_text(made_for, encoding="utf-8")
 
 
 def _holds(file: Path, text: str) -> bool:
     return file.is_file() and file.read_text(encoding="utf-8") == text
+
+
+def reject_unfit_python() -> None:
+    """Exit with what to do if this Python is too old, or cannot make environments."""
+    if sys.version_info < (3, 11) or not (util.find_spec("venv") and util.find_spec("ensurepip")):
+        sys.exit(
+            f"{sys.executable} is Python {sys.version.split()[0]}, or lacks venv: install "
+            "Python 3.11 or newer with venv (Debian: python3-venv), or name one with PYTHON="
+        )
+
+
+def lock() -> None:
+    """Keep others from installing in this checkout until this program and its children end."""
+    folder = os.open(Path(__file__).parent, os.O_RDONLY)
+    os.set_inheritable(folder, True)  # so that no program is left behind without it
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("==> Waiting: somebody else is installing in this checkout", flush=True)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+
+
+def _pip_install(folder: Path, *what: str) -> None:
+    pip = [str(folder / "bin/python"), "-I", "-m", "pip", "--disable-pip-version-check"]
+    listed = _run([*pip, "config", "list"], PIP_USER="0")  # or it would list one file only
+    command = [*pip, "--no-input", "install", "--progress-bar", "off", *what]
+    _run(command, **site_settings(listed))
 
 
 def _run(command: list[str], **settings: str) -> str:
@@ -135,7 +143,7 @@ def _run(command: list[str], **settings: str) -> str:
 
 
 def site_settings(listed: str) -> dict[str, str]:
-    """Variables that keep a site's settings of pip in force, and no configuration file.
+    """Return variables that keep a site's settings of pip in force, and no configuration file.
 
     Args:
         listed: What ``pip config list`` prints: lines like ``global.index-url='https://...'``.
@@ -161,17 +169,6 @@ def reason(said: str, folder: Path) -> str:
     return "\n".join([*said.splitlines()[-LAST_LINES:], told])
 
 
-def lock() -> None:
-    """Keep others from installing in this checkout until this program and its children end."""
-    folder = os.open(Path(__file__).parent, os.O_RDONLY)
-    os.set_inheritable(folder, True)  # so that no program is left behind without it
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print("==> Waiting: somebody else is installing in this checkout", flush=True)
-        fcntl.flock(folder, fcntl.LOCK_EX)
-
-
 def main() -> None:
     """Install, or exit with a reason."""
     parser = argparse.ArgumentParser(
@@ -180,28 +177,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--project", action="store_true")
-    environment = Environment(**vars(parser.parse_args()))
+    arguments = parser.parse_args()
+    folder = arguments.folder.absolute()
     try:
-        if environment.is_complete():
-            return
-        if sys.version_info < (3, 11) or not (
-            util.find_spec("venv") and util.find_spec("ensurepip")
-        ):
-            sys.exit(
-                f"{sys.executable} is Python {sys.version.split()[0]}, or lacks venv: install "
-                "Python 3.11 or newer with venv (Debian: python3-venv), or name one with PYTHON="
-            )
-        lock()
-        if not environment.is_complete():
-            environment.complete()
+        install(folder, arguments.files, project=arguments.project)
     except subprocess.CalledProcessError as error:
-        sys.exit(reason(error.output, environment.folder))
+        sys.exit(reason(error.output, folder))
     except OSError as error:
-        sys.exit(f"{environment.folder} cannot be made: {error}")
+        sys.exit(f"{folder} cannot be made: {error}")
     except KeyboardInterrupt:
-        print(
-            f"\n{environment.folder} is not finished; the next run makes it anew", file=sys.stderr
-        )
+        print(f"\n{folder} is not finished; the next run makes it anew", file=sys.stderr)
         sys.exit(130)
 
 

@@ -88,12 +88,12 @@ def _exported(factory: pytest.TempPathFactory, name: str, *arguments: str) -> Pa
     return output
 
 
-def export(output: Path, *arguments: str) -> None:
-    """Run ``python -m export``, from the repository, in its own process."""
+def export(output: Path, *arguments: str, tree: Path = ROOT, hash_seed: str = "0") -> None:
+    """Run ``python -m export``, from a checkout, in its own process."""
     finished = subprocess.run(
         [sys.executable, "-m", "export", "--output", str(output), *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": ""},
+        cwd=tree,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": ""},
         capture_output=True,
         text=True,
         check=False,

@@ -1,4 +1,4 @@
-"""Reads the manifests, and runs the tools that check them."""
+"""Read the manifests, and run the tools that check them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Walks an InferenceService through KServe's own Python models; exits 1 on what they do not know.
+"""Walk an InferenceService through KServe's own Python models; exit 1 on what they do not know.
 
 Runs in the environment of requirements/deploy.in: ``python kserve_models.py FILE``.
 """
@@ -44,7 +44,7 @@ def check_model(value: dict[str, Any], model: Any, where: str) -> list[str]:
 
 
 def main() -> int:
-    """Checks the file; returns the exit status."""
+    """Check the file; return the exit status."""
     document = yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8"))
     problems = check(document, "V1beta1InferenceService", "")
     print("\n".join(problems))

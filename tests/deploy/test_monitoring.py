@@ -12,18 +12,20 @@ import re
 import shutil
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
+import numpy as np
 import psutil
 import pytest
 import requests
 import yaml
+from matplotlib.figure import Figure
 
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
@@ -38,11 +40,9 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-mpl.use("Agg")
-
+PANELS = json.loads((ROOT / "docker/compose/grafana/dashboard.json").read_text())["panels"]
 HEAVY_CLIENTS = 240
 SECONDS = {"s": 1, "m": 60, "h": 3600}
-
 
 LIAR = """
 from pathlib import Path
@@ -67,7 +67,7 @@ WorkerServer.check = check
 
 
 def shortened(text: str) -> str:
-    """Durations of an expression or a pause, by 60 and at least 4 scrapes long."""
+    """Divide durations by 60, to at least 4 scrapes."""
 
     def shorter(found: re.Match[str]) -> str:
         return f"{max(4, int(found[1]) * SECONDS[found[2]] // 60)}s"
@@ -93,26 +93,25 @@ class Monitored:
     lie: Path
     folder: Path
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series that an expression has now."""
-        answer = requests.get(
-            f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=10
-        ).json()
+    def get(self, what: str, **query: str) -> Any:
+        """Return what Prometheus's API has of something."""
+        url = f"{self.prometheus}/api/v1/{what}"
+        answer = requests.get(url, params=query, timeout=30).json()
         assert answer["status"] == "success", answer
-        result: list[dict[str, Any]] = answer["data"]["result"]
+        return answer["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the series that an expression has now."""
+        result: list[dict[str, Any]] = self.get("query", query=expression)["result"]
         return result
 
     def firing(self) -> set[str]:
-        """Names of the alerts that fire now."""
-        alerts = requests.get(f"{self.prometheus}/api/v1/alerts", timeout=10).json()
-        return {
-            alert["labels"]["alertname"]
-            for alert in alerts["data"]["alerts"]
-            if alert["state"] == "firing"
-        }
+        """Return the names of the alerts that fire now."""
+        alerts = self.get("alerts")["alerts"]
+        return {each["labels"]["alertname"] for each in alerts if each["state"] == "firing"}
 
-    def wait(self, reached: Callable[[], bool], what: str, patience_s: float = 60) -> None:
-        """Polls until something is so."""
+    def wait(self, reached: Callable[[], object], what: str, patience_s: float = 60) -> None:
+        """Poll until something is so."""
         end = time.monotonic() + patience_s
         while not reached():
             assert time.monotonic() < end, f"{what}; firing: {self.firing()}"
@@ -120,7 +119,7 @@ class Monitored:
 
     @contextlib.contextmanager
     def load(self) -> Iterator[None]:
-        """More than it can hold, of the largest requests; every answer is 200 or 503."""
+        """Send more than it can hold, of the largest requests; all are answered 200 or 503."""
         done = Event()
         statuses: set[int] = set()
         headers = {"Content-Type": OCTETS, "Accept": PACKED}
@@ -153,12 +152,17 @@ def certify(folder: Path, days: int) -> None:
     subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
 
 
+def alert_groups() -> Any:
+    documents = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/monitoring.yaml").read_text())
+    [rules] = [each for each in documents if each["kind"] == "PrometheusRule"]
+    return rules["spec"]["groups"]
+
+
 @pytest.fixture(scope="module")
 def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     folder = tmp_path_factory.mktemp("monitored")
     port = free_ports()
-    rules = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/monitoring.yaml").read_text())
-    groups = next(each for each in rules if each["kind"] == "PrometheusRule")["spec"]["groups"]
+    groups = alert_groups()
     for rule in groups[0]["rules"]:
         rule["expr"] = shortened(rule["expr"])
         if "for" in rule:
@@ -205,16 +209,6 @@ def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             process.wait(30)
 
 
-def expressions() -> list[tuple[str, str]]:
-    """Title and query of every panel."""
-    dashboard = json.loads((ROOT / "docker/compose/grafana/dashboard.json").read_text())
-    return [
-        (panel["title"], shortened(target["expr"]))
-        for panel in dashboard["panels"]
-        for target in panel["targets"]
-    ]
-
-
 def ready(monitored: Monitored) -> bool:
     with contextlib.suppress(requests.RequestException):  # it may not have started yet
         return bool(monitored.query("diagonalflip_workers_ready == 2"))
@@ -249,16 +243,16 @@ def test_every_panel_shows_something_and_waiting_is_counted(monitored: Monitored
             verify=str(monitored.folder / "cert.pem"),
         )
         assert answer.status_code == requests.codes.ok
-    for title, expression in expressions():
-        monitored.wait(lambda expression=expression: bool(monitored.query(expression)), title)  # type: ignore[misc]
+    for panel in PANELS:
+        for target in panel["targets"]:
+            shown = partial(monitored.query, shortened(target["expr"]))
+            monitored.wait(shown, panel["title"])
     with monitored.load():
         monitored.wait(lambda: float(monitored.query(waiting)[0]["value"][1]) > 4, "requests wait")
 
 
 def test_the_alerts_fire_when_they_should_and_end(monitored: Monitored, tmp_path: Path) -> None:
-    every = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/monitoring.yaml").read_text())
-    rules = next(each for each in every if each["kind"] == "PrometheusRule")
-    names = {rule["alert"] for rule in rules["spec"]["groups"][0]["rules"]}
+    names = {rule["alert"] for rule in alert_groups()[0]["rules"]}
     fired: set[str] = set()
     began = time.time()
 
@@ -302,31 +296,22 @@ def test_the_alerts_fire_when_they_should_and_end(monitored: Monitored, tmp_path
 
 
 def draw(monitored: Monitored, began: float, path: Path) -> None:
-    """Every panel as a picture, from the dashboard's own queries."""
-    dashboard = json.loads((ROOT / "docker/compose/grafana/dashboard.json").read_text())
-    panels = dashboard["panels"]
-    figure, places = plt.subplots((len(panels) + 1) // 2, 2, figsize=(12, 2.4 * len(panels) / 2))
+    """Draw every panel, from the dashboard's own queries."""
     span = {"start": str(began), "end": str(time.time()), "step": "1"}
-    for place, panel in zip(places.flat, panels, strict=False):
+    height = (len(PANELS) + 1) // 2
+    figure = Figure(figsize=(12, 2.4 * height), layout="constrained")
+    for place, panel in zip(figure.subplots(height, 2).flat, PANELS, strict=False):
         place.set_title(panel["title"], loc="left", fontsize=10)
         for target in panel["targets"]:
-            query = {"query": shortened(target["expr"]), **span}
-            answer = requests.get(
-                f"{monitored.prometheus}/api/v1/query_range", params=query, timeout=30
-            ).json()
-            assert answer["data"]["result"], panel["title"]
-            for series in answer["data"]["result"]:
-                times = [float(when) - began for when, _ in series["values"]]
-                values = [float(value) for _, value in series["values"]]
-                label = re.sub(
-                    r"{{(\w+)}}",
-                    lambda found, labels=series["metric"]: labels.get(found[1], ""),  # type: ignore[misc]
-                    target["legendFormat"],
-                )
-                place.plot(times, values, label=label, linewidth=1)
+            query = shortened(target["expr"])
+            found = monitored.get("query_range", query=query, **span)["result"]
+            assert found, panel["title"]
+            for series in found:
+                times, values = np.array(series["values"], float).T
+                name = re.sub(r"{{(\w+)}}", r"{\1}", target["legendFormat"])
+                label = name.format_map(defaultdict(str, series["metric"]))
+                place.plot(times - began, values, label=label, linewidth=1)
         place.legend(fontsize=7, loc="upper left")
         place.set_ylim(bottom=0)
         place.set_xlabel(f"s; unit: {panel['fieldConfig']['defaults']['unit']}", fontsize=8)
-    figure.tight_layout()
     figure.savefig(path, dpi=80)
-    plt.close(figure)

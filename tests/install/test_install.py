@@ -34,7 +34,7 @@ HOSTILE = (
 
 
 def wheel(path: Path, value: int = 1) -> None:
-    """Writes the package to ``path``, with a ``VALUE`` to tell it by."""
+    """Write the package to ``path``, with a ``VALUE`` to tell it by."""
     files = {
         "tiny.py": f"VALUE = {value}\n",
         "tiny-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
@@ -62,14 +62,14 @@ class Checkout:
         self.environment = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.links)}
 
     def pin(self) -> None:
-        """Pins the wheel as it is now."""
+        """Pin the wheel as it is now."""
         digest = hashlib.sha256((self.links / WHEEL).read_bytes()).hexdigest()
         pinned = f"tiny==1.0 --hash=sha256:{digest}\n"
         (self.folder / "requirements/tiny.txt").write_text(pinned)
 
     @contextmanager
     def started(self, *through: str) -> Iterator[subprocess.Popen[str]]:
-        """The script, running, in a process group of its own."""
+        """Start the script, in a process group of its own."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         script = [sys.executable, "requirements/install.py", ".venv", "requirements/tiny.txt"]
         with subprocess.Popen(
@@ -86,14 +86,14 @@ class Checkout:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def install(self, *through: str, status: int = 0) -> str:
-        """Runs the script to its end; returns what it printed."""
+        """Run the script to its end; return what it printed."""
         with self.started(*through) as process:
             printed, _ = process.communicate(timeout=120)
             assert process.returncode == status, printed
         return printed
 
     def value(self) -> str:
-        """Output of the installed package."""
+        """Return what the installed package prints."""
         command = [str(self.folder / ".venv/bin/python"), "-I", "-c", IMPORT]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 

@@ -62,7 +62,7 @@ curl() { command curl -sSf "$@"; }
 
 @pytest.fixture(scope="module")
 def can_have_a_network() -> bool:
-    """Whether this user may make a network of its own."""
+    """Return whether this user may make a network of its own."""
     command = [*UNSHARE, "ip", "link", "set", "lo", "up"]
     found = shutil.which("unshare") and shutil.which("ip")
     return bool(found) and subprocess.run(command, check=False).returncode == 0
@@ -113,7 +113,7 @@ def shell(checkout: Path, can_have_a_network: bool) -> Callable[[str], None]:
 
 
 def script(page: str) -> str:
-    """Every block of a page, with what is left open filled in, and a server where one is asked."""
+    """Return a page's commands, with what is left open filled in, and a server if one is asked."""
     lines, is_served = [], False
     for language, text in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
         if language == "console":

@@ -18,11 +18,9 @@ import sys
 import sysconfig
 import venv
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -31,11 +29,11 @@ import requests
 
 from diagonalflip.inference.devices import GPU_NODES
 from diagonalflip.server.supervisor import tokens
+from diagonalflip.server.supervisor.ports import free_ports
 from tests.integration.conftest import (
     ROOT,
     Oracle,
     Server,
-    new_folder,
     run_server,
     server_environment,
 )
@@ -92,7 +90,7 @@ def netrc(folder: Path) -> None:
 
 
 def program(name: str, script: str) -> Callable[[Path], None]:
-    """Puts a program of that name into the folder."""
+    """Put a program of that name into the folder."""
 
     def prepare(folder: Path) -> None:
         path = folder / name
@@ -207,37 +205,19 @@ HOSTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def trials(
-    request: pytest.FixtureRequest, artifacts: Path, oracle: Oracle, is_changeable: bool
-) -> Iterator[dict[str, Future[None]]]:
-    """Every host that this run asks for, some at a time: a start waits as much as it works."""
-
-    def serve(host: Host) -> None:
-        if host.script and not is_changeable:
-            pytest.skip("needs root")
-        with new_folder() as folder, serving_there(host, artifacts, oracle, folder):
-            pass
-
-    tests: list[Any] = [
-        item
-        for item in request.session.items
-        if getattr(item, "originalname", "") == "test_it_serves_there"
-    ]
-    names = [item.callspec.params["name"] for item in tests]
-    pool = ThreadPoolExecutor(3)
-    yield {name: pool.submit(serve, HOSTS[name]) for name in names}
-    pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.parametrize("name", HOSTS)
-def test_it_serves_there(name: str, trials: dict[str, Future[None]]) -> None:
-    trials[name].result()
+def test_it_serves_there(
+    name: str, artifacts: Path, oracle: Oracle, folder: Path, is_changeable: bool
+) -> None:
+    if HOSTS[name].script and not is_changeable:
+        pytest.skip("needs root")
+    with serving_there(HOSTS[name], artifacts, oracle, folder):
+        pass
 
 
 @contextlib.contextmanager
 def serving_there(host: Host, artifacts: Path, oracle: Oracle, folder: Path) -> Iterator[Server]:
-    """Starts the service there, compares predictions before and after, and stops it."""
+    """Start the service there, compare predictions, and stop it."""
     tokens.add(folder / "tokens", "somebody")
     host.prepare(folder)
     settings = host.settings(folder)
@@ -307,7 +287,7 @@ def test_a_clock_that_jumps_back_disturbs_nothing(
 def assert_predicts_there(
     host: Host, server: Server, settings: dict[str, str], oracle: Oracle
 ) -> None:
-    """Has our client ask every port, on that host, with its environment."""
+    """Let our client ask every port, on that host, with its environment."""
     enter: list[str] = []
     if host.namespaces:
         enter = ["nsenter", f"--target={server.process.pid}"]
@@ -357,7 +337,8 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
         while True:
             os.write(writer, b"\n")
     os.set_blocking(writer, True)
-    settings = {"LOG_FORMAT": "json", "STOP_TIMEOUT_S": "1"}
+    port = free_ports()
+    settings = {"LOG_FORMAT": "json", "STOP_TIMEOUT_S": "1", "PORT": str(port)}
     process = subprocess.Popen(
         [sys.executable, "-m", "diagonalflip.server"],
         cwd=ROOT,
@@ -366,7 +347,8 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
         stderr=writer,
     )
     try:
-        wait_until_ready(process)
+        while not is_ready(port):  # the test's own time limit ends this
+            assert process.poll() is None, "it ended"
         process.terminate()
         assert process.wait(1 + 10) == 0
     finally:
@@ -376,18 +358,7 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
         os.close(writer)
 
 
-def wait_until_ready(process: subprocess.Popen[bytes]) -> None:
-    """Returns when both ports say that it is ready; the test's own time limit ends this."""
-    while process.poll() is None:
-        listening = [
-            each.laddr.port
-            for each in psutil.Process(process.pid).net_connections("tcp")
-            if each.status == psutil.CONN_LISTEN
-        ]
-        with contextlib.suppress(requests.RequestException):
-            urls = [f"http://127.0.0.1:{port}/v2/health/ready" for port in listening]
-            if [requests.get(url, timeout=5).status_code for url in urls] == [
-                requests.codes.ok
-            ] * 2:
-                return
-    pytest.fail("it ended")
+def is_ready(port: int) -> bool:
+    with contextlib.suppress(requests.RequestException):
+        return requests.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5).ok
+    return False

@@ -43,11 +43,6 @@ def test_it_predicts_as_the_engine_does_without_a_server(packaged: Server, versi
         assert np.abs(client.predict(numbers) - wanted).max() <= 2e-6
 
 
-def test_it_stops_in_order(tmp_path: Path) -> None:
-    with run_server(PACKAGED, tmp_path) as server:
-        assert server.stop() == 0
-
-
 def test_a_module_beside_the_package_replaces_none_of_pythons(tmp_path: Path) -> None:
     """As backports of old packages do that lie in site-packages."""
     venv.create(tmp_path / "venv", symlinks=True)
@@ -56,12 +51,9 @@ def test_a_module_beside_the_package_replaces_none_of_pythons(tmp_path: Path) ->
     (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
     (packages / "enum.py").write_text("raise ImportError('a backport')\n")
     python = tmp_path / "venv/bin/python"
-    with run_server(PACKAGED, tmp_path / "logs", through=python_of(python, tmp_path)) as server:
+    by_it = ["sh", "-c", f'cd {tmp_path} && shift && exec {python} "$@"', "sh"]
+    with run_server(PACKAGED, tmp_path / "logs", through=by_it) as server:
         assert server.post(b"\xb6", "application/octet-stream").status_code == 200
         [worker, *_] = server.workers
         assert Path(worker.cmdline()[0]) == python
-
-
-def python_of(python: Path, folder: Path) -> list[str]:
-    """Return a command that runs what follows another Python by this one, in a folder."""
-    return ["sh", "-c", f'cd {folder} && shift && exec {python} "$@"', "sh"]
+        assert server.stop() == 0

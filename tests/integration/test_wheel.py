@@ -41,28 +41,22 @@ def test_an_index_would_take_it(built: dict[str, Path]) -> None:
     assert told.count("PASSED") == 2
 
 
-def test_it_works_alone(built: dict[str, Path], server: Server, tmp_path: Path) -> None:
-    target = ["--target", str(tmp_path), "--no-deps", "--no-index"]
-    run("-m", "pip", "install", "--quiet", *target, str(built[".whl"]))
-    alone = {"PYTHONPATH": str(tmp_path)}
-    run("-m", "diagonalflip.cli", "check", server.base, **alone)
-    code = "import sys, diagonalflip.cli; print(diagonalflip.__file__, 'torch' in sys.modules)"
-    assert run("-c", code, **alone).split() == [str(tmp_path / "diagonalflip/__init__.py"), "False"]
-
-
 def test_it_serves_alone_without_torch_and_java(built: dict[str, Path], tmp_path: Path) -> None:
     """The versions in the wheel, from a folder that has no model store."""
     package, here = tmp_path / "package", tmp_path / "here"
     here.mkdir()
     target = ["--target", str(package), "--no-deps", "--no-index"]
     run("-m", "pip", "install", "--quiet", *target, str(built[".whl"]))
+    alone = {"PYTHONPATH": str(package)}
+    code = "import sys, diagonalflip.cli; print(diagonalflip.__file__, 'torch' in sys.modules)"
+    assert run("-c", code, **alone).split() == [str(package / "diagonalflip/__init__.py"), "False"]
     command = [sys.executable, "-m", "diagonalflip.cli", "serve", "LOG_DIR=logs"]
     command += [f"{name.removeprefix('FLIP_')}=0" for name in FREE_PORTS]
     environment = {name: each for name, each in os.environ.items() if not name.startswith("FLIP_")}
     process = subprocess.Popen(
         command,
         cwd=here,
-        env=environment | {"PYTHONPATH": str(package)},
+        env=environment | alone,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -71,8 +65,8 @@ def test_it_serves_alone_without_torch_and_java(built: dict[str, Path], tmp_path
     try:
         url = server.read_until("^http://").strip()
         assert any("TorchServe is off" in line for line in server.printed)
-        run("-m", "diagonalflip.cli", "check", url)
-        run("-m", "diagonalflip.cli", "--model-version", "2.0", "check", url)
+        for version in ("1.0", "2.0"):
+            run("-m", "diagonalflip.cli", "--model-version", version, "check", url, **alone)
         assert len(server.workers) >= 1
         for part in (psutil.Process(process.pid), *server.workers):
             maps = [each.path for each in part.memory_maps()]

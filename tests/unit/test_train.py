@@ -15,8 +15,7 @@ from diagonalflip.errors import ArtifactError
 from export import train
 from export.net import DiagonalFlipNet, load_net
 from export.verify import margins, reference
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.conftest import ROOT
 
 
 def test_the_committed_weights_flip_all_by_the_margin_that_the_docs_state() -> None:
@@ -95,3 +94,5 @@ def test_version_2_is_exported_with_its_width_and_flips(exported_2_0: Path) -> N
     assert (parity_report["flips"], f"{parity_report['margin']:.4f}") == (16, "0.4998")
     with zipfile.ZipFile(exported_2_0 / "diagonal_flip.mar") as archive:
         assert json.loads(archive.read("reference.json"))["flips"] == 16
+        packed = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+        assert packed["model"]["modelVersion"] == "2.0"

@@ -29,6 +29,11 @@ def forwards(artifacts: Path) -> dict[str, Forward]:
     )
 
 
+def spoiled(honest: Forward, spoil: Spoil) -> Forward:
+    """Return an engine that gives something else than the honest one."""
+    return lambda pixels: spoil(pixels, np.array(honest(pixels)))
+
+
 def numbers_of(pixels: Array) -> Array:
     return np.asarray(pixels @ np.array([8, 4, 2, 1], np.float32)).astype(int)
 
@@ -92,13 +97,9 @@ def depends_on_neighbours(pixels: Array, answer: Array) -> Array:
 def test_one_spoiled_engine_is_caught(
     forwards: dict[str, Forward], engine: str, spoil: Spoil, message: str
 ) -> None:
-    honest = forwards[engine]
-
-    def spoiled(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.floating[Any]]:
-        return spoil(pixels, np.array(honest(pixels)))
-
+    engines = {**forwards, engine: spoiled(forwards[engine], spoil)}
     with pytest.raises(ParityError, match=message.format(engine)):
-        parity_report({**forwards, engine: spoiled}, reference(load_net()))
+        parity_report(engines, reference(load_net()))
 
 
 @pytest.mark.parametrize("spoil", [depends_on_size, depends_on_position])
@@ -106,11 +107,8 @@ def test_bits_that_vary_with_the_batch_are_reported_and_no_reason_to_reject(
     forwards: dict[str, Forward], spoil: Spoil
 ) -> None:
     honest = forwards["onnxruntime"]
-    varying = {
-        "onnxruntime": honest,
-        "varying": lambda pixels: spoil(pixels, np.array(honest(pixels))),
-    }
-    found = parity_report(varying, reference(load_net()))
+    engines = {"onnxruntime": honest, "varying": spoiled(honest, spoil)}
+    found = parity_report(engines, reference(load_net()))
     assert found["batch_invariant"]["varying"] is False
 
 
@@ -130,10 +128,9 @@ def test_the_reference_is_exact() -> None:
 
 
 def test_a_deviation_within_the_tolerance_passes(forwards: dict[str, Forward]) -> None:
-    nudge = moved(5e-7, number=5, column=1)
     eager = forwards["eager"]
-    nudged = {"eager": eager, "nudged": lambda pixels: nudge(pixels, np.array(eager(pixels)))}
-    found = parity_report(nudged, reference(load_net()))
+    engines = {"eager": eager, "nudged": spoiled(eager, moved(5e-7, number=5, column=1))}
+    found = parity_report(engines, reference(load_net()))
     assert 4e-7 < found["pairs"]["eager/nudged"]["deviation"] < 6e-7
 
 
