@@ -87,14 +87,14 @@ report: $(EXPORTS) ## write report.html: parity report, processors, benchmark an
 gpu-check: ## prove and measure everything on this host's GPU, with the torch of GPU_PYTHON (python3) if it has one
 	@"$(or $(GPU_PYTHON),python3)" benchmarks/gpu_host.py $(GPU_ARGS)
 
-gpu-bundle: installed ## stage in .gpu-bundle what a GPU host with BUNDLE_PYTHON (3.12) and no network lacks
+gpu-bundle: installed-dev ## stage in .gpu-bundle what a GPU host with BUNDLE_PYTHON (3.12) and no network lacks
 	@$(BIN)/python -m benchmarks.gpu_bundle --python "$(or $(BUNDLE_PYTHON),3.12)"
 
 bench: installed-dev $(EXPORTS) .bench/servers .bench/litserve ## compare with FastAPI, granian, mosec and others, in 30 minutes; BENCH_ARGS=--sweep also fills the docs
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 	@$(BIN)/python -m benchmarks.client $(if $(findstring --sweep,$(BENCH_ARGS)),--save)
 
-profile: installed-dev $(EXPORTS) ## show where the time goes, in worker and Java
+profile: installed-dev $(EXPORTS) ## show where the time goes, by function of the workers
 	@$(BIN)/python -m benchmarks.profile $(PROFILE_ARGS)
 
 soak: installed-dev $(EXPORTS) ## send large requests for ten minutes, and check that memory stays flat

@@ -28,8 +28,8 @@ from benchmarks.clients import (
     HTTP_CLIENT,
     JOB_IMAGES,
     SINGLES,
-    Asked,
     Rows,
+    ways,
 )
 from benchmarks.measures import spread, table
 from benchmarks.running import ROOT, ours, wait_until
@@ -41,8 +41,6 @@ WORK = {
     "threads": (f"single images by {CALLERS} threads", CALLERS * CALLS_OF_EACH),
     "calls": (f"{CALLS:,} single images at once", CALLS),
 }
-
-
 GOALS = {
     ("single", "Client"): ("requests.Session", 1 / 0.62),
     ("single", "AsyncClient"): ("aiohttp", 1 / 1.25),
@@ -55,7 +53,13 @@ GOALS = {
     ("calls", f"Async{APART}"): ("aiohttp", None),
 }
 """Whose rate a client's is compared with, and the least ratio that is wanted."""
-
+TOLD = {
+    ("single", "Client"): "one image after another",
+    ("job", "Client, out="): "a job of 16 Mi images",
+    ("threads", "Client"): f"single images by {CALLERS} threads",
+    ("calls", "AsyncClient"): f"{CALLS:,} single images at once",
+}
+"""What the README tells."""
 
 Found = dict[str, dict[str, list[float]]]
 """Images per second of each round, by work and client."""
@@ -67,13 +71,13 @@ def measure(url: str, rounds: int) -> Found:
     Raises:
         RuntimeError: Two clients got different predictions.
     """
-    asked, expected = Asked(url), dict[str, Rows]()
+    expected: dict[str, Rows] = {}
     found: Found = {name: {} for name in WORK}
-    try:
-        ways = asked.ways()
+    with ways(url) as asked:
+        order = list(asked.items())
         for turn in range(-1, rounds):  # the first one warms up
-            shift = turn % len(ways)
-            for work, title, ask in ways[shift:] + ways[:shift]:
+            shift = turn % len(order)
+            for (work, title), ask in order[shift:] + order[:shift]:
                 gc.collect()  # what the one before has left is not this one's to clear up
                 started = time.perf_counter()
                 answer = ask()
@@ -84,8 +88,6 @@ def measure(url: str, rounds: int) -> Found:
                     raise RuntimeError(f"{work}: {title} got other predictions")
                 if turn >= 0:
                     found[work].setdefault(title, []).append(WORK[work][1] / seconds)
-    finally:
-        asked.close()
     return found
 
 
@@ -93,15 +95,6 @@ def ratios(found: Found, work: str, title: str) -> list[float]:
     """Return a client's rates over those of what it is compared with, by round."""
     against, _ = GOALS[work, title]
     return [a / b for a, b in zip(found[work][title], found[work][against], strict=True)]
-
-
-TOLD = {
-    ("single", "Client"): "one image after another",
-    ("job", "Client, out="): "a job of 16 Mi images",
-    ("threads", "Client"): f"single images by {CALLERS} threads",
-    ("calls", "AsyncClient"): f"{CALLS:,} single images at once",
-}
-"""What the README tells."""
 
 
 def summary(found: Found) -> str:
@@ -140,23 +133,23 @@ def main() -> int:
     ):
         wait_until(server.serves, server)
         found = measure(f"http://127.0.0.1:{server.port}", options.rounds)
-    print(markdown(found))
+    page = (
+        "Two workers and the clients on the same cores; medians of the rounds (least to most)."
+        f"\n\n{markdown(found)}"
+    )
+    print(page)
     if options.save:
-        told = (
-            "Two workers and the clients on the same cores; medians of the rounds (least to most)."
-        )
-        page = Path(__file__).with_name("results") / "client.md"
-        machine.save(page, "Clients", f"{told}\n\n{markdown(found)}")
+        machine.save(Path(__file__).with_name("results") / "client.md", "Clients", page)
         readme = ROOT / "README.md"
         text = capacity.filled(readme.read_text(encoding="utf-8"), {"clients": summary(found)})
         readme.write_text(text, encoding="utf-8")
-    missed = [
-        f"{work}: {title} {statistics.median(ratios(found, work, title)):.2f}, wanted {least:.2f}"
-        for (work, title), (_, least) in GOALS.items()
-        if least and statistics.median(ratios(found, work, title)) < least
-    ]
-    print("\n".join(missed), file=sys.stderr)
-    return int(bool(missed))
+    missed = False
+    for (work, title), (_, least) in GOALS.items():
+        median = statistics.median(ratios(found, work, title))
+        if least and median < least:
+            print(f"{work}: {title} {median:.2f}, wanted {least:.2f}", file=sys.stderr)
+            missed = True
+    return int(missed)
 
 
 if __name__ == "__main__":

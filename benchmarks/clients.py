@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,209 +17,144 @@ import numpy.typing as npt
 import requests
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
+from benchmarks.running import PATH
 from diagonalflip import AsyncClient, Client
 from diagonalflip.wire import MODEL, OCTETS, pack, to_pixels, with_padding
 
 SINGLES, CALLS, THREADS = 300, 5_000, 4
 CALLERS, CALLS_OF_EACH = 32, 30
 JOB_IMAGES, CHUNK_IMAGES = 1 << 24, 131_072
-PATH = f"/predictions/{MODEL}"
-
 APART = "Client, join_calls=False"
 HTTP_CLIENT = "http.client, 4 threads, kept memory"
 
 Rows = npt.NDArray[np.float32]
-
-
 Ask = Callable[[], Rows]
 """Asks for everything once; returns the predictions in their order."""
+Predict = Callable[[list[int]], Any]
+"""Predicts one image, as rows or as bytes."""
 
-Predict = Callable[[list[int]], Rows]
+RANDOM = np.random.default_rng(0)
+IMAGES = [[int(number)] for number in RANDOM.integers(0, 16, CALLS)]
+JOB = bytes(pack(RANDOM.integers(0, 16, JOB_IMAGES)).packed)
+HEADERS = {"Content-Type": with_padding(OCTETS, 1)}
 
 
-class Asked:
-    """All clients of one service.
+@contextlib.contextmanager
+def ways(url: str) -> Iterator[dict[tuple[str, str], Ask]]:
+    """Give all ways to ask a service, by the work and the client."""
+    host = urlsplit(url).netloc
+    kept, other = (np.empty((JOB_IMAGES, 4), np.float32) for _ in range(2))
+    with asyncio.Runner() as runner, contextlib.ExitStack() as opened:
 
-    Args:
-        url: Of the service.
-    """
+        def open_async(client: Any) -> Any:
+            opened.callback(lambda: runner.run(client.close()))
+            return client
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        random = np.random.default_rng(0)
-        self.numbers = random.integers(0, 16, CALLS)
-        self.images = [[int(number)] for number in self.numbers]
-        self.packed = bytes(pack(random.integers(0, 16, JOB_IMAGES)).packed)
-        self.kept = np.empty((JOB_IMAGES, 4), np.float32)
-        self.other = np.empty((JOB_IMAGES, 4), np.float32)
-        self.single = with_padding(OCTETS, 1)
-        self.client, self.session = Client(url), requests.Session()
-        self.loop = asyncio.new_event_loop()
-        self.alone = Client(url, join_calls=False)
-        self.asynchronous = AsyncClient(url)
-        self.apart = AsyncClient(url, join_calls=False)
-        self.aiohttp = self.loop.run_until_complete(self._session())
-        self.http = http.client.HTTPConnection(urlsplit(url).netloc)
-        self.triton = InferenceServerClient(urlsplit(url).netloc)
+        async def open_aiohttp() -> aiohttp.ClientSession:
+            return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=32))
 
-    async def _session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=32))
+        client = opened.enter_context(Client(url))
+        apart = opened.enter_context(Client(url, join_calls=False))
+        session = opened.enter_context(requests.Session())
+        connection = opened.enter_context(contextlib.closing(http.client.HTTPConnection(host)))
+        triton = opened.enter_context(contextlib.closing(InferenceServerClient(host)))
+        async_client = open_async(AsyncClient(url))
+        async_apart = open_async(AsyncClient(url, join_calls=False))
+        aiohttp_session = open_async(runner.run(open_aiohttp()))
 
-    def close(self) -> None:
-        """Close every client."""
-        for each in (self.client, self.alone, self.session, self.http, self.triton):
-            each.close()
-        for each in (self.asynchronous, self.apart, self.aiohttp):
-            self.loop.run_until_complete(each.close())
-        self.loop.close()
+        def by_http() -> Rows:
+            connection.close()  # the service may have closed it while others were asked
+            return _in_turn(lambda image: _http(connection, bytes([image[0] << 4])))
 
-    def ways(self) -> list[tuple[str, str, Ask]]:
-        """All ways to ask: the work, the client, and what does it."""
-        return [
-            ("single", "Client", self._client),
-            ("single", "requests.Session", self._requests),
-            ("single", "http.client", self._http),
-            ("single", "tritonclient, binary", self._triton),
-            ("single", "AsyncClient", self._async),
-            ("single", "aiohttp", self._aiohttp),
-            ("job", "Client, out=", self._job_out),
-            ("job", "Client", self._job),
-            ("job", "AsyncClient", self._async_job),
-            ("job", HTTP_CLIENT, self._http_job),
-            ("job", "requests, 4 threads", self._requests_job),
-            ("threads", "Client", lambda: _by_threads(lambda: self.client.predict)),
-            (
-                "threads",
-                APART,
-                lambda: _by_threads(lambda: self.alone.predict),
+        async def by_aiohttp(image: list[int]) -> bytes:
+            body = bytes([image[0] << 4])
+            async with aiohttp_session.post(url + PATH, data=body, headers=HEADERS) as answer:
+                answer.raise_for_status()
+                return bytes(await answer.read())
+
+        def in_turn(predict: Callable[[list[int]], Awaitable[Any]]) -> Rows:
+            async def ask() -> Rows:
+                return _rows([await predict(image) for image in IMAGES[:SINGLES]])
+
+            return runner.run(ask())
+
+        def at_once(predict: Callable[[list[int]], Awaitable[Any]]) -> Rows:
+            async def ask() -> Rows:
+                return _rows(await asyncio.gather(*map(predict, IMAGES)))
+
+            return runner.run(ask())
+
+        yield {
+            ("single", "Client"): lambda: _in_turn(client.predict),
+            ("single", "requests.Session"): lambda: _in_turn(_by_requests(session, url)),
+            ("single", "http.client"): by_http,
+            ("single", "tritonclient, binary"): lambda: _in_turn(partial(_triton, triton)),
+            ("single", "AsyncClient"): lambda: in_turn(async_client.predict),
+            ("single", "aiohttp"): lambda: in_turn(by_aiohttp),
+            ("job", "Client, out="): lambda: client.predict_packed(JOB, out=kept),
+            ("job", "Client"): lambda: client.predict_packed(JOB),
+            ("job", "AsyncClient"): lambda: runner.run(async_client.predict_packed(JOB)),
+            ("job", HTTP_CLIENT): lambda: _job_by_http(host, other),
+            ("threads", "Client"): lambda: _by_threads(lambda: client.predict),
+            ("threads", APART): lambda: _by_threads(lambda: apart.predict),
+            ("threads", "requests, a session each"): lambda: _by_threads(
+                lambda: _by_requests(requests.Session(), url)
             ),
-            ("threads", "requests, a session each", lambda: _by_threads(self._requests_alone)),
-            ("calls", "AsyncClient", self._calls),
-            ("calls", f"Async{APART}", self._apart),
-            ("calls", "aiohttp", self._aiohttp_calls),
-        ]
+            ("calls", "AsyncClient"): lambda: at_once(async_client.predict),
+            ("calls", f"Async{APART}"): lambda: at_once(async_apart.predict),
+            ("calls", "aiohttp"): lambda: at_once(by_aiohttp),
+        }
 
-    def _client(self) -> Rows:
-        return np.concatenate([self.client.predict(image) for image in self.images[:SINGLES]])
 
-    def _requests(self) -> Rows:
-        def one(number: int) -> bytes:
-            headers = {"Content-Type": self.single}
-            answer = self.session.post(self.url + PATH, bytes([number << 4]), headers=headers)
-            answer.raise_for_status()
-            return answer.content
+def _in_turn(predict: Predict) -> Rows:
+    return _rows([predict(image) for image in IMAGES[:SINGLES]])
 
-        return _rows(one(int(number)) for number in self.numbers[:SINGLES])
 
-    def _http(self) -> Rows:
-        def one(number: int) -> bytes:
-            headers = {"Content-Type": self.single}
-            self.http.request("POST", PATH, bytes([number << 4]), headers)
-            answer = self.http.getresponse()
-            if answer.status != 200:
-                raise RuntimeError(f"status {answer.status}")
-            return answer.read()
+def _by_requests(session: requests.Session, url: str) -> Predict:
+    def one(image: list[int]) -> bytes:
+        answer = session.post(url + PATH, bytes([image[0] << 4]), headers=HEADERS)
+        answer.raise_for_status()
+        return answer.content
 
-        self.http.close()  # the service may have closed it while others were asked
-        return _rows(one(int(number)) for number in self.numbers[:SINGLES])
+    return one
 
-    def _triton(self) -> Rows:
-        def one(number: int) -> Rows:
-            tensor = InferInput("pixels", [1, 4], "UINT8")
-            tensor.set_data_from_numpy(to_pixels([number]).reshape(1, 4))
-            wanted = InferRequestedOutput("prediction", binary_data=True)
-            answer = self.triton.infer(MODEL, [tensor], outputs=[wanted])
-            found: Rows = answer.as_numpy("prediction")
-            return found
 
-        return np.concatenate([one(int(number)) for number in self.numbers[:SINGLES]])
+def _http(connection: http.client.HTTPConnection, body: bytes) -> bytes:
+    connection.request("POST", PATH, body, HEADERS)
+    answer = connection.getresponse()
+    if answer.status != http.client.OK:
+        raise RuntimeError(f"status {answer.status}")
+    return answer.read()
 
-    def _async(self) -> Rows:
-        async def all_of_them() -> Rows:
-            answers = [await self.asynchronous.predict(image) for image in self.images[:SINGLES]]
-            return np.concatenate(answers)
 
-        return self.loop.run_until_complete(all_of_them())
+def _triton(client: InferenceServerClient, image: list[int]) -> Rows:
+    tensor = InferInput("pixels", [1, 4], "UINT8")
+    tensor.set_data_from_numpy(to_pixels(image).reshape(1, 4))
+    wanted = InferRequestedOutput("prediction", binary_data=True)
+    rows: Rows = client.infer(MODEL, [tensor], outputs=[wanted]).as_numpy("prediction")
+    return rows
 
-    async def _post(self, number: int) -> bytes:
-        body, headers = bytes([number << 4]), {"Content-Type": self.single}
-        async with self.aiohttp.post(self.url + PATH, data=body, headers=headers) as answer:
-            answer.raise_for_status()
-            return await answer.read()
 
-    def _aiohttp(self) -> Rows:
-        async def all_of_them() -> list[bytes]:
-            return [await self._post(int(number)) for number in self.numbers[:SINGLES]]
+def _job_by_http(host: str, memory: Rows) -> Rows:
+    """Ask for the whole job by threads, each on a connection of its own."""
 
-        return _rows(self.loop.run_until_complete(all_of_them()))
+    def work(first: int) -> None:
+        connection = http.client.HTTPConnection(host)
+        for start in range(first, JOB_IMAGES, THREADS * CHUNK_IMAGES):
+            body = JOB[start // 2 : (start + CHUNK_IMAGES) // 2]
+            connection.request("POST", PATH, body, {"Content-Type": OCTETS})
+            answer = connection.getresponse()
+            into = memory[start : start + CHUNK_IMAGES].data.cast("B")
+            if answer.status != http.client.OK or answer.length != len(into):
+                raise RuntimeError(f"status {answer.status}, {answer.length} bytes")
+            done = 0
+            while done < len(into):
+                done += answer.readinto(into[done:])
+        connection.close()
 
-    def _job(self) -> Rows:
-        return self.client.predict_packed(self.packed)
-
-    def _job_out(self) -> Rows:
-        return self.client.predict_packed(self.packed, out=self.kept)
-
-    def _async_job(self) -> Rows:
-        return self.loop.run_until_complete(self.asynchronous.predict_packed(self.packed))
-
-    def _http_job(self) -> Rows:
-        def work(first: int) -> None:
-            connection = http.client.HTTPConnection(urlsplit(self.url).netloc)
-            for start in range(first, JOB_IMAGES, THREADS * CHUNK_IMAGES):
-                body = self.packed[start // 2 : (start + CHUNK_IMAGES) // 2]
-                connection.request("POST", PATH, body, {"Content-Type": OCTETS})
-                answer = connection.getresponse()
-                into = self.other[start : start + CHUNK_IMAGES].data.cast("B")
-                if answer.status != 200 or answer.length != len(into):
-                    raise RuntimeError(f"status {answer.status}, {answer.length} bytes")
-                done = 0
-                while done < len(into):
-                    done += answer.readinto(into[done:])
-            connection.close()
-
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(work, range(0, THREADS * CHUNK_IMAGES, CHUNK_IMAGES)))
-        return self.other
-
-    def _requests_job(self) -> Rows:
-        def work(start: int) -> bytes:
-            body = self.packed[start // 2 : (start + CHUNK_IMAGES) // 2]
-            headers = {"Content-Type": OCTETS}
-            answer = requests.post(self.url + PATH, body, headers=headers, timeout=60)
-            answer.raise_for_status()
-            return answer.content
-
-        with ThreadPoolExecutor(THREADS) as pool:
-            return _rows(pool.map(work, range(0, JOB_IMAGES, CHUNK_IMAGES)))
-
-    def _requests_alone(self) -> Predict:
-        session = requests.Session()
-
-        def one(image: list[int]) -> Rows:
-            headers = {"Content-Type": self.single}
-            answer = session.post(self.url + PATH, bytes([image[0] << 4]), headers=headers)
-            answer.raise_for_status()
-            return _rows([answer.content])
-
-        return one
-
-    def _calls(self) -> Rows:
-        return self._gather(self.asynchronous)
-
-    def _apart(self) -> Rows:
-        return self._gather(self.apart)
-
-    def _gather(self, client: AsyncClient) -> Rows:
-        async def all_of_them() -> Rows:
-            return np.concatenate(await asyncio.gather(*map(client.predict, self.images)))
-
-        return self.loop.run_until_complete(all_of_them())
-
-    def _aiohttp_calls(self) -> Rows:
-        async def all_of_them() -> list[bytes]:
-            return await asyncio.gather(*(self._post(int(number)) for number in self.numbers))
-
-        return _rows(self.loop.run_until_complete(all_of_them()))
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(work, range(0, THREADS * CHUNK_IMAGES, CHUNK_IMAGES)))
+    return memory
 
 
 def _by_threads(begin: Callable[[], Predict]) -> Rows:
@@ -225,11 +162,14 @@ def _by_threads(begin: Callable[[], Predict]) -> Rows:
 
     def work(number: int) -> Rows:
         predict = begin()
-        return np.concatenate([predict([(number + n) % 16]) for n in range(CALLS_OF_EACH)])
+        return _rows([predict([(number + n) % 16]) for n in range(CALLS_OF_EACH)])
 
     with ThreadPoolExecutor(CALLERS) as pool:
         return np.concatenate(list(pool.map(work, range(CALLERS))))
 
 
-def _rows(answers: Any) -> Rows:
-    return np.frombuffer(b"".join(answers), "<f4").reshape(-1, 4)
+def _rows(answers: list[Any]) -> Rows:
+    """Join answers, as rows or as bytes."""
+    if isinstance(answers[0], bytes):
+        return np.frombuffer(b"".join(answers), "<f4").reshape(-1, 4)
+    return np.concatenate(answers)

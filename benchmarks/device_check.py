@@ -28,7 +28,6 @@ from benchmarks.device_engine import (
     goals,
     limits_of,
     memcheck,
-    oracle_of,
     prove_and_time,
     prove_random,
 )
@@ -43,6 +42,7 @@ from benchmarks.device_service import (
     smi,
 )
 from benchmarks.running import ROOT
+from benchmarks.workloads import load_reference
 from diagonalflip.server.models.store import check
 from diagonalflip.server.supervisor.host import count_cores
 
@@ -77,11 +77,7 @@ class Report:
             partly = self.found.get(name, {})
             self.found[name] = partly | {"failed": f"{type(error).__name__}: {error}"}
         self.found["about"]["seconds"][name] = round(time.monotonic() - started, 1)
-        self.write()
         print(json.dumps(self.found[name], indent=1, ensure_ascii=False), flush=True)
-
-    def write(self) -> None:
-        """Write all that is known."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.found, indent=1, ensure_ascii=False)
         self.path.write_text(text + "\n", encoding="utf-8")
@@ -118,7 +114,7 @@ def prove(report: Report, device: str, scratch: Path, seconds: int) -> None:
     report.step("export", lambda: export(store))
     if report.failed:
         return
-    artifacts, oracle = check(store), oracle_of(store)
+    artifacts, oracle = check(store), load_reference(store / "diagonal_flip.onnx")
     bench = Bench(store, device, oracle, scratch, seconds)
     report.step("limits", lambda: limits_of(device))
     report.step("engine", lambda: prove_and_time(artifacts, device, oracle, report.found["limits"]))
@@ -130,20 +126,11 @@ def prove(report: Report, device: str, scratch: Path, seconds: int) -> None:
     report.step("a worker killed", lambda: prove_restart(bench))
     report.step("memory taken", lambda: prove_memory_taken(bench))
     served: dict[str, Any] = {}
-    report.step("served", lambda: measured(report, served, bench))
+    report.found["served"] = served  # what was measured before it failed is written, too
+    report.step("served", lambda: measure(bench, served))
     if device != CPU and "served" not in report.failed:
         report.step("goals of the service", lambda: service_goals(served))
     report.step("memory checker", lambda: memcheck(store) if device != CPU else "no GPU")
-
-
-def measured(report: Report, served: dict[str, Any], bench: Bench) -> dict[str, Any]:
-    """Return all rates; each is written as soon as it is there."""
-    report.found["served"] = served
-    for name, rates in measure(bench):
-        served[name] = rates
-        report.write()
-        print(f"    {name}", flush=True)
-    return served
 
 
 def export(store: Path) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.running import ROOT
-from benchmarks.workloads import Predictions, load_reference
+from benchmarks.workloads import Predictions
 from diagonalflip.inference.engine import Engine, open_engine
 from diagonalflip.inference.torch_engine import TorchEngine
 from diagonalflip.server.models.store import Artifacts, check
@@ -44,11 +44,6 @@ CPU, CUDA = "cpu", "cuda:0"
 
 Oracle = Callable[[bytes], Predictions]
 """ONNX Runtime on the CPU."""
-
-
-def oracle_of(store: Path) -> Oracle:
-    """Return ONNX Runtime's predictions of packed images."""
-    return load_reference(store / "diagonal_flip.onnx")
 
 
 def engines(artifacts: Artifacts, device: str) -> Iterator[tuple[str, Engine, float]]:

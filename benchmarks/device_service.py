@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import requests
@@ -22,15 +18,15 @@ from benchmarks.device_engine import CUDA, Oracle, compare, random_images
 from benchmarks.driver import Address
 from benchmarks.running import DIRECT, PATH, ROOT, TORCHSERVE_ANSWER_BYTES, Ours, ours, wait_until
 from benchmarks.workloads import WORKLOADS
-from benchmarks.wrk import drive, wrk_is_here
+from benchmarks.wrk import drive_right, wrk_is_here
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor.host import count_cores
 from diagonalflip.server.supervisor.torchserve_command import find_torchserve
 from diagonalflip.wire import OCTETS, with_padding
+from tests.drills.load import Load, references
 
 SIZES = (1, 2, 3, 16, 1_000, 32_769, 65_537, 1 << 20)
 WORKER_COUNTS = (1, 4, 16)
-LOAD_IMAGES = (2, 1_000, 131_072, 1 << 20)
 ANSWER_S = 60
 SPARED_BYTES = 32 << 20
 """Of the GPU's memory, when somebody else has the rest."""
@@ -84,78 +80,37 @@ class Bench:
             RuntimeError: One is wrong, or came from elsewhere.
         """
         for count in sizes:
-            status, device = self.exchange(server.ports[port], count)
-            if (status, device) != (200, self.kind):
-                raise RuntimeError(f"{count} images: status {status}, computed on {device}")
-
-    def exchange(self, port: int, count: int) -> tuple[int, str]:
-        """Send random images; return status and device of the answer.
-
-        Raises:
-            RuntimeError: It is 200, and wrong.
-            RequestException: There is none.
-        """
-        images = random_images(count)
-        answer = requests.post(
-            f"http://127.0.0.1:{port}{PATH}",
-            data=bytes(images.packed),
-            headers={"Content-Type": with_padding(OCTETS, count)},
-            timeout=ANSWER_S,
-            proxies=DIRECT,
-        )
-        if answer.status_code == requests.codes.ok:
+            images = random_images(count)
+            answer = requests.post(
+                f"http://127.0.0.1:{server.ports[port]}{PATH}",
+                data=bytes(images.packed),
+                headers={"Content-Type": with_padding(OCTETS, count)},
+                timeout=ANSWER_S,
+                proxies=DIRECT,
+            )
+            device = answer.headers.get("Flip-Device")
+            if (answer.status_code, device) != (200, self.kind):
+                raise RuntimeError(
+                    f"{count} images: status {answer.status_code}, computed on {device}"
+                )
             got = np.frombuffer(answer.content, "<f4").reshape(-1, 4)
             compare(got, self.oracle(bytes(images.packed))[:count])
-        return answer.status_code, answer.headers.get("Flip-Device", "")
 
-
-class Load:
-    """Sends requests in turn, each on a connection of its own, until it is left.
-
-    Attributes:
-        outcomes: How often each status came, and each error.
-    """
-
-    def __init__(self, bench: Bench, server: Ours) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self._bench, self._port = bench, server.ports["PORT"]
-        self._ended = threading.Event()
-        self._right = threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        turn = 0
-        while not self._ended.is_set():
-            count, turn = LOAD_IMAGES[turn % len(LOAD_IMAGES)], turn + 1
-            try:
-                outcome = str(self._bench.exchange(self._port, count)[0])
-            except (requests.RequestException, RuntimeError) as error:
-                outcome = "wrong" if isinstance(error, RuntimeError) else type(error).__name__
-            self.outcomes[outcome] += 1
-            if outcome == "200":
-                self._right.release()
-
-    def answered(self, count: int) -> None:
-        """Wait for so many more right answers.
+    @contextlib.contextmanager
+    def under_load(self, outcomes: dict[str, Any]) -> Iterator[tuple[Ours, Load]]:
+        """Give a service with two workers under load; how often each outcome came goes to a dict.
 
         Raises:
-            RuntimeError: They do not come, or one was wrong.
+            RuntimeError: An answer was wrong.
         """
-        while self._right.acquire(blocking=False):
-            pass
-        for _ in range(count):
-            if not self._right.acquire(timeout=2 * ANSWER_S):
-                raise RuntimeError(f"no right answer any more: {dict(self.outcomes)}")
-        if self.outcomes["wrong"]:
-            raise RuntimeError(f"wrong answers: {dict(self.outcomes)}")
+        with self.serving(WORKERS="2") as server, Load(server, references(self.store)) as load:
+            load.answered(20)
+            yield server, load
+            load.answered(20)
+            self.ask(server)
+        outcomes |= vars(load.tally)
+        if load.tally.wrong:
+            raise RuntimeError(f"wrong answers: {outcomes}")
 
 
 def torchserve_setting() -> str:
@@ -213,19 +168,17 @@ def prove_restart(bench: Bench) -> dict[str, Any]:
     """Kill one of two workers of one device under load; the next one is proven like the first.
 
     Raises:
-        RuntimeError: An answer is wrong, or they do not come again.
+        RuntimeError: An answer is wrong, or the service does not recover.
     """
-    with bench.serving(WORKERS="2") as server, Load(bench, server) as load:
-        load.answered(20)
+    outcomes: dict[str, Any] = {}
+    with bench.under_load(outcomes) as (server, _):
         victim = server.workers()[0]
-        os.kill(victim.pid, signal.SIGKILL)
+        victim.kill()
         victim.wait()
         wait_until(lambda: victim not in server.workers() and server.serves(), server)
-        load.answered(20)
-        bench.ask(server)
     if "no CUDA graph" in (bench.scratch / "logs/worker.log").read_text():
         raise RuntimeError("a worker captured no CUDA graph; see its log")
-    return dict(load.outcomes)
+    return outcomes
 
 
 def prove_memory_taken(bench: Bench) -> dict[str, Any] | str:
@@ -236,49 +189,45 @@ def prove_memory_taken(bench: Bench) -> dict[str, Any] | str:
     """
     if bench.kind == "cpu":
         return "no GPU"
-    with bench.serving(WORKERS="2") as server, Load(bench, server) as load:
-        load.answered(10)
+    outcomes: dict[str, Any] = {}
+    command = [sys.executable, "-c", HOG]
+    with bench.under_load(outcomes) as (server, load):
         with subprocess.Popen(
-            [sys.executable, "-c", HOG], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as hog:
             taken = int(next(iter(hog.stdout or ())))
             load.answered(10)
-            os.kill(server.workers()[0].pid, signal.SIGKILL)
+            server.workers()[0].kill()
             wait_until(lambda: server.state().get("workers_ready") == 1, server)
             load.answered(10)
             hog.communicate()  # the end of its input
         wait_until(server.serves, server)
-        load.answered(10)
-        bench.ask(server)
-    return {"taken_mib": taken >> 20, "outcomes": dict(load.outcomes)}
+    return {"taken_mib": taken >> 20, "outcomes": outcomes}
 
 
-def measure(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give the rates of every workload: of TorchServe, then of more and more workers.
+def measure(bench: Bench, served: dict[str, Any]) -> dict[str, Any]:
+    """Add the rates of every workload: of TorchServe, then of more and more workers.
 
     Each number of workers is measured on the device and on this host's CPU.
     """
-    counts = [count for count in WORKER_COUNTS if count <= max(2, count_cores())]
     if torchserve_setting() == "1":
         with bench.serving(TORCHSERVE="1") as server:
-            yield "TorchServe", _rates(bench, server, "TORCHSERVE_PORT", TORCHSERVE_ANSWER_BYTES)
-    for count in counts:
-        with bench.serving(WORKERS=str(count)) as server:
-            yield f"{bench.kind}, {count} workers", _rates(bench, server)
-        if bench.kind != "cpu":
-            with bench.serving(on_cpu=True, WORKERS=str(count)) as server:
-                yield f"cpu, {count} workers", _rates(bench, server)
+            served["TorchServe"] = _rates(bench, server, "TORCHSERVE_PORT", TORCHSERVE_ANSWER_BYTES)
+    for count in (each for each in WORKER_COUNTS if each <= max(2, count_cores())):
+        for kind in dict.fromkeys((bench.kind, "cpu")):
+            with bench.serving(on_cpu=kind == "cpu", WORKERS=str(count)) as server:
+                served[f"{kind}, {count} workers"] = _rates(bench, server)
+    return served
 
 
 def service_goals(served: dict[str, Any]) -> dict[str, bool]:
     """Return whether W4 is at least the CPU's at equal workers, by what it says."""
+    rates = {name: found["W4"]["m_images_per_s"] for name, found in served.items() if "W4" in found}
     found = {}
-    for name, rates in served.items():
+    for name, rate in rates.items():
         device, _, workers = name.partition(", ")
         if device == "cuda":
-            share = (
-                rates["W4"]["m_images_per_s"] / served[f"cpu, {workers}"]["W4"]["m_images_per_s"]
-            )
+            share = rate / rates[f"cpu, {workers}"]
             found[f"W4 of {workers}, at least the CPU's ({share:.2f})"] = share >= 1
     return found
 
@@ -290,7 +239,7 @@ def _rates(
     rows: dict[str, Any] = {"driver": "wrk" if wrk_is_here() else "asyncio"}
     for workload in WORKLOADS.values():
         if workload.answer_bytes <= most_bytes:
-            timed, _ = drive(address, workload, bench.oracle, bench.seconds)
+            timed, _ = drive_right(address, workload, bench.oracle, bench.seconds)
             rows[workload.name] = {
                 "requests_per_s": timed.requests_per_s,
                 "m_images_per_s": timed.requests_per_s * workload.images / 1e6,

@@ -1,11 +1,4 @@
-"""The load driver that compares every answer: asyncio. ``wrk`` is for timed figures.
-
-wrk is fast, but knows no answer from another unless a script looks, and a script that looks
-costs nginx half of its W4. So no script looks while wrk is timed: there its own count of
-statuses and bytes is checked. Right before, wrk runs with a script that compares every answer
-(that is the warm-up too), and before and after this module's own driver pairs each answer
-with its request, which wrk cannot.
-"""
+"""The load driver that compares every answer, in asyncio. ``wrk`` is for timed figures."""
 
 from __future__ import annotations
 
@@ -13,10 +6,10 @@ import asyncio
 import contextlib
 import secrets
 import ssl
+import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -93,9 +86,9 @@ def run_python(
     work: list[Exchange],
     *,
     seconds: float = TIMEOUT_S,
-    requests: int | None = None,
+    requests: int = sys.maxsize,
 ) -> Outcome:
-    """Sends ``work`` in turn over all connections, and compares every answer with its request.
+    """Send ``work`` in turn over all connections, and compare every answer with its request.
 
     Args:
         address: The server.
@@ -104,80 +97,58 @@ def run_python(
         seconds: When to stop sending.
         requests: How many to send at most.
     """
-    return asyncio.run(_Drive(address, workload, work, seconds, requests).run())
+    head = (
+        f"POST {address.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {OCTETS}\r\n"
+        f"Accept: {workload.accept}\r\nContent-Length: {workload.images // 2}\r\n"
+        + (f"Authorization: Bearer {address.token}\r\n" if address.token else "")
+    ).encode()
+    half, tls = trace_half(), address.tls()
+    outcome, latencies_s = Outcome(), list[float]()
+    sent = 0
 
-
-class _Drive:
-    def __init__(
-        self,
-        address: Address,
-        workload: Workload,
-        work: list[Exchange],
-        seconds: float,
-        requests: int | None,
-    ) -> None:
-        head = (
-            f"POST {address.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {OCTETS}\r\n"
-            f"Accept: {workload.accept}\r\nContent-Length: {workload.images // 2}\r\n"
-            + (f"Authorization: Bearer {address.token}\r\n" if address.token else "")
-        ).encode()
-        self._head, self._work = head, work
-        self._traces = trace_half() if workload.traced else ""
-        self._port, self._tls = address.port, address.tls()
-        self._connections = workload.connections
-        self._left = requests if requests is not None else 1 << 62
-        self._seconds = seconds
-        self._sent = 0
-        self._latencies_s: list[float] = []
-        self._outcome = Outcome()
-
-    async def run(self) -> Outcome:
+    async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        sent += 1
+        each = work[sent % len(work)]
+        trace = f"traceparent: 00-{half}{sent:016x}-{half}-01\r\n" if workload.traced else ""
         started = time.perf_counter()
-        deadline = started + self._seconds
-        await asyncio.gather(*(self._connection(deadline) for _ in range(self._connections)))
-        outcome = self._outcome
-        outcome.elapsed_s = time.perf_counter() - started
-        outcome.requests = outcome.compared = len(self._latencies_s)
-        if self._latencies_s:
-            p50, p99, most = np.percentile(self._latencies_s, [50, 99, 100]) * 1e6
-            outcome.latency_us = {"p50": float(p50), "p99": float(p99), "max": float(most)}
-        return outcome
+        writer.write(b"%b%b\r\n%b" % (head, trace.encode(), each.payload))
+        status, body, wire_bytes = await read_answer(reader)
+        latencies_s.append(time.perf_counter() - started)
+        outcome.wrong += status != 200 or not each.judge(body)
+        outcome.least_wire_bytes = min(outcome.least_wire_bytes or wire_bytes, wire_bytes)
 
-    async def _connection(self, deadline: float) -> None:
+    async def connection(deadline: float) -> None:
         try:
             reader, writer = await asyncio.open_connection(
-                "127.0.0.1", self._port, limit=READ_LIMIT_BYTES, ssl=self._tls
+                "127.0.0.1", address.port, limit=READ_LIMIT_BYTES, ssl=tls
             )
         except OSError:
-            self._outcome.errors += 1
+            outcome.errors += 1
             return
         try:
-            while self._left > 0 and time.perf_counter() < deadline:
-                self._left -= 1
+            while sent < requests and time.perf_counter() < deadline:
                 async with asyncio.timeout(TIMEOUT_S):
-                    await self._exchange(reader, writer)
+                    await exchange(reader, writer)
         except (OSError, ValueError, EOFError, asyncio.LimitOverrunError):
-            self._outcome.errors += 1  # timeouts are OSErrors, broken HTTP is a ValueError
+            outcome.errors += 1  # timeouts are OSErrors, broken HTTP is a ValueError
         finally:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()  # TLS says goodbye, which takes a while
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        exchange = self._work[self._sent % len(self._work)]
-        self._sent += 1
-        trace = ""
-        if self._traces:
-            trace = f"traceparent: 00-{self._traces}{self._sent:016x}-{self._traces}-01\r\n"
-        request = b"%b%b\r\n%b" % (self._head, trace.encode(), exchange.payload)
+    async def run() -> None:
         started = time.perf_counter()
-        writer.write(request)
-        status, body, wire_bytes = await read_answer(reader)
-        self._latencies_s.append(time.perf_counter() - started)
-        if status != 200 or not exchange.judge(body):
-            self._outcome.wrong += 1
-        least = self._outcome.least_wire_bytes
-        self._outcome.least_wire_bytes = min(least or wire_bytes, wire_bytes)
+        deadline = started + seconds
+        await asyncio.gather(*(connection(deadline) for _ in range(workload.connections)))
+        outcome.elapsed_s = time.perf_counter() - started
+
+    asyncio.run(run())
+    outcome.requests = outcome.compared = len(latencies_s)
+    if latencies_s:
+        p50, p99, most = np.percentile(latencies_s, [50, 99, 100]) * 1e6
+        outcome.latency_us = {"p50": float(p50), "p99": float(p99), "max": float(most)}
+    return outcome
 
 
 def trace_half() -> str:
@@ -186,7 +157,7 @@ def trace_half() -> str:
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, int]:
-    """Status, body and bytes on the wire of the next answer, chunked or not."""
+    """Return status, body and bytes on the wire of the next answer, chunked or not."""
     head = await reader.readuntil(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     fields = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
@@ -202,8 +173,3 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, int]:
     else:
         raise ValueError(f"no length in {head!r}")
     return int(status.split()[1]), body, len(head) + len(body)
-
-
-def as_json(outcome: Outcome) -> dict[str, Any]:
-    """All of an outcome, for the results."""
-    return asdict(outcome) | {"requests_per_s": outcome.requests_per_s}

@@ -2,8 +2,8 @@
 
     python3 benchmarks/gpu_host.py --device cpu
 
-If this Python has torch, it stays, with its packages as they are; what they lack comes from the
-bundle that ``make gpu-bundle`` made, as far as it is there. Nothing is downloaded, and nothing is
+If this Python has torch, it stays, with its packages as they are. What they lack comes from the
+bundle that ``make gpu-bundle`` made, if that is there. Nothing is downloaded, and nothing is
 written outside ``.gpu-bundle``. Without torch, everything is installed as for ``make serve``.
 """
 
@@ -14,32 +14,18 @@ import shutil
 import subprocess
 import sys
 import venv
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / ".gpu-bundle"
 ENVIRONMENT = BUNDLE / "environment"
-NEEDED = {
-    "cryptography": "cryptography",
-    "httptools": "httptools",
-    "multipart": "multipart",
-    "numpy": "numpy",
-    "onnx": "onnx",
-    "onnxruntime": "onnxruntime",
-    "onnxscript": "onnxscript",
-    "orjson": "orjson",
-    "PIL": "pillow",
-    "prometheus_client": "prometheus-client",
-    "psutil": "psutil",
-    "requests": "requests",
-    "rich": "rich",
-    "swagger_ui": "swagger-ui-py",
-    "typer": "typer",
-    "uvloop": "uvloop",
-    "yaml": "pyyaml",
-}
-"""What the check imports, by module; TorchServe and a Java are checked only where they are."""
+NEEDED = (
+    *("PIL", "cryptography", "httptools", "multipart", "numpy", "onnx", "onnxruntime"),
+    *("onnxscript", "orjson", "prometheus_client", "psutil", "requests", "rich", "swagger_ui"),
+    *("typer", "uvloop", "yaml"),
+)
+"""Modules that the check imports; TorchServe and a Java are checked only where they are."""
 
 
 def main() -> None:
@@ -68,42 +54,23 @@ def environment() -> Path:
     """
     venv.create(ENVIRONMENT, clear=True, with_pip=False)
     [packages] = ENVIRONMENT.glob("lib/python*/site-packages")
-    # Its own packages come first; ``addsitedir`` reads the .pth files of the host's too.
-    there = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    lines = [f"import site; site.addsitedir({path!r})\n" for path in there]
+    # The host's packages come first; ``addsitedir`` reads their .pth files too.
+    folders = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    folders += map(str, sorted(BUNDLE.glob("[0-9]-*")))
+    lines = [f"import site; site.addsitedir({path!r})\n" for path in folders]
     (packages / "host.pth").write_text("".join(lines), encoding="utf-8")
     python = ENVIRONMENT / "bin/python"
-    if wheels := [str(wheel) for wheel in missing_wheels()]:
-        names = ", ".join(Path(wheel).name.partition("-")[0] for wheel in wheels)
-        print(f"==> From the bundle: {names}", flush=True)
-        [pip] = BUNDLE.glob("*/pip-*.whl")
-        install = [str(python), f"{pip}/pip", "install", "--quiet", "--no-index", "--no-deps"]
-        subprocess.run([*install, "--target", str(packages), *wheels], check=True)
     find = "import importlib.util as u, sys; print(*filter(u.find_spec, sys.argv[1:]))"
     seen = subprocess.run(
         [str(python), "-c", find, *NEEDED], capture_output=True, text=True, check=True
     )
-    if lacking := [NEEDED[module] for module in NEEDED if module not in seen.stdout.split()]:
+    if lacking := [module for module in NEEDED if module not in seen.stdout.split()]:
         sys.exit(
             f"{sys.executable} has torch, and lacks {', '.join(lacking)}. Install them, or run "
             f"`make gpu-bundle BUNDLE_PYTHON={sys.version_info[0]}.{sys.version_info[1]}` where "
             f"there is a network, and bring .gpu-bundle here."
         )
     return python
-
-
-def missing_wheels() -> list[Path]:
-    """Return the bundle's wheels of what is not installed, smallest first."""
-    found = []
-    for wheel in sorted(BUNDLE.glob("*/*.whl"), key=lambda path: path.stat().st_size):
-        name = wheel.name.partition("-")[0]
-        if name == "pip" or (name == "onnxruntime" and util.find_spec(name) is not None):
-            continue  # which has three names: for the CPU, for GPUs, and builds of hosts
-        try:
-            metadata.distribution(name)
-        except metadata.PackageNotFoundError:
-            found.append(wheel)
-    return found
 
 
 def runs(program: Path) -> bool:

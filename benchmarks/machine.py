@@ -20,15 +20,15 @@ from diagonalflip.server.supervisor.torchserve_command import find_torchserve
 
 OURS = ("torchserve", "torch", "numpy")
 THEIRS = {
-    "servers": (
-        *("fastapi", "uvicorn", "uvloop", "httptools", "granian", "mosec", "onnxruntime", "numpy"),
-    ),
-    "litserve": ("litserve", "uvicorn", "onnxruntime", "numpy"),
+    "servers": [
+        *("fastapi", "uvicorn", "uvloop", "httptools", "granian", "mosec", "onnxruntime", "numpy")
+    ],
+    "litserve": ["litserve", "uvicorn", "onnxruntime", "numpy"],
 }
 
 
 def describe() -> dict[str, Any]:
-    """Everything that a reader needs to judge the figures."""
+    """Return everything that a reader needs to judge the figures."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
@@ -59,24 +59,19 @@ def save(page: Path, title: str, figures: str) -> None:
 
 
 def commit() -> str:
-    """The commit that is measured."""
+    """Return the commit that is measured."""
     return _output(["git", "-C", str(ROOT), "describe", "--always", "--dirty"])
 
 
 def cpu_model(cpuinfo: str) -> str:
-    """The processor's name, from the text of ``/proc/cpuinfo``."""
+    """Return the processor's name, from the text of ``/proc/cpuinfo``."""
     found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     return found[1].strip() if found else platform.machine()
 
 
 def slug(text: str) -> str:
-    """``text`` as part of a file's name."""
+    """Return ``text`` as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def pinned(requirements: str) -> dict[str, str]:
-    """Versions by name, from the text of a file of pinned requirements."""
-    return dict(re.findall(r"^([\w.-]+)==([\w.+]+)", requirements, re.MULTILINE))
 
 
 def _versions() -> dict[str, str]:
@@ -87,7 +82,8 @@ def _versions() -> dict[str, str]:
     versions["java"] = java[1] if java else ""
     versions["openssl"] = ssl.OPENSSL_VERSION.split()[1]
     for peer, names in THEIRS.items():
-        pins = pinned((PEERS / f"{peer}.txt").read_text(encoding="utf-8"))
+        pinned = (PEERS / f"{peer}.txt").read_text(encoding="utf-8")
+        pins = dict(re.findall(r"^([\w.-]+)==([\w.+]+)", pinned, re.MULTILINE))
         versions |= {f"{peer}: {name}": pins[name] for name in names}
     for tool in ("nginx", "wrk"):
         if shutil.which(tool):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +20,7 @@ class Results:
 
     Attributes:
         about: The machine, the commit, versions, options.
-        titles: Of each server, by name.
+        titles: Title of each server, by name.
         ours: Names of this product's servers.
         slots: A server, a workload, a round, and what was seen.
         starts: A server, a round, seconds to ready, and MiB.
@@ -41,7 +40,9 @@ class Measure:
     Attributes:
         title: Head of the column.
         workload: Where it is measured.
-        pick: Takes it from a slot.
+        name: Of a slot's figure, or of one of its latencies.
+        unit: What the figure is divided by.
+        by_core: Whether it is told for each busy core of the service.
         higher_is_better: Else lower is.
         against: The server that ratios are to.
         goal: What the ratio of ours should be.
@@ -50,11 +51,18 @@ class Measure:
 
     title: str
     workload: str
-    pick: Callable[[dict[str, Any]], float]
+    name: str
+    unit: float = 1.0
+    by_core: bool = False
     higher_is_better: bool = True
     against: str = BASELINE
     goal: float | None = None
     aim: float | None = None
+
+    def of(self, slot: dict[str, Any]) -> float:
+        """Take the figure from a slot."""
+        found: float = {**slot, **slot["latency_us"]}[self.name] / self.unit
+        return found / slot["busy_cores"] if self.by_core else found
 
 
 @dataclass(frozen=True)
@@ -71,19 +79,16 @@ class Spread:
         return f"{number(self.median)} ({number(self.least)} to {number(self.most)})"
 
 
-def latency(name: str, unit_us: float = 1.0) -> Callable[[dict[str, Any]], float]:
-    """Return what picks a latency from a slot, in microseconds or a larger unit."""
-    return lambda slot: float(slot["latency_us"][name]) / unit_us
-
-
+W2 = Measure("W2 req/s", "W2", "requests_per_s", goal=4.5, aim=7.0)
+W4 = Measure("W4 M images/s", "W4", "m_images_per_s", goal=1.05)
 MEASURES = (
-    Measure("W1 p50 µs", "W1", latency("p50"), higher_is_better=False, goal=0.5, aim=0.45),
-    Measure("W1 p99 µs", "W1", latency("p99"), higher_is_better=False),
-    Measure("W2 req/s", "W2", lambda slot: float(slot["requests_per_s"]), goal=4.5, aim=7.0),
-    Measure("W2 p99 ms", "W2", latency("p99", 1e3), higher_is_better=False),
-    Measure("W2 errors", "W2", lambda slot: float(slot["errors"]), higher_is_better=False),
-    Measure("W3 M images/s", "W3", lambda slot: float(slot["m_images_per_s"]), goal=3.0, aim=5.0),
-    Measure("W4 M images/s", "W4", lambda slot: float(slot["m_images_per_s"]), goal=1.05),
+    Measure("W1 p50 µs", "W1", "p50", higher_is_better=False, goal=0.5, aim=0.45),
+    Measure("W1 p99 µs", "W1", "p99", higher_is_better=False),
+    W2,
+    Measure("W2 p99 ms", "W2", "p99", 1e3, higher_is_better=False),
+    Measure("W2 errors", "W2", "errors", higher_is_better=False),
+    Measure("W3 M images/s", "W3", "m_images_per_s", goal=3.0, aim=5.0),
+    W4,
 )
 GOALS = [measure for measure in MEASURES if measure.goal is not None]
 WHAT = (
@@ -93,27 +98,31 @@ WHAT = (
     "4 connections, 131,072 images: images/s",
 )
 """What each measure with a goal says, for people."""
-W2 = MEASURES[2]
 TRACED = replace(W2, workload="W2-traced")
-TO_CEILING = Measure("W4 M images/s", "W4", MEASURES[-1].pick, against=CEILING, aim=0.9)
+TO_CEILING = replace(W4, against=CEILING, goal=None, aim=0.9)
 
 
 def spread(values: list[float]) -> Spread | None:
-    """Median, least and most; None of nothing."""
+    """Return median, least and most; None for nothing."""
     return Spread(statistics.median(values), min(values), max(values)) if values else None
 
 
 def figures(results: Results, server: str, measure: Measure) -> dict[int, float]:
-    """A measure of a server by round, of the slots that did not fail."""
+    """Return a measure of a server by round, of the slots that did not fail."""
     return {
-        slot["round"]: measure.pick(slot)
+        slot["round"]: measure.of(slot)
         for slot in results.slots
         if (slot["server"], slot["workload"]) == (server, measure.workload) and not slot["failed"]
     }
 
 
+def figure(results: Results, server: str, measure: Measure) -> Spread | None:
+    """Return a measure of a server over all rounds."""
+    return spread(list(figures(results, server, measure).values()))
+
+
 def ratio(results: Results, server: str, measure: Measure) -> Spread | None:
-    """A server's figure over that of the measure's other server, round by round."""
+    """Return a server's figure over that of the measure's other server, round by round."""
     return _over(figures(results, server, measure), figures(results, measure.against, measure))
 
 
@@ -151,7 +160,7 @@ def _over(mine: dict[int, float], other: dict[int, float]) -> Spread | None:
 
 
 def table(heads: list[str], rows: list[list[Any]]) -> str:
-    """A table in Markdown; None is an empty cell."""
+    """Return a table in Markdown; None is an empty cell."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(
         f"| {' | '.join('' if cell is None else str(cell) for cell in line)} |" for line in lines
@@ -159,7 +168,7 @@ def table(heads: list[str], rows: list[list[Any]]) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits or so, and thousands apart."""
+    """Return three significant digits or so, and thousands apart."""
     if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

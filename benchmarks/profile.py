@@ -1,23 +1,22 @@
-"""Profiles the serving path: which part is busy under each workload.
+"""Profiles the serving path: which of our functions is busy under each workload.
 
     make profile
     python -m benchmarks.profile --seconds 5
 
-A worker, ours or TorchServe's, is sampled by py-spy, Java by its own Flight Recorder, both only
-where they are on a processor; what waits is not counted. Each sample counts for the innermost
-function that ``WORKER`` or ``JAVA`` names. Answers are compared before and after.
+A worker, ours or TorchServe's, is sampled by py-spy where it is on a processor; what waits is not
+counted. Each sample counts for the innermost function that is ours or TorchServe's. Of Java only
+the processors that it takes are told. Answers are compared before and after.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -27,61 +26,36 @@ from benchmarks.driver import Address
 from benchmarks.measures import table
 from benchmarks.running import PATH, first_export, our_server
 from benchmarks.workloads import QUARTER, WORKLOADS, Workload, load_reference
-from benchmarks.wrk import drive
+from benchmarks.wrk import drive_right
 
 RESULTS = Path(__file__).with_name("results")
 SAMPLES_A_SECOND = 200
-OTHER = "other"
+ROWS = 25
 SMALL = [WORKLOADS[name] for name in ("W1", "W2", "W3")]
-
-Stack = Sequence[str]
-"""Functions of one sample, the innermost first."""
-
-Groups = dict[str, tuple[str, ...]]
-"""Patterns of function names, by row of the table."""
-
-WORKER: Groups = {
-    "reading TorchServe's requests": ("retrieve_msg (", "retrieve_data_for_inference ("),
-    "parsing HTTP": ("data_received (diagonalflip/server/http/connection.py",),
-    "understanding requests": (
-        "read (diagonalflip/inference/service.py",
-        "preprocess (diagonalflip_handler.py",
-    ),
-    "forward pass": ("predict (diagonalflip/inference/engine.py",),
-    "writing answers": ("_write (diagonalflip/inference/service.py",),
-    "service, the rest": (
-        "answer (diagonalflip/inference/service.py",
-        "handle (diagonalflip_handler.py",
-    ),
-    "sending to TorchServe": ("create_predict_response (", "handle_connection ("),
-    "sending to clients": ("reply (diagonalflip/server/http/connection.py",),
-    "batching": ("(diagonalflip/server/http/lifecycle.py",),
-    "metrics": ("(diagonalflip/server/worker/metrics.py", "(ts/metrics/", "(logging/__init__.py"),
-    "event loop and sockets": ("main (diagonalflip/server/worker/__main__.py",),
-}
-JAVA: Groups = {
-    "decoding the worker's replies": ("ModelResponseDecoder", "CodecUtils"),
-    "encoding for the worker": ("ModelRequestEncoder",),
-    "reading HTTP": ("HttpRequestDecoder", "HttpObjectDecoder", "HttpObjectAggregator"),
-    "writing HTTP": ("HttpResponseEncoder", "HttpObjectEncoder", "NettyUtils"),
-    "routing and queueing": ("org.pytorch.serve.http", "org.pytorch.serve.job", "serve.wlm"),
-    "metrics and logs": ("org.pytorch.serve.metrics", "log4j", "prometheus"),
-    "event loops and sockets": ("io.netty.channel.epoll", "io.netty.channel.unix", "sun.nio.ch"),
-}
+OURS, OTHER = ("(diagonalflip", "(ts/"), "other"
+"""How the files of functions begin that have a row."""
 IDLE_THREAD = "_worker (concurrent/futures/thread.py"
 """It waits for work in a lock of C's, which py-spy takes for work."""
 
-IDLE = ("epollWait", "Unsafe.park", "Object.wait", "Net.poll", "waitForProcessExit", "readBytes")
+
+@dataclass
+class Column:
+    """What one load did: requests per second, processors busy, samples by function."""
+
+    requests_per_s: float
+    worker: float
+    java: float
+    samples: Counter[str]
 
 
 def main() -> int:
-    """Profiles both ports under every workload; returns the exit status."""
+    """Profile both ports under every workload; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=5, help="of each sampling")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the table")
     options = parser.parse_args()
     about = machine.describe()
-    columns: dict[str, dict[str, str]] = {}
+    columns: dict[str, Column] = {}
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         scratch = Path(folder)
         # One version and one worker, so that the process that is sampled has all of the load.
@@ -91,11 +65,11 @@ def main() -> int:
                 ("HTTP listener", "PORT", worker, WORKLOADS["W4"]),
                 ("TorchServe", "TORCHSERVE_PORT", java.children()[0], QUARTER),
             ):
-                profile = Profile(java, sampled, scratch, options.seconds)
                 address = Address(server.ports[port], PATH)
                 for workload in (*SMALL, large):
-                    columns[f"{workload.name}, {name}"] = profile.run(address, workload)
-    text = markdown(columns, about["commit"], about["cpu"])
+                    column = profile(address, workload, sampled, java, options.seconds)
+                    columns[f"{workload.name}, {name}"] = column
+    text = f"# Profile\n\n{about['cpu']}, commit {about['commit']}.\n\n{markdown(columns)}\n"
     path = options.results / f"{about['date']}-{machine.slug(about['cpu'])}" / "profile.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -103,104 +77,61 @@ def main() -> int:
     return 0
 
 
-class Profile:
-    """Sampling of Java and of a worker."""
+def profile(
+    address: Address,
+    workload: Workload,
+    worker: psutil.Process,
+    java: psutil.Process,
+    seconds: int,
+) -> Column:
+    """Return the requests per second, the processors that are busy, and the worker's samples."""
 
-    def __init__(
-        self, java: psutil.Process, worker: psutil.Process, scratch: Path, seconds: int
-    ) -> None:
-        self._java, self._worker = java, worker
-        self._scratch, self._seconds = scratch, seconds
+    def sample() -> tuple[list[float], str]:
+        command = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw"]
+        command += ["--rate", str(SAMPLES_A_SECOND), "--duration", str(seconds)]
+        before = [_cpu_s(process) for process in (worker, java)]
+        with tempfile.NamedTemporaryFile("r") as stacks:
+            command += ["--pid", str(worker.pid), "--output", stacks.name]
+            subprocess.run(command, check=True, capture_output=True)
+            after = [_cpu_s(process) for process in (worker, java)]
+            return [(b - a) / seconds for a, b in zip(before, after, strict=True)], stacks.read()
 
-    def run(self, address: Address, workload: Workload) -> dict[str, str]:
-        """One column of the table: cells by row."""
-        predict = load_reference(first_export() / "diagonal_flip.onnx")
-        timed, cells = drive(address, workload, predict, self._seconds + 3, self._sample)
-        return {**cells, "requests/s": f"{timed.requests_per_s:,.0f}"}
-
-    def _sample(self) -> dict[str, str]:
-        recording, stacks = self._scratch / "java.jfr", self._scratch / "worker.txt"
-        java = str(self._java.pid)
-        self._tool("jcmd", java, "JFR.start", "name=profile", "settings=profile")
-        busy = [_cpu_s(process) for process in (self._java, self._worker)]
-        subprocess.run(
-            [
-                *(str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw"),
-                *("--rate", str(SAMPLES_A_SECOND), "--duration", str(self._seconds)),
-                *("--pid", str(self._worker.pid), "--output", str(stacks)),
-            ],
-            check=True,
-            capture_output=True,
-        )
-        busy = [
-            (_cpu_s(process) - before) / self._seconds
-            for process, before in zip((self._java, self._worker), busy, strict=True)
-        ]
-        self._tool("jcmd", java, "JFR.stop", "name=profile", f"filename={recording}")
-        chosen = ("--events", "jdk.ExecutionSample,jdk.NativeMethodSample", "--stack-depth", "64")
-        printed = self._tool("jfr", "print", "--json", *chosen, recording)
-        return {
-            "worker: processors busy": f"{busy[1]:.2f}",
-            **shares("worker", WORKER, worker_stacks(stacks.read_text(encoding="utf-8"))),
-            "Java: processors busy": f"{busy[0]:.2f}",
-            **shares("Java", JAVA, java_stacks(printed)),
-        }
-
-    def _tool(self, name: str, *arguments: str | Path) -> str:
-        """Runs a tool that lies beside Java; returns its output."""
-        command = [str(Path(self._java.exe()).with_name(name)), *map(str, arguments)]
-        variables = {key: each for key, each in os.environ.items() if key != "JAVA_TOOL_OPTIONS"}
-        return subprocess.run(
-            command, check=True, capture_output=True, text=True, env=variables
-        ).stdout
+    predict = load_reference(first_export() / "diagonal_flip.onnx")
+    timed, (busy, stacks) = drive_right(address, workload, predict, seconds + 3, sample)
+    return Column(timed.requests_per_s, busy[0], busy[1], count(stacks))
 
 
-def worker_stacks(text: str) -> Iterable[Stack]:
-    """Samples of py-spy's raw form: frames from the outermost, then a count."""
-    for line in text.splitlines():
-        frames, _, count = line.rpartition(" ")
-        stack = frames.split(";")[::-1]
-        if not stack[0].startswith(IDLE_THREAD):
-            yield from [stack] * int(count)
+def count(stacks: str) -> Counter[str]:
+    """Count samples of py-spy's raw form by the innermost function that is ours."""
+    found: Counter[str] = Counter()
+    for line in stacks.splitlines():
+        frames, _, samples = line.rpartition(" ")
+        stack = [re.sub(r":\d+\)$", ")", frame) for frame in reversed(frames.split(";"))]
+        if samples.isdigit() and not stack[0].startswith(IDLE_THREAD):
+            ours = (frame for frame in stack if any(mark in frame for mark in OURS))
+            found[next(ours, OTHER)] += int(samples)
+    return found
 
 
-def java_stacks(text: str) -> Iterable[Stack]:
-    """Samples of ``jfr print --json`` that were on a processor."""
-    for event in json.loads(text)["recording"]["events"]:
-        trace = event["values"]["stackTrace"]
-        methods = [frame["method"] for frame in (trace or {"frames": []})["frames"]]
-        names = [f"{method['type']['name']}.{method['name']}" for method in methods]
-        stack = [name.replace("/", ".") for name in names]
-        if stack and not any(idle in stack[0] for idle in IDLE):
-            yield stack
-
-
-def shares(
-    process: str, groups: dict[str, tuple[str, ...]], stacks: Iterable[Stack]
-) -> dict[str, str]:
-    """Return the share of samples in each group, in per cent."""
-    counts = Counter(_group(stack, groups) for stack in stacks)
-    total = sum(counts.values())
-    return {
-        f"{process}: {name}": f"{100 * counts[name] / total:.0f} %" if total else "-"
-        for name in [*groups, OTHER]
-    }
-
-
-def _group(stack: Stack, groups: Groups) -> str:
-    for function in stack:
-        for name, marks in groups.items():
-            if any(mark in function for mark in marks):
-                return name
-    return OTHER
-
-
-def markdown(columns: dict[str, dict[str, str]], commit: str, cpu: str) -> str:
-    """The table, a row a group."""
-    rows = [
-        [row, *(cells[row] for cells in columns.values())] for row in next(iter(columns.values()))
+def markdown(columns: dict[str, Column]) -> str:
+    """Return the table: a column for each load, a row for each function, the busiest first."""
+    shares = [
+        Counter({name: round(100 * n / each.samples.total()) for name, n in each.samples.items()})
+        for each in columns.values()
     ]
-    return f"# Profile\n\n{cpu}, commit {commit}.\n\n{table(['', *columns], rows)}\n"
+    most: Counter[str] = Counter()
+    for column in shares:
+        most |= column  # the larger of both
+    rows = [
+        ["requests/s", *(f"{column.requests_per_s:,.0f}" for column in columns.values())],
+        ["worker: processors busy", *(f"{column.worker:.2f}" for column in columns.values())],
+        ["Java: processors busy", *(f"{column.java:.2f}" for column in columns.values())],
+    ]
+    rows += [
+        [f"`{name}`", *(f"{column[name]} %" for column in shares)]
+        for name, _ in most.most_common(ROWS)
+    ]
+    return table(["", *columns], rows)
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from benchmarks.measures import (
     TRACED,
     TRACED_GOAL,
     W2,
+    W4,
     Measure,
     Results,
-    figures,
-    latency,
+    figure,
     plain,
     ratio,
     spread,
@@ -29,25 +28,42 @@ from benchmarks.measures import (
 
 NOISY = 0.2
 """Between rounds, of a server that computes nothing: above this something else was running."""
+BY_CORE = [
+    Measure("W1 req/s", "W1", "requests_per_s", by_core=True),
+    *(replace(measure, by_core=True) for measure in (W2, *MEASURES[-2:])),
+]
+FORMS = {"W4": "float32, 2 MiB", "W4-float16": "float16, 1 MiB", "W4-packed": "packed, 64 KiB"}
 
 
 def markdown(results: Results) -> str:
-    """The report."""
-    parts = [_about(results), _main_table(results), _ratio_table(results)]
-    parts += [_tls(results), _traced(results)]
-    parts += [_cores_table(results), _answers_table(results), _sweep_table(results)]
-    parts += [_checks(results), _steadiness(results)]
+    """Return the report."""
+    parts = [_about(results), _servers(results), _ratios(results), _tls(results), _traced(results)]
+    heads = ["a busy core", *(measure.title for measure in BY_CORE)]
+    parts.append("## By core\n\n" + _table(results, heads, list(results.titles), BY_CORE))
+    if any(slot["workload"] == "W4-packed" for slot in results.slots):
+        measures = [replace(W4, workload=workload) for workload in FORMS]
+        heads = ["M images/s", *FORMS.values()]
+        parts.append("## W4 by form of answer\n\n" + _table(results, heads, results.ours, measures))
+    parts += [_sweep(results), _checks(results), _steadiness(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def write(results: Results, folder: Path) -> None:
-    """Writes ``report.md``, and ``results.json`` with the ratios of ``traced`` in addition."""
+    """Write ``report.md``, and ``results.json`` with the ratios of ``traced`` in addition."""
     folder.mkdir(parents=True, exist_ok=True)
     ratios = {server: asdict(found) for server, found in traced(results).items()}
     found = asdict(results) | {"traced": {"goal": TRACED_GOAL, "ratios": ratios}}
     text = json.dumps(found, indent=1, ensure_ascii=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     (folder / "report.md").write_text(markdown(results), encoding="utf-8")
+
+
+def _table(results: Results, heads: list[str], servers: list[str], measures: list[Measure]) -> str:
+    rows = [
+        [results.titles[server], *(figure(results, server, measure) for measure in measures)]
+        for server in servers
+    ]
+    return table(heads, rows)
 
 
 def _about(results: Results) -> str:
@@ -66,7 +82,8 @@ def _about(results: Results) -> str:
     )
 
 
-def _main_table(results: Results) -> str:
+def _servers(results: Results) -> str:
+    """Return the table of all measures, with memory and the time to ready."""
     rows = []
     for server, title in results.titles.items():
         starts = [start for start in results.starts if start["server"] == server]
@@ -74,23 +91,19 @@ def _main_table(results: Results) -> str:
             spread([start[name] for start in starts])
             for name in ("idle_mib", "loaded_mib", "ready_s")
         ]
-        cells = [spread(list(figures(results, server, each).values())) for each in MEASURES]
-        rows.append([title, *cells, *costs])
+        rows.append([title, *(figure(results, server, each) for each in MEASURES), *costs])
     heads = [each.title for each in MEASURES]
     return table(["server", *heads, "idle MiB", "loaded MiB", "ready s"], rows)
 
 
-def _ratio_table(results: Results) -> str:
-    """Ratios within a round, then their median, with what we want of them."""
+def _ratios(results: Results) -> str:
+    """Return the medians of the ratios within a round, with what we want of them."""
     rows: list[list[Any]] = []
     for measure in (*MEASURES, TO_CEILING):
         if measure.goal is None and measure.aim is None:
             continue
         sign = "≥" if measure.higher_is_better else "≤"
-        goal = [
-            f"{sign} {level}" if level is not None else None
-            for level in (measure.goal, measure.aim)
-        ]
+        goal = [level and f"{sign} {level}" for level in (measure.goal, measure.aim)]
         cells = [ratio(results, server, measure) for server in plain(results)]
         rows.append([f"{measure.title}, over {measure.against}", *goal, *cells])
     return "## Ratios\n\n" + table(["", "goal (ours)", "aim (ours)", *plain(results)], rows)
@@ -105,11 +118,11 @@ def _tls(results: Results) -> str:
 
 
 def _traced(results: Results) -> str:
-    """Table of what is left of W2's rate when no two heads are alike."""
+    """Return the table of what is left of W2's rate when no two heads are alike."""
     rows = [
         [
             results.titles[server],
-            *(spread(list(figures(results, server, each).values())) for each in (W2, TRACED)),
+            *(figure(results, server, each) for each in (W2, TRACED)),
             found,
             f"≥ {TRACED_GOAL}" if server in results.ours else None,
         ]
@@ -119,55 +132,21 @@ def _traced(results: Results) -> str:
     return "## W2 with a new traceparent in each request\n\n" + table(heads, rows) if rows else ""
 
 
-def by_core(name: str) -> Callable[[dict[str, Any]], float]:
-    """Return what picks a slot's figure per busy core of the service."""
-    return lambda slot: float(slot[name]) / float(slot["busy_cores"])
-
-
-def _cores_table(results: Results) -> str:
-    """Table of throughput per busy core, without the driver's own."""
-    names = {"W1": "requests_per_s", "W2": "requests_per_s", "W3": "m_images_per_s"}
-    names["W4"] = "m_images_per_s"
-    measures = [Measure(workload, workload, by_core(name)) for workload, name in names.items()]
-    rows = [
-        [title, *(spread(list(figures(results, server, each).values())) for each in measures)]
-        for server, title in results.titles.items()
-    ]
-    heads = ["a busy core", "W1 req/s", "W2 req/s", "W3 M images/s", "W4 M images/s"]
-    return "## By core\n\n" + table(heads, rows)
-
-
-def _answers_table(results: Results) -> str:
-    """W4 in the smaller forms of answers, which only ours have."""
-    names = ["W4", "W4-float16", "W4-packed"]
-    if not any(slot["workload"] in names[1:] for slot in results.slots):
-        return ""
-    measures = [Measure(name, name, MEASURES[-1].pick) for name in names]
-    rows = [
-        [results.titles[server]]
-        + [spread(list(figures(results, server, measure).values())) for measure in measures]
-        for server in results.ours
-    ]
-    heads = ["M images/s", "float32, 2 MiB", "float16, 1 MiB", "packed, 64 KiB"]
-    return "## W4 by form of answer\n\n" + table(heads, rows)
-
-
-def _sweep_table(results: Results) -> str:
-    """W2 over the number of connections."""
-    names = list(dict.fromkeys(slot["workload"] for slot in results.slots))
+def _sweep(results: Results) -> str:
+    """Return the table of W2 over the number of connections."""
+    swept = {
+        (slot["server"], slot["workload"]): None
+        for slot in results.slots
+        if slot["workload"].startswith("W2@")
+    }
     rows = []
-    swept = {slot["server"] for slot in results.slots if slot["workload"].startswith("W2@")}
-    for server in [*results.ours, CEILING]:
-        if server not in swept:
-            continue
-        for name in (each for each in names if each.startswith("W2@")):
-            latencies = [latency(which, 1e3) for which in ("p50", "p99", "max")]
-            picks = [W2.pick, *latencies, MEASURES[4].pick]
-            cells = [
-                spread(list(figures(results, server, Measure("", name, pick)).values()))
-                for pick in picks
-            ]
-            rows.append([results.titles[server], name.removeprefix("W2@"), *cells])
+    for server in (*results.ours, CEILING):
+        for workload in (workload for each, workload in swept if each == server):
+            measures = [replace(W2, workload=workload)]
+            measures += [Measure("", workload, name, 1e3) for name in ("p50", "p99", "max")]
+            measures += [Measure("", workload, "errors")]
+            cells = [figure(results, server, measure) for measure in measures]
+            rows.append([results.titles[server], workload.removeprefix("W2@"), *cells])
     heads = ["server", "connections", "req/s", "p50 ms", "p99 ms", "max ms", "errors"]
     return "## W2 by connections\n\n" + table(heads, rows) if rows else ""
 
@@ -185,8 +164,8 @@ def _checks(results: Results) -> str:
 
 
 def _steadiness(results: Results) -> str:
-    """Report how much the machine itself varied, by the server that computes nothing."""
-    found = spread(list(figures(results, CEILING, W2).values()))
+    """Return how much the machine itself varied, by the server that computes nothing."""
+    found = figure(results, CEILING, W2)
     if found is None:
         return ""
     varied = (found.most - found.least) / found.median

@@ -55,21 +55,22 @@ class Running:
     token: str = ""
     certificate: Path | None = None
 
+    @property
+    def url(self) -> str:
+        """URL of the port."""
+        return f"http://127.0.0.1:{self.port}"
+
     def address(self, workload: Workload) -> Address:
-        """Address to send ``workload`` to."""
+        """Return the address to send ``workload`` to."""
         path = f"/{workload.answer_bytes}" if self.fixed else PATH
         return Address(self.port, path, self.token, self.certificate)
-
-    def alive(self) -> bool:
-        """Return whether the first process still runs."""
-        return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
 
     def serves(self) -> bool:
         """Return whether it says itself that all of it is ready."""
         return True
 
     def cpu_s(self) -> float:
-        """Processor seconds that the whole process tree has used."""
+        """Return the processor seconds that the whole process tree has used."""
         used = 0.0
         for process in self._tree():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -80,7 +81,7 @@ class Running:
         return [self.process, *self.process.children(recursive=True)]
 
     def pss_mib(self) -> float:
-        """MiB of the whole process tree; memory that processes share counts once."""
+        """Return the MiB of the whole process tree; memory that processes share counts once."""
         total = 0
         for process in self._tree():
             with contextlib.suppress(OSError):  # it may have ended
@@ -105,7 +106,7 @@ class Ours(Running):
         return f"http://127.0.0.1:{self.ports['ADMIN_PORT']}"
 
     def state(self) -> dict[str, Any]:
-        """What it says of its readiness; nothing while it does not answer."""
+        """Return what it says of its readiness; nothing while it does not answer."""
         url = f"{self.admin_url}/v2/health/ready"
         try:
             return dict(requests.get(url, timeout=2, proxies=DIRECT).json())
@@ -121,7 +122,7 @@ class Ours(Running):
         return all_workers and (state["torchserve"] is None or state["torchserve"]["ready"])
 
     def workers(self) -> list[psutil.Process]:
-        """Its workers, by number."""
+        """Return its workers, by number."""
         found = {}
         for child in self.process.children():
             with contextlib.suppress(psutil.Error):  # it may have ended
@@ -131,13 +132,13 @@ class Ours(Running):
         return [found[number] for number in sorted(found)]
 
     def java(self) -> psutil.Process:
-        """TorchServe; StopIteration if it does not run."""
+        """Return TorchServe's process; StopIteration if it does not run."""
         return next(each for each in self.process.children() if each.name() == "java")
 
 
 @contextlib.contextmanager
 def our_server(scratch: Path, **settings: str) -> Iterator[Ours]:
-    """The whole product with TorchServe, all of it ready."""
+    """Run the whole product with TorchServe, all of it ready."""
     with ours(scratch, "PORT", TORCHSERVE="1", **settings) as server:
         wait_until(server.serves, server)
         yield server
@@ -145,7 +146,7 @@ def our_server(scratch: Path, **settings: str) -> Iterator[Ours]:
 
 @contextlib.contextmanager
 def ours(scratch: Path, port: str, token: str = "", **settings: str) -> Iterator[Ours]:
-    """The product, as ``make serve`` runs it, asked on the port of that name."""
+    """Run the product, as ``make serve`` does, asked on the port of that name."""
     ports = {name.upper(): free_ports() for name in Settings.ports()}
     usual = {name: str(number) for name, number in ports.items()}
     usual |= {"MODEL_STORE": str(model_store()), "LOG_DIR": str(scratch / "logs")}
@@ -156,7 +157,7 @@ def ours(scratch: Path, port: str, token: str = "", **settings: str) -> Iterator
 
 
 def variables(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment for settings by the names that make takes, and for other variables."""
+    """Return the environment for settings by the names that make takes, and for other variables."""
     known = {each.name.upper() for each in fields(Settings)}
     return {variable(name) if name in known else name: value for name, value in settings.items()}
 
@@ -165,7 +166,7 @@ def variables(settings: Mapping[str, str]) -> dict[str, str]:
 def process(
     command: list[str], scratch: Path, settings: dict[str, str] | None = None
 ) -> Iterator[psutil.Popen]:
-    """A process, and at its end all of its group; it writes to ``output.log`` in ``scratch``."""
+    """Run a process with ``output.log`` in ``scratch``, and at its end stop all of its group."""
     scratch.mkdir(parents=True, exist_ok=True)
     environment = {"OMP_NUM_THREADS": "1"} | ALLOCATOR | (settings or {})
     with (scratch / "output.log").open("ab") as output:
@@ -192,25 +193,41 @@ def process(
 
 
 def wait_until(answers: Callable[[], bool], server: Running, timeout_s: float = 120) -> None:
-    """Blocks until ``answers`` says that a right answer came.
+    """Wait until ``answers`` says that a right answer came.
 
     Raises:
         RuntimeError: The server ended, or the time is over.
     """
     deadline = time.monotonic() + timeout_s
     while not answers():
-        if not server.alive() or time.monotonic() > deadline:
+        if server.process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("the server ended, or gave no right answer in time")
         time.sleep(0.02)
 
 
+def seconds_until(
+    condition: Callable[[], Any], timeout_s: float, told: Callable[[], object]
+) -> float:
+    """Return the seconds until ``condition`` held.
+
+    Raises:
+        TimeoutError: It did not; with what ``told`` returns.
+    """
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > timeout_s:
+            raise TimeoutError(f"not within {timeout_s:g} s\n{told()}")
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
 def model_store() -> Path:
-    """The folder that ``make export`` filled."""
+    """Return the folder that ``make export`` filled."""
     return Path(os.environ.get("FLIP_MODEL_STORE") or ROOT / "model_store").resolve()
 
 
 def first_export() -> Path:
-    """The folder of the version that is served by default, and computed by everybody."""
+    """Return the folder of the version that is served by default, and computed by everybody."""
     return store.exports(model_store())[0]
 
 

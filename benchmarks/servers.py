@@ -21,7 +21,7 @@ from benchmarks.running import (
     ours,
     process,
 )
-from benchmarks.workloads import WORKLOADS, Rule, Workload
+from benchmarks.workloads import WORKLOADS, Workload
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
 
@@ -45,28 +45,20 @@ class Server:
     Attributes:
         title: As in the report.
         start: Starts it; is given a folder for all that it writes.
-        rule: How its answers are compared.
+        computes: Whether it predicts; else the length of its answers is compared.
         ours: Whether it is this product.
         most_bytes: Of an answer.
     """
 
     title: str
     start: Start
-    rule: Rule = Rule.TOLERANCE
+    computes: bool = True
     ours: bool = False
     most_bytes: int = sys.maxsize
 
     def answers(self, workload: Workload) -> bool:
         """Return whether it can be asked for that."""
         return workload.answer_bytes <= self.most_bytes and (self.ours or not workload.ours_only)
-
-
-def _front(scratch: Path) -> contextlib.AbstractContextManager[Running]:
-    return ours(scratch, "PORT", TORCHSERVE="0")
-
-
-def _torchserve(scratch: Path) -> contextlib.AbstractContextManager[Running]:
-    return ours(scratch, "TORCHSERVE_PORT", TORCHSERVE="1")
 
 
 def _edge(scratch: Path, *, tls: bool = False) -> contextlib.AbstractContextManager[Running]:
@@ -126,27 +118,29 @@ def _uvicorn(app: str, *options: str) -> Start:
 
 @contextlib.contextmanager
 def _fixed(scratch: Path) -> Iterator[Running]:
-    port = free_ports()
     if shutil.which("nginx") is None:
-        command = [sys.executable, str(PEERS / "fixed_app.py"), str(port)]
-    else:
-        answers = scratch / "answers"
-        answers.mkdir(parents=True, exist_ok=True)
-        for workload in WORKLOADS.values():
-            (answers / str(workload.answer_bytes)).write_bytes(bytes(workload.answer_bytes))
-        (scratch / "nginx.conf").write_text(NGINX.substitute(port=port), encoding="utf-8")
-        command = ["nginx", "-p", str(scratch), "-c", "nginx.conf", "-e", "stderr"]
-        if os.geteuid() == 0:
-            command += ["-g", "user root;"]  # or its workers could not read the scratch folder
+        raise RuntimeError("nginx was not found. Install it, or leave out fixed with --servers")
+    port = free_ports()
+    answers = scratch / "answers"
+    answers.mkdir(parents=True, exist_ok=True)
+    for workload in WORKLOADS.values():
+        (answers / str(workload.answer_bytes)).write_bytes(bytes(workload.answer_bytes))
+    (scratch / "nginx.conf").write_text(NGINX.substitute(port=port), encoding="utf-8")
+    command = ["nginx", "-p", str(scratch), "-c", "nginx.conf", "-e", "stderr"]
+    if os.geteuid() == 0:
+        command += ["-g", "user root;"]  # or its workers could not read the scratch folder
     with process(command, scratch) as first:
         yield Running(first, port, fixed=True)
 
 
 SERVERS = {
     "torchserve": Server(
-        "ours, TorchServe's port", _torchserve, ours=True, most_bytes=TORCHSERVE_ANSWER_BYTES
+        "ours, TorchServe's port",
+        partial(ours, port="TORCHSERVE_PORT", TORCHSERVE="1"),
+        ours=True,
+        most_bytes=TORCHSERVE_ANSWER_BYTES,
     ),
-    "front": Server("ours, HTTP listener", _front, ours=True),
+    "front": Server("ours, HTTP listener", partial(ours, port="PORT", TORCHSERVE="0"), ours=True),
     "edge": Server("ours, through the public listener", _edge, ours=True),
     "fastapi": Server("FastAPI on uvicorn, 2 workers, no batching", _uvicorn("fastapi_app:app")),
     "asgi": Server("bare ASGI on uvicorn, 2 workers, our batching", _uvicorn("asgi_app:app")),
@@ -176,18 +170,12 @@ SERVERS = {
     "litserve": Server(
         "LitServe, dynamic batch 64, 1 ms", _peer("litserve", "litserve_app", "PORT")
     ),
-    "fixed": Server(
-        "nginx, fixed answer of the same size"
-        if shutil.which("nginx")
-        else "bare asyncio (no nginx here), fixed answer of the same size",
-        _fixed,
-        Rule.LENGTH,
-    ),
+    "fixed": Server("nginx, fixed answer of the same size", _fixed, computes=False),
 }
 
 
 def log_tail(folder: Path) -> str:
-    """The last of what a server wrote into ``folder``."""
+    """Return the last of what a server wrote into ``folder``."""
     logs = [path.read_text(errors="replace").strip() for path in sorted(folder.rglob("*.log"))]
     return "\n".join(text[-1000:] for text in logs if text) or "no logs"
 

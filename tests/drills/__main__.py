@@ -27,7 +27,7 @@ HEAD = ["drill", "detected s", "recovered s", *COUNTS, "verdict", "seen"]
 
 
 def run(title: str, expected: Tables, folder: Path, *, long: bool) -> Scene:
-    """Runs one drill, and notes in ``faults`` whatever every drill demands."""
+    """Run one drill, and note in ``faults`` whatever every drill demands."""
     drill = DRILLS[title]
     scene = Scene(folder / drill.__name__, expected, long)
     try:
@@ -44,15 +44,14 @@ def run(title: str, expected: Tables, folder: Path, *, long: bool) -> Scene:
 
 
 def row(title: str, scene: Scene) -> list[str]:
-    """A line of the table."""
+    """Return a line of the table."""
     times = [f"{s:.1f}" if s is not None else "-" for s in (scene.detected_s, scene.recovered_s)]
     verdict = f"FAILED: {'; '.join(scene.faults)}" if scene.faults else "passed"
-    notes = "; ".join(scene.notes)
-    return [title, *times, *scene.tally.counts(), verdict, notes]
+    return [title, *times, *scene.tally.counts(), verdict, "; ".join(scene.notes)]
 
 
 def main() -> int:
-    """Runs the drills; returns 1 if one failed."""
+    """Run the drills; return 1 if one failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

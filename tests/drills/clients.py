@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 
 from benchmarks.running import PATH
 from diagonalflip.wire import OCTETS
@@ -12,19 +13,18 @@ from tests.drills.service import Service
 
 SLOW_CLIENTS = 100
 PATIENCE_S = 90.0
-EXPLANATIONS = PATH.replace("predictions", "explanations")
 PAUSE_S = 1.0
 """Of a client that was rejected, as ``Retry-After`` asks."""
-
 HEAVY = bytes(2048)
 """To be explained: much work for the service, little for who sends it."""
+REJECTED = "503 Retry-After"
+ERRORS = (OSError, asyncio.IncompleteReadError, TimeoutError)
 
 
-async def burst(service: Service, count: int) -> tuple[dict[str, int], float]:
-    """Statuses of ``count`` requests sent at once, and the seconds of the slowest rejection."""
-    found: dict[str, int] = {}
+async def burst(service: Service, count: int) -> tuple[Counter[str], float]:
+    """Return statuses of ``count`` requests sent at once, and seconds of the slowest rejection."""
+    found: Counter[str] = Counter()
     slowest = 0.0
-    request = _head(service, len(HEAVY), EXPLANATIONS) + HEAVY
     connected = asyncio.Barrier(count)
 
     async def one() -> None:
@@ -32,56 +32,41 @@ async def burst(service: Service, count: int) -> tuple[dict[str, int], float]:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         await connected.wait()
         started = time.monotonic()
-        with contextlib.suppress(ConnectionError):
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            status = head.split()[1].decode()
-            if status == "503":
+        with contextlib.suppress(*ERRORS):
+            status = await _explain(service, reader, writer)
+            found[status] += 1
+            if status == REJECTED:
                 slowest = max(slowest, time.monotonic() - started)
-                status += " Retry-After" if b"retry-after: 1\r\n" in head else ""
-            else:
-                await reader.readexactly(int(head.partition(b"content-length: ")[2].split()[0]))
-            found[status] = found.get(status, 0) + 1
         writer.close()
 
     await asyncio.gather(*(one() for _ in range(count)))
     return found, slowest
 
 
-async def drive(service: Service, connections: int, seconds: float) -> tuple[float, float]:
-    """Answers and rejections per second, of clients that send again soon."""
-    answered = rejected = 0
-    request = _head(service, len(HEAVY), EXPLANATIONS) + HEAVY
+async def drive(service: Service, connections: int, seconds: float) -> Counter[str]:
+    """Return how often each status came to clients that send again soon."""
+    found: Counter[str] = Counter()
     deadline = time.monotonic() + seconds
 
     async def client() -> None:
-        nonlocal answered, rejected
         while time.monotonic() < deadline:
-            try:
+            with contextlib.suppress(*ERRORS):
                 reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-            except OSError:
-                continue
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
-                while time.monotonic() < deadline:
-                    writer.write(request)
-                    async with asyncio.timeout(30):
-                        head = await reader.readuntil(b"\r\n\r\n")
-                        length = int(head.lower().partition(b"content-length: ")[2].split()[0])
-                        await reader.readexactly(length)
-                    if time.monotonic() < deadline:
-                        answered += b" 200 " in head[:13]
-                        rejected += b" 503 " in head[:13]
-                    await asyncio.sleep(PAUSE_S if b" 503 " in head[:13] else 0)
-            writer.close()
+                with contextlib.closing(writer):
+                    while time.monotonic() < deadline:
+                        async with asyncio.timeout(30):
+                            status = await _explain(service, reader, writer)
+                        found[status] += time.monotonic() < deadline
+                        await asyncio.sleep(PAUSE_S if status == REJECTED else 0)
 
     await asyncio.gather(*(client() for _ in range(connections)))
-    return answered / seconds, rejected / seconds
+    return found
 
 
-async def slow_clients(service: Service) -> dict[str, int]:
-    """Outcomes of the connections."""
-    endings: dict[str, int] = {}
-    head = _head(service, 1000)
+async def slow_clients(service: Service) -> Counter[str]:
+    """Return how connections of slow clients end."""
+    endings: Counter[str] = Counter()
+    head = _head(service, PATH, 1000)
 
     async def one(kind: str, start: bytes, rest: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
@@ -98,7 +83,7 @@ async def slow_clients(service: Service) -> dict[str, int]:
         else:
             async with asyncio.timeout(PATIENCE_S):
                 ending = ((await answer).split() or [b"", b"closed"])[1].decode()
-        endings[f"{kind}: {ending}"] = endings.get(f"{kind}: {ending}", 0) + 1
+        endings[f"{kind}: {ending}"] += 1
         writer.close()
 
     kinds = (
@@ -111,7 +96,19 @@ async def slow_clients(service: Service) -> dict[str, int]:
     return endings
 
 
-def _head(service: Service, length: int, path: str = PATH) -> bytes:
+async def _explain(
+    service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> str:
+    """Send a heavy request, and return the status of its answer."""
+    path = PATH.replace("predictions", "explanations")
+    writer.write(_head(service, path, len(HEAVY)) + HEAVY)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    await reader.readexactly(int(head.partition(b"content-length: ")[2].split()[0]))
+    status = head.split()[1].decode()
+    return f"{status} Retry-After" if b"retry-after: 1\r\n" in head else status
+
+
+def _head(service: Service, path: str, length: int) -> bytes:
     return (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {service.token}\r\n"
         f"Content-Type: {OCTETS}\r\nAccept: {OCTETS}\r\n"

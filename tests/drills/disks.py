@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.running import PATH, model_store
+from benchmarks.running import model_store
 from diagonalflip.server.models import store
 from diagonalflip.server.models.choice import CHOICE
 from tests.drills.scene import CALM_S, PATIENCE_S, Scene, SkippedError
-from tests.drills.service import Service
 
 TORCHSERVE_MIB = 8
 """Room for TorchServe's temporary files."""
@@ -26,7 +23,8 @@ def disk_full(scene: Scene) -> None:
     """A full disk below the logs."""
     with _small_disk(scene, "logs", 256) as logs, scene.loaded() as service:
         _fill(logs)
-        _ask_without_token(service, 200)  # each of them is logged
+        for _ in range(200):  # each of them is logged
+            service.describe("none")
         service.workers()[0].kill()
         scene.broken(service, lambda: service.proven() < 2)
         scene.notes.append(f"{shutil.disk_usage(logs).free} bytes free")
@@ -83,23 +81,15 @@ def archive_corrupt(scene: Scene) -> None:
 
 
 def copied_store(scene: Scene) -> Path:
-    """A model store whose content may be changed, and in which nothing was chosen."""
+    """Return a model store whose content may be changed, and in which nothing was chosen."""
     copy = scene.folder / "store"
     shutil.copytree(model_store(), copy, ignore=shutil.ignore_patterns(CHOICE))
     return copy
 
 
-def status_of(service: Service, token: str) -> int:
-    """Status of a request with that token."""
-    with socket.create_connection(("127.0.0.1", service.port), 10) as connection:
-        request = f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
-        connection.sendall(request.encode())
-        return int(connection.recv(4096).split()[1])
-
-
 @contextlib.contextmanager
 def _small_disk(scene: Scene, name: str, kib: int) -> Iterator[Path]:
-    """A disk of its own for a folder of the scene."""
+    """Mount a disk of its own for a folder of the scene."""
     folder = scene.folder / name
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
@@ -115,8 +105,3 @@ def _fill(folder: Path) -> None:
     with contextlib.suppress(OSError), (folder / "fill").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-
-
-def _ask_without_token(service: Service, times: int) -> None:
-    with ThreadPoolExecutor(times) as pool:
-        list(pool.map(status_of, [service] * times, ["none"] * times))

@@ -12,36 +12,33 @@ from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from benchmarks.running import PATH
+from benchmarks.running import PATH, seconds_until
+from benchmarks.workloads import load_reference
 from diagonalflip import Client
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.server.models.store import exports, version_of
-from diagonalflip.wire import OCTETS, TOLERANCE, pack, to_pixels
+from diagonalflip.wire import OCTETS, TOLERANCE, pack
 
 SIZES = (2, 2, 2, 64, 1024, 4096, 131_072)
 SENDERS = 3
 TIMEOUT_S = 75.0
-
-
-class Target(Protocol):
-    """Target of a load."""
-
-    @property
-    def url(self) -> str:
-        """URL of the public listener."""
-
-    port: int
-    token: str
-
+COUNTS = ["sent once", "rejected", "unreachable", "lost", "wrong", "longest wait s"]
+COUNTS += ["retried by the client, failed"]
 
 Tables = dict[str, npt.NDArray[np.float32]]
 """Predictions of all 16 images by number, ``float32[16, 4]``, by version."""
 
 
-COUNTS = ["sent once", "rejected", "unreachable", "lost", "wrong", "longest wait s"]
-COUNTS += ["retried by the client, failed"]
+class Target(Protocol):
+    """A service, asked on one port."""
+
+    @property
+    def url(self) -> str:
+        """URL of the port."""
+
+    port: int
+    token: str
 
 
 @dataclass
@@ -68,30 +65,22 @@ class Tally:
     retried: int = 0
     failed: Counter[str] = field(default_factory=Counter)
 
-    @property
-    def sent(self) -> int:
-        """All requests that were sent once."""
-        return self.right + self.wrong + self.rejected.total() + self.unreachable + self.lost
-
     def counts(self) -> list[str]:
-        """Cells of a table, below ``COUNTS``."""
+        """Return cells of a table, below ``COUNTS``."""
+        sent = self.right + self.wrong + self.rejected.total() + self.unreachable + self.lost
         rejected = ", ".join(f"{count:,} with {status}" for status, count in self.rejected.items())
-        cells = [f"{self.sent:,}", rejected or "0", *map(str, (self.unreachable, self.lost))]
+        cells = [f"{sent:,}", rejected or "0", str(self.unreachable), str(self.lost)]
         cells += [str(self.wrong), f"{self.longest_s:.1f}"]
         return [*cells, f"{self.retried:,}, {self.failed.total()}"]
 
 
 def references(model_store: Path) -> Tables:
-    """ONNX Runtime's predictions, by version."""
-    pixels = to_pixels(np.arange(16)).reshape(-1, 4).astype(np.float32)
-    tables = {}
-    for folder in exports(model_store):
-        session = onnxruntime.InferenceSession(
-            str(folder / "diagonal_flip.onnx"), providers=["CPUExecutionProvider"]
-        )
-        prediction = session.run(["prediction"], {"pixels": pixels})[0]
-        tables[version_of(folder)] = np.asarray(prediction)
-    return tables
+    """Return ONNX Runtime's predictions, by version."""
+    packed = bytes(pack(np.arange(16)).packed)
+    return {
+        version_of(folder): load_reference(folder / "diagonal_flip.onnx")(packed)
+        for folder in exports(model_store)
+    }
 
 
 class Load:
@@ -124,12 +113,21 @@ class Load:
         for thread in self._threads:
             thread.join()
 
+    def answered(self, count: int) -> None:
+        """Wait for so many more right answers.
+
+        Raises:
+            TimeoutError: They do not come.
+        """
+        enough = self.tally.right + count
+        seconds_until(lambda: self.tally.right >= enough, 2 * TIMEOUT_S, lambda: self.tally)
+
     def _send_once(self, seed: int) -> None:
         random = np.random.default_rng(seed)
         while not self._ended.is_set():
             numbers = random.integers(16, size=random.choice(SIZES))
             started = time.monotonic()
-            outcome = self._exchange(numbers)
+            outcome = self.exchange(numbers)
             with self._lock:
                 self.tally.longest_s = max(self.tally.longest_s, time.monotonic() - started)
                 if isinstance(outcome, int):
@@ -139,8 +137,8 @@ class Load:
             if outcome not in ("right", "wrong"):
                 self._ended.wait(0.05)
 
-    def _exchange(self, numbers: npt.NDArray[np.int64]) -> str | int:
-        """The name of the tally's field to count it in, or the status of a rejection."""
+    def exchange(self, numbers: npt.NDArray[np.int64]) -> str | int:
+        """Return the name of the tally's field to count it in, or the status of a rejection."""
         connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=TIMEOUT_S)
         try:
             connection.connect()
@@ -167,7 +165,8 @@ class Load:
     def _retry(self) -> None:
         random = np.random.default_rng(99)
         service = self._service
-        with Client(service.url, token=service.token, deadline_s=self._deadline_s) as client:
+        token = service.token or None
+        with Client(service.url, token=token, deadline_s=self._deadline_s) as client:
             while not self._ended.is_set():
                 numbers = random.integers(16, size=random.choice(SIZES[:-1]))
                 self.tally.retried += 1

@@ -48,7 +48,7 @@ class Scene:
 
     @contextlib.contextmanager
     def loaded(self, deadline_s: float = 20.0, **settings: str) -> Iterator[Service]:
-        """A healthy service under load, from some time before to some time after."""
+        """Give a healthy service under load, from some time before to some time after."""
         with (
             serving(self.folder, **settings) as service,
             Load(service, self.tables, deadline_s) as load,
@@ -63,27 +63,24 @@ class Scene:
 
         The limit holds only in long drills: tests assert no times.
         """
-        started = time.monotonic()
-        service.wait(detected, PATIENCE_S)
-        self.detected_s = time.monotonic() - started
-        service.wait(service.healthy, PATIENCE_S)
-        self.recovered_s = time.monotonic() - started
+        self.detected_s = service.wait(detected, PATIENCE_S)
+        self.recovered_s = self.detected_s + service.wait(service.healthy, PATIENCE_S)
         if self.long:
             self.demand(self.recovered_s <= limit_s, f"recovered only after {limit_s:g} s")
 
     def demand_no_wait(self, limit_s: float, short_limit_s: float = PATIENCE_S) -> None:
-        """Notes a fault if a request took longer; in short drills only far longer."""
+        """Note a fault if a request took longer; in short drills only far longer."""
         limit_s = limit_s if self.long else short_limit_s
         longest_s = self.tally.longest_s
         self.demand(longest_s <= limit_s, f"a client waited for {longest_s:.1f} s")
 
     def demand_no_loss(self) -> None:
-        """Notes a fault if any request was not answered."""
+        """Note a fault if any request was not answered."""
         tally = self.tally
         lost = tally.lost + tally.unreachable + tally.rejected.total()
         self.demand(not lost, f"{lost} requests were not answered")
 
     def demand(self, holds: object, otherwise: str) -> None:
-        """Notes a fault unless ``holds``."""
+        """Note a fault unless ``holds``."""
         if not holds:
             self.faults.append(otherwise)

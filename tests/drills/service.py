@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 
 import requests
 
-from benchmarks.running import DIRECT, PATH, Ours, ours
+from benchmarks.running import DIRECT, PATH, Ours, ours, seconds_until
 from diagonalflip.server.supervisor import tokens
 
 START_S = 120.0
-POLL_S = 0.01
 
 
 @dataclass
@@ -30,40 +28,28 @@ class Service(Ours):
     folder: Path = Path()
 
     @property
-    def url(self) -> str:
-        """URL of the public listener."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
     def tokens_file(self) -> Path:
         """Tokens of its clients."""
         return self.folder / "tokens"
 
     def wait(self, condition: Callable[[], Any], timeout_s: float) -> float:
-        """Seconds until ``condition`` held.
+        """Return the seconds until ``condition`` held.
 
         Raises:
             TimeoutError: It did not.
         """
-        started = time.monotonic()
-        while not condition():
-            if time.monotonic() - started > timeout_s:
-                raise TimeoutError(f"not within {timeout_s:g} s\n{self.output()[-2000:]}")
-            time.sleep(POLL_S)
-        return time.monotonic() - started
+        return seconds_until(condition, timeout_s, lambda: self.output()[-2000:])
 
     def healthy(self) -> bool:
         """Return whether all of it is ready, and the public listener answers."""
-        return self.serves() and self.public_answers()
+        with contextlib.suppress(requests.RequestException):
+            return self.serves() and self.describe().status_code == requests.codes.ok
+        return False
 
-    def public_answers(self) -> bool:
-        """Return whether the public listener answers with the model's description."""
-        headers = {"Authorization": f"Bearer {self.token}"}
-        try:
-            answer = requests.get(self.url + PATH, headers=headers, timeout=2, proxies=DIRECT)
-        except requests.RequestException:
-            return False
-        return bool(answer.status_code == requests.codes.ok)
+    def describe(self, token: str = "") -> requests.Response:
+        """Ask for the model's description, with another token if one is given."""
+        headers = {"Authorization": f"Bearer {token or self.token}"}
+        return requests.get(self.url + PATH, headers=headers, timeout=10, proxies=DIRECT)
 
     def ready(self) -> bool:
         """Return whether the admin port reports readiness."""
@@ -74,7 +60,7 @@ class Service(Ours):
         return int(self.state().get("workers_ready", 0))
 
     def metric(self, name: str) -> float | None:
-        """One of the supervisor's own metrics; None while it is down."""
+        """Return one of the supervisor's own metrics; None while it is down."""
         with contextlib.suppress(requests.RequestException):
             url = f"{self.admin_url}/metrics"
             text = requests.get(url, timeout=2, proxies=DIRECT).text
@@ -87,13 +73,13 @@ class Service(Ours):
         return (self.metric(f'restarts_total{{part="{part}"}}') or 0) >= times
 
     def output(self) -> str:
-        """Output so far."""
+        """Return the output so far."""
         return (self.folder / "output.log").read_text(errors="replace")
 
 
 @contextlib.contextmanager
 def serving(folder: Path, **settings: str) -> Iterator[Service]:
-    """The service with two workers and the public listener, all of it ready.
+    """Give the service with two workers and the public listener, all of it ready.
 
     Args:
         folder: For its logs, tokens and output.

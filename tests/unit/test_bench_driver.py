@@ -18,15 +18,18 @@ import numpy.typing as npt
 import pytest
 
 from benchmarks.driver import Address, Outcome, run_python
+from benchmarks.running import Running
 from benchmarks.servers import certify
-from benchmarks.workloads import Judge, Predictions, Rule, Workload
+from benchmarks.workloads import Judge, Predictions, Workload
 from benchmarks.workloads import exchanges as make_exchanges
-from benchmarks.wrk import run_wrk, write_job, wrk_is_here
+from benchmarks.wrk import run_wrk, wrk_is_here
 from diagonalflip.wire import FLOAT16, OCTETS, PACKED
+from tests.drills.load import Load
 
 WORKLOAD = Workload("test", 8, 3)
 TABLE = np.random.default_rng(5).normal(size=(16, 4)).astype("<f4")
 TRACEPARENT = re.compile(rb"\r\ntraceparent: 00-([0-9a-f]{32})-[0-9a-f]{16}-01\r\n")
+NO_PROCESS: Any = None
 Answer = Callable[[int, bytes], tuple[int, bytes]]
 
 
@@ -67,9 +70,8 @@ def server(
                 if heads is not None:
                     heads.append(head)
                 status, body = answer(turn - 1, packed)
-                writer.write(
-                    b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
-                )
+                head = b"HTTP/1.1 %d X\r\nFlip-Model-Version: 1.0\r\nContent-Length: %d\r\n\r\n"
+                writer.write(head % (status, len(body)) + body)
         writer.close()
 
     listener = loop.run_until_complete(asyncio.start_server(connection, "127.0.0.1", 0, ssl=tls))
@@ -96,14 +98,6 @@ def hang_up(_turn: int, _packed: bytes) -> tuple[int, bytes]:
     raise OSError
 
 
-def test_right_answers_pass() -> None:
-    work = make_exchanges(WORKLOAD, Rule.TOLERANCE, predict)
-    with server(right) as address:
-        outcome = run_python(address, WORKLOAD, work, requests=30)
-    assert (outcome.requests, outcome.wrong, outcome.errors) == (30, 0, 0)
-    assert all(exchange.judge.seen for exchange in work)
-
-
 BAD_ANSWERS = {
     "value": lambda _, packed: (200, (predict(packed) + np.float32(1e-4)).tobytes()),
     "nan": lambda _, packed: (200, (predict(packed) * np.float32("nan")).tobytes()),
@@ -116,111 +110,104 @@ BAD_ANSWERS = {
 
 @pytest.mark.parametrize(
     ("bad", "counts"),
-    [*((bad, (30, 3, 0)) for bad in BAD_ANSWERS.values()), (hang_up, (27, 0, 3))],
-    ids=[*BAD_ANSWERS, "hangs up"],
+    [
+        (right, (30, 0, 0)),
+        *((bad, (30, 3, 0)) for bad in BAD_ANSWERS.values()),
+        (hang_up, (27, 0, 3)),
+    ],
+    ids=["right", *BAD_ANSWERS, "hangs up"],
 )
 def test_every_bad_answer_is_counted(bad: Answer, counts: tuple[int, int, int]) -> None:
-    work = make_exchanges(WORKLOAD, Rule.TOLERANCE, predict)
+    work = make_exchanges(WORKLOAD, predict)
     with server(every_tenth(bad)) as address:
         outcome = run_python(address, WORKLOAD, work, requests=30)
     assert (outcome.requests, outcome.wrong, outcome.errors) == counts
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not wrk_is_here(), reason="no wrk on this machine")
-@pytest.mark.parametrize("bad", [None, *BAD_ANSWERS.values()], ids=["none", *BAD_ANSWERS])
-def test_wrk_compares_answers(bad: Answer | None, tmp_path: Path) -> None:
-    work = make_exchanges(WORKLOAD, Rule.TOLERANCE, predict)
-    with server(right) as address:
-        good = run_python(address, WORKLOAD, work, requests=30)
-    write_job(tmp_path, work, good.least_wire_bytes)
-    with server(every_tenth(bad) if bad else right) as address:
-        outcome = run_wrk(address, WORKLOAD, 1, tmp_path, compare=Rule.TOLERANCE)
-    assert outcome.compared >= outcome.requests > 10
-    assert (outcome.wrong >= outcome.compared // 10 - 1) if bad else (outcome.wrong == 0)
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (right, "right"),
+        *((bad, "wrong") for kind, bad in BAD_ANSWERS.items() if kind != "status"),
+        (BAD_ANSWERS["status"], 503),
+        (hang_up, "lost"),
+    ],
+    ids=["right", *(kind for kind in BAD_ANSWERS if kind != "status"), "status", "hangs up"],
+)
+def test_the_drills_load_counts_each_answer(answer: Answer, outcome: str | int) -> None:
+    with server(answer) as address:
+        load = Load(Running(NO_PROCESS, address.port), {"1.0": TABLE})
+        assert load.exchange(np.arange(16)) == outcome
 
 
 @pytest.mark.parametrize(
-    ("accept", "rule", "good", "wrong"),
+    ("accept", "reference", "good", "wrong"),
     [
-        (OCTETS, Rule.TOLERANCE, (REFERENCE + np.float32(2e-7)), (REFERENCE + np.float32(2e-6))),
-        (FLOAT16, Rule.TOLERANCE, HALF, HALF + np.float16(0.01)),
-        (PACKED, Rule.TOLERANCE, BITS, BITS ^ np.uint8(0x40)),
-        (OCTETS, Rule.LENGTH, np.zeros(128, np.uint8), np.zeros(127, np.uint8)),
+        (OCTETS, REFERENCE, (REFERENCE + np.float32(2e-7)), (REFERENCE + np.float32(2e-6))),
+        (FLOAT16, REFERENCE, HALF, HALF + np.float16(0.01)),
+        (PACKED, REFERENCE, BITS, BITS ^ np.uint8(0x40)),
+        (OCTETS, None, np.zeros(128, np.uint8), np.zeros(127, np.uint8)),
     ],
     ids=["float32", "float16", "packed", "length alone"],
 )
 def test_each_form_is_judged_by_the_same_reference(
-    accept: str, rule: Rule, good: npt.NDArray[Any], wrong: npt.NDArray[Any]
+    accept: str, reference: Predictions | None, good: npt.NDArray[Any], wrong: npt.NDArray[Any]
 ) -> None:
     workload = Workload("test", 8, 1, accept)
     assert workload.answer_bytes == good.nbytes
-    judge = Judge(REFERENCE, workload, rule)
+    judge = Judge(reference, workload)
     assert judge(good.tobytes())
     assert not judge(wrong.tobytes())
 
 
 @pytest.mark.skipif(not wrk_is_here(), reason="no wrk on this machine")
 @pytest.mark.parametrize("kind", ["empty", "status"])
-def test_wrk_without_comparison_still_sees_statuses_and_bytes(kind: str, tmp_path: Path) -> None:
-    work = make_exchanges(WORKLOAD, Rule.TOLERANCE, predict)
+def test_wrk_sees_statuses_and_bytes(kind: str) -> None:
+    work = make_exchanges(WORKLOAD, predict)
     with server(right) as address:
         good = run_python(address, WORKLOAD, work, requests=30)
-    write_job(tmp_path, work, good.least_wire_bytes)
     with server(BAD_ANSWERS[kind]) as address:
-        outcome = run_wrk(address, WORKLOAD, 1, tmp_path, compare=None)
+        outcome = run_wrk(address, WORKLOAD, work, 1, good.least_wire_bytes)
     assert outcome.wrong > 0
     assert outcome.compared == 0
 
 
-def drive_both(address: Address, workload: Workload, job: Path) -> list[Outcome]:
+def drive_both(address: Address, workload: Workload) -> list[Outcome]:
     """Outcomes of the asyncio driver and, if it is installed, of wrk."""
-    work = make_exchanges(workload, Rule.TOLERANCE, predict)
+    work = make_exchanges(workload, predict)
     outcomes = [run_python(address, workload, work, requests=30)]
     if wrk_is_here():
-        write_job(job, work, outcomes[0].least_wire_bytes)
-        outcomes.append(run_wrk(address, workload, 1, job, compare=Rule.TOLERANCE))
+        outcomes.append(run_wrk(address, workload, work, 1, outcomes[0].least_wire_bytes))
     return outcomes
 
 
-def test_each_request_of_every_run_has_another_trace(tmp_path: Path) -> None:
+def test_each_request_of_every_run_has_another_trace() -> None:
     heads: list[bytes] = []
     with server(right, heads) as address:
         for _ in range(2):
-            for outcome in drive_both(address, replace(WORKLOAD, traced=True), tmp_path):
+            for outcome in drive_both(address, replace(WORKLOAD, traced=True)):
                 assert outcome.requests > 10
                 assert (outcome.wrong, outcome.errors) == (0, 0)
     traces = [found[1] for head in heads if (found := TRACEPARENT.search(head))]
     assert len(set(traces)) == len(heads)
     heads.clear()
     with server(right, heads) as address:
-        drive_both(address, WORKLOAD, tmp_path)
+        drive_both(address, WORKLOAD)
     assert not any(b"traceparent" in head for head in heads)
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
-def test_answers_over_tls_are_compared_too(tmp_path: Path) -> None:
+def test_both_drivers_speak_tls_with_the_servers_own_certificate_alone(tmp_path: Path) -> None:
     certificate, key = certify(tmp_path / "server")
+    other, _ = certify(tmp_path / "other")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    work = make_exchanges(WORKLOAD, predict)
     with server(right, tls=context) as address:
-        for outcome in drive_both(replace(address, certificate=certificate), WORKLOAD, tmp_path):
+        for outcome in drive_both(replace(address, certificate=certificate), WORKLOAD):
             assert outcome.requests > 10
             assert (outcome.wrong, outcome.errors) == (0, 0)
-    with server(every_tenth(BAD_ANSWERS["value"]), tls=context) as address:
-        for outcome in drive_both(replace(address, certificate=certificate), WORKLOAD, tmp_path):
-            assert outcome.wrong > 0
-
-
-@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
-def test_a_server_with_another_certificate_is_an_error(tmp_path: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certify(tmp_path / "server"))
-    certificate, _ = certify(tmp_path / "other")
-    work = make_exchanges(WORKLOAD, Rule.TOLERANCE, predict)
-    with server(right, tls=context) as address:
-        outcome = run_python(replace(address, certificate=certificate), WORKLOAD, work, requests=30)
+        outcome = run_python(replace(address, certificate=other), WORKLOAD, work, requests=30)
     assert (outcome.requests, outcome.errors) == (0, WORKLOAD.connections)
 
 

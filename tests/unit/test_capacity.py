@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -54,38 +52,10 @@ def test_only_a_complete_run_of_a_commit_is_for_the_pages(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_gpu_does_is_told_beside_the_processor(tmp_path: Path) -> None:
-    def sizes(microseconds: float) -> dict[str, Any]:
-        row = {"images": 64, "median_us": microseconds, "m_images_per_s": 1.5}
-        return {"sizes": [row | {"share_of_copy": 0.005}]}
-
-    def rates(requests: int) -> dict[str, Any]:
-        row = {"requests_per_s": requests, "m_images_per_s": requests / 8}
-        return dict.fromkeys(capacity.GPU_WORKLOADS, row) | {"driver": "wrk"}
-
-    found: dict[str, Any] = {
-        "about": {"device": "A GPU", "cuda": "13.0", "torch": "2.11.0", "cores": 16, "cpu": "Fast"}
-        | {"commit": "abc"},
-        "limits": {"copy_gb_per_s": 50.0, "launch_us": 5.5},
-        "engine": {"CUDA graphs": sizes(40), "without graphs": sizes(90)},
-        "goals of the engine": {"quick enough (40 µs)": True},
-        "goals of the service": {"W4 (0.50)": False},
-        "served": {"cuda, 1 workers": rates(400), "cpu, 1 workers": rates(800)},
-    }
-    file = tmp_path / "a-gpu.json"
-    file.write_text(json.dumps(found))
-    told = capacity._gpu([file])
-    assert "| 64 | 40 | 90 | 1.50 | 0% |" in told
-    assert "| cuda, 1 workers | 400 requests/s (0.50 of the CPU's) | 50 M images/s (0.50" in told
-    assert "missed: W4 (0.50)." in told
-    file.write_text(json.dumps(found | {"served": {"failed": "RuntimeError"}}))
-    assert capacity._gpu([file]) == capacity._gpu([])
-
-
 def test_replicas_carry_their_load_and_one_fewer_does_not() -> None:
     results = read(NEWEST)
     for load in LOADS:
         count, each = replicas(results, load), planned(results, load.workload)
-        assert 0 < each < rate(results, "edge", load.workload)
+        assert 0 < each < rate(results, "edge-tls", load.workload)
         assert count * each >= load.rate
         assert count == 2 or (count - 1) * each < load.rate
