@@ -23,7 +23,7 @@ from benchmarks.workloads import Workload
 from diagonalflip.server.models import store
 from diagonalflip.server.settings import Settings, variable
 from diagonalflip.server.supervisor.ports import free_ports
-from diagonalflip.server.supervisor.worker_command import ALLOCATOR
+from diagonalflip.server.supervisor.process import ALLOCATOR
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = "/predictions/diagonal_flip"

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from diagonalflip import _processor
 from diagonalflip.errors import DiagonalFlipError, StartError
-from diagonalflip.server.settings import Settings, reject_unsafe
+from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor import host, logs
-from diagonalflip.server.supervisor.ports import open_ports, require_addresses
+from diagonalflip.server.supervisor.ports import open_ports, reject_unsafe, require_addresses
 from diagonalflip.server.supervisor.workers import GaveUpError, Workers
 
 PATH = "/predictions/diagonal_flip"
@@ -39,20 +39,17 @@ def main() -> int:
         with _foreground() as has_terminal:
             asyncio.run(_serve(settings, output, has_terminal=has_terminal))
     except GaveUpError as error:
-        errors.put(f"Giving up: {error}; see {settings.log_dir}")
+        errors.write(f"Giving up: {error}; see {settings.log_dir}\n")
         return GAVE_UP
-    except StartError as error:
-        errors.put(f"{type(error).__name__}: {error}")
-        return NOT_STARTED
     except DiagonalFlipError as error:
-        errors.put(f"{type(error).__name__}: {error}")
-        return UNUSABLE
+        errors.write(f"{type(error).__name__}: {error}\n")
+        return NOT_STARTED if isinstance(error, StartError) else UNUSABLE
     else:
         logger.info("Stopped.")
         return STOPPED
     finally:
-        output.flush()
-        errors.flush()
+        output.finish()
+        errors.finish()
 
 
 async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> None:
@@ -78,7 +75,7 @@ async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool)
         def ready() -> None:
             logger.info("Ready after %.1f s", time.monotonic() - started)
             if settings.log_format == logs.TEXT:
-                output.put(_invitation(settings))
+                output.write(_invitation(settings))
 
         await Supervisor(settings, listeners, workers, stop).run(ready)
     finally:
@@ -90,11 +87,11 @@ def _invitation(settings: Settings) -> str:
     data = '{"images": [11, "0110", [[1, 1], [0, 0]]]}'
     curl = f"curl {settings.url}{PATH} -H 'Content-Type: application/json' -d '{data}'"
     told = f"Health and metrics: {settings.admin_url}. Ctrl-C stops it."
-    return "\n".join(["", *urls, "", f"  {curl}", "", told, ""])
+    return "\n".join(["", *urls, "", f"  {curl}", "", told, "", ""])
 
 
 def _owned_terminal() -> int | None:
-    """The controlling terminal, if there is one and this process group has it."""
+    """Return the controlling terminal, if there is one and this process group has it."""
     try:
         terminal = os.open("/dev/tty", os.O_RDWR)
         return terminal if os.tcgetpgrp(terminal) == os.getpgrp() else None
@@ -104,10 +101,10 @@ def _owned_terminal() -> int | None:
 
 @contextlib.contextmanager
 def _foreground() -> Iterator[bool]:
-    """Takes the terminal, if there is one, so that Ctrl-C reaches this process alone.
+    """Take the terminal, if there is one, so that Ctrl-C reaches this process alone.
 
     Otherwise make, in the same process group, would be interrupted too and report a
-    failure for what is a clean stop. Gives whether there is a terminal.
+    failure for what is a clean stop. Yields whether there is a terminal.
     """
     terminal = _owned_terminal()
     if terminal is None:

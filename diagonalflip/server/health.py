@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,30 +30,6 @@ def compare(answer: bytes, artifacts: Artifacts) -> None:
         raise ParityError(f"a prediction deviates by {deviation:.3g}", f"at most {TOLERANCE:g}")
 
 
-def check(answer: dict[str, Any], artifacts: Artifacts, device: str | None) -> None:
-    """Compare a worker's answer for one version with the parity report.
-
-    Args:
-        answer: As ``http.routes.Answers`` has it.
-        artifacts: The version.
-        device: ``cuda`` if the CPU does not count, where a GPU could not be used or was lost.
-
-    Raises:
-        ParityError: It differs.
-    """
-    if answer["status"] != 200:
-        raise ParityError(f"status {answer['status']}", "200")
-    if answer["digest"] != artifacts.digest:
-        raise ParityError(f"model {answer['digest']} answered", artifacts.digest)
-    if device not in (None, answer["device"]):
-        raise ParityError(
-            f"the answer was computed on {answer['device']}",
-            f"{device}, as FLIP_REQUIRE_GPU=1 says",
-            "see whether torch.cuda.is_available(), or set FLIP_REQUIRE_GPU=0",
-        )
-    compare(bytes.fromhex(answer["predictions"]), artifacts)
-
-
 async def ask(  # noqa: PLR0913 - by keyword
     port: int | Path,
     method: str,
@@ -67,7 +42,7 @@ async def ask(  # noqa: PLR0913 - by keyword
     """Send one HTTP request on a connection of its own, whatever proxies there are.
 
     Args:
-        port: Where to; or a Unix socket.
+        port: Where to; or the path of a Unix socket.
         method: Of the request.
         path: Of the request.
         host: Where to.
@@ -78,7 +53,7 @@ async def ask(  # noqa: PLR0913 - by keyword
         Status and body of the answer.
 
     Raises:
-        OSError: No connection, or no answer on it.
+        OSError: No connection, or no whole answer on it.
         ValueError: What came is no HTTP.
     """
     if isinstance(port, Path):
@@ -101,12 +76,7 @@ async def ask(  # noqa: PLR0913 - by keyword
 
 
 async def predict(port: int, path: str) -> bytes:
-    """Return predictions of all 16 images, asked of a port of loopback.
-
-    Raises:
-        OSError: None came, or another status than 200.
-        ValueError: What came is no HTTP.
-    """
+    """Ask a port of loopback for predictions of all 16 images; raise as ``ask`` does."""
     status, answer = await ask(port, "POST", path, body=ALL_IMAGES)
     if status != 200:
         raise ConnectionError(f"status {status}: {answer[:200].decode(errors='replace')}")

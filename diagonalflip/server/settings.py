@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from diagonalflip._loopback import is_loopback
 from diagonalflip.errors import SettingError
-from diagonalflip.server.http.hosts import read_names
 
 LOOPBACK = "127.0.0.1"
 
 PACKAGED = Path(__file__).parent / "exports"
 """Versions that come with the package, without archives for TorchServe."""
+
+CHOICES = {"torchserve": ("0", "1"), "log_format": ("text", "json")}
+"""Texts that a setting may be."""
 
 PREFIX = "FLIP_"
 """Of every variable: plain names are taken, as ``HOST`` by conda's compilers."""
@@ -45,9 +46,12 @@ def _port(default: int | None, purpose: str) -> Any:
 
 
 def _reachable(host: str) -> str:
-    """Host part of the URL at which this machine reaches ``host``."""
-    everywhere = {"0.0.0.0": LOOPBACK, "::": "[::1]"}  # noqa: S104 - read, not bound
-    return everywhere.get(host, f"[{host}]" if ":" in host else host)
+    """Return an address at which this machine reaches what listens on ``host``."""
+    return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
+
+
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 @dataclass(frozen=True)
@@ -137,26 +141,25 @@ class Settings:
     @property
     def url(self) -> str:
         """URL of the HTTP listener."""
-        return f"http://{LOOPBACK}:{self.port}"
+        return _url("http", LOOPBACK, self.port)
 
     @property
     def admin_url(self) -> str:
         """URL at which this machine reaches the admin port."""
-        return f"http://{_reachable(self.admin_host)}:{self.admin_port}"
-
-    @property
-    def public_url(self) -> str:
-        """URL at which this machine reaches the public listener, whatever address it listens on."""
-        scheme = "https" if self.tls_cert else "http"
-        return f"{scheme}://{_reachable(self.host)}:{self.public_port}"
+        return _url("http", _reachable(self.admin_host), self.admin_port)
 
     @property
     def public_address(self) -> str:
         """Address at which this machine reaches the public listener."""
-        return _reachable(self.host).strip("[]")
+        return _reachable(self.host)
+
+    @property
+    def public_url(self) -> str:
+        """URL at which this machine reaches the public listener, whatever address it listens on."""
+        return _url("https" if self.tls_cert else "http", self.public_address, self.public_port)
 
     def host_of(self, port: str) -> str:
-        """The address that the port of that name listens on."""
+        """Return the address that the port of that name listens on."""
         return str(getattr(self, HOSTS[port])) if port in HOSTS else LOOPBACK
 
     def told(self, name: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -168,10 +171,10 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Reads every setting that is in ``environment`` and not empty.
+        """Read every setting that is in ``environment`` and not empty.
 
         Raises:
-            SettingError: A value is not a number, or out of its range; or there is no such setting.
+            SettingError: A value cannot be used, or there is no such setting.
         """
         given, values = sources(environment), dict[str, Any]()
         known = {entry.name: entry for entry in fields(cls)}
@@ -192,8 +195,8 @@ class Settings:
                 if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
                     raise SettingError(got, f"a whole number, {least} to {most}")
                 values[name] = int(text)
-            elif name == "torchserve" and text not in ("0", "1"):
-                raise SettingError(got, "0 or 1, or nothing")
+            elif name in CHOICES and text not in CHOICES[name]:
+                raise SettingError(got, f"{' or '.join(CHOICES[name])}, or nothing")
         if given.get("public_port") == (PLATFORM_PORT, str(cls.port)) and "port" not in given:
             values["port"] = 0  # most platforms set PORT=8080, which is this one's default
         return cls(**values)
@@ -233,33 +236,8 @@ def sources(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def reject_unsafe(settings: Settings) -> None:
-    """Checks that nothing is public without tokens and TLS, and that hosts are names.
-
-    Raises:
-        SettingError: It would be, or they are not.
-    """
-    read_names(settings.allowed_hosts)
-    if (settings.tls_cert is None) != (settings.tls_key is None):
-        raise SettingError("only one of FLIP_TLS_CERT and FLIP_TLS_KEY is set", "both or none")
-    if is_loopback(settings.host):
-        return
-    if settings.tokens_file is None:
-        raise SettingError(
-            f"{settings.told('host')} without FLIP_TOKENS_FILE",
-            "tokens wherever others can connect",
-            "run `make token NAME=someone TOKENS_FILE=tokens`, and set FLIP_TOKENS_FILE",
-        )
-    if settings.tls_cert is None and not settings.plain_http:
-        raise SettingError(
-            f"{settings.told('host')} without FLIP_TLS_CERT and FLIP_TLS_KEY",
-            "TLS wherever others can listen",
-            "set both, or FLIP_PLAIN_HTTP=1 if something in front of this ends TLS",
-        )
-
-
 def table() -> str:
-    """Every setting with its default, one line each, by the name that make takes."""
+    """Return every setting with its default, one line each, by the name that make takes."""
     lines = []
     for entry in fields(Settings):
         default = "" if entry.default is None else str(entry.default)

@@ -20,7 +20,7 @@ from diagonalflip.server import health
 from diagonalflip.server.http.routes import ALL_IMAGES
 from diagonalflip.server.models.versions import Models
 from diagonalflip.server.settings import Settings
-from diagonalflip.server.supervisor import backoff, process, worker_command, workers
+from diagonalflip.server.supervisor import backoff, process, workers
 from diagonalflip.server.supervisor.ports import listen
 from diagonalflip.server.supervisor.process import Worker
 from diagonalflip.server.supervisor.workers import MAX_FAILED_STARTS, Workers
@@ -120,6 +120,11 @@ class Served:
         """Messages that fakes have answered: name, how often they had prepared, their number."""
         return self.events.read_text().splitlines()
 
+    @property
+    def killed(self) -> int:
+        """How many workers have failed a health check."""
+        return self.workers.checks["wrong"] + self.workers.checks["unanswered"]
+
     async def first_is_killed(self) -> None:
         await until(lambda: self.workers.living)
         process = self.workers.living[0].process
@@ -147,7 +152,7 @@ def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
                 arguments = [str(channel), str(number), str(events), behaviours[number]]
                 return [sys.executable, "-c", FAKE, *arguments]
 
-            monkeypatch.setattr(worker_command, "command", command)
+            monkeypatch.setattr(process, "command", command)
         given: Any = {
             "workers": real or len(behaviours),
             "health_check_interval_s": 0.05,
@@ -185,7 +190,7 @@ async def test_a_worker_that_is_wrong_is_killed(
 ) -> None:
     async with serve(behaviour, **settings) as served:
         await served.first_is_killed()
-        assert served.workers.killed == served.workers.checks["wrong"] > 0
+        assert served.workers.checks["wrong"] > 0
         assert served.workers.checks["unanswered"] == served.workers.ready == 0
         assert told.lower() in served.workers.fault.lower()
 
@@ -209,7 +214,7 @@ async def test_a_worker_that_does_not_answer_is_killed(
 async def test_a_worker_that_works_may_take_its_time(serve: Serve) -> None:
     async with serve("busy") as served:
         await served.until_ready()
-        assert served.workers.killed == served.workers.restarts == 0
+        assert served.killed == served.workers.restarts == 0
 
 
 @pytest.mark.usefixtures("fast")
@@ -224,7 +229,7 @@ async def test_one_worker_that_cannot_start_is_tried_for_ever_and_all_are_given_
     async with serve(behaviour, behaviour) as served:
         await until(lambda: served.workers.gave_up)
         assert served.workers.restarts >= 2 * MAX_FAILED_STARTS
-        assert served.workers.killed == 0, "none came to a health check"
+        assert served.killed == 0, "none came to a health check"
         assert served.workers.fault == ("SpoiledError: no" if behaviour == "cannot" else "")
 
 
@@ -251,7 +256,7 @@ async def test_a_switch_is_prepared_by_all_before_any_shows_it(serve: Serve) -> 
         seen = [event for event in served.seen if event.split()[1] == "2"]
         changes = [event.split()[0] for event in seen if not event.startswith("check")]
         assert changes == ["prepare"] * 3 + ["commit"] * 3
-        assert (served.workers.ready, served.workers.killed) == (3, 0)
+        assert (served.workers.ready, served.killed) == (3, 0)
 
 
 @pytest.mark.usefixtures("fast")
@@ -318,7 +323,7 @@ async def test_a_health_check_just_before_a_switch_is_no_reason_to_kill(
         monkeypatch.setattr(Worker, "commit", commit)
         await served.models.unload("2.0")
         await served.models.load("2.0")
-        assert (served.workers.killed, served.workers.ready) == (0, 2)
+        assert (served.killed, served.workers.ready) == (0, 2)
 
 
 async def ask(served: Served, path: str = PATH) -> tuple[int, bytes]:
@@ -351,7 +356,8 @@ async def test_workers_serve_from_one_socket_and_outlive_each_other(serve: Serve
         await served.models.make_default("2.0")
         spoiled = copy.deepcopy(served.models.desired)
         spoiled.content["versions"][0] |= {"version": "3.0", "onnx": ""}
-        assert "ArtifactError" in await served.workers.apply(spoiled)
+        with pytest.raises(ArtifactError, match="ArtifactError"):
+            await served.workers.apply(spoiled)
         await answering(served, "2.0")
 
         for _ in range(64):
@@ -369,7 +375,7 @@ async def test_workers_serve_from_one_socket_and_outlive_each_other(serve: Serve
         await answering(served, "2.0")
         await until(lambda: served.workers.restarts == 1)
         assert first not in await served.until_ready()
-        assert (served.workers.killed, second.process.poll()) == (0, None)
+        assert (served.killed, second.process.poll()) == (0, None)
 
 
 @asynchronous
@@ -379,7 +385,7 @@ async def test_a_worker_ends_with_its_channel(serve: Serve) -> None:
         worker.channel.close()
         await until(lambda: worker.process.returncode is not None)
         assert worker.process.returncode == 0
-        assert served.workers.killed == 0
+        assert served.killed == 0
 
 
 @asynchronous

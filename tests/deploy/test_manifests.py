@@ -142,9 +142,7 @@ def health() -> Health:
     page = Metrics(0, lambda: 0).state()
     worker = SimpleNamespace(number=0, checked_at=0.0, page=page)
     checks = dict.fromkeys(RESULTS, 0)
-    workers: Any = SimpleNamespace(
-        living=[worker], checks=checks, ready=1, count=1, killed=0, restarts=0
-    )
+    workers: Any = SimpleNamespace(living=[worker], checks=checks, ready=1, count=1, restarts=0)
     models: Any = None
     return Health(workers, None, models)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -37,48 +38,40 @@ def names(files: AccessFiles) -> list[str]:
     return list(files.content["tokens"].values())
 
 
-def opened(file: Path) -> AccessFiles:
-    return AccessFiles(Settings(tokens_file=file), file)
-
-
-def test_a_file_in_the_place_of_another_is_followed(tmp_path: Path) -> None:
+def by_renaming(file: Path, new: Path) -> None:
     """As an editor, ``sed -i`` and certbot do it."""
-    file, new = tmp_path / "tokens", tmp_path / "new"
-    tokens.add(file, "somebody")
-    files = opened(file)
-    for name in ("somebody1", "somebody2"):
-        new.unlink(missing_ok=True)
-        tokens.add(new, name)
-        os.utime(new, ns=(0, 0))  # a copy may be older than what it replaces
-        new.replace(file)
-        assert files.changed()
-        assert names(files) == [name]
-    assert not files.changed()
+    os.utime(new, ns=(0, 0))  # a copy may be older than what it replaces
+    new.replace(file)
 
 
-def test_a_folder_in_the_place_of_another_is_followed(tmp_path: Path) -> None:
+def by_a_link(file: Path, new: Path) -> None:
     """As the kubelet exchanges a secret: by the link ``..data`` that all files lead through."""
-    for folder, name in (("..1", "first"), ("..2", "second")):
-        tokens.add(tmp_path / folder / "tokens", name)
-    (tmp_path / "..data").symlink_to("..1")
-    (tmp_path / "tokens").symlink_to("..data/tokens")
-    files = opened(tmp_path / "tokens")
-    assert names(files) == ["first"]
-    (tmp_path / "..data_tmp").symlink_to("..2")
-    (tmp_path / "..data_tmp").replace(tmp_path / "..data")
-    assert files.changed()
-    assert names(files) == ["second"]
+    link = file.parent / "link"
+    link.symlink_to(new.parent)
+    link.replace(file.parent.parent / "..data")
 
 
-def test_a_file_with_the_time_and_the_size_of_before_is_followed(tmp_path: Path) -> None:
-    """As ``cp -p`` and backups write it, and as ``chmod`` leaves it."""
-    file = tmp_path / "tokens"
-    tokens.add(file, "aaaa")
-    files, status = opened(file), file.stat()
-    file.write_text(file.read_text().replace(" aaaa", " bbbb"))
+def in_place(file: Path, new: Path) -> None:
+    """As ``cp -p`` and backups write it: with the time and the size of before."""
+    status = file.stat()
+    file.write_text(new.read_text())
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("replace", [by_renaming, by_a_link, in_place])
+def test_a_file_is_followed_however_it_is_replaced(
+    tmp_path: Path, replace: Callable[[Path, Path], None]
+) -> None:
+    for name in ("aaaa", "bbbb"):
+        tokens.add(tmp_path / name / "tokens", name)
+    (tmp_path / "..data").symlink_to("aaaa")
+    file = tmp_path / "..data/tokens"
+    files = AccessFiles(Settings(tokens_file=file), file)
+    assert names(files) == ["aaaa"]
+    replace(file, tmp_path / "bbbb/tokens")
     assert files.changed()
     assert names(files) == ["bbbb"]
+    assert not files.changed()
 
 
 @pytest.mark.parametrize("setting", ["tokens_file", "tls_key"])
@@ -103,18 +96,6 @@ def test_a_file_that_may_not_be_read_says_who_needs_it_and_how(
     assert f"chmod 0640 {paths[setting]}" in str(caught.value)
 
 
-def test_pem_files_may_have_comments_in_any_encoding(tmp_path: Path) -> None:
-    chain, key, file = tmp_path / "chain.pem", tmp_path / "key.pem", tmp_path / "tokens"
-    tokens.add(file, "somebody")
-    certify(chain, key)
-    chain.write_bytes("\ufeff# für Zürich\n".encode() + chain.read_bytes())
-    key.write_bytes(b"# f\xfcr Z\xfcrich\n" + key.read_bytes())
-    assert (
-        "BEGIN CERTIFICATE"
-        in AccessFiles(Settings(tls_cert=chain, tls_key=key), file).content["pem"]
-    )
-
-
 @pytest.mark.parametrize(
     ("days", "level", "told"),
     [(-1, "ERROR", "has expired at"), (13, "WARNING", "in 12 days"), (90, "INFO", "in 89")],
@@ -131,7 +112,9 @@ def test_it_tells_when_the_certificate_expires_at_the_start_and_when_it_is_renew
         return [(each.levelname, each.message) for each in expiring]
 
     certify(chain, key, days)
-    chain.write_bytes("# für Zürich\n".encode() + chain.read_bytes())
+    # Comments may be in any encoding.
+    chain.write_bytes("\ufeff# für Zürich\n".encode() + chain.read_bytes())
+    key.write_bytes(b"# f\xfcr Z\xfcrich\n" + key.read_bytes())
     files = AccessFiles(Settings(tls_cert=chain, tls_key=key), file)
     [(first, message)] = lines()
     assert (first, told in message) == (level, True)

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +70,44 @@ def test_what_was_checked_is_kept(exported: Path) -> None:
     assert (checked.version, checked.flips, checked.signed) == ("1.0", 1, False)
 
 
-def test_a_manifest_of_another_archive_is_rejected(exported: Path) -> None:
-    path = exported / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["model"]["version"] = "9.9"
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match=r"An archive of diagonal_flip 1\.0"):
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[0] ^= 0x80
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, truncate, flip_a_bit])
+@pytest.mark.parametrize(
+    "name", ["diagonal_flip.mar", "diagonal_flip.pt", "reference.json", "manifest.json"]
+)
+def test_a_damaged_file_is_named_with_its_remedy(
+    exported: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    damage(exported / name)
+    with pytest.raises(ArtifactError, match=f"{name}.* Move its folder out of the model store"):
         store.check(exported)
 
 
-def test_a_parity_report_beyond_the_tolerance_is_rejected(exported: Path) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda told: told["model"].update(version="9.9"), r"An archive of diagonal_flip 1\.0"),
+        (lambda told: told["parity_report"].update(largest_deviation=2e-6), "deviations of at"),
+        (lambda told: told["parity_report"]["reference"][3].reverse(), "report that is not of"),
+    ],
+)
+def test_a_manifest_that_disagrees_with_its_files_is_rejected(
+    exported: Path, spoil: Callable[[Any], None], told: str
+) -> None:
     path = exported / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["parity_report"]["largest_deviation"] = 2e-6
+    spoil(manifest)
     path.write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match="deviations of at most"):
+    with pytest.raises(ArtifactError, match=told):
         store.check(exported)
 
 
@@ -108,19 +132,15 @@ def test_files_that_are_no_keys_are_settings_to_correct(exported: Path, tmp_path
     signature.sign(manifest, private)
     other = generate_private_key(SECP256R1())
     wrong = tmp_path / "wrong.pem"
-    for content in (
-        b"",
-        public.read_bytes(),
-        other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-    ):
+    of_another_kind = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    for content in (b"", public.read_bytes(), of_another_kind):
         wrong.write_bytes(content)
         with pytest.raises(SettingError, match="SIGNING_KEY"):
             signature.sign(manifest, wrong)
-    for content in (
-        b"",
-        private.read_bytes(),
-        other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
-    ):
+    of_another_kind = other.public_key().public_bytes(
+        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+    )
+    for content in (b"", private.read_bytes(), of_another_kind):
         wrong.write_bytes(content)
         with pytest.raises(SettingError, match="TRUSTED_KEY"):
             store.check(exported, wrong)
@@ -156,21 +176,18 @@ def test_a_damaged_choice_is_an_error_that_names_the_file(tmp_path: Path, conten
 def test_two_folders_of_one_version_are_an_error_that_names_both(versions: Path) -> None:
     """As after ``cp -r 2.0 2.0.bak``, when 2.0 is exported anew: nobody knows which is meant."""
     apply: Any = None
-    for version in ("2.0", "1.0"):
-        copy = Path(shutil.copytree(versions / version, versions / f"{version}.bak"))
-        told = rf"{versions / version} and in {copy}.* Move the other out"
-        if version == "2.0":
-            models = Models(versions, apply)
-            assert [each.version for each in models.loaded] == ["1.0"]
-            [fault] = [each["fault"] for each in models.document()["models"] if "fault" in each]
-            assert re.search(told, fault)
-            with pytest.raises(ArtifactError, match=told):
-                asyncio.run(models.load("2.0"))
-            shutil.rmtree(copy)
-            assert {each.version for each in Models(versions, apply).loaded} == {"1.0", "2.0"}
-        else:  # the default
-            with pytest.raises(ArtifactError, match=told):
-                Models(versions, apply)
+    copy = Path(shutil.copytree(versions / "2.0", versions / "2.0.bak"))
+    told = rf"{versions / '2.0'} and in {copy}.* Move the other out"
+    models = Models(versions, apply)
+    assert [each.version for each in models.loaded] == ["1.0"]
+    [fault] = [each["fault"] for each in models.document()["models"] if "fault" in each]
+    assert re.search(told, fault)
+    with pytest.raises(ArtifactError, match=told):
+        asyncio.run(models.load("2.0"))
+    with pytest.raises(ArtifactError, match=told):
+        Models(versions, apply, default="2.0")
+    shutil.rmtree(copy)
+    assert {each.version for each in Models(versions, apply).loaded} == {"1.0", "2.0"}
 
 
 def test_cleaning_removes_what_the_project_exports_and_nothing_else(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ from diagonalflip.errors import ArtifactError, SettingError
 CHOICE = "serving.json"
 """File in the model store."""
 
-REMEDY = "export that version again, or set FLIP_DEFAULT_VERSION"
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -38,8 +36,8 @@ def read_choice(model_store: Path, versions: Sequence[str], default: str = "") -
     """Return what was chosen; the first version is the default until another one is.
 
     Raises:
-        ArtifactError: It is of another store: the default is not there.
-        SettingError: So is ``default``, which goes before what was chosen.
+        ArtifactError: The choice cannot be read, or the default is not in the store.
+        SettingError: ``default``, which goes before what was chosen, is not in the store.
     """
     path, choice = model_store / CHOICE, Choice(versions[0])
     try:
@@ -51,26 +49,20 @@ def read_choice(model_store: Path, versions: Sequence[str], default: str = "") -
         raise ArtifactError(
             f"{path}: {error!r}", "a choice of versions", "move the file away"
         ) from error
+    known = f"one of {', '.join(versions)}"
     if default and default not in versions:
-        raise SettingError(
-            f"FLIP_DEFAULT_VERSION={default} in the environment", f"one of {', '.join(versions)}"
-        )
+        raise SettingError(f"FLIP_DEFAULT_VERSION={default} in the environment", known)
     if default not in {"", choice.default}:
         return Choice(default, choice.default if choice.default in versions else None)
     if choice.default not in versions:
-        raise ArtifactError(
-            f"default {choice.default} in {path}", f"one of {', '.join(versions)}", REMEDY
-        )
+        remedy = "export that version again, or set FLIP_DEFAULT_VERSION"
+        raise ArtifactError(f"default {choice.default} in {path}", known, remedy)
     return choice
 
 
 def write_choice(model_store: Path, choice: Choice) -> None:
-    """Keep a choice; raises OSError if the store cannot be written."""
-    replace_file(model_store / CHOICE, json.dumps(asdict(choice), indent=2) + "\n")
-
-
-def replace_file(path: Path, content: str) -> None:
-    """Write a file as a whole, at once in place of the one before."""
+    """Keep a choice, at once in place of the one before."""
+    path = model_store / CHOICE
     new = path.with_suffix(".new")
-    new.write_text(content, encoding="utf-8")
+    new.write_text(json.dumps(asdict(choice), indent=2) + "\n", encoding="utf-8")
     new.replace(path)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from diagonalflip.errors import ParityError
 from diagonalflip.server import health
+from diagonalflip.server.models.choice import Choice
 from diagonalflip.server.models.store import Artifacts
 
 
@@ -16,24 +18,27 @@ class Desired:
     """What every worker is to serve.
 
     Args:
-        versions: Served ones.
-        choice: ``default``, ``canary`` and ``percent``.
+        versions: Those that are served, by name.
+        choice: Which of them answers what.
 
     Attributes:
         number: Grows with each.
-        versions: By name.
         content: As the channel carries it.
     """
 
     _numbers = itertools.count(1)
 
-    def __init__(self, versions: Mapping[str, Artifacts], choice: Mapping[str, Any]) -> None:
+    def __init__(self, versions: Mapping[str, Artifacts], choice: Choice) -> None:
         self.number = next(self._numbers)
-        self.versions = dict(versions)
-        self.content = {**choice, "versions": [_carried(each) for each in versions.values()]}
+        self.versions, self.choice = dict(versions), choice
+        self.content = asdict(choice) | {"versions": [_carried(each) for each in versions.values()]}
 
     def check(self, answers: Mapping[str, Any], device: str | None) -> None:
-        """Compare the answers of a health check, by version, with the certificates.
+        """Compare a worker's answers to a health check with the parity reports.
+
+        Args:
+            answers: By version; each as ``http.routes.Answers`` has it.
+            device: ``cuda`` if the CPU does not count, where a GPU could not be used or was lost.
 
         Raises:
             ParityError: A version is missing, or an answer is wrong.
@@ -41,7 +46,18 @@ class Desired:
         if answers.keys() != self.versions.keys():
             raise ParityError(f"versions {list(answers)}", str(list(self.versions)))
         for version, artifacts in self.versions.items():
-            health.check(answers[version], artifacts, device)
+            answer = answers[version]
+            if answer["status"] != 200:
+                raise ParityError(f"status {answer['status']}", "200")
+            if answer["digest"] != artifacts.digest:
+                raise ParityError(f"model {answer['digest']} answered", artifacts.digest)
+            if device not in (None, answer["device"]):
+                raise ParityError(
+                    f"the answer was computed on {answer['device']}",
+                    f"{device}, as FLIP_REQUIRE_GPU=1 says",
+                    "see whether torch.cuda.is_available(), or set FLIP_REQUIRE_GPU=0",
+                )
+            health.compare(bytes.fromhex(answer["predictions"]), artifacts)
 
 
 def _carried(artifacts: Artifacts) -> dict[str, str]:

@@ -26,7 +26,7 @@ REMEDY = "sign it with `make sign`, or serve without FLIP_TRUSTED_KEY"
 
 
 def path_of(file: Path) -> Path:
-    """The path of a file's signature."""
+    """Return the path of a file's signature."""
     return file.with_name(f"{file.name}.sig")
 
 
@@ -56,9 +56,8 @@ def verify(file: Path, content: bytes, public_key: Path) -> None:
     try:
         key = load_pem_public_key(public_key.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise SettingError(
-            f"FLIP_TRUSTED_KEY={public_key}: {error}", "a public key, PEM"
-        ) from error
+        got = f"FLIP_TRUSTED_KEY={public_key}: {error}"
+        raise SettingError(got, "a public key, PEM") from error
     if not isinstance(key, Ed25519PublicKey):
         raise SettingError(f"FLIP_TRUSTED_KEY={public_key} is of another kind", "an Ed25519 key")
     try:
@@ -66,11 +65,8 @@ def verify(file: Path, content: bytes, public_key: Path) -> None:
     except FileNotFoundError as error:
         raise ArtifactError(f"{file} has no signature", "one", REMEDY) from error
     except InvalidSignature as error:
-        raise ArtifactError(
-            f"the signature of {file} is of other content or by another key",
-            "a trusted one",
-            REMEDY,
-        ) from error
+        got = f"the signature of {file} is of other content or by another key"
+        raise ArtifactError(got, "a trusted one", REMEDY) from error
 
 
 def main() -> int:

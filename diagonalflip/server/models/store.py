@@ -49,7 +49,7 @@ class Artifacts:
 
 
 def exports(model_store: Path) -> list[Path]:
-    """The exports in ``model_store``, in the order of their names, or itself if it is one.
+    """Return the exports in ``model_store`` in the order of their names, or itself if it is one.
 
     Raises:
         ArtifactError: There is none.
@@ -61,17 +61,17 @@ def exports(model_store: Path) -> list[Path]:
         raise ArtifactError(
             f"there is no {MANIFEST} in or below {model_store}", "an export", "run `make export`"
         )
-    return sorted(found, key=lambda path: version_key(path.name))
+    return sorted(found, key=_version_key)
 
 
-def version_key(version: str) -> list[tuple[int, str]]:
-    """Sorts versions as people do: 2.0 before 10.0."""
-    parts = re.findall(r"\d+|\D+", version)
+def _version_key(folder: Path) -> list[tuple[int, str]]:
+    """Have versions sorted as people do: 2.0 before 10.0."""
+    parts = re.findall(r"\d+|\D+", folder.name)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def version_of(folder: Path) -> str:
-    """The version of an export; the folder's name, if its manifest cannot be read."""
+    """Return the version of an export; the folder's name, if its manifest cannot be read."""
     try:
         return str(json.loads((folder / MANIFEST).read_bytes())["model"]["version"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -79,11 +79,7 @@ def version_of(folder: Path) -> str:
 
 
 def folders(model_store: Path) -> dict[str, list[Path]]:
-    """Return the folders that hold each version, which should be one.
-
-    Raises:
-        ArtifactError: There is no export.
-    """
+    """Return the folders that hold each version, which should be one; raise as ``exports``."""
     found: dict[str, list[Path]] = {}
     for folder in exports(model_store):
         found.setdefault(version_of(folder), []).append(folder)
@@ -113,8 +109,7 @@ def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
         trusted_key: Public key that must have signed the manifest, if any.
 
     Raises:
-        ArtifactError: The manifest or an artifact is missing or unreadable, or an
-            artifact is not what was exported, or not what was signed.
+        ArtifactError: A file is missing, unreadable, or not what was exported or signed.
         SettingError: The key cannot be used.
     """
     try:
@@ -148,9 +143,7 @@ def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
             files={kind: checked[name] for kind, name in names.items()},
             archive=checked.get(f"{model['name']}.mar"),
         )
-        _check_parity_report(artifacts, parity_report.get("largest_deviation", 0.0))
-        if artifacts.archive is not None:
-            _check_archive(artifacts, artifacts.archive)
+        _check_agreement(artifacts, parity_report.get("largest_deviation", 0.0))
     except OSError as error:
         raise ArtifactError(f"{error.filename}: {error.strerror}", "a file", REMEDY) from error
     except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
@@ -165,8 +158,8 @@ def file_names(model: str) -> dict[str, str]:
     return {"torchscript": f"{model}.pt", "onnx": f"{model}.x4.onnx", "reference": REFERENCE}
 
 
-def _check_parity_report(artifacts: Artifacts, largest_deviation: float) -> None:
-    """Compare the parity report with the predictions by which workers check themselves."""
+def _check_agreement(artifacts: Artifacts, largest_deviation: float) -> None:
+    """Check that parity report and archive are of the very files that workers load."""
     reference = json.loads(artifacts.files["reference"])["predictions"]
     if reference != artifacts.reference or not largest_deviation <= TOLERANCE:
         raise ArtifactError(
@@ -174,18 +167,15 @@ def _check_parity_report(artifacts: Artifacts, largest_deviation: float) -> None
             f"the predictions in {REFERENCE}, and deviations of at most {TOLERANCE:g}",
             REMEDY,
         )
-
-
-def _check_archive(artifacts: Artifacts, content: bytes) -> None:
-    """Check that the archive holds this version, and the very files that workers load."""
+    if artifacts.archive is None:
+        return
     names = file_names(artifacts.model)
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    with zipfile.ZipFile(io.BytesIO(artifacts.archive)) as archive:
         packed = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
         same = all(archive.read(names[kind]) == file for kind, file in artifacts.files.items())
     found = f"{packed['modelName']} {packed['modelVersion']}"
-    if found != f"{artifacts.model} {artifacts.version}" or not same:
+    expected = f"{artifacts.model} {artifacts.version}"
+    if found != expected or not same:
         raise ArtifactError(
-            f"an archive of {found} in {artifacts.folder}",
-            f"the files of {artifacts.model} {artifacts.version}",
-            REMEDY,
+            f"an archive of {found} in {artifacts.folder}", f"the files of {expected}", REMEDY
         )

@@ -18,8 +18,6 @@ from diagonalflip.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Stamp = tuple[int, ...]
-
 CERTIFICATE = re.compile(
     r"^-----BEGIN ((?:X509 )?CERTIFICATE)-----$.*?^-----END \1-----$", re.MULTILINE | re.DOTALL
 )
@@ -31,12 +29,12 @@ class AccessFiles:
     """The content of ``FLIP_TOKENS_FILE``, ``FLIP_TLS_CERT`` and ``FLIP_TLS_KEY``.
 
     Args:
-        settings: As ``reject_unsafe`` let them pass.
-        tokens_file: Who may ask.
+        settings: Checked by ``reject_unsafe``.
+        tokens_file: The tokens, which are set.
 
     Attributes:
         content: ``tokens``, names by digest, and ``pem``, chain and key; None without TLS.
-        expires_at: When the first certificate of the chain does, in seconds since 1970; None
+        expires_at: When the first certificate of the chain expires, in seconds since 1970; None
             without TLS.
 
     Raises:
@@ -46,18 +44,18 @@ class AccessFiles:
     def __init__(self, settings: Settings, tokens_file: Path) -> None:
         self._tokens = tokens_file
         self._pair = [path for path in (settings.tls_cert, settings.tls_key) if path is not None]
-        self._seen = self._stamps()
+        self._seen = self._files()
         self.expires_at: float | None = None
         self.content = self._read()
         self._note_expiry()
 
     def changed(self) -> bool:
         """Read changed files; return whether they can be used, and differ."""
-        # Taken before they are read: a file that is still being written is read again.
-        stamps = self._stamps()
-        if stamps == self._seen:
+        # Before they are read again: one that is still being written differs the next time.
+        files = self._files()
+        if files == self._seen:
             return False
-        self._seen, before = stamps, self.content
+        self._seen, before = files, self.content
         try:
             self.content = self._read()
         except SettingError as error:
@@ -97,20 +95,15 @@ class AccessFiles:
         else:
             logger.info("The certificate expires at %s, in %d days", day, left.days)
 
-    def _stamps(self) -> list[Stamp]:
-        return [_stamp(path) for path in (self._tokens, *self._pair)]
-
-
-def _stamp(path: Path) -> Stamp:
-    """Return a stamp that differs after a file was changed, replaced or made readable.
-
-    It is of the file that the path leads to now, whichever folder on the way was exchanged.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev, status.st_ino
+    def _files(self) -> list[bytes | str]:
+        """Return the content of each file, or why it cannot be read."""
+        found: list[bytes | str] = []
+        for path in (self._tokens, *self._pair):
+            try:
+                found.append(path.read_bytes())
+            except OSError as error:
+                found.append(str(error))
+        return found
 
 
 def _pem(path: Path) -> str:
@@ -123,11 +116,7 @@ def _pem(path: Path) -> str:
 
 
 def _expiry(pem: str) -> datetime:
-    """Return when the first certificate of a chain expires.
-
-    Raises:
-        ValueError: One cannot be read.
-    """
+    """Return when the first certificate of a chain expires."""
     from cryptography import x509  # noqa: PLC0415 - 8 MiB, for those who have a certificate
 
     chain = "\n".join(found[0] for found in CERTIFICATE.finditer(pem))

@@ -28,6 +28,7 @@ from diagonalflip.server.http.lifecycle import FAULT, Lifecycle
 from diagonalflip.server.http.listener import HttpServer
 from diagonalflip.server.http.routes import PROBES, unserved
 from diagonalflip.server.models.versions import Models
+from diagonalflip.server.supervisor.access import AccessFiles
 from diagonalflip.server.supervisor.metrics import Page
 from diagonalflip.server.supervisor.torchserve import TorchServe
 from diagonalflip.server.supervisor.workers import Workers
@@ -56,25 +57,25 @@ class Health:
         workers: All workers.
         torchserve: TorchServe, if it is on.
         models: The versions of the model.
+        access: Tokens and certificate of the public listener, if it is on.
         started: Whether every worker has been ready since the start.
         draining: Whether a stop was asked for.
         degraded: Whether workers are missing, and for long.
         reachable: Whether the ports of clients answer.
-        certificate_expires_at: Of the public listener, in seconds since 1970; None without TLS.
     """
 
     workers: Workers
     torchserve: TorchServe | None
     models: Models
+    access: AccessFiles | None = None
     started: bool = False
     draining: bool = False
     degraded: bool = False
     reachable: bool = True
-    certificate_expires_at: float | None = None
 
     @property
     def ready(self) -> bool:
-        """Return whether requests should be sent here."""
+        """True while requests should be sent here."""
         return self.started and self.workers.ready > 0 and self.reachable and not self.draining
 
 
@@ -104,12 +105,7 @@ class Changes(Lifecycle):
 
 
 def is_local(peer: Sequence[Any], own: Sequence[Any]) -> bool:
-    """Return whether a connection begins on this host.
-
-    Args:
-        peer: The client's address, first its host.
-        own: Ours.
-    """
+    """Return whether a connection begins on this host, by both ends' addresses: first the host."""
     return is_this_host(peer[0]) or peer[0] == own[0]
 
 
@@ -118,7 +114,7 @@ class AdminServer(HttpServer):
 
     Args:
         health: What the supervisor knows.
-        operators_file: Digests and names of the tokens that may change something.
+        operators_file: Tokens of those who may change something; without it, nobody may.
     """
 
     def __init__(self, health: Health, operators_file: Path | None) -> None:
@@ -132,10 +128,10 @@ class AdminServer(HttpServer):
         """Return the response to any request but a change, which becomes its service."""
         method, path, headers = request.method, request.path, request.headers
         pages: dict[str, Callable[[], Response]] = {
-            "/v2/health/live": self._live,
+            "/v2/health/live": lambda: Response(b'{"live": true}', JSON),
             "/v2/health/ready": self._ready,
             "/ping": self._ready,
-            "/metrics": partial(self._metrics, headers),
+            "/metrics": lambda: Response(*self._page.render(headers.get("accept", ""))),
             "/models": self._models,
         }
         if path in pages:
@@ -166,18 +162,19 @@ class AdminServer(HttpServer):
         return None
 
     def _change(self, path: str) -> Callable[[], Awaitable[None]] | None:
-        """The change that a path stands for, if any."""
+        """Return the change that a path stands for, if any."""
         models = self._health.models
-        parts = path.split("/")[1:]
-        if parts[0] != "models":
-            return None
-        if parts == ["models", "rollback"]:
-            return models.rollback
-        changes = {"load": models.load, "unload": models.unload, "default": models.make_default}
-        if len(parts) == 3 and parts[2] in changes:
-            return partial(changes[parts[2]], parts[1])
-        if len(parts) == 4 and parts[2] == "canary" and PERCENT.fullmatch(parts[3]):
-            return partial(models.make_canary, parts[1], int(parts[3]))
+        match path.split("/"):
+            case ["", "models", "rollback"]:
+                return models.rollback
+            case ["", "models", version, "load"]:
+                return partial(models.load, version)
+            case ["", "models", version, "unload"]:
+                return partial(models.unload, version)
+            case ["", "models", version, "default"]:
+                return partial(models.make_default, version)
+            case ["", "models", version, "canary", percent] if PERCENT.fullmatch(percent):
+                return partial(models.make_canary, version, int(percent))
         return None
 
     def tick(self) -> None:
@@ -199,32 +196,22 @@ class AdminServer(HttpServer):
     def _models(self, **more: bool) -> Response:
         return Response(json.dumps(self._health.models.document() | more).encode(), JSON)
 
-    def _live(self) -> Response:
-        return Response(b'{"live": true}', JSON)
-
     def _ready(self) -> Response:
-        health = self._health
+        health, torchserve = self._health, self._health.torchserve
         told = {
             "ready": health.ready,
             "degraded": health.degraded,
             "draining": health.draining,
             "workers_ready": health.workers.ready,
             "workers": health.workers.count,
-            "torchserve": self._torchserve(),
+            "torchserve": torchserve
+            and {
+                "ready": torchserve.ready,
+                "torchserve_port": torchserve.settings.torchserve_port,
+                "grpc_port": torchserve.settings.grpc_port,
+            },
         }
         body = json.dumps(told).encode()
         if health.ready:
             return Response(body, JSON)
         return Response(body, JSON, HTTPStatus.SERVICE_UNAVAILABLE, {"retry-after": "1"})
-
-    def _torchserve(self) -> dict[str, Any] | None:
-        torchserve = self._health.torchserve
-        if torchserve is None:
-            return None
-        ports = {
-            name: getattr(torchserve.settings, name) for name in ("torchserve_port", "grpc_port")
-        }
-        return {"ready": torchserve.ready, **ports}
-
-    def _metrics(self, headers: dict[str, str]) -> Response:
-        return Response(*self._page.render(headers.get("accept", "")))

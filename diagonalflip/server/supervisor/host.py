@@ -42,14 +42,14 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def count_cores() -> int:
-    """Processors that this process may use."""
+    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment for Java and the workers: as given, without what would change them.
+    """Return the environment for Java and the workers: as given, without what would change them.
 
     OpenTelemetry's specification has empty variables of its own mean nothing; its exporter fails.
     """
@@ -61,15 +61,14 @@ def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, 
 
 
 def ignored_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Those of Java and TorchServe that do not reach them, and those of a Kubernetes Service."""
-    named = [each for each in environment if HARMFUL.fullmatch(each)]
-    return sorted(each for each in named if not each.startswith("PYTHON")) + service_links(
-        environment
-    )
+    """List those of Java and TorchServe that do not reach them, and those of a Service."""
+    harmful = [each for each in environment if HARMFUL.fullmatch(each)]
+    named = sorted(each for each in harmful if not each.startswith("PYTHON"))
+    return named + service_links(environment)
 
 
 def private_folder(room: int) -> tempfile.TemporaryDirectory[str]:
-    """A new folder for TorchServe's files and sockets: in ``$TMPDIR``, if that will do.
+    """Make a folder for TorchServe's files and sockets: in ``$TMPDIR``, if that will do.
 
     Its path has to be short and plain, and where another one allows it, programs may lie there.
 
@@ -83,21 +82,12 @@ def private_folder(room: int) -> tempfile.TemporaryDirectory[str]:
     reasons = []
     parents = [_system_folder(), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - made privately
     for parent in sorted(parents, key=lambda parent: not takes_programs(parent)):
-        if len(os.fsencode(parent)) <= FOLDER_BYTES and PLAIN_PATH.fullmatch(parent):
-            folder = None
-            try:
-                folder = tempfile.TemporaryDirectory(
-                    prefix="diagonalflip-", dir=parent, ignore_cleanup_errors=True
-                )
-                trial = Path(folder.name, "room")
-                trial.write_bytes(bytes(room))
-                trial.unlink()
-            except OSError as error:
-                reasons.append(f"{parent}: {error.strerror}")
-                if folder is not None:
-                    folder.cleanup()
-            else:
-                return folder
+        if len(os.fsencode(parent)) > FOLDER_BYTES or not PLAIN_PATH.fullmatch(parent):
+            continue
+        try:
+            return _folder_with_room(parent, room)
+        except OSError as error:
+            reasons.append(f"{parent}: {error.strerror}")
     raise SettingError(
         f"no temporary folder can be used ({', '.join(reasons)})",
         f"one with {room >> 10} KiB of room, whose path has at most {FOLDER_BYTES} bytes "
@@ -106,11 +96,22 @@ def private_folder(room: int) -> tempfile.TemporaryDirectory[str]:
     )
 
 
-def takes_programs(folder: str | Path) -> bool:
-    """Return whether programs and libraries in a folder can be used; netty's library, for sockets.
+def _folder_with_room(parent: str, room: int) -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(
+        prefix="diagonalflip-", dir=parent, ignore_cleanup_errors=True
+    )
+    try:
+        trial = Path(folder.name, "room")
+        trial.write_bytes(bytes(room))
+        trial.unlink()
+    except OSError:
+        folder.cleanup()
+        raise
+    return folder
 
-    Without it, Java has no Unix sockets. There is one for Linux alone on every processor of ours.
-    """
+
+def takes_programs(folder: str | Path) -> bool:
+    """Return whether netty's library for Unix sockets can be used in a folder; for Linux alone."""
     try:
         return sys.platform == "linux" and not os.statvfs(folder).f_flag & os.ST_NOEXEC
     except OSError:
@@ -125,7 +126,7 @@ def _system_folder() -> str:
 
 
 def count_gpus() -> int:
-    """GPUs that torch can use here, as ``CUDA_VISIBLE_DEVICES`` lets it; 0 without a driver.
+    """Return how many GPUs torch can use, as ``CUDA_VISIBLE_DEVICES`` lets it; 0 without a driver.
 
     Raises:
         SettingError: The driver does not answer.
@@ -154,7 +155,7 @@ def count_workers(settings: Settings) -> int:
     """Return how many workers there should be: as set, else one per GPU, else a few.
 
     Raises:
-        SettingError: There is no GPU where one is required, or its driver does not answer.
+        SettingError: A GPU is required and missing, or its driver does not answer.
     """
     if settings.workers and not settings.require_gpu:
         return settings.workers
@@ -169,7 +170,7 @@ def count_workers(settings: Settings) -> int:
 
 
 def allow_many_files() -> None:
-    """Raises the soft limit of open files, for children too, to ``OPEN_FILES`` or what is allowed.
+    """Raise the soft limit of open files, for children too, to ``OPEN_FILES`` or what is allowed.
 
     Shells start with 1,024, and a worker takes four times as many connections.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from diagonalflip.server.supervisor.workers import RESULTS
 from diagonalflip.server.worker.metrics import IMAGES, REQUESTS, SECONDS
 from diagonalflip.wire import WIRE_VERSION
 
@@ -28,73 +26,68 @@ if TYPE_CHECKING:
     from diagonalflip.server.supervisor.admin import Health
 
 
-@dataclass(frozen=True)
-class Family:
-    """Metrics that workers publish under one name.
-
-    Attributes:
-        kind: Of metric.
-        told: What it is.
-        labels: Beside the worker.
-        bounds: Of a histogram's buckets.
-    """
-
-    kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
-    told: str
-    labels: tuple[str, ...] = ()
-    bounds: Sequence[float] = ()
-
-
 COUNTER, GAUGE, HISTOGRAM = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-OF_WORKERS = {
-    "request_duration_seconds": Family(
+Kind = type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
+
+OF_WORKERS: dict[str, tuple[Kind, str, tuple[str, ...]]] = {
+    "request_duration_seconds": (
         HISTOGRAM,
         "From a request's last byte to its answer, probes left out.",
         ("listener", "operation", "code"),
-        SECONDS,
     ),
-    "queue_seconds": Family(HISTOGRAM, "Wait of a request for its batch.", (), SECONDS),
-    "decode_seconds": Family(HISTOGRAM, "Reading of a request's images.", (), SECONDS),
-    "forward_seconds": Family(HISTOGRAM, "A batch's pass through the network.", (), SECONDS),
-    "encode_seconds": Family(HISTOGRAM, "Writing of a request's answer.", (), SECONDS),
-    "batch_images": Family(HISTOGRAM, "Images answered together.", (), IMAGES),
-    "batch_requests": Family(HISTOGRAM, "Requests answered together.", (), REQUESTS),
-    "images": Family(COUNTER, "Images predicted, by the form in which they came.", ("form",)),
-    "rejected": Family(COUNTER, "Requests rejected, by the error's code.", ("code",)),
-    "busy_seconds": Family(COUNTER, "Time in batches; all of its time is a full worker."),
-    "failed_handshakes": Family(
-        COUNTER, "Clients of the public listener with whom no TLS was agreed on."
+    "queue_seconds": (HISTOGRAM, "Wait of a request for its batch.", ()),
+    "decode_seconds": (HISTOGRAM, "Reading of a request's images.", ()),
+    "forward_seconds": (HISTOGRAM, "A batch's pass through the network.", ()),
+    "encode_seconds": (HISTOGRAM, "Writing of a request's answer.", ()),
+    "batch_images": (HISTOGRAM, "Images answered together.", ()),
+    "batch_requests": (HISTOGRAM, "Requests answered together.", ()),
+    "images": (COUNTER, "Images predicted, by the form in which they came.", ("form",)),
+    "rejected": (COUNTER, "Requests rejected, by the error's code.", ("code",)),
+    "busy_seconds": (COUNTER, "Time in batches; all of its time is a full worker.", ()),
+    "failed_handshakes": (
+        COUNTER,
+        "Clients of the public listener with whom no TLS was agreed on.",
+        (),
     ),
-    "connections": Family(GAUGE, "Open connections of clients.", ("listener",)),
-    "buffered_bytes": Family(GAUGE, "Bodies, and answers that clients have not read."),
-    "queued_images": Family(GAUGE, "Predictions that wait."),
-    "resident_memory_bytes": Family(GAUGE, "The worker's memory."),
-    "device_memory_bytes": Family(GAUGE, "Memory that the worker has taken of its GPU."),
+    "connections": (GAUGE, "Open connections of clients.", ("listener",)),
+    "buffered_bytes": (GAUGE, "Bodies, and answers that clients have not read.", ()),
+    "queued_images": (GAUGE, "Predictions that wait.", ()),
+    "resident_memory_bytes": (GAUGE, "The worker's memory.", ()),
+    "device_memory_bytes": (GAUGE, "Memory that the worker has taken of its GPU.", ()),
 }
+"""What workers publish: kind and meaning, and labels beside the worker."""
+
+BOUNDS = {"batch_images": IMAGES, "batch_requests": REQUESTS}
+"""Of the buckets of histograms; ``SECONDS`` for all others."""
 
 
 class Page(Collector):
-    """Everything, as ``prometheus_client`` has it.
-
-    Args:
-        health: What the supervisor knows.
-    """
+    """Everything, as ``prometheus_client`` has it."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """The page in the form that ``accept`` likes best, and its media type."""
+        """Return the page in the form that ``accept`` likes best, and its media type."""
         encode, media_type = choose_encoder(accept)
         return encode(self), media_type
 
     def collect(self) -> Iterator[Metric]:
-        """All families; by ``prometheus_client``."""
+        """Yield all families, for ``prometheus_client``."""
         yield from self._of_the_supervisor()
-        yield from _of_workers(
-            [worker.page for worker in self._health.workers.living if worker.page]
-        )
+        pages = [worker.page for worker in self._health.workers.living if worker.page]
+        for name, (kind, told, labels) in OF_WORKERS.items():
+            family = kind(f"diagonalflip_{name}", told, labels=("worker", *labels))
+            for page in pages:
+                for values, value in page["families"].get(name, ()):
+                    worker = str(page["worker"])
+                    if isinstance(family, HistogramMetricFamily):
+                        buckets = _buckets(BOUNDS.get(name, SECONDS), value)
+                        family.add_metric([worker, *values], buckets, value["sum"])
+                    else:
+                        family.add_metric([worker, *values], value)
+            yield family
 
     def _of_the_supervisor(self) -> Iterator[Metric]:
         health, workers, torchserve = self._health, self._health.workers, self._health.torchserve
@@ -117,11 +110,12 @@ class Page(Collector):
             "diagonalflip_certificate_expiry_timestamp_seconds",
             "When the certificate of the public listener expires, or one of its chain.",
         )
-        if health.certificate_expires_at is not None:
-            expiry.add_metric([], health.certificate_expires_at)
-        yield expiry
-        yield COUNTER(
-            "diagonalflip_workers_killed", "Workers that failed a health check.", workers.killed
+        if health.access is not None and health.access.expires_at is not None:
+            expiry.add_metric([], health.access.expires_at)
+        killed = COUNTER(
+            "diagonalflip_workers_killed",
+            "Workers that failed a health check.",
+            workers.checks["wrong"] + workers.checks["unanswered"],
         )
         ages = GAUGE(
             "diagonalflip_health_check_age_seconds",
@@ -134,29 +128,16 @@ class Page(Collector):
         checks = COUNTER(
             "diagonalflip_health_checks", "Health checks with all 16 images.", labels=["result"]
         )
-        for result in RESULTS:
-            checks.add_metric([result], workers.checks[result])
+        for result, count in workers.checks.items():
+            checks.add_metric([result], count)
         restarts = COUNTER("diagonalflip_restarts", "Of parts that had ended.", labels=["part"])
         restarts.add_metric(["worker"], workers.restarts)
         restarts.add_metric(["torchserve"], torchserve.restarts if torchserve is not None else 0)
-        yield from (ages, checks, restarts)
-
-
-def _of_workers(pages: list[dict[str, Any]]) -> Iterator[Metric]:
-    for name, about in OF_WORKERS.items():
-        family = about.kind(f"diagonalflip_{name}", about.told, labels=("worker", *about.labels))
-        for page in pages:
-            for labels, value in page["families"].get(name, ()):
-                values = [str(page["worker"]), *labels]
-                if isinstance(family, HistogramMetricFamily):
-                    family.add_metric(values, _buckets(about.bounds, value), value["sum"])
-                else:
-                    family.add_metric(values, value)
-        yield family
+        yield from (expiry, killed, ages, checks, restarts)
 
 
 def _buckets(bounds: Sequence[float], state: dict[str, Any]) -> list[Any]:
-    """Bounds and cumulative counts, some with an exemplar."""
+    """Return bounds and cumulative counts, some with an exemplar."""
     told = {
         place: [Exemplar({"trace_id": trace_id}, value)]
         for place, trace_id, value in state["exemplars"]

@@ -12,11 +12,12 @@ import struct
 from dataclasses import replace
 from typing import Any
 
-from diagonalflip.errors import StartError
+from diagonalflip._loopback import is_loopback
+from diagonalflip.errors import SettingError, StartError
+from diagonalflip.server.http.hosts import read_names
 from diagonalflip.server.settings import HOSTS, LOOPBACK, Settings, variable
 
 BACKLOG = 2048
-PICKS = 10
 
 SO_ATTACH_FILTER = 26
 """Linux's asm-generic/socket.h; Python has no name for it."""
@@ -30,18 +31,12 @@ DROP_SYN = struct.pack(
 )
 """A program of the classic Berkeley packet filter (Linux: networking/filter)."""
 
-Address = tuple[str, int]
-"""Host and port."""
-
 
 def open_ports(settings: Settings) -> tuple[Settings, dict[str, socket.socket]]:
     """Listen on all ports that are ours.
 
     Returns:
         The settings, with the ports that were chosen; and the sockets by the ports' names.
-
-    Raises:
-        StartError: A port is taken, or an address is not this host's.
     """
     names = ["port", "admin_port"] + ["public_port"] * (settings.tokens_file is not None)
     listeners = {name: open_port(name, settings) for name in names}
@@ -55,24 +50,14 @@ def open_port(name: str, settings: Settings) -> socket.socket:
     Raises:
         StartError: The port is taken, or the address is not this host's.
     """
-    address, port = settings.host_of(name), getattr(settings, name)
-    for attempts_left in reversed(range(PICKS)):
-        try:
-            return listen((address, port or free_ports(1, address)))
-        except OSError as error:
-            # A port that was free a moment ago is no reason to fail.
-            if not port and error.errno == errno.EADDRINUSE and attempts_left:
-                continue
-            raise _cannot_listen(name, settings, error) from error
-    raise AssertionError
+    try:
+        return listen((settings.host_of(name), getattr(settings, name)))
+    except OSError as error:
+        raise _cannot_listen(name, settings, error) from error
 
 
-def listen(address: Address) -> socket.socket:
-    """Return a socket that listens, and does not block.
-
-    Raises:
-        OSError: The address cannot be opened.
-    """
+def listen(address: tuple[str, int]) -> socket.socket:
+    """Return a socket that listens on a host and port, and does not block."""
     listener = socket.socket(_family(address[0]))
     # Connections that linger after a crash must not keep the next start from the port.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,48 +102,58 @@ def require_addresses(settings: Settings) -> None:
             ) from error
 
 
+def reject_unsafe(settings: Settings) -> None:
+    """Raise a SettingError if something were public without tokens and TLS, or hosts no names."""
+    read_names(settings.allowed_hosts)
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise SettingError("only one of FLIP_TLS_CERT and FLIP_TLS_KEY is set", "both or none")
+    if is_loopback(settings.host):
+        return
+    if settings.tokens_file is None:
+        raise SettingError(
+            f"{settings.told('host')} without FLIP_TOKENS_FILE",
+            "tokens wherever others can connect",
+            "run `make token NAME=someone TOKENS_FILE=tokens`, and set FLIP_TOKENS_FILE",
+        )
+    if settings.tls_cert is None and not settings.plain_http:
+        raise SettingError(
+            f"{settings.told('host')} without FLIP_TLS_CERT and FLIP_TLS_KEY",
+            "TLS wherever others can listen",
+            "set both, or FLIP_PLAIN_HTTP=1 if something in front of this ends TLS",
+        )
+
+
 def _cannot_listen(name: str, settings: Settings, error: OSError) -> StartError:
-    address, told = settings.host_of(name), settings.told(name)
+    got = f"{settings.told(name)}: {error.strerror}"
+    expected = "a free port"
+    action = f"stop what listens there, or set {variable(name)} to another, 0 for any"
     if error.errno == errno.EADDRNOTAVAIL:
-        host = HOSTS.get(name)
-        return StartError(
-            f"{settings.told(host) if host else address} is no address of this host",
-            "an address that a network interface here has",
-            "127.0.0.1 needs a loopback interface with IPv4"
-            if address == LOOPBACK
-            else "choose another address",
-        )
-    if error.errno == errno.EACCES:
-        return StartError(
-            f"{told}: user {os.geteuid()} may not listen there",
-            "a port above 1023",
-            f"set {variable(name)} to one, or give the service CAP_NET_BIND_SERVICE",
-        )
-    return StartError(
-        f"{told}: {error.strerror}",
-        "a free port",
-        f"stop what listens there, or set {variable(name)} to another, 0 for any",
-    )
+        address = settings.told(HOSTS[name]) if name in HOSTS else LOOPBACK
+        got = f"{address} is no address of this host"
+        expected = "an address that a network interface here has"
+        action = "choose another address"
+        if settings.host_of(name) == LOOPBACK:
+            action = "127.0.0.1 needs a loopback interface with IPv4"
+    elif error.errno == errno.EACCES:
+        got = f"{settings.told(name)}: user {os.geteuid()} may not listen there"
+        expected = "a port above 1023"
+        action = f"set {variable(name)} to one, or give the service CAP_NET_BIND_SERVICE"
+    return StartError(got, expected, action)
 
 
-def free_ports(count: int = 1, address: str = LOOPBACK) -> int:
-    """The first of ``count`` ports in a row on ``address`` that nobody listens on now.
+def free_ports(count: int = 1) -> int:
+    """Return the first of ``count`` ports in a row on loopback that nobody listens on now.
 
     None of those that systems give to outgoing connections: until its server binds it, such a
     port may be some client's (Linux: 32768 and up; macOS and RFC 6335: 49152 and up).
-
-    Raises:
-        OSError: Nothing can listen on ``address``.
     """
     for _ in range(1_000):
         first = 10_000 + secrets.randbelow(22_768 - count)
         with contextlib.ExitStack() as held, contextlib.suppress(OSError):
             for port in range(first, first + count):
-                held.enter_context(socket.socket(_family(address))).bind((address, port))
+                held.enter_context(socket.socket()).bind((LOOPBACK, port))
             return first
-    with socket.socket(_family(address)) as listener:
-        listener.bind((address, 0))
-        return int(listener.getsockname()[1])
+    raise OSError(errno.EADDRINUSE, "no port of 127.0.0.1 is free")
 
 
 def _family(address: str) -> socket.AddressFamily:

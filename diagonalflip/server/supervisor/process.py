@@ -5,14 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import signal
+import socket
 import subprocess
-from typing import TYPE_CHECKING, Any
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
+from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor import host
 from diagonalflip.server.worker.channel import Channel
 
 if TYPE_CHECKING:  # it would import NumPy, before the workers are started
     from diagonalflip.server.models.desired import Desired
+
+PACKAGE_PARENT = Path(__file__).resolve().parents[3]
+"""Of the package: the working directory of workers, so that they import this very one."""
+
+SAFE_PATH = ["-P"] if Path(sysconfig.get_path("purelib")).resolve() == PACKAGE_PARENT else []
+"""Where the package is installed, the working directory stays off the import path: a module there
+that is called as one of the standard library would be imported in its place."""
+
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
+}
+"""Has glibc keep the memory of large answers, which it would give back to the kernel and map anew
+for each: 500 page faults for an answer of 2 MiB, more time than its predictions take."""
 
 HANG_TIMEOUT_S = 1.0
 """A worker that owes an answer and used no processor for this long, twice in a row, hangs."""
@@ -25,7 +45,7 @@ CHANGE_TIMEOUT_S = 30.0
 
 
 class WorkerEndedError(Exception):
-    """The worker's process has ended, or is ended because of this."""
+    """The worker's process has ended; or it was killed, for the reason that this says."""
 
 
 class Worker:
@@ -54,6 +74,35 @@ class Worker:
         self._answers: dict[tuple[str, int], asyncio.Future[Any]] = {}
         self._listening = asyncio.create_task(self._listen())
 
+    @classmethod
+    async def start(
+        cls, settings: Settings, number: int, listeners: Mapping[str, socket.socket], output: int
+    ) -> Self:
+        """Start a worker that accepts clients from all listeners, and writes its log to ``output``.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        ours, theirs = socket.socketpair()
+        descriptors = {name: each.fileno() for name, each in listeners.items()}
+        with theirs:
+            channel = await Channel.open(ours)
+            try:
+                process = subprocess.Popen(  # noqa: ASYNC220 - it takes milliseconds
+                    command(settings, number, theirs.fileno(), descriptors),
+                    cwd=PACKAGE_PARENT,
+                    env=ALLOCATOR | host.child_environment() | {"OMP_NUM_THREADS": "1"},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=[theirs.fileno(), *descriptors.values()],
+                    start_new_session=True,  # Ctrl-C is the supervisor's to handle
+                )
+            except OSError:
+                channel.close()
+                raise
+        return cls(number, process, channel)
+
     async def ask(self, name: str, answer: str, content: Any, number: int) -> Any:
         """Send a message; return the content of its answer.
 
@@ -61,8 +110,8 @@ class Worker:
             WorkerEndedError: The worker ended before it answered.
         """
         if self._listening.done():
-            raise WorkerEndedError("ended")
-        future = self._answers[answer, number] = asyncio.get_running_loop().create_future()
+            raise WorkerEndedError
+        self._answers[answer, number] = future = asyncio.get_running_loop().create_future()
         self.channel.send(name, content, number=number)
         try:
             return await future
@@ -81,7 +130,7 @@ class Worker:
             return str(await asked)
 
     async def commit(self, desired: Desired) -> None:
-        """Have it serve the versions that it has prepared; raises as ``prepare``."""
+        """Have it serve the versions that it has prepared; raise as ``prepare`` does."""
         async with asyncio.timeout(CHANGE_TIMEOUT_S):
             await self.ask("commit", "committed", None, desired.number)
         self.revision = desired.number
@@ -91,20 +140,22 @@ class Worker:
 
         Raises:
             WorkerEndedError: It ended.
-            TimeoutError: It does nothing that could lead to an answer, or takes too long.
+            TimeoutError: It hangs, or is busy for too long.
         """
         asked = asyncio.ensure_future(self.ask("check", "checked", None, next(self._numbers)))
         idle, worked = 0, _work_s(self.process.pid)
-        for _ in range(int(BUSY_TIMEOUT_S / HANG_TIMEOUT_S)):
-            await asyncio.wait({asked}, timeout=HANG_TIMEOUT_S)
-            if asked.done():
-                answers: dict[str, Any] = await asked
-                return answers
-            before, worked = worked, _work_s(self.process.pid)
-            idle = idle + 1 if worked == before else 0
-            if idle == 2:  # once could be this machine's own pause
-                break
-        asked.cancel()
+        try:
+            for _ in range(int(BUSY_TIMEOUT_S / HANG_TIMEOUT_S)):
+                await asyncio.wait({asked}, timeout=HANG_TIMEOUT_S)
+                if asked.done():
+                    answers: dict[str, Any] = await asked
+                    return answers
+                before, worked = worked, _work_s(self.process.pid)
+                idle = idle + 1 if worked == before else 0
+                if idle == 2:  # once could be this machine's own pause
+                    break
+        finally:
+            asked.cancel()  # or nobody would take its error, when this is cancelled
         raise TimeoutError
 
     async def ended(self, timeout_s: float) -> bool:
@@ -115,7 +166,7 @@ class Worker:
     def kill(self) -> None:
         """End it at once."""
         with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL)
+            self.process.kill()
 
     async def reap(self) -> str:
         """Wait for its end, which is near; return how it ended."""
@@ -136,7 +187,23 @@ class Worker:
                 future.set_result(message["content"])
         for future in self._answers.values():
             if not future.done():
-                future.set_exception(WorkerEndedError("ended"))
+                future.set_exception(WorkerEndedError)
+
+
+def command(
+    settings: Settings, number: int, channel: int, listeners: Mapping[str, int]
+) -> list[str]:
+    """Return the command that starts a worker; ``channel`` and ``listeners`` are descriptors."""
+    command = [sys.executable, *SAFE_PATH, "-m", "diagonalflip.server.worker", f"--number={number}"]
+    command += [f"--workers={settings.workers}", f"--channel={channel}"]
+    command += [f"--listener={name}={descriptor}" for name, descriptor in listeners.items()]
+    command += [f"--idle-timeout-s={settings.idle_timeout_s}"]
+    command += [f"--allowed-hosts={settings.allowed_hosts}"]
+    if settings.tokens_file is not None:
+        command += [f"--token-rate={settings.token_rate}"]
+    if settings.access_log:
+        command += [f"--access-log={settings.log_dir.resolve()}"]
+    return command
 
 
 def _work_s(pid: int) -> float:

@@ -60,12 +60,11 @@ class Supervisor:
     ) -> None:
         self._settings, self._workers, self._stop = settings, workers, stop
         self._listeners = listeners
-        self._access: AccessFiles | None = None
         self._torchserve_run: asyncio.Task[None] | None = None
         self._complete_at = time.monotonic()
         self._port_failures = 0
-        if settings.tokens_file is not None:
-            self._access = AccessFiles(settings, settings.tokens_file)
+        tokens_file = settings.tokens_file
+        self._access = AccessFiles(settings, tokens_file) if tokens_file is not None else None
         self._models = Models(
             settings.versions,
             workers.apply,
@@ -77,12 +76,10 @@ class Supervisor:
         if (installed := find_torchserve(settings, has_archive=has_archive)) is not None:
             self._torchserve = TorchServe(settings, installed, self._models)
             self._models.changed = self._torchserve.follow
-        self._health = Health(workers, self._torchserve, self._models)
-        if self._access is not None:
-            self._health.certificate_expires_at = self._access.expires_at
+        self._health = Health(workers, self._torchserve, self._models, self._access)
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Serve until a stop is asked for, and has ended in order.
+        """Serve until a stop is asked for, and end in order.
 
         Args:
             ready: Called when all workers are ready.
@@ -92,11 +89,8 @@ class Supervisor:
             StartError: No worker could, at the start.
         """
         admin = AdminServer(self._health, self._settings.operators_file)
-        listener = Listener(
-            "admin",
-            self._listeners.pop("admin_port"),
-            read_names(self._settings.allowed_hosts),
-        )
+        names = read_names(self._settings.allowed_hosts)
+        listener = Listener("admin", self._listeners.pop("admin_port"), names)
         tasks = [asyncio.create_task(admin.serve([listener], lambda: None))]
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -108,8 +102,8 @@ class Supervisor:
                 if self._torchserve is not None:
                     self._torchserve_run = asyncio.create_task(self._torchserve.run())
                     tasks.append(self._torchserve_run)
-                tasks.append(asyncio.create_task(self._every(TICK_S, self._tick)))
-                tasks.append(asyncio.create_task(self._every(PORT_CHECK_S, self._check_ports)))
+                for seconds, work in ((TICK_S, self._tick), (PORT_CHECK_S, self._check_ports)):
+                    tasks.append(asyncio.create_task(self._every(seconds, work)))
                 await self._until(self._gave_up(), stopping)
             await self._drain()
         finally:
@@ -137,21 +131,17 @@ class Supervisor:
         workers, timeout_s = self._workers, self._settings.start_timeout_s
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while workers.ready < workers.count and not (workers.fault or workers.gave_up):
-                    workers.changed.clear()
-                    await workers.changed.wait()
+                await workers.until(
+                    lambda: workers.ready == workers.count or workers.fault or workers.gave_up
+                )
         if workers.ready < workers.count:
-            raise StartError(
-                f"{workers.ready} of {workers.count} workers ready; {workers.last_error}",
-                f"a correct prediction of each within {timeout_s} s",
-                f"see the logs in {self._settings.log_dir}",
-            )
+            got = f"{workers.ready} of {workers.count} workers ready; {workers.last_error}"
+            expected = f"a correct prediction of each within {timeout_s} s"
+            raise StartError(got, expected, f"see the logs in {self._settings.log_dir}")
 
     async def _gave_up(self) -> None:
-        """Wait until no worker can start; raises GaveUpError."""
-        while not self._workers.gave_up:
-            self._workers.changed.clear()
-            await self._workers.changed.wait()
+        """Wait until no worker can start; raise GaveUpError."""
+        await self._workers.until(lambda: self._workers.gave_up)
         raise GaveUpError(f"no worker can start; {self._workers.last_error}")
 
     async def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -168,7 +158,6 @@ class Supervisor:
         if self._access is not None and self._access.changed():
             self._workers.access = self._access.content
             self._workers.broadcast("access", self._access.content)
-            self._health.certificate_expires_at = self._access.expires_at
         self._workers.share_status()
         self._reap_orphans()
         now, missing = time.monotonic(), self._workers.count - self._workers.ready
@@ -189,11 +178,8 @@ class Supervisor:
             async with asyncio.timeout(PORT_CHECK_TIMEOUT_S):
                 await health.ask(settings.port, "GET", LIVE)
                 if settings.tokens_file is not None:
-                    address, tls = (
-                        settings.public_address,
-                        _trusting() if settings.tls_cert else None,
-                    )
-                    await health.ask(settings.public_port, "GET", LIVE, host=address, tls=tls)
+                    tls, host = _trusting() if settings.tls_cert else None, settings.public_address
+                    await health.ask(settings.public_port, "GET", LIVE, host=host, tls=tls)
             self._port_failures = 0
         except (OSError, ValueError) as error:
             self._port_failures += 1

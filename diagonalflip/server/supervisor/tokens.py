@@ -62,9 +62,8 @@ def main() -> int:
         return 1
     *older, _ = map(str, lines_of(path, name))
     if older:
-        lines = (
-            f"lines {', '.join(older[:-1])} and {older[-1]}" if older[1:] else f"line {older[0]}"
-        )
+        *first, last = older
+        lines = f"lines {', '.join(first)} and {last}" if first else f"line {last}"
         told = f"{len(older) + 1} tokens of {name} are valid now. Delete {lines} of {path}"
         print(f"{told} when nobody uses the older ones any more.", file=sys.stderr)
     return 0

