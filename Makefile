@@ -126,7 +126,7 @@ pythons-test: ## test what needs no torch with each Python of PYTHONS (3.12 3.13
 	  echo "==> Python $$version"; \
 	  PYENV_VERSION=$$version python$$version requirements/install.py .python/$$version --project requirements/pythons.txt && \
 	  .python/$$version/bin/python -m pytest -q --numprocesses 3 --dist loadfile $(PYTEST_ARGS) tests/integration/test_packaged.py \
-	    tests/contract/test_http.py tests/contract/test_http_cases.py tests/contract/test_worker_tls.py \
+	    tests/contract/test_http_*.py \
 	    $(foreach each,client_* cli_* wire coding cost decode form limits media parser picture v2,tests/unit/test_$(each).py) \
 	    || exit 1; \
 	done

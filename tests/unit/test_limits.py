@@ -27,10 +27,6 @@ def test_each_wait_has_its_time(
     assert int(limits.timeout_s(unsent, finished, in_request, leaving)) == seconds
 
 
-def test_a_client_that_reads_nothing_loses_its_connection_sooner_while_memory_is_short() -> None:
-    assert limits.STALLED_S == 10
-
-
 def test_no_constant_is_defined_twice() -> None:
     """The second would silently replace the first, as a renaming did once."""
     files = [*ROOT.glob("diagonalflip/**/*.py"), *ROOT.glob("export/*.py")]

@@ -159,6 +159,20 @@ def test_a_head_that_does_not_end_is_rejected_in_one_piece_too(start: bytes, siz
     assert found[-2][0] is HeadersTooLarge
 
 
-def test_a_coding_that_is_given_twice_is_two_codings() -> None:
-    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Encoding: gzip\r\n\r\n"
-    assert events([head], forget=True)[0][2] == {"host": "a", "content-encoding": "gzip, gzip"}
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("Accept: image/png\r\nACCEPT: */*;q=0.1", {"accept": "image/png, */*;q=0.1"}),
+        ("Content-Encoding: gzip\r\nContent-Encoding: gzip", {"content-encoding": "gzip, gzip"}),
+        ("Content-Type: a/b\r\nContent-type: a/b", {"content-type": "a/b"}),
+        *(
+            (f"{name}: \t a b\t ", {name.lower(): "a b"})  # RFC 9110, section 5.5
+            for name in ("Authorization", "X-Request-Id", "Inference-Header-Content-Length")
+        ),
+    ],
+)
+def test_a_header_is_its_lines_without_the_blanks_around_them(
+    lines: str, expected: dict[str, str]
+) -> None:
+    found = events([f"POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n".encode()], forget=True)
+    assert found[0][2] == {"host": "a"} | expected

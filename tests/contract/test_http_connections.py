@@ -1,0 +1,316 @@
+"""A connection to a worker: its order, the time that a client has, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import select
+import socket
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from threading import Event
+from types import SimpleNamespace
+
+import pytest
+
+from diagonalflip.message import Response
+from diagonalflip.server.http import limits
+from tests.contract.conftest import CONTINUE, PING, POST, Port, post, read
+
+NOWHERE = "POST /nowhere HTTP/1.1\r\nHost: a\r\n"
+RESET = b"\1\0\0\0\0\0\0\0"
+"""For SO_LINGER: closing resets the connection."""
+
+
+@pytest.fixture
+def client(port: Port) -> Iterator[socket.socket]:
+    with port.connect() as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("before", [b"", post(b"a")])
+def test_a_body_is_asked_for_when_the_request_before_is_answered(
+    port: Port, client: socket.socket, before: bytes
+) -> None:
+    port.echo.go_on.clear()
+    head = f"{POST}Expect: 100-continue\r\nContent-Length: 1\r\n\r\n".encode()
+    client.sendall(before + head)
+    port.echo.go_on.set()
+    if before:
+        assert read(client).body == b"a"
+    assert client.recv(25, socket.MSG_WAITALL) == CONTINUE
+    client.sendall(b"b")
+    assert read(client).body == b"b"
+
+
+def test_what_is_pipelined_is_bounded_and_answered_in_order(
+    port: Port, client: socket.socket
+) -> None:
+    port.hold(client, b"first")
+    client.sendall(b"".join(post(b"%d" % number) for number in range(800)))
+    port.echo.go_on.set()
+    assert read(client).body == b"first"
+    answered = 0
+    while (found := read(client)).status == 200:
+        assert found.body == b"%d" % answered
+        answered += 1
+    assert (found.status, found.headers["connection"]) == (503, "close")
+    assert answered >= limits.PIPELINED_REQUESTS
+
+
+def test_a_client_that_reads_nothing_is_answered_no_further(
+    port: Port, client: socket.socket
+) -> None:
+    client.sendall(PING * 200)
+    port.settle()
+    client.sendall(PING * 50)
+    for _ in range(250):
+        assert read(client).status == 200
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        f"Content-Length: {1 << 25}",
+        "Transfer-Encoding: chunked",
+        "Content-Length: 9\r\nExpect: 100-continue",
+        "Content-Length: 9\r\nConnection: close",
+    ],
+)
+def test_who_is_rejected_by_the_head_is_told_before_the_body(
+    client: socket.socket, told: str
+) -> None:
+    client.sendall(f"{NOWHERE}{told}\r\n\r\n".encode())
+    answer = read(client)
+    assert (answer.status, answer.headers["connection"]) == (404, "close")
+    assert client.recv(1) == b""  # while the client may still send
+    client.sendall(bytes(1 << 20))
+
+
+@pytest.mark.parametrize("length", [1, 1 << 25])
+def test_a_stranger_keeps_no_connection(guarded: Port, length: int) -> None:
+    with guarded.connect_public() as client:
+        client.sendall(f"{POST}Content-Length: {length}\r\n\r\n".encode() + bytes(min(length, 999)))
+        answer = read(client)
+        assert (answer.status, answer.code) == (401, "not_authorized")
+        told = answer.headers["www-authenticate"], answer.headers["connection"]
+        assert told == ("Bearer", "close")
+        assert client.recv(1) == b""
+        assert guarded.buffered == 0
+
+
+def test_a_short_body_of_who_was_rejected_is_read_and_the_connection_goes_on(
+    client: socket.socket,
+) -> None:
+    head, body = f"{NOWHERE}Content-Length: 9\r\n\r\n".encode(), b"unwanted!"
+    for sent_at_once in (0, 3, 9):
+        client.sendall(head + body[:sent_at_once])
+        assert read(client).status == 404
+        client.sendall(body[sent_at_once:] + post(b"wanted"))
+        assert read(client).body == b"wanted"
+    client.sendall(post(b"a") + head + body + head)
+    assert [read(client).status for _ in range(3)] == [200, 404, 404]
+    client.sendall(body + post(b"b"))
+    assert read(client).body == b"b"
+
+
+def test_who_was_rejected_and_sends_no_body_gets_no_second_answer(
+    port: Port, client: socket.socket
+) -> None:
+    client.sendall(f"{NOWHERE}Content-Length: 9\r\n\r\n".encode())
+    assert read(client).status == 404
+    [waiting] = port.server.connections
+    port.do(waiting.expire)
+    assert client.recv(1) == b""
+
+
+def test_a_rejected_client_does_not_send_for_ever(
+    client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diagonalflip.server.http.connection.MAX_BODY_BYTES", 100_000)
+    client.sendall(f"{NOWHERE}Transfer-Encoding: chunked\r\n\r\n".encode())
+    assert read(client).status == 404
+    endless = map(client.sendall, itertools.repeat(bytes(1 << 16)))
+    with pytest.raises(OSError, match=r"reset|[Bb]roken"):
+        deque(endless, maxlen=0)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [(POST.encode(), 408), (post(b"abc")[:-1], 408), (b"", None)]
+)
+def test_a_client_has_only_so_much_time(
+    port: Port, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int | None
+) -> None:
+    monkeypatch.setattr(limits, "REQUEST_S", 0.0)
+    monkeypatch.setattr(limits, "IDLE_S", 0.0)
+    with port.connect() as slow:
+        slow.sendall(sent)
+        port.settle()
+        port.wait_for(lambda: select.select([slow], [], [], 0)[0], ticking=True)
+        if status is not None:
+            answer = read(slow)
+            assert (answer.status, answer.code) == (status, "request_timeout")
+        assert slow.recv(1) == b""
+
+
+def test_who_waits_behind_its_own_request_is_not_idle(
+    port: Port, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "IDLE_S", 0.0)
+    answer, lifecycle = port.echo.answer, port.server.lifecycle
+    schedule = lifecycle._schedule
+
+    def then_wedged(jobs: Sequence[SimpleNamespace]) -> list[Response]:
+        monkeypatch.setattr(lifecycle, "_schedule", lambda: None)
+        return answer(jobs)
+
+    monkeypatch.setattr(port.echo, "answer", then_wedged)
+    client.sendall(post(b"a") + post(b"b"))
+    assert read(client).body == b"a"
+    port.tick(3)
+    monkeypatch.undo()
+    port.do(schedule)
+    assert read(client).body == b"b"
+
+
+@pytest.fixture
+def stalled(port: Port) -> Iterator[socket.socket]:
+    with port.connect_stalled() as connection:
+        yield connection
+
+
+LARGE = bytes(32 << 20)
+
+
+def test_a_client_that_does_not_read_is_dropped(
+    port: Port, stalled: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "READ_S", 0.0)
+    monkeypatch.setattr(limits, "READ_BYTES_PER_S", 1 << 40)
+    stalled.sendall(post(LARGE))
+    assert stalled.recv(1, socket.MSG_PEEK) == b"H"
+    port.wait_for(when_freed(port).is_set, ticking=True)
+
+
+def test_a_client_that_has_ended_and_does_not_read_has_its_time(
+    port: Port, stalled: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection closes once it has read, so what it may take has to be bounded."""
+    monkeypatch.setattr(limits, "READ_S", 0.0)
+    monkeypatch.setattr(limits, "READ_BYTES_PER_S", 1 << 40)
+    monkeypatch.setattr(limits, "UNSENT_BYTES", 1 << 30)  # it is never found to be slow
+    port.hold(stalled, LARGE)
+    stalled.shutdown(socket.SHUT_WR)
+    port.echo.go_on.set()
+    assert stalled.recv(1, socket.MSG_PEEK) == b"H"
+    port.wait_for(lambda: not port.server.connections, ticking=True)
+
+
+@pytest.mark.parametrize("extra", ["", "Connection: close\r\n"])
+def test_a_client_may_read_slowly(
+    port: Port, stalled: socket.socket, monkeypatch: pytest.MonkeyPatch, extra: str
+) -> None:
+    monkeypatch.setattr(limits, "LINGER_S", 0.0)
+    monkeypatch.setattr(limits, "IDLE_S", 0.0)
+    stalled.sendall(post(LARGE, extra))
+    assert stalled.recv(1, socket.MSG_PEEK) == b"H"
+    port.tick(3)
+    assert read(stalled).body == LARGE
+    port.wait_for(lambda: not port.server.connections, ticking=True)
+    assert stalled.recv(1) == b""
+
+
+def test_a_client_that_closes_its_half_still_gets_its_answers(client: socket.socket) -> None:
+    client.sendall(post(b"a") + post(b"b"))
+    client.shutdown(socket.SHUT_WR)
+    assert [read(client).body, read(client).body] == [b"a", b"b"]
+    assert client.recv(1) == b""
+
+
+def test_who_ends_while_it_does_not_read_is_owed_its_answers(
+    port: Port, client: socket.socket
+) -> None:
+    """By TLS the end may come in one piece with requests that are not answered yet."""
+    client.sendall(post(b"a"))
+    assert read(client).body == b"a"
+    [there] = port.server.connections
+
+    def end() -> bool:
+        there.pause_writing()
+        there.data_received(PING * 3)
+        is_kept = there.eof_received()
+        there.resume_writing()
+        return is_kept
+
+    assert port.do(end)
+    assert [read(client).status for _ in range(3)] == [200] * 3
+    assert client.recv(1) == b""
+
+
+def test_who_hangs_up_disturbs_nobody(port: Port, client: socket.socket) -> None:
+    port.echo.go_on.clear()
+    client.sendall(post(b"first"))
+    with port.connect() as gone:
+        gone.sendall(post(b"gone"))
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    port.echo.go_on.set()
+    assert read(client).body == b"first"
+    client.sendall(post(b"second"))
+    assert read(client).body == b"second"
+
+
+def when_freed(port: Port) -> Event:
+    """Return what is set once the only connection is freed."""
+    [there] = port.server.connections
+    freed = Event()
+    weakref.finalize(there, freed.set)
+    return freed
+
+
+def test_an_ended_connection_is_freed_without_the_cycle_collector(port: Port) -> None:
+    gc.disable()
+    try:
+        with port.connect() as connection:
+            connection.sendall(post(b"a"))
+            read(connection)
+            freed = when_freed(port)
+        assert freed.wait(10)
+    finally:
+        gc.enable()
+
+
+def test_all_who_had_come_are_answered_by_a_worker_that_drains(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many wait to be accepted: more than are accepted in one turn of the loop."""
+    monkeypatch.setattr(limits, "DRAIN_IDLE_S", 0.0)
+    with contextlib.ExitStack() as opened:
+        first = opened.enter_context(port.connect())
+        port.hold(first, b"first")
+        clients = [opened.enter_context(port.connect()) for _ in range(50)]
+        for client in clients:
+            client.sendall(post(b"rest"))
+        drained = port.drain()
+        port.echo.go_on.set()
+        for client in (first, *clients):
+            answer = read(client)
+            assert (answer.status, answer.body) == (200, b"first" if client is first else b"rest")
+        assert clients[-1].recv(1) == b""
+        port.wait_for(drained.done, ticking=True)
+    with pytest.raises(ConnectionRefusedError):
+        port.connect()
+
+
+def test_a_slow_reader_is_let_go_when_it_has_read(
+    port: Port, stalled: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its answer from before, which did not say that the connection ends."""
+    monkeypatch.setattr(limits, "DRAIN_IDLE_S", 0.0)
+    stalled.sendall(post(LARGE))
+    assert stalled.recv(1, socket.MSG_PEEK) == b"H"
+    drained = port.drain()
+    assert read(stalled).body == LARGE
+    port.wait_for(drained.done, ticking=True)
+    assert stalled.recv(1) == b""

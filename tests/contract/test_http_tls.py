@@ -1,0 +1,230 @@
+"""TLS of a worker: whatever the network cuts, each side may end alone, nothing is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import shutil
+import socket
+import ssl
+import subprocess
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from diagonalflip.server.http import limits
+from diagonalflip.server.http.tls import Tls
+from diagonalflip.server.supervisor.ports import listen
+from diagonalflip.server.worker.metrics import PUBLIC
+from tests.contract.conftest import BEARER, Port, post, read
+
+pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+
+CERTIFICATE = (
+    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem "
+    "-out cert.pem -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+)
+PLAIN = b"GET / HTTP/1.1\r\n\r\n"
+
+
+class TlsPort(Port):
+    """A port with TLS at its public listener, whose clients come there."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(listen(("127.0.0.1", 0)))
+        self.admit_token((folder / "cert.pem").read_text() + (folder / "key.pem").read_text())
+        self.context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
+
+    def connect(self) -> ssl.SSLSocket:
+        return self.context.wrap_socket(self.connect_public(), server_hostname="127.0.0.1")
+
+
+class ByHand:
+    """A client whose TLS goes through the network in pieces that the test chooses."""
+
+    def __init__(self, port: TlsPort, network: socket.socket) -> None:
+        self.network, self._gets, self.sends = network, ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = port.context.wrap_bio(self._gets, self.sends, server_hostname="127.0.0.1")
+
+    def deliver(self, size: int = 1 << 16) -> None:
+        """Send what is to be sent in pieces of that size."""
+        sent = self.sends.read()
+        for start in range(0, len(sent), size):
+            self.network.sendall(sent[start : start + size])
+
+    def shake_hands(self, size: int = 1 << 16) -> None:
+        """Agree on TLS, but for the last that the client has to send."""
+        while True:
+            try:
+                return self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.deliver(size)
+                self._gets.write(self.network.recv(1 << 16))
+
+    def end(self) -> None:
+        """Write that nothing more comes, to be delivered."""
+        with pytest.raises(ssl.SSLWantReadError):
+            self.tls.unwrap()
+
+    def receive(self) -> tuple[bytes, bool]:
+        """Return all that the server sends, and whether it said then that nothing more comes."""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := self.network.recv(1 << 16):
+                self._gets.write(piece)
+        received = b""
+        try:
+            while piece := self.tls.read(1 << 16):
+                received += piece
+        except ssl.SSLWantReadError:
+            return received, False
+        except ssl.SSLZeroReturnError:  # so it is if the client has said so as well
+            pass
+        return received, True
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificate")
+    subprocess.run(CERTIFICATE.split(), cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def port(certificate: Path) -> Iterator[TlsPort]:
+    with contextlib.closing(TlsPort(certificate)) as there:
+        yield there
+        there.wait_for(lambda: not (there.server.connections or there.server._handshakes))
+        assert not there.server._of_address
+        assert there.buffered == 0
+
+
+@pytest.fixture
+def network(port: TlsPort) -> Iterator[socket.socket]:
+    with port.connect_public() as connection:
+        yield connection
+
+
+def end_of(network: socket.socket) -> None:
+    """Wait until the server has ended a connection."""
+    with contextlib.suppress(ConnectionResetError):
+        while network.recv(1 << 10):
+            pass  # an alert, maybe
+
+
+@pytest.mark.parametrize("size", [1, 16_000, 16_384, 70_000, 1 << 20])
+def test_bodies_of_any_size_come_back(port: TlsPort, size: int) -> None:
+    body = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    with port.connect() as client:
+        for _ in range(2):
+            client.sendall(post(body, BEARER))
+            assert read(client).body == body
+
+
+def test_every_byte_may_come_alone(port: TlsPort, network: socket.socket) -> None:
+    client = ByHand(port, network)
+    client.shake_hands(1)
+    client.tls.write(post(b"a", BEARER) + post(b"b", BEARER + "Connection: close\r\n"))
+    client.deliver(1)
+    answers, _ = client.receive()
+    assert answers.count(b"HTTP/1.1 200") == 2
+    assert answers.endswith(b"b")
+
+
+@pytest.mark.parametrize("behind", [b"", b"x"])
+def test_a_client_that_has_ended_its_side_is_answered(
+    port: TlsPort, network: socket.socket, behind: bytes
+) -> None:
+    port.echo.go_on.clear()
+    client = ByHand(port, network)
+    client.shake_hands()
+    client.tls.write(post(b"a", BEARER))
+    client.end()
+    network.sendall(client.sends.read() + behind)
+    port.echo.go_on.set()
+    answer, has_ended = client.receive()
+    assert (answer[:12], has_ended) == (b"HTTP/1.1 200", True)
+    assert port.echo.batches == [1]
+
+
+def test_a_request_to_close_ends_with_an_end_of_tls(port: TlsPort) -> None:
+    with port.connect() as client:
+        client.sendall(post(b"a", BEARER + "Connection: close\r\n"))
+        assert read(client).body == b"a"
+        assert client.recv(1) == b"", "no error: it is no cut"
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("said", [PLAIN, bytes(600), b"\x16\x03\x01\xff\xff" * 9])
+def test_what_is_no_tls_is_closed_and_forgotten(
+    port: TlsPort, caplog: pytest.LogCaptureFixture, said: bytes, *, ends: bool
+) -> None:
+    with port.connect_public() as client:
+        client.sendall(said)
+        if ends:
+            client.shutdown(socket.SHUT_WR)
+        end_of(client)
+    port.wait_for(lambda: port.metrics.failed_handshakes == 1)
+    assert not caplog.records
+
+
+def test_a_handshake_has_a_limit_of_time(port: TlsPort, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HANDSHAKE_S", 0.1)
+    with port.connect_public() as silent:
+        end_of(silent)
+    assert port.metrics.failed_handshakes == 1
+
+
+def test_what_a_client_does_not_read_is_counted(port: TlsPort) -> None:
+    body = bytes(1 << 24)
+    with port.connect() as stalled:
+        stalled.sendall(post(body, BEARER))
+        counted = port.server.lifecycle.buffered.by_listener[PUBLIC]
+        port.wait_for(lambda: not port.server.lifecycle.queued_images and counted.bytes > 1 << 20)
+        assert read(stalled).body == body
+
+
+@pytest.mark.parametrize("is_tls", [True, False])
+def test_an_ended_connection_is_freed_without_the_cycle_collector(
+    port: TlsPort, monkeypatch: pytest.MonkeyPatch, *, is_tls: bool
+) -> None:
+    freed = Event()
+    made = Tls.connection_made
+
+    def seen(self: Tls, transport: Any) -> None:
+        weakref.finalize(self, freed.set)
+        made(self, transport)
+
+    monkeypatch.setattr(Tls, "connection_made", seen)
+    gc.disable()
+    try:
+        if is_tls:
+            with port.connect() as client:
+                client.sendall(post(b"a", BEARER))
+                assert read(client).body == b"a"
+        else:
+            with port.connect_public() as plain:
+                plain.sendall(PLAIN)
+                end_of(plain)
+        assert freed.wait(10)
+    finally:
+        gc.enable()
+
+
+def test_a_rejected_client_that_ends_at_once_is_no_error(
+    port: TlsPort, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(port.server, "most_connections", 1)
+    with port.connect() as first, port.connect_public() as network:
+        first.sendall(post(b"a", BEARER))
+        read(first)
+        client = ByHand(port, network)
+        client.shake_hands()
+        client.tls.write(post(b"a", BEARER))
+        client.end()
+        client.deliver()  # with the end of the handshake
+        assert client.receive()[0].startswith(b"HTTP/1.1 503")
+    assert not caplog.records
