@@ -64,7 +64,7 @@ def engines(artifacts: Artifacts, device: str) -> Iterator[tuple[str, Engine, fl
         ("CUDA graphs", contextlib.nullcontext()),
         ("without graphs", mock.patch("torch.cuda.graph", side_effect=RuntimeError("not wanted"))),
     ):
-        logging.getLogger("diagonalflip.inference.lane").setLevel(logging.ERROR)
+        logging.getLogger("diagonalflip.inference.torch_engine").setLevel(logging.ERROR)
         engine = TorchEngine(files["torchscript"], device)
         with capture:
             yield name, engine, engine.warm_up(reference)

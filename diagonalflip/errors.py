@@ -1,44 +1,22 @@
 """Every error that a caller can meet, and the only table of codes and HTTP statuses.
 
     DiagonalFlipError
-    ├── InvalidPayload            400  the request's body cannot be read as images
-    │   ├── EmptyPayload          400  there is no image in it
-    │   ├── InvalidPadding        400  packed images: bad ``padding`` or non-zero padding bits
-    │   ├── InvalidJson           400  the body is not JSON of the documented shape
-    │   ├── InvalidImage          400  one image is not four pixels of 0 or 1
-    │   ├── InvalidText           400  a character that is no hex digit
-    │   ├── InvalidPicture        400  not a 1-bit picture of even width and height
-    │   └── InvalidTensor         400  Open Inference Protocol: not the documented tensor
-    ├── InvalidRequest            400  not HTTP/1.1 as it should be
-    │   ├── MethodNotAllowed      405  another method than GET, HEAD, POST or PUT
-    │   ├── RequestTimeout        408  the request took too long to arrive
-    │   ├── RequestTooLarge       413  the body is longer than any form of the largest request
-    │   ├── TargetTooLong         414  the request's target is too long
-    │   ├── MisdirectedRequest    421  ``Host`` names another host, as a web page's request does
-    │   ├── HeadersTooLarge       431  the headers are too long
-    │   └── UnsupportedTransfer   501  ``Transfer-Encoding`` is another than ``chunked``
-    ├── NotAuthorized             401  the token is missing or unknown
-    │   ├── TokenRevoked          403  the token was good once
-    │   └── InsecureConnection    403  others can read what is sent here, and the token with it
-    ├── ModelNotFound             404  the server knows no model of that name
-    ├── NotAcceptable             406  no form of answer satisfies ``Accept``
-    ├── ModelConflict             409  the version's state does not allow it: it is the default
-    ├── ModelMismatch             412  ``If-Match`` names a model that is not served
-    ├── TooManyImages             413  more images than one request may carry
-    ├── UnsupportedMediaType      415  ``Content-Type`` is none of ours
-    │   └── UnsupportedCoding     415  ``Content-Encoding`` is none of ours
-    ├── RateLimited               429  more requests than the token may send
-    ├── InternalError             500  our fault: the request was well-formed
-    ├── ServerOverloaded          503  the queue is full, or no worker is up
-    ├── ArtifactError             422  a file of the model is missing, changed or wrong
-    │   └── ParityError           422  the model's answers differ from the reference
-    ├── SettingError               -   the server cannot be started with these settings
-    ├── StartError                 -   the server was started and did not come to answer
-    └── ClientError                -   the client cannot be used so, or got no usable answer
-        ├── ConnectionFailed       -   no connection, or it was lost before a whole answer
-        ├── DeadlineExceeded       -   no whole answer within the deadline
-        ├── InvalidAnswer          -   an answer that is not what was asked for
-        └── ModelDoesNotFlip       -   flips were asked of a version that flips fewer than all
+    ├── InvalidPayload
+    │   └── EmptyPayload, InvalidPadding, InvalidJson, InvalidImage, InvalidText, InvalidPicture,
+    │       InvalidTensor
+    ├── InvalidRequest
+    │   └── MethodNotAllowed, RequestTimeout, RequestTooLarge, TargetTooLong, MisdirectedRequest,
+    │       HeadersTooLarge, UnsupportedTransfer
+    ├── NotAuthorized
+    │   └── TokenRevoked, InsecureConnection
+    ├── UnsupportedMediaType
+    │   └── UnsupportedCoding
+    ├── ModelNotFound, NotAcceptable, ModelConflict, ModelMismatch, TooManyImages, RateLimited,
+    │   InternalError, ServerOverloaded, SettingError, StartError
+    ├── ArtifactError
+    │   └── ParityError
+    └── ClientError
+        └── ConnectionFailed, DeadlineExceeded, InvalidAnswer, ModelDoesNotFlip
 
 Those with a ``status`` are what a server rejects with; the client raises the same ones. ``code``
 is stable, and the class's name. ``retryable`` says whether to send the same request again can help.
@@ -47,8 +25,10 @@ is stable, and the class's name. ``retryable`` says whether to send the same req
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import ClassVar
+
+KINDS: dict[str, type[DiagonalFlipError]] = {}
+"""Every kind of error, by its code."""
 
 
 class DiagonalFlipError(Exception):
@@ -67,6 +47,7 @@ class DiagonalFlipError(Exception):
     def __init_subclass__(cls, status: int | None = None, *, retryable: bool = False) -> None:
         cls.status, cls.retryable = status or cls.status, retryable
         cls.code = re.sub(r"\B(?=[A-Z])", "_", cls.__name__).lower()
+        KINDS[cls.code] = cls
 
     def __init__(self, got: str, expected: str, action: str = "") -> None:
         self.got = got
@@ -144,6 +125,10 @@ class TargetTooLong(InvalidRequest, status=414):
     """The request's target is longer than any of ours."""
 
 
+class MisdirectedRequest(InvalidRequest, status=421):
+    """``Host`` is a name by which this port is not reached, as a web page's request has it."""
+
+
 class HeadersTooLarge(InvalidRequest, status=431):
     """The headers are longer than any client needs."""
 
@@ -158,10 +143,6 @@ class NotAuthorized(DiagonalFlipError, status=401):
 
 class TokenRevoked(NotAuthorized, status=403):
     """The token was good once, and is not any more."""
-
-
-class MisdirectedRequest(InvalidRequest, status=421):
-    """``Host`` is a name by which this port is not reached."""
 
 
 class InsecureConnection(NotAuthorized, status=403):
@@ -185,24 +166,16 @@ class ModelMismatch(DiagonalFlipError, status=412):
 
 
 class TooManyImages(DiagonalFlipError, status=413):
-    """The request holds more images than one request may carry.
+    """The request holds more images than one request may carry: ``limit``."""
 
-    Args:
-        got: How many there are.
-        expected: How many there may be.
-        action: What the caller can do about it.
-        limit: The same number of images, for programs.
-    """
-
-    def __init__(self, got: str, expected: str, action: str = "", limit: int = 0) -> None:
-        super().__init__(got, expected, action)
-        self.limit = limit
-        self.args = (got, expected, action, limit)  # what a pickle is made from
+    limit: int = 0
 
     @classmethod
     def of(cls, count: int, limit: int) -> TooManyImages:
         """The error for ``count`` images where ``limit`` are allowed."""
-        return cls(f"{count} images", f"at most {limit}", "send them in several requests", limit)
+        error = cls(f"{count} images", f"at most {limit}", "send them in several requests")
+        error.limit = limit
+        return error
 
 
 class UnsupportedMediaType(DiagonalFlipError, status=415):
@@ -270,13 +243,3 @@ def _sentence(text: str) -> str:
     word = text.partition(" ")[0]
     start = text[0].upper() if word.isalpha() and word.islower() else text[0]
     return f"{start}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
-
-
-def _tree(kind: type[DiagonalFlipError]) -> Iterator[type[DiagonalFlipError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        yield from _tree(child)
-
-
-KINDS = {kind.code: kind for kind in _tree(DiagonalFlipError)}
-"""Every error above, by its code."""

@@ -35,24 +35,6 @@ HINTS: dict[int, dict[str, str]] = {
 """Headers that tell a client what to do about a status."""
 
 
-def rejection(
-    error: DiagonalFlipError, headers: dict[str, str] | None = None, *, v2: bool = False
-) -> Response:
-    """The response that tells of ``error``: RFC 9457, or V2's error object.
-
-    Args:
-        error: What is wrong.
-        headers: Further ones.
-        v2: Whether the client speaks V2.
-    """
-    status = int(error.status or HTTPStatus.INTERNAL_SERVER_ERROR)
-    headers = HINTS.get(status, {}) | (headers or {})
-    told, kind = error.problem(), PROBLEM
-    if v2:
-        told, kind = {"error": f"{error.code}: {error}"}, JSON
-    return Response(json.dumps(told).encode(), kind, status, headers, error.code)
-
-
 def operations(version: str = "") -> dict[str, Operation]:
     """Paths that ask for something of a version of the model, of the default if none is named."""
     end, v2_end = (f"/{version}", f"/versions/{version}") if version else ("", "")
@@ -128,11 +110,21 @@ class Request:
     response: Response | None = field(default=None, init=False)
 
     def rejection(
-        self, error: DiagonalFlipError, headers: dict[str, str] | None = None
+        self, error: DiagonalFlipError, headers: dict[str, str] | None = None, *, v2: bool = False
     ) -> Response:
-        """The response that tells of ``error``, in the protocol of its path."""
-        v2 = self.operation is Operation.INFER or f"{self.path}/".startswith("/v2/")
-        return rejection(error, headers, v2=v2)
+        """The response that tells of ``error``: RFC 9457, or V2's error object.
+
+        Args:
+            error: What is wrong.
+            headers: Further ones.
+            v2: Whether the client speaks V2, although its path does not say so.
+        """
+        status = int(error.status or HTTPStatus.INTERNAL_SERVER_ERROR)
+        headers = HINTS.get(status, {}) | (headers or {})
+        told, kind = error.problem(), PROBLEM
+        if v2 or self.operation is Operation.INFER or f"{self.path}/".startswith("/v2/"):
+            told, kind = {"error": f"{error.code}: {error}"}, JSON
+        return Response(json.dumps(told).encode(), kind, status, headers, error.code)
 
 
 Work = tuple[str, int, float, float, float]
@@ -181,8 +173,3 @@ class Response:
     def all_headers(self) -> dict[str, str]:
         """All headers but those of its body, by name."""
         return self.common.headers | self.headers
-
-    @property
-    def phrase(self) -> str:
-        """The status in words."""
-        return HTTPStatus(self.status).phrase

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class FlipHandler:
     def postprocess(self, responses: Sequence[Response], context: Any) -> list[bytes]:
         """Set status and headers of each response on ``context``; return the bodies."""
         for index, response in enumerate(responses):
-            context.set_response_status(response.status, response.phrase, index)
+            context.set_response_status(response.status, HTTPStatus(response.status).phrase, index)
             context.set_response_content_type(index, response.content_type)
             for name, value in response.all_headers.items():
                 context.set_response_header(index, name, value)
@@ -110,8 +111,8 @@ class FlipHandler:
             f"a response of {size} bytes",
             f"at most {self._most_bytes} bytes by TorchServe",
             f"send {limit} images at most, or use port 8080, which has no such limit",
-            limit,
         )
+        error.limit = limit
         return self.service.reject(job.request, error)
 
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import orjson
 
-from diagonalflip.errors import InvalidPadding, InvalidText, UnsupportedMediaType
-from diagonalflip.inference.json_images import BYTE_ORDER_MARK, decode_json
+from diagonalflip.errors import (
+    EmptyPayload,
+    InvalidImage,
+    InvalidJson,
+    InvalidPadding,
+    InvalidText,
+    UnsupportedMediaType,
+)
 from diagonalflip.inference.media_types import MediaType, check_charset, parse_media_type
 from diagonalflip.inference.pictures import decode_pbm, decode_png
 from diagonalflip.wire import (
@@ -16,12 +24,14 @@ from diagonalflip.wire import (
     OCTETS,
     PACKED,
     PBM,
+    PIXELS,
     PNG,
     TEXT,
     Images,
     check_count,
     from_packed,
     pack,
+    to_pixels,
 )
 
 Body = bytes | bytearray
@@ -29,6 +39,25 @@ Body = bytes | bytearray
 HEX_DIGITS = b"0123456789abcdefABCDEF"
 HEX_VALUES = bytes.maketrans(HEX_DIGITS, bytes([*range(16), *range(10, 16)]))
 WHITE_SPACE = b" \t\r\n"
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""Of UTF-8: editors and .NET write it before a text."""
+
+SPARE_COMMAS = 1000
+"""Of JSON, in which pixels are not all."""
+
+IMAGE_FORMS = 'a number 0-15, a string "1011", [1,0,1,1] or [[1,0],[1,1]]'
+
+NUMBERS: dict[int | str | bytes, int] = {}
+"""Each image in each form to its number: as Python has numbers and strings, and all as JSON. As
+JSON, ``1`` is neither ``true`` nor ``1.0``."""
+
+for _number in range(16):
+    _pixels = to_pixels([_number])[0]
+    _simple = _number, f"{_number:04b}"
+    for _form in (*_simple, _pixels.reshape(PIXELS).tolist(), _pixels.tolist()):
+        NUMBERS[orjson.dumps(_form)] = _number
+    NUMBERS |= dict.fromkeys(_simple, _number)
 
 
 def decode(content_type: str, body: Body) -> Images:
@@ -46,13 +75,18 @@ def decode(content_type: str, body: Body) -> Images:
     media_type = parse_media_type(content_type)
     decoder = DECODERS.get(media_type.name)
     if decoder is None:
-        raise UnsupportedMediaType(
-            f"Content-Type {media_type.name!r}" if media_type.name else "no Content-Type",
-            " or ".join(DECODERS),
-            "with curl, --data-binary @FILE -H 'Content-Type: application/octet-stream', or "
-            "-F data=@FILE",
-        )
+        raise unsupported(media_type.name)
     return decoder(media_type, body)
+
+
+def unsupported(name: str) -> UnsupportedMediaType:
+    """Make the error for a media type that is none of ``DECODERS``."""
+    return UnsupportedMediaType(
+        f"Content-Type {name!r}" if name else "no Content-Type",
+        " or ".join(DECODERS),
+        "with curl, --data-binary @FILE -H 'Content-Type: application/octet-stream', or "
+        "-F data=@FILE",
+    )
 
 
 def decode_packed(media_type: MediaType, body: Body) -> Images:
@@ -76,6 +110,62 @@ def decode_text(media_type: MediaType, body: Body) -> Images:
     digits = body.translate(HEX_VALUES, WHITE_SPACE)
     check_count(len(digits), MAX_TEXT_IMAGES)
     return pack(np.frombuffer(digits, dtype=np.uint8))
+
+
+def decode_json(media_type: MediaType, body: Body) -> Images:
+    """``{"images": [...]}`` with each image in any of the forms of ``IMAGE_FORMS``."""
+    check_charset(media_type)
+    if not body:
+        raise EmptyPayload("a body of 0 bytes", '{"images": [...]}')
+    try:
+        document = load_json(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJson(str(error), "a JSON document", 'send {"images": [11, 6]}') from error
+    if not isinstance(document, dict) or document.keys() != {"images"}:
+        raise InvalidJson(
+            f"the document {_describe(document)}", 'an object with the one key "images"'
+        )
+    images = document["images"]
+    if not isinstance(images, list):
+        raise InvalidJson(f'"images": {_describe(images)}', f"a list of images, each {IMAGE_FORMS}")
+    check_count(len(images), MAX_TEXT_IMAGES)
+    return pack(_numbers(images))
+
+
+def load_json(body: Body) -> Any:
+    """Parse JSON, but none of more values than its images have pixels: it would take much memory.
+
+    Raises:
+        JSONDecodeError: It is no JSON; orjson's error.
+        TooManyImages: More than one request may carry.
+    """
+    check_count((body.count(b",") - SPARE_COMMAS) // PIXELS, MAX_TEXT_IMAGES)
+    return orjson.loads(body.removeprefix(BYTE_ORDER_MARK))
+
+
+def _numbers(images: list[Any]) -> list[int]:
+    """Return the number of each image; InvalidImage names the first that is malformed."""
+    keys = images if set(map(type, images)) <= {int, str} else map(orjson.dumps, images)
+    try:
+        numbers: list[Any] = list(map(NUMBERS.get, keys))
+    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+        numbers = [NUMBERS.get(_dump(image)) for image in images]
+    if None in numbers:
+        index = numbers.index(None)
+        raise InvalidImage(f"image {index}: {_describe(images[index])}", IMAGE_FORMS)
+    return numbers
+
+
+def _dump(value: object) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return f"a deeply nested {type(value).__name__}".encode()
+
+
+def _describe(value: object) -> str:
+    text = _dump(value).decode()
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 DECODERS: dict[str, Callable[[MediaType, Body], Images]] = {

@@ -1,9 +1,9 @@
-"""Predictions to response bodies: one function a media type."""
+"""Predictions to response bodies: one function a media type, and one for explanations."""
 
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,7 @@ from diagonalflip.wire import (
     TEXT,
     Images,
     pack_pixels,
+    to_pixels,
     unpack,
     with_padding,
 )
@@ -101,6 +102,34 @@ def encode_text(images: Images, predictions: Predictions) -> Encoded:
     line = "%s " + " %9.6f" * PIXELS + "\n"
     table = TABLE_HEADINGS + line * images.count % tuple(cells)
     return table.encode(), f"{TEXT}; charset=utf-8"
+
+
+def explain(
+    images: Images, predictions: Predictions, weights: Mapping[str, Predictions]
+) -> Encoded:
+    """Write the network's steps for every image, in JSON.
+
+    Args:
+        images: What was explained.
+        predictions: ``float32[n, 4]``, the network's.
+        weights: By name; shaped (out, in).
+    """
+    numbers = unpack(images)
+    pixels = to_pixels(numbers)
+    flat = pixels.reshape(-1, PIXELS)
+    targets = pixels.transpose(0, 2, 1).reshape(-1, PIXELS)
+    before = flat.astype(np.float32) @ weights["layer1.weight"].T + weights["layer1.bias"]
+    columns: dict[str, Any] = {
+        "image": numbers,
+        "pixels": flat,
+        "pre_activation": before,
+        "hidden": np.maximum(before, 0),
+        "prediction": predictions,
+        "target": np.ascontiguousarray(targets),
+        "squared_error": np.mean((predictions - targets) ** 2, axis=1, dtype=np.float32),
+    }
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return dump({"explanations": rows}), JSON
 
 
 def dump(document: object) -> bytes:

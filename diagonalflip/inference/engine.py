@@ -60,7 +60,6 @@ class Engine(ABC):
     Attributes:
         device: Where it computes.
         device_name: What that is.
-        device_bytes: Memory of a GPU that is taken; None without one.
         runtime: By what.
         batch_sizes: Images of the batch shapes that run, ascending.
         batch_invariant: Whether an image gets the same bits wherever it lies in whatever

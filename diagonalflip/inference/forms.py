@@ -10,7 +10,9 @@ from multipart import (
 )
 
 from diagonalflip.errors import InvalidPayload, UnsupportedCoding
-from diagonalflip.inference.media_types import file_type
+from diagonalflip.inference.decoders import unsupported
+from diagonalflip.inference.media_types import file_type, parse_media_type
+from diagonalflip.wire import FORM
 
 ONE_FILE = "a form with one file and nothing else"
 
@@ -36,7 +38,7 @@ def file_of(content_type: str, body: Body) -> tuple[str, Body]:
     Raises:
         InvalidPayload: No whole form, or not exactly one file in it.
         UnsupportedCoding: The file is encoded, within the form.
-        UnsupportedMediaType: As ``file_type``.
+        UnsupportedMediaType: As ``file_type``, or the file is a form again.
     """
     _, options = parse_options_header(content_type)
     try:
@@ -64,4 +66,7 @@ def file_of(content_type: str, body: Body) -> tuple[str, Body]:
             )
     content = b"".join(data)
     declared = segment.header("Content-Type", "")
-    return file_type(declared, content, segment.filename), content
+    kind = file_type(declared, content, segment.filename)
+    if parse_media_type(kind).name == FORM:
+        raise unsupported(FORM)
+    return kind, content

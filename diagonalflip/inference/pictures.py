@@ -40,17 +40,13 @@ BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowErro
 
 def decode_png(_media_type: MediaType, body: Body) -> Images:
     """A PNG of bit depth 1, or 8 with nothing but black and white; white, or sample 1, is 1."""
-    is_png = body[:8] == SIGNATURE
-    if is_png and body[12:16] != b"IHDR":  # whose size ``count_of`` takes
-        raise InvalidPicture("the picture does not begin with its size", PICTURE)
-    chunks = _critical_chunks(body) if is_png else [body[8:]]  # ``_open`` says what is wrong
+    # ``_open`` says what is wrong with anything else.
+    chunks = _critical_chunks(body) if body[:8] == SIGNATURE else [body[8:]]
     plain = body[:8] + b"".join(chunks)
     sheet = _open(plain, "PNG")
     data = [chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT"]
     if not _is_whole(plain, data, *sheet.shape):
         raise InvalidPicture("the picture has less data than its size needs", PICTURE)
-    if count_of(body) != sheet.size // PIXELS:
-        raise InvalidPicture("the picture does not begin with its size", PICTURE)
     return _from_sheet(sheet)
 
 
@@ -106,7 +102,7 @@ def _critical_chunks(body: Body) -> list[Body]:
 
     Raises:
         InvalidPicture: There are too many, a checksum is wrong, the last one is cut short or is
-            not the file's end, or others are among those with data (PNG, section 5.6).
+            not the file's end, or they are in another order (PNG, section 5.6).
     """
     chunks: list[Body] = []
     seen: list[bytes] = []
@@ -114,10 +110,12 @@ def _critical_chunks(body: Body) -> list[Body]:
     while seen[-1:] != [b"IEND"]:
         if len(seen) == MAX_CHUNKS:
             raise InvalidPicture(f"more than {MAX_CHUNKS} chunks", PICTURE)
+        name = bytes(view[at + 4 : at + 8])
+        if (name == b"IHDR") != (at == 8):  # whose size ``count_of`` takes
+            raise InvalidPicture("the picture does not begin with its size", PICTURE)
         end = at + 12 + int.from_bytes(view[at : at + 4], "big")
         if end > len(body):
             raise InvalidPicture("the picture is cut short", PICTURE, "send the whole file")
-        name = bytes(view[at + 4 : at + 8])
         if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             got = f"a wrong checksum in the chunk at byte {at}"
             raise InvalidPicture(got, PICTURE, "send another copy: this file is damaged")

@@ -10,21 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from diagonalflip.errors import DiagonalFlipError, ModelMismatch, NotAcceptable, RequestTooLarge
-from diagonalflip.inference import (
-    content_codings,
-    decoders,
-    encoders,
-    explanations,
-    forms,
-    pictures,
-    v2,
-)
+from diagonalflip.inference import content_codings, decoders, encoders, forms, pictures, v2
+from diagonalflip.inference.forms import Body
 from diagonalflip.inference.media_types import negotiate, parse_media_type
 from diagonalflip.message import Operation, Request
 from diagonalflip.wire import (
     FORM,
     FORMS,
     JSON,
+    MAX_BODY_BYTES,
     MAX_EXPLAINED_IMAGES,
     MAX_IMAGES,
     MAX_TEXT_IMAGES,
@@ -38,6 +32,9 @@ from diagonalflip.wire import (
 
 SAYING_WHAT = {"content-type", v2.HEADER_LENGTH}
 """Headers that say what a body is; a body that is empty nevertheless is a mistake."""
+
+EXPLANATION_COST = 64
+"""Explaining an image takes about as long as so many predictions."""
 
 UNWRAPPED_BYTES = 1 << 18
 """Longest body that is taken out of its compression before it waits."""
@@ -71,27 +68,29 @@ class Job:
     @property
     def cost(self) -> int:
         """Its work, in predictions."""
-        return self.images.count * (explanations.COST if self.explains else 1)
+        return self.images.count * (EXPLANATION_COST if self.explains else 1)
 
 
-def unwrap(request: Request) -> None:
-    """Take a body out of its compression, if it is small without that, and out of its form.
+def unwrap(request: Request, most: int = MAX_BODY_BYTES) -> tuple[dict[str, str], Body]:
+    """Take a request's body out of its compression and out of its form.
 
     V2 has no forms: their type is an error, which ``read`` raises.
 
+    Args:
+        request: It stays as it is.
+        most: Bytes that the body may have without its compression.
+
+    Returns:
+        Headers and body of the same request without compression and form.
+
     Raises:
-        DiagonalFlipError: It is broken, or large. Then it stays as it is.
+        DiagonalFlipError: It is broken, or longer.
     """
-    headers, told = request.headers, {}
-    body = content_codings.decoded(
-        headers.get("content-encoding", ""), request.body, UNWRAPPED_BYTES
-    )
-    if _is_form(request) and body:
-        told["content-type"], body = forms.file_of(headers["content-type"], body)
-        if parse_media_type(told["content-type"]).name == FORM:
-            return  # which is no form of images
-    kept = {name: value for name, value in headers.items() if name != "content-encoding"}
-    request.headers, request.body = kept | told, body
+    headers = dict(request.headers)
+    body = content_codings.decoded(headers.pop("content-encoding", ""), request.body, most)
+    if body and _is_form(request):
+        headers["content-type"], body = forms.file_of(headers["content-type"], body)
+    return headers, body
 
 
 def cost_of(request: Request) -> int:
@@ -100,11 +99,9 @@ def cost_of(request: Request) -> int:
     It is estimated by what decoding begins with, and is bounded by the length of the body, of a
     PNG by the size in its head, of gzip by the length at its end.
     """
-    headers = request.headers
-    is_form = headers.get("content-type") != OCTETS and _is_form(request)
-    if is_form or "content-encoding" in headers:
+    if _is_wrapped(request):
         try:
-            unwrap(request)
+            request.headers, request.body = unwrap(request, UNWRAPPED_BYTES)
         except RequestTooLarge:
             pass
         except DiagonalFlipError:
@@ -118,13 +115,19 @@ def cost_of(request: Request) -> int:
     else:
         count = pictures.count_of(body) if media_type == PNG else 2 * len(body)
     if request.operation is Operation.EXPLAIN:
-        return min(count, MAX_EXPLAINED_IMAGES) * explanations.COST
+        return min(count, MAX_EXPLAINED_IMAGES) * EXPLANATION_COST
     return min(count, MAX_IMAGES)
 
 
+def _is_wrapped(request: Request) -> bool:
+    return "content-encoding" in request.headers or _is_form(request)
+
+
 def _is_form(request: Request) -> bool:
-    name = parse_media_type(request.headers.get("content-type", "")).name
-    return name == FORM and request.operation is not Operation.INFER
+    content_type = request.headers.get("content-type", "")
+    if content_type == OCTETS:  # by far the most
+        return False
+    return parse_media_type(content_type).name == FORM and request.operation is not Operation.INFER
 
 
 def read(request: Request, version: str, model_digest: str) -> Job | None:
@@ -142,19 +145,14 @@ def read(request: Request, version: str, model_digest: str) -> Job | None:
     if "if-match" in headers:
         _check_model(headers["if-match"], model_digest)
     body = request.body
-    if "content-encoding" in headers:
-        body = content_codings.decoded(headers["content-encoding"], body)
+    if _is_wrapped(request):
+        headers, body = unwrap(request)
     content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
-    name = parse_media_type(content_type).name
-    if body and name == FORM and request.operation is not Operation.INFER:
-        content_type, body = forms.file_of(content_type, body)
-        headers = headers | {"content-type": content_type}
-        name = parse_media_type(content_type).name
-    form = FORMS.get(name, "")
+    form = FORMS.get(parse_media_type(content_type).name, "")
     if request.operation is Operation.EXPLAIN:
         images = decoders.decode(content_type, body)
         check_count(images.count, MAX_EXPLAINED_IMAGES)
-        return Job(request, images, partial(explanations.write, images), form, explains=True)
+        return Job(request, images, partial(_explained, images), form, explains=True)
     if request.operation is Operation.PREDICT and not body and not headers.keys() & SAYING_WHAT:
         if negotiate(accept, (JSON,)) is None:
             raise NotAcceptable(f"Accept {accept[:100]!r}", JSON)
@@ -171,6 +169,10 @@ def read(request: Request, version: str, model_digest: str) -> Job | None:
 
 def _encoded(media_type: str, images: Images, predictions: Rows) -> Written:
     return *encoders.encode(media_type, images, predictions), {}
+
+
+def _explained(images: Images, predictions: Rows, weights: dict[str, Rows]) -> Written:
+    return *encoders.explain(images, predictions, weights), {}
 
 
 def _check_model(wanted: str, model_digest: str) -> None:

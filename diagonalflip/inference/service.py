@@ -21,12 +21,12 @@ from diagonalflip.errors import (
     TooManyImages,
     UnsupportedCoding,
 )
-from diagonalflip.inference import content_codings, decoders, encoders, metadata, reading, v2
+from diagonalflip.inference import content_codings, decoders, encoders, reading, v2
 from diagonalflip.inference.devices import CPU
 from diagonalflip.inference.engine import open_engine
 from diagonalflip.inference.model import REFERENCE, Model
 from diagonalflip.inference.reading import Job
-from diagonalflip.message import Common, Operation, Request, Response, Work, rejection
+from diagonalflip.message import Common, Operation, Request, Response, Work
 from diagonalflip.wire import JSON, MAX_EXPLAINED_IMAGES, MAX_IMAGES, PIXELS, WIRE_VERSION
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ class Service:
     Raises:
         ArtifactError: The archive is damaged, or the device answers wrongly.
     """
+
+    cost = staticmethod(reading.cost_of)
 
     def __init__(self, model: Model, device: str, workers: int | None = None) -> None:
         self.device = device
@@ -100,17 +102,13 @@ class Service:
         """
         platform = "onnxruntime_onnx" if self.device == CPU else "pytorch_libtorch"
         weights = {name: tensor.tolist() for name, tensor in self._weights.items()}
-        told = metadata.documents(versions, platform)
-        return told | {"weights": encoders.dump(weights)}
+        documents = v2.metadata(versions, platform) | {"weights": weights}
+        return {name: encoders.dump(document) for name, document in documents.items()}
 
     @property
     def device_bytes(self) -> int | None:
         """Memory of the GPU that is taken; None without one."""
         return self._engine.device_bytes
-
-    def cost(self, request: Request) -> int:
-        """The most work that a request can be, in predictions; its body may be unwrapped."""
-        return reading.cost_of(request)
 
     def read(self, request: Request) -> Job | Response:
         """Understands one request: a job for ``answer``, or the response already."""
@@ -151,9 +149,9 @@ class Service:
             headers["Flip-Max-Images"] = str(error.limit)
         if isinstance(error, UnsupportedCoding):
             headers["Accept-Encoding"] = ", ".join(content_codings.FORMATS)
-        if request.operation is Operation.PREDICT and v2.recognises(request.headers, request.body):
-            return rejection(error, headers, v2=True)
-        return request.rejection(error, headers)
+        predicts = request.operation is Operation.PREDICT
+        speaks_v2 = predicts and v2.recognises(request.headers, request.body)
+        return request.rejection(error, headers, v2=speaks_v2)
 
     def _write(self, job: Job, rows: npt.NDArray[np.float32], forward_s: float) -> Response:
         started = perf_counter()

@@ -88,27 +88,16 @@ def _read_binary(tensor: dict[str, Any], binary: Body, dtype: np.dtype[Any]) -> 
 
 def _read_json(tensor: dict[str, Any]) -> npt.NDArray[Any]:
     data = tensor.get("data")
-    if _holds_text(data):  # NumPy would make all values as long as the longest
+    flat: list[Any] = data if isinstance(data, list) else [data]
+    while flat and set(map(type, flat)) == {list}:
+        flat = list(chain.from_iterable(flat))
+    # NumPy would make all values as long as the longest text.
+    if not set(map(type, flat)) <= {int, float, bool, list}:
         raise InvalidTensor("data that are not numbers", "numbers or booleans")
     try:
         values = np.array(data)
     except ValueError as error:
         raise InvalidTensor("ragged data", "a flat list, or lists of the shape") from error
-    if values.dtype.kind not in "biuf" and values.size:
-        raise InvalidTensor("data that are not numbers", "numbers or booleans")
     if values.dtype.kind == "f" and not (values == np.rint(values)).all():
         raise InvalidTensor("a fraction", "whole numbers")
     return values.reshape(-1)
-
-
-def _holds_text(data: object) -> bool:
-    """Return whether a text is among the values, in lists of any depth."""
-    level = data if isinstance(data, list) else []
-    while level:
-        kinds = set(map(type, level))
-        if str in kinds:
-            return True
-        if list not in kinds:
-            return False
-        level = list(chain.from_iterable(part for part in level if type(part) is list))
-    return False

@@ -15,12 +15,13 @@ import numpy.typing as npt
 import orjson
 
 from diagonalflip.errors import InvalidJson, InvalidTensor, TooManyImages, UnsupportedMediaType
+from diagonalflip.inference.decoders import load_json
 from diagonalflip.inference.encoders import dump
-from diagonalflip.inference.json_images import BYTE_ORDER_MARK, check_values
 from diagonalflip.inference.media_types import parse_media_type
 from diagonalflip.inference.tensors import TENSORS, parameters_of, values_of
 from diagonalflip.wire import (
     JSON,
+    MAX_IMAGES,
     MAX_TEXT_IMAGES,
     MODEL,
     NIBBLE_BITS,
@@ -36,6 +37,8 @@ Body = bytes | bytearray
 
 SPOKEN = ("", JSON)
 """Types of V2's bodies; with binary tensors also ``OCTETS``. Triton's client names none."""
+
+EXTENSIONS = ["binary_tensor_data", "model_configuration"]
 
 REQUEST = 'a V2 inference request, JSON with "inputs"'
 
@@ -70,6 +73,36 @@ def read(headers: Mapping[str, str], body: Body, *, strict: bool) -> V2Request |
         return V2Request(document)
     found = _inputs_document(headers, body)
     return None if found is None else V2Request(found)
+
+
+def metadata(versions: Sequence[str], platform: str) -> dict[str, dict[str, Any]]:
+    """Describe the server, the model and its configuration.
+
+    The latter as Triton has it (model_config.proto in its repository ``common``).
+
+    Args:
+        versions: Of the model; the first one answers.
+        platform: Computes them.
+    """
+    tensor = {"datatype": "FP32", "shape": [-1, PIXELS]}
+    configured = {"data_type": "TYPE_FP32", "dims": [PIXELS]}
+    return {
+        "server": {"name": MODEL, "version": versions[0], "extensions": EXTENSIONS},
+        "model": {
+            "name": MODEL,
+            "versions": list(versions),
+            "platform": platform,
+            "inputs": [{"name": "pixels"} | tensor],
+            "outputs": [{"name": "prediction"} | tensor],
+        },
+        "config": {
+            "name": MODEL,
+            "platform": platform,
+            "max_batch_size": MAX_IMAGES,
+            "input": [{"name": "pixels"} | configured],
+            "output": [{"name": "prediction"} | configured],
+        },
+    }
 
 
 class V2Request:
@@ -136,8 +169,7 @@ def _inputs_document(headers: Mapping[str, str], body: Body) -> dict[str, Any] |
     if b'"inputs"' not in body:
         return None
     try:
-        check_values(body)
-        document = orjson.loads(body.removeprefix(BYTE_ORDER_MARK))
+        document = load_json(body)
     except (orjson.JSONDecodeError, TooManyImages):
         return None
     return document if isinstance(document, dict) and "inputs" in document else None
@@ -168,11 +200,10 @@ def _object(body: Body, content_type: str) -> dict[str, Any]:
 
     Raises:
         InvalidJson: It is none. The error says where it breaks, and whether no type was named.
-        TooManyImages: As ``check_values``.
+        TooManyImages: As ``load_json``.
     """
-    check_values(body)
     try:
-        document = orjson.loads(body.removeprefix(BYTE_ORDER_MARK))
+        document = load_json(body)
     except orjson.JSONDecodeError as error:
         untold = "" if content_type else "no Content-Type, and the body is no JSON: "
         raise InvalidJson(f"{untold}{error}", REQUEST) from error

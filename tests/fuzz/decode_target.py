@@ -145,7 +145,6 @@ class Decoders:
         if found is not None:
             check(found.images)
             assert found.cost <= reading.cost_of(asked)
-        check_packed(bytes(body[:1024]))
         length = len(body) + sum(map(len, headers.values()))
         return Execution(form(headers, body), length, ns, rejected)
 
@@ -230,18 +229,6 @@ def check(images: wire.Images) -> None:
     assert (again.packed, again.count) == (bytes(images.packed), images.count)
     kind = wire.with_padding(OCTETS, images.count)
     assert decoders.decode(kind, images.packed) == wire.Images(images.packed, images.count)
-
-
-def check_packed(body: bytes) -> None:
-    """Any bytes are packed images, and these are encoded as the same bytes."""
-    for kind, packed in (
-        (OCTETS, body),
-        (ODD, body[:-1] + bytes([body[-1] & 0xF0]) if body else b""),
-    ):
-        if packed:
-            images = decoders.decode(kind, packed)
-            assert images.count == 2 * len(packed) - (kind == ODD)
-            assert wire.pack(wire.unpack(images)).packed == packed
 
 
 def form(headers: dict[str, str], body: bytes | bytearray) -> str:

@@ -26,8 +26,7 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
-from tests.fuzz.mutation import mutants
-from tests.fuzz.source import Execution, Target
+from tests.fuzz.source import Execution, Target, mutants
 
 ROOT = Path(__file__).parents[2]
 TARGETS = ("decoders", "connections")

@@ -21,7 +21,7 @@ from diagonalflip.cli.app import app
 from diagonalflip.cli.exits import ExitCode
 from diagonalflip.client import Client
 from diagonalflip.errors import InvalidAnswer
-from diagonalflip.message import rejection
+from diagonalflip.message import Request
 from tests.conftest import ROOT
 from tests.faults.conftest import Call, call
 from tests.faults.fake_server import FakeServer, listening
@@ -124,7 +124,7 @@ def test_a_change_is_asked_for_once_with_the_token(
 def test_a_rejected_change_is_a_line_and_is_not_repeated(
     operations: type[Operations], kind: type[errors.DiagonalFlipError], code: ExitCode
 ) -> None:
-    operations.answer = int(kind.status or 0), rejection(kind("g", "e")).body
+    operations.answer = int(kind.status or 0), Request(None, {}).rejection(kind("g", "e")).body
     changed = run("model", "rollback", operations.url)
     assert (changed.exit_code, changed.stderr) == (code, "diagonalflip: G. Expected e.\n")
     assert len(operations.asked) == 1

@@ -76,10 +76,6 @@ def test_all_images_are_answered_as_by_onnxruntime(engine: Engine, artifacts: Pa
     assert answer == pytest.approx(wanted, abs=1e-6)
 
 
-def test_image_11_has_the_known_answer(table: Rows) -> None:
-    assert table[11] == pytest.approx(np.array([0.1, -0.1, -0.05, -0.25]), abs=1e-6)
-
-
 @given(st.lists(st.lists(st.integers(0, 15), min_size=1, max_size=40), min_size=1, max_size=8))
 def test_any_batch_of_odd_and_even_requests_gives_each_its_own(
     engine: Engine, table: Rows, batch: list[list[int]]
@@ -165,48 +161,37 @@ def test_warm_up_rejects_a_wrong_reference(
 
 
 @pytest.mark.parametrize(
-    ("lane", "size", "rows"),
+    ("place", "by"),
     [
-        (0, 16, slice(None)),
-        (1, 16, slice(-1, None)),
-        (0, 64, slice(3, 4)),
-        (1, 64, slice(None)),
-        (0, LARGEST_BATCH, slice(-1, None)),
-        (1, LARGEST_BATCH, slice(3, 4)),
+        ((0, 16, slice(None)), 5e-7),
+        ((1, 16, slice(-1, None)), 5e-7),
+        ((0, 64, slice(3, 4)), 5e-7),
+        ((1, 64, slice(None)), 5e-7),
+        ((0, LARGEST_BATCH, slice(-1, None)), 5e-7),
+        ((1, LARGEST_BATCH, slice(3, 4)), 5e-7),
+        ((0, 16, slice(-1, None)), 2e-6),
+        ((1, 64, slice(-1, None)), float("nan")),
+        ((0, LARGEST_BATCH, slice(-1, None)), float("nan")),
+        ((1, LARGEST_BATCH, slice(-1, None)), 2e-6),
     ],
 )
-def test_other_bits_within_the_tolerance_are_served_and_reported(
+def test_other_bits_are_reported_within_the_tolerance_and_rejected_beyond(
     cold_engine: TorchEngine,
     reference: npt.NDArray[np.float64],
-    size: int,
-    rows: slice,
-    lane: int,
+    place: tuple[int, int, slice],
+    by: float,
 ) -> None:
+    lane, size, rows = place
     before = list(cold_engine.batch_sizes)
     spoiled_lane = cold_engine._lanes[lane]
-    spoiled_lane._network = spoiled(spoiled_lane._network, size, rows, 5e-7)
-    deviation = cold_engine.warm_up(reference)
-    assert 4e-7 < deviation <= 1e-6
+    spoiled_lane._network = spoiled(spoiled_lane._network, size, rows, by)
+    if not by < 1e-6:
+        with pytest.raises(ParityError, match="deviation"):
+            cold_engine.warm_up(reference)
+        return
+    assert 4e-7 < cold_engine.warm_up(reference) <= 1e-6
     assert cold_engine.batch_sizes == before
     assert cold_engine.batch_invariant is False
-
-
-@pytest.mark.parametrize(
-    ("lane", "size", "by"),
-    [
-        (0, 16, 2e-6),
-        (1, 64, float("nan")),
-        (0, LARGEST_BATCH, float("nan")),
-        (1, LARGEST_BATCH, 2e-6),
-    ],
-)
-def test_one_wrong_row_in_one_batch_size_is_rejected(
-    cold_engine: TorchEngine, reference: npt.NDArray[np.float64], size: int, by: float, lane: int
-) -> None:
-    spoiled_lane = cold_engine._lanes[lane]
-    spoiled_lane._network = spoiled(spoiled_lane._network, size, slice(-1, None), by)
-    with pytest.raises(ParityError, match="deviation"):
-        cold_engine.warm_up(reference)
 
 
 def test_the_cpu_has_an_engine_of_its_own(engine: Engine, model: Model) -> None:

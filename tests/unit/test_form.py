@@ -42,15 +42,6 @@ def test_the_file_is_the_body(kind: str, body: bytes) -> None:
     assert forms.file_of(quoted, bytearray(form((FILE, kind, body)))) == (kind, body)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("a.png", "image/png"), ("a.json", "application/json"), ("a.txt", "text/plain"), ("a", "")],
-)
-def test_without_a_type_the_files_name_tells(name: str, kind: str) -> None:
-    body = form((f'form-data; name="data"; filename="{name}"', "", b"x"))
-    assert forms.file_of(TYPE, body)[0] == kind
-
-
 SHEET = sheet(1, 2)
 CONTENTS = {
     JSON: b' {"images": [11]}',
@@ -119,6 +110,7 @@ def test_where_no_suffix_tells_the_content_does(
 def test_packed_images_may_begin_in_any_way(name: str, beginning: bytes) -> None:
     content = beginning + b"\xb6" * 40
     assert forms.file_of(TYPE, named(name, OCTETS, content)) == (OCTETS, content)
+    assert forms.file_of(TYPE, named("a", "", content)) == ("", content)
 
 
 @pytest.mark.parametrize("content", CONTENTS.values())

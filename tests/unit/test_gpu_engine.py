@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from diagonalflip.inference import lane, torch_engine
-from diagonalflip.inference.lane import Lane
+from diagonalflip.inference import torch_engine
 from diagonalflip.inference.model import Model
-from diagonalflip.inference.torch_engine import LARGEST_BATCH, TorchEngine
+from diagonalflip.inference.torch_engine import LARGEST_BATCH, Lane, TorchEngine
 from diagonalflip.wire import pack, unpack
 from tests.unit.fake_gpu import Cuda, FakeStream, Torch
 
@@ -28,8 +27,7 @@ COUNTS = ([1], [17, 3], [LARGEST_BATCH + 1], [3 * LARGEST_BATCH + 7, 5], [5, 2 *
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     cuda = Cuda()
-    for module in (lane, torch_engine):
-        monkeypatch.setattr(module, "torch", Torch(cuda))
+    monkeypatch.setattr(torch_engine, "torch", Torch(cuda))
     return cuda
 
 
