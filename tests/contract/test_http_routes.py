@@ -34,7 +34,10 @@ def ask_public(port: Port, method: str, path: str, extra: str = BEARER) -> Answe
     [
         *((f"{path}{version}", CALLS) for path in (PATH, EXPLANATIONS) for version in ("", "/1.0")),
         (f"{V2}/infer", CALLS),
-        *((path, PROBES) for path in (*HEALTH, "/v2", V2, f"{V2}/ready", f"{V2}/versions/1.0")),
+        *(
+            (path, PROBES)
+            for path in (*sorted(HEALTH), "/v2", V2, f"{V2}/ready", f"{V2}/versions/1.0")
+        ),
         *((path, "") for path in ("/docs", "/status", "/weights.json", "/weights/1.0.json")),
     ],
 )

@@ -135,7 +135,7 @@ def test_a_job_that_ends_early_leaves_what_was_there(
         ("jsonl", b"true", "Line 1: true"),
         ("packed", b"", "has no images"),
         ("packed --count 3", b"\xb6", "1 bytes for 3 images"),
-        ("packed --count 2", b"\xb6\x00", "2 bytes or more for 2 images"),
+        ("packed --count 2", b"\xb6\x00", "2 bytes for 2 images"),
         ("packed --count 1", b"\xb6", "0xb6"),
     ],
 )
