@@ -120,14 +120,14 @@ def cost_of(request: Request) -> int:
 
 
 def _is_wrapped(request: Request) -> bool:
-    return "content-encoding" in request.headers or _is_form(request)
+    headers = request.headers
+    is_packed = headers.get("content-type") == OCTETS  # as most are
+    return "content-encoding" in headers or (not is_packed and _is_form(request))
 
 
 def _is_form(request: Request) -> bool:
-    content_type = request.headers.get("content-type", "")
-    if content_type == OCTETS:  # by far the most
-        return False
-    return parse_media_type(content_type).name == FORM and request.operation is not Operation.INFER
+    name = parse_media_type(request.headers.get("content-type", "")).name
+    return name == FORM and request.operation is not Operation.INFER
 
 
 def read(request: Request, version: str, model_digest: str) -> Job | None:
