@@ -50,7 +50,7 @@ serve: installed $(EXPORTS) ## install, export if needed, and serve until Ctrl-C
 token: installed ## print a new token for NAME, and add its digest to TOKENS_FILE
 	@$(BIN)/python -m diagonalflip.server.supervisor.tokens
 
-test: installed-dev ## install, and test what a change is likely to break, in 6 minutes
+test: installed-dev ## install, and test what a change is likely to break, in 5 minutes
 	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: test ## then test hosts, failures, installing, the docs' commands and the page, too

@@ -33,7 +33,13 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\
 BODIES = [b"", b"a", b"b", b"\r\n\r\n", b"x\r\n\r\ny", b"POST / HTTP/1.1\r\nHost: a\r\n\r\n"]
 IDS = [
     *("traceparent: 1", "traceparent: 2", "Traceparent: 3", "TRACEPARENT: 4", "traceparent:5"),
-    *("traceparent: ", "traceparent: 6 7", "traceparent: 8\r\n 9", "X-Request-Id: a"),
+    *(
+        "traceparent: ",
+        "traceparent:  ",
+        "traceparent: 6 7",
+        "traceparent: 8\r\n 9",
+        "X-Request-Id: a",
+    ),
     *(
         "x-request-id: b\r\ntracestate: c=d",
         "x-request-id: e\r\nX-Request-ID: f",
@@ -88,9 +94,9 @@ class Recorder:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_known() -> Iterator[None]:
-    heads._known.clear()
+    heads.forget()
     yield
-    heads._known.clear()
+    heads.forget()
 
 
 def events(pieces: list[bytes], *, forget: bool) -> list[Event]:
@@ -99,7 +105,7 @@ def events(pieces: list[bytes], *, forget: bool) -> list[Event]:
     try:
         for piece in pieces:
             if forget:
-                heads._known.clear()
+                heads.forget()
             reader.feed(piece)
     except DiagonalFlipError as error:
         recorder.events.append((type(error), str(error)))

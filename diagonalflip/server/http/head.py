@@ -36,6 +36,9 @@ IDS = re.compile(
 )
 """Headers by which the heads of one client differ."""
 
+ID = re.compile(rb"[!-~]{1,256}")
+"""The value of one."""
+
 
 Head = tuple[str, str, dict[str, str], int]
 """Method, path and headers by lower-case name, and the body's length."""
@@ -45,44 +48,67 @@ _known: dict[bytes, Head] = {}
 takes as long as predicting an image; what llhttp has read once, as a whole request, need not be
 read again."""
 
+_around: dict[int, tuple[bytes, bytes, str, Head]] = {}
+"""Of the last known head of each length with one id: what is before the id and after it, its name,
+and what is known. With an id for every request, as traces have, looking for it takes longer than
+comparing the rest."""
+
 
 def find(raw: bytes) -> Head | None:
     """Return what is known of a head, with the ids that it has itself."""
-    known = _known.get(raw)
-    if known is not None:
-        return known
-    rest, ids = _without_ids(raw)
-    known = _known.get(rest)
-    if known is None or not ids:
+    around = _around.get(len(raw))
+    if around is not None:
+        before, after, name, known = around
+        if raw.startswith(before) and raw.endswith(after):
+            value = raw[len(before) : -len(after)]
+            if ID.fullmatch(value):
+                return _with(known, {name: value.decode()})
+    found = _known.get(raw)
+    if found is not None:
+        return found
+    parts, ids = _without_ids(raw)
+    found = _known.get(b"".join(parts[::3]))
+    if found is None or not ids or not found[2].keys().isdisjoint(ids):
         return None
+    if len(ids) == 1:
+        before, name, value, after = parts
+        _around[len(raw)] = raw[: -len(after + value)], after, lower(name), found
+    return _with(found, ids)
+
+
+def _with(known: Head, ids: dict[str, str]) -> Head:
     method, path, headers, length = known
-    both = headers | ids
-    return (method, path, both, length) if len(both) == len(headers) + len(ids) else None
+    return method, path, headers | ids, length
 
 
 def remember(raw: bytes, head: Head) -> None:
     """Take a head that llhttp has read as a whole request."""
     method, path, headers, length = head
-    rest, ids = _without_ids(raw)
+    parts, ids = _without_ids(raw)
     for name, value in ids.items():
         if headers.pop(name, "") != value:
             return  # there are two of that name
     if len(_known) >= KNOWN_HEADS:
-        _known.clear()
-    _known[rest] = method, path, headers, length
+        forget()
+    _known[b"".join(parts[::3])] = method, path, headers, length
 
 
-def _without_ids(raw: bytes) -> tuple[bytes, dict[str, str]]:
-    """A head without ``IDS``, and these; all of it if there are two of one name, or no others."""
+def forget() -> None:
+    """Know no head any more."""
+    _known.clear()
+    _around.clear()
+
+
+def _without_ids(raw: bytes) -> tuple[list[bytes], dict[str, str]]:
+    """Return a head cut into what is around ``IDS``, their names and values; and these.
+
+    It is whole, and there are no ids, if two have one name.
+    """
     parts = IDS.split(raw)
-    count = len(parts) // 3
-    if not count or not parts[0].strip():  # it begins with them, so they are no headers
-        return raw, {}
-    if count == 1:
-        before, name, value, after = parts
-        return before + after, {lower(name): value.decode()}
+    if not parts[0].strip():  # it begins with them, so they are no headers
+        return [raw], {}
     ids = {lower(parts[at]): parts[at + 1].decode() for at in range(1, len(parts), 3)}
-    return (b"".join(parts[::3]), ids) if len(ids) == count else (raw, {})
+    return (parts, ids) if len(parts) == 1 + 3 * len(ids) else ([raw], {})
 
 
 def check(method: str, version: str, target: bytes, headers: dict[str, str]) -> None:
