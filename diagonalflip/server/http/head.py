@@ -71,8 +71,8 @@ def find(raw: bytes) -> Head | None:
     if found is None or not ids or not found[2].keys().isdisjoint(ids):
         return None
     if len(ids) == 1:
-        before, name, value, after = parts
-        _around[len(raw)] = raw[: -len(after + value)], after, lower(name), found
+        value, after = parts[2:]
+        _around[len(raw)] = raw[: -len(value + after)], after, lower(parts[1]), found
     return _with(found, ids)
 
 
