@@ -74,6 +74,23 @@ def test_a_file_is_followed_however_it_is_replaced(
     assert not files.changed()
 
 
+def test_a_pipe_of_a_shell_is_read_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As ``FLIP_TOKENS_FILE=<(command)`` gives it: its content is gone with the first reader."""
+    tokens.add(tmp_path / "tokens", "somebody")
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, (tmp_path / "tokens").read_bytes())
+        os.close(writer)
+        file = Path(f"/dev/fd/{reader}")
+        files = AccessFiles(Settings(tokens_file=file), file)
+        assert not files.changed()
+        assert (names(files), caplog.messages) == (["somebody"], [])
+    finally:
+        os.close(reader)
+
+
 @pytest.mark.parametrize("setting", ["tokens_file", "tls_key"])
 def test_a_file_that_may_not_be_read_says_who_needs_it_and_how(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str

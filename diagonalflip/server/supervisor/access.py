@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from diagonalflip.server.http.authentication import read_tokens, tls
 from diagonalflip.server.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+Stamp = tuple[int, ...]
 
 CERTIFICATE = re.compile(
     r"^-----BEGIN ((?:X509 )?CERTIFICATE)-----$.*?^-----END \1-----$", re.MULTILINE | re.DOTALL
@@ -44,18 +47,18 @@ class AccessFiles:
     def __init__(self, settings: Settings, tokens_file: Path) -> None:
         self._tokens = tokens_file
         self._pair = [path for path in (settings.tls_cert, settings.tls_key) if path is not None]
-        self._seen = self._files()
+        self._seen = self._stamps()
         self.expires_at: float | None = None
         self.content = self._read()
         self._note_expiry()
 
     def changed(self) -> bool:
         """Read changed files; return whether they can be used, and differ."""
-        # Before they are read again: one that is still being written differs the next time.
-        files = self._files()
-        if files == self._seen:
+        # Taken before they are read: a file that is still being written is read again.
+        stamps = self._stamps()
+        if stamps == self._seen:
             return False
-        self._seen, before = files, self.content
+        self._seen, before = stamps, self.content
         try:
             self.content = self._read()
         except SettingError as error:
@@ -95,15 +98,23 @@ class AccessFiles:
         else:
             logger.info("The certificate expires at %s, in %d days", day, left.days)
 
-    def _files(self) -> list[bytes | str]:
-        """Return the content of each file, or why it cannot be read."""
-        found: list[bytes | str] = []
-        for path in (self._tokens, *self._pair):
-            try:
-                found.append(path.read_bytes())
-            except OSError as error:
-                found.append(str(error))
-        return found
+    def _stamps(self) -> list[Stamp]:
+        return [_stamp(path) for path in (self._tokens, *self._pair)]
+
+
+def _stamp(path: Path) -> Stamp:
+    """Return what differs after a file was changed, replaced or made readable.
+
+    It is of the file that the path leads to now, whichever folder on the way was exchanged. A pipe,
+    as a shell's ``<(command)`` is one, can be read once only, and never differs.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    if not stat.S_ISREG(status.st_mode):
+        return ()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev, status.st_ino
 
 
 def _pem(path: Path) -> str:
