@@ -17,7 +17,17 @@ from diagonalflip.cli.exits import UsageError
 from diagonalflip.client._files import pieces
 from diagonalflip.client._images import checked_count, to_images
 from diagonalflip.errors import EmptyPayload, InvalidImage
-from diagonalflip.wire import PBM, PIXELS, PNG, Images, pack_pixels
+from diagonalflip.wire import (
+    JSON_LINES,
+    NPY,
+    OCTETS,
+    PBM,
+    PIXELS,
+    PNG,
+    SUFFIXES,
+    Images,
+    pack_pixels,
+)
 
 PIECE_IMAGES = 1 << 16
 """Images read at once; even, so that only the last piece can end inside a byte."""
@@ -36,13 +46,13 @@ class InputForm(StrEnum):
 PICTURES = {InputForm.PNG: PNG, InputForm.PBM: PBM}
 """Forms that the server reads, and their media types."""
 
-SUFFIXES = {
-    ".bin": InputForm.PACKED,
-    ".png": InputForm.PNG,
-    ".pbm": InputForm.PBM,
-    ".npy": InputForm.NPY,
-    ".jsonl": InputForm.JSONL,
+_FORMS = {kind: form for form, kind in PICTURES.items()} | {
+    OCTETS: InputForm.PACKED,
+    NPY: InputForm.NPY,
+    JSON_LINES: InputForm.JSONL,
 }
+FORMS = {suffix: _FORMS[kind] for suffix, kind in SUFFIXES.items() if kind in _FORMS}
+"""Forms by suffix."""
 
 
 def form_of(path: str) -> InputForm:
@@ -51,10 +61,10 @@ def form_of(path: str) -> InputForm:
     Raises:
         UsageError: It stands for none.
     """
-    form = SUFFIXES.get(Path(path).suffix.lower())
+    form = FORMS.get(Path(path).suffix.lower())
     if form is None:
         got = f"the suffix of --input {path} is not known"
-        raise UsageError(got, " ".join(SUFFIXES), "add --from")
+        raise UsageError(got, " ".join(FORMS), "add --from")
     return form
 
 
