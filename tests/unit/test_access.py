@@ -74,9 +74,7 @@ def test_a_file_is_followed_however_it_is_replaced(
     assert not files.changed()
 
 
-def test_a_pipe_of_a_shell_is_read_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_pipe_of_a_shell_is_read_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As ``FLIP_TOKENS_FILE=<(command)`` gives it: its content is gone with the first reader."""
     tokens.add(tmp_path / "tokens", "somebody")
     reader, writer = os.pipe()
