@@ -60,12 +60,8 @@ class Transport(Protocol):
     lost: bool
     """True once nobody waits for the response."""
 
-    @property
-    def has_room(self) -> bool:
-        """True while the client may have more of the worker's memory."""
-
-    def buffer_more(self, length: int) -> None:
-        """Count bytes by which the body has grown, which was unwrapped."""
+    buffered: Any
+    """What it keeps of the worker's memory: ``server.http.shares.Buffered``."""
 
     def reply(self, request: Request) -> None:
         """Send its response."""

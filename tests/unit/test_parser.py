@@ -85,7 +85,8 @@ class Recorder:
         return path != "/no"
 
     def turn_away(self, connection: str) -> None:
-        """In other pieces, it may be answered with its body."""
+        """Answered by its head."""
+        self.events.append(("turned away", connection))
 
     def receive(self, body: bytes, connection: str) -> None:
         """A whole request."""

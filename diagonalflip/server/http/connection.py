@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
         self.finished = False  # the last answer is written
         self._paused = False  # the client reads slowly
         self._reading_paused = False  # it is not listened to
-        self._buffered = Buffered(server.lifecycle.buffered, listener.name)
+        self.buffered = Buffered(server.lifecycle.buffered, listener.name)
         self._ignored_bytes = 0
         self.lost = False
         self.deadline: float | None = None
@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._queue.clear()
         self._request = None
         self._stop_reading()
-        self._buffered.set_unsent(0)
+        self.buffered.set_unsent(0)
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes to the parser, which calls the methods of a ``Receiver``."""
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         self._lifecycle.admit(request, self._hosts, self._authenticator)
         if request.response is not None:
             return False
-        self._buffered.belong_to(request.token)
+        self.buffered.belong_to(request.token)
         return True
 
     def proceed(self) -> None:
@@ -132,38 +132,24 @@ class Connection(asyncio.Protocol):
 
     def buffer(self, length: int) -> None:
         """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
-        self._buffered.add_body(length)
-        if self._buffered.is_full:
+        self.buffered.add_body(length)
+        if self.buffered.is_full:
             raise full()
-
-    @property
-    def has_room(self) -> bool:
-        """True while the client may have more."""
-        return not self._buffered.is_full
-
-    def buffer_more(self, length: int) -> None:
-        """Count bytes of bodies; fewer, if it is negative."""
-        self._buffered.add_body(length)
 
     def turn_away(self, connection: str) -> None:
         """Answer what was rejected by its head, before its body has come."""
-        request, self._coming = self._coming, None
-        if request is not None:
-            self._put(request, connection)
+        self._put(b"", connection)
 
     def receive(self, body: bytes, connection: str) -> None:
         """A whole request has come."""
         self.deadline = None
         self._asks = False
-        request, self._coming = self._coming, None
-        if request is None:  # it was turned away
-            self.expect()
-            return
-        request.body = body
-        self._put(request, connection)
+        self._put(body, connection)
 
-    def _put(self, request: Request, connection: str) -> None:
+    def _put(self, body: bytes, connection: str) -> None:
         """Answer what has come after the requests before; read no further meanwhile."""
+        request, self._coming = cast("Request", self._coming), None
+        request.body = body
         response = request.response
         if response is not None and response.status == HTTPStatus.UNAUTHORIZED:
             connection = "close"  # a stranger keeps nothing of ours
@@ -244,7 +230,7 @@ class Connection(asyncio.Protocol):
         if self._server.draining and not self._queue:
             connection = "close"
         if request.body:
-            self._buffered.add_body(-len(request.body))
+            self.buffered.add_body(-len(request.body))
         head = self._server.head(response, connection)
         self._transport.writelines([head] if request.method == "HEAD" else [head, response.body])
         if self._ended and not self._queue:
@@ -277,8 +263,8 @@ class Connection(asyncio.Protocol):
         unsent = 0
         if self._paused or self.finished:
             unsent = self._transport.get_write_buffer_size()
-        if unsent != self._buffered.unsent:
-            self._buffered.set_unsent(unsent)
+        if unsent != self.buffered.unsent:
+            self.buffered.set_unsent(unsent)
         acts = unsent or self.finished or self._in_request
         self.deadline = None
         if acts or self._request is None:
@@ -308,7 +294,7 @@ class Connection(asyncio.Protocol):
         self._coming, self._asks = None, False
         waiting = [*self._queue, *([self._request] if self._request else [])]
         kept = sum(len(request.body) for request in waiting)
-        self._buffered.add_body(kept - self._buffered.body)
+        self.buffered.add_body(kept - self.buffered.body)
 
     def _linger(self) -> None:
         self.finished = True

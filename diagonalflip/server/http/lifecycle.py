@@ -102,8 +102,8 @@ class Lifecycle:
             return False
         is_full = self.queued_images + cost > limits.QUEUED_IMAGES
         if len(request.body) != length:
-            request.transport.buffer_more(len(request.body) - length)
-            is_full |= self._is_much_buffered and not request.transport.has_room
+            request.transport.buffered.add_body(len(request.body) - length)
+            is_full |= self._is_much_buffered and request.transport.buffered.is_full
         if is_full:
             request.response = request.rejection(full())
             return False
@@ -178,7 +178,7 @@ class Lifecycle:
         """Have each read by its service: that is a job, or a response already."""
         is_much_buffered = self._is_much_buffered
         for request in batch:
-            if is_much_buffered and not request.transport.has_room:
+            if is_much_buffered and request.transport.buffered.is_full:
                 request.response = request.rejection(full())
                 continue
             try:

@@ -51,17 +51,17 @@ class Receiver(Protocol):
         """Count bytes of its body that have come."""
 
     def turn_away(self, connection: str) -> None:
-        """Answer what was not admitted: its body has not come yet.
+        """Answer what was not admitted; its body, if it has one, is ignored.
 
         Args:
             connection: As for ``receive``; ``close`` if the body will not be read.
         """
 
     def receive(self, body: bytes, connection: str) -> None:
-        """A whole request has come, admitted or not.
+        """A whole request has come that was admitted.
 
         Args:
-            body: Less the framing; empty if it was not admitted.
+            body: Less the framing.
             connection: What the response has to say of the connection, in the header of that name.
         """
 
@@ -102,7 +102,7 @@ class Parser:
                     self._receiver.receive(data[len(raw) :], "")
                 else:
                     is_short = length <= limits.IGNORED_BODY_BYTES
-                    self._receiver.receive(b"", "" if is_short else "close")
+                    self._receiver.turn_away("" if is_short else "close")
                 return
         self._completed = False
         self._read(data)
@@ -110,9 +110,6 @@ class Parser:
             return
         if raw and self._completed and len(raw) + self._body_bytes == len(data):
             self._remember(raw)  # one request, and nothing else
-        if self.in_request and not (self._in_head or self._is_admitted or self.is_answered):
-            self.is_answered = True
-            self._receiver.turn_away(self._kept())
 
     def _read(self, data: bytes) -> None:
         """Have llhttp read; of heads, which it keeps while they are not whole, piece by piece."""
@@ -197,6 +194,8 @@ class Parser:
             headers["host"] = host
         self._is_admitted = self._receiver.admit(self._method, self._path, headers)
         if not self._is_admitted:
+            self.is_answered = True
+            self._receiver.turn_away(self._kept())
             return
         announced = headers.get("content-length", "0")
         if int(announced[:18]) > MAX_BODY_BYTES:
@@ -238,12 +237,13 @@ class Parser:
 
     def on_message_complete(self) -> None:
         """A whole request."""
-        if self._llhttp.should_upgrade():
+        if self._is_closed or self._llhttp.should_upgrade():
             return
         self.in_request, self._completed = False, True
         self._connection = self._kept()
         body, self._body = b"".join(self._body), []
-        self._receiver.receive(body, self._connection)
+        if self._is_admitted:
+            self._receiver.receive(body, self._connection)
 
     def _remember(self, raw: bytes) -> None:
         """Takes the head of the one request that came whole, unless it says more than it asks."""

@@ -18,6 +18,7 @@ from diagonalflip.errors import MethodNotAllowed, ModelNotFound
 from diagonalflip.message import Operation, Request, Response, operations, v2_paths
 from diagonalflip.server.http.authentication import HEALTH, Authenticator
 from diagonalflip.server.http.listener import HttpServer
+from diagonalflip.server.http.shares import Buffered, Shares
 from diagonalflip.server.worker.metrics import HTTP, PUBLIC, Metrics
 from diagonalflip.server.worker.served import Served
 from diagonalflip.wire import JSON, MODEL, OCTETS, pack
@@ -41,15 +42,12 @@ class HealthCheck:
         done: Takes the answers.
     """
 
-    listener, lost, has_room = "", False, True
+    listener, lost, buffered = "", False, Buffered(Shares(), "")
 
     def __init__(self, services: Mapping[str, Any], done: Callable[[Answers], None]) -> None:
         self._versions = {service: version for version, service in services.items()}
         self._done = done
         self._answers: Answers = {}
-
-    def buffer_more(self, length: int) -> None:
-        """Nothing of it is buffered for a client."""
 
     def reply(self, request: Request) -> None:
         """Take the answer of one version."""

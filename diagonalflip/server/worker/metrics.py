@@ -183,16 +183,10 @@ class Metrics:
         forms, images, decode_s, forward_s, encode_s = zip(*works, strict=True)
         self._decode.extend(decode_s)
         self._encode.extend(encode_s)
-        passes = set(forward_s)  # more than one if versions had one each
-        for seconds in passes:
-            counts: Sequence[int] = images
-            if len(passes) > 1:
-                counts = [n for n, s in zip(images, forward_s, strict=True) if s == seconds]
+        for seconds in set(forward_s):  # more than one if versions had a pass each
+            counts = [n for n, s in zip(images, forward_s, strict=True) if s == seconds]
             self._forward.add(seconds)
             self._batch_images.add(sum(counts))
             self._batch_requests.add(len(counts))
-        if forms.count(forms[0]) == len(forms):
-            self._images[forms[0]] += sum(images)
-        else:
-            for form, count in zip(forms, images, strict=True):
-                self._images[form] += count
+        for form, count in zip(forms, images, strict=True):
+            self._images[form] += count
