@@ -108,8 +108,9 @@ class Parser:
         self._read(data)
         if self._is_closed:
             return
-        if raw and self._completed and len(raw) + self._body_bytes == len(data):
-            self._remember(raw)  # one request, and nothing else
+        is_alone = raw and self._completed and len(raw) + self._body_bytes == len(data)
+        if is_alone and not self._connection and "expect" not in self._headers:
+            remember(raw, (self._method, self._path, dict(self._headers), self._body_bytes))
 
     def _read(self, data: bytes) -> None:
         """Have llhttp read; of heads, which it keeps while they are not whole, piece by piece."""
@@ -244,8 +245,3 @@ class Parser:
         body, self._body = b"".join(self._body), []
         if self._is_admitted:
             self._receiver.receive(body, self._connection)
-
-    def _remember(self, raw: bytes) -> None:
-        """Takes the head of the one request that came whole, unless it says more than it asks."""
-        if not self._connection and "expect" not in self._headers:
-            remember(raw, (self._method, self._path, dict(self._headers), self._body_bytes))
