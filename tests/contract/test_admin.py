@@ -100,7 +100,7 @@ def test_it_knows_who_is_on_this_host(peer: str, own: str, local: bool) -> None:
 
 @asynchronous
 async def test_changes_come_from_operators_on_this_host_and_reading_from_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A token that other hosts can read on its way must not be worth anything."""
     made = []
@@ -114,7 +114,7 @@ async def test_changes_come_from_operators_on_this_host_and_reading_from_anywher
     token = tokens.add(operators, "me")
     state = Health(workers, None, models)
 
-    def ask(number: int, method: str, path: str) -> requests.Response:
+    def ask(number: int, method: str, path: str, token: str = token) -> requests.Response:
         headers = {"Authorization": f"Bearer {token}"}
         url = f"http://127.0.0.1:{number}{path}"
         return requests.request(method, url, headers=headers, timeout=10)
@@ -125,8 +125,12 @@ async def test_changes_come_from_operators_on_this_host_and_reading_from_anywher
             changed = await asyncio.to_thread(ask, number, "POST", "/models/rollback")
             assert changed.status_code == status
             assert len(made) == (status == 200)
+            stranger = await asyncio.to_thread(ask, number, "POST", "/models/rollback", "x")
+            assert stranger.status_code == (401 if local else 403)
             for path in ("/models", "/v2/health/live"):
                 assert (await asyncio.to_thread(ask, number, "GET", path)).status_code == 200
         if not local:
             assert changed.json()["code"] == "insecure_connection"
             assert "kubectl port-forward" in changed.json()["action"]
+    rejected = [line.partition("rejected: ")[2] for line in caplog.messages if "rejected" in line]
+    assert [json.loads(line)["status"] for line in rejected] == [403, 403, 401, 401, 401]

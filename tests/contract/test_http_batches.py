@@ -18,7 +18,7 @@ from diagonalflip.server.http.lifecycle import Lifecycle
 from diagonalflip.server.http.routes import ALL_IMAGES, Answers, WorkerServer
 from diagonalflip.server.worker.metrics import HTTP, Metrics
 from tests.conftest import asynchronous
-from tests.contract.conftest import Echo, Port, post, read
+from tests.contract.conftest import PING, Echo, Port, post, read
 
 
 @pytest.mark.parametrize("are_new", [True, False])
@@ -65,6 +65,50 @@ async def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
         await asyncio.sleep(0)
     assert echo.batches == [3, 1, 1]
     assert [bool(request.body) for request in echo.requests] == [False, False, True, True, True]
+
+
+@asynchronous
+async def test_a_batch_has_no_more_images_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BATCH_IMAGES", 4)
+    echo, lifecycle = Echo(), queue_alone()
+    client = SimpleNamespace(lost=False, listener=HTTP, reply=lambda _: None)
+    for _ in range(5):  # of two images each
+        assert lifecycle.put(Request(Operation.PREDICT, {}, b"a", echo, transport=client))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert echo.batches == [2, 2, 1]
+
+
+@asynchronous
+async def test_who_has_no_room_any_more_when_its_turn_comes_is_rejected_unread() -> None:
+    """It may have filled it meanwhile, with answers that it does not read."""
+    echo, lifecycle = Echo(), queue_alone()
+    replies: list[Request] = []
+    for is_full in (False, True):
+        client = SimpleNamespace(lost=False, listener=HTTP, reply=replies.append)
+        client.buffered = SimpleNamespace(is_full=is_full)
+        assert lifecycle.put(Request(Operation.PREDICT, {}, b"a", echo, transport=client))
+    lifecycle.buffered.by_listener[HTTP].bytes = limits.BUFFERED_BYTES
+    await asyncio.sleep(0)
+    assert [request.response and request.response.status for request in replies] == [200, 503]
+    assert len(echo.requests) == 1
+
+
+@asynchronous
+async def test_a_full_batch_is_answered_before_more_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But not within another batch, whose answers let clients go on: that would nest for ever."""
+    monkeypatch.setattr(limits, "BATCH_REQUESTS", 2)
+    echo, lifecycle = Echo(), queue_alone()
+    client = SimpleNamespace(lost=False, listener=HTTP)
+    request = Request(Operation.PREDICT, {}, b"a", echo, transport=client)
+    client.reply = lambda _: len(echo.batches) == 1 and lifecycle.put(replace(request))
+    for _ in range(2):
+        assert lifecycle.put(replace(request))
+    assert echo.batches == [2]
+    await asyncio.sleep(0)
+    assert echo.batches == [2, 2]
 
 
 @pytest.mark.parametrize(("lost", "answered"), [((True, False, True), 1), ((True,), 0)])
@@ -122,6 +166,9 @@ def test_a_fault_at_any_step_is_logged_and_leaves_the_queue_running(
                 assert answer.status == (500 if is_told else 200)
                 assert not is_told or answer.code == "internal_error"
             port.do(int)  # the answer is observed after it is sent
+            if name == "add":  # or before, if no batch has given it
+                client.sendall(PING)
+                assert read(client).status == 200
         if name != "head":
             client.sendall(post(b"b"))
             assert read(client).body == b"b"

@@ -101,6 +101,17 @@ def test_a_stranger_keeps_no_connection(guarded: Port, length: int) -> None:
         assert guarded.buffered == 0
 
 
+def test_what_a_stranger_sends_behind_its_request_is_not_read(
+    guarded: Port, caplog: pytest.LogCaptureFixture
+) -> None:
+    with guarded.connect_public() as client:
+        client.sendall(post(b"a") + post(b"b"))
+        assert read(client).status == 401
+        assert client.recv(1) == b""
+    assert guarded.metrics.rejected["not_authorized"] == 1
+    assert not caplog.records[1:], "but for the line that tells of the rejection"
+
+
 def test_a_short_body_of_who_was_rejected_is_read_and_the_connection_goes_on(
     client: socket.socket,
 ) -> None:
@@ -173,6 +184,25 @@ def test_who_waits_behind_its_own_request_is_not_idle(
     monkeypatch.undo()
     port.do(schedule)
     assert read(client).body == b"b"
+
+
+def test_who_waits_for_its_answer_is_not_idle_while_the_worker_drains(
+    port: Port, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DRAIN_IDLE_S", -1.0)
+    lifecycle = port.server.lifecycle
+    with monkeypatch.context() as wedged:
+        wedged.setattr(lifecycle, "_schedule", lambda: None)
+        client.sendall(post(b"a"))
+        port.settle()
+        drained = port.drain()
+        port.wait_for(lambda: port.server.draining)
+        port.tick(2)
+    port.do(lifecycle._schedule)
+    answer = read(client)
+    assert (answer.body, answer.headers["connection"]) == (b"a", "close")
+    assert client.recv(1) == b""
+    drained.result(30)
 
 
 @pytest.fixture

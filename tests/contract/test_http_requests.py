@@ -356,6 +356,7 @@ OFFERS = [
     closed("without a body", "RFC 9110 10.1.1", ping(CONTINUE), 200),
     closed("in HTTP/1.0", "probe Compliance", old(asking(b"1") + b"a"), b"a"),
     closed("with a bad length", "RFC 6.3", asking(b"+1") + b"a"),
+    closed("with another coding", "RFC 6.1", coded(b" gzip", CONTINUE)),
     kept("another expectation", "RFC 9110 10.1.1", ping(b"Expect: 200-ok"), 200),
 ]
 

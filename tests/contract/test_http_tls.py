@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import shutil
 import socket
 import ssl
 import subprocess
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -150,6 +152,21 @@ def test_a_client_that_has_ended_its_side_is_answered(
     assert port.echo.batches == [1]
 
 
+def test_what_follows_the_end_of_a_client_is_not_kept(
+    port: TlsPort, network: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diagonalflip.server.http.connection.MAX_BODY_BYTES", 100_000)
+    monkeypatch.setattr(port.server.lifecycle, "_schedule", lambda: None)  # nobody is answered
+    client = ByHand(port, network)
+    client.shake_hands()
+    client.tls.write(post(b"a", BEARER))
+    client.end()
+    client.deliver()
+    endless = map(network.sendall, itertools.repeat(bytes(1 << 16), 1000))
+    with pytest.raises(OSError, match=r"reset|[Bb]roken"):
+        deque(endless, maxlen=0)
+
+
 def test_a_request_to_close_ends_with_an_end_of_tls(port: TlsPort) -> None:
     with port.connect() as client:
         client.sendall(post(b"a", BEARER + "Connection: close\r\n"))
@@ -176,6 +193,15 @@ def test_a_handshake_has_a_limit_of_time(port: TlsPort, monkeypatch: pytest.Monk
     with port.connect_public() as silent:
         end_of(silent)
     assert port.metrics.failed_handshakes == 1
+
+
+def test_handshakes_take_no_more_room_than_connections(
+    port: TlsPort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HANDSHAKE_S", 1000.0)
+    monkeypatch.setattr(port.server, "most_connections", 1)
+    with port.connect_public(), port.connect_public() as second:
+        assert second.recv(1) == b""
 
 
 def test_what_a_client_does_not_read_is_counted(port: TlsPort) -> None:

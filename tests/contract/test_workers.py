@@ -284,7 +284,8 @@ async def test_a_switch_that_one_worker_cannot_make_is_made_by_none(
 async def test_a_worker_that_ends_in_a_switch_comes_back_with_it(
     serve: Serve, behaviour: str
 ) -> None:
-    async with serve("right", behaviour) as served:
+    # No health check finds it first.
+    async with serve("right", behaviour, health_check_interval_s=60) as served:
         lost = (await served.until_ready())[1]
         await served.models.make_default("2.0")
         await until(lambda: served.workers.restarts == 1)

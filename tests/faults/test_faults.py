@@ -155,6 +155,21 @@ def test_the_deadline_holds_while_the_server_reads_nothing(scheme: str) -> None:
         assert time.monotonic() - started < DEADLINE_S + SLACK_S
 
 
+def test_the_deadline_holds_while_the_server_reads_slowly() -> None:
+    """Each piece that is sent would have the whole time again."""
+
+    async def read_slowly(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        while await reader.read(1 << 15):  # noqa: ASYNC110 - it is slow
+            await asyncio.sleep(0.02)
+
+    settings = {"images_per_request": 1 << 25, "deadline_s": DEADLINE_S}
+    with listening(read_slowly) as url:
+        started = time.monotonic()
+        with pytest.raises(errors.DeadlineExceeded):
+            call_sync(url, "predict_packed", bytes(1 << 24), **settings)
+        assert time.monotonic() - started < DEADLINE_S + SLACK_S
+
+
 def test_a_wrong_address_does_not_take_the_whole_deadline(unused_url: str, call: Call) -> None:
     started = time.monotonic()
     with pytest.raises(errors.ConnectionFailed):

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from diagonalflip.errors import SettingError
+from diagonalflip.server.http.authentication import read_tokens
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.access import AccessFiles
@@ -74,13 +75,42 @@ def test_a_file_is_followed_however_it_is_replaced(
     assert not files.changed()
 
 
-def test_a_pipe_of_a_shell_is_read_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tokens"
+    tokens.add(file, "a")
+
+    def read(path: Path) -> dict[str, str]:
+        found = read_tokens(path)
+        tokens.add(path, "b")
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr("diagonalflip.server.supervisor.access.read_tokens", read)
+        files = AccessFiles(Settings(tokens_file=file), file)
+        assert names(files) == ["a"]
+        assert files.changed()
+        assert names(files) == ["a", "b"]
+    assert files.changed()
+    assert names(files) == ["a", "b", "b"]
+
+
+def test_a_pipe_of_a_shell_is_read_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As ``FLIP_TOKENS_FILE=<(command)`` gives it: its content is gone with the first reader."""
     tokens.add(tmp_path / "tokens", "somebody")
     reader, writer = os.pipe()
-    try:
+
+    def written_and_read(path: Path) -> dict[str, str]:
         os.write(writer, (tmp_path / "tokens").read_bytes())
         os.close(writer)
+        os.utime(reader, ns=(0, 0))  # older kernels note when a pipe was written
+        return read_tokens(path)
+
+    monkeypatch.setattr("diagonalflip.server.supervisor.access.read_tokens", written_and_read)
+    try:
         file = Path(f"/dev/fd/{reader}")
         files = AccessFiles(Settings(tokens_file=file), file)
         assert not files.changed()

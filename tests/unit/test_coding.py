@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import zlib
 
 import pytest
@@ -55,6 +56,17 @@ def test_other_codings_are_rejected(coding: str) -> None:
 def test_what_is_not_one_whole_stream_is_rejected(coding: str, body: bytes) -> None:
     with pytest.raises(InvalidPayload):
         content_codings.decoded(coding, body)
+
+
+def test_no_more_is_decoded_than_may_be() -> None:
+    bomb = gzip.compress(bytes(1 << 24))
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestTooLarge):
+            content_codings.decoded("gzip", bomb, 1000)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("more", [0, 1])

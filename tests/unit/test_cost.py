@@ -5,14 +5,16 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from diagonalflip.errors import DiagonalFlipError
-from diagonalflip.inference.reading import UNWRAPPED_BYTES, cost_of, read
+from diagonalflip.inference.reading import EXPLANATION_COST, UNWRAPPED_BYTES, cost_of, read
 from diagonalflip.message import Operation, Request
-from diagonalflip.wire import MAX_IMAGES, OCTETS, PNG
+from diagonalflip.wire import MAX_EXPLAINED_IMAGES, MAX_IMAGES, OCTETS, PNG
 from tests.unit.test_form import FILE, TYPE, form
+from tests.unit.test_picture import raw_png
 
 CODERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 DIGEST = "0" * 64
@@ -60,7 +62,22 @@ def test_what_is_larger_weighs_what_it_says_or_can_be() -> None:
     request = asked(packed, coding="gzip")
     assert (cost_of(request), request.body) == (2 * len(plain), packed)
     assert cost_of(asked(zlib.compress(plain), coding="deflate")) >= 2 * len(plain)
-    assert cost_of(asked(gzip.compress(bytes(1 << 20)), PNG, "gzip")) == MAX_IMAGES
+    for wrapped in (PNG, TYPE):
+        assert cost_of(asked(packed, wrapped, "gzip")) == MAX_IMAGES
+
+
+def test_a_png_weighs_what_its_head_says() -> None:
+    """However few bytes it has."""
+    assert cost_of(asked(raw_png(2048, 1024), PNG)) == MAX_IMAGES // 2
+    assert cost_of(asked(raw_png(2, 2, bytes(4)), PNG)) == 1
+
+
+def test_explanations_weigh_more() -> None:
+    request = replace(asked(b"\xb6"), operation=Operation.EXPLAIN)
+    assert cost_of(request) == 2 * EXPLANATION_COST
+    assert cost_of(replace(request, body=bytes(MAX_EXPLAINED_IMAGES))) == (
+        MAX_EXPLAINED_IMAGES * EXPLANATION_COST
+    )
 
 
 def test_a_length_that_is_said_is_never_exceeded() -> None:

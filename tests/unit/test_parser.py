@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diagonalflip.errors import DiagonalFlipError, HeadersTooLarge
 from diagonalflip.server.http import head as heads
+from diagonalflip.server.http import limits
 from diagonalflip.server.http.head import KNOWN_HEADS
 from diagonalflip.server.http.parser import Parser
 
@@ -113,6 +114,13 @@ def events(pieces: list[bytes], *, forget: bool) -> list[Event]:
     return [*recorder.events, ("in_request", reader.in_request)]
 
 
+def own(*lines: str) -> list[bytes]:
+    return [OWN.format(each).encode() for each in lines]
+
+
+@example(own("X-Request-Id: a", "x-request-id: e\r\nX-Request-ID: f"), [])
+@example(own("X-Request-Id:q", "X-Request-Id: b\r\nX-Request-Id:q"), [])
+@example(own("traceparent: 1", "traceparent: 2", "traceparent:  "), [])
 @settings(max_examples=1000)
 @given(
     requests=st.lists(st.sampled_from(REQUESTS), max_size=8),
@@ -148,12 +156,35 @@ def test_what_says_more_than_it_asks_is_read_each_time(head: str) -> None:
     assert not heads._known
 
 
+@pytest.mark.parametrize(("more", "connection"), [(0, ""), (1, "close")])
+def test_a_long_body_that_is_not_wanted_ends_the_connection_after_a_known_head_too(
+    monkeypatch: pytest.MonkeyPatch, more: int, connection: str
+) -> None:
+    body = bytes(limits.IGNORED_BODY_BYTES + more)
+    request, recorder = HEADS[0].format(len(body)).encode() + body, Recorder()
+    reader = Parser(recorder)
+    reader.feed(request)
+    assert heads._known
+    monkeypatch.setattr(recorder, "admit", lambda *_: False)
+    reader.feed(request)
+    assert [event for event in recorder.events if len(event) == 2] == [
+        (body, ""),
+        ("turned away", connection),
+    ]
+
+
 def test_memory_of_heads_is_bounded() -> None:
     for number in range(3 * KNOWN_HEADS):
         events([f"GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n".encode()], forget=False)
     assert len(heads._known) <= KNOWN_HEADS
     events([b"GET / HTTP/1.1\r\nx: " + bytes([97]) * 2000 + b"\r\n\r\n"], forget=False)
     assert all(len(head) <= heads.KNOWN_HEAD_BYTES for head in heads._known)
+
+
+def test_the_host_of_a_target_counts_and_not_the_header() -> None:
+    """RFC 9112, section 3.2.2."""
+    found = events([b"GET http://b:80/ping HTTP/1.1\r\nHost: a\r\n\r\n"], forget=True)
+    assert found[0] == ("GET", "/ping", {"host": "b:80"})
 
 
 @pytest.mark.parametrize("size", [33_000, 120_000, 140_000])

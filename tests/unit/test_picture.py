@@ -112,6 +112,7 @@ DAMAGED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "1 bytes after the picture": lambda parts: [*parts, b"\0"],
     "bytes after the picture": lambda parts: [*parts, *parts[1:]],
     "not in one piece": lambda parts: [*parts[:2], chunk(b"tEXt"), *parts[2:]],
+    "does not begin with its size": lambda parts: [chunk(b"tEXt", bytes(40)), *parts],
     "data are not in one piece": lambda parts: [*parts[:2], chunk(b"PLTE", bytes(3)), *parts[2:]],
 }
 

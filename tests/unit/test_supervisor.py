@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -204,6 +205,27 @@ async def test_ports_that_do_not_answer_cost_readiness(watching: Supervisor) -> 
     async with await asyncio.start_server(served, sock=listen(address)):
         await watching._check_ports()
     assert watching._health.reachable
+
+
+@asynchronous
+async def test_once_it_stops_nobody_connects_while_workers_accept_all_who_came(
+    watching: Supervisor,
+) -> None:
+    """They hold the same socket: closing ours ends nothing."""
+    workers: Any = watching._workers
+    with listen(("127.0.0.1", 0)) as shared:
+        watching._listeners["port"] = shared.dup()
+
+        async def drain(_: float) -> None:
+            with socket.socket() as late:
+                late.setblocking(False)
+                late.connect_ex(shared.getsockname())
+                with pytest.raises(BlockingIOError):
+                    shared.accept()
+
+        workers.broadcast, workers.drain = lambda _: None, drain
+        await watching._drain()
+    assert not watching._health.ready
 
 
 def test_the_live_figures_are_per_second(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,9 +208,8 @@ class HttpServer(ABC):
 
     def _settled(self, tls: Tls) -> None:
         """A handshake has succeeded or failed; a client that is lost later is told again."""
-        if tls in self._handshakes:
-            self._handshakes.discard(tls)
-            self.metrics.failed_handshakes += not tls.is_open
+        self._handshakes.discard(tls)
+        self.metrics.failed_handshakes += not tls.is_open
 
     def forget(self, connection: Connection) -> None:
         """Count a connection no longer."""

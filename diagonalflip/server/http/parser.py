@@ -173,8 +173,6 @@ class Parser:
         if self._in_head:
             key, new = lower(name), value.strip(BLANKS).decode("latin-1")
             old = self._headers.get(key)
-            if old is not None and key == "host":
-                raise InvalidRequest("several headers host", "one")
             if old is not None and key in ONCE:
                 if old != new:
                     raise InvalidRequest(f"several different headers {key}", "one")

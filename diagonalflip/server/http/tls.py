@@ -81,8 +81,6 @@ class Tls(asyncio.Protocol, asyncio.Transport):
 
     def eof_received(self) -> bool:
         """The client sends no more."""
-        if self._is_ended:
-            return True
         self._is_ended = True
         if not (self.is_open and self._protocol.eof_received()):
             self.close()

@@ -99,8 +99,7 @@ class Workers:
     @property
     def gave_up(self) -> bool:
         """True once no worker can start."""
-        failed = all(each.failed_starts >= MAX_FAILED_STARTS for each in self._backoffs)
-        return failed and not self.ready
+        return all(each.failed_starts >= MAX_FAILED_STARTS for each in self._backoffs)
 
     @property
     def last_error(self) -> str:
