@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from multipart import (
-    MultipartError,
-    ParserLimitReached,
-    PushMultipartParser,
-    parse_options_header,
-)
+from multipart import ParserLimitReached, PushMultipartParser, parse_options_header
 
 from diagonalflip.errors import InvalidPayload, UnsupportedCoding
 from diagonalflip.inference.decoders import unsupported
@@ -46,8 +41,10 @@ def file_of(content_type: str, body: Body) -> tuple[str, Body]:
         with parser:
             parts = list(parser.parse(body))
     except ParserLimitReached as error:
-        raise InvalidPayload("a form with several parts", ONE_FILE) from error
-    except (MultipartError, ValueError) as error:
+        raise InvalidPayload(
+            "a form with several parts, or with a long header", ONE_FILE
+        ) from error
+    except ValueError as error:  # of the form or of its boundary
         raise InvalidPayload(f"a broken form: {error}", ONE_FILE) from error
     if not parts:
         raise InvalidPayload("a form without any part", ONE_FILE)

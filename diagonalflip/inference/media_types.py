@@ -102,9 +102,9 @@ def negotiate(accept: str, offers: Sequence[str]) -> str | None:
     Returns:
         One of ``offers``, or None if the client takes none of them.
     """
-    if not accept.strip():
-        return offers[0]
     ranges = [parse_media_type(part) for part in accept.split(",") if part.strip()]
+    if not ranges:
+        return offers[0]
     best = max(offers, key=lambda offer: _quality(offer, ranges))
     return best if _quality(best, ranges) > 0 else None
 

@@ -64,7 +64,9 @@ async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool)
     require_addresses(settings)
     reject_unsafe(settings)
     host.allow_many_files()
-    settings, listeners = open_ports(replace(settings, workers=host.count_workers(settings)))
+    log_dir = settings.log_dir.absolute()  # the working directory may go
+    found = replace(settings, workers=host.count_workers(settings), log_dir=log_dir)
+    settings, listeners = open_ports(found)
     logger.info("Starting %d workers (logs: %s)", settings.workers, settings.log_dir)
     workers = Workers(settings, listeners)
     try:

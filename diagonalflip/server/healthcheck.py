@@ -19,9 +19,11 @@ def main() -> int:
         connection.request("GET", "/v2/health/ready")
         response = connection.getresponse()
         print(response.read().decode())
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         print(f"no answer from {url}: {error}", file=sys.stderr)
         return 1
+    finally:
+        connection.close()
     return int(response.status != http.client.OK)
 
 

@@ -192,7 +192,7 @@ class Settings:
                 values[name] = Path(text)
             elif "int" in kind:
                 least, most = known[name].metadata["range"]
-                if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+                if not (re.fullmatch("[0-9]{1,10}", text) and least <= int(text) <= most):
                     raise SettingError(got, f"a whole number, {least} to {most}")
                 values[name] = int(text)
             elif name in CHOICES and text not in CHOICES[name]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -119,7 +120,10 @@ async def test_changes_come_from_operators_on_this_host_and_reading_from_anywher
         url = f"http://127.0.0.1:{number}{path}"
         return requests.request(method, url, headers=headers, timeout=10)
 
-    for local, file, status in ((False, operators, 403), (True, None, 401), (True, operators, 200)):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    asked = ((False, operators, 403), (True, None, 401), (True, pipe, 401), (True, operators, 200))
+    for local, file, status in asked:
         monkeypatch.setattr(admin, "is_local", lambda *_, local=local: local)
         async with serving(AdminServer(state, file)) as (number, _):
             changed = await asyncio.to_thread(ask, number, "POST", "/models/rollback")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from diagonalflip.message import Operation
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.authentication import HEALTH
+from diagonalflip.server.worker import access
 from diagonalflip.server.worker.access import AccessLog
 from diagonalflip.wire import JSON
 from tests.contract.conftest import BEARER, PATH, PING, Answer, Port, post, read
@@ -145,6 +147,23 @@ def test_who_speaks_v2_is_told_in_v2_what_is_wrong(
     document = json.loads(answer.body)
     assert document.keys() == {"error"}
     assert (status == 404) == ("1.0" in document["error"]), "what is there"
+
+
+def test_the_access_log_goes_on_when_a_cleaner_has_taken_its_folder(
+    port: Port, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "logs/access.log"
+    file.parent.mkdir()
+    log = AccessLog(file)
+    port.metrics.observers = [log]
+    port.ask(post(b"a"))
+    port.do(int)  # it is observed
+    shutil.rmtree(file.parent)
+    monkeypatch.setattr(access, "time", lambda: 0.0)  # and somebody has set the clock
+    port.ask(PING)
+    port.do(log.close)
+    [line] = map(json.loads, file.read_text().splitlines())
+    assert (line["path"], line["time"][:4]) in (("/ping", "1969"), ("/ping", "1970"))
 
 
 def test_every_answer_is_a_line_of_the_access_log(port: Port, tmp_path: Path) -> None:

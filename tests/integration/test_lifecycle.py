@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -69,6 +70,21 @@ def test_killed_workers_come_back(artifacts: Path, oracle: Oracle, tmp_path: Pat
             while each.is_torchserve and response.status_code == 500:  # sent to the dead one
                 response = each.post(*packed_request(range(16)))
             assert_predicts(response, oracle(range(16)))
+
+
+def test_workers_come_back_without_the_folder_that_it_was_started_in(
+    artifacts: Path, tmp_path: Path
+) -> None:
+    """As after a deployment in its place; logs are there unless a setting says otherwise."""
+    here = tmp_path / "here"
+    here.mkdir()
+    through = ["env", "-C", str(here), f"PYTHONPATH={ROOT}"]
+    settings = {"ACCESS_LOG": "1", "WORKERS": "1"}
+    with run_server(artifacts, Path("logs"), through=through, **settings) as server:
+        shutil.rmtree(here)
+        server.workers[0].kill()
+        server.read_until("starting another")
+        assert_serves(server)
 
 
 @pytest.mark.parametrize("torchserve", ["0", ""])

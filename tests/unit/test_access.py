@@ -119,6 +119,33 @@ def test_a_pipe_of_a_shell_is_read_once(
         os.close(reader)
 
 
+def test_a_certificate_that_cannot_be_used_keeps_no_token_valid(tmp_path: Path) -> None:
+    chain, key, file = tmp_path / "chain.pem", tmp_path / "key.pem", tmp_path / "tokens"
+    tokens.add(file, "somebody")
+    certify(chain, key)
+    files = AccessFiles(Settings(tls_cert=chain, tls_key=key), file)
+    before = files.content["pem"]
+    chain.unlink()
+    file.write_text(file.read_text().replace("somebody", "revoked"))
+    assert files.changed()
+    assert (names(files), files.content["pem"]) == (["revoked"], before)
+
+
+def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Nobody writes to it. A certificate that is renewed meanwhile is followed."""
+    chain, key, file = tmp_path / "chain.pem", tmp_path / "key.pem", tmp_path / "tokens"
+    tokens.add(file, "somebody")
+    certify(chain, key)
+    files = AccessFiles(Settings(tls_cert=chain, tls_key=key), file)
+    file.unlink()
+    os.mkfifo(file)
+    assert not files.changed()
+    certify(chain, key)
+    assert files.changed()
+    assert names(files) == ["somebody"]
+    assert chain.read_text() in files.content["pem"]
+
+
 @pytest.mark.parametrize("setting", ["tokens_file", "tls_key"])
 def test_a_file_that_may_not_be_read_says_who_needs_it_and_how(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str

@@ -35,8 +35,10 @@ def test_a_port_for_this_host_takes_only_the_names_that_are_allowed() -> None:
             assert rejection is not None
             assert rejection.status == 421
             assert "FLIP_ALLOWED_HOSTS" in str(rejection)
-    hosts = Hosts(read_names("Flip.example, 10.0.0.1,[2001:db8::1]"), is_public=False)
+    listed = "Flip.example, 10.0.0.1,[2001:db8::1],2001:db8::2, whole.example."
+    hosts = Hosts(read_names(listed), is_public=False)
     taken = ["flip.example", "FLIP.example.:80", "10.0.0.1:1", "[2001:db8::1]:443"]
+    taken += ["[2001:DB8::2]", "whole.example", "whole.example.:1"]
     assert not any(map(hosts.rejection, taken))
 
 

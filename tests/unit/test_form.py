@@ -203,6 +203,7 @@ def test_a_large_form_in_a_compression_is_read_as_a_small_one() -> None:
         (TYPE, form(('form-data; name="data"', "", b"b6")), "no file"),
         (TYPE, form((FILE, OCTETS, b"\xb6"), (FILE, OCTETS, b"\xb6")), "several parts"),
         (TYPE, form((FILE, OCTETS, b"\xb6"), ('form-data; name="more"', "", b"1")), "several"),
+        (TYPE, form((FILE, f"{OCTETS}; a={'b' * 9000}", b"\xb6")), "long header"),
         *((TYPE, form((FILE, OCTETS, b"\xb6"))[:-cut], "Unexpected end") for cut in (4, 9, 60, 99)),
         ("multipart/form-data", form((FILE, OCTETS, b"\xb6")), "boundary"),
         (

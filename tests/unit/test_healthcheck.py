@@ -61,3 +61,22 @@ def test_it_says_where_nothing_answers(
         monkeypatch.setenv("FLIP_ADMIN_PORT", str(port))
         assert healthcheck.main() == 1
     assert f"no answer from http://127.0.0.1:{port}: " in capsys.readouterr().err
+
+
+def test_it_says_where_something_else_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"SSH-2.0\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        monkeypatch.setenv("FLIP_ADMIN_PORT", port)
+        thread = Thread(target=answer)
+        thread.start()
+        assert healthcheck.main() == 1
+        thread.join()
+    assert capsys.readouterr().err.startswith(f"no answer from http://127.0.0.1:{port}: ")

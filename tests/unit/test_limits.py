@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import resource
 
 import pytest
 
@@ -25,6 +26,17 @@ def test_each_wait_has_its_time(
     unsent: int, finished: bool, in_request: bool, leaving: bool, seconds: float
 ) -> None:
     assert int(limits.timeout_s(unsent, finished, in_request, leaving)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("allowed", "most"), [(64, 32), (150, 75), (1024, 924), (1 << 16, 4096), (-1, 4096)]
+)
+def test_clients_are_served_however_few_files_are_allowed(
+    monkeypatch: pytest.MonkeyPatch, allowed: int, most: int
+) -> None:
+    """With less than there are to spare, a service that said it was ready rejected everybody."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
+    assert limits.most_connections() == most
 
 
 def test_no_constant_is_defined_twice() -> None:

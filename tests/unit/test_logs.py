@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from diagonalflip.server import rotating
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor import logs
 
@@ -88,7 +89,7 @@ def test_a_reader_that_is_gone_is_no_error() -> None:
 def test_a_part_has_a_file_of_its_own_that_is_rotated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "LOG_BYTES", 40)
+    monkeypatch.setattr(rotating, "LOG_BYTES", 40)
     with part(Settings(log_dir=tmp_path)) as (_, writer):
         os.write(writer, b"0123456789\nabcdefghij\n")
     assert (tmp_path / "part.log.1").read_text().endswith(" 0123456789\n")
@@ -102,6 +103,16 @@ def test_a_log_goes_on_when_a_cleaner_has_taken_its_folder(tmp_path: Path) -> No
             os.write(writer, f"{line}\n".encode())
             wait_for(file, f" {line}\n")
             shutil.rmtree(file.parent)
+
+
+def test_a_full_disk_ends_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a file still held when it was closed cannot be written either."""
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    (tmp_path / "part.log").symlink_to("/dev/full")
+    with part(Settings(log_dir=tmp_path)) as (_, writer):
+        os.write(writer, b"one\ntwo\n")
+    assert not failed
 
 
 @pytest.mark.parametrize(

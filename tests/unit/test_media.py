@@ -89,7 +89,7 @@ def test_the_best_offer_is_chosen(accept: str, chosen: str | None) -> None:
     assert negotiate(accept, OFFERS) == chosen
 
 
-@pytest.mark.parametrize("accept", ["", "*/*", "application/*", f"{JSON}, {OCTETS}"])
+@pytest.mark.parametrize("accept", ["", " , ", "*/*", "application/*", f"{JSON}, {OCTETS}"])
 @pytest.mark.parametrize("offers", [(OCTETS, JSON), (JSON, OCTETS)])
 def test_among_equals_the_server_prefers_its_first(accept: str, offers: tuple[str, ...]) -> None:
     assert negotiate(accept, offers) == offers[0]

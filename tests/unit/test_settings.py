@@ -106,6 +106,7 @@ def test_a_name_that_is_no_setting_is_an_error_with_the_nearest(name: str, neare
     ("name", "value"),
     [
         ("FLIP_PORT", "65536"),
+        ("FLIP_PORT", "9" * 5000),
         ("FLIP_PORT", "-1"),
         ("FLIP_PORT", "8080 "),
         ("FLIP_PORT", "٨"),

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from diagonalflip.errors import ArtifactError, SettingError
+from diagonalflip.errors import ArtifactError, ModelNotFound, SettingError
 from diagonalflip.server.models import signature, store
 from diagonalflip.server.models.choice import CHOICE, Choice, read_choice, write_choice
 from diagonalflip.server.models.versions import Models
@@ -54,7 +55,7 @@ def test_a_store_is_an_export_or_a_folder_of_them_in_order(tmp_path: Path) -> No
         store.exports(tmp_path)
     (tmp_path / "manifest.json").touch()
     assert store.exports(tmp_path) == [tmp_path]
-    versions = ["1.0", "2.0", "2.0-rc1", "10.0", "alpha"]
+    versions = ["1.0", "2.0", "2.0-rc1", "2²2", "10.0", "alpha"]
     for version in reversed(versions):
         (tmp_path / version).mkdir()
         (tmp_path / version / "manifest.json").touch()
@@ -166,11 +167,73 @@ def test_a_choice_is_kept_and_the_first_version_is_the_default_before(tmp_path: 
     assert read_choice(tmp_path, ["1.0"], "1.0") == Choice("1.0")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"default": "1.0", "unloaded": 3}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{}", '{"default": "1.0", "unloaded": 3}', "[" * 100_000),
+        '{"default": "1.0", "unloaded": [], "percent": "10"}',
+    ],
+)
 def test_a_damaged_choice_is_an_error_that_names_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / CHOICE).write_text(content)
     with pytest.raises(ArtifactError, match=CHOICE):
         read_choice(tmp_path, ["1.0"])
+
+
+def test_a_version_may_be_a_number_in_its_manifest(versions: Path) -> None:
+    """No worker could serve it by a name that is a text."""
+    manifest = versions / "2.0/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": "2.0"', '"version": 2.0'))
+    assert store.check(versions / "2.0").version == "2.0"
+
+
+def test_the_default_is_served_even_if_it_was_unloaded(versions: Path) -> None:
+    """As after a change of the file by hand."""
+    write_choice(versions, Choice("1.0", unloaded=("1.0", "2.0")))
+    assert [each.version for each in Models(versions, AsyncMock()).loaded] == ["1.0"]
+
+
+def test_a_canary_that_is_not_served_is_none(versions: Path) -> None:
+    write_choice(versions, Choice("1.0", canary="2.0", percent=10))
+    assert Models(versions, AsyncMock()).document()["canary"] == "2.0"
+    shutil.rmtree(versions / "2.0")
+    told = Models(versions, AsyncMock()).document()
+    assert (told["canary"], told["percent"]) == (None, 0)
+
+
+@pytest.mark.parametrize("is_left", [True, False], ids=["unreadable", "gone"])
+def test_a_rollback_to_a_version_that_is_not_served_changes_nothing(
+    versions: Path, *, is_left: bool
+) -> None:
+    """As after the store was tidied up: no worker could serve it, nor any after the next start."""
+    write_choice(versions, Choice("1.0", "2.0"))
+    if is_left:
+        truncate(versions / "2.0/manifest.json")
+    else:
+        shutil.rmtree(versions / "2.0")
+    models = Models(versions, AsyncMock())
+    with pytest.raises(ModelNotFound, match="2\\.0 is not served"):
+        asyncio.run(models.rollback())
+    assert read_choice(versions, ["1.0"]) == Choice("1.0", "2.0")
+
+
+def test_what_is_served_is_told_without_the_store_and_without_the_key(
+    versions: Path, tmp_path: Path
+) -> None:
+    _, public = keys(tmp_path)
+    for file in versions.glob("*/manifest.json"):
+        signature.sign(file, tmp_path / "signing.pem")
+    write_choice(versions, Choice("1.0", unloaded=("2.0",)))
+    models = Models(versions, AsyncMock(), trusted_key=public)
+
+    def told() -> list[tuple[str, bool, bool]]:
+        found = models.document()["models"]
+        return [(each["version"], each["loaded"], "fault" in each) for each in found]
+
+    public.unlink()
+    assert told() == [("1.0", True, False), ("2.0", False, True)]
+    shutil.rmtree(versions)
+    assert told() == [("1.0", True, False)]
 
 
 def test_two_folders_of_one_version_are_an_error_that_names_both(versions: Path) -> None:

@@ -97,7 +97,8 @@ def test_metrics_of_every_part_are_on_one_page() -> None:
     assert expected <= set(page.splitlines())
     names = re.findall(r"^# TYPE (\S+)", page, re.MULTILINE)
     assert len(names) == len(set(names)), "each family once"
-    page = Page(health(team())).render("text/plain")[0].decode()
+    accept = "application/openmetrics-text; version=new, text/plain"
+    page = Page(health(team())).render(accept)[0].decode()
     assert "request_duration_seconds_count" not in page, "they are gone"
     assert "diagonalflip_torchserve 0.0" in page.splitlines()
     assert not re.search("^diagonalflip_certificate", page, re.MULTILINE), "there is none"

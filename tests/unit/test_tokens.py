@@ -90,6 +90,7 @@ def test_a_revoked_token_is_not_counted(tmp_path: Path, capsys: pytest.CaptureFi
     path = tmp_path / "tokens"
     path.write_text(f"{'a' * 64} revoked  # a\n")
     assert make_token(path, "a", capsys)[1] == ""
+    assert make_token(Path("/dev/null"), "a", capsys)[1] == "", "it is kept nowhere"
 
 
 def test_a_last_line_without_an_end_stays_a_line(tmp_path: Path) -> None:

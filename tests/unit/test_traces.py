@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from diagonalflip.server.worker import traces
-from diagonalflip.server.worker.observers import traces_wanted
+from diagonalflip.server.worker.observers import observers, traces_wanted
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 
@@ -52,3 +54,22 @@ def test_empty_variables_are_as_if_unset(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not traces_wanted()
     monkeypatch.setenv(*ENDPOINT.popitem())
     assert traces_wanted()
+
+
+def test_variables_that_cannot_be_used_cost_traces_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    assert observers(0, None) == []
+    assert "No traces: max_queue_size" in caplog.messages[-1]
+
+
+def test_spans_have_the_time_of_a_clock_that_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource(monkeypatch)  # which sends nothing
+    made, tracer = traces.Traces(), MagicMock()
+    monkeypatch.setattr(made, "_tracer", tracer)
+    monkeypatch.setattr(traces, "time_ns", lambda: 0)
+    now = perf_counter()
+    made.add([], now, now)
+    assert abs(tracer.start_span.call_args.kwargs["start_time"]) < 60e9

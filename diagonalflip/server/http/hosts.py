@@ -40,7 +40,7 @@ class Hosts:
 
     def _rejection(self, value: str | None) -> MisdirectedRequest | None:
         """Return the error for a value of ``Host``, None if it is taken."""
-        host = PORT.sub("", value or "").lower().removesuffix(".")
+        host = _plain(PORT.sub("", value or ""))
         if not host or self._takes_any or host in self._allowed or is_this_host(host):
             return None
         if self._is_public and _address(host) is not None:
@@ -58,7 +58,7 @@ def read_names(text: str) -> list[str]:
     Raises:
         SettingError: One has a port, a scheme or the like.
     """
-    names = [each.strip().lower() for each in text.split(",") if each.strip()]
+    names = [_plain(each.strip()) for each in text.split(",") if each.strip()]
     for name in names:
         if not NAME.fullmatch(name) and _address(name) is None:
             raise SettingError(
@@ -77,8 +77,13 @@ def is_this_host(name: str) -> bool:
     return address is not None and (mapped or address).is_loopback
 
 
+def _plain(host: str) -> str:
+    """Return a name or address as it is compared, however it is written."""
+    return host.lower().removesuffix(".").removeprefix("[").removesuffix("]")
+
+
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]").partition("%")[0])
+        return ipaddress.ip_address(_plain(host).partition("%")[0])
     except ValueError:
         return None

@@ -83,8 +83,8 @@ def timeout_s(unsent: int, finished: bool, in_request: bool, leaving: bool) -> f
 
 
 def most_connections() -> int:
-    """``MAX_CONNECTIONS``, or as many as open files are allowed for."""
+    """``MAX_CONNECTIONS``, or as many as open files are allowed for; some in any case."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
-    return min(MAX_CONNECTIONS, allowed - SPARE_FILES)
+    return min(MAX_CONNECTIONS, max(allowed - SPARE_FILES, allowed // 2))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+import orjson
 
 from diagonalflip.errors import ArtifactError, SettingError
 
@@ -41,11 +42,12 @@ def read_choice(model_store: Path, versions: Sequence[str], default: str = "") -
     """
     path, choice = model_store / CHOICE, Choice(versions[0])
     try:
-        kept = json.loads(path.read_bytes())
-        choice = Choice(**{**kept, "unloaded": tuple(kept["unloaded"])})
+        kept = orjson.loads(path.read_bytes())
+        percent = range(101).index(kept.get("percent", 0))
+        choice = Choice(**kept | {"unloaded": tuple(kept["unloaded"]), "percent": percent})
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{path}: {error!r}", "a choice of versions", "move the file away"
         ) from error
@@ -64,5 +66,5 @@ def write_choice(model_store: Path, choice: Choice) -> None:
     """Keep a choice, at once in place of the one before."""
     path = model_store / CHOICE
     new = path.with_suffix(".new")
-    new.write_text(json.dumps(asdict(choice), indent=2) + "\n", encoding="utf-8")
+    new.write_bytes(orjson.dumps(choice, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     new.replace(path)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from diagonalflip.errors import ArtifactError
 from diagonalflip.inference.model import REFERENCE
@@ -54,26 +55,24 @@ def exports(model_store: Path) -> list[Path]:
     Raises:
         ArtifactError: There is none.
     """
-    found = [path.parent for path in model_store.glob(f"*/{MANIFEST}")]
-    if not found and (model_store / MANIFEST).exists():
-        return [model_store]
+    found = [*model_store.glob(f"*/{MANIFEST}")] or [*model_store.glob(MANIFEST)]
     if not found:
         raise ArtifactError(
             f"there is no {MANIFEST} in or below {model_store}", "an export", "run `make export`"
         )
-    return sorted(found, key=_version_key)
+    return sorted((path.parent for path in found), key=_version_key)
 
 
 def _version_key(folder: Path) -> list[tuple[int, str]]:
     """Have versions sorted as people do: 2.0 before 10.0."""
     parts = re.findall(r"\d+|\D+", folder.name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def version_of(folder: Path) -> str:
     """Return the version of an export; the folder's name, if its manifest cannot be read."""
     try:
-        return str(json.loads((folder / MANIFEST).read_bytes())["model"]["version"])
+        return str(orjson.loads((folder / MANIFEST).read_bytes())["model"]["version"])
     except (OSError, ValueError, KeyError, TypeError):
         return folder.name
 
@@ -118,7 +117,7 @@ def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
             from diagonalflip.server.models import signature  # noqa: PLC0415 - 8 MiB, for those who sign
 
             signature.verify(folder / MANIFEST, raw, trusted_key)
-        manifest: dict[str, Any] = json.loads(raw)
+        manifest: dict[str, Any] = orjson.loads(raw)
         checked: dict[str, bytes] = {}
         for name, entry in manifest["artifacts"].items():
             content = (folder / name).read_bytes()
@@ -135,7 +134,7 @@ def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
         artifacts = Artifacts(
             folder=folder,
             model=model["name"],
-            version=model["version"],
+            version=str(model["version"]),
             reference=parity_report["reference"],
             digest=manifest["artifacts"][names["torchscript"]]["sha256"],
             flips=parity_report["flips"],
@@ -160,7 +159,7 @@ def file_names(model: str) -> dict[str, str]:
 
 def _check_agreement(artifacts: Artifacts, largest_deviation: float) -> None:
     """Check that parity report and archive are of the very files that workers load."""
-    reference = json.loads(artifacts.files["reference"])["predictions"]
+    reference = orjson.loads(artifacts.files["reference"])["predictions"]
     if reference != artifacts.reference or not largest_deviation <= TOLERANCE:
         raise ArtifactError(
             f"a parity report that is not of {artifacts.folder}",
@@ -171,7 +170,7 @@ def _check_agreement(artifacts: Artifacts, largest_deviation: float) -> None:
         return
     names = file_names(artifacts.model)
     with zipfile.ZipFile(io.BytesIO(artifacts.archive)) as archive:
-        packed = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
+        packed = orjson.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
         same = all(archive.read(names[kind]) == file for kind, file in artifacts.files.items())
     found = f"{packed['modelName']} {packed['modelVersion']}"
     expected = f"{artifacts.model} {artifacts.version}"

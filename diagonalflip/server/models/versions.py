@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from diagonalflip.errors import ArtifactError, ModelConflict, ModelNotFound
+from diagonalflip.errors import ArtifactError, ModelConflict, ModelNotFound, SettingError
 from diagonalflip.server.models import store
 from diagonalflip.server.models.choice import Choice, read_choice, write_choice
 from diagonalflip.server.models.desired import Desired
@@ -59,13 +60,17 @@ class Models:
         folders = store.folders(model_store)
         choice = read_choice(model_store, list(folders), default)
         loaded: dict[str, Artifacts] = {}
-        for version in folders.keys() - set(choice.unloaded):
+        for version in folders:
+            if version in choice.unloaded and version != choice.default:
+                continue
             try:
                 loaded[version] = self._checked(version)
             except ArtifactError as error:
                 if version == choice.default:
                     raise
                 logger.error("Version %s is not served: %s", version, error)  # noqa: TRY400
+        if choice.canary not in loaded:
+            choice = replace(choice, canary=None, percent=0)
         self._serve(Desired(loaded, choice))
 
     @property
@@ -81,13 +86,16 @@ class Models:
     def document(self) -> dict[str, Any]:
         """All versions of the store, as JSON has them."""
         models = []
-        for version, folders in store.folders(self._store).items():
+        folders = {version: [each.folder] for version, each in self.desired.versions.items()}
+        with contextlib.suppress(ArtifactError):  # the store is gone, and what is served is not
+            folders |= store.folders(self._store)
+        for version, places in folders.items():
             loaded = self.desired.versions.get(version)
             told: dict[str, Any] = {"version": version, "loaded": loaded is not None}
             try:
-                folder = store.only_one(version, folders)
+                folder = store.only_one(version, places)
                 found = loaded or store.check(folder, self._trusted_key)
-            except ArtifactError as error:
+            except (ArtifactError, SettingError) as error:
                 told["fault"] = str(error)
             else:
                 told |= {"digest": found.digest, "flips": found.flips, "signed": found.signed}
@@ -151,6 +159,7 @@ class Models:
             before = self.desired.choice
             choice = replace(before, previous=None, canary=None, percent=0)
             if before.canary is None and before.previous is not None:
+                self._must_serve(before.previous)
                 choice = replace(choice, default=before.previous)
             if choice != before:
                 await self._apply(choice)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -49,21 +48,23 @@ class AccessFiles:
         self._pair = [path for path in (settings.tls_cert, settings.tls_key) if path is not None]
         self._seen = self._stamps()
         self.expires_at: float | None = None
-        self.content = self._read()
+        self.content: dict[str, Any] = {"tokens": {}, "pem": None}
+        self._read_tokens()
+        self._read_pair()
         self._note_expiry()
 
     def changed(self) -> bool:
-        """Read changed files; return whether they can be used, and differ."""
+        """Read changed files; return whether one can be used, and differs."""
         # Taken before they are read: a file that is still being written is read again.
         stamps = self._stamps()
         if stamps == self._seen:
             return False
         self._seen, before = stamps, self.content
-        try:
-            self.content = self._read()
-        except SettingError as error:
-            logger.error("the public listener goes on with what it had: %s", error)  # noqa: TRY400
-            return False
+        for read in (self._read_tokens, self._read_pair):
+            try:
+                read()
+            except SettingError as error:
+                logger.error("the public listener goes on with what it had: %s", error)  # noqa: TRY400
         if self.content == before:
             return False
         logger.info("The public listener took over changed tokens or certificates")
@@ -71,13 +72,17 @@ class AccessFiles:
             self._note_expiry()
         return True
 
-    def _read(self) -> dict[str, Any]:
-        for path in (self._tokens, *self._pair):
-            _must_be_readable(path)
-        pem = "".join(map(_pem, self._pair)) if self._pair else None
-        if pem is not None:
+    def _read_tokens(self) -> None:
+        """Read them; from a pipe, as a shell's ``<(command)`` is, only once: then it is empty."""
+        if not (self.content["tokens"] and self._tokens.is_fifo()):
+            _must_be_readable(self._tokens)
+            self.content = self.content | {"tokens": read_tokens(self._tokens)}
+
+    def _read_pair(self) -> None:
+        if self._pair and not (self.content["pem"] and any(map(Path.is_fifo, self._pair))):
+            pem = "".join(map(_pem, self._pair))
             tls(pem)
-        return {"tokens": read_tokens(self._tokens), "pem": pem}
+            self.content = self.content | {"pem": pem}
 
     def _note_expiry(self) -> None:
         """Tell when the certificate expires."""
@@ -105,20 +110,18 @@ class AccessFiles:
 def _stamp(path: Path) -> Stamp:
     """Return what differs after a file was changed, replaced or made readable.
 
-    It is of the file that the path leads to now, whichever folder on the way was exchanged. A pipe,
-    as a shell's ``<(command)`` is one, can be read once only, and never differs.
+    It is of the file that the path leads to now, whichever folder on the way was exchanged.
     """
     try:
         status = path.stat()
     except OSError:
-        return ()
-    if not stat.S_ISREG(status.st_mode):
         return ()
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev, status.st_ino
 
 
 def _pem(path: Path) -> str:
     """Return the text of a PEM file, whose comments may be in any encoding."""
+    _must_be_readable(path)
     try:
         return path.read_text(encoding="utf-8-sig", errors="replace").strip() + "\n"
     except OSError as error:

@@ -189,8 +189,8 @@ class AdminServer(HttpServer):
         """
         if not is_local(*cast("Connection", request.transport).addresses):
             return "", NOT_LOCAL
-        if self._operators_file is None:
-            return "", NotAuthorized("changes need FLIP_OPERATORS_FILE", "it to be set", OPERATORS)
+        if self._operators_file is None or self._operators_file.is_fifo():  # it is read each time
+            return "", NotAuthorized("changes need FLIP_OPERATORS_FILE", "a file", OPERATORS)
         return who(request.headers.get("authorization", ""), read_tokens(self._operators_file))
 
     def _models(self, **more: bool) -> Response:

@@ -9,20 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import logging.handlers
 import os
 import queue
 import threading
 import time
 from collections import deque
-from pathlib import Path
 
+from diagonalflip.server.rotating import RotatingLog
 from diagonalflip.server.settings import Settings
 
 TEXT, JSON = "text", "json"
-
-LOG_BYTES = 1 << 26
-"""Largest size of a part's own log; the previous one is kept as ``.1``."""
 
 LAST_LINES = 20
 """Of each part, kept for an error's message."""
@@ -115,9 +111,7 @@ class Part:
         self._logger = logging.getLogger(name)
         if settings.log_format == TEXT:
             self._logger = logging.Logger(name)  # noqa: LOG001 - nothing else gets its lines
-            handler = _Rotating(
-                settings.log_dir / f"{name}.log", maxBytes=LOG_BYTES, backupCount=1, delay=True
-            )
+            handler = RotatingLog(settings.log_dir / f"{name}.log")
             handler.setFormatter(_Formatter("%(asctime)s %(message)s"))
             self._logger.addHandler(handler)
         self._last: deque[str] = deque(maxlen=LAST_LINES)
@@ -149,19 +143,3 @@ class Part:
                     self._logger.info("%s", said, extra={"is_json": said.startswith("{")})
         for handler in self._logger.handlers:
             handler.close()
-
-
-class _Rotating(logging.handlers.RotatingFileHandler):
-    """A log that goes on without its folder, and on a full disk, where it loses lines."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a line; to a new file if a cleaner has taken the one before."""
-        with contextlib.suppress(OSError):
-            file = Path(self.baseFilename)
-            if not file.exists():
-                self.close()
-                file.parent.mkdir(parents=True, exist_ok=True)
-            super().emit(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name
-        """Lose the line."""

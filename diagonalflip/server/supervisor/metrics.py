@@ -70,7 +70,10 @@ class Page(Collector):
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the page in the form that ``accept`` likes best, and its media type."""
-        encode, media_type = choose_encoder(accept)
+        try:
+            encode, media_type = choose_encoder(accept)
+        except TypeError:  # it asks for a version that is no number
+            encode, media_type = choose_encoder("")
         return encode(self), media_type
 
     def collect(self) -> Iterator[Metric]:

@@ -202,7 +202,7 @@ def command(
     if settings.tokens_file is not None:
         command += [f"--token-rate={settings.token_rate}"]
     if settings.access_log:
-        command += [f"--access-log={settings.log_dir.resolve()}"]
+        command += [f"--access-log={settings.log_dir}"]
     return command
 
 

@@ -60,7 +60,7 @@ def main() -> int:
     except SettingError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    *older, _ = map(str, lines_of(path, name))
+    older = [str(number) for number in lines_of(path, name)][:-1]
     if older:
         *first, last = older
         lines = f"lines {', '.join(first)} and {last}" if first else f"line {last}"

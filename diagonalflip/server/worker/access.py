@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from time import perf_counter, time
 from typing import cast
@@ -13,9 +12,7 @@ from typing import cast
 import orjson
 
 from diagonalflip.message import Request, Response
-
-LOG_BYTES = 1 << 26
-"""Largest size of the log; the previous one is kept as ``.1``."""
+from diagonalflip.server.rotating import RotatingLog
 
 
 class AccessLog:
@@ -29,13 +26,12 @@ class AccessLog:
     """
 
     def __init__(self, path: Path) -> None:
-        self._handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
-        logging.raiseExceptions = False
-        self._epoch = time() - perf_counter()
+        path.open("ab").close()
+        self._handler = RotatingLog(path)
 
     def add(self, requests: Sequence[Request], _started: float | None, finished: float) -> None:
         """Takes the requests of one batch, or one that no batch answered; in seconds."""
-        moment = datetime.fromtimestamp(self._epoch + finished, UTC)
+        moment = datetime.fromtimestamp(time() - perf_counter() + finished, UTC)  # it may be set
         told = moment.isoformat(timespec="milliseconds")
         lines = []
         for request in requests:

@@ -44,4 +44,6 @@ def observers(number: int, access_log: Path | None) -> list[Observer]:
             asked.append(Traces())
     except ImportError:
         logger.warning("OTEL_* asks for traces, and diagonalflip[traces] is not installed")
+    except ValueError as error:  # such as a queue of no spans
+        logger.warning("No traces: %s, as OTEL_* asks for", error)
     return asked

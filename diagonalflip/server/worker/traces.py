@@ -33,12 +33,12 @@ class Traces:
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("diagonalflip")
         self._callers = TraceContextTextMapPropagator()
-        self._epoch_ns = time_ns() - int(perf_counter() * 1e9)
 
     def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
         """Takes the requests of one batch, or one that no batch answered: that is no span."""
         if started is None:
             return
+        self._epoch_ns = time_ns() - int(perf_counter() * 1e9)  # the clock may have been set
         batch = self._tracer.start_span("batch", start_time=self._ns(started))
         batch.set_attribute("flip.requests", len(requests))
         batch.end(self._ns(finished))
