@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from diagonalflip.client import _answers
 from diagonalflip.client._chunks import ChunkLimit, chunks
 from diagonalflip.client._images import Packed, packed_images
 from diagonalflip.client._operations import Operations
-from diagonalflip.errors import ModelNotFound
+from diagonalflip.errors import ArtifactError, ModelNotFound
 from diagonalflip.inference.devices import pick_device
 from diagonalflip.inference.encoders import encode_flips
 from diagonalflip.inference.engine import LARGEST_BATCH, open_engine
@@ -52,10 +53,10 @@ class Predictor(Operations):
         self,
         version: str | None = None,
         *,
-        model_store: Path | None = None,
+        model_store: str | os.PathLike[str] | None = None,
         device: str | None = None,
     ) -> None:
-        folders = store.folders(model_store or PACKAGED)
+        folders = store.folders(Path(model_store or PACKAGED))
         self.version = version or next(iter(folders))
         if self.version not in folders:
             raise ModelNotFound(f"version {version}", f"one of {', '.join(folders)}")
@@ -63,8 +64,12 @@ class Predictor(Operations):
         self.flips = artifacts.flips
         self.device = pick_device(0) if device is None else device
         files = artifacts.files
-        self._engine = open_engine(files["torchscript"], files["onnx"], self.device)
-        self.largest_deviation = self._engine.warm_up(np.array(artifacts.reference))
+        try:
+            self._engine = open_engine(files["torchscript"], files["onnx"], self.device)
+            self.largest_deviation = self._engine.warm_up(np.array(artifacts.reference))
+        except (ImportError, RuntimeError, AssertionError) as error:  # torch's
+            got = f"device {self.device!r} cannot load it: {error}"
+            raise ArtifactError(got, "cpu, or cuda:N of a GPU that torch finds") from error
         self._lock = threading.Lock()
 
     def __exit__(self, *_: object) -> None:

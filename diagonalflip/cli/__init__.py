@@ -6,7 +6,7 @@ import os
 import sys
 
 from diagonalflip import _processor
-from diagonalflip.cli.exits import UsageError, complain, exit_code, needs
+from diagonalflip.cli.exits import ExitCode, UsageError, complain, exit_code, needs
 
 
 def main() -> None:
@@ -20,14 +20,18 @@ def main() -> None:
     except UsageError as error:
         complain(error)
         sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        complain("interrupted")
+        sys.exit(ExitCode.INTERRUPTED)
     app(prog_name="diagonalflip")
 
 
 def _open_streams() -> None:
-    """Give each standard stream a descriptor, and text that every encoding can write.
+    """Give each standard stream a descriptor that waits, and text that every encoding can write.
 
-    A file that is opened later would take the number of one that is closed, and errors would be
-    written into it. What is read from a closed one or written to it fails; only errors are lost.
+    One that another program has made not to wait would end early. A file that is opened later would
+    take the number of one that is closed, and errors would be written into it. What is read from a
+    closed one or written to it fails; only errors are lost.
     """
     flags = os.O_WRONLY, os.O_RDONLY, os.O_WRONLY
     for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
@@ -35,6 +39,7 @@ def _open_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, flags[descriptor])
+        os.set_blocking(descriptor, True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for the process
         if mode == "w" and hasattr(getattr(sys, name), "reconfigure"):

@@ -35,7 +35,7 @@ class Commands(TyperGroup):
                 status = super().main(*args, **kwargs | {"standalone_mode": False}) or ExitCode.OK
             finally:
                 sys.stdout.flush()  # or a reader that has gone away is met only at exit
-        except typer.Abort:
+        except (typer.Abort, KeyboardInterrupt):
             status = ExitCode.INTERRUPTED
         except DiagonalFlipError as error:
             complain(error)
@@ -84,7 +84,7 @@ def globally(  # noqa: PLR0913, PLR0917 - options, by name
     ] = None,
 ) -> None:
     """Remember how to reach the server."""
-    context.obj = Target(url, token, ca, deadline_s, version)
+    context.obj = Target(url, token, True if ca is None else str(ca), deadline_s, version)
 
 
 app.command(epilog=predict.EPILOG)(predict.predict)

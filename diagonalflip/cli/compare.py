@@ -14,7 +14,7 @@ import typer
 from diagonalflip.cli.exits import ExitCode
 from diagonalflip.cli.target import AsJson, Target, UrlArgument
 from diagonalflip.client import Client
-from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.errors import ConnectionFailed, DeadlineExceeded, DiagonalFlipError
 from diagonalflip.wire import PIXELS
 
 
@@ -27,11 +27,17 @@ class Side:
     errors: list[str] = field(default_factory=list)
 
     def ask(self, client: Client, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
-        """Return the predictions; None if there was an error, which is kept."""
+        """Return the predictions; None if there was an error, which is kept.
+
+        Raises:
+            ConnectionFailed, DeadlineExceeded: There was no answer, and none before.
+        """
         started = time.perf_counter()
         try:
             rows = client.predict(numbers)
         except DiagonalFlipError as error:
+            if isinstance(error, ConnectionFailed | DeadlineExceeded) and not self.seconds:
+                raise
             self.errors.append(f"{type(error).__name__}: {error}")
             return None
         self.seconds.append(time.perf_counter() - started)

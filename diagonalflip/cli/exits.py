@@ -48,9 +48,10 @@ def exit_code(error: DiagonalFlipError) -> ExitCode:
 
 
 def complain(text: object) -> None:
-    """Say on stderr, in one line, what went wrong."""
+    """Say on stderr, in one line and without a server's commands to a terminal, what went wrong."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in str(text))
     with suppress(OSError):  # nobody reads it, or it has no room
-        print(f"diagonalflip: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
+        print(f"diagonalflip: {' '.join(shown.split())}", file=sys.stderr, flush=True)
 
 
 @contextmanager

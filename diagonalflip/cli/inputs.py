@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
@@ -42,6 +43,9 @@ class InputForm(StrEnum):
     PNG = "png"
     PBM = "pbm"
 
+
+NOT_NPY = ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError
+"""What NumPy raises for headers: it reads them as Python."""
 
 PICTURES = {InputForm.PNG: PNG, InputForm.PBM: PBM}
 """Forms that the server reads, and their media types."""
@@ -106,8 +110,8 @@ def _read_packed(file: BinaryIO, count: int | None) -> Input:
     """Read two images per byte, high nibble first."""
     images = (Images(piece, 2 * len(piece)) for piece in pieces(file))
     try:
-        size = os.fstat(file.fileno()).st_size - file.tell() if file.seekable() else None
-    except OSError:  # it is no file of the system
+        size = os.fstat(file.fileno()).st_size - file.tell() or None  # a device's is 0
+    except OSError:  # it is a pipe, or no file of the system
         size = None
     if count is None:
         return Input(images, None if size is None else 2 * size)
@@ -124,7 +128,7 @@ def _read_npy(file: BinaryIO) -> Input:
             shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
         else:
             shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
-    except ValueError as error:
+    except NOT_NPY as error:
         raise InvalidImage("the file is not a .npy", "uint8[n, 2, 2]", "check --from") from error
     if dtype != np.uint8 or fortran_order or shape[1:] not in ((PIXELS,), (2, 2)):
         order = " in Fortran order" if fortran_order else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import typer
 
@@ -13,9 +13,11 @@ from diagonalflip._loopback import is_loopback
 from diagonalflip.cli.exits import complain
 from diagonalflip.cli.target import AsJson, Target
 from diagonalflip.client import _answers
+from diagonalflip.client._endpoint import quoted
 from diagonalflip.errors import InsecureConnection
 
 DEFAULT_URL = "http://127.0.0.1:8083"
+EXPECTED = "the server's versions", ("default", "canary", "percent", "kept", "models")
 
 Url = Annotated[str, typer.Argument(metavar="[URL]", help="The server's admin port.")]
 Version = Annotated[str, typer.Argument(help="A version of the model store.")]
@@ -28,7 +30,7 @@ def show(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False
     """Show all versions of the model store."""
     target: Target = context.obj
     with target.raw(url) as server:
-        told = _answers.document(server.send(b"", {}, "/models", "GET"))
+        told = _answers.document(server.send(b"", {}, "/models", "GET"), *EXPECTED)
     if as_json:
         typer.echo(json.dumps(told))
         return
@@ -50,7 +52,7 @@ def _add_change(name: str, text: str) -> None:
     def change(
         context: typer.Context, version: Version, url: Url = DEFAULT_URL, as_json: AsJson = False
     ) -> None:
-        _change(context, url, f"{quote(version, safe='')}/{name}", as_json=as_json)
+        _change(context, url, f"{quoted(version)}/{name}", as_json=as_json)
 
 
 _add_change("load", "Serve a version of the model store as well, once every worker has checked it.")
@@ -67,7 +69,7 @@ def canary(
     as_json: AsJson = False,
 ) -> None:
     """Have a served version answer a share of the requests that name no version."""
-    _change(context, url, f"{quote(version, safe='')}/canary/{percent}", as_json=as_json)
+    _change(context, url, f"{quoted(version)}/canary/{percent}", as_json=as_json)
 
 
 @app.command()
@@ -79,16 +81,16 @@ def rollback(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = F
 
 def _change(context: typer.Context, url: str, change: str, *, as_json: bool) -> Any:
     """Ask for a change, once: who does not know whether it was made looks at the list."""
-    address = urlsplit(url)
-    if address.scheme == "http" and not is_loopback(address.hostname or ""):
-        raise InsecureConnection(
-            f"a token sent to {url} could be read by others",
-            "a loopback address, or https",
-            "run this command on that host, or through ssh -L or kubectl port-forward",
-        )
     target: Target = context.obj
     with target.raw(url) as server:
-        told = _answers.document(server.send(b"", {}, f"/models/{change}"))
+        address = urlsplit(server.url)
+        if address.scheme == "http" and not is_loopback(address.hostname or ""):
+            raise InsecureConnection(
+                f"a token sent to {server.url} could be read by others",
+                "a loopback address, or https",
+                "run this command on that host, or through ssh -L or kubectl port-forward",
+            )
+        told = _answers.document(server.send(b"", {}, f"/models/{change}"), *EXPECTED)
     typer.echo(json.dumps(told) if as_json else _summary(told))
     if not told["kept"]:
         complain("the model store cannot be written: the next start knows nothing of this")

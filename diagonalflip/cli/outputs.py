@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -64,7 +63,7 @@ class Output:
         """Write ``float32[m, 4]``."""
         self.count += len(predictions)
         if self.form is OutputForm.JSONL:
-            self.file.write(b"".join(_line(row.tobytes()) for row in predictions))
+            _files.write(self.file, b"".join(_line(row.tobytes()) for row in predictions))
         else:
             _files.write(self.file, predictions)
 
@@ -91,16 +90,16 @@ def shortest(row: Predictions) -> list[float]:
 def opened(output: str, form: OutputForm) -> Iterator[Output]:
     """Open a file for predictions; ``-`` is stdout, and a path appears whole or not at all.
 
-    What goes to stdout as ``npy`` gets there at the end.
+    What goes to stdout or a pipe as ``npy`` gets there at the end.
     """
-    collected = output == "-" and form is OutputForm.NPY
-    with (
-        _files.writing(sys.stdout.buffer if output == "-" else output) as file,
-        tempfile.TemporaryFile() if collected else nullcontext(file) as whole,
-    ):
+    with _files.writing(sys.stdout.buffer if output == "-" else output) as file, ExitStack() as end:
+        whole, collected = file, form is OutputForm.NPY and (output == "-" or not file.seekable())
+        if collected:
+            whole = end.enter_context(tempfile.TemporaryFile())
         written = Output(whole, form)
         yield written
         written.write_header()
         if collected:
             whole.seek(0)
-            shutil.copyfileobj(whole, file)
+            for piece in _files.pieces(whole):
+                _files.write(file, piece)

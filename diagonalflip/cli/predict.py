@@ -19,9 +19,8 @@ from diagonalflip.cli.notation import READING, blocks_for, draw, draw_flip, read
 from diagonalflip.cli.outputs import OutputForm, opened, shortest
 from diagonalflip.cli.progress import image_progress
 from diagonalflip.cli.target import Raw, Target
-from diagonalflip.client import Client, _answers
+from diagonalflip.client import Client, _answers, _files
 from diagonalflip.client._endpoint import PREDICTIONS, Reply
-from diagonalflip.client._files import reading
 from diagonalflip.errors import InvalidAnswer, InvalidPicture
 from diagonalflip.wire import OCTETS, PIXELS, PNG
 
@@ -101,7 +100,7 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
         if is_nonsense:
             raise UsageError(got, expected)
     started = time.monotonic()
-    with reading(sys.stdin.buffer if source == "-" else source) as file:
+    with _files.reading(sys.stdin.buffer if source == "-" else source) as file:
         if is_picture:
             with target.raw() as raw:
                 done = _predict_picture(raw, file, PICTURES[form], output, to)
@@ -166,7 +165,7 @@ def _predict_picture(raw: Raw, file: BinaryIO, kind: str, path: str, form: Outpu
     count = _count(answer, accept)
     with opened(path, form) as output:
         if accept == PNG:
-            output.file.write(answer.body)
+            _files.write(output.file, answer.body)
         else:
             output.write(_answers.read(answer, count, PREDICTIONS))
     return count
@@ -182,9 +181,9 @@ def _count(answer: Reply, accept: str) -> int:
         raise InvalidPicture(got, f"at most {most} images", "cut the sheet")
     if answer.status != 200:
         raise _answers.rejection(answer, 0)
-    told = answer.headers.get("Flip-Images", "")
+    count = _answers.number(answer, "Flip-Images")
     got = answer.headers.get("Content-Type", "")
-    if got != accept or not told.isdecimal():
-        found = f"{len(answer.body)} bytes of {got or 'no type'} for {told or 'no'} images"
+    if got != accept or not count:
+        found = f"{len(answer.body)} bytes of {got or 'no type'} for {count or 'no'} images"
         raise InvalidAnswer(found, f"predictions as {accept}", "check the URL")
-    return int(told)
+    return count

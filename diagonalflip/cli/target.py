@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,13 +66,9 @@ class Target:
 
     url: str
     token: str | None
-    ca: Path | None
+    verify: bool | str
     deadline_s: float
     version: str | None = None
-
-    @property
-    def _verify(self) -> bool | str:
-        return True if self.ca is None else str(self.ca)
 
     def client(self, url: str | None = None, version: str | None = None) -> Client:
         """Return a client of ``url`` and a version, or of the global ones."""
@@ -82,12 +77,12 @@ class Target:
             version=version or self.version,
             deadline_s=self.deadline_s,
             token=self.token,
-            verify=self._verify,
+            verify=self.verify,
         )
 
     @contextmanager
     def raw(self, url: str | None = None) -> Iterator[Raw]:
         """Send single requests to ``url``, or to the global one."""
-        endpoint = Endpoint(url or self.url, MODEL, self.token)
-        with closing(Transport(endpoint, self._verify, None)) as transport:
+        endpoint = Endpoint(url or self.url, MODEL, self.token, verify=self.verify)
+        with closing(Transport(endpoint)) as transport:
             yield Raw(endpoint.base, transport, self.deadline_s)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED
+from requests.utils import select_proxy
 
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply
@@ -28,21 +27,15 @@ class AsyncTransport:
 
     Args:
         endpoint: Where to, and what to say.
-        verify: Whether to check certificates, or the path of a CA bundle.
-        cert: Path of the client's certificate; a pair if the key is in another file.
         connections: At most; further requests queue.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        verify: bool | str,
-        cert: str | tuple[str, str] | None,
-        connections: int,
-    ) -> None:
-        self._endpoint = endpoint
-        self._tls = _tls(endpoint.trusted(verify), cert)
-        self._connections = connections
+    def __init__(self, endpoint: Endpoint, connections: int) -> None:
+        self._endpoint, self._connections = endpoint, connections
+        proxy = select_proxy(endpoint.base, endpoint.proxies)
+        self._proxy = f"http://{proxy}" if proxy and "://" not in proxy else proxy
+        if self._proxy and not self._proxy.startswith(("http://", "https://")):
+            raise ClientError(f"the proxy {proxy}", "one of http or https")
         self._session: aiohttp.ClientSession | None = None
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._calls: set[asyncio.Timeout] = set()
@@ -96,7 +89,7 @@ class AsyncTransport:
         except (aiohttp.InvalidURL, ValueError) as error:
             raise ClientError(f"{error}", "a request", "check the client's settings") from error
         except (aiohttp.ClientError, OSError) as error:
-            told = f"{self._endpoint.shown}: {str(error) or repr(error)}"
+            told = f"{self._endpoint.base}: {str(error) or repr(error)}"
             raise ConnectionFailed(told, "a whole answer", "check the server") from error
         except RuntimeError as error:  # the interpreter exits, and no thread looks up names
             raise ClientError(f"{error}", "a request before the program's exit") from error
@@ -112,6 +105,7 @@ class AsyncTransport:
             headers=self._endpoint.headers(images, form) | self._endpoint.authorization,
             skip_auto_headers=("Content-Type",),
             allow_redirects=False,
+            proxy=self._proxy,
         ) as response:
             is_answer = response.status == 200
             most = form.length_bytes(images.count) + 1 if is_answer else LONGEST_PROBLEM_BYTES
@@ -134,31 +128,14 @@ class AsyncTransport:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=self._connections,
-                    ssl=self._tls,
+                    ssl=self._endpoint.tls or True,
                     enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
                 ),
                 timeout=aiohttp.ClientTimeout(),  # the deadline's business
                 auto_decompress=False,
-                trust_env=not self._endpoint.is_loopback,
             )
         return self._session
 
 
 def _closed() -> ClientError:
     return ClientError("the client is closed", "an open one", "make another AsyncClient")
-
-
-def _tls(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext | bool:
-    """Convert ``verify`` and ``cert``, as ``requests`` has them, for aiohttp."""
-    if isinstance(verify, bool) and cert is None:
-        return verify
-    context = ssl.create_default_context()
-    if verify is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif isinstance(verify, str):
-        folder = verify if Path(verify).is_dir() else None
-        context = ssl.create_default_context(cafile=None if folder else verify, capath=folder)
-    if cert is not None:
-        context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
-    return context

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from email.message import Message
@@ -147,15 +148,12 @@ def info(reply: Reply) -> ServerInfo:
     Raises:
         DiagonalFlipError: The server rejected the request, or does not say everything.
     """
-    told = document(reply, "a server's description")
-    try:
-        return ServerInfo(**{field.name: told[field.name] for field in fields(ServerInfo)})
-    except KeyError as error:
-        got = f"a description that lacks {error}"
-        raise errors.InvalidAnswer(got, "a server's description", _LOOK) from error
+    names = [field.name for field in fields(ServerInfo)]
+    told = document(reply, "a server's description", names)
+    return ServerInfo(**{name: told[name] for name in names})
 
 
-def document(reply: Reply, expected: str = "the server's versions") -> dict[str, Any]:
+def document(reply: Reply, expected: str, members: Iterable[str]) -> dict[str, Any]:
     """Return the JSON object that a server answered with.
 
     Raises:
@@ -164,8 +162,9 @@ def document(reply: Reply, expected: str = "the server's versions") -> dict[str,
     if reply.status != 200:
         raise rejection(reply, 0)
     found = _document(reply.body)
-    if not found:
-        raise errors.InvalidAnswer("no JSON object", expected, _LOOK)
+    if missing := set(members) - found.keys():
+        got = f"an answer that lacks {min(missing)!r}" if found else "no JSON object"
+        raise errors.InvalidAnswer(got, expected, _LOOK)
     return found
 
 
@@ -210,12 +209,17 @@ def agree(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool
 
 def _too_many(reply: Reply, count: int) -> errors.DiagonalFlipError:
     """Return an error that carries in ``limit`` how many images to send instead."""
-    if count == 1:
-        return errors.InvalidAnswer("status 413 for a single image", "status 200", _LOOK)
-    told = reply.headers.get("Flip-Max-Images", "")
-    published = int(told) if told.isdecimal() else 0
+    if count <= 1:
+        return errors.InvalidAnswer(f"status 413 for {count} images", "status 200", _LOOK)
+    published = number(reply, "Flip-Max-Images")
     # Whoever rejects without a number, or with a senseless one, gets half.
     return errors.TooManyImages.of(count, published if 0 < published < count else count // 2)
+
+
+def number(reply: Reply, name: str) -> int:
+    """Return the number that a header has, 0 if that is none or a senseless one."""
+    told = reply.headers.get(name, "")
+    return int(told) if re.fullmatch("[0-9]{1,9}", told) else 0
 
 
 def _media_type(text: str) -> tuple[str, str]:
@@ -231,7 +235,7 @@ def _seconds(retry_after: str) -> float:
         return float(retry_after)
     try:
         moment = parsedate_to_datetime(retry_after)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0.0
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return max(0.0, (aware - datetime.now(UTC)).total_seconds())

@@ -14,8 +14,10 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from urllib3.util import wait_for_write
+
 POLL_S = 0.1
-"""Longest delay until a call that waits for its answer notices that it was cancelled."""
+"""Longest delay until a call that has a connection notices that it was cancelled."""
 
 PIECE_BYTES = 1 << 14
 """Bytes that are sent at once: a record of TLS, which sends each with a timeout of its own."""
@@ -26,6 +28,8 @@ THREAD = threading.local()
 
 class _Reading(io.RawIOBase):
     """What arrives at a socket until the deadline of the thread's call."""
+
+    is_at_end = False
 
     def __init__(self, sock: socket.socket, kept: Any) -> None:
         self._socket = sock
@@ -38,7 +42,9 @@ class _Reading(io.RawIOBase):
         while True:
             self._socket.settimeout(min(THREAD.deadline.check(), POLL_S))
             with suppress(TimeoutError):
-                return self._socket.recv_into(buffer)
+                count = self._socket.recv_into(buffer)
+                self.is_at_end = not count
+                return count
 
     def close(self) -> None:
         self._kept.close()
@@ -50,7 +56,14 @@ class _Response(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_Reading(sock, self.fp))
+        self._reading = _Reading(sock, self.fp)
+        self.fp = io.BufferedReader(self._reading)
+
+    def begin(self) -> None:
+        """Read the head; a lost connection is no end of it, as it is to http.client."""
+        super().begin()
+        if self._reading.is_at_end:
+            raise http.client.RemoteDisconnected("the connection was lost in the answer's head")
 
     def _read_status(self) -> tuple[str, int, str]:
         """Skip interim responses, of which http.client knows but 100 (RFC 9110, section 15.2)."""
@@ -83,6 +96,8 @@ class Connection:
         data = data if head is None else head + data
         for start in range(0, len(data), PIECE_BYTES):
             if self.sock is not None:
+                while not wait_for_write(self.sock, min(THREAD.deadline.check(), POLL_S)):
+                    pass
                 self.sock.settimeout(THREAD.deadline.check())
             super().send(data[start : start + PIECE_BYTES])  # type: ignore[misc]
 

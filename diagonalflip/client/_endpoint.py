@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from urllib.parse import quote, urlsplit
 import certifi
 import numpy as np
 import numpy.typing as npt
+import requests
 
 from diagonalflip._loopback import is_loopback
 from diagonalflip.errors import ClientError
@@ -86,7 +88,9 @@ NO_IMAGES = Images(b"", 0)
 
 
 class Endpoint:
-    """URL and headers of requests for predictions.
+    """URL, headers, certificates and proxies of requests for predictions.
+
+    What the environment says of them is found out once, by ``requests``, for both clients.
 
     Args:
         url: Of the server, without a path of ours: ``http://host:port``.
@@ -94,66 +98,62 @@ class Endpoint:
         token: For ``Authorization: Bearer``.
         model_digest: The only model whose answers are wanted.
         version: Of the model; None asks the server's default.
+        verify: As in ``requests``: whether to check certificates, or the path of trusted ones.
+        cert: As in ``requests``: the client's certificate, and its key if in another file.
 
     Attributes:
-        base: URL of the server.
+        base: URL of the server, without a password.
         url: Where to ask for predictions.
-        authorization: The header with the token, if there is one.
-        is_loopback: Whether that is this machine, which no proxy and no ``~/.netrc`` knows.
-        shown: ``base`` for messages, without a password.
+        request: One to ``base``, as ``requests`` prepares it.
+        authorization: The header with the token, or with what the URL or ``~/.netrc`` says.
+        proxies: As in ``requests``. Neither these nor ``~/.netrc`` count for this machine.
+        verify, cert: The same, but for ``verify=True`` a path.
+        tls: What checks certificates; None without TLS.
 
     Raises:
-        ClientError: ``url`` is no http or https URL, or ``token`` fits into no header.
+        ClientError: ``url`` is no http or https URL, ``token`` fits into no header, or a file of
+            certificates cannot be used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - settings, in the order of their use
         self,
         url: str,
         model: str,
         token: str | None,
         model_digest: str | None = None,
         version: str | None = None,
+        verify: bool | str = True,
+        cert: str | tuple[str, str] | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        session = requests.Session()
+        try:
+            parts = urlsplit(url)
+            session.trust_env = not is_loopback(parts.hostname or "")
+            self.request = session.prepare_request(requests.Request("POST", url))
+        except ValueError:
+            parts = urlsplit("")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts[3:] != ("", ""):
             raise ClientError(f"url={url!r}", "a URL such as http://127.0.0.1:8080")
-        self._has_tls = parts.scheme == "https"
-        self.base = url.rstrip("/")
-        self.shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
-        self.url = f"{self.base}/predictions/{quote(model, safe='')}"
-        if version is not None:
-            self.url += f"/{quote(version, safe='')}"
-        self.is_loopback = is_loopback(parts.hostname)
+        self.base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        names = [model] if version is None else [model, version]
+        self.url = "/".join([self.base, "predictions", *map(quoted, names)])
+        settings = session.merge_environment_settings(self.base, {}, None, None, None)
+        self.proxies = settings["proxies"]
+        self.verify, self.cert, self.tls = verify, cert, None
+        if parts.scheme == "https":
+            self.verify, self.tls = _trusted(verify, cert)
         if token is not None and not re.fullmatch(r"[!-~]+", token):
             raise ClientError(
                 "the token has characters that no header takes",
                 "visible characters of ASCII",
                 "strip it: a file's last line ends with a line feed",
             )
-        self.authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
+        told = self.request.headers.get("Authorization") if token is None else f"Bearer {token}"
+        self.authorization = {"Authorization": told} if told else {}
         # The lengths that are checked are those of bodies that no one has compressed.
         self._headers = {"Accept-Encoding": "identity"}
         if model_digest is not None:
             self._headers["If-Match"] = f'"{model_digest}"'
-
-    def trusted(self, verify: bool | str) -> bool | str:
-        """Return which certificates to trust: ``verify``, but for True a file's or folder's path.
-
-        The variables count that ``requests`` and Python's ``ssl`` know, so that both clients trust
-        the same; without them it is certifi's file. Without TLS nothing is looked up.
-
-        Raises:
-            ClientError: There is no such path.
-        """
-        if not self._has_tls:
-            return verify
-        source, path = "verify", verify
-        if verify is True:
-            set_ones = [(name, os.environ[name]) for name in TRUST if os.environ.get(name)]
-            source, path = set_ones[0] if set_ones else ("certifi", certifi.where())
-        if isinstance(path, str) and not Path(path).exists():
-            raise ClientError(f"{source}={path!r}", "a file or folder of certificates, PEM")
-        return path
 
     def headers(self, images: Images, form: Form) -> dict[str, str]:
         """Return the headers of a request, all but the token."""
@@ -161,6 +161,45 @@ class Endpoint:
         if images.count:
             headers["Content-Type"] = with_padding(OCTETS, images.count)
         return headers
+
+
+def quoted(name: str) -> str:
+    """Return a name as a part of a path; one that is no text will not be found there."""
+    return quote(name, safe="", errors="surrogatepass")
+
+
+def _trusted(
+    verify: bool | str, cert: str | tuple[str, str] | None
+) -> tuple[bool | str, ssl.SSLContext]:
+    """Return which certificates to trust, False or a path, and what checks them.
+
+    With ``verify=True`` the variables count that ``requests`` and Python's ``ssl`` know; without
+    them it is certifi's file.
+
+    Raises:
+        ClientError: A file or folder of certificates cannot be used.
+    """
+    source, path = "verify", verify
+    if verify is True:
+        set_ones = [(name, os.environ[name]) for name in TRUST if os.environ.get(name)]
+        source, path = set_ones[0] if set_ones else ("certifi", certifi.where())
+    located = str(path or os.devnull)  # no name is no file, and never a reason not to check
+    folder = located if Path(located).is_dir() else None
+    try:
+        context = ssl.create_default_context(
+            cafile=None if folder or verify is False else located, capath=folder
+        )
+        context.hostname_checks_common_name = False  # as in requests
+        if verify is False:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if cert is not None:
+            source, path = "cert", str(cert)
+            context.load_cert_chain(*(cert if isinstance(cert, tuple) else (cert,)))
+    except OSError as error:
+        told = f"{source}={path!r}: {error}"
+        raise ClientError(told, "a file or folder of certificates, PEM") from error
+    return verify is not False and located, context
 
 
 class Copied:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,9 +33,15 @@ def reading(source: Source) -> Iterator[BinaryIO]:
 
 
 def pieces(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the rest of a file, piece by piece."""
+    """Yield the rest of a file, piece by piece.
+
+    Raises:
+        BlockingIOError: It has nothing yet and does not wait, which is no end.
+    """
     while piece := file.read(PIECE_BYTES):
         yield piece
+    if piece is None:
+        raise BlockingIOError(errno.EAGAIN, "the input does not wait for what comes")
 
 
 @contextmanager
@@ -51,13 +58,16 @@ def writing(destination: Destination) -> Iterator[BinaryIO]:
     if not isinstance(destination, str | os.PathLike):
         yield destination
         return
-    path = Path(destination).resolve()
-    if path.is_file():
-        path.open("ab").close()  # or it may not be written
-    elif path.exists():  # /dev/stdout, a pipe: never to be replaced
+    path, is_file = Path(destination), True
+    with suppress(FileNotFoundError):
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    if not is_file:  # /dev/stdout, a pipe: never to be replaced
         with path.open("wb") as file:
             yield file
         return
+    path = path.resolve()
+    if path.exists():
+        path.open("ab").close()  # or it may not be written
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         begun = part.open("xb")
@@ -109,9 +119,10 @@ def _write_over(path: Path, file: BinaryIO) -> None:
         shutil.copyfileobj(file, there)
 
 
-def write(file: BinaryIO, predictions: npt.NDArray[np.float32]) -> None:
-    """Write all of ``float32[n, 4]`` as little-endian bytes, even to an unbuffered pipe."""
-    rest: memoryview[Any] = predictions.astype("<f4", copy=False).data.cast("B")
+def write(file: BinaryIO, data: bytes | npt.NDArray[np.float32]) -> None:
+    """Write all of bytes, or of ``float32[n, 4]`` little-endian, even to an unbuffered pipe."""
+    plain = data.astype("<f4", copy=False).data if isinstance(data, np.ndarray) else data
+    rest: memoryview[Any] = memoryview(plain).cast("B")
     while rest:
         written = file.write(rest)
         rest = rest[written:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from threading import Event
 from typing import Any, Self
 
 import numpy as np
@@ -64,12 +65,18 @@ class Jobs:
             return self.answer(images, form, deadline, out)
         answers = np.empty((images.count, *form.shape), form.dtype) if out is None else out
         size = max(1, self._limit.images // 2)
-        packed = memoryview(images.packed)
+        packed, failed = memoryview(images.packed), Event()
 
         def work(start: int) -> None:
+            if failed.is_set():
+                return
             first, last = 2 * start, min(2 * (start + size), images.count)
             chunk = Images(bytes(packed[start : start + size]), last - first)
-            self.answer(chunk, form, deadline, answers[first:last])
+            try:
+                self.answer(chunk, form, deadline, answers[first:last])
+            except BaseException:
+                failed.set()
+                raise
 
         pool = threads(self.connections)
         try:

@@ -1,8 +1,6 @@
 """HTTP by ``requests``, and urllib3 below it, with deadlines that hold against a server that drips.
 
-What does not change from request to request is found out once, by ``requests``: proxies,
-certificates, headers, and what ``~/.netrc`` says. Deadlines bound everything but name resolution,
-which the operating system limits.
+Deadlines bound everything but name resolution, which the operating system limits.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import requests
 import urllib3
+from requests.adapters import HTTPAdapter
 
 from diagonalflip.client._connection import THREAD, Connection
 from diagonalflip.client._deadline import Deadline
@@ -24,32 +22,17 @@ from diagonalflip.client._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form,
 from diagonalflip.errors import ClientError, ConnectionFailed
 from diagonalflip.wire import Images
 
-FRAMING = {"content-length", "transfer-encoding"}
-"""Without either, a lost connection looks like an end: http.client even takes half a header."""
-
 
 class Transport:
     """Sends requests on kept connections; any number of threads, each on one of its own.
 
     Args:
         endpoint: Where to, and what to say.
-        verify: As in ``requests``: whether to check certificates, or a CA bundle's path.
-        cert: As in ``requests``: the client's certificate, and its key if in another file.
         connections: How many to keep.
-
-    Raises:
-        ClientError: A setting cannot be used.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        verify: bool | str,
-        cert: str | tuple[str, str] | None,
-        connections: int = 1,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, connections: int = 1) -> None:
         self._endpoint, self._connections = endpoint, connections
-        self._verify, self._cert = endpoint.trusted(verify), cert
         self._closed, self._process, self._opening = False, 0, threading.Lock()
 
     def close(self) -> None:
@@ -132,41 +115,26 @@ class Transport:
                 decode_content=False,
             )
             return _reply(response, most, into)
+        except ValueError as error:  # of requests and urllib3 too: a URL, or a proxy's
+            raise ClientError(f"{error}", "a request", "check the client's settings") from error
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise self._failure(error, deadline) from error
-        except (requests.RequestException, ValueError) as error:
-            raise ClientError(f"{error}", "a request", "check the client's settings") from error
 
     def _open(self) -> None:
-        """Find out what all requests share. A process has connections of its own.
-
-        Raises:
-            requests.RequestException: The URL, or a proxy's, cannot be used.
-            ClientError: A certificate's file cannot.
-        """
+        """Make the connections of this process, which are its own."""
         with self._opening:
             if self._process == os.getpid():
                 return
-            endpoint, session = self._endpoint, requests.Session()
-            session.trust_env = not endpoint.is_loopback
-            request = session.prepare_request(requests.Request("POST", endpoint.base))
-            proxies: Any = session.merge_environment_settings(
-                endpoint.base, {}, None, self._verify, self._cert
-            )["proxies"]
-            adapter = requests.adapters.HTTPAdapter(pool_maxsize=self._connections)
-            pool: Any = adapter.get_connection_with_tls_context(
-                request, self._verify, proxies, self._cert
-            )
-            try:
-                adapter.cert_verify(pool, request.url, self._verify, self._cert)  # type: ignore[no-untyped-call]
-            except OSError as error:
-                raise ClientError(f"{error}", "a file that is there", "check cert") from error
+            endpoint = self._endpoint
+            adapter, proxies = HTTPAdapter(pool_maxsize=self._connections), endpoint.proxies
+            trust: Any = endpoint.verify, endpoint.cert
+            pool: Any = adapter.get_connection_with_tls_context(endpoint.request, trust[0], proxies)
+            adapter.cert_verify(pool, endpoint.base, *trust)  # type: ignore[no-untyped-call]
             pool.ConnectionCls = type("Connection", (Connection, pool.ConnectionCls), {})
-            kept = {"User-Agent"} if endpoint.is_loopback else {"User-Agent", "Authorization"}
-            found = {name: request.headers[name] for name in kept & request.headers.keys()}
-            self._headers = found | endpoint.authorization
+            agent = {"User-Agent": endpoint.request.headers["User-Agent"]}
+            self._headers = agent | endpoint.authorization
             # A path; for a proxy, a whole URL.
-            self._prefix = adapter.request_url(request, proxies).rstrip("/")
+            self._prefix = adapter.request_url(endpoint.request, proxies).rstrip("/")
             self._pool, self._process = pool, os.getpid()
 
     def _failure(self, error: Exception, deadline: Deadline) -> ClientError:
@@ -176,11 +144,9 @@ class Transport:
         if deadline.left_s() <= 0 or is_late:
             return deadline.exceeded()
         reason = _reason(error)
-        told = f"{self._endpoint.shown}: {str(reason) or type(reason).__name__}"
+        told = f"{self._endpoint.base}: {str(reason) or type(reason).__name__}"
         if isinstance(reason, ssl.SSLCertVerificationError):
             return ClientError(told, "a trusted certificate", "check verify")
-        if isinstance(error, urllib3.exceptions.LocationValueError):
-            return ClientError(told, "a URL", "check the client's settings")
         return ConnectionFailed(told, "a whole answer", "check the server")
 
 
@@ -192,8 +158,6 @@ def _reply(response: Any, most: int, into: memoryview | None) -> Reply:
     try:
         if not is_answer:
             most, into = LONGEST_PROBLEM_BYTES, None
-        elif not FRAMING & {name.lower() for name in response.headers}:
-            raise ConnectionFailed("the answer has no length", "a header Content-Length")
         if into is not None and raw.length == len(into):
             body = into[: raw.readinto(into)]
         else:

@@ -61,14 +61,14 @@ class AsyncClient(Copied):
         check_positive(
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
         )
-        endpoint = Endpoint(url, model, token, model_digest, version)
+        endpoint = Endpoint(url, model, token, model_digest, version, verify, cert)
         self._limit = ChunkLimit(images_per_request)
-        self._transport = AsyncTransport(endpoint, verify, cert, connections)
+        self._transport = AsyncTransport(endpoint, connections)
         self._sender = Sender(self._transport, version, self._limit)
         self._joiner = AsyncJoiner(self._answer, self._limit, deadline_s)
         self._joins, self._deadline_s = join_calls, deadline_s
         at_once = min(connections, JOB_CONNECTIONS)
-        self._blocking = Transport(endpoint, verify, cert, at_once)
+        self._blocking = Transport(endpoint, at_once)
         self._jobs = Jobs(Sender(self._blocking, version, self._limit), self._limit, at_once)
 
     async def __aenter__(self) -> Self:

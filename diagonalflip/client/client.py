@@ -77,8 +77,8 @@ class Client(Copied, Operations):
         check_positive(
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
         )
-        endpoint = Endpoint(url, model, token, model_digest, version)
-        self._transport = Transport(endpoint, verify, cert, connections)
+        endpoint = Endpoint(url, model, token, model_digest, version, verify, cert)
+        self._transport = Transport(endpoint, connections)
         self._limit = ChunkLimit(images_per_request)
         self._sender = Sender(self._transport, version, self._limit)
         self._jobs = Jobs(self._sender, self._limit, connections)

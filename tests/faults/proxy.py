@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator
@@ -86,6 +87,12 @@ async def interim(passing: Passing) -> bool:
     return await unspoilt(passing)
 
 
+async def without_length(passing: Passing) -> bool:
+    """An answer that ends with its connection, as in HTTP/1.0."""
+    await passing.send(re.sub(rb"Content-Length: \d+\r\n", b"", await passing.answer()))
+    return False
+
+
 async def reset_before_request(passing: Passing) -> bool:
     passing.reset()
     return False
@@ -137,13 +144,15 @@ async def _drip(passing: Passing, data: bytes) -> bool:
     return True
 
 
-def instead(status: int, headers: dict[str, str], body: bytes = b"") -> Fault:
-    """Answers this instead of asking the server."""
+def instead(
+    status: int, headers: dict[str, str], body: bytes = b"", end: int | None = None
+) -> Fault:
+    """Answers this, or its beginning, instead of asking the server."""
 
     async def answer(passing: Passing) -> bool:
         await read_request(passing.reader)
-        await passing.send(response(status, headers, body))
-        return True
+        await passing.send(response(status, headers, body)[:end])
+        return end is None
 
     return answer
 

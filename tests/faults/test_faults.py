@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from diagonalflip import ServerInfo, errors
+from diagonalflip import Client, ServerInfo, errors
 from diagonalflip.errors import DiagonalFlipError
 from tests.faults import proxy as faults
 from tests.faults.conftest import Call, call_sync
@@ -31,6 +33,7 @@ PASSES = {
     "reset after the request": faults.reset_after_request,
     "half an answer": faults.half_an_answer,
     "half a header": faults.half_a_header,
+    "half a rejection": instead(404, {}, end=20),
     "503": instead(503, {}),
     "503 with Retry-After": instead(503, {"Retry-After": "0"}),
     "429": instead(429, {"Retry-After": "0"}),
@@ -82,8 +85,9 @@ def test_a_fault_that_passes_is_not_noticed(fake_url: str, call: Call, fault: Fa
     assert np.array_equal(got, TABLE[NUMBERS])
 
 
-def test_interim_responses_are_no_answers(fake_url: str, call: Call) -> None:
-    with fault_proxy(fake_url, always=faults.interim) as proxy:
+@pytest.mark.parametrize("unusual", [faults.interim, faults.without_length])
+def test_unusual_answers_are_read(fake_url: str, call: Call, unusual: Fault) -> None:
+    with fault_proxy(fake_url, always=unusual) as proxy:
         got = call(proxy.url, "predict", NUMBERS, images_per_request=4)
         assert proxy.requests == 4
     assert np.array_equal(got, TABLE[NUMBERS])
@@ -168,6 +172,25 @@ def test_the_deadline_holds_while_the_server_reads_slowly() -> None:
         with pytest.raises(errors.DeadlineExceeded):
             call_sync(url, "predict_packed", bytes(1 << 24), **settings)
         assert time.monotonic() - started < DEADLINE_S + SLACK_S
+
+
+def test_ctrl_c_counts_while_the_server_reads_nothing() -> None:
+    accepted = threading.Event()
+
+    async def read_nothing(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+        accepted.set()
+        await asyncio.Event().wait()
+
+    def interrupted() -> Iterator[bytes]:
+        yield bytes((1 << 24) + 1)
+        accepted.wait(30)
+        raise KeyboardInterrupt
+
+    with listening(read_nothing) as url, Client(url, images_per_request=1 << 25) as client:
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            list(client.predict_chunks(interrupted()))
+        assert time.monotonic() - started < SLACK_S
 
 
 def test_a_wrong_address_does_not_take_the_whole_deadline(unused_url: str, call: Call) -> None:

@@ -76,6 +76,11 @@ def test_an_unknown_certificate_ends_at_once(url: str, call: Call) -> None:
     assert type(caught.value) is ClientError
 
 
+def test_a_common_name_is_no_name_of_a_server(url: str, call: Call, folder: Path) -> None:
+    with pytest.raises(ClientError, match="verify"):
+        call(url.replace("127.0.0.1", "localhost"), "predict", [1], verify=str(folder / "cert.pem"))
+
+
 def test_the_deadline_holds(context: ssl.SSLContext, call: Call, folder: Path) -> None:
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         while await reader.read(1 << 16):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from diagonalflip import errors
 from diagonalflip.cli import inputs, progress
 from diagonalflip.cli.app import app
 from diagonalflip.cli.inputs import InputForm
+from diagonalflip.cli.outputs import Output, OutputForm
 from diagonalflip.client import Client
 from diagonalflip.wire import pack, to_pixels
 from tests.faults.fake_server import TABLE
@@ -51,6 +54,11 @@ def npy(array: npt.NDArray[Any], *, cut: int = 0) -> bytes:
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()[: len(file.getvalue()) - cut]
+
+
+def header(text: bytes) -> bytes:
+    """An ``.npy`` file of a header alone."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, len(MANY)])
@@ -120,6 +128,10 @@ def test_a_job_that_ends_early_leaves_what_was_there(
     ("form", "content", "message"),
     [
         ("npy", b"\xb6", "file is not a .npy"),
+        *(
+            ("npy", header(text), "file is not a .npy")
+            for text in (b"{'': (", b"{[]: 1}", b"a\n  b\n c")
+        ),
         ("npy", npy(np.zeros((3, 4))), "float64[3, 4]"),
         ("npy", npy(np.zeros((3, 3), np.uint8)), "uint8[3, 3]"),
         ("npy", npy(np.zeros(4, np.uint8)), "uint8[4]"),
@@ -143,6 +155,38 @@ def test_what_is_wrong_in_a_file_is_named(form: str, content: bytes, message: st
     result = run_at(NOWHERE, "predict", "--input", "-", "--from", *form.split(), stdin=content)
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
+
+
+class Narrow(io.BytesIO):
+    """Takes a few bytes at a time, as an unbuffered file may."""
+
+    def write(self, data: Any, /) -> int:
+        return super().write(data[:3])
+
+
+@pytest.mark.parametrize("form", [OutputForm.JSONL, OutputForm.FLOAT32])
+def test_all_is_written(form: OutputForm) -> None:
+    narrow, wide = Narrow(), io.BytesIO()
+    for file in (narrow, wide):
+        Output(file, form).write(TABLE)
+    assert narrow.getvalue() == wide.getvalue()
+
+
+def test_an_array_gets_into_a_pipe(run: Run, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.npy"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        source = ("--input", "-", "--from", "packed")
+        assert run("predict", *source, "--output", pipe, stdin=b"\xb6").exit_code == 0
+        assert np.array_equal(np.load(io.BytesIO(read.result(10))), TABLE[[11, 6]])
+
+
+def test_a_device_has_no_size(run: Run) -> None:
+    assert (
+        "Expected 2 bytes"
+        in run("predict", "--input", "/dev/zero", "--from", "packed", "--count", 3).stderr
+    )
 
 
 def test_the_size_of_a_file_is_known_before_anything_is_sent(tmp_path: Path) -> None:

@@ -128,6 +128,20 @@ def test_input_that_is_closed_is_an_error(url: str, tmp_path: Path, output: str)
     assert not list(tmp_path.iterdir())
 
 
+def test_streams_wait_even_if_another_program_has_changed_that() -> None:
+    """Else what has not come yet would be an end, and what has no room be lost."""
+    code = "import os; from diagonalflip import cli; cli._open_streams(); "
+    code += "print([os.get_blocking(n) for n in range(3)])"
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    words = [sys.executable, "-c", code]
+    subprocess.run(words, stdin=ends[0], stdout=ends[1], stderr=ends[1], cwd=ROOT, check=True)
+    assert os.read(ends[0], 100) == b"[True, True, True]\n"
+    for end in ends:
+        os.close(end)
+
+
 @pytest.mark.parametrize(
     ("words", "encoding"),
     [
@@ -144,6 +158,25 @@ def test_any_encoding_of_the_output_will_do(url: str, words: str, encoding: str)
     done = through_a_shell(f"--url {url} {words}", "", **variables)
     assert done.returncode == (2 if "ü" in words else 0), done.stderr
     assert "Traceback" not in done.stderr
+
+
+INTERRUPTED = """
+import sys, diagonalflip.cli
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+diagonalflip.cli.main()
+"""
+
+
+def test_ctrl_c_at_the_start_is_no_traceback() -> None:
+    words = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"diagonalflip: interrupted\n")
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra() -> None:

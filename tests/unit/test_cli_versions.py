@@ -23,10 +23,10 @@ from diagonalflip.client import Client
 from diagonalflip.errors import InvalidAnswer
 from diagonalflip.message import Request
 from tests.conftest import ROOT
-from tests.faults.conftest import Call, call
+from tests.faults.conftest import Call, call, unused_url
 from tests.faults.fake_server import FakeServer, listening
 
-__all__ = ["call"]  # a fixture
+__all__ = ["call", "unused_url"]  # fixtures
 
 MODELS = {
     "default": "2.0",
@@ -138,8 +138,15 @@ def test_an_answer_is_told_in_full(operations: type[Operations]) -> None:
     changed = run("model", "rollback", operations.url)
     assert changed.exit_code == 0
     assert "the next start knows nothing of this" in changed.stderr
-    operations.answer = 200, b"[]"
-    assert run("model", "list", operations.url).exit_code == ExitCode.REJECTED
+    for another, said in ((b"[]", "No JSON object"), (b'{"status": "ok"}', "lacks 'canary'")):
+        operations.answer = 200, another
+        for words in (["list"], ["rollback"]):
+            assert said in run("model", *words, operations.url).stderr
+    operations.answer = (
+        404,
+        b'{"code": "model_not_found", "got": "\\u001b[2J\\na", "expected": "b"}',
+    )
+    assert run("model", "list", operations.url).stderr == "diagonalflip: [2J a. Expected b.\n"
 
 
 class Versions(Client):
@@ -181,6 +188,11 @@ def test_compare_counts_bits_and_errors(
     shown = run(*arguments).stdout
     assert f"{differing} of " in shown
     assert ("InvalidAnswer: G. Expected e." in shown) == bool(errors)
+
+
+def test_compare_ends_where_no_server_is(unused_url: str) -> None:
+    compared = run("--deadline-s", 1, "compare", unused_url)
+    assert (compared.exit_code, compared.stdout) == (ExitCode.UNREACHABLE, "")
 
 
 @pytest.mark.usefixtures("versions")

@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 from diagonalflip import AsyncClient, Client, errors
-from diagonalflip.client._answers import _seconds
+from diagonalflip.client import _endpoint
+from diagonalflip.client._answers import _seconds, rejection
+from diagonalflip.client._endpoint import Reply
 from diagonalflip.errors import ClientError, InvalidAnswer
 from diagonalflip.wire import pack, to_pixels
 from tests.faults.conftest import Call, call, unused_url
@@ -103,10 +105,55 @@ def test_headers_of_a_request(server: FakeServer, url: str, call: Call) -> None:
     assert second["accept"] == "application/vnd.diagonalflip.packed"
 
 
+def test_a_name_of_any_characters_is_sent(server: FakeServer, url: str, call: Call) -> None:
+    with pytest.raises(InvalidAnswer, match="Expected version"):
+        call(url, "predict", [1], version="\udcff/..")
+    assert len(server.counts) == 1
+
+
+@pytest.mark.parametrize(
+    ("loopback", "told"), [(True, ["Basic YTpiIA==", None]), (False, 2 * ["Basic Yzpk"])]
+)
+def test_a_token_counts_more_than_the_url_and_netrc(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loopback: bool, told: Any
+) -> None:
+    (tmp_path / "netrc").write_text("default login c password d\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(_endpoint, "is_loopback", lambda _: loopback)
+    server = FakeServer()
+    with listening(server.serve) as url:
+        named = url.replace("//", "//a:b%20@")
+        call(named, "predict", [1], token="secret")  # noqa: S106
+        call(named, "predict", [1])
+        call(url, "predict", [1])
+    sent = [headers.get("authorization") for headers in server.headers]
+    assert sent == ["Bearer secret", *told]
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_both_clients_ask_the_proxy_that_the_environment_names(
+    url: str, call: Call, monkeypatch: pytest.MonkeyPatch, variable: str, scheme: str
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(variable, scheme + url.removeprefix("http://"))
+    assert np.array_equal(call("http://flip.invalid", "predict", [1]), TABLE[[1]])
+    for unusable in ("nothing://a", "http://[::1", "http://:80"):
+        monkeypatch.setenv(variable, unusable)
+        with pytest.raises(ClientError) as caught:
+            call("http://flip.invalid", "predict", [1])
+        assert type(caught.value) is ClientError
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         *({"url": "localhost:8080"}, {"url": "ftp://a"}, {"url": "http://"}),
+        *({"url": "http://[::1"}, {"url": "http://[a]"}, {"url": "http://a:99999"}),
+        *({"url": "http://a/?b"}, {"url": "http://a/#b"}, {"url": "http://a b"}),
+        *({"url": "https://a", "verify": ""}, {"url": "https://a", "verify": __file__}),
+        *({"url": "https://a", "cert": ""}, {"url": "https://a", "cert": (__file__, "/nothing")}),
         *({"deadline_s": 0}, {"connections": 0}, {"images_per_request": 0}),
     ],
     ids=str,
@@ -160,7 +207,7 @@ def test_memory_that_cannot_take_the_answers_is_rejected(
 
 
 def test_a_job_ends_with_its_first_failure() -> None:
-    """The other threads do not finish it."""
+    """The other threads do not finish it, not even while chunks are still being made."""
     asked: list[int] = []
 
     async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -170,11 +217,11 @@ def test_a_job_ends_with_its_first_failure() -> None:
 
     with (
         listening(fail) as url,
-        Client(url, images_per_request=2) as client,
+        Client(url, images_per_request=2, connections=2) as client,
         pytest.raises(errors.InvalidImage),
     ):
         client.predict([1] * 10_000)
-    assert len(asked) < 100
+    assert len(asked) <= 2
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
@@ -275,11 +322,20 @@ def test_an_error_of_the_connection_names_the_server(call: Call, unused_url: str
     ("text", "low", "high"),
     [
         *(("", 0, 0), ("soon", 0, 0), ("-1", 0, 0), ("0", 0, 0), ("7", 7, 7)),
+        ("Wed, 21 Oct 2015 07:28:00 +99999999999999999999", 0, 0),
         *(("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("Wed, 21 Oct 2093 07:28:00 GMT", 1e8, 1e11)),
     ],
 )
 def test_retry_after(text: str, low: float, high: float) -> None:
     assert low <= _seconds(text) <= high
+
+
+@pytest.mark.parametrize(("told", "limit"), [("3", 3), ("4", 2), ("-1", 2), ("9" * 5000, 2)])
+def test_a_senseless_limit_is_half(told: str, limit: int) -> None:
+    rejected = rejection(Reply(413, {"Flip-Max-Images": told}, b""), 4)
+    assert isinstance(rejected, errors.TooManyImages)
+    assert rejected.limit == limit
+    assert isinstance(rejection(Reply(413, {}, b""), 0), InvalidAnswer)
 
 
 def test_the_package_is_light() -> None:

@@ -21,11 +21,11 @@ import pytest
 from diagonalflip import AsyncClient, Client
 from diagonalflip.errors import EmptyPayload, InvalidPadding
 from tests.conftest import ROOT
-from tests.faults.conftest import Call
+from tests.faults.conftest import Call, unused_url
 from tests.faults.fake_server import TABLE
 from tests.unit.test_client_operations import NUMBERS, PACKED, call, server, url
 
-__all__ = ["call", "server", "url"]  # fixtures
+__all__ = ["call", "server", "unused_url", "url"]  # fixtures
 
 
 def pieces(size: int) -> Iterator[bytes]:
@@ -97,6 +97,12 @@ def test_files_of_an_even_number_and_of_none(url: str, call: Call, tmp_path: Pat
         call(url, "predict_file", source, destination)
     assert destination.read_bytes() == TABLE[[11, 6, 12, 0] * 50].astype("<f4").tobytes()
     assert sorted(tmp_path.iterdir()) == [source, destination]
+
+
+def test_a_source_that_has_nothing_yet_is_not_at_its_end(call: Call, unused_url: str) -> None:
+    source = SimpleNamespace(read=lambda _: None)
+    with pytest.raises(BlockingIOError):
+        call(unused_url, "predict_file", source, io.BytesIO())
 
 
 def interrupt(_: int) -> None:
@@ -175,6 +181,8 @@ def test_what_cannot_be_written_is_known_before_the_work(
 ) -> None:
     rejected(url, tmp_path / ("n" * 256))
     rejected(url, tmp_path / "no such folder/predictions")
+    (tmp_path / "loop").symlink_to("loop")
+    rejected(url, tmp_path / "loop")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/old").touch()
     deny(monkeypatch, "folder", "ab", "wb", "xb")
@@ -228,3 +236,13 @@ def test_devices_and_pipes_are_never_replaced(url: str, tmp_path: Path) -> None:
         client.predict_file(io.BytesIO(b"\xb6"), pipe)
         assert read.result(10) == TABLE[[11, 6]].astype("<f4").tobytes()
     assert pipe.is_fifo()
+
+
+def test_a_pipe_without_a_name_of_its_own_is_written(url: str) -> None:
+    """As ``>(command)`` of a shell, and /dev/stdout."""
+    reading, writing = os.pipe()
+    with Client(url) as client:
+        client.predict_file(io.BytesIO(b"\xb6"), f"/dev/fd/{writing}")
+    assert os.read(reading, 100) == TABLE[[11, 6]].astype("<f4").tobytes()
+    os.close(reading)
+    os.close(writing)

@@ -105,7 +105,10 @@ def test_what_cannot_be_loaded_is_an_error(versions: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"3\.0.*one of 1\.0, 2\.0"):
         Predictor("3.0")
     (versions / "2.0/diagonal_flip.x4.onnx").write_bytes(b"")
-    assert Predictor("1.0", model_store=versions).version == "1.0"
+    assert Predictor("1.0", model_store=str(versions)).version == "1.0"
+    for device in ("tpu", "cuda:99"):
+        with pytest.raises(ArtifactError, match=f"Device '{device}' cannot load it"):
+            Predictor(device=device)
     with pytest.raises(ArtifactError, match="SHA-256"):
         Predictor("2.0", model_store=versions)
     shutil.rmtree(versions / "2.0")
