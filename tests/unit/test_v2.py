@@ -21,7 +21,7 @@ from diagonalflip.errors import (
 )
 from diagonalflip.inference import reading, v2
 from diagonalflip.message import Operation, Request
-from diagonalflip.wire import MAX_IMAGES, MAX_TEXT_IMAGES, pack, to_pixels, unpack
+from diagonalflip.wire import MAX_IMAGES, MAX_TEXT_IMAGES, from_packed, pack, to_pixels, unpack
 from tests.unit.test_decode import json_values
 
 NUMBERS = [11, 6, 9]
@@ -126,6 +126,8 @@ MALFORMED = {
     "a fraction": request(tensor(datatype="FP32", data=[0.5] * 12)),
     "pixel 2": request(tensor(data=[2] * 12)),
     "an endless number": request(tensor(data=[10**400] * 12)),
+    "a fraction of a byte": request(tensor(name="packed", shape=[1], data=[3.5])),
+    "a byte of -1": request(tensor(name="packed", shape=[1], data=[-1])),
     "a byte of 256": request(tensor(name="packed", shape=[1], data=[256])),
     "a padding of 3": request(tensor(name="packed", shape=[1], data=[0], parameters=OF_3)),
     "a number as id": request(tensor(), id=7),
@@ -179,6 +181,36 @@ def test_a_wrong_header_length_is_rejected(length: str) -> None:
 def test_too_many_images_are_rejected_by_the_shape_alone(shape: list[int]) -> None:
     with pytest.raises(TooManyImages):
         read(request(tensor(shape=shape, data=[])))
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_packed_images_are_counted_by_the_shape_less_one_that_may_be_padding(more: int) -> None:
+    shape = [MAX_TEXT_IMAGES // 2 + more]
+    with pytest.raises(TooManyImages if more else InvalidTensor):  # which is too little data
+        read(request(tensor(name="packed", shape=shape, data=[])))
+
+
+def test_every_byte_is_two_images() -> None:
+    body = request(tensor(name="packed", shape=[256], data=list(range(256))))
+    assert read(body).images == from_packed(bytes(range(256)), 0)
+
+
+def test_the_wrong_pixel_is_named() -> None:
+    with pytest.raises(InvalidTensor, match="Pixel 7"):
+        read(request(tensor(shape=[1, 4], data=[0, 1, 7, 1])))
+
+
+def test_the_images_of_an_answer_in_text_are_fewer_than_of_one_in_binary() -> None:
+    count = MAX_TEXT_IMAGES + 1
+    said: Any = {"name": "packed", "shape": [count // 2 + 1]}
+    content = bytes(count // 2 + 1)
+    with pytest.raises(TooManyImages):
+        binary(content, len(content), **said)
+    head = request(
+        tensor(data=..., parameters={"binary_data_size": len(content)}, **said),
+        parameters=BINARY_OUTPUT,
+    )
+    assert read(head + content, len(head)).images.count == count + 1
 
 
 @pytest.mark.parametrize(
