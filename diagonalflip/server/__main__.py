@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from diagonalflip import _processor
-from diagonalflip.errors import DiagonalFlipError, StartError
+from diagonalflip.errors import DiagonalFlipError, SettingError, StartError
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor import host, logs
 from diagonalflip.server.supervisor.ports import open_ports, reject_unsafe, require_addresses
@@ -64,7 +64,11 @@ async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool)
     require_addresses(settings)
     reject_unsafe(settings)
     host.allow_many_files()
-    log_dir = settings.log_dir.absolute()  # the working directory may go
+    try:
+        log_dir = settings.log_dir.absolute()  # the working directory may go
+    except FileNotFoundError as error:
+        got = f"FLIP_LOG_DIR={settings.log_dir}, and the working directory is gone"
+        raise SettingError(got, "an absolute path") from error
     found = replace(settings, workers=host.count_workers(settings), log_dir=log_dir)
     settings, listeners = open_ports(found)
     logger.info("Starting %d workers (logs: %s)", settings.workers, settings.log_dir)

@@ -136,6 +136,15 @@ def start_and_fail(
     return lines[0]
 
 
+def test_a_relative_folder_of_logs_needs_one_to_start_in(artifacts: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    leave = 'cd "$0" && rmdir "$0" && PYTHONSAFEPATH=1 exec "$@"'
+    through = ["sh", "-c", leave, str(here)]
+    told = start_and_fail(artifacts, Path("logs"), through=through, PYTHONPATH=str(ROOT))
+    assert "FLIP_LOG_DIR=logs, and the working directory is gone" in told
+
+
 @pytest.mark.parametrize(
     ("settings", "status", "told"),
     [
