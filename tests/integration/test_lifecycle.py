@@ -17,6 +17,7 @@ import psutil
 import pytest
 import requests
 
+from diagonalflip.server.settings import PACKAGED
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
 from diagonalflip.wire import OCTETS
@@ -85,6 +86,17 @@ def test_workers_come_back_without_the_folder_that_it_was_started_in(
         server.workers[0].kill()
         server.read_until("starting another")
         assert_serves(server)
+
+
+def test_a_hangup_ends_nothing_without_a_terminal(tmp_path: Path) -> None:
+    """Where others have their daemons read files anew; these are followed anyway."""
+    with run_server(PACKAGED, tmp_path, WORKERS="1", TORCHSERVE="0") as server:
+        server.process.send_signal(signal.SIGHUP)
+        server.workers[0].kill()
+        server.read_until("worker 0 .*starting another")
+        assert_serves(server)
+        assert not server.readiness()["draining"]
+        assert server.stop(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize("torchserve", ["0", ""])

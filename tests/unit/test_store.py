@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import json
 import re
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from diagonalflip.errors import ArtifactError, ModelNotFound, SettingError
+from diagonalflip.errors import ArtifactError, ModelConflict, ModelNotFound, SettingError
 from diagonalflip.server.models import signature, store
 from diagonalflip.server.models.choice import CHOICE, Choice, read_choice, write_choice
 from diagonalflip.server.models.versions import Models
@@ -310,3 +313,87 @@ def test_without_a_setting_the_store_is_the_one_here_or_the_packages(
     (tmp_path / "model_store").mkdir()
     assert Settings().versions == Path("model_store")
     assert Settings(model_store=tmp_path / "none").versions == tmp_path / "none"
+
+
+@pytest.fixture
+def packaged(tmp_path: Path) -> Path:
+    """A store of the versions in the package, which needs no export."""
+    return Path(shutil.copytree(PACKAGED, tmp_path / "packaged"))
+
+
+def enter(export: Path, name: str, content: bytes) -> None:
+    """Put a file into an export, and its digest into the manifest."""
+    (export / name).write_bytes(content)
+    manifest = json.loads((export / "manifest.json").read_text())
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    manifest["artifacts"][name] = entry
+    (export / "manifest.json").write_text(json.dumps(manifest))
+
+
+def archive(export: Path, other: str = "") -> bytes:
+    """An archive of an export's files, of which one is another."""
+    model, content = {"modelName": "diagonal_flip", "modelVersion": "1.0"}, io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        file.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
+        for name in store.file_names("diagonal_flip").values():
+            file.writestr(name, (export / name).read_bytes() + b" " * (name == other))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("name", store.file_names("diagonal_flip").values())
+def test_each_file_of_an_archive_is_compared(packaged: Path, name: str) -> None:
+    export = packaged / "1.0"
+    enter(export, "diagonal_flip.mar", archive(export))
+    assert store.check(export).archive
+    enter(export, "diagonal_flip.mar", archive(export, name))
+    with pytest.raises(ArtifactError, match=r"the files of diagonal_flip 1\.0"):
+        store.check(export)
+
+
+def test_an_archive_that_is_none_is_an_error_that_names_the_export(packaged: Path) -> None:
+    enter(packaged / "1.0", "diagonal_flip.mar", b"no archive")
+    with pytest.raises(ArtifactError, match="not a zip file"):
+        store.check(packaged / "1.0")
+
+
+def test_a_choice_that_cannot_be_written_is_made_and_told(packaged: Path) -> None:
+    new = (packaged / CHOICE).with_suffix(".new")
+    new.mkdir()
+    models = Models(packaged, AsyncMock())
+    asyncio.run(models.make_default("2.0"))
+    told = models.document()
+    assert (told["default"], told["kept"]) == ("2.0", False)
+    new.rmdir()
+    asyncio.run(models.rollback())
+    told = models.document()
+    assert (told["default"], told["kept"]) == ("1.0", True)
+
+
+def test_a_version_number_stays_with_the_model_that_was_served(packaged: Path) -> None:
+    """Whether that is still served or not."""
+    models = Models(packaged, AsyncMock())
+    asyncio.run(models.unload("2.0"))
+    export = packaged / "2.0"
+    first = (export / "diagonal_flip.pt").read_bytes()
+    enter(export, "diagonal_flip.pt", first + b" ")
+    with pytest.raises(ModelConflict, match="another model than before"):
+        asyncio.run(models.load("2.0"))
+    enter(export, "diagonal_flip.pt", first)
+    asyncio.run(models.load("2.0"))
+    assert {each.version for each in models.loaded} == {"1.0", "2.0"}
+
+
+def test_what_is_unloaded_is_no_canary_and_nothing_to_go_back_to(packaged: Path) -> None:
+    models = Models(packaged, AsyncMock())
+    asyncio.run(models.make_canary("2.0", 10))
+    with pytest.raises(ModelConflict, match="is the default"):
+        asyncio.run(models.unload("1.0"))
+    asyncio.run(models.unload("2.0"))
+    told = models.document()
+    assert (told["default"], told["canary"], told["percent"]) == ("1.0", None, 0)
+    asyncio.run(models.load("2.0"))
+    asyncio.run(models.make_default("2.0"))
+    asyncio.run(models.unload("1.0"))
+    asyncio.run(models.rollback())
+    told = models.document()
+    assert (told["default"], told["previous"]) == ("2.0", None)
