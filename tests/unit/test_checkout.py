@@ -34,3 +34,14 @@ def test_types_of_pages_are_not_the_host_s(monkeypatch: pytest.MonkeyPatch) -> N
     assert kinds["js"] == "text/javascript; charset=utf-8"
     assert kinds["css"] == "text/css; charset=utf-8"
     assert kinds["/"] == "text/html; charset=utf-8"
+
+
+def test_pages_allow_nothing_from_elsewhere_and_one_has_inline_styles() -> None:
+    for path, page in pages().items():
+        rules = page.headers["content-security-policy"].split("; ")
+        allowed = {name: what for name, _, what in (rule.partition(" ") for rule in rules)}
+        assert allowed["script-src"] == allowed["connect-src"] == "'self'", path
+        assert allowed["default-src"] == allowed["frame-ancestors"] == "'none'", path
+        inline = " 'unsafe-inline'" if path == "/docs" else ""
+        assert allowed["style-src"] == f"'self'{inline}", path
+        assert page.headers["x-content-type-options"] == "nosniff", path

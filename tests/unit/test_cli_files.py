@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -20,8 +21,8 @@ from diagonalflip.cli.app import app
 from diagonalflip.cli.inputs import InputForm
 from diagonalflip.cli.outputs import Output, OutputForm
 from diagonalflip.client import Client
-from diagonalflip.wire import pack, to_pixels
-from tests.faults.fake_server import TABLE
+from diagonalflip.wire import OCTETS, pack, to_pixels
+from tests.faults.fake_server import TABLE, listening, read_request, response
 from tests.unit.test_cli_commands import MAX_IMAGES, NOWHERE, Run, run, run_at, url
 
 __all__ = ["run", "url"]  # fixtures
@@ -155,6 +156,29 @@ def test_what_is_wrong_in_a_file_is_named(form: str, content: bytes, message: st
     result = run_at(NOWHERE, "predict", "--input", "-", "--from", *form.split(), stdin=content)
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "code", "said"),
+    [
+        (413, {"Flip-Max-Images": "9"}, 2, "A picture that is too large. Expected at most 9"),
+        (200, {"Content-Type": OCTETS}, 1, f"2 bytes of {OCTETS} for no images"),
+        (200, {"Content-Type": "a/b", "Flip-Images": "1"}, 1, "2 bytes of a/b for 1 images"),
+    ],
+)
+def test_a_picture_without_predictions_is_an_error(
+    tmp_path: Path, status: int, headers: dict[str, str], code: int, said: str
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(response(status, headers, b"{}"))
+
+    images, output = tmp_path / "in.png", tmp_path / "out.bin"
+    images.write_bytes(b"any")
+    with listening(answer) as url:
+        result = run_at(url, "predict", "--input", images, "--output", output)
+    assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
+    assert list(tmp_path.iterdir()) == [images]
 
 
 class Narrow(io.BytesIO):

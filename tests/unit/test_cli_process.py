@@ -14,9 +14,10 @@ import pytest
 
 from diagonalflip.cli.inputs import PIECE_IMAGES
 from tests.conftest import ROOT
+from tests.faults.conftest import unused_url
 from tests.unit.test_cli_commands import url
 
-__all__ = ["url"]  # a fixture
+__all__ = ["unused_url", "url"]  # fixtures
 
 SLOW_S = 120
 
@@ -95,6 +96,42 @@ def test_output_that_cannot_be_written_is_an_error(
     assert done.stderr.count("\n") == 1
 
 
+def test_a_reader_that_goes_away_is_no_traceback(url: str, tmp_path: Path) -> None:
+    images = tmp_path / "in.bin"
+    images.write_bytes(bytes(1 << 14))  # whose predictions no pipe holds
+    with start("--url", url, "predict", "--input", images) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(SLOW_S) == 1
+
+
+@pytest.mark.parametrize("words", [["info"], ["predict", "--json", "11"], ["--help"]])
+def test_a_reader_that_is_gone_at_the_end_is_no_traceback(url: str, words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "diagonalflip.cli", "--url", url, *words]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=SLOW_S
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_terminal_gets_no_bytes(unused_url: str) -> None:
+    ours, theirs = os.openpty()
+    words = ["--url", unused_url, "--deadline-s", "0.1", "predict", "--input", __file__]
+    command = [sys.executable, "-m", "diagonalflip.cli", *words, "--from", "packed", "--to", "npy"]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=theirs, stderr=subprocess.PIPE, check=False, timeout=SLOW_S
+    )
+    for end in (ours, theirs):
+        os.close(end)
+    assert (done.returncode, b"cannot be shown in a terminal" in done.stderr) == (2, True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("words", BAD)
 @pytest.mark.parametrize("streams", [">&-", "<&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
@@ -103,6 +140,11 @@ def test_errors_are_the_same_with_closed_streams(words: str, streams: str) -> No
     assert done.returncode == usual.returncode
     assert done.stdout == ""
     assert done.stderr == ("" if "2>&-" in streams else usual.stderr)
+
+
+def test_an_error_that_nobody_can_read_keeps_its_code() -> None:
+    done = through_a_shell("nonsense", "2>/dev/full")
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 @pytest.mark.slow
@@ -158,6 +200,18 @@ def test_any_encoding_of_the_output_will_do(url: str, words: str, encoding: str)
     done = through_a_shell(f"--url {url} {words}", "", **variables)
     assert done.returncode == (2 if "ü" in words else 0), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_the_encoding_has_not_is_written_as_its_number() -> None:
+    code = "from diagonalflip import cli; cli._open_streams(); print('\\u00fc')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"\\xfc\n"
 
 
 INTERRUPTED = """

@@ -99,6 +99,9 @@ def test_counts_that_do_not_fit(
 ) -> None:
     with pytest.raises(error):
         packed_images(packed, count)
+    if count is not None:
+        with pytest.raises(error):
+            to_images(Images(packed, count))
     pieces = [packed[i : i + piece_bytes] for i in range(0, len(packed), piece_bytes)]
     with pytest.raises(error):
         list(chunks(iter(pieces), ChunkLimit(100), count))
@@ -126,6 +129,14 @@ def test_chunks_hold_the_same_images(
         shrinking.lower(falls_to)
     assert np.array_equal(np.concatenate(got), unpack(Images(bytes(packed), count)))
     assert all(len(part) % 2 == 0 for part in got[:-1])
+
+
+def test_a_limit_only_falls() -> None:
+    """Requests in flight may be told the larger one of two servers last."""
+    limit = ChunkLimit(10)
+    for told in (4, 8):
+        limit.lower(told)
+    assert limit.images == 4
 
 
 @given(numbers=NUMBERS, limit=st.integers(1, 60))

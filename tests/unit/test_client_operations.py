@@ -155,6 +155,7 @@ def test_both_clients_ask_the_proxy_that_the_environment_names(
         *({"url": "https://a", "verify": ""}, {"url": "https://a", "verify": __file__}),
         *({"url": "https://a", "cert": ""}, {"url": "https://a", "cert": (__file__, "/nothing")}),
         *({"deadline_s": 0}, {"connections": 0}, {"images_per_request": 0}),
+        *({"token": ""}, {"token": "a\n"}, {"token": "a b"}, {"token": "a\x7f"}, {"token": "ä"}),
     ],
     ids=str,
 )
@@ -328,6 +329,18 @@ def test_an_error_of_the_connection_names_the_server(call: Call, unused_url: str
 )
 def test_retry_after(text: str, low: float, high: float) -> None:
     assert low <= _seconds(text) <= high
+
+
+def test_a_pause_beyond_the_deadline_is_not_begun(call: Call) -> None:
+    """What the server said is told at once."""
+
+    async def busy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(response(503, {"Retry-After": "50"}, b""))
+        await reader.read()
+
+    with listening(busy) as url, pytest.raises(errors.ServerOverloaded):
+        call(url, "predict", [1], deadline_s=5)
 
 
 @pytest.mark.parametrize(("told", "limit"), [("3", 3), ("4", 2), ("-1", 2), ("9" * 5000, 2)])

@@ -84,6 +84,7 @@ def test_files(url: str, tmp_path: Path, paths: bool) -> None:
         done = client.predict_file(source, destination, count=5001, progress=seen.append)
     assert (done, seen) == (5001, [1000, 2000, 3000, 4000, 5000, 5001])
     written = Path(destination).read_bytes() if paths else destination.getvalue()
+    assert paths or not source.closed
     assert written == TABLE[NUMBERS].astype("<f4").tobytes()
     assert not list(tmp_path.glob(".*"))
 
@@ -135,6 +136,19 @@ def written(url: str, output: Path) -> None:
         client.predict_file(io.BytesIO(b"\xb6"), output)
     assert output.read_bytes() == TABLE[[11, 6]].astype("<f4").tobytes()
     assert not list(output.parent.glob("*.part"))
+
+
+def test_what_appears_is_on_the_disk_before(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a host that loses power may have the name, and an empty file."""
+    synced: list[tuple[int, bool]] = []
+    output = tmp_path / "predictions"
+    monkeypatch.setattr(
+        os, "fsync", lambda file: synced.append((os.fstat(file).st_size, output.exists()))
+    )
+    written(url, output)
+    assert synced == [(output.stat().st_size, False)]
 
 
 def test_a_file_that_is_there_keeps_mode_owner_and_links(url: str, tmp_path: Path) -> None:

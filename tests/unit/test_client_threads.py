@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from diagonalflip import Client, errors
+from diagonalflip import AsyncClient, Client, errors
 from diagonalflip.client._chunks import ChunkLimit
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import FLIPS, PREDICTIONS, Form
+from diagonalflip.client._jobs import Jobs, Window
 from diagonalflip.client._join import ThreadJoiner
 from diagonalflip.wire import Images, pack, unpack
 from tests.faults.fake_server import TABLE, FakeServer, expected_flips
@@ -113,6 +115,67 @@ def test_a_call_whose_deadline_has_passed_is_not_sent() -> None:
     service.may.set()
     assert np.array_equal(long.result(), TABLE[[2]])
     assert service.counts() == [1]
+
+
+def test_a_chunk_that_fails_ends_those_in_flight() -> None:
+    began, left = threading.Event(), list[float]()
+
+    class Waiting:
+        async def answer(self, images: Images, _: Form, deadline: Deadline, __: Any) -> None:
+            if images.packed[0]:
+                assert began.wait(30)
+                raise errors.InvalidImage("a", "b")
+            began.set()
+            deadline.sleep(5)
+            left.append(deadline.left_s())
+
+    with pytest.raises(errors.InvalidImage):
+        Jobs(cast("Any", Waiting()), ChunkLimit(2), 2).collect(
+            pack([0, 0, 1, 1]), PREDICTIONS, Deadline(60)
+        )
+    assert left == [0.0]
+
+
+def test_a_job_that_is_cancelled_ends_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, left, ended = threading.Event(), list[float](), threading.Event()
+
+    def collect(_: Jobs, __: Images, ___: Form, deadline: Deadline) -> None:
+        began.set()
+        deadline.sleep(5)
+        left.append(deadline.left_s())
+        ended.set()
+
+    async def cancel() -> None:
+        async with AsyncClient(images_per_request=2) as client:
+            job = asyncio.ensure_future(client.predict([1] * 9))
+            assert await asyncio.to_thread(began.wait, 30)
+            job.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await job
+
+    monkeypatch.setattr(Jobs, "collect", collect)
+    asyncio.run(cancel())
+    assert ended.wait(30)
+    assert left == [0.0]
+
+
+def test_a_window_that_ends_takes_what_is_in_flight_with_it() -> None:
+    """And what has not begun never does."""
+    began, left = threading.Event(), list[float]()
+
+    class Waiting:
+        connections = 1
+
+        def answer(self, _: Images, __: Form, deadline: Deadline) -> None:
+            began.set()
+            deadline.sleep(5)
+            left.append(deadline.left_s())
+
+    with Window(cast("Any", Waiting()), PREDICTIONS, Deadline(60)) as window:
+        for _ in range(2):
+            assert len(list(window.add(pack([1])))) < 2
+        assert began.wait(30)
+    assert left == [0.0]
 
 
 def test_a_fork_waits_for_none_of_its_parents_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,3 +239,4 @@ def test_a_query_is_no_header_and_the_inputs_of_grpc_are() -> None:
     inputs = {"accept": b"application/json", "body": b""}
     assert "accept" not in understand({"Host": "a"}, inputs).headers
     assert understand({}, inputs).headers["accept"] == "application/json"
+    assert understand({"Accept": "a/b"}, inputs).headers["accept"] == "a/b"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 import sys
@@ -252,6 +253,16 @@ def test_an_answer_too_large_for_torchserve_names_the_port_without_that_limit(
     (answer,) = ask(handler, Request(large.body[: limit // 2], headers))
     assert answer.status[0] == 200
     assert 0.99 * handler._most_bytes < len(answer.body) <= handler._most_bytes
+
+
+def test_torchserve_logs_no_line_a_request_but_its_metrics(
+    unpacked_archive: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (None, "ts.metrics.caching_metric"):
+        caplog.set_level(logging.NOTSET, name)  # and as it was at the end
+    FlipHandler().initialize(FakeContext(unpacked_archive))
+    assert not logging.getLogger("ts.service").isEnabledFor(logging.INFO)
+    assert logging.getLogger("ts.metrics.caching_metric").isEnabledFor(logging.INFO)
 
 
 def test_describe_says_what_is_served_and_how(handler: FlipHandler) -> None:

@@ -75,6 +75,48 @@ def test_a_reader_that_stalls_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPat
     assert not output._lines.unfinished_tasks
 
 
+def test_lines_that_had_no_room_are_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logs, "WAITING_LINES", 1)
+    monkeypatch.setattr(logs, "FINISH_TIMEOUT_S", 30.0)
+    reader, writer = os.pipe()
+    output = logs.Output(writer)
+    while not output._dropped:
+        output.write("x" * (1 << 20))  # more than a pipe holds
+    with os.fdopen(reader, "rb") as lines:
+        read = threading.Thread(target=lambda: [*lines])
+        read.start()
+        output.finish()
+        os.close(writer)
+        read.join(30)
+    assert "1 lines dropped: nobody read" in caplog.messages
+
+
+def test_a_line_is_written_whole_in_whatever_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+
+    def write(_: int, data: memoryview) -> int:
+        written.append(bytes(data[:3]))
+        return len(written[-1])
+
+    monkeypatch.setattr(os, "write", write)
+    output = logs.Output(-1)
+    output.write("one line\n")
+    output.finish()
+    assert b"".join(written) == b"one line\n"
+
+
+def test_times_are_told_in_utc_wherever_the_host_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = logging.makeLogRecord({"created": 0.0, "msecs": 7.0})
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        told = logs._Formatter().formatTime(record)
+    time.tzset()
+    assert told == "1970-01-01T00:00:00.007+00:00"
+
+
 def test_a_reader_that_is_gone_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
