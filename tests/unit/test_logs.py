@@ -57,6 +57,16 @@ def test_the_last_error_is_kept_for_messages(tmp_path: Path) -> None:
     assert opened.last_error() == "ValueError: why"
 
 
+def finish_and_read(output: logs.Output, reader: int, writer: int) -> None:
+    """Finish an output whose pipe is read meanwhile, and close both ends."""
+    with os.fdopen(reader, "rb") as lines:
+        read = threading.Thread(target=lambda: [*lines])
+        read.start()
+        output.finish()
+        os.close(writer)
+        read.join(30)
+
+
 def test_a_reader_that_stalls_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "FINISH_TIMEOUT_S", 0.05)
     reader, writer = os.pipe()
@@ -66,12 +76,7 @@ def test_a_reader_that_stalls_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPat
         output.write(line)
     output.finish()
     monkeypatch.setattr(logs, "FINISH_TIMEOUT_S", 30.0)
-    with os.fdopen(reader, "rb") as lines:
-        read = threading.Thread(target=lambda: [*lines])
-        read.start()
-        output.finish()
-        os.close(writer)
-        read.join(30)
+    finish_and_read(output, reader, writer)
     assert not output._lines.unfinished_tasks
 
 
@@ -84,12 +89,7 @@ def test_lines_that_had_no_room_are_counted(
     output = logs.Output(writer)
     while not output._dropped:
         output.write("x" * (1 << 20))  # more than a pipe holds
-    with os.fdopen(reader, "rb") as lines:
-        read = threading.Thread(target=lambda: [*lines])
-        read.start()
-        output.finish()
-        os.close(writer)
-        read.join(30)
+    finish_and_read(output, reader, writer)
     assert "1 lines dropped: nobody read" in caplog.messages
 
 
