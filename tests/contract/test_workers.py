@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -148,7 +149,7 @@ def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
         events = tmp_path / "events"
         if not real:
 
-            def command(_: Settings, number: int, channel: int, __: object) -> list[str]:
+            def command(_: Settings, number: int, channel: int, *__: object) -> list[str]:
                 arguments = [str(channel), str(number), str(events), behaviours[number]]
                 return [sys.executable, "-c", FAKE, *arguments]
 
@@ -387,6 +388,17 @@ async def test_a_worker_ends_with_its_channel(serve: Serve) -> None:
         await until(lambda: worker.process.returncode is not None)
         assert worker.process.returncode == 0
         assert served.killed == 0
+
+
+@asynchronous
+async def test_ctrl_c_is_not_for_workers_which_share_the_supervisors_processor_time(
+    serve: Serve,
+) -> None:
+    """A terminal signals a process group; Linux shares processors by session (autogroups)."""
+    async with serve(real=1, health_check_interval_s=60) as served:
+        (worker,) = await served.until_ready()
+        pid = worker.process.pid
+        assert (os.getpgid(pid), os.getsid(pid)) == (pid, os.getsid(0))
 
 
 @asynchronous

@@ -148,8 +148,8 @@ class Lifecycle:
         self._in_batch = True
         started = perf_counter()
         batch = self._take()
-        self._read(batch)
-        self._predict(batch)
+        for service, requests in self._read(batch).items():
+            self._predict(service, requests)
         self._send(batch)
         self._in_batch = False
         asked = [request for request in batch if request.transport.listener]
@@ -174,9 +174,10 @@ class Lifecycle:
             self.queued_images -= request.cost
         return [request for request in batch if not request.transport.lost]
 
-    def _read(self, batch: list[Request]) -> None:
-        """Have each read by its service: that is a job, or a response already."""
+    def _read(self, batch: list[Request]) -> dict[Service, list[Request]]:
+        """Have each read by its service; return those that it predicts, by service."""
         is_much_buffered = self._is_much_buffered
+        read: dict[Service, list[Request]] = {}
         for request in batch:
             if is_much_buffered and request.transport.buffered.is_full:
                 request.response = request.rejection(full())
@@ -190,23 +191,20 @@ class Lifecycle:
                 request.response = job
             else:
                 request.job = job
+                read.setdefault(request.service, []).append(request)
+        return read
 
-    def _predict(self, batch: list[Request]) -> None:
-        """Have the jobs of each version go through its network together."""
-        waiting = [request for request in batch if request.response is None]
-        while waiting:
-            service = waiting[0].service
-            together = [request for request in waiting if request.service is service]
-            waiting = [request for request in waiting if request.service is not service]
-            try:
-                responses = service.answer([request.job for request in together])
-                for request, response in zip(together, responses, strict=True):
-                    known = isinstance(response, Response)
-                    request.response = response if known else request.rejection(FAULT)
-            except Exception:
-                logger.exception("the service failed")
-                for request in together:
-                    request.response = request.rejection(FAULT)
+    def _predict(self, service: Service, requests: list[Request]) -> None:
+        """Have the jobs of one version go through its network together."""
+        try:
+            responses = service.answer([request.job for request in requests])
+            for request, response in zip(requests, responses, strict=True):
+                known = isinstance(response, Response)
+                request.response = response if known else request.rejection(FAULT)
+        except Exception:
+            logger.exception("the service failed")
+            for request in requests:
+                request.response = request.rejection(FAULT)
 
     def _send(self, batch: list[Request]) -> None:
         for request in batch:

@@ -19,6 +19,7 @@ from http import HTTPStatus
 from diagonalflip.message import Common, Request, Response
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.authentication import Authenticator
+from diagonalflip.server.http.balance import ABSENT, HEAD_START_S, Balance
 from diagonalflip.server.http.connection import Connection
 from diagonalflip.server.http.hosts import Hosts, is_this_host
 from diagonalflip.server.http.lifecycle import Lifecycle
@@ -61,10 +62,17 @@ class HttpServer(ABC):
     Args:
         metrics: Takes what happens.
         authenticator: Of the public listener, if there is one.
+        balance: With other workers, if there are any.
     """
 
-    def __init__(self, metrics: Metrics, authenticator: Authenticator | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        authenticator: Authenticator | None = None,
+        balance: Balance | None = None,
+    ) -> None:
         self.authenticator = authenticator
+        self._balance = balance or Balance()
         self.most_connections = limits.most_connections()
         self.metrics = metrics
         self.lifecycle = Lifecycle(self.route, metrics)
@@ -90,6 +98,7 @@ class HttpServer(ABC):
         self._ended = asyncio.Event()
         self._listeners = list(listeners)
         self.lifecycle.buffered.count = len(listeners)
+        self._balance.note(0)
         for listener in self._listeners:
             self._listen(listener)
         self._every_second()
@@ -97,8 +106,8 @@ class HttpServer(ABC):
         try:
             await self._ended.wait()
         finally:
-            for listener in self._listeners:
-                self._close(listener)
+            while self._listeners:
+                self._close(self._listeners.pop())
             for connection in list(self.connections):
                 connection.abort()
 
@@ -112,6 +121,7 @@ class HttpServer(ABC):
         Each is answered with ``Connection: close``; who asks nothing is let go after a moment.
         """
         self.draining = True
+        self._balance.note(ABSENT)
         for listener in self._listeners[:]:
             while self._accept(listener):
                 pass  # a client that waits to be accepted would be reset
@@ -153,18 +163,32 @@ class HttpServer(ABC):
 
     def _listen(self, listener: Listener) -> None:
         if listener in self._listeners:
-            self._loop.add_reader(listener.sock, self._accept, listener)
+            self._loop.add_reader(listener.sock, self._welcome, listener)
 
     def _close(self, listener: Listener) -> None:
         self._loop.remove_reader(listener.sock)
         listener.sock.close()
 
+    def _welcome(self, listener: Listener) -> None:
+        """Accept clients, or leave them to other workers for a moment."""
+        self._note()
+        if not self._balance.is_ahead:
+            self._accept(listener)
+            return
+        self._loop.remove_reader(listener.sock)
+        self._loop.call_later(HEAD_START_S, self._accept_late, listener)
+
+    def _accept_late(self, listener: Listener) -> None:
+        """Accept clients whom no other worker has accepted."""
+        if listener in self._listeners:
+            self._listen(listener)
+            self._accept(listener)
+
     def _accept(self, listener: Listener) -> bool:
         """Accept some of those who wait; return whether more may.
 
-        All workers accept from one socket. A worker that took all who wait would leave none to the
-        others; one client in each turn of the loop is too slow under load, when a turn takes tens
-        of milliseconds and hundreds connect together.
+        One client in each turn of the loop is too slow under load, when a turn takes tens of
+        milliseconds and hundreds connect together.
         """
         try:
             for _ in range(1 + len(self.connections) // CONNECTIONS_PER_ACCEPT):
@@ -180,6 +204,7 @@ class HttpServer(ABC):
                 opening = self._loop.create_task(self._open(connection, accepted))
                 self._opening.add(opening)
                 opening.add_done_callback(self._opening.discard)
+                self._note()
         except (BlockingIOError, ConnectionAbortedError):
             return False
         except OSError:
@@ -188,6 +213,11 @@ class HttpServer(ABC):
             self._loop.call_later(1.0, self._listen, listener)
             return False
         return True
+
+    def _note(self) -> None:
+        if not self.draining:
+            present = len(self.connections) + len(self._opening) + len(self._handshakes)
+            self._balance.note(present)
 
     def _is_crowded(self, address: str) -> bool:
         """Return whether another client of ``address`` would take the room of others."""
@@ -214,6 +244,7 @@ class HttpServer(ABC):
     def forget(self, connection: Connection) -> None:
         """Count a connection no longer."""
         self.connections.discard(connection)
+        self._note()
         address, connection.address = connection.address, ""
         if address:
             self._of_address[address] -= 1

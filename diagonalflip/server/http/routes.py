@@ -17,6 +17,7 @@ import numpy as np
 from diagonalflip.errors import MethodNotAllowed, ModelNotFound
 from diagonalflip.message import Operation, Request, Response, operations, v2_paths
 from diagonalflip.server.http.authentication import HEALTH, Authenticator
+from diagonalflip.server.http.balance import Balance
 from diagonalflip.server.http.listener import HttpServer
 from diagonalflip.server.http.shares import Buffered, Shares
 from diagonalflip.server.worker.metrics import HTTP, PUBLIC, Metrics
@@ -73,6 +74,7 @@ class WorkerServer(HttpServer):
         metrics: Takes what happens.
         pages: Answers that are known, by path.
         authenticator: Of the public listener, if there is one.
+        balance: With other workers, if there are any.
         publish: Takes all measurements, every second.
 
     Attributes:
@@ -81,16 +83,17 @@ class WorkerServer(HttpServer):
         workers: Figures of every worker, for people.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a worker has, by keyword
         self,
         served: Served,
         metrics: Metrics,
         *,
         pages: Mapping[str, Response],
         authenticator: Authenticator | None = None,
+        balance: Balance | None = None,
         publish: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
-        super().__init__(metrics, authenticator)
+        super().__init__(metrics, authenticator, balance)
         self._known = {"/v2/health/live": Response(b'{"live": true}', JSON), **pages}
         self._publish = publish
         self.ready = True

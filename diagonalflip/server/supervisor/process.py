@@ -76,9 +76,21 @@ class Worker:
 
     @classmethod
     async def start(
-        cls, settings: Settings, number: int, listeners: Mapping[str, socket.socket], output: int
+        cls,
+        settings: Settings,
+        number: int,
+        listeners: Mapping[str, socket.socket],
+        counts: int,
+        output: int,
     ) -> Self:
-        """Start a worker that accepts clients from all listeners, and writes its log to ``output``.
+        """Start a worker.
+
+        Args:
+            settings: What to serve.
+            number: From 0.
+            listeners: It accepts clients from all of these.
+            counts: Descriptor of ``balance.share``.
+            output: Descriptor for its log.
 
         Raises:
             OSError: It cannot be started.
@@ -89,14 +101,16 @@ class Worker:
             channel = await Channel.open(ours)
             try:
                 process = subprocess.Popen(  # noqa: ASYNC220 - it takes milliseconds
-                    command(settings, number, theirs.fileno(), descriptors),
+                    command(settings, number, theirs.fileno(), counts, descriptors),
                     cwd=PACKAGE_PARENT,
                     env=ALLOCATOR | host.child_environment() | {"OMP_NUM_THREADS": "1"},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    pass_fds=[theirs.fileno(), *descriptors.values()],
-                    start_new_session=True,  # Ctrl-C is the supervisor's to handle
+                    pass_fds=[theirs.fileno(), counts, *descriptors.values()],
+                    # Ctrl-C is the supervisor's to handle. No session of its own: Linux gives each
+                    # session as much processor time as any other (sched(7), autogroups).
+                    process_group=0,
                 )
             except OSError:
                 channel.close()
@@ -191,11 +205,12 @@ class Worker:
 
 
 def command(
-    settings: Settings, number: int, channel: int, listeners: Mapping[str, int]
+    settings: Settings, number: int, channel: int, counts: int, listeners: Mapping[str, int]
 ) -> list[str]:
-    """Return the command that starts a worker; ``channel`` and ``listeners`` are descriptors."""
+    """Return the command that starts a worker; all but its number are descriptors."""
     command = [sys.executable, *SAFE_PATH, "-m", "diagonalflip.server.worker", f"--number={number}"]
     command += [f"--workers={settings.workers}", f"--channel={channel}"]
+    command += [f"--counts={counts}"]
     command += [f"--listener={name}={descriptor}" for name, descriptor in listeners.items()]
     command += [f"--idle-timeout-s={settings.idle_timeout_s}"]
     command += [f"--allowed-hosts={settings.allowed_hosts}"]

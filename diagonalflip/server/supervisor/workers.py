@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from diagonalflip.errors import ArtifactError, ParityError, ServerOverloaded
+from diagonalflip.server.http import balance
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor.backoff import RestartBackoff
 from diagonalflip.server.supervisor.logs import Part
@@ -64,6 +66,8 @@ class Workers:
         self._listeners = {
             LISTENERS[name]: each for name, each in listeners.items() if name in LISTENERS
         }
+        self._counts = balance.share(self.count)
+        self._clients = balance.counts(self._counts)
         self._output = Part("worker", settings)
         self._workers: dict[int, Worker] = {}
         self._backoffs = [RestartBackoff() for _ in range(self.count)]
@@ -171,6 +175,7 @@ class Workers:
         for worker in self.living:
             await worker.reap()
         self._output.close()
+        os.close(self._counts)
 
     async def _keep(self, number: int) -> None:
         """Run one worker after the other, for ever."""
@@ -187,7 +192,9 @@ class Workers:
         """Run one worker until it has ended; return why."""
         try:
             output = self._output.writer
-            worker = await Worker.start(self._settings, number, self._listeners, output)
+            worker = await Worker.start(
+                self._settings, number, self._listeners, self._counts, output
+            )
         except OSError as error:
             return f"could not be started: {error}"
         self._workers[number] = worker
@@ -206,6 +213,7 @@ class Workers:
             reason = "was killed: the supervisor failed"
         worker.ready = False
         outcome = await worker.reap()
+        self._clients[number] = balance.ABSENT
         del self._workers[number]
         return reason or outcome
 

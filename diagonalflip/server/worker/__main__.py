@@ -22,6 +22,7 @@ import uvloop
 
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.authentication import Authenticator
+from diagonalflip.server.http.balance import Balance, counts
 from diagonalflip.server.http.hosts import read_names
 from diagonalflip.server.http.listener import Listener
 from diagonalflip.server.http.routes import WorkerServer
@@ -123,6 +124,7 @@ class Worker:
             metrics,
             pages=pages(),
             authenticator=self._authenticator,
+            balance=Balance(counts(arguments.counts), arguments.number),
             publish=lambda state: self._channel.offer("metrics", state),
         )
         _spare_collector()
@@ -187,6 +189,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, required=True, help="from 0")
     parser.add_argument("--workers", type=int, required=True, help="how many there are")
     parser.add_argument("--channel", type=int, required=True, help="descriptor")
+    parser.add_argument("--counts", type=int, required=True, help="descriptor")
     parser.add_argument("--listener", action="append", required=True, help="NAME=DESCRIPTOR")
     parser.add_argument("--idle-timeout-s", type=float, default=limits.IDLE_S)
     parser.add_argument("--allowed-hosts", type=read_names, default="", help="with commas")

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from diagonalflip.errors import KINDS
-from diagonalflip.message import Operation, Request, Response, Work
+from diagonalflip.message import Operation, Request, Response
 from diagonalflip.server.worker.histogram import Histogram
 from diagonalflip.wire import FORMS
 
@@ -101,7 +101,7 @@ class Metrics:
             started: When the batch began, in ``perf_counter``'s seconds; None if there was none.
             finished: When it was answered.
         """
-        works: list[Work] = []
+        passes: dict[float, list[int]] = {}  # more than one if versions had a pass each
         key, duration, is_marked = None, self._queue, False
         for request in requests:
             response = cast("Response", request.response)
@@ -114,15 +114,21 @@ class Metrics:
             seconds = finished - request.arrived
             duration.add(seconds)
             if response.work is not None:
-                works.append(response.work)
+                form, images, decode_s, forward_s, encode_s = response.work
+                self._images[form] += images
+                self._decode.add(decode_s)
+                self._encode.add(encode_s)
+                passes.setdefault(forward_s, []).append(images)
             if not is_marked and "traceparent" in response.headers:  # the first waited longest
                 is_marked = True
                 duration.mark(seconds, response.headers["traceparent"])
         if started is not None:
             self._queue.extend([started - request.arrived for request in requests])
             self._busy_s += finished - started
-        if works:
-            self._add_works(works)
+        for forward_s, counts in passes.items():
+            self._forward.add(forward_s)
+            self._batch_images.add(sum(counts))
+            self._batch_requests.add(len(counts))
         for observer in self.observers:
             observer.add(requests, started, finished)
 
@@ -178,15 +184,3 @@ class Metrics:
                 **{name: [([], value)] for name, value in alone.items()},
             },
         }
-
-    def _add_works(self, works: list[Work]) -> None:
-        forms, images, decode_s, forward_s, encode_s = zip(*works, strict=True)
-        self._decode.extend(decode_s)
-        self._encode.extend(encode_s)
-        for seconds in set(forward_s):  # more than one if versions had a pass each
-            counts = [n for n, s in zip(images, forward_s, strict=True) if s == seconds]
-            self._forward.add(seconds)
-            self._batch_images.add(sum(counts))
-            self._batch_requests.add(len(counts))
-        for form, count in zip(forms, images, strict=True):
-            self._images[form] += count

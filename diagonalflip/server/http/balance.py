@@ -1,0 +1,65 @@
+"""Which worker accepts a client: one that has few.
+
+All workers accept from the same sockets, so that no client waits for one that hangs. But of clients
+that connect together, the worker that runs first would take all, and keep them for as long as they
+stay. So each worker notes how many it has, in memory that all share, and one that has more than
+another gives that one a moment to accept.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from array import array
+from collections.abc import MutableSequence
+
+HEAD_START_S = 0.001
+"""For the others, before a worker that has more clients accepts one; enough to be woken."""
+
+TOLERANCE = 8
+"""One client more in so many does not matter."""
+
+ABSENT = (1 << 32) - 1
+"""Count of a worker that accepts none."""
+
+COUNT_BYTES = 4
+
+
+def share(workers: int) -> int:
+    """Return the descriptor of memory for the counts of all workers, which are absent yet."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("clients")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.write(descriptor, workers * ABSENT.to_bytes(COUNT_BYTES, "little"))
+    return descriptor
+
+
+def counts(descriptor: int) -> MutableSequence[int]:
+    """Return that memory, as the number of clients by worker."""
+    return memoryview(mmap.mmap(descriptor, 0)).cast("I")  # type: ignore[return-value]
+
+
+class Balance:
+    """One worker among all.
+
+    Args:
+        clients: How many each worker has; for all workers the same memory.
+        number: Of this one.
+    """
+
+    def __init__(self, clients: MutableSequence[int] | None = None, number: int = 0) -> None:
+        self._clients = array("I", [ABSENT]) if clients is None else clients
+        self._number = number
+
+    def note(self, clients: int) -> None:
+        """Say how many clients this worker has, or that it is ``ABSENT``."""
+        self._clients[self._number] = clients
+
+    @property
+    def is_ahead(self) -> bool:
+        """True while another worker has fewer clients, and not just a few."""
+        least = min(self._clients)
+        return self._clients[self._number] - least > least // TOLERANCE
