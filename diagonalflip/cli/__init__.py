@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from diagonalflip import _processor
-from diagonalflip.cli.exits import ExitCode, UsageError, complain, exit_code, needs
+from diagonalflip.cli.exits import UsageError, complain, exit_code, interrupted, needs
 
 
 def main() -> None:
     """Run the command and exit with one of the codes of ``diagonalflip.cli.exits``."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, interrupted)
     if status := _processor.main():
         sys.exit(status)
     _open_streams()
@@ -20,9 +23,6 @@ def main() -> None:
     except UsageError as error:
         complain(error)
         sys.exit(exit_code(error))
-    except KeyboardInterrupt:
-        complain("interrupted")
-        sys.exit(ExitCode.INTERRUPTED)
     app(prog_name="diagonalflip")
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from diagonalflip.cli import check, compare, info, model, predict, serve
-from diagonalflip.cli.exits import ExitCode, complain, exit_code
+from diagonalflip.cli.exits import ExitCode, complain, exit_code, point_nowhere
 from diagonalflip.cli.target import DEFAULT_URL, Target
 from diagonalflip.errors import DiagonalFlipError
 
@@ -35,31 +33,21 @@ class Commands(TyperGroup):
                 status = super().main(*args, **kwargs | {"standalone_mode": False}) or ExitCode.OK
             finally:
                 sys.stdout.flush()  # or a reader that has gone away is met only at exit
-        except (typer.Abort, KeyboardInterrupt):
-            status = ExitCode.INTERRUPTED
         except DiagonalFlipError as error:
             complain(error)
             status = exit_code(error)
         except BrokenPipeError:
-            _point_stdout_nowhere()
+            point_nowhere(sys.stdout)
             status = ExitCode.REJECTED
         except typer.TyperException as error:
             complain(f"{error.format_message()} See --help.")
             status = ExitCode.USAGE
         except OSError as error:
-            _point_stdout_nowhere()
+            point_nowhere(sys.stdout)
             is_closed = error.errno == errno.EBADF and error.filename is None
             complain("standard input or output is closed" if is_closed else error)
             status = ExitCode.USAGE
-        if status == ExitCode.INTERRUPTED:
-            complain("interrupted")
         sys.exit(int(status))
-
-
-def _point_stdout_nowhere() -> None:
-    """Keep the interpreter from flushing, at its exit, into a pipe that no one reads."""
-    with suppress(OSError):  # it may be no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(cls=Commands, help=HELP, add_completion=False, pretty_exceptions_enable=False)

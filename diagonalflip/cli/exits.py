@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 from diagonalflip.errors import (
     ClientError,
@@ -50,8 +53,34 @@ def exit_code(error: DiagonalFlipError) -> ExitCode:
 def complain(text: object) -> None:
     """Say on stderr, in one line and without a server's commands to a terminal, what went wrong."""
     shown = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    with suppress(OSError):  # nobody reads it, or it has no room
+    try:
         print(f"diagonalflip: {' '.join(shown.split())}", file=sys.stderr, flush=True)
+    except OSError:  # nobody reads it, or it has no room
+        point_nowhere(sys.stderr)
+
+
+def point_nowhere(stream: TextIO) -> None:
+    """Keep the interpreter from failing, at its exit, to write what a stream still holds."""
+    with suppress(OSError):  # it may be no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+UNFINISHED: set[Path] = set()
+"""Files that go away if the command is interrupted."""
+
+
+def interrupted(*_: object) -> NoReturn:
+    """End at once, on Ctrl-C.
+
+    An exception would be raised anywhere, such as between taking a lock and the block that gives it
+    back, and then a thread waits for that lock for ever.
+    """
+    for path in UNFINISHED:
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        shows_cursor = b"\x1b[?25h\n" if os.isatty(2) else b""  # the progress bar hides it
+        os.write(2, shows_cursor + b"diagonalflip: interrupted\n")
+    os._exit(ExitCode.INTERRUPTED)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from diagonalflip.cli.exits import UsageError
+from diagonalflip.cli.exits import UNFINISHED, UsageError
 from diagonalflip.client import _files
 from diagonalflip.wire import PIXELS
 
@@ -92,7 +92,8 @@ def opened(output: str, form: OutputForm) -> Iterator[Output]:
 
     What goes to stdout or a pipe as ``npy`` gets there at the end.
     """
-    with _files.writing(sys.stdout.buffer if output == "-" else output) as file, ExitStack() as end:
+    path = sys.stdout.buffer if output == "-" else output
+    with _files.writing(path, UNFINISHED) as file, ExitStack() as end:
         whole, collected = file, form is OutputForm.NPY and (output == "-" or not file.seekable())
         if collected:
             whole = end.enter_context(tempfile.TemporaryFile())

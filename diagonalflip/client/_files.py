@@ -45,12 +45,16 @@ def pieces(file: BinaryIO) -> Iterator[bytes]:
 
 
 @contextmanager
-def writing(destination: Destination) -> Iterator[BinaryIO]:
+def writing(destination: Destination, unfinished: set[Path] | None = None) -> Iterator[BinaryIO]:
     """Open the destination; at a path, nothing appears until all is written.
 
     What was written so far lies beside it in a hidden ``.part`` file, which goes away on
     any error, and stays if the process is killed. A file that is there keeps its mode and owner;
     where it cannot be replaced, it is written over at the end.
+
+    Args:
+        destination: A path, or a file that is open.
+        unfinished: Has the path of the ``.part`` file meanwhile.
 
     Raises:
         OSError: It cannot be written, which is known before anything is.
@@ -69,6 +73,8 @@ def writing(destination: Destination) -> Iterator[BinaryIO]:
     if path.exists():
         path.open("ab").close()  # or it may not be written
     part = path.with_name(f".{secrets.token_hex(8)}.part")
+    unfinished = set() if unfinished is None else unfinished
+    unfinished.add(part)
     try:
         begun = part.open("xb")
     except OSError:
@@ -89,6 +95,7 @@ def writing(destination: Destination) -> Iterator[BinaryIO]:
                 _write_over(path, finished)
     finally:
         part.unlink(missing_ok=True)
+        unfinished.discard(part)
 
 
 def _replace(path: Path, part: Path) -> bool:

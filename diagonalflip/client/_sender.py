@@ -132,16 +132,19 @@ class Sender:
             InvalidAnswer: It answers, but wrongly.
         """
         deadline = Deadline(timeout_s)
+        failure: DiagonalFlipError | None = None
         while True:
             try:
                 await self._check_all_16(Deadline(min(PROBE_S, deadline.check())))
             except NOT_YET as error:
+                if failure is None or not isinstance(error, DeadlineExceeded):
+                    failure = error  # what it says is more than that the time is over
                 pause_s = random.uniform(0.05, 0.25)  # noqa: S311
                 if pause_s >= deadline.left_s():
                     raise DeadlineExceeded(
                         f"no correct prediction in {timeout_s:g} s",
                         "one",
-                        f"the last error was: {error}",
+                        f"the last error was: {failure}",
                     ) from error
             else:
                 return

@@ -35,19 +35,55 @@ def silent() -> Iterator[tuple[socket.socket, str]]:
         yield listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_ctrl_c_leaves_nothing_that_looks_finished(
-    silent: tuple[socket.socket, str], tmp_path: Path
+@pytest.mark.parametrize("suffix", ["bin", "npy", "jsonl"])
+def test_ctrl_c_leaves_what_was_there(
+    silent: tuple[socket.socket, str], tmp_path: Path, suffix: str
 ) -> None:
     listener, url = silent
-    images, output = tmp_path / "in.bin", tmp_path / "out.bin"
+    images, output = tmp_path / "in.bin", tmp_path / f"out.{suffix}"
     images.write_bytes(bytes(1 << 20))
+    output.write_bytes(b"before")
     process = start("--url", url, "predict", "--input", images, "--output", output)
     with listener.accept()[0]:
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=SLOW_S)
-    assert process.returncode == 130
-    assert (stdout, stderr) == (b"", b"diagonalflip: interrupted\n")
-    assert list(tmp_path.iterdir()) == [images]
+    assert (process.returncode, stdout, stderr) == (130, b"", b"diagonalflip: interrupted\n")
+    assert output.read_bytes() == b"before"
+    assert sorted(tmp_path.iterdir()) == [images, output]
+
+
+IN_A_LOCK = """
+import signal, threading, diagonalflip.cli
+from diagonalflip.client._jobs import Window
+
+def entered(self):
+    enter(self)
+    if threading.current_thread() is threading.main_thread():
+        signal.raise_signal(signal.SIGINT)
+
+def begun(self):
+    threading.Condition.__enter__ = entered
+    return self
+
+enter, Window.__enter__ = threading.Condition.__enter__, begun
+diagonalflip.cli.main()
+"""
+
+
+def test_ctrl_c_while_a_lock_is_held_keeps_no_thread_waiting(
+    silent: tuple[socket.socket, str], tmp_path: Path
+) -> None:
+    """An exception between taking the lock and the block that gives it back would."""
+    (tmp_path / "in.bin").write_bytes(bytes(1 << 20))
+    words = ["--url", silent[1], "predict", "--input", tmp_path / "in.bin"]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_LOCK, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=SLOW_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, b"diagonalflip: interrupted\n")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +132,11 @@ def test_output_that_cannot_be_written_is_an_error(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", BAD)
+def test_an_error_that_nobody_can_read_has_its_code(words: str) -> None:
+    assert through_a_shell(words, "2>/dev/full").returncode == through_a_shell(words, "").returncode
+
+
 def test_a_terminal_gets_no_bytes(unused_url: str) -> None:
     ours, theirs = os.openpty()
     words = ["--url", unused_url, "--deadline-s", "0.1", "predict", "--input", __file__]
@@ -115,7 +156,8 @@ def test_errors_are_the_same_with_closed_streams(words: str, streams: str) -> No
     done, usual = through_a_shell(words, streams), through_a_shell(words, "")
     assert done.returncode == usual.returncode
     assert done.stdout == ""
-    assert done.stderr == ("" if "2>&-" in streams else usual.stderr)
+    told, usually = (each.stderr.partition("The last error")[0] for each in (done, usual))
+    assert told == ("" if "2>&-" in streams else usually)
 
 
 @pytest.mark.slow
@@ -186,12 +228,12 @@ def test_what_the_encoding_has_not_is_written_as_its_number() -> None:
 
 
 INTERRUPTED = """
-import sys, diagonalflip.cli
+import signal, sys, diagonalflip.cli
 
 class Interrupting:
     def find_spec(self, name, *_):
         if name == "typer":
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupting())
 diagonalflip.cli.main()
