@@ -36,7 +36,7 @@ FRONT, EDGE, TORCHSERVE = "front", "edge", "torchserve"
 
 RATES = ("W2", "W3", "W4")
 PLANNED = 0.6
-"""Of a replica's core. One of three zones may fail, and a rolling update takes one replica away."""
+"""Load of a replica's core. One of three zones may fail, and an update takes a replica away."""
 LEAST_REPLICAS = 2
 REQUEST_BITS = 8 * (348 + 32)
 """An answer to two images, head and body, as curl counts them."""

@@ -8,7 +8,7 @@ from benchmarks.measures import GOALS, Results, plain, ratio
 
 
 def draw(results: Results, path: Path) -> None:
-    """Plots the ratios to the baseline, so turned that higher is better."""
+    """Plot the ratios to the baseline, turned so that higher is better."""
     import matplotlib as mpl  # noqa: PLC0415 - slow to import
     from matplotlib.figure import Figure  # noqa: PLC0415
 

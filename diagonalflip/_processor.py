@@ -13,7 +13,7 @@ from pathlib import Path
 from diagonalflip.errors import SettingError
 
 NEEDED = ("ssse3", "sse4_1", "sse4_2", "popcnt")
-"""Of x86-64-v2, what instructions are missing without, as Linux calls it."""
+"""Instructions of x86-64-v2 that older processors lack, by Linux's names."""
 
 CPUINFO = Path("/proc/cpuinfo")
 

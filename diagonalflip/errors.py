@@ -60,7 +60,7 @@ class DiagonalFlipError(Exception):
         return " ".join(_sentence(text) for text in sentences if text)
 
     def problem(self) -> dict[str, str | int]:
-        """The error as an RFC 9457 problem object, ready for JSON."""
+        """Return the error as an RFC 9457 problem object, ready for JSON."""
         fields: dict[str, str | int] = {
             "type": f"urn:diagonalflip:problem:{self.code}",
             "title": self.code.replace("_", " ").capitalize(),
@@ -172,7 +172,7 @@ class TooManyImages(DiagonalFlipError, status=413):
 
     @classmethod
     def of(cls, count: int, limit: int) -> TooManyImages:
-        """The error for ``count`` images where ``limit`` are allowed."""
+        """Make the error for ``count`` images where ``limit`` are allowed."""
         error = cls(f"{count} images", f"at most {limit}", "send them in several requests")
         error.limit = limit
         return error

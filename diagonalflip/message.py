@@ -36,7 +36,7 @@ HINTS: dict[int, dict[str, str]] = {
 
 
 def operations(version: str = "") -> dict[str, Operation]:
-    """Paths that ask for something of a version of the model, of the default if none is named."""
+    """Return the paths of operations of a version, or of the default if none is named."""
     end, v2_end = (f"/{version}", f"/versions/{version}") if version else ("", "")
     return {
         f"/predictions/{MODEL}{end}": Operation.PREDICT,
@@ -46,7 +46,7 @@ def operations(version: str = "") -> dict[str, Operation]:
 
 
 def v2_paths(version: str = "") -> dict[str, str]:
-    """Paths by which V2 describes the server and that version: the document of each."""
+    """Return the paths by which V2 describes the server and a version, and their documents."""
     path = f"/v2/models/{MODEL}" + (f"/versions/{version}" if version else "")
     return {"/v2": "server", path: "model", f"{path}/ready": "ready", f"{path}/config": "config"}
 
@@ -108,7 +108,7 @@ class Request:
     def rejection(
         self, error: DiagonalFlipError, headers: dict[str, str] | None = None, *, v2: bool = False
     ) -> Response:
-        """The response that tells of ``error``: RFC 9457, or V2's error object.
+        """Make the response that tells of ``error``: RFC 9457, or V2's error object.
 
         Args:
             error: What is wrong.
@@ -149,10 +149,10 @@ class Response:
 
     Attributes:
         body: Its bytes.
-        content_type: Of the body.
-        status: Of HTTP.
+        content_type: The body's.
+        status: HTTP's.
         headers: Further ones, of this response alone.
-        code: Of the error that it tells of, if any.
+        code: The error's that it tells of, if any.
         work: What it took, if images were predicted.
         common: Headers that it shares with others.
     """

@@ -33,12 +33,12 @@ class Predictor(Operations):
     serves.
 
     Args:
-        version: Of the model; None takes the first one.
+        version: The model's; None takes the first one.
         model_store: Folder that ``make export`` filled; None takes the versions in the package.
         device: ``cpu``, or ``cuda:N``, which needs torch; None takes a GPU if there is one.
 
     Attributes:
-        version: Of the model.
+        version: The model's.
         flips: How many of the 16 images that version flips.
         device: Where it computes.
         largest_deviation: From the exact predictions, of all 16 images on that device.

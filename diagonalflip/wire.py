@@ -77,7 +77,7 @@ MAX_EXPLAINED_IMAGES = 1 << 12
 """The same for explanations, whose answer is for people."""
 
 MAX_BODY_BYTES = 1 << 25
-"""Of a request, before and after its content coding: any form of the most images fits twice."""
+"""Longest body, before and after its content coding: any form of the most images fits twice."""
 
 MAX_CONNECTIONS = 4096
 """That a listener keeps open at once."""
@@ -105,7 +105,7 @@ class Images:
 
 
 def from_packed(body: bytes | bytearray, padding_bits: int = 0) -> Images:
-    """Checks packed bytes that came over the wire.
+    """Check packed bytes that came over the wire.
 
     Args:
         body: Two images per byte, high nibble first.
@@ -136,18 +136,18 @@ def from_packed(body: bytes | bytearray, padding_bits: int = 0) -> Images:
 
 
 def check_count(count: int, limit: int = MAX_IMAGES) -> None:
-    """Raises TooManyImages if one request may not carry ``count`` images."""
+    """Raise TooManyImages if one request may not carry ``count`` images."""
     if count > limit:
         raise TooManyImages.of(count, limit)
 
 
 def with_padding(media_type: str, count: int) -> str:
-    """The media type of ``count`` packed images, with its ``padding`` if that is odd."""
+    """Return the media type of ``count`` packed images, with its ``padding`` if that is odd."""
     return f"{media_type}; padding={NIBBLE_BITS}" if count % 2 else media_type
 
 
 def pack(numbers: npt.ArrayLike) -> Images:
-    """Packs image numbers.
+    """Pack image numbers.
 
     Args:
         numbers: ``int[n]``, each 0-15, n at least 1.
@@ -170,21 +170,21 @@ def pack(numbers: npt.ArrayLike) -> Images:
 
 
 def unpack(images: Images) -> npt.NDArray[np.uint8]:
-    """The image numbers, ``uint8[count]``, of packed images."""
+    """Return the image numbers, ``uint8[count]``, of packed images."""
     octets = np.frombuffer(images.packed, dtype=np.uint8)
     nibbles = np.stack([octets >> 4, octets & 0x0F], axis=1).reshape(-1)
     return nibbles[: images.count]
 
 
 def pack_pixels(pixels: npt.NDArray[Any], columns: int = 0) -> Images:
-    """Packs pixels ``uint8[n, 4]`` or ``bool[n, 4]`` that are 0 or 1; n at least 1."""
+    """Pack pixels ``uint8[n, 4]`` or ``bool[n, 4]`` that are 0 or 1; n at least 1."""
     if len(pixels) == 0:
         raise EmptyPayload("0 images", "at least one image")
     return Images(np.packbits(pixels).tobytes(), len(pixels), columns)
 
 
 def to_pixels(numbers: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """The pixels, ``uint8[n, 2, 2]`` row-major, of image numbers ``int[n]``."""
+    """Return the pixels, ``uint8[n, 2, 2]`` row-major, of image numbers ``int[n]``."""
     shifts = np.array([3, 2, 1, 0])
     bits: npt.NDArray[np.int64] = (np.asarray(numbers)[:, None] >> shifts) & 1
     return bits.astype(np.uint8).reshape(-1, 2, 2)

@@ -34,7 +34,7 @@ def write_archive(path: Path, version: str, model_files: Sequence[Path]) -> dict
 
     Args:
         path: The ``.mar`` file to write.
-        version: Of the model, as TorchServe and its clients see it.
+        version: The model's, as TorchServe and its clients see it.
         model_files: The network for GPUs and for CPUs, and the predictions that workers check
             themselves by.
     """

@@ -28,7 +28,7 @@ class DiagonalFlipNet(nn.Module):
         self.layer2 = nn.Linear(hidden, PIXELS)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Maps ``float32[batch, 4]`` pixels to ``float32[batch, 4]`` predictions."""
+        """Map ``float32[batch, 4]`` pixels to ``float32[batch, 4]`` predictions."""
         prediction: torch.Tensor = self.layer2(torch.relu(self.layer1(pixels)))
         return prediction
 

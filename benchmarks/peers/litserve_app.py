@@ -16,7 +16,7 @@ BATCH_TIMEOUT_S = 0.001
 
 
 async def read(request: Request) -> tuple[bytes, int]:
-    """The body, and how many images it holds; by itself LitServe reads only JSON."""
+    """Return the body, and how many images it holds; by itself LitServe reads only JSON."""
     body = await request.body()
     return body, count_of(body, request.headers.get("content-type", ""))
 
@@ -32,7 +32,7 @@ class FlipAPI(litserve.LitAPI):
         return request
 
     def batch(self, inputs: list[Any]) -> Any:
-        """The requests as they came."""
+        """Return the requests as they came."""
         return inputs
 
     def predict(self, batch: Any) -> Any:

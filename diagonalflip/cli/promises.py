@@ -33,7 +33,7 @@ class Kit:
 
     Attributes:
         alone: Predictions of all images, each asked for alone, ``float32[16, 4]``.
-        version: Of the model that answers.
+        version: The version that answers.
     """
 
     def __init__(self, raw: Raw) -> None:

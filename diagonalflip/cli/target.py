@@ -31,8 +31,8 @@ class Raw:
     """Single requests, for what the client hides: headers, forms of answers, rejections, pictures.
 
     Attributes:
-        url: Of the server, without a path of ours.
-        version: Of the model; None asks the server's default.
+        url: The server's, without a path of ours.
+        version: The model's; None asks the server's default.
     """
 
     url: str

@@ -23,7 +23,7 @@ from diagonalflip.wire import JSON, MODEL, PIXELS
 Vector = Mapping[str, Any]
 FILES = ("predictions", "v2", "explanations")
 VERSION = "1.0"
-"""Of the model whose predictions the vectors have."""
+"""Version of the model whose predictions the vectors have."""
 
 PROBLEM_MEMBERS = {"type", "title", "status", "detail", "code", "got", "expected"}
 ROUNDED = 0.5e-6

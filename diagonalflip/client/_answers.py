@@ -34,13 +34,13 @@ class ServerInfo:
     """Description of a server.
 
     Attributes:
-        version: Of the model.
+        version: The model's.
         flips: How many of the 16 images that version flips.
         model_digest: SHA-256 (hex) of the model; what ``Client(model_digest=...)`` compares.
-        wire_version: Of the wire contract.
+        wire_version: The wire format's.
         workers: Processes that the server was started with; None if it does not know.
         device: ``cpu``, or ``cuda:0`` and so on, of the worker that answered.
-        device_name: Of that device.
+        device_name: What that device is.
         runtime: What runs the network there.
         max_images: That one request may carry.
         max_explained_images: That one request to ``/explanations`` may carry.

@@ -44,8 +44,8 @@ class Form:
 
     Attributes:
         media_type: What to accept.
-        shape: Of one image's answer.
-        dtype: Of the decoded answer.
+        shape: One image's in the answer.
+        dtype: The decoded answer's.
         length_bytes: Body's length for a number of images.
         decode: Body and number of images to ``dtype[n, *shape]``, writable.
         is_plain: Whether a decoded answer has the same bytes as the body.
@@ -93,11 +93,11 @@ class Endpoint:
     What the environment says of them is found out once, by ``requests``, for both clients.
 
     Args:
-        url: Of the server, without a path of ours: ``http://host:port``.
+        url: The server's, without a path of ours: ``http://host:port``.
         model: Its name.
         token: For ``Authorization: Bearer``.
         model_digest: The only model whose answers are wanted.
-        version: Of the model; None asks the server's default.
+        version: The model's; None asks the server's default.
         verify: As in ``requests``: whether to check certificates, or the path of trusted ones.
         cert: As in ``requests``: the client's certificate, and its key if in another file.
 

@@ -104,7 +104,7 @@ def _is_bytes(view: memoryview) -> bool:
 
 
 def packed_images(packed: Packed, count: int | None = None) -> Images:
-    """Checks packed bytes against the number of images in them.
+    """Check packed bytes against the number of images in them.
 
     Args:
         packed: ``uint8[ceil(count / 2)]``; an unused last nibble is 0.
@@ -137,7 +137,7 @@ def packed_bytes(packed: Packed) -> memoryview:
 
 
 def checked_count(length_bytes: int, last: bytes | bytearray, count: int | None) -> int:
-    """Number of images in ``length_bytes`` packed bytes that end in ``last``.
+    """Return the number of images in ``length_bytes`` packed bytes that end in ``last``.
 
     Raises:
         EmptyPayload: There are no bytes.
@@ -238,7 +238,7 @@ def _number(index: int, item: Any) -> int:
 
 
 def _number_of_pixels(item: Any) -> int:
-    """The image number of four pixels, or -1."""
+    """Return the image number of four pixels, or -1."""
     try:
         pixels = np.array(item)
     except ValueError:  # rows of different lengths

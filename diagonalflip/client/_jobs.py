@@ -57,8 +57,8 @@ class Jobs:
 
         Args:
             images: In any number.
-            form: Of the answers.
-            deadline: Of the whole job alone: it is cancelled at the end.
+            form: The answers'.
+            deadline: For the whole job alone: it is cancelled at the end.
             out: Where to put the answers.
         """
         if images.count <= self._limit.images:
@@ -94,8 +94,8 @@ class Window:
 
     Args:
         jobs: Gets the answers.
-        form: Of the answers.
-        deadline: Of each chunk, from when it was added; at the end, all are cancelled.
+        form: The answers'.
+        deadline: For each chunk, from when it was added; at the end, all are cancelled.
     """
 
     def __init__(self, jobs: Jobs, form: Form, deadline: Deadline) -> None:

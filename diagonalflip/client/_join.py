@@ -25,7 +25,7 @@ from diagonalflip.wire import Images, pack, unpack
 Send = Callable[[Images, Form, Deadline], Coroutine[Any, Any, Answer]]
 
 MOST_IMAGES = 1_024
-"""Of a thread's call that is joined: to copy more takes longer than a request of its own."""
+"""Largest call that is joined: to copy more takes longer than a request of its own."""
 
 _MAKING = threading.Lock()
 
@@ -71,7 +71,7 @@ class AsyncJoiner:
     Args:
         send: Gets the answers of one request.
         limit: Images per request.
-        deadline_s: Of each call.
+        deadline_s: Each call's.
     """
 
     def __init__(self, send: Send, limit: ChunkLimit, deadline_s: float) -> None:

@@ -85,7 +85,7 @@ class Sender:
 
     Args:
         transport: Sends single requests.
-        version: Of the model that must answer, or None.
+        version: The version that must answer, or None.
         limit: Images per request.
     """
 

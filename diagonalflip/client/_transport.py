@@ -48,8 +48,8 @@ class Transport:
 
         Args:
             images: What to send.
-            form: Of the answer.
-            deadline: Of the call.
+            form: The answer's.
+            deadline: The call's.
             out: Array for the answer, if that form has the same bytes there.
 
         Raises:
@@ -82,11 +82,11 @@ class Transport:
 
         Args:
             url: Below the endpoint's.
-            body: Of the request.
+            body: The request's.
             headers: Besides the token.
-            deadline: Of the call.
+            deadline: The call's.
             most: Bytes that are wanted of an answer with status 200.
-            method: Of the request.
+            method: The request's.
             into: Takes the body of an answer with status 200, if it has that length.
 
         Raises:

@@ -37,7 +37,7 @@ class AsyncClient(Copied):
     Args:
         url, model, version, deadline_s, token, verify, cert, model_digest, images_per_request: As
             ``Client``'s.
-        connections: Of all calls together, and so requests in flight; others queue. A job, which
+        connections: For all calls together, and so requests in flight; others queue. A job, which
             is a call of more images than one request carries, has four of its own at most.
         join_calls: Whether calls of one turn of the event loop travel in one request. A token's
             rate counts requests.

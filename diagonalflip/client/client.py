@@ -30,9 +30,9 @@ class Client(Copied, Operations):
     what was lost is sent again, for predictions have no effects; every answer is checked.
 
     Args:
-        url: Of the server: ``http://host:port``, and a path if it is behind one.
+        url: The server's: ``http://host:port``, and a path if it is behind one.
         model: Name of the model.
-        version: Of the model; None asks the server's default.
+        version: The model's; None asks the server's default.
         deadline_s: Seconds that a call may take in all, queueing and retries included; ``inf`` has
             no end. In ``predict_chunks`` and ``predict_file``, whose work has no bound, each chunk
             has as many.

@@ -19,14 +19,14 @@ MOST_INFLATED = 1032
 
 
 def length_of(coding: str, body: Body) -> int:
-    """The most bytes that ``decoded`` gives for a body: gzip says it (RFC 1952, section 2.3.1)."""
+    """Return the most bytes that ``decoded`` gives: gzip says it (RFC 1952, section 2.3.1)."""
     if FORMATS.get(coding.strip().lower()) == GZIP:
         return min(int.from_bytes(body[-4:], "little"), MAX_BODY_BYTES)
     return min(len(body) * MOST_INFLATED, MAX_BODY_BYTES)
 
 
 def decoded(coding: str, body: Body, most: int = MAX_BODY_BYTES) -> Body:
-    """The body before ``coding``, a ``Content-Encoding`` header, was applied.
+    """Return the body before ``coding``, a ``Content-Encoding`` header, was applied.
 
     Raises:
         InvalidPayload: It is not whole, or something follows it.

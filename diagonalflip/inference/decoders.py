@@ -41,10 +41,10 @@ HEX_VALUES = bytes.maketrans(HEX_DIGITS, bytes([*range(16), *range(10, 16)]))
 WHITE_SPACE = b" \t\r\n"
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""Of UTF-8: editors and .NET write it before a text."""
+"""UTF-8's mark, which editors and .NET write before a text."""
 
 SPARE_COMMAS = 1000
-"""Of JSON, in which pixels are not all."""
+"""Commas of a JSON document that are not between pixels, at most."""
 
 IMAGE_FORMS = 'a number 0-15, a string "1011", [1,0,1,1] or [[1,0],[1,1]]'
 
@@ -61,7 +61,7 @@ for _number in range(16):
 
 
 def decode(content_type: str, body: Body) -> Images:
-    """Reads the images of a request.
+    """Read the images of a request.
 
     Args:
         content_type: The ``Content-Type`` header, parameters included; "" if absent.

@@ -51,7 +51,7 @@ TABLE_HEADINGS = "image  prediction\n"
 
 @lru_cache(maxsize=256)
 def choose(accept: str, content_type: str) -> str:
-    """The media type to answer with: what ``Accept`` likes best, by default the request's twin.
+    """Choose the media type of the answer: what ``Accept`` ranks highest, else the request's own.
 
     Raises:
         NotAcceptable: ``accept`` rules out everything in ``ENCODERS``.
@@ -66,7 +66,7 @@ def choose(accept: str, content_type: str) -> str:
 
 
 def encode(media_type: str, images: Images, predictions: Predictions) -> Encoded:
-    """Writes ``float32[n, 4]`` as ``media_type``, one of ``ENCODERS``."""
+    """Write ``float32[n, 4]`` as ``media_type``, one of ``ENCODERS``."""
     return ENCODERS[media_type](images, predictions)
 
 
@@ -93,7 +93,7 @@ def encode_json(_images: Images, predictions: Predictions) -> Encoded:
 
 
 def encode_text(images: Images, predictions: Predictions) -> Encoded:
-    """A table for people, written by one formatting of all values."""
+    """Write a table for people, by one formatting of all values."""
     bits = [f"{number:04b}" for number in range(16)]
     cells: list[Any] = [None] * (images.count * (1 + PIXELS))
     cells[:: 1 + PIXELS] = map(bits.__getitem__, unpack(images).tolist())

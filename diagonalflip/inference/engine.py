@@ -37,7 +37,7 @@ Chunk = tuple[int, int]
 
 
 def open_engine(torchscript: bytes, onnx: bytes, device: str) -> Engine:
-    """The engine for ``device``.
+    """Open the engine for ``device``.
 
     Args:
         torchscript: The network for a GPU.
@@ -83,7 +83,7 @@ class Engine(ABC):
         return None
 
     def predict(self, requests: Sequence[Images]) -> list[npt.NDArray[np.float32]]:
-        """Predicts all requests in one pass.
+        """Predict all requests in one pass.
 
         Args:
             requests: Packed images; the images of one never meet those of another.
@@ -104,7 +104,7 @@ class Engine(ABC):
         return answers
 
     def warm_up(self, reference: npt.NDArray[np.float64]) -> float:
-        """Runs every batch shape on every lane, and checks every image at every position of it.
+        """Run every batch shape on every lane, and check every image at every position of it.
 
         Args:
             reference: ``float64[16, 4]``, the parity report's predictions by image number.
@@ -146,7 +146,7 @@ class Engine(ABC):
         return self._forward(packed, chunks).reshape(-1, 16, PIXELS)
 
     def _chunks(self, total_bytes: int) -> list[Chunk]:
-        """Cuts packed bytes into batches, the last one of the smallest shape that holds it."""
+        """Cut packed bytes into batches, the last one of the smallest shape that holds it."""
         step = self.batch_sizes[-1] // IMAGES_PER_BYTE
         chunks = []
         for start in range(0, total_bytes, step):
@@ -156,7 +156,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
-        """Runs packed bytes chunk by chunk; gives ``float32[2 * bytes, 4]`` on the host."""
+        """Run packed bytes chunk by chunk; return ``float32[2 * bytes, 4]`` on the host."""
 
 
 class OnnxEngine(Engine):
@@ -207,7 +207,7 @@ class OnnxEngine(Engine):
         return self._answers[: IMAGES_PER_BYTE * len(packed)]
 
     def _bind(self, chunk: Chunk) -> onnxruntime.IOBinding:
-        """Ties a pass to the memory of pixels and answers: half of a small pass is saved."""
+        """Tie a pass to the memory of pixels and answers: half of a small pass is saved."""
         start, images = chunk
         shape = images // self._images_per_row, self._images_per_row * PIXELS
         answers = self._answers[IMAGES_PER_BYTE * start :]
@@ -218,6 +218,6 @@ class OnnxEngine(Engine):
 
 
 def room_for(chunks: Sequence[Chunk]) -> int:
-    """Number of answers, including those of padding."""
+    """Return the number of answers, including those of padding."""
     start, images = chunks[-1]
     return IMAGES_PER_BYTE * start + images

@@ -21,10 +21,10 @@ Body = bytes | bytearray
 
 
 def file_of(content_type: str, body: Body) -> tuple[str, Body]:
-    """The file's type and bytes.
+    """Return the file's type and bytes.
 
     Args:
-        content_type: Of the form, with its boundary.
+        content_type: The form's, with its boundary.
         body: The form.
 
     Returns:

@@ -41,7 +41,7 @@ class MediaType:
 
 @lru_cache(maxsize=256)
 def parse_media_type(value: str) -> MediaType:
-    """Reads a ``Content-Type``, or a range of ``Accept``; rubbish becomes an unknown type."""
+    """Read a ``Content-Type``, or a range of ``Accept``; rubbish becomes an unknown type."""
     name, *rest = value.split(";")
     parameters = {}
     for part in rest:
@@ -51,7 +51,7 @@ def parse_media_type(value: str) -> MediaType:
 
 
 def file_type(declared: str, content: bytes | bytearray, name: str = "") -> str:
-    """The media type of a file in a form.
+    """Return the media type of a file in a form.
 
     Args:
         declared: Its ``Content-Type``. It wins unless it is generic, as curl's and browsers' is
@@ -60,7 +60,7 @@ def file_type(declared: str, content: bytes | bytearray, name: str = "") -> str:
         name: Its name; "" if it is not known.
 
     Raises:
-        UnsupportedMediaType: Of a named file: suffix and content say different things, or say
+        UnsupportedMediaType: A file's suffix and content say different things, or say
             what is none of ``FORMS``.
     """
     if parse_media_type(declared).name not in GENERIC:
@@ -86,14 +86,14 @@ def file_type(declared: str, content: bytes | bytearray, name: str = "") -> str:
 
 @lru_cache(maxsize=256)
 def _named(suffix: str) -> str:
-    """The media type that a file's suffix names, on every host the same; "" if none is known."""
+    """Return the media type of a suffix, the same on every host; "" if none is known."""
     kind, coding = mimetypes.MimeTypes().guess_type(f"a{suffix}")
     return f"application/{coding}" if coding else SUFFIXES.get(suffix) or kind or ""
 
 
 @lru_cache(maxsize=256)
 def negotiate(accept: str, offers: Sequence[str]) -> str | None:
-    """The best of ``offers`` for an ``Accept`` header, RFC 9110 section 12.5.1.
+    """Return the best of ``offers`` for an ``Accept`` header (RFC 9110, section 12.5.1).
 
     Args:
         accept: The header; empty means anything.
@@ -110,7 +110,7 @@ def negotiate(accept: str, offers: Sequence[str]) -> str | None:
 
 
 def _quality(offer: str, ranges: Sequence[MediaType]) -> float:
-    """The weight that the most specific range gives to ``offer``; 0 if none matches."""
+    """Return the weight that the most specific range gives to ``offer``; 0 if none matches."""
     kind = offer.partition("/")[0]
     for pattern in (offer, f"{kind}/*", "*/*"):
         weights = [_weight(r) for r in ranges if r.name == pattern]
@@ -128,7 +128,7 @@ def _weight(media_range: MediaType) -> float:
 
 
 def check_charset(media_type: MediaType) -> None:
-    """Raises UnsupportedMediaType for a text that is not said to be UTF-8."""
+    """Raise UnsupportedMediaType for a text that is not said to be UTF-8."""
     charset = media_type.parameters.get("charset", "utf-8").lower()
     if charset not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType(f"charset {charset!r}", "UTF-8")

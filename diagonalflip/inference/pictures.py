@@ -23,10 +23,10 @@ CONVERT = "convert it, as ImageMagick's -monochrome does"
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 10_000
-"""Of a PNG; encoders write one for some kilobytes of data."""
+"""Most chunks of a PNG; encoders write one for some kilobytes of data."""
 
 COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
-"""Of a plain PBM. Pillow drops them as well, but copies all the rest for each."""
+"""A comment in a plain PBM. Pillow drops them too, but copies all the rest for each."""
 
 ADAM7 = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
@@ -39,7 +39,7 @@ BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowErro
 
 
 def decode_png(_media_type: MediaType, body: Body) -> Images:
-    """A PNG of bit depth 1, or 8 with nothing but black and white; white, or sample 1, is 1."""
+    """Decode a PNG of bit depth 1, or 8 in black and white only; white, or sample 1, is 1."""
     # ``_open`` says what is wrong with anything else.
     chunks = _critical_chunks(body) if body[:8] == SIGNATURE else [body[8:]]
     plain = body[:8] + b"".join(chunks)
@@ -51,19 +51,19 @@ def decode_png(_media_type: MediaType, body: Body) -> Images:
 
 
 def count_of(body: Body) -> int:
-    """The images in a PNG, as its head says (PNG, section 11.2.2)."""
+    """Return the number of images in a PNG, by its head (PNG, section 11.2.2)."""
     width, height = (int.from_bytes(body[at : at + 4], "big") for at in (16, 20))
     return width * height // PIXELS
 
 
 def decode_pbm(_media_type: MediaType, body: Body) -> Images:
-    """A PBM, plain (P1) or raw (P4); bit 1, which is black, is pixel 1."""
+    """Decode a PBM, plain (P1) or raw (P4); bit 1, which is black, is pixel 1."""
     plain = COMMENT.sub(b"", body) if body[:2] == b"P1" else body
     return _from_sheet(~_open(plain, "PPM"))
 
 
 def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
-    """The samples, ``bool[height, width]``; True is white, or the second colour of a palette.
+    """Return samples ``bool[height, width]``; True is white, or a palette's second colour.
 
     Raises:
         EmptyPayload: ``body`` has no bytes.
@@ -98,7 +98,7 @@ def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
 
 
 def _critical_chunks(body: Body) -> list[Body]:
-    """The chunks of a PNG that make its pixels: others, such as long texts, are not looked at.
+    """Return the chunks of a PNG that make its pixels; others, such as long texts, are skipped.
 
     Raises:
         InvalidPicture: There are too many, a checksum is wrong, the last one is cut short or is

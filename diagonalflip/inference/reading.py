@@ -94,7 +94,7 @@ def unwrap(request: Request, most: int = MAX_BODY_BYTES) -> tuple[dict[str, str]
 
 
 def cost_of(request: Request) -> int:
-    """The most work that a request can be, in predictions; what is small is unwrapped for it.
+    """Return the most work that a request can be, in predictions; a small body is unwrapped.
 
     It is estimated by what decoding begins with, and is bounded by the length of the body, of a
     PNG by the size in its head, of gzip by the length at its end.
@@ -131,7 +131,7 @@ def _is_form(request: Request) -> bool:
 
 
 def read(request: Request, version: str, model_digest: str) -> Job | None:
-    """Understands one request; None if it says nothing, and so asks what is served.
+    """Read one request; return None if it says nothing, and so asks what is served.
 
     Args:
         request: From any listener.

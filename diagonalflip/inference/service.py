@@ -44,7 +44,7 @@ class Service:
     Args:
         model: Its files.
         device: Where to compute.
-        workers: Of how many workers this is one, for the description; None if unknown.
+        workers: How many workers there are, for the description; None if unknown.
 
     Attributes:
         description: What is served, in JSON.
@@ -111,7 +111,7 @@ class Service:
         return self._engine.device_bytes
 
     def read(self, request: Request) -> Job | Response:
-        """Understands one request: a job for ``answer``, or the response already."""
+        """Read one request: return a job for ``answer``, or the response already."""
         started = perf_counter()
         try:
             job = reading.read(request, self._version, self._digest)
@@ -129,7 +129,7 @@ class Service:
         return job
 
     def answer(self, jobs: Sequence[Job]) -> list[Response]:
-        """Answers jobs, predictions by one pass through the network; for any thread."""
+        """Answer jobs by one pass through the network; in any thread."""
         with self._lock:  # until all is written: the next pass overwrites its results
             started = perf_counter()
             try:
@@ -143,7 +143,7 @@ class Service:
             ]
 
     def reject(self, request: Request, error: DiagonalFlipError) -> Response:
-        """The response to a request that cannot be answered: RFC 9457, or V2's error object."""
+        """Make the response to a request that cannot be answered: RFC 9457, or V2's error."""
         headers = _echo(request)
         if isinstance(error, TooManyImages):
             headers["Flip-Max-Images"] = str(error.limit)
@@ -181,7 +181,7 @@ def _echo(request: Request) -> dict[str, str]:
 
 
 def _reference(content: bytes) -> tuple[npt.NDArray[np.float64], dict[str, Any], int]:
-    """Exact predictions by image number, ``float64[16, 4]``, weights by name, number of flips."""
+    """Return exact predictions ``float64[16, 4]``, weights by name, and the number of flips."""
     try:
         document = json.loads(content)
         predictions = np.array(document["predictions"], dtype=np.float64).reshape(16, PIXELS)
@@ -193,7 +193,7 @@ def _reference(content: bytes) -> tuple[npt.NDArray[np.float64], dict[str, Any],
 
 
 def _our_fault(step: str, error: Exception) -> InternalError:
-    """Logs what is being handled. Raised further, it would fail the whole batch."""
+    """Log the error that is being handled; raised further, it would fail the whole batch."""
     logger.error("%s failed", step, exc_info=error)
     return InternalError(f"{step} failed", "an answer", "send it again, and tell us")
 

@@ -25,7 +25,7 @@ TENSORS = "one input, pixels FP32, UINT8 or BOOL [n, 4] or packed UINT8 [bytes]"
 
 
 def parameters_of(part: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a request or tensor, less those that are null.
+    """Return the parameters of a request or tensor, less those that are null.
 
     Raises:
         InvalidTensor: They are no object.
@@ -39,7 +39,7 @@ def parameters_of(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def values_of(tensor: dict[str, Any], binary: Body) -> npt.NDArray[Any]:
-    """The tensor's values, flat; for ``pixels`` all of them are 0 or 1.
+    """Return the tensor's values, flat; for ``pixels`` all of them are 0 or 1.
 
     Args:
         tensor: As JSON has it.

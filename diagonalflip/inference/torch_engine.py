@@ -155,7 +155,7 @@ class Lane:
         return bits.to(torch.float32).view(-1, PIXELS)
 
     def _record(self, size: int) -> Callable[[], torch.Tensor]:
-        """A pass over the lane's first ``size`` images; on a GPU, as a CUDA graph."""
+        """Make a pass over the lane's first ``size`` images; on a GPU, as a CUDA graph."""
 
         def run() -> torch.Tensor:
             return self._network(self.unpack(self._packed[: size // IMAGES_PER_BYTE]))

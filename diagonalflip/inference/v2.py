@@ -81,7 +81,7 @@ def metadata(versions: Sequence[str], platform: str) -> dict[str, dict[str, Any]
     The latter as Triton has it (model_config.proto in its repository ``common``).
 
     Args:
-        versions: Of the model; the first one answers.
+        versions: The model's; the first one answers.
         platform: Computes them.
     """
     tensor = {"datatype": "FP32", "shape": [-1, PIXELS]}
@@ -163,7 +163,7 @@ class V2Request:
 
 
 def _inputs_document(headers: Mapping[str, str], body: Body) -> dict[str, Any] | None:
-    """The JSON object with the key ``inputs`` that a body without binary tensors may be."""
+    """Return the JSON object with the key ``inputs`` that a body may be."""
     if parse_media_type(headers.get("content-type", "")).name not in ("", JSON):
         return None
     if b'"inputs"' not in body:
@@ -176,7 +176,7 @@ def _inputs_document(headers: Mapping[str, str], body: Body) -> dict[str, Any] |
 
 
 def _split(length: str, body: Body) -> tuple[dict[str, Any], Body]:
-    """The JSON object in the first ``length`` bytes of ``body``, and the binary tensors."""
+    """Return the JSON object in the first ``length`` bytes, and the binary tensors."""
     digits = length.isascii() and length.isdigit() and len(length) < 19
     if not digits or int(length) > len(body):
         raise InvalidTensor(
@@ -196,7 +196,7 @@ def _check_type(headers: Mapping[str, str], spoken: Sequence[str]) -> None:
 
 
 def _object(body: Body, content_type: str) -> dict[str, Any]:
-    """The JSON object that a body is.
+    """Return the JSON object that a body is.
 
     Raises:
         InvalidJson: It is none. The error says where it breaks, and whether no type was named.

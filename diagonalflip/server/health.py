@@ -43,8 +43,8 @@ async def ask(  # noqa: PLR0913 - by keyword
 
     Args:
         port: Where to; or the path of a Unix socket.
-        method: Of the request.
-        path: Of the request.
+        method: The request's.
+        path: The request's.
         host: Where to.
         body: Packed images.
         tls: For HTTPS.

@@ -24,7 +24,7 @@ CHOICES = {"torchserve": ("0", "1"), "log_format": ("text", "json")}
 """Texts that a setting may be."""
 
 PREFIX = "FLIP_"
-"""Of every variable: plain names are taken, as ``HOST`` by conda's compilers."""
+"""How every variable begins: others set plain names, as conda's compilers set ``HOST``."""
 
 PLATFORM_PORT = "PORT"
 """The only plain name that counts: platforms set it to the port that they send requests to."""
@@ -34,7 +34,7 @@ HOSTS = {"public_port": "host", "admin_port": "admin_host"}
 
 LINK_NAME = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)")
 LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
-"""Of variables that Kubernetes sets for a Service that is called ``flip``, or ``flip-grpc``."""
+"""How Kubernetes' variables for a Service that is called ``flip`` or ``flip-grpc`` begin."""
 
 
 def _setting(default: Any, help_text: str, least: int = 0, most: int = 1 << 31) -> Any:

@@ -26,7 +26,7 @@ from diagonalflip.message import Request
 from diagonalflip.server.http import limits
 
 LINE = re.compile(r"([0-9a-f]{64}) ([A-Za-z0-9._-]{1,64})")
-"""Of a file of tokens: SHA-256 and name."""
+"""A line of a tokens' file: SHA-256 and name."""
 
 REVOKED = "revoked"
 """In place of a name."""
@@ -118,7 +118,7 @@ class Authenticator:
 
 
 def who(told: str, names: Mapping[str, str]) -> tuple[str, NotAuthorized | None]:
-    """The name that a header ``Authorization`` stands for, of ``names`` by digest; or an error."""
+    """Return the name that ``Authorization`` stands for, of ``names`` by digest; or an error."""
     token = told[len(SCHEME) :].lstrip(" ") if told[: len(SCHEME)].lower() == SCHEME else ""
     # By its digest: how long the look-up takes says nothing of the token.
     name = names.get(hashlib.sha256(token.encode("latin-1")).hexdigest(), "")

@@ -47,7 +47,7 @@ class Balance:
 
     Args:
         clients: How many each worker has; for all workers the same memory.
-        number: Of this one.
+        number: This worker's.
     """
 
     def __init__(self, clients: MutableSequence[int] | None = None, number: int = 0) -> None:

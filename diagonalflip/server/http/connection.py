@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
         self.stuck = 0, 0.0  # for the server: how much was unsent when, the last time it changed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has connected."""
+        """Begin with a new client."""
         self._transport = cast("asyncio.Transport", transport)
         self._time = asyncio.get_running_loop().time
         self._server.connections.add(self)
@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
             self._reject(ServerOverloaded("too many connections", f"at most {most}"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """The connection has ended; what it still waits for is not computed."""
+        """Forget the client, which is gone; what it still waits for is not computed."""
         self.lost = True
         self._server.forget(self)
         self._queue.clear()
@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
                 self._reject(error)
 
     def eof_received(self) -> bool:
-        """The client sends no more; it still gets the answers it waits for."""
+        """Take the client's end of sending; it still gets the answers it waits for."""
         self._ended = True
         self._stop_reading()
         is_owed = self._request is not None or bool(self._queue)
@@ -99,20 +99,20 @@ class Connection(asyncio.Protocol):
         return is_owed
 
     def pause_writing(self) -> None:
-        """The client reads slowly: it is not listened to meanwhile."""
+        """Stop listening to a client that reads slowly."""
         self._paused = self._reading_paused = True
         self._transport.pause_reading()
         self.expect()
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """Go on with a client that has read."""
         self._paused = False
         self._answer_next()
         self._listen()
         self.expect()
 
     def begin(self) -> None:
-        """A request's first byte has come."""
+        """Give the client its time for a request, whose first byte has come."""
         self.expect()
 
     def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def proceed(self) -> None:
-        """The client asks whether to send its body; while it is owed an answer, it waits."""
+        """Ask the client for the body, but not before the answers that it is owed."""
         self._asks = self._request is not None
         if not self._asks:
             self._transport.write(CONTINUE)
@@ -141,7 +141,7 @@ class Connection(asyncio.Protocol):
         self._put(b"", connection)
 
     def receive(self, body: bytes, connection: str) -> None:
-        """A whole request has come."""
+        """Answer a request that has come whole."""
         self.deadline = None
         self._asks = False
         self._put(body, connection)
@@ -175,11 +175,11 @@ class Connection(asyncio.Protocol):
                 self.deadline = None  # it is our turn
 
     def abort(self) -> None:
-        """Ends the connection at once."""
+        """End the connection at once."""
         self._transport.abort()
 
     def expire(self) -> None:
-        """Its deadline has passed."""
+        """End what has passed its deadline."""
         if self.unsent or self._parser is None or self._transport.is_closing():
             self.abort()
         elif self._in_request:
@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
         return parser is not None and parser.in_request and not parser.is_answered
 
     def _answer_next(self) -> None:
-        """Answers what it can, in order, until one has to wait for the service."""
+        """Answer what it can, in order, until one has to wait for the service."""
         while self._queue and self._request is None and not self._paused:
             request = self._request = self._queue.popleft()
             if request.response is not None or not self._lifecycle.put(request):
@@ -248,18 +248,18 @@ class Connection(asyncio.Protocol):
                 self.expect()
 
     def _leave(self) -> None:
-        """The transport closes once the client has read: that has its time."""
+        """Give the client its time to read; then the transport closes."""
         self.finished = True
         self.expect()
 
     def _listen(self) -> None:
-        """Reads on, if the client takes its answers and waits for none."""
+        """Read on, if the client takes its answers and waits for none."""
         if self._reading_paused and not (self._queue or self._paused or self._ended):
             self._reading_paused = False
             self._transport.resume_reading()
 
     def expect(self) -> None:
-        """Sets how long the client may take for what it is to do, if it is its turn."""
+        """Set how long the client may take, if it is its turn."""
         unsent = 0
         if self._paused or self.finished:
             unsent = self._transport.get_write_buffer_size()
@@ -274,7 +274,7 @@ class Connection(asyncio.Protocol):
             self.deadline = self._time() + timeout_s
 
     def _reject(self, error: DiagonalFlipError) -> None:
-        """Answers after the requests before, reads no further, and ends the connection."""
+        """Answer after the requests before, read no further, and end the connection."""
         request = self._coming
         if request is None:  # not even a head
             path = self._parser.path if self._parser is not None else ""
@@ -287,7 +287,7 @@ class Connection(asyncio.Protocol):
         self.expect()
 
     def _stop_reading(self) -> None:
-        """Ignores what the client still sends, and forgets the request that is not whole."""
+        """Ignore what the client still sends, and forget the request that is not whole."""
         if self._parser is not None:
             self._parser.close()
             self._parser = None

@@ -49,7 +49,7 @@ takes as long as predicting an image; what llhttp has read once, as a whole requ
 read again."""
 
 _around: dict[int, tuple[bytes, bytes, str, Head]] = {}
-"""Of the last known head of each length with one id: what is before the id and after it, its name,
+"""The last known head of each length with one id: what is before the id and after it, its name,
 and what is known. With an id for every request, as traces have, looking for it takes longer than
 comparing the rest."""
 
@@ -155,7 +155,7 @@ def is_host(value: str) -> bool:
 
 @lru_cache(maxsize=256)
 def lower(name: bytes) -> str:
-    """A header's name."""
+    """Return a header's name as it is compared."""
     return name.decode("latin-1").lower()
 
 

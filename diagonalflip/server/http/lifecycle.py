@@ -35,7 +35,7 @@ OPTIONS = {"allow": "GET, HEAD, POST, PUT, OPTIONS"}
 
 
 def full() -> ServerOverloaded:
-    """A new one each time: raised twice, it would keep the frames of both for ever."""
+    """Make a new one each time: raised twice, it would keep the frames of both for ever."""
     return ServerOverloaded("the server is full", "less work", "send it again later")
 
 
@@ -43,13 +43,13 @@ class Service(Protocol):
     """A version of the model that answers requests: ``service.Service``."""
 
     def cost(self, request: Request) -> int:
-        """The most work that a request can be, in predictions; its body may be unwrapped."""
+        """Return the most work that a request can be, in predictions; it may unwrap the body."""
 
     def read(self, request: Request) -> Any:
-        """A ``Response``, or a job for ``answer``."""
+        """Return a ``Response``, or a job for ``answer``."""
 
     def answer(self, jobs: Sequence[Any]) -> list[Response]:
-        """Answers jobs; fails for none of them."""
+        """Answer jobs; fail for none of them."""
 
 
 class Lifecycle:

@@ -14,13 +14,13 @@ import resource
 from diagonalflip.wire import MAX_CONNECTIONS
 
 MAX_HEAD_BYTES = 1 << 14
-"""Of a request: its target and headers."""
+"""Longest head of a request: its target and headers."""
 
 IGNORED_BODY_BYTES = 1 << 16
-"""Of a request that was rejected by its head: as much is read, and the connection goes on."""
+"""Longest body that is read and ignored, so that the connection of a rejected head goes on."""
 
 PIPELINED_REQUESTS = 256
-"""Of one connection that wait behind the one that is being answered; or are not read."""
+"""Requests of one connection that may wait behind the one that is being answered."""
 
 BATCH_REQUESTS = 128
 """Maximum requests per batch: a larger one would no longer fit into the processor's cache."""

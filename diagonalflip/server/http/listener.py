@@ -61,7 +61,7 @@ class HttpServer(ABC):
 
     Args:
         metrics: Takes what happens.
-        authenticator: Of the public listener, if there is one.
+        authenticator: The public listener's, if there is one.
         balance: With other workers, if there are any.
     """
 
@@ -112,11 +112,11 @@ class HttpServer(ABC):
                 connection.abort()
 
     def end(self) -> None:
-        """Ends ``serve`` and every connection; to be called by another thread, after ``opened``."""
+        """End ``serve`` and every connection; for another thread, after ``opened``."""
         self._loop.call_soon_threadsafe(self._ended.set)
 
     async def drain(self) -> None:
-        """Closes the listeners for clients, and returns when all who came in have been answered.
+        """Close the listeners for clients, and return when all who came in have been answered.
 
         Each is answered with ``Connection: close``; who asks nothing is let go after a moment.
         """
@@ -141,7 +141,7 @@ class HttpServer(ABC):
         ]
 
     def head(self, response: Response, connection: str) -> bytes:
-        """Status line and headers of an answer; ``connection`` is the header of that name."""
+        """Return status line and headers; ``connection`` is the header of that name."""
         kind = response.status, response.common
         begin = self._begins.get(kind)
         if begin is None:
@@ -159,7 +159,7 @@ class HttpServer(ABC):
         return (lines + "\r\n").encode("latin-1", "replace")
 
     def tick(self) -> None:  # noqa: B027 - there may be nothing to do
-        """Called every second."""
+        """Do what is due every second."""
 
     def _listen(self, listener: Listener) -> None:
         if listener in self._listeners:
@@ -237,7 +237,7 @@ class HttpServer(ABC):
             protocol.connection_lost(None)
 
     def _settled(self, tls: Tls) -> None:
-        """A handshake has succeeded or failed; a client that is lost later is told again."""
+        """Forget a handshake, which has succeeded or failed; again if the client is lost later."""
         self._handshakes.discard(tls)
         self.metrics.failed_handshakes += not tls.is_open
 

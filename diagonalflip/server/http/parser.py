@@ -33,7 +33,7 @@ class Receiver(Protocol):
     """Receiver of requests; errors that it raises come out of ``Parser.feed``."""
 
     def begin(self) -> None:
-        """A request's first byte has come."""
+        """Take note of a request's first byte."""
 
     def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
         """Return whether a request is to go on: its head has come.
@@ -45,7 +45,7 @@ class Receiver(Protocol):
         """
 
     def proceed(self) -> None:
-        """The client asks whether to send the body of what was admitted."""
+        """Ask the client for the body, which it sends only then."""
 
     def buffer(self, length: int) -> None:
         """Count bytes of its body that have come."""
@@ -58,7 +58,7 @@ class Receiver(Protocol):
         """
 
     def receive(self, body: bytes, connection: str) -> None:
-        """A whole request has come that was admitted.
+        """Take a whole request that was admitted.
 
         Args:
             body: Less the framing.
@@ -73,8 +73,8 @@ class Parser:
         receiver: Is told of them.
 
     Attributes:
-        in_request: Whether a request has begun and is not whole.
-        is_answered: Whether that one was turned away, so that its body is nobody's.
+        in_request: True while a request has begun and is not whole.
+        is_answered: True if that one was turned away, so that nobody wants its body.
     """
 
     def __init__(self, receiver: Receiver) -> None:
@@ -85,7 +85,7 @@ class Parser:
         self._connection = ""
 
     def feed(self, data: bytes) -> None:
-        """Reads on.
+        """Read on.
 
         Raises:
             DiagonalFlipError: This is to be rejected, and what follows cannot be read.
@@ -143,12 +143,12 @@ class Parser:
             return ""
 
     def close(self) -> None:
-        """Reads no more. llhttp refers back: both are freed now, not when cycles are collected."""
+        """Read no more. llhttp refers back: both are freed now, not when cycles are collected."""
         self._is_closed = True
         del self._llhttp
 
     def on_message_begin(self) -> None:
-        """A request's first byte."""
+        """Begin a request."""
         if self._is_closed:
             raise InvalidRequest("a request behind the last one", "none")
         self._url = b""
@@ -160,13 +160,13 @@ class Parser:
         self._receiver.begin()
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the request's target."""
+        """Take a piece of the request's target."""
         self._url += url
         if len(self._url) > limits.MAX_HEAD_BYTES:
             raise long_head(self._url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; several of one name are a list, and trailers do not count."""
+        """Take a header; several of one name are a list, and trailers do not count."""
         self._length += len(name) + len(value)
         if self._length + len(self._url) > limits.MAX_HEAD_BYTES:
             raise long_head(self._url)
@@ -180,7 +180,7 @@ class Parser:
             self._headers[key] = new if old is None else f"{old}, {new}"
 
     def on_headers_complete(self) -> None:
-        """All headers are there."""
+        """Admit or reject the request by its head, which is complete."""
         llhttp, headers = self._llhttp, self._headers
         self._method = llhttp.get_method().decode("latin-1")
         self._version = llhttp.get_http_version()
@@ -204,12 +204,12 @@ class Parser:
 
     @property
     def _expects(self) -> bool:
-        """Whether the client waits for a word before it sends the body."""
+        """True if the client waits for a word before it sends the body."""
         told = self._headers.get("expect", "").lower() == "100-continue"
         return told and self._version != "1.0"
 
     def _kept(self) -> str:
-        """What the response has to say of the connection."""
+        """Return what the response has to say of the connection."""
         is_read = self._is_admitted or (
             "transfer-encoding" not in self._headers
             and int(self._headers.get("content-length", "0")[:18]) <= limits.IGNORED_BODY_BYTES
@@ -226,7 +226,7 @@ class Parser:
         return "close" if ends else "keep-alive"
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Take a piece of the body."""
         self._body_bytes += len(body)
         if self._body_bytes > MAX_BODY_BYTES:
             raise long_body(f"{self._body_bytes} or more")
@@ -235,7 +235,7 @@ class Parser:
             self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """A whole request."""
+        """Finish a request."""
         if self._is_closed or self._llhttp.should_upgrade():
             return
         self.in_request, self._completed = False, True

@@ -73,7 +73,7 @@ class WorkerServer(HttpServer):
         served: The versions of the model; their services are called in the event loop's thread.
         metrics: Takes what happens.
         pages: Answers that are known, by path.
-        authenticator: Of the public listener, if there is one.
+        authenticator: The public listener's, if there is one.
         balance: With other workers, if there are any.
         publish: Takes all measurements, every second.
 
@@ -164,13 +164,13 @@ class WorkerServer(HttpServer):
         return Response(stopping, JSON, HTTPStatus.SERVICE_UNAVAILABLE, later)
 
     def _chosen(self) -> Any:
-        """The canary in its share of turns, evenly spread, else the default version."""
+        """Return the canary in its share of turns, evenly spread, else the default version."""
         before, self._turn = self._turn, (self._turn + self.served.percent) % 100
         is_turn = self._turn < before or self.served.percent == 100
         return self._canary if is_turn else self.served.services[self.served.default]
 
     def tick(self) -> None:
-        """Publishes what was measured."""
+        """Publish what was measured."""
         if self.authenticator is not None:
             self.authenticator.tick()
         metrics = self.metrics
@@ -183,7 +183,7 @@ class WorkerServer(HttpServer):
         self._pages.pop("/status", None)
 
     def _status(self) -> Response:
-        """Status of every worker, for people."""
+        """Return the status of every worker, for people."""
         told = {"ready": self.ready, "workers": self.workers}
         return Response(json.dumps(told).encode(), JSON)
 

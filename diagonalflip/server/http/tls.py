@@ -27,7 +27,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
 
     Args:
         protocol: Receiver of what was sent in TLS.
-        context: Of a server.
+        context: A server's.
         settled: Called once the handshake has succeeded or failed.
 
     Attributes:
@@ -46,7 +46,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         self._has_ended = self._is_ended = False  # we have said that we send no more; the client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has connected, and is to begin its handshake."""
+        """Give a new client its time for the handshake."""
         self._transport = cast("asyncio.Transport", transport)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(limits.HANDSHAKE_S, self._transport.abort)
@@ -80,25 +80,25 @@ class Tls(asyncio.Protocol, asyncio.Transport):
             self.eof_received()
 
     def eof_received(self) -> bool:
-        """The client sends no more."""
+        """Pass on that the client sends no more."""
         self._is_ended = True
         if not (self.is_open and self._protocol.eof_received()):
             self.close()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended, maybe before it was made."""
+        """Pass on that the connection has ended, maybe before it was made."""
         self._settle()
         self._protocol.connection_lost(exc)
         del self._protocol  # each refers to the other
 
     def pause_writing(self) -> None:
-        """The client reads slowly."""
+        """Pass on that the client reads slowly."""
         if self.is_open:
             self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """Pass on that the client has read."""
         if self.is_open:
             self._protocol.resume_writing()
 

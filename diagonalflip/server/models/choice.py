@@ -23,7 +23,7 @@ class Choice:
         previous: The default before it, which a rollback brings back, once.
         unloaded: Versions of the store that are not served.
         canary: The version that answers some requests in place of the default, if any.
-        percent: Of the requests that name no version, how many.
+        percent: Its share of the requests that name no version.
     """
 
     default: str

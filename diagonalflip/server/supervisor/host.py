@@ -23,7 +23,7 @@ HARMFUL = re.compile(r"(PYTHON|TS_)\w*|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|JDK_JAVA_
 TorchServe (``TS_CONFIG_FILE`` wins over its command line), options that Java rejects with ours."""
 
 FOLDER_BYTES = 50
-"""Of the path of a folder for temporary ones: the path of a Unix socket has at most 103 bytes on
+"""Longest path of a temporary folder: the path of a Unix socket has at most 103 bytes on
 macOS and 107 on Linux. Ours adds 22 for the folder, and TorchServe up to 30 for a name."""
 
 PLAIN_PATH = re.compile(r"[\w./+-]+")
@@ -35,7 +35,7 @@ OPEN_FILES = 1 << 14
 """For a worker: one per connection, and some to spare."""
 
 MOST_WORKERS = 2
-"""Of those that nobody asked for: the second is worth another core and outlives the first, and
+"""Workers by default: the second is worth another core and outlives the first, and
 each takes 100 MiB."""
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -21,7 +21,7 @@ from diagonalflip.server.settings import Settings
 TEXT, JSON = "text", "json"
 
 LAST_LINES = 20
-"""Of each part, kept for an error's message."""
+"""Lines of each part that are kept for an error's message."""
 
 WAITING_LINES = 4096
 """For a reader that stalls; then lines are dropped."""
@@ -34,7 +34,7 @@ class Output:
     """A stream of lines to a descriptor whose reader may stall, or be gone.
 
     Args:
-        descriptor: Of a file or pipe; anything else that this process writes there goes through
+        descriptor: A file or pipe; anything else that this process writes there goes through
             the same object, or lines may break into each other.
     """
 
@@ -100,7 +100,7 @@ class Part:
     are JSON as they are, any other (Java's warnings) as a message.
 
     Args:
-        name: Of the part, and of its file.
+        name: The part's, and its file's.
         settings: Where logs go, and in which form.
 
     Attributes:

@@ -59,7 +59,7 @@ OF_WORKERS: dict[str, tuple[Kind, str, tuple[str, ...]]] = {
 """What workers publish: kind and meaning, and labels beside the worker."""
 
 BOUNDS = {"batch_images": IMAGES, "batch_requests": REQUESTS}
-"""Of the buckets of histograms; ``SECONDS`` for all others."""
+"""Bounds of these histograms' buckets; all others have ``SECONDS``."""
 
 
 class Page(Collector):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # it would import NumPy, before the workers are started
     from diagonalflip.server.models.desired import Desired
 
 PACKAGE_PARENT = Path(__file__).resolve().parents[3]
-"""Of the package: the working directory of workers, so that they import this very one."""
+"""Working directory of the workers, so that they import this very package."""
 
 SAFE_PATH = ["-P"] if Path(sysconfig.get_path("purelib")).resolve() == PACKAGE_PARENT else []
 """Where the package is installed, the working directory stays off the import path: a module there

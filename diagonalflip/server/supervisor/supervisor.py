@@ -30,7 +30,7 @@ TICK_S = 0.5
 PORT_CHECK_S = 10.0
 PORT_CHECK_TIMEOUT_S = 5.0
 MAX_PORT_FAILURES = 3
-"""Of checks through a port in a row; then the service is not ready."""
+"""Failed checks through a port, in a row, after which the service is not ready."""
 
 LIVE = "/v2/health/live"
 

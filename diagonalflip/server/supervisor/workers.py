@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # it would import NumPy, before the workers are started
     from diagonalflip.server.models.desired import Desired
 
 RESULTS = ("passed", "wrong", "unanswered")
-"""Of health checks."""
+"""Results of health checks."""
 
 SERVABLE = "a version that every worker can serve"
 

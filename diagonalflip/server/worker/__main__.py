@@ -46,7 +46,7 @@ class Worker:
     """One worker, from its start to its end.
 
     Args:
-        arguments: Of the command line.
+        arguments: The command line's.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ class AccessLog:
         self._handler = RotatingLog(path)
 
     def add(self, requests: Sequence[Request], _started: float | None, finished: float) -> None:
-        """Takes the requests of one batch, or one that no batch answered; in seconds."""
+        """Take the requests of one batch, or one that no batch answered; times in seconds."""
         moment = datetime.fromtimestamp(time() - perf_counter() + finished, UTC)  # it may be set
         told = moment.isoformat(timespec="milliseconds")
         lines = []
@@ -58,5 +58,5 @@ class AccessLog:
         self._handler.handle(record)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Write what is left."""
         self._handler.close()

@@ -33,11 +33,11 @@ class Histogram:
         self.add, self.extend = self._waiting.append, self._waiting.extend
 
     def mark(self, value: float, traceparent: str) -> None:
-        """Has a trace, if that is one, stand for the values like ``value``."""
+        """Have a trace, if that is one, stand for the values like ``value``."""
         self._exemplars[bisect_left(self._bounds, value)] = traceparent, value
 
     def fold(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """Sorts in what was added since the last time, and returns it."""
+        """Sort in what was added since the last time, and return it."""
         values = np.array(self._waiting)
         del self._waiting[:]
         if values.size:
@@ -47,7 +47,7 @@ class Histogram:
         return values
 
     def state(self) -> dict[str, Any]:
-        """Counts by bucket, the sum, and exemplars: place, trace id, value."""
+        """Return counts by bucket, the sum, and exemplars: place, trace id, value."""
         exemplars = [
             (place, found[1], value)
             for place, (traceparent, value) in self._exemplars.items()

@@ -23,7 +23,7 @@ def load(
         desired: ``default``, ``canary`` and ``percent``; and ``versions``, each with ``name``,
             ``version`` and, in base64, ``FILES``.
         loaded: Services that are there already, by version.
-        number: Of the worker, which chooses its device.
+        number: The worker's, which chooses its device.
         workers: How many there are.
 
     Raises:

@@ -37,7 +37,7 @@ class Observer(Protocol):
     """Receiver of every request that was answered: traces, the access log."""
 
     def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
-        """Takes the requests of one batch, or one that no batch answered.
+        """Take the requests of one batch, or one that no batch answered.
 
         Args:
             requests: With their responses.
@@ -46,7 +46,7 @@ class Observer(Protocol):
         """
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Write what is left."""
 
 
 class Metrics:
@@ -61,7 +61,7 @@ class Metrics:
         rejected: How many, by code.
         observers: Receivers of every batch as well.
         connections: How many are open, by listener.
-        failed_handshakes: Of TLS.
+        failed_handshakes: TLS handshakes that failed.
         recent: Between the last two folds: requests and images per second, requests per batch,
             p50 and p99 of durations.
     """
@@ -94,7 +94,7 @@ class Metrics:
         self._folded_at = perf_counter()
 
     def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
-        """Takes the requests of one batch, or one that no batch answered.
+        """Take the requests of one batch, or one that no batch answered.
 
         Args:
             requests: With their responses, at least one.
@@ -133,7 +133,7 @@ class Metrics:
             observer.add(requests, started, finished)
 
     def fold(self) -> None:
-        """Sorts in what was added."""
+        """Sort in what was added."""
         durations = [histogram.fold() for histogram in self._durations.values()]
         batches = self._batch_requests.fold()
         images = self._batch_images.fold()
@@ -151,7 +151,7 @@ class Metrics:
         }
 
     def state(self) -> dict[str, Any]:
-        """All of it: by family, a list of label values (the worker's apart) and the value."""
+        """Return all of it: by family, a list of label values (less the worker's) and the value."""
         alone: dict[str, Any] = {
             "queue_seconds": self._queue.state(),
             "decode_seconds": self._decode.state(),

@@ -15,7 +15,7 @@ class Served:
         services: By version.
         default: The version that answers where none is named.
         canary: The version that answers some of these instead, if any.
-        percent: Of them, how many.
+        percent: Its share of them.
     """
 
     services: Mapping[str, Any]

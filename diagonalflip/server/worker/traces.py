@@ -35,7 +35,7 @@ class Traces:
         self._callers = TraceContextTextMapPropagator()
 
     def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
-        """Takes the requests of one batch, or one that no batch answered: that is no span."""
+        """Take the requests of one batch, or one that no batch answered: that is no span."""
         if started is None:
             return
         self._epoch_ns = time_ns() - int(perf_counter() * 1e9)  # the clock may have been set
@@ -74,7 +74,7 @@ class Traces:
             span.end(self._ns(finished))
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Send what is left."""
         self._provider.force_flush(FLUSH_MS)
 
     def _ns(self, seconds: float) -> int:
