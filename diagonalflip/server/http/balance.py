@@ -3,7 +3,8 @@
 All workers accept from the same sockets, so that no client waits for one that hangs. But of clients
 that connect together, the worker that runs first would take all, and keep them for as long as they
 stay. So each worker notes how many it has, in memory that all share, and one that has more than
-another gives that one a moment to accept.
+another gives that one a moment to accept. Meanwhile it looks again in every turn of its event loop:
+if clients come and go, the counts change faster than any timer.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import tempfile
 from array import array
 from collections.abc import MutableSequence
 
-HEAD_START_S = 0.001
-"""For the others, before a worker that has more clients accepts one; enough to be woken."""
+HEAD_START_S = 0.0002
+"""How long a client waits for a worker that has fewer; the time to wake it up, and some more."""
 
 TOLERANCE = 8
 """One client more in so many does not matter."""

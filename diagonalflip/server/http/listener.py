@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import InitVar, dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
+from time import perf_counter
 
 from diagonalflip.message import Common, Request, Response
 from diagonalflip.server.http import limits
@@ -43,12 +44,16 @@ class Listener:
         sock: That listens, and does not block.
         allowed: Names in ``Host`` that it takes, besides those that ``Hosts`` takes anyway.
         hosts: What it takes.
+        came_at, seen_at: When a client began to wait, and was last seen to, in ``perf_counter``'s
+            seconds.
     """
 
     name: str
     sock: socket.socket
     allowed: InitVar[Iterable[str]] = ()
     hosts: Hosts = field(init=False)
+    came_at: float = field(default=0.0, init=False)
+    seen_at: float = field(default=0.0, init=False)
 
     def __post_init__(self, allowed: Iterable[str]) -> None:
         """Find out whether others may reach it; a proxy may stand before the public one."""
@@ -170,19 +175,18 @@ class HttpServer(ABC):
         listener.sock.close()
 
     def _welcome(self, listener: Listener) -> None:
-        """Accept clients, or leave them to other workers for a moment."""
-        self._note()
-        if not self._balance.is_ahead:
-            self._accept(listener)
-            return
-        self._loop.remove_reader(listener.sock)
-        self._loop.call_later(HEAD_START_S, self._accept_late, listener)
+        """Accept clients; those that another worker should accept, only if it does not.
 
-    def _accept_late(self, listener: Listener) -> None:
-        """Accept clients whom no other worker has accepted."""
-        if listener in self._listeners:
-            self._listen(listener)
+        The event loop calls this in each of its turns, as long as a client waits.
+        """
+        self._note()
+        now = perf_counter()
+        if now - listener.seen_at > HEAD_START_S:
+            listener.came_at = now
+        listener.seen_at = now
+        if not self._balance.is_ahead or now - listener.came_at > HEAD_START_S:
             self._accept(listener)
+            listener.came_at = now
 
     def _accept(self, listener: Listener) -> bool:
         """Accept some of those who wait; return whether more may.
