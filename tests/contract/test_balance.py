@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from diagonalflip.server.http import listener as listener_module
 from diagonalflip.server.http.balance import ABSENT, Balance, counts, share
 from diagonalflip.server.http.listener import Listener
 from diagonalflip.server.http.routes import WorkerServer
@@ -85,7 +86,8 @@ async def connect(
 
 
 @asynchronous
-async def test_workers_get_as_many_clients_each() -> None:
+async def test_workers_get_as_many_clients_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "HEAD_START_S", 60)  # clients come one after the other
     async with team(3) as (servers, address), AsyncExitStack() as until:
         assert await connect(servers, address, 12, until) == [4, 4, 4]
 
@@ -95,8 +97,9 @@ async def test_nobody_waits_for_a_worker_that_accepts_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with team(2) as (servers, address), AsyncExitStack() as until:
-        assert await connect(servers, address, 2, until) == [1, 1]
+        assert sum(await connect(servers, address, 2, until)) == 2
+        there = len(servers[1].connections)
         monkeypatch.setattr(servers[1], "_accept", lambda _: False)
-        assert await connect(servers, address, 4, until) == [5, 1]
+        assert await connect(servers, address, 4, until) == [6 - there, there]
         await servers[1].drain()
         assert not servers[0]._balance.is_ahead
