@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from diagonalflip.server.http import listener as listener_module
+from diagonalflip.server.http import balance
 from diagonalflip.server.http.balance import ABSENT, Balance, counts, share
 from diagonalflip.server.http.listener import Listener
 from diagonalflip.server.http.routes import WorkerServer
@@ -87,7 +87,7 @@ async def connect(
 
 @asynchronous
 async def test_workers_get_as_many_clients_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener_module, "HEAD_START_S", 60)  # clients come one after the other
+    monkeypatch.setattr(balance, "HEAD_START_S", 60)  # clients come one after the other
     async with team(3) as (servers, address), AsyncExitStack() as until:
         assert await connect(servers, address, 12, until) == [4, 4, 4]
 

@@ -14,6 +14,7 @@ import os
 import tempfile
 from array import array
 from collections.abc import MutableSequence
+from time import perf_counter
 
 HEAD_START_S = 0.0002
 """How long a client waits for a worker that has fewer; the time to wake it up, and some more."""
@@ -54,6 +55,7 @@ class Balance:
     def __init__(self, clients: MutableSequence[int] | None = None, number: int = 0) -> None:
         self._clients = array("I", [ABSENT]) if clients is None else clients
         self._number = number
+        self._came_at = self._seen_at = 0.0  # of a client that waits, in perf_counter's seconds
 
     def note(self, clients: int) -> None:
         """Say how many clients this worker has, or that it is ``ABSENT``."""
@@ -64,3 +66,14 @@ class Balance:
         """True while another worker has fewer clients, and not just a few."""
         least = min(self._clients)
         return self._clients[self._number] - least > least // TOLERANCE
+
+    def accepts(self) -> bool:
+        """Return whether to accept a client that waits; ask in every turn of the event loop."""
+        now = perf_counter()
+        if now - self._seen_at > HEAD_START_S:
+            self._came_at = now
+        self._seen_at = now
+        if self.is_ahead and now - self._came_at <= HEAD_START_S:
+            return False
+        self._came_at = now
+        return True

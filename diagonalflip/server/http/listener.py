@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import InitVar, dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
-from time import perf_counter
 
 from diagonalflip.message import Common, Request, Response
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.authentication import Authenticator
-from diagonalflip.server.http.balance import ABSENT, HEAD_START_S, Balance
+from diagonalflip.server.http.balance import ABSENT, Balance
 from diagonalflip.server.http.connection import Connection
 from diagonalflip.server.http.hosts import Hosts, is_this_host
 from diagonalflip.server.http.lifecycle import Lifecycle
@@ -44,16 +43,12 @@ class Listener:
         sock: That listens, and does not block.
         allowed: Names in ``Host`` that it takes, besides those that ``Hosts`` takes anyway.
         hosts: What it takes.
-        came_at, seen_at: When a client began to wait, and was last seen to, in ``perf_counter``'s
-            seconds.
     """
 
     name: str
     sock: socket.socket
     allowed: InitVar[Iterable[str]] = ()
     hosts: Hosts = field(init=False)
-    came_at: float = field(default=0.0, init=False)
-    seen_at: float = field(default=0.0, init=False)
 
     def __post_init__(self, allowed: Iterable[str]) -> None:
         """Find out whether others may reach it; a proxy may stand before the public one."""
@@ -175,18 +170,10 @@ class HttpServer(ABC):
         listener.sock.close()
 
     def _welcome(self, listener: Listener) -> None:
-        """Accept clients; those that another worker should accept, only if it does not.
-
-        The event loop calls this in each of its turns, as long as a client waits.
-        """
+        """Accept clients, unless they should wait for another worker."""
         self._note()
-        now = perf_counter()
-        if now - listener.seen_at > HEAD_START_S:
-            listener.came_at = now
-        listener.seen_at = now
-        if not self._balance.is_ahead or now - listener.came_at > HEAD_START_S:
+        if self._balance.accepts():
             self._accept(listener)
-            listener.came_at = now
 
     def _accept(self, listener: Listener) -> bool:
         """Accept some of those who wait; return whether more may.
