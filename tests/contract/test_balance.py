@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -39,12 +40,16 @@ def test_a_worker_is_ahead_of_one_that_has_fewer_clients(
     assert Balance(array("I", clients)).is_ahead is is_ahead
 
 
-def test_counts_are_shared_by_descriptor() -> None:
+@pytest.mark.parametrize("has_memfd", [True, False])
+def test_counts_are_shared_by_descriptor(monkeypatch: pytest.MonkeyPatch, has_memfd: bool) -> None:
+    if not has_memfd:  # as on macOS
+        monkeypatch.delattr(os, "memfd_create")
     descriptor = share(2)
     ours, theirs = counts(descriptor), counts(descriptor)
     assert list(theirs) == [ABSENT, ABSENT]
     Balance(ours, 1).note(3)
     assert list(theirs) == [ABSENT, 3]
+    os.close(descriptor)
 
 
 @asynccontextmanager
