@@ -76,7 +76,8 @@ def interrupted(*_: object) -> NoReturn:
     back, and then a thread waits for that lock for ever.
     """
     for path in UNFINISHED:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or in a folder that cannot be written
+            path.unlink()
     with suppress(OSError):
         shows_cursor = b"\x1b[?25h\n" if os.isatty(2) else b""  # the progress bar hides it
         os.write(2, shows_cursor + b"diagonalflip: interrupted\n")

@@ -137,8 +137,8 @@ class Sender:
             try:
                 await self._check_all_16(Deadline(min(PROBE_S, deadline.check())))
             except NOT_YET as error:
-                if failure is None or not isinstance(error, DeadlineExceeded):
-                    failure = error  # what it says is more than that the time is over
+                if failure is None or deadline.left_s() > 0:
+                    failure = error  # else the check was cut short, which says nothing
                 pause_s = random.uniform(0.05, 0.25)  # noqa: S311
                 if pause_s >= deadline.left_s():
                     raise DeadlineExceeded(

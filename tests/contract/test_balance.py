@@ -56,7 +56,7 @@ def test_counts_are_shared_by_descriptor(monkeypatch: pytest.MonkeyPatch, has_me
 async def team(size: int) -> AsyncIterator[tuple[list[WorkerServer], tuple[str, int]]]:
     """Servers of one event loop that accept from one socket; and its address.
 
-    A client that comes is seen by all in one turn of the loop, and by the first one first.
+    All see a client that comes in one turn of the loop, one after the other.
     """
     clients, servers, tasks = array("I", [ABSENT] * size), [], []
     with listen(("127.0.0.1", 0)) as sock:

@@ -240,6 +240,19 @@ diagonalflip.cli.main()
 """
 
 
+def test_ctrl_c_removes_what_it_can_of_unfinished_files(tmp_path: Path) -> None:
+    """A folder that cannot be written makes no traceback of it."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    code = "import sys, pathlib; from diagonalflip.cli import exits; "
+    code += "exits.UNFINISHED.update(map(pathlib.Path, sys.argv[1:])); exits.interrupted()"
+    paths = [tmp_path / name for name in ("folder", "file", "none")]
+    words = [sys.executable, "-c", code, *map(str, paths)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"diagonalflip: interrupted\n")
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
 def test_ctrl_c_at_the_start_is_no_traceback() -> None:
     words = [sys.executable, "-c", INTERRUPTED]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""Which worker accepts a client: one that has few.
+"""Which worker accepts a client: one that has few clients.
 
 All workers accept from the same sockets, so that no client waits for one that hangs. But of clients
 that connect together, the worker that runs first would take all, and keep them for as long as they
@@ -17,7 +17,7 @@ from collections.abc import MutableSequence
 from time import perf_counter
 
 HEAD_START_S = 0.0002
-"""How long a client waits for a worker that has fewer; the time to wake it up, and some more."""
+"""Longest wait of a client for a worker that has fewer: enough to wake that one up."""
 
 TOLERANCE = 8
 """One client more in so many does not matter."""
@@ -29,7 +29,7 @@ COUNT_BYTES = 4
 
 
 def share(workers: int) -> int:
-    """Return the descriptor of memory for the counts of all workers, which are absent yet."""
+    """Return the descriptor of memory for the counts of all workers, each absent at first."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("clients")
     else:

@@ -23,7 +23,7 @@ import orjson
 
 MAX_MESSAGE_BYTES = 1 << 26
 UNREAD_BYTES = 1 << 20
-"""Unread messages beyond which those that repeat are left out."""
+"""Bytes that the other end has not read, beyond which messages that repeat are left out."""
 
 Message = dict[str, Any]
 
