@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -84,7 +85,13 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, truncate, flip_a_bit])
+def become_a_pipe(path: Path) -> None:
+    """Nobody writes to it, so that opening it would block for ever."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, truncate, flip_a_bit, become_a_pipe])
 @pytest.mark.parametrize(
     "name", ["diagonal_flip.mar", "diagonal_flip.pt", "reference.json", "manifest.json"]
 )
@@ -150,6 +157,12 @@ def test_files_that_are_no_keys_are_settings_to_correct(exported: Path, tmp_path
             store.check(exported, wrong)
     with pytest.raises(SettingError, match="No such file"):
         store.check(exported, tmp_path / "none.pem")
+    become_a_pipe(wrong)
+    with pytest.raises(SettingError, match=r"TRUSTED_KEY.*Not a regular file"):
+        store.check(exported, wrong)
+    become_a_pipe(signature.path_of(manifest))
+    with pytest.raises(ArtifactError, match="Not a regular file"):
+        store.check(exported, public)
     locked, _ = keys(tmp_path, BestAvailableEncryption(b"secret"))
     with pytest.raises(SettingError, match="SIGNING_KEY"):
         signature.sign(manifest, locked)
@@ -183,6 +196,12 @@ def test_a_damaged_choice_is_an_error_that_names_the_file(tmp_path: Path, conten
         read_choice(tmp_path, ["1.0"])
 
 
+def test_a_pipe_in_place_of_the_choice_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / CHOICE)
+    with pytest.raises(ArtifactError, match="Not a regular file"):
+        read_choice(tmp_path, ["1.0"])
+
+
 def test_a_version_may_be_a_number_in_its_manifest(versions: Path) -> None:
     """No worker could serve it by a name that is a text."""
     manifest = versions / "2.0/manifest.json"
@@ -211,7 +230,7 @@ def test_a_rollback_to_a_version_that_is_not_served_changes_nothing(
     """As after the store was tidied up: no worker could serve it, nor any after the next start."""
     write_choice(versions, Choice("1.0", "2.0"))
     if is_left:
-        truncate(versions / "2.0/manifest.json")
+        become_a_pipe(versions / "2.0/manifest.json")
     else:
         shutil.rmtree(versions / "2.0")
     models = Models(versions, AsyncMock())

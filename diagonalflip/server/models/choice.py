@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 
 from diagonalflip.errors import ArtifactError, SettingError
+from diagonalflip.server.models import store
 
 CHOICE = "serving.json"
 """File in the model store."""
@@ -42,7 +43,7 @@ def read_choice(model_store: Path, versions: Sequence[str], default: str = "") -
     """
     path, choice = model_store / CHOICE, Choice(versions[0])
     try:
-        kept = orjson.loads(path.read_bytes())
+        kept = orjson.loads(store.read(path))
         percent = range(101).index(kept.get("percent", 0))
         choice = Choice(**kept | {"unloaded": tuple(kept["unloaded"]), "percent": percent})
     except FileNotFoundError:

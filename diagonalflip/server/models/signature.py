@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from diagonalflip.errors import ArtifactError, SettingError
+from diagonalflip.server.models import store
 
 REMEDY = "sign it with `make sign`, or serve without FLIP_TRUSTED_KEY"
 
@@ -54,14 +55,14 @@ def verify(file: Path, content: bytes, public_key: Path) -> None:
         SettingError: The key is not an Ed25519 public key in PEM.
     """
     try:
-        key = load_pem_public_key(public_key.read_bytes())
+        key = load_pem_public_key(store.read(public_key))
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         got = f"FLIP_TRUSTED_KEY={public_key}: {error}"
         raise SettingError(got, "a public key, PEM") from error
     if not isinstance(key, Ed25519PublicKey):
         raise SettingError(f"FLIP_TRUSTED_KEY={public_key} is of another kind", "an Ed25519 key")
     try:
-        key.verify(path_of(file).read_bytes(), content)
+        key.verify(store.read(path_of(file)), content)
     except FileNotFoundError as error:
         raise ArtifactError(f"{file} has no signature", "one", REMEDY) from error
     except InvalidSignature as error:

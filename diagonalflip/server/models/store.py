@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import re
@@ -42,11 +43,22 @@ class Artifacts:
     model: str
     version: str
     reference: list[list[float]]
-    digest: str = ""
-    flips: int = 0
-    signed: bool = False
-    files: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
-    archive: bytes | None = field(default=None, repr=False, compare=False)
+    digest: str
+    flips: int
+    signed: bool
+    files: Mapping[str, bytes] = field(repr=False, compare=False)
+    archive: bytes | None = field(repr=False, compare=False)
+
+
+def read(path: Path) -> bytes:
+    """Return the content of a regular file: to open a pipe is to wait for whoever writes to it.
+
+    Raises:
+        OSError: It cannot be read, or is something else.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return path.read_bytes()
 
 
 def exports(model_store: Path) -> list[Path]:
@@ -72,7 +84,7 @@ def _version_key(folder: Path) -> list[tuple[int, str]]:
 def version_of(folder: Path) -> str:
     """Return the version of an export; the folder's name, if its manifest cannot be read."""
     try:
-        return str(orjson.loads((folder / MANIFEST).read_bytes())["model"]["version"])
+        return str(orjson.loads(read(folder / MANIFEST))["model"]["version"])
     except (OSError, ValueError, KeyError, TypeError):
         return folder.name
 
@@ -112,7 +124,7 @@ def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
         SettingError: The key cannot be used.
     """
     try:
-        raw = (folder / MANIFEST).read_bytes()
+        raw = read(folder / MANIFEST)
         if trusted_key is not None:
             from diagonalflip.server.models import signature  # noqa: PLC0415 - 8 MiB, for those who sign
 
@@ -120,7 +132,7 @@ def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
         manifest: dict[str, Any] = orjson.loads(raw)
         checked: dict[str, bytes] = {}
         for name, entry in manifest["artifacts"].items():
-            content = (folder / name).read_bytes()
+            content = read(folder / name)
             found = hashlib.sha256(content).hexdigest()
             if found != entry["sha256"]:
                 raise ArtifactError(
