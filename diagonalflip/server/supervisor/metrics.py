@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    Exemplar,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily as Counter
+from prometheus_client.core import Exemplar, InfoMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import HistogramMetricFamily as Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -25,38 +22,51 @@ from diagonalflip.wire import WIRE_VERSION
 if TYPE_CHECKING:
     from diagonalflip.server.supervisor.admin import Health
 
+Kind = type[Counter | Gauge | Histogram]
 
-COUNTER, GAUGE, HISTOGRAM = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-
-Kind = type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
-
-OF_WORKERS: dict[str, tuple[Kind, str, tuple[str, ...]]] = {
+FAMILIES: dict[str, tuple[Kind, str, str]] = {
+    "ready": (Gauge, "Whether requests should be sent here.", ""),
+    "degraded": (Gauge, "Whether workers are missing, and for long.", ""),
+    "workers": (Gauge, "Workers that there should be.", ""),
+    "workers_ready": (Gauge, "Workers whose last health check was right.", ""),
+    "torchserve": (Gauge, "Whether TorchServe is on.", ""),
+    "torchserve_ready": (Gauge, "Whether TorchServe's last predictions were right.", ""),
+    "certificate_expiry_timestamp_seconds": (
+        Gauge,
+        "When the certificate of the public listener expires, or one of its chain.",
+        "",
+    ),
+    "workers_killed": (Counter, "Workers that failed a health check.", ""),
+    "health_check_age_seconds": (Gauge, "Since a worker was last right.", "worker"),
+    "health_checks": (Counter, "Health checks with all 16 images.", "result"),
+    "restarts": (Counter, "Of parts that had ended.", "part"),
     "request_duration_seconds": (
-        HISTOGRAM,
+        Histogram,
         "From a request's last byte to its answer, probes left out.",
-        ("listener", "operation", "code"),
+        "worker listener operation code",
     ),
-    "queue_seconds": (HISTOGRAM, "Wait of a request for its batch.", ()),
-    "decode_seconds": (HISTOGRAM, "Reading of a request's images.", ()),
-    "forward_seconds": (HISTOGRAM, "A batch's pass through the network.", ()),
-    "encode_seconds": (HISTOGRAM, "Writing of a request's answer.", ()),
-    "batch_images": (HISTOGRAM, "Images answered together.", ()),
-    "batch_requests": (HISTOGRAM, "Requests answered together.", ()),
-    "images": (COUNTER, "Images predicted, by the form in which they came.", ("form",)),
-    "rejected": (COUNTER, "Requests rejected, by the error's code.", ("code",)),
-    "busy_seconds": (COUNTER, "Time in batches; all of its time is a full worker.", ()),
+    "queue_seconds": (Histogram, "Wait of a request for its batch.", "worker"),
+    "decode_seconds": (Histogram, "Reading of a request's images.", "worker"),
+    "forward_seconds": (Histogram, "A batch's pass through the network.", "worker"),
+    "encode_seconds": (Histogram, "Writing of a request's answer.", "worker"),
+    "batch_images": (Histogram, "Images answered together.", "worker"),
+    "batch_requests": (Histogram, "Requests answered together.", "worker"),
+    "images": (Counter, "Images predicted, by the form in which they came.", "worker form"),
+    "rejected": (Counter, "Requests rejected, by the error's code.", "worker code"),
+    "busy_seconds": (Counter, "Time in batches; all of its time is a full worker.", "worker"),
     "failed_handshakes": (
-        COUNTER,
+        Counter,
         "Clients of the public listener with whom no TLS was agreed on.",
-        (),
+        "worker",
     ),
-    "connections": (GAUGE, "Open connections of clients.", ("listener",)),
-    "buffered_bytes": (GAUGE, "Bodies, and answers that clients have not read.", ()),
-    "queued_images": (GAUGE, "Predictions that wait.", ()),
-    "resident_memory_bytes": (GAUGE, "The worker's memory.", ()),
-    "device_memory_bytes": (GAUGE, "Memory that the worker has taken of its GPU.", ()),
+    "connections": (Gauge, "Open connections of clients.", "worker listener"),
+    "buffered_bytes": (Gauge, "Bodies, and answers that clients have not read.", "worker"),
+    "queued_images": (Gauge, "Predictions that wait.", "worker"),
+    "resident_memory_bytes": (Gauge, "The worker's memory.", "worker"),
+    "device_memory_bytes": (Gauge, "Memory that the worker has taken of its GPU.", "worker"),
 }
-"""What workers publish: kind and meaning, and labels beside the worker."""
+"""Kind and meaning of each family, and its labels; a worker publishes those from its durations on.
+"""
 
 BOUNDS = {"batch_images": IMAGES, "batch_requests": REQUESTS}
 """Bounds of these histograms' buckets; all others have ``SECONDS``."""
@@ -78,65 +88,47 @@ class Page(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families, for ``prometheus_client``."""
-        yield from self._of_the_supervisor()
-        pages = [worker.page for worker in self._health.workers.living if worker.page]
-        for name, (kind, told, labels) in OF_WORKERS.items():
-            family = kind(f"diagonalflip_{name}", told, labels=("worker", *labels))
-            for page in pages:
-                for values, value in page["families"].get(name, ()):
-                    worker = str(page["worker"])
-                    if isinstance(family, HistogramMetricFamily):
-                        buckets = _buckets(BOUNDS.get(name, SECONDS), value)
-                        family.add_metric([worker, *values], buckets, value["sum"])
-                    else:
-                        family.add_metric([worker, *values], value)
-            yield family
-
-    def _of_the_supervisor(self) -> Iterator[Metric]:
-        health, workers, torchserve = self._health, self._health.workers, self._health.torchserve
         build = {"version": metadata.version("diagonalflip"), "wire_version": WIRE_VERSION}
         yield InfoMetricFamily("diagonalflip_build", "What runs.", build)
-        for name, told, value in (
-            ("ready", "Whether requests should be sent here.", health.ready),
-            ("degraded", "Whether workers are missing, and for long.", health.degraded),
-            ("workers", "Workers that there should be.", workers.count),
-            ("workers_ready", "Workers whose last health check was right.", workers.ready),
-            ("torchserve", "Whether TorchServe is on.", torchserve is not None),
-            (
-                "torchserve_ready",
-                "Whether TorchServe's last predictions were right.",
-                torchserve is not None and torchserve.ready,
-            ),
+        samples = self._of_the_supervisor()
+        for page in [worker.page for worker in self._health.workers.living if worker.page]:
+            for name, measured in page["families"].items():
+                for labels, value in measured:
+                    samples[name].append(([str(page["worker"]), *labels], value))
+        for name, (kind, told, label_names) in FAMILIES.items():
+            family = kind(f"diagonalflip_{name}", told, labels=label_names.split())
+            for labels, value in samples[name]:
+                if isinstance(family, Histogram):
+                    buckets = _buckets(BOUNDS.get(name, SECONDS), value)
+                    family.add_metric(labels, buckets, value["sum"])
+                else:
+                    family.add_metric(labels, value)
+            yield family
+
+    def _of_the_supervisor(self) -> defaultdict[str, list[tuple[list[str], Any]]]:
+        """Return label values and value of each sample that no worker publishes, by family."""
+        health, workers, torchserve = self._health, self._health.workers, self._health.torchserve
+        samples: defaultdict[str, list[tuple[list[str], Any]]] = defaultdict(list)
+        for name, value in (
+            ("ready", health.ready),
+            ("degraded", health.degraded),
+            ("workers", workers.count),
+            ("workers_ready", workers.ready),
+            ("torchserve", torchserve is not None),
+            ("torchserve_ready", torchserve is not None and torchserve.ready),
+            ("workers_killed", workers.checks["wrong"] + workers.checks["unanswered"]),
+            ("certificate_expiry_timestamp_seconds", health.access and health.access.expires_at),
         ):
-            yield GaugeMetricFamily(f"diagonalflip_{name}", told, int(value))
-        expiry = GAUGE(
-            "diagonalflip_certificate_expiry_timestamp_seconds",
-            "When the certificate of the public listener expires, or one of its chain.",
-        )
-        if health.access is not None and health.access.expires_at is not None:
-            expiry.add_metric([], health.access.expires_at)
-        killed = COUNTER(
-            "diagonalflip_workers_killed",
-            "Workers that failed a health check.",
-            workers.checks["wrong"] + workers.checks["unanswered"],
-        )
-        ages = GAUGE(
-            "diagonalflip_health_check_age_seconds",
-            "Since a worker was last right.",
-            labels=["worker"],
-        )
+            if value is not None:
+                samples[name].append(([], value))
         for worker in workers.living:
             if worker.checked_at is not None:
-                ages.add_metric([str(worker.number)], time.monotonic() - worker.checked_at)
-        checks = COUNTER(
-            "diagonalflip_health_checks", "Health checks with all 16 images.", labels=["result"]
-        )
-        for result, count in workers.checks.items():
-            checks.add_metric([result], count)
-        restarts = COUNTER("diagonalflip_restarts", "Of parts that had ended.", labels=["part"])
-        restarts.add_metric(["worker"], workers.restarts)
-        restarts.add_metric(["torchserve"], torchserve.restarts if torchserve is not None else 0)
-        yield from (expiry, killed, ages, checks, restarts)
+                age_s = time.monotonic() - worker.checked_at
+                samples["health_check_age_seconds"].append(([str(worker.number)], age_s))
+        samples["health_checks"] = [([result], count) for result, count in workers.checks.items()]
+        of_torchserve = torchserve.restarts if torchserve else 0
+        samples["restarts"] = [(["worker"], workers.restarts), (["torchserve"], of_torchserve)]
+        return samples
 
 
 def _buckets(bounds: Sequence[float], state: dict[str, Any]) -> list[Any]:
