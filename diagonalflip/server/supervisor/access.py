@@ -5,9 +5,9 @@ Workers get their content, and never see a file that cannot be used.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,6 @@ from diagonalflip.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Stamp = tuple[int, ...]
-
-CERTIFICATE = re.compile(
-    r"^-----BEGIN ((?:X509 )?CERTIFICATE)-----$.*?^-----END \1-----$", re.MULTILINE | re.DOTALL
-)
 SOON = timedelta(days=14)
 """As in the alert, deploy/kubernetes/base/monitoring.yaml."""
 
@@ -51,7 +46,6 @@ class AccessFiles:
         self.content: dict[str, Any] = {"tokens": {}, "pem": None}
         self._read_tokens()
         self._read_pair()
-        self._note_expiry()
 
     def changed(self) -> bool:
         """Read changed files; return whether one can be used, and differs."""
@@ -68,8 +62,6 @@ class AccessFiles:
         if self.content == before:
             return False
         logger.info("The public listener took over changed tokens or certificates")
-        if self.content["pem"] != before["pem"]:
-            self._note_expiry()
         return True
 
     def _read_tokens(self) -> None:
@@ -82,14 +74,17 @@ class AccessFiles:
         if self._pair and not (self.content["pem"] and any(map(Path.is_fifo, self._pair))):
             pem = "".join(map(_pem, self._pair))
             tls(pem)
-            self.content = self.content | {"pem": pem}
+            if pem != self.content["pem"]:
+                self.content = self.content | {"pem": pem}
+                self._note_expiry(pem)
 
-    def _note_expiry(self) -> None:
-        """Tell when the certificate expires."""
-        if self.content["pem"] is None:
-            return
+    def _note_expiry(self, pem: str) -> None:
+        """Tell when the first certificate of a chain expires."""
+        from cryptography import x509  # noqa: PLC0415 - 8 MiB, for those who have a certificate
+
         try:
-            expires = _expiry(self.content["pem"])
+            chain = x509.load_pem_x509_certificates(pem.encode())
+            expires = min(each.not_valid_after_utc for each in chain)
         except ValueError as error:  # OpenSSL reads more than this
             logger.warning("When the certificate expires is not known: %s", error)
             self.expires_at = None
@@ -103,20 +98,18 @@ class AccessFiles:
         else:
             logger.info("The certificate expires at %s, in %d days", day, left.days)
 
-    def _stamps(self) -> list[Stamp]:
-        return [_stamp(path) for path in (self._tokens, *self._pair)]
+    def _stamps(self) -> list[tuple[int, ...]]:
+        """Return what differs after a file was changed, replaced or made readable.
 
-
-def _stamp(path: Path) -> Stamp:
-    """Return what differs after a file was changed, replaced or made readable.
-
-    It is of the file that the path leads to now, whichever folder on the way was exchanged.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev, status.st_ino
+        It is of the file that a path leads to now, whichever folder on the way was exchanged.
+        """
+        stamps: list[tuple[int, ...]] = []
+        for path in (self._tokens, *self._pair):
+            stamps.append(())
+            with contextlib.suppress(OSError):
+                now = path.stat()
+                stamps[-1] = now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_dev, now.st_ino
+        return stamps
 
 
 def _pem(path: Path) -> str:
@@ -127,14 +120,6 @@ def _pem(path: Path) -> str:
     except OSError as error:
         got = f"FLIP_TLS_CERT or FLIP_TLS_KEY, {path}: {error.strerror}"
         raise SettingError(got, "a PEM file") from error
-
-
-def _expiry(pem: str) -> datetime:
-    """Return when the first certificate of a chain expires."""
-    from cryptography import x509  # noqa: PLC0415 - 8 MiB, for those who have a certificate
-
-    chain = "\n".join(found[0] for found in CERTIFICATE.finditer(pem))
-    return min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(chain.encode()))
 
 
 def _must_be_readable(path: Path) -> None:
