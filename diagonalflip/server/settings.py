@@ -32,9 +32,10 @@ PLATFORM_PORT = "PORT"
 HOSTS = {"public_port": "host", "admin_port": "admin_host"}
 """Ports whose address is a setting, and that setting; all others are on loopback."""
 
-LINK_NAME = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)")
-LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
-"""How Kubernetes' variables for a Service that is called ``flip`` or ``flip-grpc`` begin."""
+SERVICE_LINK = re.compile(
+    rf"({PREFIX}\w*)?PORT=(tcp|udp|sctp)://|{PREFIX}(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)="
+)
+"""Variables that Kubernetes sets for a Service that is called ``flip`` or ``flip-grpc``."""
 
 
 def _setting(default: Any, help_text: str, least: int = 0, most: int = 1 << 31) -> Any:
@@ -51,6 +52,7 @@ def _reachable(host: str) -> str:
 
 
 def _url(scheme: str, host: str, port: int) -> str:
+    host = _reachable(host)
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
@@ -146,7 +148,7 @@ class Settings:
     @property
     def admin_url(self) -> str:
         """URL at which this machine reaches the admin port."""
-        return _url("http", _reachable(self.admin_host), self.admin_port)
+        return _url("http", self.admin_host, self.admin_port)
 
     @property
     def public_address(self) -> str:
@@ -156,7 +158,7 @@ class Settings:
     @property
     def public_url(self) -> str:
         """URL at which this machine reaches the public listener, whatever address it listens on."""
-        return _url("https" if self.tls_cert else "http", self.public_address, self.public_port)
+        return _url("https" if self.tls_cert else "http", self.host, self.public_port)
 
     def host_of(self, port: str) -> str:
         """Return the address that the port of that name listens on."""
@@ -182,11 +184,9 @@ class Settings:
             got = f"{source}={text} in the environment"
             if name not in known:
                 [nearest] = difflib.get_close_matches(name.lower(), known, 1, 0.0)
-                raise SettingError(
-                    f"{source} in the environment is no setting",
-                    f"a name of `make help`; the nearest is {variable(nearest)}",
-                    "correct it, or unset it",
-                )
+                expected = f"a name of `make help`; the nearest is {variable(nearest)}"
+                unknown = f"{source} in the environment is no setting"
+                raise SettingError(unknown, expected, "correct it, or unset it")
             kind, values[name] = known[name].type, text
             if "Path" in kind:
                 values[name] = Path(text)
@@ -207,32 +207,27 @@ def variable(name: str) -> str:
     return f"{PREFIX}{name.upper()}"
 
 
-def is_service_link(name: str, value: str) -> bool:
-    """Return whether Kubernetes has set a variable for a Service of the namespace."""
-    is_port = name.endswith("PORT") and LINK_VALUE.match(value) is not None
-    return is_port or LINK_NAME.fullmatch(name) is not None
-
-
 def service_links(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Return the variables, with their values, that would be settings and are a Service's."""
-    return sorted(
-        f"{name}={value}"
-        for name, value in environment.items()
-        if (name.startswith(PREFIX) or name == PLATFORM_PORT) and is_service_link(name, value)
-    )
+    lines = sorted(f"{name}={value}" for name, value in environment.items())
+    return [line for line in lines if SERVICE_LINK.match(line)]
 
 
 def sources(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Return the variable and the text of each setting that is set, unknown ones included."""
+    given = {
+        name: text
+        for name, text in environment.items()
+        if text and not SERVICE_LINK.match(f"{name}={text}")
+    }
     found = {
         name.removeprefix(PREFIX).swapcase(): (name, text)  # they are in upper case
-        for name, text in environment.items()
-        if name.startswith(PREFIX) and text and not is_service_link(name, text)
+        for name, text in given.items()
+        if name.startswith(PREFIX)
     }
-    port = environment.get(PLATFORM_PORT, "")
-    if port and not is_service_link(PLATFORM_PORT, port):
+    if PLATFORM_PORT in given:
         public = "public_port" if "tokens_file" in found else "port"
-        found.setdefault(public, (PLATFORM_PORT, port))
+        found.setdefault(public, (PLATFORM_PORT, given[PLATFORM_PORT]))
     return found
 
 
