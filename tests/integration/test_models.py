@@ -11,6 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ IMAGES = bytes(pack(np.arange(16)).packed)
 HEADERS = {"Content-Type": OCTETS}
 
 
+def predict(url: str, **headers: str) -> requests.Response:
+    return requests.post(url, IMAGES, headers=HEADERS | headers, timeout=60)
+
+
 class Operated:
     """A server whose versions an operator may change.
 
@@ -58,14 +63,11 @@ class Operated:
         headers = {"Authorization": f"Bearer {token or self.token}"}
         return requests.post(f"{self.url}/models/{change}", headers=headers, timeout=60)
 
-    def models(self) -> dict[str, Any]:
-        told: dict[str, Any] = requests.get(f"{self.url}/models", timeout=60).json()
-        return told
+    def models(self) -> Any:
+        return requests.get(f"{self.url}/models", timeout=60).json()
 
     def default(self) -> str:
-        return requests.post(self.server.url, IMAGES, headers=HEADERS, timeout=60).headers[
-            "Flip-Model-Version"
-        ]
+        return predict(self.server.url).headers["Flip-Model-Version"]
 
 
 @contextmanager
@@ -132,16 +134,12 @@ def assert_of(response: requests.Response, version: str, tables: Tables) -> None
 def test_each_path_is_answered_by_its_version_on_every_port(both: Operated, tables: Tables) -> None:
     for url in both.urls:
         for path, version in (("", "1.0"), ("/1.0", "1.0"), ("/2.0", "2.0")):
-            answer = requests.post(url + path, IMAGES, headers=HEADERS, timeout=60)
-            assert_of(answer, version, tables)
-        assert requests.post(f"{url}/3.0", IMAGES, headers=HEADERS, timeout=60).status_code == 404
+            assert_of(predict(url + path), version, tables)
+        assert predict(f"{url}/3.0").status_code == 404
     digests = {each["version"]: each["digest"] for each in both.models()["models"]}
     for version, other in (("1.0", "2.0"), ("2.0", "1.0")):
         for wanted, status in ((version, 200), (other, 412)):
-            headers = HEADERS | {"If-Match": digests[wanted]}
-            answer = requests.post(
-                f"{both.server.url}/{version}", IMAGES, headers=headers, timeout=60
-            )
+            answer = predict(f"{both.server.url}/{version}", **{"If-Match": digests[wanted]})
             assert answer.status_code == status
 
 
@@ -195,14 +193,11 @@ def test_the_default_changes_everywhere_at_once_and_survives_a_restart(
         told = both.change("2.0/default").json()
         assert (told["default"], told["previous"], told["kept"]) == ("2.0", "1.0", True)
         for url in both.urls:
-            assert_of(requests.post(url, IMAGES, headers=HEADERS, timeout=60), "2.0", tables)
+            assert_of(predict(url), "2.0", tables)
         description = requests.get(both.server.url, timeout=60).json()
         assert (description["version"], description["flips"]) == ("2.0", 16)
-        assert requests.get(f"{both.front}/weights.json", timeout=60).json()["layer1.bias"] != [
-            0.1,
-            -0.1,
-            0.0,
-        ]
+        weights = requests.get(f"{both.front}/weights.json", timeout=60).json()
+        assert weights["layer1.bias"] != [0.1, -0.1, 0.0]
     with operated(versions) as both:
         assert both.default() == "2.0"
         for changed in (True, False, False):
@@ -221,34 +216,13 @@ def test_what_is_unloaded_is_gone_until_it_is_loaded_again(both: Operated, table
     both.change("2.0/default")
     assert both.change("1.0/unload").status_code == 200
     for url in both.urls:
-        answer = requests.post(f"{url}/1.0", IMAGES, headers=HEADERS, timeout=60)
         # TorchServe keeps the archive, without a worker.
-        assert answer.status_code == (404 if url == both.server.url else 503)
+        assert predict(f"{url}/1.0").status_code == (404 if url == both.server.url else 503)
     assert both.change("1.0/default").status_code == 404
     assert both.change("rollback").json()["changed"] is False
     assert both.change("1.0/load").status_code == 200
     for url in both.urls:
-        answer = requests.post(f"{url}/1.0", IMAGES, headers=HEADERS, timeout=60)
-        assert_of(answer, "1.0", tables)
-
-
-def test_a_killed_worker_comes_back_with_what_is_served_now(both: Operated) -> None:
-    both.change("2.0/default")
-    for worker in both.server.workers:
-        worker.kill()
-    assert {both.default() for _ in range(8)} == {"2.0"}
-
-
-def test_a_version_that_cannot_be_trusted_is_not_loaded(
-    both: Operated, third: Path, tables: Tables
-) -> None:
-    with (third / "diagonal_flip.mar").open("ab") as file:
-        file.write(b"x")
-    answer = both.change("3.0/load")
-    assert (answer.status_code, answer.json()["code"]) == (422, "artifact_error")
-    faults = {each["version"]: each.get("fault") for each in both.models()["models"]}
-    assert faults["3.0"]
-    assert_of(requests.post(both.server.url, IMAGES, headers=HEADERS, timeout=60), "1.0", tables)
+        assert_of(predict(f"{url}/1.0"), "1.0", tables)
 
 
 def become(folder: Path, other: Path, version: str) -> None:
@@ -294,7 +268,18 @@ def test_a_default_that_answers_otherwise_never_becomes_ready(
     assert "ParityError" in start_and_fail(versions, tmp_path / "logs", 4)
 
 
-def test_a_new_version_is_loaded_and_made_default(both: Operated, third: Path) -> None:
+def test_a_new_version_is_loaded_if_it_can_be_trusted_and_made_default(
+    both: Operated, third: Path
+) -> None:
+    """Workers that are killed come back with it, whatever the store has meanwhile."""
+    archive = third / "diagonal_flip.mar"
+    exported = archive.read_bytes()
+    archive.write_bytes(exported + b"x")
+    answer = both.change("3.0/load")
+    assert (answer.status_code, answer.json()["code"]) == (422, "artifact_error")
+    assert [each["version"] for each in both.models()["models"] if "fault" in each] == ["3.0"]
+    assert both.default() == "1.0"
+    archive.write_bytes(exported)
     assert both.change("3.0/load").status_code == 200
     assert both.change("3.0/default").status_code == 200
     assert both.default() == "3.0"
@@ -315,11 +300,8 @@ def test_a_canary_gets_its_share_and_is_withdrawn_at_once(versions: Path) -> Non
 
         def answered_by() -> Counter[str]:
             headers = HEADERS | {"Authorization": f"Bearer {token}"}
-            url = both.server.public + PATH
-            return Counter(
-                session.post(url, IMAGES, headers=headers, timeout=60).headers["Flip-Model-Version"]
-                for _ in range(100)
-            )
+            ask = partial(session.post, both.server.public + PATH, IMAGES, headers=headers)
+            return Counter(ask(timeout=60).headers["Flip-Model-Version"] for _ in range(100))
 
         told = both.change("2.0/canary/10").json()
         assert (told["default"], told["canary"], told["percent"]) == ("1.0", "2.0", 10)
@@ -355,9 +337,8 @@ def test_only_what_is_signed_is_served(versions: Path, exported_3_0: Path, tmp_p
         assert [each["signed"] for each in it.models()["models"]] == [True, True]
         shutil.copytree(exported_3_0, versions / "3.0")
         assert it.change("3.0/load").status_code == 422
-    (versions / "1.0/manifest.json").write_bytes(
-        (versions / "1.0/manifest.json").read_bytes() + b" "
-    )
+    with (versions / "1.0/manifest.json").open("a") as manifest:
+        manifest.write(" ")
     line = start_and_fail(versions, tmp_path, TRUSTED_KEY=str(public))
     assert "of other content or by another key" in line
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,9 +20,9 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 @contextmanager
-def collector() -> Iterator[tuple[str, queue.Queue[Any]]]:
+def collector() -> Iterator[tuple[str, list[Any]]]:
     """An OTLP collector over HTTP: its URL, and the spans that it is sent."""
-    spans: queue.Queue[Any] = queue.Queue()
+    spans: list[Any] = []
 
     class Collector(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -33,8 +32,7 @@ def collector() -> Iterator[tuple[str, queue.Queue[Any]]]:
                 return
             for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
                 for scope in resource.scope_spans:
-                    for span in scope.spans:
-                        spans.put(span)
+                    spans.extend(scope.spans)
             self.send_response(200)
             self.end_headers()
 
@@ -49,60 +47,38 @@ def collector() -> Iterator[tuple[str, queue.Queue[Any]]]:
         thread.join()
 
 
-def spans_of(spans: queue.Queue[Any], trace: str) -> dict[str, Any]:
-    """The five spans of a request, by name; and of the batch that it was in."""
-    found: dict[str, Any] = {}
-    batches: dict[bytes, Any] = {}
-    while len(found) < 5 or found["forward"].links[0].span_id not in batches:
-        span = spans.get(timeout=30)
-        if span.trace_id.hex() == trace:
-            found[span.name] = span
-        elif span.name == "batch":
-            batches[span.span_id] = span
-    return found | {"batch": batches[found["forward"].links[0].span_id]}
-
-
-def test_a_request_is_a_span_of_its_callers_trace(artifacts: Path, tmp_path: Path) -> None:
-    with collector() as (url, spans):
-        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
-        empty = ("TRACES_EXPORTER", "EXPORTER_OTLP_TIMEOUT", "TRACES_SAMPLER", "SERVICE_NAME")
-        settings |= {f"OTEL_{name}": "" for name in empty}
-        with run_server(artifacts, tmp_path, **settings) as server:
-            trace = {"traceparent": f"00-{TRACE}-{PARENT}-01", "Content-Type": OCTETS}
-            answer = requests.post(server.url, b"\xb6", headers=trace, timeout=30)
-            assert answer.headers["traceparent"] == trace["traceparent"]
-            found = spans_of(spans, TRACE)
-    root = found["predict"]
+def test_a_request_is_a_span_of_its_callers_trace_and_a_line(
+    artifacts: Path, tmp_path: Path
+) -> None:
+    empty = ("TRACES_EXPORTER", "EXPORTER_OTLP_TIMEOUT", "TRACES_SAMPLER", "SERVICE_NAME")
+    settings = {f"OTEL_{name}": "" for name in empty} | {"ACCESS_LOG": "1", "WORKERS": "1"}
+    headers = {"X-Request-Id": 'a "quoted" one', "Content-Type": OCTETS}
+    trace = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+    with (
+        collector() as (url, sent),
+        run_server(artifacts, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=url, **settings) as server,
+    ):
+        answer = requests.post(server.url, b"\xb6", headers=headers | trace, timeout=30)
+        assert answer.headers["traceparent"] == trace["traceparent"]
+        requests.post(server.url, b"", headers=headers, timeout=30)
+        explain = server.url.replace("predictions", "explanations")
+        requests.post(explain, b"\xb6\x90", headers=headers, timeout=30)
+        assert server.stop() == 0
+    spans = {span.name: span for span in sent if span.trace_id.hex() == TRACE}
+    root = spans["predict"]
     assert root.parent_span_id.hex() == PARENT
     attributes = {each.key: each.value for each in root.attributes}
     assert attributes["flip.images"].int_value == 2
     assert attributes["flip.form"].string_value == "packed"
     assert attributes["http.response.status_code"].int_value == 200
     for step in ("queue", "decode", "forward", "encode"):
-        child = found[step]
+        child = spans[step]
         assert child.parent_span_id == root.span_id
         assert root.start_time_unix_nano <= child.start_time_unix_nano
         assert child.start_time_unix_nano <= child.end_time_unix_nano <= root.end_time_unix_nano
-    assert found["batch"].trace_id.hex() != TRACE
-
-
-def test_a_protocol_that_is_not_sent_is_said(artifacts: Path, tmp_path: Path) -> None:
-    """Operators of Kubernetes often set this protocol. The service serves nevertheless."""
-    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
-    settings |= {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
-    with run_server(artifacts, tmp_path, **settings) as server:
-        assert server.post(b"\xb6", OCTETS).status_code == requests.codes.ok
-        assert "asks for grpc" in (tmp_path / "worker.log").read_text()
-
-
-def test_every_request_is_a_line(artifacts: Path, tmp_path: Path) -> None:
-    with run_server(artifacts, tmp_path, ACCESS_LOG="1", WORKERS="1") as server:
-        headers = {"X-Request-Id": 'a "quoted" one', "Content-Type": OCTETS}
-        requests.post(server.url, b"\xb6", headers=headers, timeout=30)
-        requests.post(server.url, b"", headers=headers, timeout=30)
-        explain = server.url.replace("predictions", "explanations")
-        requests.post(explain, b"\xb6\x90", headers=headers, timeout=30)
-        assert server.stop() == 0
+    batch = spans["forward"].links[0].span_id
+    [found] = [span for span in sent if span.span_id == batch]
+    assert (found.name, found.trace_id.hex() == TRACE) == ("batch", False)
     text = (tmp_path / "access-0.log").read_text()
     lines = [line for line in map(json.loads, text.splitlines()) if line["request_id"]]
     named = ("listener", "operation", "images", "status", "code")
@@ -114,3 +90,12 @@ def test_every_request_is_a_line(artifacts: Path, tmp_path: Path) -> None:
     for line in lines:
         assert line["request_id"] == headers["X-Request-Id"]
         assert 0 < line["ms"] < 30_000
+
+
+def test_a_protocol_that_is_not_sent_is_said(artifacts: Path, tmp_path: Path) -> None:
+    """Operators of Kubernetes often set this protocol. The service serves nevertheless."""
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    settings |= {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    with run_server(artifacts, tmp_path, **settings) as server:
+        assert server.post(b"\xb6", OCTETS).status_code == requests.codes.ok
+        assert "asks for grpc" in (tmp_path / "worker.log").read_text()
