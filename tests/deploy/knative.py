@@ -59,16 +59,22 @@ MAX_TIMEOUT_S = 600
 
 
 def problems(predictor: dict[str, Any]) -> list[str]:
-    """Return what Knative would reject, each with the place it is at."""
+    """Return what Knative would reject."""
     pod = {name: value for name, value in predictor.items() if name not in KSERVE_FIELDS.split()}
-    found = [*_masked(pod, ""), *_wrong_volumes(pod)]
-    for container in pod["containers"]:
-        found += _wrong_values(container)
-    if pod.get("automountServiceAccountToken"):
-        found.append("automountServiceAccountToken: only false is allowed")
-    if predictor.get("timeout", 0) > MAX_TIMEOUT_S:
-        found.append(f"timeout: more than {MAX_TIMEOUT_S}")
-    return found
+    [container] = pod["containers"]
+    [port] = container["ports"]
+    media = {volume["emptyDir"].get("medium") for volume in pod["volumes"] if "emptyDir" in volume}
+    rejected = {
+        "a token of the service account": pod["automountServiceAccountToken"],
+        "a longer timeout": predictor["timeout"] > MAX_TIMEOUT_S,
+        "another medium of a volume": media - {None, "Memory"},
+        "reserved paths": {each["mountPath"] for each in container["volumeMounts"]}
+        & RESERVED_PATHS,
+        "reserved variables": {each["name"] for each in container["env"]} & RESERVED_ENV,
+        "a port of queue-proxy": port["containerPort"] in RESERVED_PORTS,
+        "another name of a port": port["name"] not in {"h2c", "http1"},
+    }
+    return [*_masked(pod, ""), *(name for name, found in rejected.items() if found)]
 
 
 def _masked(value: Any, where: str) -> Iterator[str]:
@@ -80,26 +86,3 @@ def _masked(value: Any, where: str) -> Iterator[str]:
                 yield from _masked(item[name], path)
             else:
                 yield f"{path}: not allowed"
-
-
-def _wrong_volumes(pod: dict[str, Any]) -> Iterator[str]:
-    for volume in pod.get("volumes", []):
-        if (volume.get("emptyDir") or {}).get("medium", "") not in {"", "Memory"}:
-            yield "volumes.emptyDir.medium: only Memory is allowed"
-
-
-def _wrong_values(container: dict[str, Any]) -> Iterator[str]:
-    for mount in container.get("volumeMounts", []):
-        if mount["mountPath"] in RESERVED_PATHS:
-            yield f"volumeMounts.mountPath: {mount['mountPath']} is reserved"
-    for entry in container.get("env", []):
-        if entry["name"] in RESERVED_ENV:
-            yield f"env.{entry['name']}: reserved"
-    ports = container.get("ports", [])
-    if len(ports) > 1:
-        yield "ports: more than one"
-    for port in ports:
-        if port["containerPort"] in RESERVED_PORTS:
-            yield f"ports.containerPort: {port['containerPort']} is queue-proxy's"
-        if port.get("name", "") not in {"", "h2c", "http1"}:
-            yield f"ports.name: {port['name']} is neither h2c nor http1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -245,21 +244,6 @@ def become(folder: Path, other: Path, version: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_version_whose_archive_answers_otherwise_is_not_loaded(
-    both: Operated, third: Path, exported_3_0: Path
-) -> None:
-    """Everything agrees but what a worker computes: it checks the version before it serves it."""
-    become(third, both.store / "2.0", "3.0")
-    answer = both.change("3.0/load")
-    assert answer.status_code == 422
-    assert "ParityError" in answer.json()["got"]
-    assert both.default() == "1.0"
-    assert both.change("2.0/default").status_code == 200
-    shutil.copytree(exported_3_0, third, dirs_exist_ok=True)  # exported once more, as it should be
-    assert both.change("3.0/load").status_code == 200
-
-
-@pytest.mark.slow
 def test_a_default_that_answers_otherwise_never_becomes_ready(
     versions: Path, tmp_path: Path
 ) -> None:
@@ -356,41 +340,3 @@ def test_the_client_asks_for_a_version_and_flips_where_it_can(both: Operated) ->
         assert np.array_equal(client.flip(numbers), flipped), "the switch needs no new client"
     with Client(both.front, version="9.9") as client, pytest.raises(ModelNotFound):
         client.predict(numbers)
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_readme(both: Operated) -> None:
-    """Switch, compare, roll back: as an operator types it."""
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "diagonalflip.cli", *arguments],
-            env=os.environ | {"DIAGONALFLIP_TOKEN": both.token, "COLUMNS": "100"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    listed = run("model", "list", both.url)
-    assert listed.returncode == 0, listed.stderr
-    assert [line.split()[:3] for line in listed.stdout.splitlines()[1:]] == [
-        ["1.0", "default", "1"],
-        ["2.0", "yes", "16"],
-    ]
-    assert run("model", "default", "2.0", both.url).stdout == "default 2.0; also served: 1.0\n"
-    flips = run("--url", both.front, "predict", "0010", "--as", "flips", "--json")
-    assert json.loads(flips.stdout) == {"image": 2, "bits": "0010", "flip": "0100"}
-    compared = run("compare", both.front, "--a", "1.0", "--b", "2.0", "--requests", "5", "--json")
-    assert compared.returncode == 1
-    assert json.loads(compared.stdout)["differing_bits"] > 0
-    assert run("compare", both.front, "--a", "2.0", "--b", "2.0").returncode == 0
-    for told in ("", "diagonalflip: there is nothing further to roll back to"):
-        rolled_back = run("model", "rollback", both.url)
-        assert rolled_back.returncode == 0
-        assert rolled_back.stdout == "default 1.0; also served: 2.0\n"
-        assert rolled_back.stderr.startswith(told)
-        assert bool(rolled_back.stderr) == bool(told)
-    assert run("--token", "x", "model", "rollback", both.url).returncode == 1
-    assert run("model", "unload", "1.0", both.url).returncode == 1
-    assert both.default() == "1.0"
