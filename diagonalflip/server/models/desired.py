@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from diagonalflip.errors import ParityError
@@ -15,11 +15,9 @@ from diagonalflip.server.models.store import Artifacts
 
 
 class Desired:
-    """What every worker is to serve.
+    """What every worker is to serve: versions by name, and which of them answers what.
 
-    Args:
-        versions: Those that are served, by name.
-        choice: Which of them answers what.
+    A canary that is not among the versions is none.
 
     Attributes:
         number: Grows with each.
@@ -30,14 +28,21 @@ class Desired:
 
     def __init__(self, versions: Mapping[str, Artifacts], choice: Choice) -> None:
         self.number = next(self._numbers)
+        if choice.canary not in versions:
+            choice = replace(choice, canary=None, percent=0)
         self.versions, self.choice = dict(versions), choice
-        self.content = asdict(choice) | {"versions": [_carried(each) for each in versions.values()]}
+        carried = [
+            {"name": each.model, "version": each.version}
+            | {name: b64encode(content).decode() for name, content in each.files.items()}
+            for each in versions.values()
+        ]
+        self.content = asdict(choice) | {"versions": carried}
 
     def check(self, answers: Mapping[str, Any], device: str | None) -> None:
         """Compare a worker's answers to a health check with the parity reports.
 
         Args:
-            answers: By version; each as ``http.routes.Answers`` has it.
+            answers: By version, as ``http.routes.Answers`` has them.
             device: ``cuda`` if the CPU does not count, where a GPU could not be used or was lost.
 
         Raises:
@@ -58,9 +63,3 @@ class Desired:
                     "see whether torch.cuda.is_available(), or set FLIP_REQUIRE_GPU=0",
                 )
             health.compare(bytes.fromhex(answer["predictions"]), artifacts)
-
-
-def _carried(artifacts: Artifacts) -> dict[str, str]:
-    """Return a version as the channel carries it."""
-    files = {name: b64encode(content).decode() for name, content in artifacts.files.items()}
-    return {"name": artifacts.model, "version": artifacts.version, **files}

@@ -104,20 +104,13 @@ def only_one(version: str, folders: Sequence[Path]) -> Path:
         ArtifactError: Several do, and nobody knows which of them is meant.
     """
     if len(folders) > 1:
-        raise ArtifactError(
-            f"version {version} is in {' and in '.join(map(str, folders))}",
-            "one folder",
-            "move the other out of the model store",
-        )
+        got = f"version {version} is in {' and in '.join(map(str, folders))}"
+        raise ArtifactError(got, "one folder", "move the other out of the model store")
     return folders[0]
 
 
 def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
-    """Read the manifest of an export and compare every artifact with its digest.
-
-    Args:
-        folder: The export.
-        trusted_key: Public key that must have signed the manifest, if any.
+    """Read the manifest of an export, which a key must have signed; compare every artifact with it.
 
     Raises:
         ArtifactError: A file is missing, unreadable, or not what was exported or signed.

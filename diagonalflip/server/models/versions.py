@@ -16,7 +16,6 @@ from diagonalflip.server.models.choice import Choice, read_choice, write_choice
 from diagonalflip.server.models.desired import Desired
 from diagonalflip.server.models.store import Artifacts
 
-NUMBER = "export it with a version number of its own"
 logger = logging.getLogger(__name__)
 
 
@@ -69,8 +68,6 @@ class Models:
                 if version == choice.default:
                     raise
                 logger.error("Version %s is not served: %s", version, error)  # noqa: TRY400
-        if choice.canary not in loaded:
-            choice = replace(choice, canary=None, percent=0)
         self._serve(Desired(loaded, choice))
 
     @property
@@ -107,11 +104,9 @@ class Models:
     async def load(self, version: str) -> None:
         """Serve a version of the store as well; it is checked here and by every worker."""
         async with self._changing:
-            artifacts, choice = self._checked(version), self.desired.choice
-            unloaded = tuple(each for each in choice.unloaded if each != version)
-            await self._apply(
-                replace(choice, unloaded=unloaded), self.desired.versions | {version: artifacts}
-            )
+            versions = self.desired.versions | {version: self._checked(version)}
+            unloaded = tuple(each for each in self.desired.choice.unloaded if each != version)
+            await self._apply(replace(self.desired.choice, unloaded=unloaded), versions)
 
     async def unload(self, version: str) -> None:
         """Serve a version no more."""
@@ -119,18 +114,12 @@ class Models:
             self._must_serve(version)
             choice = self.desired.choice
             if version == choice.default:
-                raise ModelConflict(
-                    f"version {version} is the default",
-                    "another version",
-                    "choose another default first",
-                )
+                got = f"version {version} is the default"
+                raise ModelConflict(got, "another version", "choose another default first")
             rest = {name: each for name, each in self.desired.versions.items() if name != version}
-            choice = replace(choice, unloaded=(*choice.unloaded, version))
-            if version == choice.previous:
-                choice = replace(choice, previous=None)
-            if version == choice.canary:
-                choice = replace(choice, canary=None, percent=0)
-            await self._apply(choice, rest)
+            previous = choice.previous if choice.previous != version else None
+            unloaded = (*choice.unloaded, version)
+            await self._apply(replace(choice, previous=previous, unloaded=unloaded), rest)
 
     async def make_default(self, version: str) -> None:
         """Have a version answer where none is named. It is loaded and checked already."""
@@ -170,7 +159,7 @@ class Models:
         await self._apply_to_workers(desired)
         self._serve(desired)
         try:
-            write_choice(self._store, choice)
+            write_choice(self._store, desired.choice)
             self.kept = True
         except OSError as error:
             logger.warning("The choice of versions is lost at the next start: %s", error)
@@ -191,15 +180,12 @@ class Models:
         folder = store.only_one(version, folders[version])
         found = store.check(folder, self._trusted_key)
         if found.digest != self._digests.get(version, found.digest):
-            raise ModelConflict(
-                f"version {version} is another model than before", "the same one", NUMBER
-            )
+            got = f"version {version} is another model than before"
+            remedy = "export it with a version number of its own"
+            raise ModelConflict(got, "the same one", remedy)
         return found
 
     def _must_serve(self, version: str) -> None:
         if version not in self.desired.versions:
-            raise ModelNotFound(
-                f"version {version[:32]} is not served",
-                f"one of {', '.join(self.desired.versions)}",
-                "load it first",
-            )
+            served = f"one of {', '.join(self.desired.versions)}"
+            raise ModelNotFound(f"version {version[:32]} is not served", served, "load it first")

@@ -54,9 +54,7 @@ class Health:
     """State of the service.
 
     Attributes:
-        workers: All workers.
         torchserve: TorchServe, if it is on.
-        models: The versions of the model.
         access: Tokens and certificate of the public listener, if it is on.
         started: Whether every worker has been ready since the start.
         draining: Whether a stop was asked for.
