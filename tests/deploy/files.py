@@ -15,6 +15,7 @@ from diagonalflip.server.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".deploy/bin"
 COMPOSE = ROOT / "docker/compose.yaml"
+SERVERLESS = ROOT / "deploy/kserve/serverless/inference-service.yaml"
 SPARE_S = 10
 """For Java to end, after the drain."""
 
@@ -37,6 +38,10 @@ def load(path: Path) -> Any:
 def built(folder: str) -> list[Any]:
     """Return the documents that kustomize makes of a folder of ``deploy``."""
     return list(yaml.safe_load_all(run(TOOLS / "kubectl", "kustomize", f"deploy/{folder}")))
+
+
+def serverless() -> Any:
+    return load(SERVERLESS)["spec"]["predictor"]
 
 
 def environment(entries: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ from diagonalflip.server.http.authentication import HEALTH
 from diagonalflip.server.settings import Settings
 from tests.deploy import knative
 from tests.deploy.files import (
-    ROOT,
+    SERVERLESS,
     TOOLS,
     built,
     environment,
@@ -20,15 +20,11 @@ from tests.deploy.files import (
     load,
     needs_tools,
     run,
+    serverless,
     stop_timeout_s,
 )
 
-SERVERLESS = ROOT / "deploy/kserve/serverless/inference-service.yaml"
 MODE = "serving.kserve.io/deploymentMode"
-
-
-def serverless() -> Any:
-    return load(SERVERLESS)["spec"]["predictor"]
 
 
 def raw() -> Any:
@@ -44,11 +40,6 @@ def container() -> Any:
 def test_knative_would_admit_it() -> None:
     assert load(SERVERLESS)["metadata"]["annotations"] == {MODE: "Serverless"}
     assert knative.problems(serverless()) == []
-
-
-def test_there_is_time_to_drain() -> None:
-    settings = image_settings(container()["env"])
-    assert knative.QUIET_S + stop_timeout_s(settings) < serverless()["timeout"]
 
 
 @needs_tools
@@ -79,22 +70,6 @@ def test_probes_ask_the_edge_for_paths_that_are_there() -> None:
         assert probe["httpGet"]["port"] == own["ports"][0]["containerPort"]
         assert probe["httpGet"]["path"] in HEALTH, "a probe has no token"
     assert own["livenessProbe"]["initialDelaySeconds"] >= Settings().start_timeout_s
-
-
-def test_it_has_no_rights() -> None:
-    assert serverless()["automountServiceAccountToken"] is False
-    assert container()["securityContext"] == {
-        "runAsNonRoot": True,
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-
-
-def test_it_can_read_its_secret_without_a_group() -> None:
-    (secret,) = [volume["secret"] for volume in serverless()["volumes"] if "secret" in volume]
-    assert secret["defaultMode"] == 0o444
 
 
 @needs_tools

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from diagonalflip.server.supervisor.admin import AdminServer, Health
 from diagonalflip.server.supervisor.metrics import Page
 from diagonalflip.server.supervisor.workers import RESULTS
 from diagonalflip.server.worker.metrics import Metrics
+from tests.deploy import knative
 from tests.deploy.files import (
     COMPOSE,
     ROOT,
@@ -29,6 +30,7 @@ from tests.deploy.files import (
     load,
     needs_tools,
     run,
+    serverless,
     stop_timeout_s,
 )
 
@@ -163,6 +165,8 @@ def test_there_is_time_to_drain() -> None:
     # Endpoints are told within the probe's period and its failures.
     readiness = container["readinessProbe"]
     assert readiness["periodSeconds"] * readiness["failureThreshold"] <= settings.drain_s
+    on_knative = stop_timeout_s(image_settings(serverless()["containers"][0]["env"]))
+    assert knative.QUIET_S + on_knative < serverless()["timeout"]
     grace = load(COMPOSE)["services"]["one"]["stop_grace_period"]
     assert stop_timeout_s(image_settings({})) < int(grace.removesuffix("s"))
     unit = (ROOT / "deploy/systemd/diagonalflip.service").read_text()
@@ -177,34 +181,30 @@ def test_every_variable_is_a_setting_and_can_be_read() -> None:
         Settings.from_environment(given)  # which knows all of them
 
 
-def test_no_service_of_the_namespace_sets_variables() -> None:
-    """A Service called ``flip`` would set ``FLIP_PORT`` to ``tcp://10.0.0.1:9090``."""
-    assert pod()["enableServiceLinks"] is False
-    service = load(ROOT / "deploy/kserve/serverless/inference-service.yaml")
-    assert service["spec"]["predictor"]["enableServiceLinks"] is False
-
-
-def test_pods_have_no_rights() -> None:
-    spec = pod()
+@pytest.mark.parametrize(
+    ("read", "mode"), [(pod, 0o440), (serverless, 0o444)], ids=["Kubernetes", "Knative"]
+)
+def test_pods_have_no_rights_and_can_read_their_secrets(read: Callable[[], Any], mode: int) -> None:
+    """Knative allows no group: there, every user of the container can read them."""
+    spec = read()
     assert spec["automountServiceAccountToken"] is False
-    assert spec["securityContext"]["runAsNonRoot"] is True
-    assert int(dockerfile(r"^USER (\d+)")) > 0, "runAsNonRoot rejects a name: it could be root's"
-    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["enableServiceLinks"] is False, "a Service called flip would set FLIP_PORT"
     (container,) = spec["containers"]
-    assert container["securityContext"] == {
+    rights = spec.get("securityContext", {}) | container["securityContext"]
+    assert (rights.pop("fsGroup", None) is None) == (mode == 0o444)
+    assert rights == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+    assert int(dockerfile(r"^USER (\d+)")) > 0, "runAsNonRoot rejects a name: it could be root's"
     volumes = {volume["name"] for volume in spec["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
     assert not [mount for mount in container["volumeMounts"] if "subPath" in mount], "not followed"
-
-
-def test_secrets_are_for_the_group_alone() -> None:
-    assert pod()["securityContext"]["fsGroup"]
-    secrets = [volume["secret"] for volume in pod()["volumes"] if "secret" in volume]
-    assert {secret["defaultMode"] for secret in secrets} == {0o440}
+    secrets = [volume["secret"] for volume in spec["volumes"] if "secret" in volume]
+    assert {secret["defaultMode"] for secret in secrets} == {mode}
 
 
 @needs_tools
