@@ -1,10 +1,5 @@
 """Signatures (Ed25519) of files, in a file beside each: made offline, verified before serving.
 
-    openssl genpkey -algorithm ed25519 -out signing.pem
-    openssl pkey -in signing.pem -pubout -out trusted.pem
-    make sign SIGNING_KEY=signing.pem
-    make serve TRUSTED_KEY=trusted.pem
-
 A manifest names every artifact by its digest, so its signature is the whole export's. OpenSSL
 verifies the same: ``openssl pkeyutl -verify -rawin -pubin -inkey trusted.pem -in manifest.json
 -sigfile manifest.json.sig``.

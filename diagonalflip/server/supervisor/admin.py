@@ -20,7 +20,7 @@ from diagonalflip.errors import (
     NotAuthorized,
     SettingError,
 )
-from diagonalflip.message import Request, Response
+from diagonalflip.message import HINTS, Request, Response
 from diagonalflip.server.http.authentication import RejectionLog, read_tokens, who
 from diagonalflip.server.http.connection import Connection
 from diagonalflip.server.http.hosts import is_this_host
@@ -108,11 +108,9 @@ def is_local(peer: Sequence[Any], own: Sequence[Any]) -> bool:
 
 
 class AdminServer(HttpServer):
-    """Answers probes and scrapes out of ``health``, and changes the model's versions.
+    """Answers probes and scrapes out of ``health``; has operators change the model's versions.
 
-    Args:
-        health: What the supervisor knows.
-        operators_file: Tokens of those who may change something; without it, nobody may.
+    Without a file of their tokens, nobody may.
     """
 
     def __init__(self, health: Health, operators_file: Path | None) -> None:
@@ -209,7 +207,5 @@ class AdminServer(HttpServer):
                 "grpc_port": torchserve.settings.grpc_port,
             },
         }
-        body = json.dumps(told).encode()
-        if health.ready:
-            return Response(body, JSON)
-        return Response(body, JSON, HTTPStatus.SERVICE_UNAVAILABLE, {"retry-after": "1"})
+        status = HTTPStatus.OK if health.ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return Response(json.dumps(told).encode(), JSON, status, HINTS.get(status, {}))

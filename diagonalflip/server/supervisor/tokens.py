@@ -1,11 +1,8 @@
 """Tokens of the public listener: a file of SHA-256 digests, so that reading it lets nobody in.
 
-    make token NAME=someone TOKENS_FILE=tokens
-
-prints a new token once and adds its line, ``DIGEST NAME``. Delete the line and the token is
-unknown (401); write ``revoked`` instead of the name and it is rejected as such (403). A
-running server follows changes within seconds. Two lines of one name are both valid, so tokens are
-exchanged without a gap: a second token says that the first one goes on.
+``make token NAME=someone TOKENS_FILE=tokens`` prints a new token once and adds its line, ``DIGEST
+NAME``. Two lines of one name are both valid, so that tokens are exchanged without a gap: a second
+token says that the first one goes on.
 """
 
 from __future__ import annotations
