@@ -57,19 +57,6 @@ def pod() -> Any:
     return base()["Deployment"][0]["spec"]["template"]["spec"]
 
 
-def overlay_kinds(name: str) -> dict[str, Any]:
-    """Return a built overlay's documents by kind, of each kind one."""
-    return {document["kind"]: document for document in built(f"kubernetes/overlays/{name}")}
-
-
-def validate(documents: list[Any], folder: Path, *version: str) -> None:
-    """Check documents against a version's schemas, by default the newest one's."""
-    path = folder / "documents.yaml"
-    path.write_text(yaml.safe_dump_all(documents))
-    told = run(TOOLS / "kubernetes-validate", "--strict", *version, path)
-    assert "WARN" not in told, told
-
-
 @needs_tools
 @pytest.mark.parametrize("version", [("-k", OLDEST), ()], ids=["oldest", "newest"])
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -79,7 +66,10 @@ def test_every_manifest_fits_the_schema_of_its_kind(
     documents = built(f"kubernetes/overlays/{overlay}")
     assert len(documents) == 9
     known = [document for document in documents if document["kind"] not in OPERATORS_KINDS]
-    validate(known, tmp_path, *version)
+    path = tmp_path / "documents.yaml"
+    path.write_text(yaml.safe_dump_all(known))
+    told = run(TOOLS / "kubernetes-validate", "--strict", *version, path)
+    assert "WARN" not in told, told
 
 
 def test_the_oldest_version_is_the_one_that_we_claim() -> None:
@@ -209,7 +199,7 @@ def test_pods_have_no_rights_and_can_read_their_secrets(read: Callable[[], Any],
 
 @needs_tools
 def test_openshift_chooses_user_and_group() -> None:
-    kinds = overlay_kinds("openshift")
+    kinds = {document["kind"]: document for document in built("kubernetes/overlays/openshift")}
     spec = kinds["Deployment"]["spec"]["template"]["spec"]
     assert spec["securityContext"] == {
         "runAsNonRoot": True,

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from diagonalflip import Client
@@ -36,15 +37,8 @@ RIGHTS = (
 )
 
 PROCESSES = """
-import json, pathlib
-found = []
-for folder in pathlib.Path("/proc").glob("[0-9]*"):
-    try:
-        state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-        found.append([int(folder.name), state, (folder / "cmdline").read_text().split(chr(0))])
-    except OSError:
-        pass
-print(json.dumps(found))
+import json, psutil
+print(json.dumps([each.info for each in psutil.process_iter(["pid", "status", "cmdline"])]))
 """
 
 pytestmark = [
@@ -128,7 +122,9 @@ class Container:
     def processes(self, word: str = "") -> dict[int, str]:
         """Return the states of processes by their ids: of all, or by a word of their command."""
         found = json.loads(self.run("python", "-c", PROCESSES))
-        return {pid: state for pid, state, command in found if not word or word in command}
+        if word:
+            found = [each for each in found if word in (each["cmdline"] or ())]
+        return {each["pid"]: each["status"] for each in found}
 
 
 @contextmanager
@@ -277,7 +273,7 @@ def test_what_dies_comes_back_and_leaves_no_zombies(gpu_container: Container, wo
     container.wait(lambda: killed not in container.processes(word))
     container.wait(lambda: len(container.processes(word)) == len(before))
     container.wait(container.is_complete)
-    container.wait(lambda: "Z" not in container.processes().values())
+    container.wait(lambda: psutil.STATUS_ZOMBIE not in container.processes().values())
 
 
 def test_a_stop_loses_nothing_that_was_accepted(
