@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,8 @@ class AccessFiles:
     def _read_tokens(self) -> None:
         """Read them; from a pipe, as a shell's ``<(command)`` is, only once: then it is empty."""
         if not (self.content["tokens"] and self._tokens.is_fifo()):
-            _must_be_readable(self._tokens)
-            self.content = self.content | {"tokens": read_tokens(self._tokens)}
+            with _readable(self._tokens):
+                self.content = self.content | {"tokens": read_tokens(self._tokens)}
 
     def _read_pair(self) -> None:
         if self._pair and not (self.content["pem"] and any(map(Path.is_fifo, self._pair))):
@@ -114,23 +115,24 @@ class AccessFiles:
 
 def _pem(path: Path) -> str:
     """Return the text of a PEM file, whose comments may be in any encoding."""
-    _must_be_readable(path)
     try:
-        return path.read_text(encoding="utf-8-sig", errors="replace").strip() + "\n"
+        with _readable(path):
+            return path.read_text(encoding="utf-8-sig", errors="replace").strip() + "\n"
     except OSError as error:
         got = f"FLIP_TLS_CERT or FLIP_TLS_KEY, {path}: {error.strerror}"
         raise SettingError(got, "a PEM file") from error
 
 
-def _must_be_readable(path: Path) -> None:
-    """Raise a SettingError if the file is there, and not for this user."""
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raise a SettingError that says who needs a file and how, if it may not be read."""
     try:
-        path.open("rb").close()
-    except PermissionError as error:
+        yield
+    except (PermissionError, SettingError) as error:
+        if not isinstance(error.__cause__ or error, PermissionError):
+            raise
         raise SettingError(
             f"user {os.geteuid()}, as which the service runs, may not read {path}",
             "a file that a group of that user can read, in a folder that it can enter",
             f"run `chgrp GROUP {path} && chmod 0640 {path}`",
         ) from error
-    except OSError:
-        pass  # whoever reads it says what is missing
