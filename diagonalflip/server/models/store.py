@@ -110,7 +110,7 @@ def only_one(version: str, folders: Sequence[Path]) -> Path:
 
 
 def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
-    """Read the manifest of an export, which a key must have signed; compare every artifact with it.
+    """Check every artifact of an export by its manifest, which the key, if any, must have signed.
 
     Raises:
         ArtifactError: A file is missing, unreadable, or not what was exported or signed.
