@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +22,11 @@ from diagonalflip.errors import ModelDoesNotFlip, ModelNotFound
 from diagonalflip.server.models import signature
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.wire import JSON, OCTETS, TOLERANCE, pack, to_pixels
-from export.archive import digest, write_zip
 from tests.conftest import export
 from tests.drills.load import Tables, references
 from tests.integration.conftest import PATH, ROOT, Server, run_server
 from tests.integration.test_lifecycle import start_and_fail
-from tests.unit.test_store import keys
+from tests.unit.test_store import MAR, archive, enter, keys
 
 TORCHSERVE = [
     pytest.param("0", id="workers alone"),
@@ -224,23 +222,11 @@ def test_what_is_unloaded_is_gone_until_it_is_loaded_again(both: Operated, table
         assert_of(predict(f"{url}/1.0"), "1.0", tables)
 
 
-def become(folder: Path, other: Path, version: str) -> None:
+def become(folder: Path, other: Path) -> None:
     """Put another export's network into an export and its archive, all else agreeing with it."""
-    archive, manifest = folder / "diagonal_flip.mar", folder / "manifest.json"
-    with zipfile.ZipFile(archive) as packed:
-        members = {name: packed.read(name) for name in packed.namelist()}
     for name in ("diagonal_flip.pt", "diagonal_flip.x4.onnx"):
-        shutil.copy(other / name, folder)
-        members[name] = (other / name).read_bytes()
-    packed_manifest = json.loads(members["MAR-INF/MANIFEST.json"])
-    packed_manifest["model"]["modelVersion"] = version
-    members["MAR-INF/MANIFEST.json"] = json.dumps(packed_manifest).encode()
-    write_zip(archive, members)
-    told = json.loads(manifest.read_text())
-    told["model"]["version"] = version
-    for name in told["artifacts"]:
-        told["artifacts"][name] = digest((folder / name).read_bytes())
-    manifest.write_text(json.dumps(told))
+        enter(folder, name, (other / name).read_bytes())
+    enter(folder, MAR, archive(folder, folder.name))
 
 
 @pytest.mark.slow
@@ -248,7 +234,7 @@ def test_a_default_that_answers_otherwise_never_becomes_ready(
     versions: Path, tmp_path: Path
 ) -> None:
     """Digests agree, the worker's own check does not."""
-    become(versions / "1.0", versions / "2.0", "1.0")
+    become(versions / "1.0", versions / "2.0")
     assert "ParityError" in start_and_fail(versions, tmp_path / "logs", 4)
 
 
@@ -256,18 +242,17 @@ def test_a_new_version_is_loaded_if_it_can_be_trusted_and_made_default(
     both: Operated, third: Path
 ) -> None:
     """Workers that are killed come back with it, whatever the store has meanwhile."""
-    archive = third / "diagonal_flip.mar"
-    exported = archive.read_bytes()
-    archive.write_bytes(exported + b"x")
+    exported = (third / MAR).read_bytes()
+    (third / MAR).write_bytes(exported + b"x")
     answer = both.change("3.0/load")
     assert (answer.status_code, answer.json()["code"]) == (422, "artifact_error")
     assert [each["version"] for each in both.models()["models"] if "fault" in each] == ["3.0"]
     assert both.default() == "1.0"
-    archive.write_bytes(exported)
+    (third / MAR).write_bytes(exported)
     assert both.change("3.0/load").status_code == 200
     assert both.change("3.0/default").status_code == 200
     assert both.default() == "3.0"
-    become(third, both.store / "2.0", "3.0")
+    become(third, both.store / "2.0")
     answer = both.change("3.0/load")
     assert (answer.status_code, answer.json()["code"]) == (409, "model_conflict")
     for worker in both.server.workers:

@@ -80,9 +80,9 @@ def change_manifest(export: Path, change: Callable[[Any], object]) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def archive(export: Path, other: str = "") -> bytes:
+def archive(export: Path, version: str = "1.0", other: str = "") -> bytes:
     """An archive of an export's files, of which one is another."""
-    model, content = {"modelName": "diagonal_flip", "modelVersion": "1.0"}, io.BytesIO()
+    model, content = {"modelName": "diagonal_flip", "modelVersion": version}, io.BytesIO()
     with zipfile.ZipFile(content, "w") as file:
         file.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
         for name in store.file_names("diagonal_flip").values():
@@ -154,7 +154,7 @@ def test_an_archive_with_another_file_than_workers_load_is_rejected(
     exported: Path, name: str
 ) -> None:
     """Digests agree, and TorchServe would serve another network than the workers."""
-    enter(exported, MAR, archive(exported, name))
+    enter(exported, MAR, archive(exported, other=name))
     with pytest.raises(ArtifactError, match=r"the files of diagonal_flip 1\.0"):
         store.check(exported)
 
