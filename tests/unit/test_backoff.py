@@ -9,15 +9,6 @@ from diagonalflip.server.supervisor.backoff import LONGEST_S, STABLE_S, RestartB
 DELAYS = [0, 1, 3, 7, 15, 15]
 
 
-class Clock:
-    """Seconds, as a test has them pass."""
-
-    seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
 @pytest.mark.parametrize(
     ("starts_s", "lives_s", "ready", "failed"),
     [
@@ -27,21 +18,22 @@ class Clock:
     ],
 )
 def test_delays_between_short_lives_grow_to_the_longest(
-    starts_s: float, lives_s: float, ready: bool, failed: int
+    starts_s: float, lives_s: float, ready: bool, failed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
-    backoff = RestartBackoff(clock)
+    now = [100.0]
+    monkeypatch.setattr("diagonalflip.server.supervisor.backoff.time.monotonic", lambda: now[0])
+    backoff = RestartBackoff()
     seen = []
     for _ in DELAYS:
-        clock.seconds += starts_s
+        now[0] += starts_s
         if ready:
             backoff.ready()
-        clock.seconds += lives_s
+        now[0] += lives_s
         seen.append(backoff.ended())
     assert seen == DELAYS
     assert backoff.failed_starts == failed
     assert [backoff.ended() for _ in range(2000)] == [LONGEST_S] * 2000
     backoff.ready()
     assert backoff.failed_starts == 0
-    clock.seconds += STABLE_S
+    now[0] += STABLE_S
     assert [backoff.ended() for _ in DELAYS] == DELAYS, "a long life begins anew"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 STABLE_S = 60.0
 """A part that was ready for this long is started again at once."""
@@ -14,30 +13,26 @@ LONGEST_S = 15.0
 class RestartBackoff:
     """Delays between restarts of one part: 0, 1, 3, 7, 15, 15, ... seconds.
 
-    Args:
-        clock: Gives seconds.
-
     Attributes:
         failed_starts: How many times in a row the part has ended without ever being ready.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         self.failed_starts = 0
-        self._clock = clock
-        self._in_a_row = 0
+        self._delay_s = 0.0
         self._ready_at: float | None = None
 
     def ready(self) -> None:
         """Note that the part is ready."""
         self.failed_starts = 0
-        self._ready_at = self._clock()
+        self._ready_at = time.monotonic()
 
     def ended(self) -> float:
         """Note that the part has ended; return the seconds until it should start again."""
         if self._ready_at is None:
             self.failed_starts += 1
-        elif self._clock() - self._ready_at >= STABLE_S:
-            self._in_a_row = 0
+        elif time.monotonic() - self._ready_at >= STABLE_S:
+            self._delay_s = 0.0
         self._ready_at = None
-        self._in_a_row += 1
-        return min(2.0 ** min(self._in_a_row - 1, 10) - 1, LONGEST_S)
+        delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s + 1, LONGEST_S)
+        return delay_s
