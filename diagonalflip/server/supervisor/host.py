@@ -80,12 +80,18 @@ def private_folder(room: int) -> tempfile.TemporaryDirectory[str]:
         SettingError: No temporary folder has that room.
     """
     reasons = []
-    parents = [_system_folder(), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - made privately
+    parents = ["/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - made privately
+    with contextlib.suppress(FileNotFoundError):  # no folder can be written
+        parents.insert(0, tempfile.gettempdir())
     for parent in sorted(parents, key=lambda parent: not takes_programs(parent)):
         if len(os.fsencode(parent)) > FOLDER_BYTES or not PLAIN_PATH.fullmatch(parent):
             continue
         try:
-            return _folder_with_room(parent, room)
+            with tempfile.TemporaryFile(dir=parent) as trial:
+                trial.write(bytes(room))
+            return tempfile.TemporaryDirectory(
+                prefix="diagonalflip-", dir=parent, ignore_cleanup_errors=True
+            )
         except OSError as error:
             reasons.append(f"{parent}: {error.strerror}")
     raise SettingError(
@@ -96,33 +102,12 @@ def private_folder(room: int) -> tempfile.TemporaryDirectory[str]:
     )
 
 
-def _folder_with_room(parent: str, room: int) -> tempfile.TemporaryDirectory[str]:
-    folder = tempfile.TemporaryDirectory(
-        prefix="diagonalflip-", dir=parent, ignore_cleanup_errors=True
-    )
-    try:
-        trial = Path(folder.name, "room")
-        trial.write_bytes(bytes(room))
-        trial.unlink()
-    except OSError:
-        folder.cleanup()
-        raise
-    return folder
-
-
 def takes_programs(folder: str | Path) -> bool:
     """Return whether netty's library for Unix sockets can be used in a folder; for Linux alone."""
     try:
         return sys.platform == "linux" and not os.statvfs(folder).f_flag & os.ST_NOEXEC
     except OSError:
         return False
-
-
-def _system_folder() -> str:
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError:
-        return ""
 
 
 def count_gpus() -> int:
