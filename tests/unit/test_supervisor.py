@@ -183,7 +183,10 @@ async def test_torchserve_is_ready_as_its_last_predictions_were_right(
     async def pause(_: float) -> None:
         seen.append(torchserve.ready)
 
-    monkeypatch.setattr(torchserve, "_start", lambda *_: None)
+    async def start(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(torchserve, "_start", start)
     monkeypatch.setattr(torchserve, "_predicts", predicts)
     monkeypatch.setattr(torchserve, "_pause", pause)
     with pytest.raises(EndedError, match="3 checks failed"):

@@ -11,8 +11,8 @@ import contextlib
 import logging
 import os
 import signal
-import subprocess
 import time
+from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,11 +62,6 @@ class EndedError(Exception):
 class TorchServe:
     """Keeps TorchServe running.
 
-    Args:
-        settings: As the supervisor resolved them.
-        installed: What to run.
-        models: What to serve.
-
     Attributes:
         ready: Whether its last predictions were right.
         restarts: How many times it was started again.
@@ -78,7 +73,7 @@ class TorchServe:
         self.restarts = 0
         self.settings = settings
         self._wanted, self._installed, self._models = settings, installed, models
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._workers: dict[str, int] = {}  # of each version that it knows
         self._is_up = False  # it has predicted since its start
         self._management: int | Path = 0
@@ -117,15 +112,15 @@ class TorchServe:
     async def _stop(self) -> None:
         """Stop Java and its workers, by force where asking does not help."""
         self.ready = self._is_up = False
-        process = self._process
-        if process is None:
+        if self._process is None:
             return
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(process.wait, STOP_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            self._process.terminate()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
         self._process = None
 
     async def follow(self) -> None:
@@ -162,14 +157,12 @@ class TorchServe:
     async def _run(self, scratch: Path, served: Sequence[Artifacts]) -> None:
         """Run it once; raise why it has to be started again."""
         started = time.monotonic()
-        self._start(scratch, served, await asyncio.to_thread(count_numbered_gpus))
-        deadline = started + self.settings.start_timeout_s
+        await self._start(scratch, served, await asyncio.to_thread(count_numbered_gpus))
+        timeout_s = self.settings.start_timeout_s
         while not await self._predicts():
-            if time.monotonic() > deadline:
-                raise EndedError(
-                    f"no prediction within {self.settings.start_timeout_s} s; "
-                    f"{self._output.last_error()}"
-                )
+            if time.monotonic() > started + timeout_s:
+                reason = self._output.last_error()
+                raise EndedError(f"no prediction within {timeout_s} s; {reason}")
             await self._pause(POLL_S)
         self._backoff.ready()
         if self.settings.workers >= WORKERS_OF_DEFAULT:
@@ -188,13 +181,10 @@ class TorchServe:
 
     async def _pause(self, seconds: float) -> None:
         """Sleep; raise EndedError if the process ends meanwhile."""
-        deadline = time.monotonic() + seconds
-        while (status := self._process.poll() if self._process else 0) is None:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                return
-            await asyncio.sleep(min(left_s, POLL_S))
-        raise EndedError(f"ended by itself with status {status}; {self._output.last_error()}")
+        assert self._process is not None  # noqa: S101 - it was started
+        with contextlib.suppress(TimeoutError):
+            status = await asyncio.wait_for(self._process.wait(), seconds)
+            raise EndedError(f"ended by itself with status {status}; {self._output.last_error()}")
 
     async def _predicts(self) -> bool:
         """Return whether every version that it serves predicts; raise ParityError if wrongly."""
@@ -210,7 +200,7 @@ class TorchServe:
             return False
         return True
 
-    def _start(self, scratch: Path, served: Sequence[Artifacts], gpus: int) -> None:
+    async def _start(self, scratch: Path, served: Sequence[Artifacts], gpus: int) -> None:
         """Start Java itself, not the ``torchserve`` command.
 
         That one hides Java's exit status, and leaves Java running when it is killed
@@ -233,14 +223,14 @@ class TorchServe:
         for name, content in archives.items():
             (store / name).write_bytes(content)
         config.write_text(configuration(settings, archives, self._installed, gpus, management))
-        self._process = subprocess.Popen(
-            command(self._installed, config, settings),
+        self._process = await asyncio.create_subprocess_exec(
+            *command(self._installed, config, settings),
             cwd=scratch,
             env=environment(settings, scratch, gpus),
-            stdin=subprocess.DEVNULL,
+            stdin=DEVNULL,
             stdout=self._output.writer,
             stderr=self._output.writer,
             # A group of its own: Ctrl-C is ours to handle, and the group can be swept.
             start_new_session=True,
-            preexec_fn=host.die_with_parent,  # noqa: PLW1509 - it only makes a system call
+            preexec_fn=host.die_with_parent,
         )
