@@ -72,6 +72,7 @@ async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool)
     found = replace(settings, workers=host.count_workers(settings), log_dir=log_dir)
     settings, listeners = open_ports(found)
     logger.info("Starting %d workers (logs: %s)", settings.workers, settings.log_dir)
+    admin = listeners.pop("admin_port")
     workers = Workers(settings, listeners)
     try:
         await workers.start()
@@ -83,7 +84,7 @@ async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool)
             if settings.log_format == logs.TEXT:
                 output.write(_invitation(settings))
 
-        await Supervisor(settings, listeners, workers, stop).run(ready)
+        await Supervisor(settings, listeners, workers).run(admin, stop, ready)
     finally:
         await workers.end()
 
@@ -96,15 +97,6 @@ def _invitation(settings: Settings) -> str:
     return "\n".join(["", *urls, "", f"  {curl}", "", told, "", ""])
 
 
-def _owned_terminal() -> int | None:
-    """Return the controlling terminal, if there is one and this process group has it."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR)
-        return terminal if os.tcgetpgrp(terminal) == os.getpgrp() else None
-    except OSError:
-        return None
-
-
 @contextlib.contextmanager
 def _foreground() -> Iterator[bool]:
     """Take the terminal, if there is one, so that Ctrl-C reaches this process alone.
@@ -112,11 +104,15 @@ def _foreground() -> Iterator[bool]:
     Otherwise make, in the same process group, would be interrupted too and report a
     failure for what is a clean stop. Yields whether there is a terminal.
     """
-    terminal = _owned_terminal()
-    if terminal is None:
+    owner = os.getpgrp()
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR)
+        is_ours = os.tcgetpgrp(terminal) == owner
+    except OSError:
+        is_ours = False
+    if not is_ours:
         yield False
         return
-    owner = os.getpgrp()
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or taking it would stop us
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # the shell could not resume this group
     if owner != os.getpid():

@@ -18,10 +18,12 @@ import pytest
 
 from diagonalflip.errors import ArtifactError, ServerOverloaded
 from diagonalflip.server import health
+from diagonalflip.server.http import balance
+from diagonalflip.server.http.balance import Balance
 from diagonalflip.server.http.routes import ALL_IMAGES
 from diagonalflip.server.models.versions import Models
 from diagonalflip.server.settings import Settings
-from diagonalflip.server.supervisor import backoff, process, workers
+from diagonalflip.server.supervisor import backoff, process
 from diagonalflip.server.supervisor.ports import listen
 from diagonalflip.server.supervisor.process import Worker
 from diagonalflip.server.supervisor.workers import MAX_FAILED_STARTS, Workers
@@ -31,7 +33,8 @@ PATH = "/predictions/diagonal_flip"
 
 FAKE = r"""
 import base64, hashlib, json, os, signal, socket, struct, sys, time
-channel, number, events, behaviour = sys.argv[1:]
+events, behaviours, number, channel = (each.partition("=")[2] for each in sys.argv[1:])
+behaviour = behaviours.split(",")[int(number)]
 lines = socket.socket(fileno=int(channel)).makefile("rwb")
 prepared = committed = checked = 0
 
@@ -98,8 +101,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the supervisor lose patience soon."""
     monkeypatch.setattr(backoff, "LONGEST_S", 0.0)
     monkeypatch.setattr(process, "HANG_TIMEOUT_S", 0.5)
-    for module in (process, workers):
-        monkeypatch.setattr(module, "CHANGE_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(process, "CHANGE_TIMEOUT_S", 3.0)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -148,12 +150,8 @@ def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
     async def serving(*behaviours: str, real: int = 0, **settings: Any) -> AsyncIterator[Served]:
         events = tmp_path / "events"
         if not real:
-
-            def command(_: Settings, number: int, channel: int, *__: object) -> list[str]:
-                arguments = [str(channel), str(number), str(events), behaviours[number]]
-                return [sys.executable, "-c", FAKE, *arguments]
-
-            monkeypatch.setattr(process, "command", command)
+            fake = [sys.executable, "-c", FAKE, f"={events}", f"={','.join(behaviours)}"]
+            monkeypatch.setattr(process, "command", lambda *_: fake)
         given: Any = {
             "workers": real or len(behaviours),
             "health_check_interval_s": 0.05,
@@ -232,6 +230,24 @@ async def test_one_worker_that_cannot_start_is_tried_for_ever_and_all_are_given_
         assert served.workers.restarts >= 2 * MAX_FAILED_STARTS
         assert served.killed == 0, "none came to a health check"
         assert served.workers.fault == ("SpoiledError: no" if behaviour == "cannot" else "")
+
+
+@asynchronous
+async def test_a_worker_that_has_ended_keeps_no_other_from_accepting(serve: Serve) -> None:
+    async with serve("right", "right", health_check_interval_s=60) as served:
+        first, _ = await served.until_ready()
+        clients = balance.counts(served.workers._counts)
+        clients[0], clients[1] = 0, 100
+        assert Balance(clients, 1).is_ahead
+        first.process.kill()
+        await until(lambda: served.workers.restarts == 1)
+        assert not Balance(clients, 1).is_ahead
+
+
+@asynchronous
+async def test_processes_start_before_the_supervisor_has_read_what_they_serve(serve: Serve) -> None:
+    async with serve("right", "right") as served:
+        assert len(served.workers.living) == 2
 
 
 @pytest.mark.parametrize("behaviour", ["dies", "right"])
@@ -381,24 +397,19 @@ async def test_workers_serve_from_one_socket_and_outlive_each_other(serve: Serve
 
 
 @asynchronous
-async def test_a_worker_ends_with_its_channel(serve: Serve) -> None:
+async def test_a_worker_has_its_own_process_group_and_ends_with_its_channel(
+    serve: Serve,
+) -> None:
     async with serve(real=1, health_check_interval_s=60) as served:
         (worker,) = await served.until_ready()
+        pid = worker.process.pid
+        # A terminal signals a process group: Ctrl-C is not for workers. Linux shares processors by
+        # session (autogroups): they have the supervisor's.
+        assert (os.getpgid(pid), os.getsid(pid)) == (pid, os.getsid(0))
         worker.channel.close()
         await until(lambda: worker.process.returncode is not None)
         assert worker.process.returncode == 0
         assert served.killed == 0
-
-
-@asynchronous
-async def test_ctrl_c_is_not_for_workers_which_share_the_supervisors_processor_time(
-    serve: Serve,
-) -> None:
-    """A terminal signals a process group; Linux shares processors by session (autogroups)."""
-    async with serve(real=1, health_check_interval_s=60) as served:
-        (worker,) = await served.until_ready()
-        pid = worker.process.pid
-        assert (os.getpgid(pid), os.getsid(pid)) == (pid, os.getsid(0))
 
 
 @asynchronous

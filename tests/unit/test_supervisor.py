@@ -46,7 +46,7 @@ def team(ready: int = 2, pages: int = 0) -> Any:
         measured.append(SimpleNamespace(number=number, page=metrics.state(), checked_at=0.0))
     checks = dict.fromkeys(RESULTS, 0) | {"unanswered": 1}
     return SimpleNamespace(
-        ready=ready, count=2, restarts=3, checks=checks, living=measured, pids=set(),
+        ready=ready, count=2, restarts=3, checks=checks, living=measured,
         share_status=lambda: None, apply=None,
     )  # fmt: skip
 
@@ -118,7 +118,7 @@ def watching(artifacts: Path) -> Supervisor:
     settings = Settings(
         torchserve="0", model_store=artifacts, port=free_ports(), degraded_after_s=0
     )
-    return Supervisor(settings, {}, team(), asyncio.Event())
+    return Supervisor(settings, {}, team())
 
 
 def test_workers_that_are_missing_for_long_are_told_as_degraded(
@@ -148,7 +148,8 @@ def start(script):
 
 os.getpid = lambda: 1
 ours, orphan = start("cat; exit 3"), start("exit 4")
-parent = SimpleNamespace(_workers=SimpleNamespace(pids={ours.pid}), _torchserve=None)
+workers = SimpleNamespace(living=[SimpleNamespace(process=ours)])
+parent = SimpleNamespace(_workers=workers, _torchserve=None)
 os.waitid(os.P_PID, orphan.pid, os.WEXITED | os.WNOWAIT)
 Supervisor._reap_orphans(parent)
 print(os.path.exists(f"/proc/{orphan.pid}"))
@@ -228,7 +229,9 @@ async def test_once_it_stops_nobody_connects_while_workers_accept_all_who_came(
                     shared.accept()
 
         workers.broadcast, workers.drain = lambda _: None, drain
-        await watching._drain()
+        serving = asyncio.create_task(watching._every(60, watching._tick))
+        await watching._drain(serving)
+        assert serving.cancelled()
     assert not watching._health.ready
 
 

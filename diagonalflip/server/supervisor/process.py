@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -45,18 +44,14 @@ CHANGE_TIMEOUT_S = 30.0
 
 
 class WorkerEndedError(Exception):
-    """The worker's process has ended; or it was killed, for the reason that this says."""
+    """The worker's process has ended; or it is killed, for the reason that this says."""
 
 
 class Worker:
     """One worker's process, and the supervisor's end of its channel.
 
-    Args:
-        number: From 0.
-        process: Just started.
-        channel: To it.
-
     Attributes:
+        number: From 0.
         ready: Whether its last health check was right.
         checked_at: When, in seconds of ``time.monotonic``; None before that.
         revision: Number of the versions that it serves; 0 before it serves.
@@ -64,8 +59,7 @@ class Worker:
     """
 
     def __init__(self, number: int, process: subprocess.Popen[bytes], channel: Channel) -> None:
-        self.number, self.process = number, process
-        self.channel = channel
+        self.number, self.process, self.channel = number, process, channel
         self.ready = False
         self.checked_at: float | None = None
         self.revision = 0
@@ -76,38 +70,31 @@ class Worker:
 
     @classmethod
     async def start(
-        cls,
-        settings: Settings,
-        number: int,
-        listeners: Mapping[str, socket.socket],
-        counts: int,
-        output: int,
+        cls, number: int, command: Sequence[str], descriptors: Sequence[int], output: int
     ) -> Self:
         """Start a worker.
 
         Args:
-            settings: What to serve.
             number: From 0.
-            listeners: It accepts clients from all of these.
-            counts: Descriptor of ``balance.share``.
+            command: Of every worker: without number and channel.
+            descriptors: Those in the command.
             output: Descriptor for its log.
 
         Raises:
             OSError: It cannot be started.
         """
         ours, theirs = socket.socketpair()
-        descriptors = {name: each.fileno() for name, each in listeners.items()}
         with theirs:
             channel = await Channel.open(ours)
             try:
                 process = subprocess.Popen(  # noqa: ASYNC220 - it takes milliseconds
-                    command(settings, number, theirs.fileno(), counts, descriptors),
+                    [*command, f"--number={number}", f"--channel={theirs.fileno()}"],
                     cwd=PACKAGE_PARENT,
                     env=ALLOCATOR | host.child_environment() | {"OMP_NUM_THREADS": "1"},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    pass_fds=[theirs.fileno(), counts, *descriptors.values()],
+                    pass_fds=[theirs.fileno(), *descriptors],
                     # Ctrl-C is the supervisor's to handle. No session of its own: Linux gives each
                     # session as much processor time as any other (sched(7), autogroups).
                     process_group=0,
@@ -140,13 +127,16 @@ class Worker:
             TimeoutError: It did not answer in time.
         """
         async with asyncio.timeout(timeout_s):
-            asked = self.ask("prepare", "prepared", desired.content, desired.number)
-            return str(await asked)
+            return str(await self.ask("prepare", "prepared", desired.content, desired.number))
 
     async def commit(self, desired: Desired) -> None:
         """Have it serve the versions that it has prepared; raise as ``prepare`` does."""
-        async with asyncio.timeout(CHANGE_TIMEOUT_S):
-            await self.ask("commit", "committed", None, desired.number)
+        try:
+            async with asyncio.timeout(CHANGE_TIMEOUT_S):
+                await self.ask("commit", "committed", None, desired.number)
+        except TimeoutError:
+            self.process.kill()  # it would go on with what it had
+            raise
         self.revision = desired.number
 
     async def check(self) -> dict[str, Any]:
@@ -177,15 +167,10 @@ class Worker:
         await asyncio.wait({self._listening}, timeout=timeout_s)
         return self._listening.done()
 
-    def kill(self) -> None:
-        """End it at once."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-
     async def reap(self) -> str:
-        """Wait for its end, which is near; return how it ended."""
+        """End it at once, unless it has closed its channel; return how it ended."""
         if not await self.ended(0):
-            self.kill()
+            self.process.kill()
         self.channel.close()
         status = await asyncio.to_thread(self.process.wait)
         return f"ended with status {status}"
@@ -204,13 +189,16 @@ class Worker:
                 future.set_exception(WorkerEndedError)
 
 
-def command(
-    settings: Settings, number: int, channel: int, counts: int, listeners: Mapping[str, int]
-) -> list[str]:
-    """Return the command that starts a worker; all but its number are descriptors."""
-    command = [sys.executable, *SAFE_PATH, "-m", "diagonalflip.server.worker", f"--number={number}"]
-    command += [f"--workers={settings.workers}", f"--channel={channel}"]
-    command += [f"--counts={counts}"]
+def command(settings: Settings, counts: int, listeners: Mapping[str, int]) -> list[str]:
+    """Return the command that starts a worker, without what is its own.
+
+    Args:
+        settings: What it serves.
+        counts: Descriptor of ``balance.share``.
+        listeners: Descriptors of the sockets that it accepts clients from, by name.
+    """
+    command = [sys.executable, *SAFE_PATH, "-m", "diagonalflip.server.worker"]
+    command += [f"--workers={settings.workers}", f"--counts={counts}"]
     command += [f"--listener={name}={descriptor}" for name, descriptor in listeners.items()]
     command += [f"--idle-timeout-s={settings.idle_timeout_s}"]
     command += [f"--allowed-hosts={settings.allowed_hosts}"]

@@ -42,9 +42,8 @@ class Supervisor:
 
     Args:
         settings: What to serve, with the ports that were chosen.
-        listeners: The sockets of these ports, by name.
+        listeners: The sockets of the clients' ports, by name.
         workers: Started, and waiting for what to serve.
-        stop: Set when a stop is asked for.
 
     Raises:
         SettingError: A file of the public listener cannot be used, or TorchServe is missing.
@@ -52,15 +51,9 @@ class Supervisor:
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        listeners: dict[str, socket.socket],
-        workers: Workers,
-        stop: asyncio.Event,
+        self, settings: Settings, listeners: dict[str, socket.socket], workers: Workers
     ) -> None:
-        self._settings, self._workers, self._stop = settings, workers, stop
-        self._listeners = listeners
-        self._torchserve_run: asyncio.Task[None] | None = None
+        self._settings, self._listeners, self._workers = settings, listeners, workers
         self._complete_at = time.monotonic()
         self._port_failures = 0
         tokens_file = settings.tokens_file
@@ -78,49 +71,50 @@ class Supervisor:
             self._models.changed = self._torchserve.follow
         self._health = Health(workers, self._torchserve, self._models, self._access)
 
-    async def run(self, ready: Callable[[], None]) -> None:
+    async def run(
+        self, admin: socket.socket, stop: asyncio.Event, ready: Callable[[], None]
+    ) -> None:
         """Serve until a stop is asked for, and end in order.
 
         Args:
+            admin: The socket of the admin port.
+            stop: Set when a stop is asked for.
             ready: Called when all workers are ready.
 
         Raises:
             GaveUpError: No worker can start any more.
             StartError: No worker could, at the start.
         """
-        admin = AdminServer(self._health, self._settings.operators_file)
-        names = read_names(self._settings.allowed_hosts)
-        listener = Listener("admin", self._listeners.pop("admin_port"), names)
-        tasks = [asyncio.create_task(admin.serve([listener], lambda: None))]
-        stopping = asyncio.create_task(self._stop.wait())
-        try:
-            access = self._access.content if self._access is not None else None
-            self._workers.serve(self._models.desired, access)
-            if await self._until(self._all_ready(), stopping):
-                self._health.started = True
-                ready()
-                if self._torchserve is not None:
-                    self._torchserve_run = asyncio.create_task(self._torchserve.run())
-                    tasks.append(self._torchserve_run)
-                for seconds, work in ((TICK_S, self._tick), (PORT_CHECK_S, self._check_ports)):
-                    tasks.append(asyncio.create_task(self._every(seconds, work)))
-                await self._until(self._gave_up(), stopping)
-            await self._drain()
-        finally:
-            for task in (*tasks, stopping):
-                if not task.cancelling():  # a second time would cut TorchServe's stop short
-                    task.cancel()
-            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+        settings = self._settings
+        listener = Listener("admin", admin, read_names(settings.allowed_hosts))
+        server = AdminServer(self._health, settings.operators_file)
+        answering = asyncio.create_task(server.serve([listener], lambda: None))
+        serving = asyncio.create_task(self._serve(ready))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await serving
+        await self._drain(serving)
+        answering.cancel()
 
-    async def _until(self, work: Coroutine[Any, Any, None], stopping: asyncio.Task[Any]) -> bool:
-        """Do something until a stop is asked for; return whether it was done before."""
-        task = asyncio.ensure_future(work)
-        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if stopping.done():
-            task.cancel()
-            return False
-        await task
-        return True
+    async def _serve(self, ready: Callable[[], None]) -> None:
+        """Start, and serve until this is cancelled; raise as ``run`` does."""
+        workers = self._workers
+        workers.serve(self._models.desired, self._access.content if self._access else None)
+        await self._all_ready()
+        self._health.started = True
+        ready()
+        work = [self._every(TICK_S, self._tick), self._every(PORT_CHECK_S, self._check_ports)]
+        if self._torchserve is not None:
+            work.append(self._torchserve.run())
+        tasks = [asyncio.create_task(each) for each in work]
+        try:
+            await workers.until(lambda: workers.gave_up)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        raise GaveUpError(f"no worker can start; {workers.last_error}")
 
     async def _all_ready(self) -> None:
         """Wait until every worker is ready.
@@ -138,11 +132,6 @@ class Supervisor:
             got = f"{workers.ready} of {workers.count} workers ready; {workers.last_error}"
             expected = f"a correct prediction of each within {timeout_s} s"
             raise StartError(got, expected, f"see the logs in {self._settings.log_dir}")
-
-    async def _gave_up(self) -> None:
-        """Wait until no worker can start; raise GaveUpError."""
-        await self._workers.until(lambda: self._workers.gave_up)
-        raise GaveUpError(f"no worker can start; {self._workers.last_error}")
 
     async def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do something again and again; its failures are logged."""
@@ -177,7 +166,7 @@ class Supervisor:
         try:
             async with asyncio.timeout(PORT_CHECK_TIMEOUT_S):
                 await health.ask(settings.port, "GET", LIVE)
-                if settings.tokens_file is not None:
+                if self._access is not None:
                     tls, host = _trusting() if settings.tls_cert else None, settings.public_address
                     await health.ask(settings.public_port, "GET", LIVE, host=host, tls=tls)
             self._port_failures = 0
@@ -186,7 +175,7 @@ class Supervisor:
             logger.error("no answer through the ports of clients: %r", error)  # noqa: TRY400
         self._health.reachable = self._port_failures < MAX_PORT_FAILURES
 
-    async def _drain(self) -> None:
+    async def _drain(self, serving: asyncio.Task[None]) -> None:
         """First not ready, then no new connections, then what was accepted is finished."""
         settings = self._settings
         self._health.draining = True
@@ -197,22 +186,21 @@ class Supervisor:
         for listener in self._listeners.values():
             take_no_more(listener)
             listener.close()
-        if self._torchserve_run is not None:
-            self._torchserve_run.cancel()  # it does not drain, and takes seconds to end
+        serving.cancel()  # TorchServe does not drain, and takes seconds to end
         await self._workers.drain(settings.stop_timeout_s)
+        await asyncio.wait({serving})
 
     def _reap_orphans(self) -> None:
         """Reap the workers of a dead Java, which the first process of a container inherits."""
         if os.getpid() != 1:
             return
-        ours = self._workers.pids | (self._torchserve.pids if self._torchserve else set())
+        ours = {worker.process.pid for worker in self._workers.living}
+        if self._torchserve is not None:
+            ours |= self._torchserve.pids
+        which = os.WEXITED | os.WNOHANG | os.WNOWAIT
         with contextlib.suppress(ChildProcessError):  # there is none
-            while (
-                ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            ) is not None:
-                if ended.si_pid in ours:  # whoever started it waits for it
-                    return
-                os.waitpid(ended.si_pid, 0)
+            while (ended := os.waitid(os.P_ALL, 0, which)) and ended.si_pid not in ours:
+                os.waitpid(ended.si_pid, 0)  # whoever started one of ours waits for it
 
 
 def _trusting() -> ssl.SSLContext:

@@ -7,16 +7,16 @@ import logging
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from diagonalflip.errors import ArtifactError, ParityError, ServerOverloaded
 from diagonalflip.server.http import balance
 from diagonalflip.server.settings import Settings
+from diagonalflip.server.supervisor import process
 from diagonalflip.server.supervisor.backoff import RestartBackoff
 from diagonalflip.server.supervisor.logs import Part
-from diagonalflip.server.supervisor.process import CHANGE_TIMEOUT_S, Worker, WorkerEndedError
+from diagonalflip.server.supervisor.process import Worker, WorkerEndedError
 
 if TYPE_CHECKING:  # it would import NumPy, before the workers are started
     from diagonalflip.server.models.desired import Desired
@@ -43,8 +43,7 @@ class Workers:
 
     Args:
         settings: What to serve, and where.
-        listeners: All sockets, by the names of their ports; every worker accepts clients from
-            those of ``LISTENERS``.
+        listeners: What every worker accepts clients from, by the names of the ports.
 
     Attributes:
         desired: What they serve; nothing until ``serve``.
@@ -55,35 +54,34 @@ class Workers:
     """
 
     def __init__(self, settings: Settings, listeners: Mapping[str, socket.socket]) -> None:
+        self.count = settings.workers
         self.desired: Desired | None = None
         self.access: dict[str, Any] | None = None
-        self.checks: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
+        self.checks = dict.fromkeys(RESULTS, 0)
         self.restarts = 0
         self.fault = ""
-        self._changed = asyncio.Event()
-        self.count = settings.workers
         self._settings = settings
-        self._listeners = {
-            LISTENERS[name]: each for name, each in listeners.items() if name in LISTENERS
-        }
         self._counts = balance.share(self.count)
         self._clients = balance.counts(self._counts)
+        descriptors = {LISTENERS[name]: each.fileno() for name, each in listeners.items()}
+        self._command = process.command(settings, self._counts, descriptors)
+        self._descriptors = [self._counts, *descriptors.values()]
         self._output = Part("worker", settings)
         self._workers: dict[int, Worker] = {}
         self._backoffs = [RestartBackoff() for _ in range(self.count)]
         self._changing = asyncio.Lock()
-        self._begun = asyncio.Event()
+        self._changed = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start all; each waits for ``serve``."""
         self._keepers = [asyncio.create_task(self._keep(each)) for each in range(self.count)]
-        await asyncio.sleep(0)
+        await self.until(lambda: len(self._workers) + self.restarts >= self.count)
 
     def serve(self, desired: Desired, access: dict[str, Any] | None) -> None:
         """Have them serve for the first time."""
         self.desired, self.access = desired, access
-        self._begun.set()
+        self._changed.set()
 
     @property
     def living(self) -> list[Worker]:
@@ -96,11 +94,6 @@ class Workers:
         return sum(worker.ready for worker in self.living)
 
     @property
-    def pids(self) -> set[int]:
-        """Their processes."""
-        return {worker.process.pid for worker in self.living}
-
-    @property
     def gave_up(self) -> bool:
         """True once no worker can start."""
         return all(each.failed_starts >= MAX_FAILED_STARTS for each in self._backoffs)
@@ -111,7 +104,7 @@ class Workers:
         return self.fault or self._output.last_error()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds, which a health check or the end of a worker can make so."""
+        """Wait until a condition holds, which a worker's start, check or end can make so."""
         while not condition():
             self._changed.clear()
             await self._changed.wait()
@@ -123,8 +116,8 @@ class Workers:
 
     def share_status(self) -> None:
         """Tell each worker the figures of all, for the page."""
-        pages = [worker.page for worker in self.living if worker.page]
-        status = [{"worker": page["worker"], **page["recent"]} for page in pages]
+        known = [worker for worker in self.living if worker.page]
+        status = [{"worker": worker.number, **worker.page["recent"]} for worker in known]
         for worker in self.living:
             if worker.revision:
                 worker.channel.offer("status", status)
@@ -143,11 +136,12 @@ class Workers:
             serving = [worker for worker in self.living if worker.revision]
             if not serving:
                 raise ServerOverloaded("no worker is up", "one", "send it again later")
-            prepared = [worker.prepare(desired, CHANGE_TIMEOUT_S) for worker in serving]
+            timeout_s = process.CHANGE_TIMEOUT_S
+            prepared = [worker.prepare(desired, timeout_s) for worker in serving]
             faults = await asyncio.gather(*prepared, return_exceptions=True)
             for worker, fault in zip(serving, faults, strict=True):
                 if isinstance(fault, TimeoutError):
-                    silent = f"worker {worker.number}, silent for {CHANGE_TIMEOUT_S:g} s"
+                    silent = f"worker {worker.number}, silent for {timeout_s:g} s"
                     raise ArtifactError(silent, SERVABLE)
                 if isinstance(fault, str) and fault:
                     raise ArtifactError(fault, SERVABLE)
@@ -155,10 +149,7 @@ class Workers:
                 raise ArtifactError("every worker ended while it loaded the versions", SERVABLE)
             self.desired = desired
             committed = [worker.commit(desired) for worker in serving]
-            outcomes = await asyncio.gather(*committed, return_exceptions=True)
-            for worker, outcome in zip(serving, outcomes, strict=True):
-                if isinstance(outcome, TimeoutError):
-                    worker.kill()  # it would go on with what it had
+            await asyncio.gather(*committed, return_exceptions=True)
 
     async def drain(self, timeout_s: float) -> None:
         """Have all workers answer what has come in and end; wait for that."""
@@ -192,12 +183,11 @@ class Workers:
         """Run one worker until it has ended; return why."""
         try:
             output = self._output.writer
-            worker = await Worker.start(
-                self._settings, number, self._listeners, self._counts, output
-            )
+            worker = await Worker.start(number, self._command, self._descriptors, output)
         except OSError as error:
             return f"could not be started: {error}"
         self._workers[number] = worker
+        self._changed.set()
         reason = ""
         try:
             await self._bring_up(worker)
@@ -219,27 +209,25 @@ class Workers:
 
     async def _bring_up(self, worker: Worker) -> None:
         """Have a new worker serve what is desired, and check that."""
-        await self._begun.wait()
+        await self.until(lambda: self.desired)
         if self.access is not None:
             worker.channel.send("access", self.access)
-        while True:
+        while not worker.revision:
             desired = self.desired
-            assert desired is not None  # noqa: S101 - it was begun with that
+            assert desired is not None  # noqa: S101 - it was waited for
             fault = await worker.prepare(desired, self._settings.start_timeout_s)
             if fault:
                 self.fault = fault
                 self._changed.set()
-                worker.kill()
                 raise WorkerEndedError(f"cannot serve: {fault}")
             async with self._changing:
                 if self.desired is desired:
                     await worker.commit(desired)
-                    break
         await self._check(worker)
         self.fault = ""
 
     async def _check(self, worker: Worker) -> None:
-        """Make one health check; kill a worker that fails it, and raise WorkerEndedError."""
+        """Make one health check; raise WorkerEndedError if the worker ends or fails it."""
         desired, revision = self.desired, worker.revision
         try:
             answers = await worker.check()
@@ -257,6 +245,5 @@ class Workers:
         self.checks[result] += 1
         worker.ready = result == "passed"
         self._changed.set()
-        if not worker.ready:
-            worker.kill()
+        if reason:
             raise WorkerEndedError(reason)
