@@ -41,13 +41,7 @@ async def ask(  # noqa: PLR0913 - by keyword
 ) -> tuple[int, bytes]:
     """Send one HTTP request on a connection of its own, whatever proxies there are.
 
-    Args:
-        port: Where to; or the path of a Unix socket.
-        method: The request's.
-        path: The request's.
-        host: Where to.
-        body: Packed images.
-        tls: For HTTPS.
+    It goes to a port of a host, or to the path of a Unix socket.
 
     Returns:
         Status and body of the answer.

@@ -57,40 +57,27 @@ def test_the_last_error_is_kept_for_messages(tmp_path: Path) -> None:
     assert opened.last_error() == "ValueError: why"
 
 
-def finish_and_read(output: logs.Output, reader: int, writer: int) -> None:
-    """Finish an output whose pipe is read meanwhile, and close both ends."""
-    with os.fdopen(reader, "rb") as lines:
-        read = threading.Thread(target=lambda: [*lines])
-        read.start()
-        output.finish()
-        os.close(writer)
-        read.join(30)
-
-
-def test_a_reader_that_stalls_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_stalls_keeps_nobody_waiting_and_lines_without_room_are_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(logs, "FINISH_TIMEOUT_S", 0.05)
     reader, writer = os.pipe()
     output = logs.Output(writer)
-    line = "x" * 1023 + "\n"
     for _ in range(2 * logs.WAITING_LINES):
-        output.write(line)
+        output.write("x" * 1023 + "\n")
     output.finish()
     monkeypatch.setattr(logs, "FINISH_TIMEOUT_S", 30.0)
-    finish_and_read(output, reader, writer)
-    assert not output._lines.unfinished_tasks
-
-
-def test_lines_that_had_no_room_are_counted(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(logs, "WAITING_LINES", 1)
-    monkeypatch.setattr(logs, "FINISH_TIMEOUT_S", 30.0)
-    reader, writer = os.pipe()
-    output = logs.Output(writer)
-    while not output._dropped:
-        output.write("x" * (1 << 20))  # more than a pipe holds
-    finish_and_read(output, reader, writer)
-    assert "1 lines dropped: nobody read" in caplog.messages
+    written: list[bytes] = []
+    with os.fdopen(reader, "rb") as lines:
+        reading = threading.Thread(target=lambda: written.extend(lines))
+        reading.start()
+        output.finish()
+        os.close(writer)
+        reading.join(30)
+    assert len(written) >= logs.WAITING_LINES
+    told = [line.split(" ", 1) for line in caplog.messages]
+    assert {line for _, line in told} == {"lines dropped: nobody read"}
+    assert len(written) + sum(int(count) for count, _ in told) == 2 * logs.WAITING_LINES
 
 
 def test_a_line_is_written_whole_in_whatever_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from diagonalflip.server.supervisor import ports
 from diagonalflip.server.supervisor.ports import (
     free_ports,
     listen,
-    open_port,
     open_ports,
     reject_unsafe,
     require_addresses,
@@ -33,8 +32,11 @@ def test_picked_ports_are_free_in_a_row_and_no_outgoing_connections() -> None:
 
 
 def test_an_address_that_is_not_here_is_rejected() -> None:
-    with pytest.raises(StartError, match=r"FLIP_ADMIN_HOST=192\.0\.2\.1 is no address"):
-        open_port("admin_port", Settings(admin_host="192.0.2.1"))
+    address = "192.0.2.1"
+    with pytest.raises(OSError, match="assign") as caught:
+        listen((address, 0))
+    told = ports._cannot_listen("admin_port", Settings(admin_host=address), caught.value)
+    assert f"FLIP_ADMIN_HOST={address} is no address" in str(told)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -89,7 +91,7 @@ def test_a_port_that_only_root_may_open_is_told_as_such(monkeypatch: pytest.Monk
     monkeypatch.setattr(ports, "listen", reject)
     monkeypatch.setenv("PORT", "80")
     with pytest.raises(StartError, match=r"^PORT=80 in the environment: user .* a port above 1023"):
-        open_port("port", Settings.from_environment())
+        open_ports(Settings.from_environment())
 
 
 def test_a_crash_does_not_keep_the_next_start_from_its_port() -> None:

@@ -99,10 +99,6 @@ class Part:
     Its lines go to its own file in the folder of logs; or, as JSON, to standard output: those that
     are JSON as they are, any other (Java's warnings) as a message.
 
-    Args:
-        name: The part's, and its file's.
-        settings: Where logs go, and in which form.
-
     Attributes:
         writer: Descriptor for the part's processes.
     """

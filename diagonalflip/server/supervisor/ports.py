@@ -33,27 +33,23 @@ DROP_SYN = struct.pack(
 
 
 def open_ports(settings: Settings) -> tuple[Settings, dict[str, socket.socket]]:
-    """Listen on all ports that are ours.
+    """Listen on all ports that are ours; if one is 0, on a free one.
 
     Returns:
         The settings, with the ports that were chosen; and the sockets by the ports' names.
-    """
-    names = ["port", "admin_port"] + ["public_port"] * (settings.tokens_file is not None)
-    listeners = {name: open_port(name, settings) for name in names}
-    numbers: dict[str, Any] = {name: each.getsockname()[1] for name, each in listeners.items()}
-    return replace(settings, **numbers), listeners
-
-
-def open_port(name: str, settings: Settings) -> socket.socket:
-    """Listen on the port of a setting; if that is 0, on a free one.
 
     Raises:
-        StartError: The port is taken, or the address is not this host's.
+        StartError: A port is taken, or its address is not this host's.
     """
-    try:
-        return listen((settings.host_of(name), getattr(settings, name)))
-    except OSError as error:
-        raise _cannot_listen(name, settings, error) from error
+    names = ["port", "admin_port"] + ["public_port"] * (settings.tokens_file is not None)
+    listeners = {}
+    for name in names:
+        try:
+            listeners[name] = listen((settings.host_of(name), getattr(settings, name)))
+        except OSError as error:
+            raise _cannot_listen(name, settings, error) from error
+    numbers: dict[str, Any] = {name: each.getsockname()[1] for name, each in listeners.items()}
+    return replace(settings, **numbers), listeners
 
 
 def listen(address: tuple[str, int]) -> socket.socket:

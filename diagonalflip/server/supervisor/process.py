@@ -72,16 +72,9 @@ class Worker:
     async def start(
         cls, number: int, command: Sequence[str], descriptors: Sequence[int], output: int
     ) -> Self:
-        """Start a worker.
+        """Start a worker by a command that lacks its number and channel, or raise OSError.
 
-        Args:
-            number: From 0.
-            command: Of every worker: without number and channel.
-            descriptors: Those in the command.
-            output: Descriptor for its log.
-
-        Raises:
-            OSError: It cannot be started.
+        It gets the descriptors in that command, and logs to another one, ``output``.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -110,14 +103,12 @@ class Worker:
         Raises:
             WorkerEndedError: The worker ended before it answered.
         """
-        if self._listening.done():
-            raise WorkerEndedError
         self._answers[answer, number] = future = asyncio.get_running_loop().create_future()
         self.channel.send(name, content, number=number)
-        try:
-            return await future
-        finally:
-            del self._answers[answer, number]
+        await asyncio.wait({future, self._listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not future.done():
+            raise WorkerEndedError
+        return future.result()
 
     async def prepare(self, desired: Desired, timeout_s: float) -> str:
         """Have it load versions; return why it cannot.
@@ -178,24 +169,18 @@ class Worker:
     async def _listen(self) -> None:
         """Take its messages until it closes the channel."""
         while message := await self.channel.receive():
+            key = message["message"], message["number"]
             if message["message"] == "metrics":
                 self.page = message["content"]
-                continue
-            future = self._answers.get((message["message"], message["number"]))
-            if future is not None and not future.done():
-                future.set_result(message["content"])
-        for future in self._answers.values():
-            if not future.done():
-                future.set_exception(WorkerEndedError)
+            elif key in self._answers:
+                self._answers.pop(key).set_result(message["content"])
 
 
 def command(settings: Settings, counts: int, listeners: Mapping[str, int]) -> list[str]:
     """Return the command that starts a worker, without what is its own.
 
-    Args:
-        settings: What it serves.
-        counts: Descriptor of ``balance.share``.
-        listeners: Descriptors of the sockets that it accepts clients from, by name.
+    ``counts`` is the descriptor of ``balance.share``, and ``listeners`` those of the sockets that
+    it accepts clients from, by name.
     """
     command = [sys.executable, *SAFE_PATH, "-m", "diagonalflip.server.worker"]
     command += [f"--workers={settings.workers}", f"--counts={counts}"]
@@ -210,11 +195,8 @@ def command(settings: Settings, counts: int, listeners: Mapping[str, int]) -> li
 
 
 def _work_s(pid: int) -> float:
-    """Return the processor time that a process has used; of one that has ended, 0."""
+    """Return the processor time that a process has used."""
     import psutil  # noqa: PLC0415 - for the rare case
 
-    try:
-        times = psutil.Process(pid).cpu_times()
-    except psutil.Error:
-        return 0.0
+    times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)

@@ -74,11 +74,11 @@ class Supervisor:
     async def run(
         self, admin: socket.socket, stop: asyncio.Event, ready: Callable[[], None]
     ) -> None:
-        """Serve until a stop is asked for, and end in order.
+        """Serve until ``stop`` is set, and end in order.
 
         Args:
             admin: The socket of the admin port.
-            stop: Set when a stop is asked for.
+            stop: Asks for the end.
             ready: Called when all workers are ready.
 
         Raises:
@@ -195,8 +195,8 @@ class Supervisor:
         if os.getpid() != 1:
             return
         ours = {worker.process.pid for worker in self._workers.living}
-        if self._torchserve is not None:
-            ours |= self._torchserve.pids
+        if self._torchserve is not None and self._torchserve.process is not None:
+            ours.add(self._torchserve.process.pid)
         which = os.WEXITED | os.WNOHANG | os.WNOWAIT
         with contextlib.suppress(ChildProcessError):  # there is none
             while (ended := os.waitid(os.P_ALL, 0, which)) and ended.si_pid not in ours:

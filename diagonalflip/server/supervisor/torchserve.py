@@ -65,6 +65,7 @@ class TorchServe:
     Attributes:
         ready: Whether its last predictions were right.
         restarts: How many times it was started again.
+        process: Java, from each start to its end.
         settings: With the ports of its last start.
     """
 
@@ -73,18 +74,13 @@ class TorchServe:
         self.restarts = 0
         self.settings = settings
         self._wanted, self._installed, self._models = settings, installed, models
-        self._process: Process | None = None
+        self.process: Process | None = None
         self._workers: dict[str, int] = {}  # of each version that it knows
         self._is_up = False  # it has predicted since its start
         self._management: int | Path = 0
         self._following = asyncio.Lock()
         self._backoff = RestartBackoff()
         self._output = logs.Part("java", settings)
-
-    @property
-    def pids(self) -> set[int]:
-        """Its first process, if there is one."""
-        return {self._process.pid} if self._process else set()
 
     async def run(self) -> None:
         """Run it for ever."""
@@ -112,16 +108,16 @@ class TorchServe:
     async def _stop(self) -> None:
         """Stop Java and its workers, by force where asking does not help."""
         self.ready = self._is_up = False
-        if self._process is None:
+        if self.process is None:
             return
         with contextlib.suppress(ProcessLookupError):  # it has ended by itself
-            self._process.terminate()
+            self.process.terminate()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+            await asyncio.wait_for(self.process.wait(), STOP_TIMEOUT_S)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.wait()
-        self._process = None
+            os.killpg(self.process.pid, signal.SIGKILL)
+        await self.process.wait()
+        self.process = None
 
     async def follow(self) -> None:
         """Serve the same versions, as far as it knew them at its start."""
@@ -181,9 +177,9 @@ class TorchServe:
 
     async def _pause(self, seconds: float) -> None:
         """Sleep; raise EndedError if the process ends meanwhile."""
-        assert self._process is not None  # noqa: S101 - it was started
+        assert self.process is not None  # noqa: S101 - it was started
         with contextlib.suppress(TimeoutError):
-            status = await asyncio.wait_for(self._process.wait(), seconds)
+            status = await asyncio.wait_for(self.process.wait(), seconds)
             raise EndedError(f"ended by itself with status {status}; {self._output.last_error()}")
 
     async def _predicts(self) -> bool:
@@ -223,7 +219,7 @@ class TorchServe:
         for name, content in archives.items():
             (store / name).write_bytes(content)
         config.write_text(configuration(settings, archives, self._installed, gpus, management))
-        self._process = await asyncio.create_subprocess_exec(
+        self.process = await asyncio.create_subprocess_exec(
             *command(self._installed, config, settings),
             cwd=scratch,
             env=environment(settings, scratch, gpus),

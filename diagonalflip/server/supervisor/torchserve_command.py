@@ -33,9 +33,7 @@ class Installed(NamedTuple):
 def find_torchserve(settings: Settings, *, has_archive: bool = True) -> Installed | None:
     """Return the TorchServe to run; None if it is off, or cannot run and was not asked for.
 
-    Args:
-        settings: Whether it was asked for.
-        has_archive: Whether the default version has an archive that it could serve.
+    It cannot run either if the default version has no archive that it could serve.
 
     Raises:
         SettingError: It was asked for, and is not installed or has nothing to serve.
