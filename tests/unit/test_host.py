@@ -48,30 +48,24 @@ def test_no_folder_that_can_be_written_is_one_clear_error(monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A device file, so that torch is asked."""
+def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A program in place of Python, and a device file, so that torch is asked."""
     (tmp_path / "nvidiactl").touch()
     monkeypatch.setattr("diagonalflip.inference.devices.GPU_NODES", (str(tmp_path / "nvidiactl"),))
+    program = tmp_path / "python"
+    program.touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    return program
 
 
-@pytest.mark.usefixtures("driver")
 @pytest.mark.parametrize(("script", "count"), [("echo 3", 3), ("echo broken >&2; exit 1", 0)])
-def test_torch_counts_gpus(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, count: int
-) -> None:
-    python = tmp_path / "python"
+def test_torch_counts_gpus(python: Path, script: str, count: int) -> None:
     python.write_text(f"#!/bin/sh\n{script}\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
     assert host.count_gpus() == count
 
 
-@pytest.mark.usefixtures("driver")
-def test_a_driver_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    python = tmp_path / "python"
+def test_a_driver_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, python: Path) -> None:
     python.write_text("#!/bin/sh\nexec sleep 1000\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr(host, "GPU_TIMEOUT_S", 0.1)
     with pytest.raises(SettingError, match="No answer from the GPU driver"):
         host.count_gpus()

@@ -56,6 +56,9 @@ class Supervisor:
         self._settings, self._listeners, self._workers = settings, listeners, workers
         self._complete_at = time.monotonic()
         self._port_failures = 0
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if settings.tls_cert else None
+        if self._tls is not None:  # whom a certificate is for is the clients' to verify
+            self._tls.check_hostname, self._tls.verify_mode = False, ssl.CERT_NONE
         tokens_file = settings.tokens_file
         self._access = AccessFiles(settings, tokens_file) if tokens_file is not None else None
         self._models = Models(
@@ -167,8 +170,8 @@ class Supervisor:
             async with asyncio.timeout(PORT_CHECK_TIMEOUT_S):
                 await health.ask(settings.port, "GET", LIVE)
                 if self._access is not None:
-                    tls, host = _trusting() if settings.tls_cert else None, settings.public_address
-                    await health.ask(settings.public_port, "GET", LIVE, host=host, tls=tls)
+                    port, host = settings.public_port, settings.public_address
+                    await health.ask(port, "GET", LIVE, host=host, tls=self._tls)
             self._port_failures = 0
         except (OSError, ValueError) as error:
             self._port_failures += 1
@@ -188,7 +191,7 @@ class Supervisor:
             listener.close()
         serving.cancel()  # TorchServe does not drain, and takes seconds to end
         await self._workers.drain(settings.stop_timeout_s)
-        await asyncio.wait({serving})
+        await asyncio.gather(serving, return_exceptions=True)
 
     def _reap_orphans(self) -> None:
         """Reap the workers of a dead Java, which the first process of a container inherits."""
@@ -201,10 +204,3 @@ class Supervisor:
         with contextlib.suppress(ChildProcessError):  # there is none
             while (ended := os.waitid(os.P_ALL, 0, which)) and ended.si_pid not in ours:
                 os.waitpid(ended.si_pid, 0)  # whoever started one of ours waits for it
-
-
-def _trusting() -> ssl.SSLContext:
-    """Return TLS for a check: whom a certificate is for is the clients' to verify."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context

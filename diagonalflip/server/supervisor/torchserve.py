@@ -51,7 +51,6 @@ ROOM = 8
 
 POLL_S = 0.1
 STOP_TIMEOUT_S = 10.0
-MANAGEMENT = "management.sock"
 PORTS = ("torchserve_port", "metrics_port", "grpc_port", "grpc_management_port")
 
 
@@ -153,7 +152,7 @@ class TorchServe:
     async def _run(self, scratch: Path, served: Sequence[Artifacts]) -> None:
         """Run it once; raise why it has to be started again."""
         started = time.monotonic()
-        await self._start(scratch, served, await asyncio.to_thread(count_numbered_gpus))
+        await self._start(scratch, served)
         timeout_s = self.settings.start_timeout_s
         while not await self._predicts():
             if time.monotonic() > started + timeout_s:
@@ -196,7 +195,7 @@ class TorchServe:
             return False
         return True
 
-    async def _start(self, scratch: Path, served: Sequence[Artifacts], gpus: int) -> None:
+    async def _start(self, scratch: Path, served: Sequence[Artifacts]) -> None:
         """Start Java itself, not the ``torchserve`` command.
 
         That one hides Java's exit status, and leaves Java running when it is killed
@@ -205,8 +204,8 @@ class TorchServe:
         ports: dict[str, Any] = {
             name: getattr(self._wanted, name) or free_ports() for name in PORTS
         }
-        management = f"unix:{scratch / MANAGEMENT}"
-        self._management = scratch / MANAGEMENT
+        self._management = scratch / "management.sock"
+        management = f"unix:{self._management}"
         if self._wanted.management_port is not None or not host.takes_programs(scratch):
             self._management = port = self._wanted.management_port or free_ports()
             management = f"http://{LOOPBACK}:{port}"
@@ -218,6 +217,7 @@ class TorchServe:
         store.mkdir()
         for name, content in archives.items():
             (store / name).write_bytes(content)
+        gpus = await asyncio.to_thread(count_numbered_gpus)
         config.write_text(configuration(settings, archives, self._installed, gpus, management))
         self.process = await asyncio.create_subprocess_exec(
             *command(self._installed, config, settings),
