@@ -59,10 +59,10 @@ async def ask(  # noqa: PLR0913 - by keyword
         head += f"Content-Type: {OCTETS}\r\n" if body else ""
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         head_bytes = await reader.readuntil(b"\r\n\r\n")
-        status = int(head_bytes.split(b" ", 2)[1])
+        _, status, *_ = head_bytes.split(maxsplit=2)
         lines = head_bytes.lower().split(b"\r\n")
         lengths = [line.partition(b":")[2] for line in lines if line.startswith(b"content-length:")]
-        return status, await reader.readexactly(int(lengths[0])) if lengths else b""
+        return int(status), await reader.readexactly(int(lengths[0])) if lengths else b""
     except (EOFError, asyncio.LimitOverrunError) as error:
         raise ConnectionError("no whole answer") from error
     finally:

@@ -26,7 +26,7 @@ def test_its_exit_status_is_readiness_and_it_asks_no_proxy(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked = []
+    asked: list[bytes] = []
 
     def serve() -> None:
         connection, _ = listener.accept()

@@ -197,19 +197,24 @@ async def test_torchserve_is_ready_as_its_last_predictions_were_right(
 
 @asynchronous
 async def test_ports_that_do_not_answer_cost_readiness(watching: Supervisor) -> None:
-    def served(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    answers = iter([b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+
+    def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(next(answers))
         writer.close()
 
     seen = []
-    for _ in range(supervisor.MAX_PORT_FAILURES):
-        await watching._check_ports()
-        seen.append(watching._health.reachable)
-    assert seen == [True] * (supervisor.MAX_PORT_FAILURES - 1) + [False]
+
+    async def check(times: int) -> None:
+        for _ in range(times):
+            await watching._check_ports()
+            seen.append(watching._health.reachable)
+
+    await check(supervisor.MAX_PORT_FAILURES - 1)
     address = ("127.0.0.1", watching._settings.port)
-    async with await asyncio.start_server(served, sock=listen(address)):
-        await watching._check_ports()
-    assert watching._health.reachable
+    async with await asyncio.start_server(serve, sock=listen(address)):
+        await check(2)
+    assert seen == [True] * (supervisor.MAX_PORT_FAILURES - 1) + [False, True]
 
 
 @asynchronous

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import socket
 import subprocess
 import sys
@@ -64,7 +63,6 @@ class Worker:
         self.checked_at: float | None = None
         self.revision = 0
         self.page: dict[str, Any] = {}
-        self._numbers = itertools.count(1)
         self._answers: dict[tuple[str, int], asyncio.Future[Any]] = {}
         self._listening = asyncio.create_task(self._listen())
 
@@ -97,7 +95,7 @@ class Worker:
                 raise
         return cls(number, process, channel)
 
-    async def ask(self, name: str, answer: str, content: Any, number: int) -> Any:
+    async def ask(self, name: str, answer: str, content: Any = None, number: int = 0) -> Any:
         """Send a message; return the content of its answer.
 
         Raises:
@@ -137,17 +135,17 @@ class Worker:
             WorkerEndedError: It ended.
             TimeoutError: It hangs, or is busy for too long.
         """
-        asked = asyncio.ensure_future(self.ask("check", "checked", None, next(self._numbers)))
-        idle, worked = 0, _work_s(self.process.pid)
+        asked = asyncio.ensure_future(self.ask("check", "checked"))
+        worked_s = [_work_s(self.process.pid)]
         try:
             for _ in range(int(BUSY_TIMEOUT_S / HANG_TIMEOUT_S)):
                 await asyncio.wait({asked}, timeout=HANG_TIMEOUT_S)
                 if asked.done():
                     answers: dict[str, Any] = await asked
                     return answers
-                before, worked = worked, _work_s(self.process.pid)
-                idle = idle + 1 if worked == before else 0
-                if idle == 2:  # once could be this machine's own pause
+                worked_s.append(_work_s(self.process.pid))
+                # Once without work could be this machine's own pause.
+                if worked_s[-1] in worked_s[:-2]:
                     break
         finally:
             asked.cancel()  # or nobody would take its error, when this is cancelled
@@ -196,7 +194,7 @@ def command(settings: Settings, counts: int, listeners: Mapping[str, int]) -> li
 
 def _work_s(pid: int) -> float:
     """Return the processor time that a process has used."""
-    import psutil  # noqa: PLC0415 - for the rare case
+    import psutil  # noqa: PLC0415 - once the workers are started
 
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
