@@ -397,9 +397,7 @@ async def test_workers_serve_from_one_socket_and_outlive_each_other(serve: Serve
 
 
 @asynchronous
-async def test_a_worker_has_its_own_process_group_and_ends_with_its_channel(
-    serve: Serve,
-) -> None:
+async def test_a_worker_has_its_own_process_group_and_ends_with_its_channel(serve: Serve) -> None:
     async with serve(real=1, health_check_interval_s=60) as served:
         (worker,) = await served.until_ready()
         pid = worker.process.pid

@@ -30,13 +30,7 @@ import requests
 from diagonalflip.inference.devices import GPU_NODES
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
-from tests.integration.conftest import (
-    ROOT,
-    Oracle,
-    Server,
-    run_server,
-    server_environment,
-)
+from tests.integration.conftest import ROOT, Oracle, Server, run_server, server_environment
 from tests.integration.test_lifecycle import start_and_fail
 
 pytestmark = pytest.mark.slow

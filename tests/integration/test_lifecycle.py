@@ -181,10 +181,7 @@ def test_variables_of_others_do_not_keep_it_from_starting(artifacts: Path, tmp_p
     with run_server(artifacts, tmp_path, through=["env", *others], WORKERS="1") as server:
         assert_serves(server)
         [line] = [each for each in server.printed if "Ignored in the environment" in each]
-    assert line.split(": ", 1)[1].split(", ") == [
-        *sorted(others[3:]),
-        "PORT=tcp://x:1\n",
-    ]
+    assert line.split(": ", 1)[1].split(", ") == [*sorted(others[3:]), "PORT=tcp://x:1\n"]
 
 
 def test_the_port_of_a_platform_is_listened_on(artifacts: Path, tmp_path: Path) -> None:

@@ -25,10 +25,7 @@ SAFE_PATH = ["-P"] if Path(sysconfig.get_path("purelib")).resolve() == PACKAGE_P
 """Where the package is installed, the working directory stays off the import path: a module there
 that is called as one of the standard library would be imported in its place."""
 
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
-}
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 27)}
 """Has glibc keep the memory of large answers, which it would give back to the kernel and map anew
 for each: 500 page faults for an answer of 2 MiB, more time than its predictions take."""
 
