@@ -47,6 +47,13 @@ def test_lines_that_are_no_json_become_a_message(caplog: pytest.LogCaptureFixtur
     assert (written[1]["part"], written[1]["message"]) == ("part", "WARNING: \ufffd")
 
 
+def test_an_error_has_its_traceback_in_json_too() -> None:
+    error = ValueError("why")
+    record = logging.makeLogRecord({"msg": "it failed", "exc_info": (type(error), error, None)})
+    told = json.loads(logs._JsonFormatter().format(record))
+    assert told["message"].splitlines() == ["it failed", "ValueError: why"]
+
+
 def test_the_last_error_is_kept_for_messages(tmp_path: Path) -> None:
     with part(Settings(log_dir=tmp_path)) as (opened, writer):
         assert opened.last_error() == "no part wrote anything"

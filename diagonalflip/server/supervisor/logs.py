@@ -81,7 +81,7 @@ class _JsonFormatter(_Formatter):
         if getattr(record, "is_json", False):
             return record.getMessage()
         told = {"time": self.formatTime(record), "level": record.levelname}
-        return json.dumps(told | {"part": record.name, "message": record.getMessage()})
+        return json.dumps(told | {"part": record.name, "message": super().format(record)})
 
 
 def configure(log_format: str, output: Output) -> None:
