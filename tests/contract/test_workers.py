@@ -33,7 +33,7 @@ PATH = "/predictions/diagonal_flip"
 
 FAKE = r"""
 import base64, hashlib, json, os, signal, socket, struct, sys, time
-events, behaviours, number, channel = (each.partition("=")[2] for each in sys.argv[1:])
+events, behaviours, number, channel = (each.partition("=")[2] for each in sys.argv[1:5])
 behaviour = behaviours.split(",")[int(number)]
 lines = socket.socket(fileno=int(channel)).makefile("rwb")
 prepared = committed = checked = 0
@@ -151,7 +151,7 @@ def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
         events = tmp_path / "events"
         if not real:
             fake = [sys.executable, "-c", FAKE, f"={events}", f"={','.join(behaviours)}"]
-            monkeypatch.setattr(process, "command", lambda *_: fake)
+            monkeypatch.setattr(process, "PROGRAM", fake)
         given: Any = {
             "workers": real or len(behaviours),
             "health_check_interval_s": 0.05,

@@ -58,21 +58,6 @@ def test_no_orphans_when_the_server_is_killed(artifacts: Path, tmp_path: Path) -
         assert not psutil.wait_procs(processes, timeout=30)[1]
 
 
-@pytest.mark.slow
-def test_killed_workers_come_back(artifacts: Path, oracle: Oracle, tmp_path: Path) -> None:
-    with run_server(artifacts, tmp_path / "logs", TORCHSERVE="1") as server:
-        of_torchserve = server.java.children()
-        assert len(of_torchserve) == 2
-        for process in (*server.workers, *of_torchserve):
-            process.kill()
-            process.wait(10)
-        for each in (server, server.at_torchserve):  # both have requests wait
-            response = each.post(*packed_request(range(16)))
-            while each.is_torchserve and response.status_code == 500:  # sent to the dead one
-                response = each.post(*packed_request(range(16)))
-            assert_predicts(response, oracle(range(16)))
-
-
 def test_workers_come_back_without_the_folder_that_it_was_started_in(
     artifacts: Path, tmp_path: Path
 ) -> None:

@@ -25,6 +25,8 @@ SAFE_PATH = ["-P"] if Path(sysconfig.get_path("purelib")).resolve() == PACKAGE_P
 """Where the package is installed, the working directory stays off the import path: a module there
 that is called as one of the standard library would be imported in its place."""
 
+PROGRAM = [sys.executable, *SAFE_PATH, "-m", "diagonalflip.server.worker"]
+
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 27)}
 """Has glibc keep the memory of large answers, which it would give back to the kernel and map anew
 for each: 500 page faults for an answer of 2 MiB, more time than its predictions take."""
@@ -65,18 +67,19 @@ class Worker:
 
     @classmethod
     async def start(
-        cls, number: int, command: Sequence[str], descriptors: Sequence[int], output: int
+        cls, number: int, arguments: Sequence[str], descriptors: Sequence[int], output: int
     ) -> Self:
-        """Start a worker by a command that lacks its number and channel, or raise OSError.
+        """Start a worker, or raise OSError.
 
-        It gets the descriptors in that command, and logs to another one, ``output``.
+        It gets the descriptors that are among its arguments, and logs to another, ``output``.
         """
         ours, theirs = socket.socketpair()
         with theirs:
             channel = await Channel.open(ours)
+            own = [f"--number={number}", f"--channel={theirs.fileno()}"]
             try:
                 process = subprocess.Popen(  # noqa: ASYNC220 - it takes milliseconds
-                    [*command, f"--number={number}", f"--channel={theirs.fileno()}"],
+                    [*PROGRAM, *own, *arguments],
                     cwd=PACKAGE_PARENT,
                     env=ALLOCATOR | host.child_environment() | {"OMP_NUM_THREADS": "1"},
                     stdin=subprocess.DEVNULL,
@@ -171,22 +174,21 @@ class Worker:
                 self._answers.pop(key).set_result(message["content"])
 
 
-def command(settings: Settings, counts: int, listeners: Mapping[str, int]) -> list[str]:
-    """Return the command that starts a worker, without what is its own.
+def arguments(settings: Settings, counts: int, listeners: Mapping[str, int]) -> list[str]:
+    """Return the arguments of every worker.
 
     ``counts`` is the descriptor of ``balance.share``, and ``listeners`` those of the sockets that
     it accepts clients from, by name.
     """
-    command = [sys.executable, *SAFE_PATH, "-m", "diagonalflip.server.worker"]
-    command += [f"--workers={settings.workers}", f"--counts={counts}"]
-    command += [f"--listener={name}={descriptor}" for name, descriptor in listeners.items()]
-    command += [f"--idle-timeout-s={settings.idle_timeout_s}"]
-    command += [f"--allowed-hosts={settings.allowed_hosts}"]
+    given = [f"--workers={settings.workers}", f"--counts={counts}"]
+    given += [f"--listener={name}={descriptor}" for name, descriptor in listeners.items()]
+    given += [f"--idle-timeout-s={settings.idle_timeout_s}"]
+    given += [f"--allowed-hosts={settings.allowed_hosts}"]
     if settings.tokens_file is not None:
-        command += [f"--token-rate={settings.token_rate}"]
+        given += [f"--token-rate={settings.token_rate}"]
     if settings.access_log:
-        command += [f"--access-log={settings.log_dir}"]
-    return command
+        given += [f"--access-log={settings.log_dir}"]
+    return given
 
 
 def _work_s(pid: int) -> float:

@@ -64,7 +64,7 @@ class Workers:
         self._counts = balance.share(self.count)
         self._clients = balance.counts(self._counts)
         descriptors = {LISTENERS[name]: each.fileno() for name, each in listeners.items()}
-        self._command = process.command(settings, self._counts, descriptors)
+        self._arguments = process.arguments(settings, self._counts, descriptors)
         self._descriptors = [self._counts, *descriptors.values()]
         self._output = Part("worker", settings)
         self._workers: dict[int, Worker] = {}
@@ -183,7 +183,7 @@ class Workers:
         """Run one worker until it has ended; return why."""
         try:
             output = self._output.writer
-            worker = await Worker.start(number, self._command, self._descriptors, output)
+            worker = await Worker.start(number, self._arguments, self._descriptors, output)
         except OSError as error:
             return f"could not be started: {error}"
         self._workers[number] = worker
