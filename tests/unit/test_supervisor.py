@@ -169,27 +169,23 @@ def test_the_first_process_of_a_container_reaps_orphans_and_leaves_its_own() -> 
 
 
 @asynchronous
-async def test_torchserve_is_ready_as_its_last_predictions_were_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models: Any = SimpleNamespace(loaded=[], default=SimpleNamespace(version="1.0"))
-    installed: Any = None
-    torchserve = TorchServe(Settings(log_dir=tmp_path), installed, models)
+async def test_torchserve_is_ready_as_its_last_predictions_were_right(tmp_path: Path) -> None:
     right = iter([True, False, True, False, False, False])
     seen = []
 
-    async def predicts() -> bool:
-        return next(right)
+    class Predicting(TorchServe):
+        async def _start(self, *_: object) -> None:
+            pass
 
-    async def pause(_: float) -> None:
-        seen.append(torchserve.ready)
+        async def _predicts(self) -> bool:
+            return next(right)
 
-    async def start(*_: object) -> None:
-        pass
+        async def _pause(self, _: float) -> None:
+            seen.append(self.ready)
 
-    monkeypatch.setattr(torchserve, "_start", start)
-    monkeypatch.setattr(torchserve, "_predicts", predicts)
-    monkeypatch.setattr(torchserve, "_pause", pause)
+    models: Any = SimpleNamespace(loaded=[], default=SimpleNamespace(version="1.0"))
+    installed: Any = None
+    torchserve = Predicting(Settings(log_dir=tmp_path), installed, models)
     with pytest.raises(EndedError, match="3 checks failed"):
         await torchserve._run(tmp_path, [])
     assert seen == [True, False, True, False, False]
