@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from diagonalflip.errors import ParityError
-from diagonalflip.server.http.routes import ALL_IMAGES
 from diagonalflip.server.models.store import Artifacts
 from diagonalflip.server.settings import LOOPBACK
 from diagonalflip.wire import OCTETS, TOLERANCE
@@ -67,11 +66,3 @@ async def ask(  # noqa: PLR0913 - by keyword
         raise ConnectionError("no whole answer") from error
     finally:
         writer.close()
-
-
-async def predict(port: int, path: str) -> bytes:
-    """Ask a port of loopback for predictions of all 16 images; raise as ``ask`` does."""
-    status, answer = await ask(port, "POST", path, body=ALL_IMAGES)
-    if status != 200:
-        raise ConnectionError(f"status {status}: {answer[:200].decode(errors='replace')}")
-    return answer

@@ -20,6 +20,7 @@ from typing import Any
 
 from diagonalflip.errors import ParityError, SettingError
 from diagonalflip.server import health
+from diagonalflip.server.http.routes import ALL_IMAGES
 from diagonalflip.server.models.store import Artifacts
 from diagonalflip.server.models.versions import Models
 from diagonalflip.server.settings import LOOPBACK, Settings
@@ -184,12 +185,15 @@ class TorchServe:
     async def _predicts(self) -> bool:
         """Return whether every version that it serves predicts; raise ParityError if wrongly."""
         loaded = {each.version: each for each in self._models.loaded}
+        port = self.settings.torchserve_port
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 for version, workers in list(self._workers.items()):
                     if workers and version in loaded:
                         path = f"/predictions/{MODEL}/{version}"
-                        answer = await health.predict(self.settings.torchserve_port, path)
+                        status, answer = await health.ask(port, "POST", path, body=ALL_IMAGES)
+                        if status != 200:
+                            return False
                         health.compare(answer, loaded[version])
         except (OSError, ValueError):
             return False
