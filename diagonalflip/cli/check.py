@@ -9,7 +9,8 @@ from functools import partial
 
 import typer
 
-from diagonalflip.cli.exits import ExitCode, needs
+from diagonalflip.cli import promises, vectors
+from diagonalflip.cli.exits import ExitCode
 from diagonalflip.cli.target import AsJson, Raw, Target, UrlArgument
 from diagonalflip.errors import DiagonalFlipError
 
@@ -24,11 +25,11 @@ class Verdict:
     group: str
     promise: str
     passed: bool
-    reason: str = ""
+    reason: str
 
     def __str__(self) -> str:
-        line = f"{'pass' if self.passed else 'FAIL'}  {self.group}: {self.promise}"
-        return line if self.passed else f"{line}\n      {self.reason}"
+        line = f"{self.group}: {self.promise}"
+        return f"pass  {line}" if self.passed else f"FAIL  {line}\n      {self.reason}"
 
 
 def check(context: typer.Context, url: UrlArgument = None, as_json: AsJson = False) -> None:
@@ -40,7 +41,7 @@ def check(context: typer.Context, url: UrlArgument = None, as_json: AsJson = Fal
     target: Target = context.obj
     found = []
     with target.raw(url) as raw:
-        for verdict in verdicts(raw.of(target.version)):
+        for verdict in verdicts(raw):
             found.append(verdict)
             if not as_json:
                 typer.echo(verdict)
@@ -58,19 +59,16 @@ def verdicts(raw: Raw) -> Iterator[Verdict]:
     """Check everything, one after the other.
 
     Raises:
-        UsageError: Pillow, which reads pictures, is missing.
         DiagonalFlipError: The server does not even predict single images.
     """
-    with needs("cli"):
-        from diagonalflip.cli import promises, vectors  # noqa: PLC0415 - they need Pillow
     kit = promises.Kit(raw)
     for name, promise in promises.PROMISES.items():
         yield judge("contract", name, partial(promise, kit))
     if kit.version != vectors.VERSION:
-        raw = raw.of(vectors.VERSION)
+        raw.version = vectors.VERSION
     has_version = raw.send(b"", {}).status == 200
     if not has_version:
-        raw = raw.of(None)
+        raw.version = None
     for group, vector in vectors.vectors():
         if has_version or vector["response"]["status"] != 200:
             yield judge(group, vector["name"], partial(vectors.check, raw, vector))
@@ -78,10 +76,11 @@ def verdicts(raw: Raw) -> Iterator[Verdict]:
 
 def judge(group: str, promise: str, check: Callable[[], None]) -> Verdict:
     """Return whether ``check`` raises nothing of what an answer may cause."""
+    reason = ""
     try:
         check()
     except DiagonalFlipError as error:
-        return Verdict(group, promise, passed=False, reason=str(error))
+        reason = str(error)
     except UNREADABLE as error:
-        return Verdict(group, promise, passed=False, reason=f"An answer of another form: {error!r}")
-    return Verdict(group, promise, passed=True)
+        reason = f"An answer of another form: {error!r}"
+    return Verdict(group, promise, not reason, reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -26,7 +26,7 @@ UrlArgument = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Raw:
     """Single requests, for what the client hides: headers, forms of answers, rejections, pictures.
 
@@ -38,11 +38,7 @@ class Raw:
     url: str
     transport: Transport
     deadline_s: float
-    version: str | None = None
-
-    def of(self, version: str | None) -> Raw:
-        """Return the same server, asked for a version, or for its default."""
-        return replace(self, version=version)
+    version: str | None
 
     def send(
         self, body: bytes, headers: Mapping[str, str], path: str = PREDICTIONS, method: str = "POST"
@@ -68,7 +64,7 @@ class Target:
     token: str | None
     verify: bool | str
     deadline_s: float
-    version: str | None = None
+    version: str | None
 
     def client(self, url: str | None = None, version: str | None = None) -> Client:
         """Return a client of ``url`` and a version, or of the global ones."""
@@ -82,7 +78,7 @@ class Target:
 
     @contextmanager
     def raw(self, url: str | None = None) -> Iterator[Raw]:
-        """Send single requests to ``url``, or to the global one."""
+        """Send single requests to ``url``, or to the global one, of the global version."""
         endpoint = Endpoint(url or self.url, MODEL, self.token, verify=self.verify)
         with closing(Transport(endpoint)) as transport:
-            yield Raw(endpoint.base, transport, self.deadline_s)
+            yield Raw(endpoint.base, transport, self.deadline_s, self.version)

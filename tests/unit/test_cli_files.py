@@ -167,13 +167,17 @@ def test_a_picture_without_predictions_is_an_error(
     tmp_path: Path, status: int, headers: dict[str, str], code: int, said: str
 ) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
         await read_request(reader)
         writer.write(response(status, headers, b"{}"))
 
+    asked: list[bytes] = []
     images, output = tmp_path / "in.png", tmp_path / "out.bin"
     images.write_bytes(b"any")
+    words = ("--model-version", "2.0", "predict", "--input", images, "--output", output)
     with listening(answer) as url:
-        result = run_at(url, "predict", "--input", images, "--output", output)
+        result = run_at(url, *words)
+    assert asked == [b"POST /predictions/diagonal_flip/2.0 HTTP/1.1\r\n"]
     assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
     assert list(tmp_path.iterdir()) == [images]
 
