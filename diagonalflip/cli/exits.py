@@ -10,15 +10,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from diagonalflip.errors import (
-    ClientError,
-    ConnectionFailed,
-    DeadlineExceeded,
-    DiagonalFlipError,
-    InvalidPayload,
-    ServerOverloaded,
-    TooManyImages,
-)
+from diagonalflip import errors
 
 
 class ExitCode(IntEnum):
@@ -35,17 +27,19 @@ class ExitCode(IntEnum):
     """Ctrl-C."""
 
 
-class UsageError(DiagonalFlipError):
+class UsageError(errors.DiagonalFlipError):
     """The command was asked for something that it cannot do."""
 
 
-def exit_code(error: DiagonalFlipError) -> ExitCode:
+def exit_code(error: errors.DiagonalFlipError) -> ExitCode:
     """Return the exit code that an error stands for."""
-    if isinstance(error, ConnectionFailed | DeadlineExceeded | ServerOverloaded):
+    if isinstance(
+        error, errors.ConnectionFailed | errors.DeadlineExceeded | errors.ServerOverloaded
+    ):
         return ExitCode.UNREACHABLE
-    theirs = isinstance(error, UsageError | InvalidPayload | TooManyImages)
+    theirs = isinstance(error, UsageError | errors.InvalidPayload | errors.TooManyImages)
     # A mere ClientError is a setting that cannot be used; its subclasses are answers.
-    if theirs or type(error) is ClientError:
+    if theirs or type(error) is errors.ClientError:
         return ExitCode.USAGE
     return ExitCode.REJECTED
 

@@ -8,27 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from pathlib import Path
 from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
 
-from diagonalflip.cli.exits import UsageError
 from diagonalflip.client._files import pieces
 from diagonalflip.client._images import checked_count, to_images
 from diagonalflip.errors import EmptyPayload, InvalidImage
-from diagonalflip.wire import (
-    JSON_LINES,
-    NPY,
-    OCTETS,
-    PBM,
-    PIXELS,
-    PNG,
-    SUFFIXES,
-    Images,
-    pack_pixels,
-)
+from diagonalflip.wire import PBM, PIXELS, PNG, Images, pack_pixels
 
 PIECE_IMAGES = 1 << 16
 """Images read at once; even, so that only the last piece can end inside a byte."""
@@ -50,26 +38,13 @@ NOT_NPY = ValueError, TypeError, SyntaxError, TokenError, RecursionError, Memory
 PICTURES = {InputForm.PNG: PNG, InputForm.PBM: PBM}
 """Forms that the server reads, and their media types."""
 
-_FORMS = {kind: form for form, kind in PICTURES.items()} | {
-    OCTETS: InputForm.PACKED,
-    NPY: InputForm.NPY,
-    JSON_LINES: InputForm.JSONL,
+SUFFIXES = {
+    ".bin": InputForm.PACKED,
+    ".png": InputForm.PNG,
+    ".pbm": InputForm.PBM,
+    ".npy": InputForm.NPY,
+    ".jsonl": InputForm.JSONL,
 }
-FORMS = {suffix: _FORMS[kind] for suffix, kind in SUFFIXES.items() if kind in _FORMS}
-"""Forms by suffix."""
-
-
-def form_of(path: str) -> InputForm:
-    """Return the form that a file's suffix stands for.
-
-    Raises:
-        UsageError: It stands for none.
-    """
-    form = FORMS.get(Path(path).suffix.lower())
-    if form is None:
-        got = f"the suffix of --input {path} is not known"
-        raise UsageError(got, " ".join(FORMS), "add --from")
-    return form
 
 
 @dataclass
@@ -108,16 +83,13 @@ def read(form: InputForm, file: BinaryIO, count: int | None = None) -> Input:
 
 def _read_packed(file: BinaryIO, count: int | None) -> Input:
     """Read two images per byte, high nibble first."""
-    images = (Images(piece, 2 * len(piece)) for piece in pieces(file))
     try:
-        size = os.fstat(file.fileno()).st_size - file.tell() or None  # a device's is 0
+        size = os.fstat(file.fileno()).st_size - file.tell()
     except OSError:  # it is a pipe, or no file of the system
-        size = None
-    if count is None:
-        return Input(images, None if size is None else 2 * size)
-    if size is not None:
-        checked_count(size, b"\0", count)
-    return Input(images, count)
+        size = 0
+    if size:  # a device has none
+        count = checked_count(size, b"\0", count)
+    return Input((Images(piece, 2 * len(piece)) for piece in pieces(file)), count)
 
 
 def _read_npy(file: BinaryIO) -> Input:
@@ -159,12 +131,11 @@ def _json_lines(file: BinaryIO) -> Iterator[Images]:
     lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
     while batch := list(islice(lines, PIECE_IMAGES)):
         try:
-            images = to_images([json.loads(line) for _, line in batch])
+            yield to_images([json.loads(line) for _, line in batch])
         except (InvalidImage, ValueError, RecursionError):
             for number, line in batch:
                 _check_line(number, line)
             raise
-        yield images
 
 
 def _check_line(number: int, line: bytes) -> None:

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from functools import lru_cache
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from diagonalflip.cli.exits import UNFINISHED, UsageError
+from diagonalflip.cli.exits import UNFINISHED
 from diagonalflip.client import _files
 from diagonalflip.wire import PIXELS
 
@@ -37,19 +36,6 @@ SUFFIXES = {
     ".jsonl": OutputForm.JSONL,
     ".png": OutputForm.PNG,
 }
-
-
-def form_of(path: str) -> OutputForm:
-    """Return the form that a file's suffix stands for; stdout's is JSON lines.
-
-    Raises:
-        UsageError: It stands for none.
-    """
-    form = OutputForm.JSONL if path == "-" else SUFFIXES.get(Path(path).suffix.lower())
-    if form is None:
-        got = f"the suffix of --output {path} is not known"
-        raise UsageError(got, " ".join(SUFFIXES), "add --to")
-    return form
 
 
 class Output:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
 
 import numpy.typing as npt
 import typer
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from diagonalflip.predictor import Predictor
 
 EPILOG = READING
+Form = TypeVar("Form", InputForm, OutputForm)
 
 
 class Wanted(StrEnum):
@@ -78,22 +81,20 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
         with _predictor(target, local=local) as client:
             _show(client, numbers, wanted, as_json=as_json)
         return
-    form, to = source_form or inputs.form_of(source), output_to or outputs.form_of(output)
-    is_picture, to_stdout = form in PICTURES, output == "-"
+    to_stdout = output == "-"
+    if to_stdout and not output_to:
+        output_to = OutputForm.JSONL
+    form = source_form or _form_of(source, inputs.SUFFIXES, "--input", "--from")
+    to = output_to or _form_of(output, outputs.SUFFIXES, "--output", "--to")
+    is_picture = form in PICTURES
+    counted = count and form is not InputForm.PACKED
     in_terminal = to_stdout and to is not OutputForm.JSONL and sys.stdout.isatty()
+    draws = to is OutputForm.PNG and not is_picture
     for is_nonsense, got, expected in (
         (wanted is Wanted.FLIPS, "--as flips with --input", "images on the command line"),
         (local and is_picture, "--local with a picture", "packed images, .npy or JSON lines"),
-        (
-            to is OutputForm.PNG and not is_picture,
-            f"PNG cannot be made from {form}",
-            "a PNG or PBM",
-        ),
-        (
-            count and form is not InputForm.PACKED,
-            f"--count with {form}",
-            "it with packed images only",
-        ),
+        (draws, f"PNG cannot be made from {form}", "a PNG or PBM"),
+        (counted, f"--count with {form}", "it with packed images only"),
         (to_stdout and as_json, "--json while predictions go to stdout", "--output FILE"),
         (in_terminal, f"{to} cannot be shown in a terminal", "--output FILE, or a pipe"),
     ):
@@ -112,6 +113,19 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
         typer.echo(json.dumps({"images": done, "seconds": seconds, "output": output}))
 
 
+def _form_of(path: str, forms: Mapping[str, Form], option: str, instead: str) -> Form:
+    """Return the form that a file's suffix stands for.
+
+    Raises:
+        UsageError: It stands for none.
+    """
+    form = forms.get(Path(path).suffix.lower())
+    if form is None:
+        got = f"the suffix of {option} {path} is not known"
+        raise UsageError(got, " ".join(forms), f"add {instead}")
+    return form
+
+
 def _predictor(target: Target, *, local: bool) -> Client | Predictor:
     """Return a client, or what predicts in this process."""
     if not local:
@@ -127,14 +141,13 @@ def _show(client: Client | Predictor, numbers: list[int], wanted: Wanted, *, as_
     rows: npt.NDArray[Any] = ask(numbers).reshape(-1, PIXELS)
     for number, row in zip(numbers, rows, strict=True):
         image = f"{number:04b}"
-        shown: str | list[float]
+        found: dict[str, object] = {"image": number, "bits": image}
         if wanted is Wanted.FLIPS:
-            name, shown = "flip", "".join(map(str, row))
-            drawn = draw_flip(image, shown, blocks)
+            found["flip"] = flip = "".join(map(str, row))
+            drawn = draw_flip(image, flip, blocks)
         else:
-            name, shown = "prediction", shortest(row)
+            found["prediction"] = shortest(row)
             drawn = draw(image, row, blocks)
-        found = {"image": number, "bits": image, name: shown}
         typer.echo(json.dumps(found) if as_json else drawn + "\n")
 
 
@@ -142,7 +155,6 @@ def _predict_stream(
     client: Client | Predictor, images: Input, count: int | None, path: str, form: OutputForm
 ) -> int:
     """Predict images in bounded memory; return their number, which may be announced."""
-    done = 0
     with (
         opened(path, form) as output,
         image_progress(images.total) as progress,
@@ -151,11 +163,9 @@ def _predict_stream(
         for chunk in chunks:
             # Sent as an even number; the answer for the padding of an odd one, which
             # can only be the last row of all, is left out.
-            predictions = chunk[: images.count - done]
-            output.write(predictions)
-            done += len(predictions)
-            progress(done)
-    return done
+            output.write(chunk[: images.count - output.count])
+            progress(output.count)
+    return output.count
 
 
 def _predict_picture(raw: Raw, file: BinaryIO, kind: str, path: str, form: OutputForm) -> int:

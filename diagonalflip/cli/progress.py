@@ -26,24 +26,24 @@ def image_progress(total: int | None) -> Iterator[Callable[[int], None]]:
     """
     bar = Progress(
         BarColumn(),
-        TextColumn("{task.completed:,.0f} images"),
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
     )
     task = bar.add_task("", total=total)
     since = time.monotonic()
 
     def update(done: int) -> None:
         elapsed_s = time.monotonic() - since
-        bar.update(task, completed=done, description=f"{done / max(elapsed_s, 1e-3):,.0f} images/s")
-        if elapsed_s > PATIENCE_S and sys.stderr.isatty() and not bar.live.is_started:
+        told = f"{done:,} images {done / max(elapsed_s, 1e-3):,.0f} images/s"
+        bar.update(task, completed=done, description=told)
+        if elapsed_s > PATIENCE_S:
             bar.start()
 
     try:
         yield update
     finally:
-        if bar.live.is_started:
-            bar.stop()
+        bar.live.stop()

@@ -28,9 +28,6 @@ PAUSE_S = 0.2
 class Kit:
     """A server, and what to check its promises with.
 
-    Args:
-        raw: The server.
-
     Attributes:
         alone: Predictions of all images, each asked for alone, ``float32[16, 4]``.
         version: The version that answers.
@@ -46,9 +43,7 @@ class Kit:
     def post(self, numbers: npt.ArrayLike, **headers: str) -> Reply:
         """Send images packed, and again where the contract says so: 503."""
         images = wire.pack(numbers)
-        sent = {"Content-Type": wire.with_padding(wire.OCTETS, images.count)} | {
-            name.replace("_", "-"): value for name, value in headers.items()
-        }
+        sent = {"Content-Type": wire.with_padding(wire.OCTETS, images.count)} | headers
         for _ in range(ATTEMPTS):
             answer = self.raw.send(bytes(images.packed), sent)
             if answer.status != 503:
@@ -143,8 +138,9 @@ def _own_digest(kit: Kit) -> None:
     image = np.array([11])
     digest = kit.post(image).headers.get("Flip-Model-Digest", "")
     for condition in (f'"{digest}"', f'"{"0" * 64}", "{digest}"'):
-        kit.predict(image, If_Match=condition)
-    require("status", kit.post(image, If_Match=f'"{digest[::-1]}"').status, 412)
+        kit.predict(image, **{"If-Match": condition})
+    rejected = kit.post(image, **{"If-Match": f'"{digest[::-1]}"'})
+    require("status", rejected.status, 412)
 
 
 def _concurrency(kit: Kit) -> None:
@@ -155,7 +151,7 @@ def _concurrency(kit: Kit) -> None:
             return
         numbers = np.random.default_rng(seed).integers(0, 16, 1 + seed % 40)
         name = f"check-{seed}"
-        answer = kit.predict(numbers, X_Request_Id=name)
+        answer = kit.predict(numbers, **{"X-Request-Id": name})
         require("Flip-Request-Id", answer.headers.get("Flip-Request-Id"), name)
 
     with ThreadPoolExecutor(THREADS) as pool:

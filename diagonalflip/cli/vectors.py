@@ -18,7 +18,7 @@ from PIL import Image
 from diagonalflip.cli.target import Raw
 from diagonalflip.client._endpoint import Reply
 from diagonalflip.errors import InvalidAnswer
-from diagonalflip.wire import JSON, MODEL, PIXELS
+from diagonalflip.wire import JSON, MODEL, PIXELS, TOLERANCE
 
 Vector = Mapping[str, Any]
 FILES = ("predictions", "v2", "explanations")
@@ -31,13 +31,12 @@ ROUNDED = 0.5e-6
 
 
 def vectors() -> Iterator[tuple[str, Vector]]:
-    """Yield the name of the file and one vector of it, with what the file says of all."""
+    """Yield the name of the file and one vector of it, whose request has a path."""
     for name in FILES:
         text = (resources.files("diagonalflip") / f"vectors/{name}.json").read_text("utf-8")
         file = json.loads(text)
         for vector in file["vectors"]:
-            request = {"path": file["path"]} | vector["request"]
-            yield name, vector | {"request": request, "tolerance": file["tolerance"]}
+            yield name, vector | {"request": {"path": file["path"]} | vector["request"]}
 
 
 def ask(raw: Raw, vector: Vector, **headers: str) -> Reply:
@@ -47,20 +46,12 @@ def ask(raw: Raw, vector: Vector, **headers: str) -> Reply:
 
 
 def check(raw: Raw, vector: Vector) -> None:
-    """Send a vector's request, and compare the answer.
-
-    Raises:
-        DiagonalFlipError: It is another, or there is none.
-    """
-    compare(ask(raw, vector), vector["response"], vector["tolerance"])
+    """Send a vector's request; raise DiagonalFlipError unless the answer is its ``response``."""
+    compare(ask(raw, vector), vector["response"])
 
 
-def compare(answer: Reply, expected: Vector, tolerance: float) -> None:
-    """Compare an answer with a vector's ``response``.
-
-    Raises:
-        InvalidAnswer: It is another; says where.
-    """
+def compare(answer: Reply, expected: Vector) -> None:
+    """Raise InvalidAnswer, which says where, unless an answer is a vector's ``response``."""
     require("status", answer.status, expected["status"])
     if "content_type" in expected:
         got, wanted = answer.headers.get("Content-Type", ""), expected["content_type"]
@@ -72,7 +63,7 @@ def compare(answer: Reply, expected: Vector, tolerance: float) -> None:
         if not re.fullmatch(pattern, found):
             raise InvalidAnswer(f"{name} {found!r:.200}", f"one like {pattern}")
     for member in BODIES.keys() & expected.keys():
-        BODIES[member](answer, expected, tolerance)
+        BODIES[member](answer, expected)
 
 
 def require(what: str, got: object, expected: object) -> None:
@@ -81,39 +72,37 @@ def require(what: str, got: object, expected: object) -> None:
         raise InvalidAnswer(f"{what} {got!r:.200}", f"{expected!r:.200}")
 
 
-def require_close(got: Any, expected: Any, tolerance: float) -> None:
+def require_close(got: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
     """Raise InvalidAnswer unless numbers of one shape are close; NaN is close to nothing."""
     numbers, wanted = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     require("numbers of shape", numbers.shape, wanted.shape)
     wrong = np.argwhere(~(np.abs(numbers - wanted) <= tolerance))
     if wrong.size:
-        at = tuple(int(index) for index in wrong[0])
+        at = tuple(wrong[0].tolist())
         raise InvalidAnswer(f"{numbers[at]} at {list(at)}", f"{wanted[at]} +- {tolerance:g}")
 
 
-def _body(described: Mapping[str, Any]) -> bytes:
-    body = bytes.fromhex(described["body_hex"])
-    if repeat := described.get("body_repeat"):
-        body += bytes.fromhex(repeat["byte_hex"]) * repeat["count"]
-    return body
+def _body(described: Vector) -> bytes:
+    repeat = described.get("body_repeat", {"byte_hex": "", "count": 0})
+    return bytes.fromhex(described["body_hex"] + repeat["byte_hex"] * repeat["count"])
 
 
 def _parameters(content_type: str) -> list[str]:
     return [part.strip().lower() for part in content_type.split(";")]
 
 
-def _exact(answer: Reply, expected: Vector, _tolerance: float) -> None:
+def _exact(answer: Reply, expected: Vector) -> None:
     require("body", answer.body.hex(), _body(expected).hex())
 
 
-def _float32(answer: Reply, expected: Vector, tolerance: float) -> None:
+def _float32(answer: Reply, expected: Vector) -> None:
     if "output" in expected:
         got = _v2_predictions(answer, expected)
     elif answer.headers.get("Content-Type") == JSON:
         got = _only("predictions", answer)
     else:
         got = np.frombuffer(answer.body, "<f4").reshape(-1, PIXELS)
-    require_close(got, expected["float32"], tolerance)
+    require_close(got, expected["float32"])
 
 
 def _v2_predictions(answer: Reply, expected: Vector) -> Any:
@@ -134,22 +123,21 @@ def _v2_predictions(answer: Reply, expected: Vector) -> Any:
     return np.reshape(output["data"], output["shape"])
 
 
-def _float16(answer: Reply, expected: Vector, tolerance: float) -> None:
+def _float16(answer: Reply, expected: Vector) -> None:
     got = np.frombuffer(answer.body, "<f2").reshape(-1, PIXELS)
-    require_close(got, expected["float16"], tolerance)
+    require_close(got, expected["float16"])
 
 
-def _table(answer: Reply, expected: Vector, tolerance: float) -> None:
+def _table(answer: Reply, expected: Vector) -> None:
     rows = [line.split() for line in answer.body.decode().splitlines()[1:]]
     wanted = expected["table"]
     require("bits", ["".join(row[:-PIXELS]) for row in rows], [row[0] for row in wanted])
-    printed = [number for row in rows for number in row[-PIXELS:]]
-    require("decimals", {len(number.partition(".")[2]) for number in printed}, {6})
-    numbers = [number for row in wanted for number in row[1:]]
-    require_close([float(number) for number in printed], numbers, tolerance + ROUNDED)
+    printed = [row[-PIXELS:] for row in rows]
+    require("decimals", {len(text.partition(".")[2]) for row in printed for text in row}, {6})
+    require_close(printed, [row[1:] for row in wanted], TOLERANCE + ROUNDED)
 
 
-def _picture(answer: Reply, expected: Vector, _tolerance: float) -> None:
+def _picture(answer: Reply, expected: Vector) -> None:
     picture = Image.open(io.BytesIO(answer.body))
     require("picture", (picture.format, picture.mode), ("PNG", "L"))
     require("size", picture.size, (expected["width"], expected["height"]))
@@ -157,24 +145,24 @@ def _picture(answer: Reply, expected: Vector, _tolerance: float) -> None:
     require_close(list(picture.tobytes()), list(pixels), expected["pixel_tolerance"])
 
 
-def _problem(answer: Reply, expected: Vector, _tolerance: float) -> None:
+def _problem(answer: Reply, expected: Vector) -> None:
     problem = json.loads(answer.body)
     require("code", problem.get("code"), expected["code"])
     require("status in the problem", problem.get("status"), expected["status"])
     require("missing members", PROBLEM_MEMBERS - problem.keys(), set())
 
 
-def _v2_error(answer: Reply, _expected: Vector, _tolerance: float) -> None:
+def _v2_error(answer: Reply, _expected: Vector) -> None:
     require("type of error", type(_only("error", answer)), str)
 
 
-def _explanations(answer: Reply, expected: Vector, tolerance: float) -> None:
+def _explanations(answer: Reply, expected: Vector) -> None:
     explanations = _only("explanations", answer)
     require("explanations", len(explanations), len(expected["explanations"]))
     for got, wanted in zip(explanations, expected["explanations"], strict=True):
         require("members", set(got), set(wanted))
         for key in wanted:
-            require_close(got[key], wanted[key], tolerance)
+            require_close(got[key], wanted[key])
 
 
 def _only(member: str, answer: Reply) -> Any:
@@ -184,7 +172,7 @@ def _only(member: str, answer: Reply) -> Any:
     return document[member]
 
 
-BODIES: dict[str, Callable[[Reply, Vector, float], None]] = {
+BODIES: dict[str, Callable[[Reply, Vector], None]] = {
     "body_hex": _exact,
     "float32": _float32,
     "float16": _float16,
