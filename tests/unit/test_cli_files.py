@@ -31,30 +31,10 @@ MANY = np.random.default_rng(1).integers(0, 16, max(inputs.PIECE_IMAGES, MAX_IMA
 """So many that they are read in several pieces, and sent in several requests."""
 
 
-def write_input(path: Path, numbers: npt.NDArray[Any]) -> None:
-    pixels = to_pixels(numbers)
-    if path.suffix == ".npy":
-        np.save(path, pixels)
-    elif path.suffix == ".jsonl":
-        forms = (int, lambda n: f"{n:04b}", lambda n: to_pixels([n])[0].tolist())
-        lines = (json.dumps(forms[i % 3](n)) for i, n in enumerate(numbers.tolist()))
-        path.write_text("\n".join(lines) + "\n\n")
-    else:
-        path.write_bytes(pack(numbers).packed)
-
-
-def read_output(form: str, content: bytes) -> npt.NDArray[np.float32]:
-    if form == "npy":
-        return np.asarray(np.load(io.BytesIO(content)))
-    if form == "jsonl":
-        return np.array([json.loads(line) for line in content.splitlines()], np.float32)
-    return np.frombuffer(content, "<f4").reshape(-1, 4)
-
-
-def npy(array: npt.NDArray[Any], *, cut: int = 0) -> bytes:
+def npy(array: npt.NDArray[Any]) -> bytes:
     file = io.BytesIO()
     np.save(file, array)
-    return file.getvalue()[: len(file.getvalue()) - cut]
+    return file.getvalue()
 
 
 def header(text: bytes) -> bytes:
@@ -62,18 +42,38 @@ def header(text: bytes) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
 
 
+def written(form: str, numbers: npt.NDArray[Any]) -> bytes:
+    """A file of images."""
+    if form == "npy":
+        return npy(to_pixels(numbers))
+    if form == "jsonl":
+        forms = (int, lambda n: f"{n:04b}", lambda n: to_pixels([n])[0].tolist())
+        lines = (json.dumps(forms[i % 3](n)) for i, n in enumerate(numbers.tolist()))
+        return "\n".join([*lines, "", ""]).encode()
+    return bytes(pack(numbers).packed)
+
+
+def read(form: str, content: bytes) -> npt.NDArray[np.float32]:
+    """The predictions of a file."""
+    if form == "npy":
+        return np.asarray(np.load(io.BytesIO(content)))
+    if form == "jsonl":
+        return np.array([json.loads(line) for line in content.splitlines()], np.float32)
+    return np.frombuffer(content, "<f4").reshape(-1, 4)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, len(MANY)])
-@pytest.mark.parametrize("source", [".bin", ".npy", ".jsonl"])
-@pytest.mark.parametrize("target", [".bin", ".npy", ".jsonl"])
+@pytest.mark.parametrize("source", ["bin", "npy", "jsonl"])
+@pytest.mark.parametrize("target", ["bin", "npy", "jsonl"])
 def test_every_form_in_and_out(
     run: Run, tmp_path: Path, source: str, target: str, count: int
 ) -> None:
-    images, output = tmp_path / f"in{source}", tmp_path / f"out{target}"
-    write_input(images, MANY[:count])
-    more = ["--count", count] if source == ".bin" else []
+    images, output = tmp_path / f"in.{source}", tmp_path / f"out.{target}"
+    images.write_bytes(written(source, MANY[:count]))
+    more = ["--count", count] if source == "bin" else []
     result = run("predict", "--input", images, "--output", output, *more)
     assert (result.exit_code, result.output) == (0, "")
-    got = read_output(target[1:], output.read_bytes())
+    got = read(target, output.read_bytes())
     assert got.dtype == np.float32
     assert got.tobytes() == TABLE[MANY[:count]].tobytes()
     assert sorted(tmp_path.iterdir()) == sorted([images, output])
@@ -92,7 +92,7 @@ def test_pipes(run: Run, source: str, stdin: bytes, numbers: list[int], target: 
     to = ["--to", target] if target != "jsonl" else []
     result = run("predict", "--input", "-", "--from", source, *to, stdin=stdin)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert read_output(target, result.stdout_bytes).tobytes() == TABLE[numbers].tobytes()
+    assert read(target, result.stdout_bytes).tobytes() == TABLE[numbers].tobytes()
 
 
 def test_a_summary_for_machines(run: Run, tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_a_summary_for_machines(run: Run, tmp_path: Path) -> None:
     output = tmp_path / "out.bin"
     result = run("predict", "--json", "--input", tmp_path / "in.bin", "--output", output)
     summary = json.loads(result.stdout)
-    assert summary.keys() == {"images", "seconds", "output"}
-    assert (summary["images"], summary["output"]) == (2, str(output))
+    assert summary.pop("seconds") >= 0
+    assert summary == {"images": 2, "output": str(output)}
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".npy", ".jsonl"])
@@ -126,16 +126,15 @@ def test_a_job_that_ends_early_leaves_what_was_there(
     ("form", "content", "message"),
     [
         ("npy", b"\xb6", "file is not a .npy"),
-        *(
-            ("npy", header(text), "file is not a .npy")
-            for text in (b"{'': (", b"{[]: 1}", b"a\n  b\n c")
-        ),
+        ("npy", header(b"{'': ("), "file is not a .npy"),
+        ("npy", header(b"{[]: 1}"), "file is not a .npy"),
+        ("npy", header(b"a\n  b\n c"), "file is not a .npy"),
         ("npy", npy(np.zeros((3, 4))), "float64[3, 4]"),
         ("npy", npy(np.zeros((3, 3), np.uint8)), "uint8[3, 3]"),
         ("npy", npy(np.zeros(4, np.uint8)), "uint8[4]"),
         ("npy", npy(np.zeros((3, 4), np.uint8, order="F")), "Fortran"),
         ("npy", npy(np.array([[0, 1, 1, 0], [0, 1, 2, 0]], np.uint8)), "Pixel 2 in image 1"),
-        ("npy", npy(np.zeros((3, 4), np.uint8), cut=5), "ends in image 1"),
+        ("npy", npy(np.zeros((3, 4), np.uint8))[:-5], "ends in image 1"),
         ("npy", npy(np.zeros((0, 4), np.uint8)), "has no images"),
         ("jsonl", b"", "has no images"),
         ("jsonl", b"11\n\n16\n", "Line 3: 16"),
@@ -155,21 +154,26 @@ def test_what_is_wrong_in_a_file_is_named(form: str, content: bytes, message: st
     assert message in result.stderr
 
 
+PROBLEM = b'{"code": "invalid_picture", "got": "a", "expected": "b"}'
+
+
 @pytest.mark.parametrize(
-    ("status", "headers", "code", "said"),
+    ("status", "headers", "body", "code", "said"),
     [
-        (413, {"Flip-Max-Images": "9"}, 2, "A picture that is too large. Expected at most 9"),
-        (200, {"Content-Type": OCTETS}, 1, f"2 bytes of {OCTETS} for no images"),
-        (200, {"Content-Type": "a/b", "Flip-Images": "1"}, 1, "2 bytes of a/b for 1 images"),
+        (400, {}, PROBLEM, 2, "A. Expected b."),
+        (413, {"Flip-Max-Images": "9"}, PROBLEM, 2, "A. Expected at most 9 images."),
+        (413, {}, b"{}", 2, "A picture that is too large. Expected at most 32 MiB"),
+        (200, {"Content-Type": OCTETS}, b"{}", 1, f"2 bytes of {OCTETS} for no images"),
+        (200, {"Content-Type": "a/b", "Flip-Images": "1"}, b"{}", 1, "of a/b for 1 images"),
     ],
 )
-def test_a_picture_without_predictions_is_an_error(
-    tmp_path: Path, status: int, headers: dict[str, str], code: int, said: str
+def test_a_picture_without_predictions_is_an_error(  # noqa: PLR0913, PLR0917 - of an answer
+    tmp_path: Path, status: int, headers: dict[str, str], body: bytes, code: int, said: str
 ) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readline())
         await read_request(reader)
-        writer.write(response(status, headers, b"{}"))
+        writer.write(response(status, headers, body))
 
     asked: list[bytes] = []
     images, output = tmp_path / "in.png", tmp_path / "out.bin"
@@ -191,27 +195,24 @@ class Narrow(io.BytesIO):
 
 @pytest.mark.parametrize("form", [OutputForm.JSONL, OutputForm.FLOAT32])
 def test_all_is_written(form: OutputForm) -> None:
-    narrow, wide = Narrow(), io.BytesIO()
-    for file in (narrow, wide):
-        Output(file, form).write(TABLE)
-    assert narrow.getvalue() == wide.getvalue()
+    narrow = Narrow()
+    Output(narrow, form).write(TABLE)
+    assert read(form, narrow.getvalue()).tobytes() == TABLE.tobytes()
 
 
 def test_an_array_gets_into_a_pipe(run: Run, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.npy"
     os.mkfifo(pipe)
     with ThreadPoolExecutor(1) as pool:
-        read = pool.submit(pipe.read_bytes)
+        content = pool.submit(pipe.read_bytes)
         source = ("--input", "-", "--from", "packed")
         assert run("predict", *source, "--output", pipe, stdin=b"\xb6").exit_code == 0
-        assert np.array_equal(np.load(io.BytesIO(read.result(10))), TABLE[[11, 6]])
+        assert read("npy", content.result(10)).tobytes() == TABLE[[11, 6]].tobytes()
 
 
 def test_a_device_has_no_size(run: Run) -> None:
-    assert (
-        "Expected 2 bytes"
-        in run("predict", "--input", "/dev/zero", "--from", "packed", "--count", 3).stderr
-    )
+    result = run("predict", "--input", "/dev/zero", "--from", "packed", "--count", 3)
+    assert "Expected 2 bytes" in result.stderr
 
 
 def test_the_size_of_a_file_is_known_before_anything_is_sent(tmp_path: Path) -> None:
@@ -223,31 +224,20 @@ def test_the_size_of_a_file_is_known_before_anything_is_sent(tmp_path: Path) -> 
         with pytest.raises(errors.InvalidPadding):
             inputs.read(InputForm.PACKED, file, 5)
     assert inputs.read(InputForm.PACKED, io.BytesIO(b"\xb6")).total is None
-    array = io.BytesIO(npy(np.zeros((3, 4), np.uint8)))
-    assert inputs.read(InputForm.NPY, array).total == 3
+    assert inputs.read(InputForm.NPY, io.BytesIO(npy(np.zeros((3, 4), np.uint8)))).total == 3
 
 
 def test_a_bar_shows_only_for_long_work_and_for_people(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in.bin").write_bytes(bytes(1000))
-    words = [
-        "--url",
-        url,
-        "predict",
-        "--input",
-        f"{tmp_path}/in.bin",
-        "--output",
-        f"{tmp_path}/out",
-    ]
+    words = f"--url {url} predict --input {tmp_path}/in.bin --output {tmp_path}/out.bin"
     monkeypatch.setenv("COLUMNS", "200")
     for is_terminal, patience_s in ((True, 60), (False, -1), (True, -1)):
         monkeypatch.setattr("sys.stderr.isatty", lambda shown=is_terminal: shown)
         monkeypatch.setattr(progress, "PATIENCE_S", patience_s)
         with pytest.raises(SystemExit, match="0"):
-            app([*words, "--to", "float32"])
+            app(words.split())
         shown = capsys.readouterr().err
         assert bool(shown) == (is_terminal and patience_s < 0)
-    assert "2,000 images" in shown
-    assert "images/s" in shown
-    assert "left" in shown
+    assert all(part in shown for part in ("2,000 images", "images/s", "left"))

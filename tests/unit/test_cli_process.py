@@ -1,4 +1,4 @@
-"""The command as a process of its own, where no server is needed: signals, silence, tokens."""
+"""The command as a process of its own, where no server is needed: signals, silence, streams."""
 
 from __future__ import annotations
 
@@ -9,22 +9,42 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diagonalflip.cli.inputs import PIECE_IMAGES
 from tests.conftest import ROOT
-from tests.faults.conftest import unused_url
-from tests.unit.test_cli_commands import url
+from tests.unit.test_cli_commands import NOWHERE, url
 
-__all__ = ["unused_url", "url"]  # fixtures
+__all__ = ["url"]  # a fixture
 
 SLOW_S = 120
+COMMAND = (sys.executable, "-m", "diagonalflip.cli")
+INTERRUPTED = (130, b"", b"diagonalflip: interrupted\n")
 
 
-def start(*args: object) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "diagonalflip.cli", *map(str, args)]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def run(*words: object, **settings: Any) -> tuple[int, bytes, bytes]:
+    """Exit status, stdout and stderr of a process."""
+    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
+    done = subprocess.run(
+        [*map(str, words)],
+        cwd=ROOT,
+        check=False,
+        timeout=SLOW_S,
+        stdin=subprocess.DEVNULL,
+        **settings,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def run_code(code: str, *words: object, **environment: str) -> tuple[int, bytes, bytes]:
+    return run(sys.executable, "-c", code, *words, env=os.environ | environment)
+
+
+def run_in_shell(words: str, streams: str, **environment: str) -> tuple[int, bytes, bytes]:
+    command = f"{' '.join(COMMAND)} {words} {streams}"
+    return run("sh", "-c", command, env=os.environ | environment)
 
 
 @pytest.fixture
@@ -43,11 +63,12 @@ def test_ctrl_c_leaves_what_was_there(
     images, output = tmp_path / "in.bin", tmp_path / f"out.{suffix}"
     images.write_bytes(bytes(1 << 20))
     output.write_bytes(b"before")
-    process = start("--url", url, "predict", "--input", images, "--output", output)
+    words = [*COMMAND, "--url", url, "predict", "--input", str(images), "--output", str(output)]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with listener.accept()[0]:
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=SLOW_S)
-    assert (process.returncode, stdout, stderr) == (130, b"", b"diagonalflip: interrupted\n")
+        told = process.communicate(timeout=SLOW_S)
+    assert (process.returncode, *told) == INTERRUPTED
     assert output.read_bytes() == b"before"
     assert sorted(tmp_path.iterdir()) == [images, output]
 
@@ -68,96 +89,85 @@ def begun(self):
 enter, Window.__enter__ = threading.Condition.__enter__, begun
 diagonalflip.cli.main()
 """
+AT_THE_START = """
+import signal, sys, diagonalflip.cli
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+diagonalflip.cli.main()
+"""
 
 
-def test_ctrl_c_while_a_lock_is_held_keeps_no_thread_waiting(
-    silent: tuple[socket.socket, str], tmp_path: Path
+@pytest.mark.parametrize("code", [IN_A_LOCK, AT_THE_START], ids=["in a lock", "at the start"])
+def test_ctrl_c_ends_it_at_once_wherever_it_comes(
+    silent: tuple[socket.socket, str], tmp_path: Path, code: str
 ) -> None:
-    """An exception between taking the lock and the block that gives it back would."""
+    """An exception between taking a lock and the block that gives it back would keep a thread."""
     (tmp_path / "in.bin").write_bytes(bytes(1 << 20))
-    words = ["--url", silent[1], "predict", "--input", tmp_path / "in.bin"]
-    done = subprocess.run(
-        [sys.executable, "-c", IN_A_LOCK, *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        timeout=SLOW_S,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (130, b"diagonalflip: interrupted\n")
+    words = ("--url", silent[1], "predict", "--input", tmp_path / "in.bin")
+    assert run_code(code, *words) == INTERRUPTED
 
 
-@pytest.mark.parametrize(
-    "args", [("wait", "--timeout-s", "0.2"), ("predict", "1"), ("check",), ("info",)]
-)
+def test_ctrl_c_removes_what_it_can_of_unfinished_files(tmp_path: Path) -> None:
+    """A folder that cannot be written makes no traceback of it."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    code = "import sys, pathlib; from diagonalflip.cli import exits; "
+    code += "exits.UNFINISHED.update(map(pathlib.Path, sys.argv[1:])); exits.interrupted()"
+    assert run_code(code, *(tmp_path / name for name in ("folder", "file", "none"))) == INTERRUPTED
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+@pytest.mark.parametrize("words", ["wait --timeout-s 0.2", "predict 1", "check", "info"])
 def test_silence_is_code_3_within_the_deadline(
-    silent: tuple[socket.socket, str], args: tuple[str, ...]
+    silent: tuple[socket.socket, str], words: str
 ) -> None:
-    process = start("--url", silent[1], "--deadline-s", "0.2", *args)
-    stdout, stderr = process.communicate(timeout=SLOW_S)
-    assert (process.returncode, stdout) == (3, b""), stderr
-    assert stderr.count(b"\n") == 1
+    status, told, complaint = run_in_shell(f"--url {silent[1]} --deadline-s 0.2 {words}", "")
+    assert (status, told, complaint.count(b"\n")) == (3, b"", 1), complaint
 
 
-BAD = ["--deadline-s 0.1 --url http://127.0.0.1:1 wait --timeout-s 0.1", "predict", "nonsense"]
-
-
-def through_a_shell(
-    words: str, streams: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    command = f"{sys.executable} -m diagonalflip.cli {words} {streams}"
-    return subprocess.run(
-        ["sh", "-c", command],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        stdin=subprocess.DEVNULL,
-        timeout=SLOW_S,
-    )
+BAD = [f"--deadline-s 0.1 --url {NOWHERE} wait --timeout-s 0.1", "predict", "nonsense"]
 
 
 @pytest.mark.parametrize("words", ["info", "predict 11", "predict --as flips 11", "--help"])
 @pytest.mark.parametrize(
     ("stream", "said"),
-    [(">&-", "standard input or output is closed"), (">/dev/full", "No space left")],
+    [(">&-", b"standard input or output is closed"), (">/dev/full", b"No space left")],
 )
 def test_output_that_cannot_be_written_is_an_error(
-    url: str, words: str, stream: str, said: str
+    url: str, words: str, stream: str, said: bytes
 ) -> None:
-    done = through_a_shell(f"--url {url} {words}", stream)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+    status, _, complaint = run_in_shell(f"--url {url} {words}", stream)
+    assert (status, said in complaint, complaint.count(b"\n")) == (2, True, 1), complaint
 
 
 @pytest.mark.parametrize("words", BAD)
 def test_an_error_that_nobody_can_read_has_its_code(words: str) -> None:
-    assert through_a_shell(words, "2>/dev/full").returncode == through_a_shell(words, "").returncode
+    assert run_in_shell(words, "2>/dev/full")[0] == run_in_shell(words, "")[0]
 
 
-def test_a_terminal_gets_no_bytes(unused_url: str) -> None:
+def test_a_terminal_gets_no_bytes() -> None:
     ours, theirs = os.openpty()
-    words = ["--url", unused_url, "--deadline-s", "0.1", "predict", "--input", __file__]
-    command = [sys.executable, "-m", "diagonalflip.cli", *words, "--from", "packed", "--to", "npy"]
-    done = subprocess.run(
-        command, cwd=ROOT, stdout=theirs, stderr=subprocess.PIPE, check=False, timeout=SLOW_S
-    )
+    words = ("--url", NOWHERE, "predict", "--input", __file__, "--from", "packed", "--to", "npy")
+    status, _, complaint = run(*COMMAND, *words, stdout=theirs)
     for end in (ours, theirs):
         os.close(end)
-    assert (done.returncode, b"cannot be shown in a terminal" in done.stderr) == (2, True)
+    assert (status, b"cannot be shown in a terminal" in complaint) == (2, True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", BAD)
 @pytest.mark.parametrize("streams", [">&-", "<&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_errors_are_the_same_with_closed_streams(words: str, streams: str) -> None:
-    done, usual = through_a_shell(words, streams), through_a_shell(words, "")
-    assert done.returncode == usual.returncode
-    assert done.stdout == ""
-    told, usually = (each.stderr.partition("The last error")[0] for each in (done, usual))
-    assert told == ("" if "2>&-" in streams else usually)
+    status, told, complaint = run_in_shell(words, streams)
+    usual_status, _, usually = run_in_shell(words, "")
+    assert (status, told) == (usual_status, b"")
+    wanted = b"" if "2>&-" in streams else usually.partition(b"The last error")[0]
+    assert complaint.partition(b"The last error")[0] == wanted
 
 
 @pytest.mark.slow
@@ -166,20 +176,18 @@ def test_no_word_of_ours_gets_into_a_file(url: str, tmp_path: Path, streams: str
     """A file that is opened takes the number of a closed stream."""
     (tmp_path / "in.bin").write_bytes(bytes(PIECE_IMAGES))
     work = f"--url {url} predict --input {tmp_path}/in.bin --output {tmp_path}/out.bin"
-    done = through_a_shell(work, streams)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert run_in_shell(work, streams) == (0, b"", b"")
     assert (tmp_path / "out.bin").stat().st_size == 2 * PIECE_IMAGES * 16
-    done = through_a_shell(f"{work} --count 7", streams)  # an error, and what was there stays
-    assert done.returncode == 2
+    assert run_in_shell(f"{work} --count 7", streams)[0] == 2  # what was there stays
     assert (tmp_path / "out.bin").stat().st_size == 2 * PIECE_IMAGES * 16
 
 
 @pytest.mark.parametrize("output", ["-", "out.bin"])
 def test_input_that_is_closed_is_an_error(url: str, tmp_path: Path, output: str) -> None:
     path = output if output == "-" else tmp_path / output
-    done = through_a_shell(f"--url {url} predict --input - --from packed --output {path}", "<&-")
-    assert done.returncode == 2
-    assert done.stderr == "diagonalflip: standard input or output is closed\n"
+    words = f"--url {url} predict --input - --from packed --output {path}"
+    said = b"diagonalflip: standard input or output is closed\n"
+    assert run_in_shell(words, "<&-") == (2, b"", said)
     assert not list(tmp_path.iterdir())
 
 
@@ -198,71 +206,31 @@ def test_streams_wait_even_if_another_program_has_changed_that() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "encoding"),
+    ("words", "encoding", "wanted"),
     [
-        ("predict --as flips 11 6", "cp1252"),
-        ("predict --as flips 11 6", "ascii"),
-        ("predict 11 6", "cp437"),
-        ("predict 11 6", "utf-8"),
-        ("predict ümlaut", "ascii"),
-        ("--help", "cp1252"),
+        ("predict --as flips 11 6", "cp1252", "1011 -> 1010  ##..  ##.."),
+        ("predict 11 6", "cp437", "1011  ##.."),
+        ("predict 11 6", "utf-8", "1011  ██░░"),
+        ("predict ümlaut", "ascii", r"image '\xfcmlaut'"),
     ],
 )
-def test_any_encoding_of_the_output_will_do(url: str, words: str, encoding: str) -> None:
+def test_any_encoding_of_the_output_will_do(
+    url: str, words: str, encoding: str, wanted: str
+) -> None:
     variables = {"PYTHONIOENCODING": encoding, "LC_ALL": "C.UTF-8"}
-    done = through_a_shell(f"--url {url} {words}", "", **variables)
-    assert done.returncode == (2 if "ü" in words else 0), done.stderr
-    assert "Traceback" not in done.stderr
+    status, told, complaint = run_in_shell(f"--url {url} {words}", "", **variables)
+    assert status == (2 if "ü" in words else 0), complaint
+    assert wanted.encode(encoding) in (complaint if status else told)
+    assert b"Traceback" not in complaint
 
 
 def test_what_the_encoding_has_not_is_written_as_its_number() -> None:
     code = "from diagonalflip import cli; cli._open_streams(); print('\\u00fc')"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        check=True,
-    )
-    assert done.stdout == b"\\xfc\n"
-
-
-INTERRUPTED = """
-import signal, sys, diagonalflip.cli
-
-class Interrupting:
-    def find_spec(self, name, *_):
-        if name == "typer":
-            signal.raise_signal(signal.SIGINT)
-
-sys.meta_path.insert(0, Interrupting())
-diagonalflip.cli.main()
-"""
-
-
-def test_ctrl_c_removes_what_it_can_of_unfinished_files(tmp_path: Path) -> None:
-    """A folder that cannot be written makes no traceback of it."""
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "file").touch()
-    code = "import sys, pathlib; from diagonalflip.cli import exits; "
-    code += "exits.UNFINISHED.update(map(pathlib.Path, sys.argv[1:])); exits.interrupted()"
-    paths = [tmp_path / name for name in ("folder", "file", "none")]
-    words = [sys.executable, "-c", code, *map(str, paths)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (130, b"diagonalflip: interrupted\n")
-    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
-
-
-def test_ctrl_c_at_the_start_is_no_traceback() -> None:
-    words = [sys.executable, "-c", INTERRUPTED]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (130, b"diagonalflip: interrupted\n")
+    assert run_code(code, PYTHONIOENCODING="ascii") == (0, b"\\xfc\n", b"")
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra() -> None:
     code = "import sys; sys.modules['typer'] = None; import diagonalflip.cli as c; c.main()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 2
-    assert b"package typer is missing. Expected diagonalflip installed with its extra cli" in (
-        done.stderr
-    )
+    status, _, complaint = run_code(code)
+    said = b"package typer is missing. Expected diagonalflip installed with its extra cli"
+    assert (status, said in complaint) == (2, True), complaint

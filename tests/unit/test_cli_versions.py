@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from diagonalflip.errors import InvalidAnswer
 from diagonalflip.message import Request
 from tests.conftest import ROOT
 from tests.faults.conftest import Call, call, unused_url
-from tests.faults.fake_server import FakeServer, listening
+from tests.faults.fake_server import FakeServer, listening, read_request, response
 
 __all__ = ["call", "unused_url"]  # fixtures
 
@@ -42,57 +41,43 @@ MODELS = {
 }
 
 
-class Operations(BaseHTTPRequestHandler):
+class Admin:
     """An admin port that notes what it is asked, and answers as the test says."""
 
-    url: str
-    asked: list[tuple[str, str, str | None]]
-    answer: tuple[int, bytes]
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked: list[tuple[str, ...]] = []
+        self.answer = 200, json.dumps(MODELS).encode()
 
-    @classmethod
-    def answers(cls, **changes: object) -> None:
-        cls.answer = 200, json.dumps(MODELS | changes).encode()
-
-    def do_GET(self) -> None:
-        self.asked.append((self.command, self.path, self.headers["Authorization"]))
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        method, path, _ = (await reader.readline()).decode().split()
+        headers, _ = await read_request(reader)
+        self.asked.append((method, path, headers.get("authorization", "")))
         status, body = self.answer
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_POST = do_GET  # noqa: N815 - the name is http.server's
-
-    def log_message(self, *_: object) -> None:
-        pass
+        writer.write(response(status, {}, body))
 
 
 @pytest.fixture
-def operations() -> Iterator[type[Operations]]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Operations) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        Operations.url, Operations.asked = f"http://127.0.0.1:{server.server_port}", []
-        Operations.answers()
-        yield Operations
-        server.shutdown()
-        thread.join()
+def admin() -> Iterator[Admin]:
+    admin = Admin()
+    with listening(admin.serve) as admin.url:
+        yield admin
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(each) for each in arguments])
+    return CliRunner().invoke(app, [*map(str, arguments)])
 
 
-def test_list_shows_every_version(operations: type[Operations]) -> None:
-    shown = run("model", "list", operations.url)
+def test_list_shows_every_version(admin: Admin) -> None:
+    shown = run("model", "list", admin.url)
     assert [line.split() for line in shown.stdout.splitlines()] == [
         ["version", "served", "flips", "signed", "digest"],
         ["1.0", "yes", "1", "of", "16", "yes", "a" * 12],
         ["2.0", "default", "16", "of", "16", "no", "b" * 12],
         ["3.0", "no", "Damage.", "Expected", "none."],
     ]
-    assert json.loads(run("model", "list", operations.url, "--json").stdout) == MODELS
-    assert {asked[:2] for asked in operations.asked} == {("GET", "/models")}
+    assert json.loads(run("model", "list", admin.url, "--json").stdout) == MODELS
+    assert {asked[:2] for asked in admin.asked} == {("GET", "/models")}
 
 
 @pytest.mark.parametrize(
@@ -106,47 +91,45 @@ def test_list_shows_every_version(operations: type[Operations]) -> None:
     ],
 )
 def test_a_change_is_asked_for_once_with_the_token(
-    operations: type[Operations], arguments: list[str], path: str
+    admin: Admin, arguments: list[str], path: str
 ) -> None:
-    changed = run("--token", "t", "model", *arguments, operations.url)
+    changed = run("--token", "t", "model", *arguments, admin.url)
     assert (changed.exit_code, changed.stdout) == (0, "default 2.0; also served: 1.0\n")
-    assert operations.asked == [("POST", path, "Bearer t")]
+    assert admin.asked == [("POST", path, "Bearer t")]
 
 
 @pytest.mark.parametrize(
     ("kind", "code"),
     [
-        *((errors.NotAuthorized, ExitCode.REJECTED), (errors.ModelNotFound, ExitCode.REJECTED)),
-        *((errors.ModelConflict, ExitCode.REJECTED), (errors.ArtifactError, ExitCode.REJECTED)),
-        (errors.ServerOverloaded, ExitCode.UNREACHABLE),
+        *((errors.NotAuthorized, 1), (errors.ModelNotFound, 1), (errors.ModelConflict, 1)),
+        *((errors.ArtifactError, 1), (errors.ServerOverloaded, 3)),
     ],
 )
 def test_a_rejected_change_is_a_line_and_is_not_repeated(
-    operations: type[Operations], kind: type[errors.DiagonalFlipError], code: ExitCode
+    admin: Admin, kind: type[errors.DiagonalFlipError], code: int
 ) -> None:
-    operations.answer = int(kind.status or 0), Request(None, {}).rejection(kind("g", "e")).body
-    changed = run("model", "rollback", operations.url)
+    admin.answer = int(kind.status or 0), Request(None, {}).rejection(kind("g", "e")).body
+    changed = run("model", "rollback", admin.url)
     assert (changed.exit_code, changed.stderr) == (code, "diagonalflip: G. Expected e.\n")
-    assert len(operations.asked) == 1
+    assert len(admin.asked) == 1
 
 
-def test_an_answer_is_told_in_full(operations: type[Operations]) -> None:
-    operations.answers(canary="1.0", percent=10)
-    told = run("model", "canary", "1.0", "10", operations.url).stdout
+def test_an_answer_is_told_in_full(admin: Admin) -> None:
+    admin.answer = 200, json.dumps(MODELS | {"canary": "1.0", "percent": 10}).encode()
+    told = run("model", "canary", "1.0", "10", admin.url).stdout
     assert told == "default 2.0; canary 1.0: 10 %; also served: 1.0\n"
-    operations.answers(kept=False)
-    changed = run("model", "rollback", operations.url)
+    admin.answer = 200, json.dumps(MODELS | {"kept": False, "changed": False}).encode()
+    changed = run("model", "rollback", admin.url)
     assert changed.exit_code == 0
     assert "the next start knows nothing of this" in changed.stderr
+    assert "nothing further to roll back to" in changed.stderr
     for another, said in ((b"[]", "No JSON object"), (b'{"status": "ok"}', "lacks 'canary'")):
-        operations.answer = 200, another
+        admin.answer = 200, another
         for words in (["list"], ["rollback"]):
-            assert said in run("model", *words, operations.url).stderr
-    operations.answer = (
-        404,
-        b'{"code": "model_not_found", "got": "\\u001b[2J\\na", "expected": "b"}',
-    )
-    assert run("model", "list", operations.url).stderr == "diagonalflip: [2J a. Expected b.\n"
+            assert said in run("model", *words, admin.url).stderr
+    problem = {"code": "model_not_found", "got": "\x1b[2J\na", "expected": "b"}
+    admin.answer = 404, json.dumps(problem).encode()
+    assert run("model", "list", admin.url).stderr == "diagonalflip: [2J a. Expected b.\n"
 
 
 class Versions(Client):
@@ -165,19 +148,14 @@ class Versions(Client):
         return rows
 
 
-@pytest.fixture
-def versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "Client", Versions)
-
-
-@pytest.mark.usefixtures("versions")
 @pytest.mark.parametrize(
     ("version", "code", "differing", "errors"),
     [("same", 0, 0, 0), ("differs", 1, 7, 0), ("fails", 1, 0, 7)],
 )
 def test_compare_counts_bits_and_errors(
-    version: str, code: int, differing: int, errors: int
+    monkeypatch: pytest.MonkeyPatch, version: str, code: int, differing: int, errors: int
 ) -> None:
+    monkeypatch.setattr(target, "Client", Versions)
     arguments = ("compare", "--a", "a", "--b", version, "--requests", 7)
     compared = run(*arguments, "--json")
     assert compared.exit_code == code, compared.output
@@ -195,8 +173,8 @@ def test_compare_ends_where_no_server_is(unused_url: str) -> None:
     assert (compared.exit_code, compared.stdout) == (ExitCode.UNREACHABLE, "")
 
 
-@pytest.mark.usefixtures("versions")
-def test_compare_may_bound_the_latency() -> None:
+def test_compare_may_bound_the_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "Client", Versions)
     arguments = ("compare", "--a", "a", "--b", "b", "--requests", 3, "--max-latency-ratio")
     assert run(*arguments, 1e9).exit_code == 0
     assert run(*arguments, 0.01).exit_code == 1
