@@ -227,6 +227,15 @@ def test_the_size_of_a_file_is_known_before_anything_is_sent(tmp_path: Path) -> 
     assert inputs.read(InputForm.NPY, io.BytesIO(npy(np.zeros((3, 4), np.uint8)))).total == 3
 
 
+def test_a_terminal_gets_no_bytes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with pytest.raises(SystemExit, match="2"):
+        app(["predict", "--input", __file__, "--from", "packed", "--to", "npy"])
+    assert "Npy cannot be shown in a terminal" in capsys.readouterr().err
+
+
 def test_a_bar_shows_only_for_long_work_and_for_people(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

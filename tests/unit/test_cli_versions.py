@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +19,6 @@ from diagonalflip.cli.exits import ExitCode
 from diagonalflip.client import Client
 from diagonalflip.errors import InvalidAnswer
 from diagonalflip.message import Request
-from tests.conftest import ROOT
 from tests.faults.conftest import Call, call, unused_url
 from tests.faults.fake_server import FakeServer, listening, read_request, response
 
@@ -200,11 +197,3 @@ def test_a_token_does_not_cross_a_network_in_the_clear(host: str) -> None:
     changed = run("--token", "secret", "model", "rollback", f"http://{host}:8083")
     assert changed.exit_code == ExitCode.REJECTED
     assert "kubectl port-forward" in changed.stderr
-
-
-def test_serve_names_a_setting_that_cannot_be_used() -> None:
-    command = [sys.executable, "-m", "diagonalflip.cli", "serve", "FLIP_WORKERS=2", "PORTS=1"]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert finished.returncode == 2, finished.stderr
-    [line] = finished.stderr.splitlines()
-    assert "the nearest is FLIP_PORT" in line
