@@ -66,7 +66,7 @@ def compare(  # noqa: PLR0913, PLR0917 - options, by name
     A prediction of 0.5 or more is a bit of 1. All 16 images are in every request.
     """
     random = np.random.default_rng(0)
-    side_a, side_b = Side(a), Side(b)
+    sides = side_a, side_b = Side(a), Side(b)
     bits = differing = 0
     largest = 0.0
     target: Target = context.obj
@@ -79,16 +79,10 @@ def compare(  # noqa: PLR0913, PLR0917 - options, by name
                 differing += int(((rows_a >= 0.5) != (rows_b >= 0.5)).sum())
                 largest = max(largest, float(np.abs(rows_a - rows_b).max()))
     ratio = side_b.p50_s / side_a.p50_s if side_a.p50_s and side_b.p50_s else None
-    sides = side_a, side_b
+    errors = {side.version: len(side.errors) for side in sides}
     if as_json:
-        found = {
-            "bits": bits,
-            "differing_bits": differing,
-            "largest_difference": largest,
-            "latency_ratio": ratio,
-            "errors": {side.version: len(side.errors) for side in sides},
-        }
-        typer.echo(json.dumps(found))
+        found = {"bits": bits, "differing_bits": differing, "largest_difference": largest}
+        typer.echo(json.dumps(found | {"latency_ratio": ratio, "errors": errors}))
     else:
         typer.echo(
             f"{differing} of {bits} bits differ; predictions differ by {largest:.6g} at most"

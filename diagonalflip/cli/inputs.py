@@ -6,10 +6,9 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import islice
 from tokenize import TokenError
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -21,29 +20,20 @@ from diagonalflip.wire import PBM, PIXELS, PNG, Images, pack_pixels
 PIECE_IMAGES = 1 << 16
 """Images read at once; even, so that only the last piece can end inside a byte."""
 
-
-class InputForm(StrEnum):
-    """Forms of images."""
-
-    PACKED = "packed"
-    NPY = "npy"
-    JSONL = "jsonl"
-    PNG = "png"
-    PBM = "pbm"
-
+InputForm = Literal["packed", "npy", "jsonl", "png", "pbm"]
 
 NOT_NPY = ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError
 """What NumPy raises for headers: it reads them as Python."""
 
-PICTURES = {InputForm.PNG: PNG, InputForm.PBM: PBM}
+PICTURES: dict[InputForm, str] = {"png": PNG, "pbm": PBM}
 """Forms that the server reads, and their media types."""
 
-SUFFIXES = {
-    ".bin": InputForm.PACKED,
-    ".png": InputForm.PNG,
-    ".pbm": InputForm.PBM,
-    ".npy": InputForm.NPY,
-    ".jsonl": InputForm.JSONL,
+SUFFIXES: dict[str, InputForm] = {
+    ".bin": "packed",
+    ".png": "png",
+    ".pbm": "pbm",
+    ".npy": "npy",
+    ".jsonl": "jsonl",
 }
 
 
@@ -76,13 +66,11 @@ def read(form: InputForm, file: BinaryIO, count: int | None = None) -> Input:
     Raises:
         InvalidPayload: The file does not begin as it should, or has another size.
     """
-    if form is InputForm.PACKED:
-        return _read_packed(file, count)
-    return _read_npy(file) if form is InputForm.NPY else Input(_json_lines(file))
-
-
-def _read_packed(file: BinaryIO, count: int | None) -> Input:
-    """Read two images per byte, high nibble first."""
+    if form == "npy":
+        total = _npy_count(file)
+        return Input(_pixels(file, total), total)
+    if form == "jsonl":
+        return Input(_json_lines(file))
     try:
         size = os.fstat(file.fileno()).st_size - file.tell()
     except OSError:  # it is a pipe, or no file of the system
@@ -92,8 +80,8 @@ def _read_packed(file: BinaryIO, count: int | None) -> Input:
     return Input((Images(piece, 2 * len(piece)) for piece in pieces(file)), count)
 
 
-def _read_npy(file: BinaryIO) -> Input:
-    """Read an array of pixels, ``uint8[n, 2, 2]`` or ``uint8[n, 4]``."""
+def _npy_count(file: BinaryIO) -> int:
+    """Read the header of pixels, ``uint8[n, 2, 2]`` or ``uint8[n, 4]``; return n."""
     try:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
@@ -103,11 +91,9 @@ def _read_npy(file: BinaryIO) -> Input:
     except NOT_NPY as error:
         raise InvalidImage("the file is not a .npy", "uint8[n, 2, 2]", "check --from") from error
     if dtype != np.uint8 or fortran_order or shape[1:] not in ((PIXELS,), (2, 2)):
-        order = " in Fortran order" if fortran_order else ""
-        raise InvalidImage(
-            f"{dtype}{list(shape)}{order}", "uint8[n, 2, 2] or uint8[n, 4], row by row"
-        )
-    return Input(_pixels(file, shape[0]), shape[0])
+        got = f"{dtype}{list(shape)}{' in Fortran order' if fortran_order else ''}"
+        raise InvalidImage(got, "uint8[n, 2, 2] or uint8[n, 4], row by row")
+    return int(shape[0])
 
 
 def _pixels(file: BinaryIO, total: int) -> Iterator[Images]:
@@ -115,10 +101,8 @@ def _pixels(file: BinaryIO, total: int) -> Iterator[Images]:
         count = min(PIECE_IMAGES, total - start)
         pixels = np.frombuffer(file.read(PIXELS * count), np.uint8)
         if pixels.size < PIXELS * count:
-            raise InvalidImage(
-                f"the file ends in image {start + pixels.size // PIXELS}",
-                f"{total} images, as its header says",
-            )
+            got = f"the file ends in image {start + pixels.size // PIXELS}"
+            raise InvalidImage(got, f"{total} images, as its header says")
         if pixels.max() > 1:
             wrong = int(np.argmax(pixels > 1))
             image = start + wrong // PIXELS

@@ -7,9 +7,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from enum import StrEnum
 from functools import lru_cache
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,20 +20,12 @@ from diagonalflip.wire import PIXELS
 Predictions = npt.NDArray[np.float32]
 
 
-class OutputForm(StrEnum):
-    """Forms of predictions."""
-
-    FLOAT32 = "float32"
-    NPY = "npy"
-    JSONL = "jsonl"
-    PNG = "png"
-
-
-SUFFIXES = {
-    ".bin": OutputForm.FLOAT32,
-    ".npy": OutputForm.NPY,
-    ".jsonl": OutputForm.JSONL,
-    ".png": OutputForm.PNG,
+OutputForm = Literal["float32", "npy", "jsonl", "png"]
+SUFFIXES: dict[str, OutputForm] = {
+    ".bin": "float32",
+    ".npy": "npy",
+    ".jsonl": "jsonl",
+    ".png": "png",
 }
 
 
@@ -48,14 +39,14 @@ class Output:
     def write(self, predictions: Predictions) -> None:
         """Write ``float32[m, 4]``."""
         self.count += len(predictions)
-        if self.form is OutputForm.JSONL:
+        if self.form == "jsonl":
             _files.write(self.file, b"".join(_line(row.tobytes()) for row in predictions))
         else:
             _files.write(self.file, predictions)
 
     def write_header(self) -> None:
         """Begin an ``npy`` file, or put the number of rows into its header: it has room for any."""
-        if self.form is OutputForm.NPY:
+        if self.form == "npy":
             self.file.seek(0)
             header = {"descr": "<f4", "fortran_order": False, "shape": (self.count, PIXELS)}
             np.lib.format.write_array_header_1_0(self.file, header)
@@ -80,7 +71,7 @@ def opened(output: str, form: OutputForm) -> Iterator[Output]:
     """
     path = sys.stdout.buffer if output == "-" else output
     with _files.writing(path, UNFINISHED) as file, ExitStack() as end:
-        whole, collected = file, form is OutputForm.NPY and (output == "-" or not file.seekable())
+        whole, collected = file, form == "npy" and (output == "-" or not file.seekable())
         if collected:
             whole = end.enter_context(tempfile.TemporaryFile())
         written = Output(whole, form)

@@ -7,9 +7,8 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, TypeVar
 
 import numpy.typing as npt
 import typer
@@ -22,7 +21,7 @@ from diagonalflip.cli.outputs import OutputForm, opened, shortest
 from diagonalflip.cli.progress import image_progress
 from diagonalflip.cli.target import Raw, Target
 from diagonalflip.client import Client, _answers, _files
-from diagonalflip.client._endpoint import PREDICTIONS, Reply
+from diagonalflip.client._endpoint import PREDICTIONS
 from diagonalflip.errors import InvalidAnswer, InvalidPicture
 from diagonalflip.wire import OCTETS, PIXELS, PNG
 
@@ -31,13 +30,7 @@ if TYPE_CHECKING:
 
 EPILOG = READING
 Form = TypeVar("Form", InputForm, OutputForm)
-
-
-class Wanted(StrEnum):
-    """Results that can be shown for an image."""
-
-    PREDICTIONS = "predictions"
-    FLIPS = "flips"
+Wanted = Literal["predictions", "flips"]
 
 
 def predict(  # noqa: PLR0913, PLR0917 - options, by name
@@ -62,7 +55,7 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
     ] = None,
     wanted: Annotated[
         Wanted, typer.Option("--as", help="Of the images named here, what to show.")
-    ] = Wanted.PREDICTIONS,
+    ] = "predictions",
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON: one line per image, or a summary of a file.")
     ] = False,
@@ -83,15 +76,15 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
         return
     to_stdout = output == "-"
     if to_stdout and not output_to:
-        output_to = OutputForm.JSONL
+        output_to = "jsonl"
     form = source_form or _form_of(source, inputs.SUFFIXES, "--input", "--from")
     to = output_to or _form_of(output, outputs.SUFFIXES, "--output", "--to")
     is_picture = form in PICTURES
-    counted = count and form is not InputForm.PACKED
-    in_terminal = to_stdout and to is not OutputForm.JSONL and sys.stdout.isatty()
-    draws = to is OutputForm.PNG and not is_picture
+    counted = count and form != "packed"
+    in_terminal = to_stdout and to != "jsonl" and sys.stdout.isatty()
+    draws = to == "png" and not is_picture
     for is_nonsense, got, expected in (
-        (wanted is Wanted.FLIPS, "--as flips with --input", "images on the command line"),
+        (wanted == "flips", "--as flips with --input", "images on the command line"),
         (local and is_picture, "--local with a picture", "packed images, .npy or JSON lines"),
         (draws, f"PNG cannot be made from {form}", "a PNG or PBM"),
         (counted, f"--count with {form}", "it with packed images only"),
@@ -136,13 +129,13 @@ def _predictor(target: Target, *, local: bool) -> Client | Predictor:
 
 
 def _show(client: Client | Predictor, numbers: list[int], wanted: Wanted, *, as_json: bool) -> None:
-    ask = client.flip if wanted is Wanted.FLIPS else client.predict
+    ask = client.flip if wanted == "flips" else client.predict
     blocks = blocks_for(sys.stdout.encoding)
     rows: npt.NDArray[Any] = ask(numbers).reshape(-1, PIXELS)
     for number, row in zip(numbers, rows, strict=True):
         image = f"{number:04b}"
         found: dict[str, object] = {"image": number, "bits": image}
-        if wanted is Wanted.FLIPS:
+        if wanted == "flips":
             found["flip"] = flip = "".join(map(str, row))
             drawn = draw_flip(image, flip, blocks)
         else:
@@ -170,19 +163,8 @@ def _predict_stream(
 
 def _predict_picture(raw: Raw, file: BinaryIO, kind: str, path: str, form: OutputForm) -> int:
     """Send a picture of a media type as it is, in one request; return the number of images."""
-    accept = PNG if form is OutputForm.PNG else OCTETS
+    accept = PNG if form == "png" else OCTETS
     answer = raw.send(file.read(), {"Content-Type": kind, "Accept": accept})
-    count = _count(answer, accept)
-    with opened(path, form) as output:
-        if accept == PNG:
-            _files.write(output.file, answer.body)
-        else:
-            output.write(_answers.read(answer, count, PREDICTIONS))
-    return count
-
-
-def _count(answer: Reply, accept: str) -> int:
-    """Return the number of images in a picture's answer."""
     if answer.status == 413:
         got = "a picture that is too large"
         with suppress(ValueError, KeyError, TypeError):
@@ -196,4 +178,9 @@ def _count(answer: Reply, accept: str) -> int:
     if got != accept or not count:
         found = f"{len(answer.body)} bytes of {got or 'no type'} for {count or 'no'} images"
         raise InvalidAnswer(found, f"predictions as {accept}", "check the URL")
+    with opened(path, form) as output:
+        if accept == PNG:
+            _files.write(output.file, answer.body)
+        else:
+            output.write(_answers.read(answer, count, PREDICTIONS))
     return count
