@@ -103,6 +103,7 @@ def test_options_and_else_the_environment_reach_the_client(
         *((errors.NotAuthorized("a", "b"), 1), (errors.ModelNotFound("a", "b"), 1)),
         *((errors.ModelMismatch("a", "b"), 1), (errors.InternalError("a", "b"), 1)),
         *((errors.ClientError("a", "b"), 2), (errors.InvalidImage("a", "b"), 2)),
+        *((errors.ModelConflict("a", "b"), 1), (errors.ArtifactError("a", "b"), 1)),
         *((UsageError("a", "b"), 2), (OSError("A. Expected b."), 2)),
     ],
 )
