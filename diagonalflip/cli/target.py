@@ -11,7 +11,7 @@ import typer
 
 from diagonalflip.client import Client
 from diagonalflip.client._deadline import Deadline
-from diagonalflip.client._endpoint import Endpoint, Reply
+from diagonalflip.client._endpoint import Endpoint, Reply, quoted
 from diagonalflip.client._transport import Transport
 from diagonalflip.message import operations
 from diagonalflip.wire import MODEL
@@ -48,7 +48,7 @@ class Raw:
         Raises:
             DiagonalFlipError: As ``Transport.send``.
         """
-        paths = dict(zip(operations(), operations(self.version or ""), strict=True))
+        paths = dict(zip(operations(), operations(quoted(self.version or "")), strict=True))
         asked, mark, query = path.partition("?")
         url = f"{self.url}{paths.get(asked, asked)}{mark}{query}"
         sent = {"Accept-Encoding": "identity"} | dict(headers)

@@ -167,10 +167,10 @@ def test_a_picture_without_predictions_is_an_error(  # noqa: PLR0913, PLR0917 - 
     asked: list[bytes] = []
     images, output = tmp_path / "in.png", tmp_path / "out.bin"
     images.write_bytes(b"any")
-    words = ("--model-version", "2.0", "predict", "--input", images, "--output", output)
+    words = ("--model-version", "a/b", "predict", "--input", images, "--output", output)
     with listening(answer) as url:
         result = run_at(url, *words)
-    assert asked == [b"POST /predictions/diagonal_flip/2.0 HTTP/1.1\r\n"]
+    assert asked == [b"POST /predictions/diagonal_flip/a%2Fb HTTP/1.1\r\n"]
     assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
     assert list(tmp_path.iterdir()) == [images]
 
