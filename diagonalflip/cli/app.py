@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from diagonalflip.cli import check, compare, info, model, predict, serve
 from diagonalflip.cli.exits import ExitCode, complain, exit_code, point_nowhere
+from diagonalflip.cli.notation import READING
 from diagonalflip.cli.target import DEFAULT_URL, Target
 from diagonalflip.errors import DiagonalFlipError
 
@@ -75,7 +76,7 @@ def globally(  # noqa: PLR0913, PLR0917 - options, by name
     context.obj = Target(url, token, True if ca is None else str(ca), deadline_s, version)
 
 
-app.command(epilog=predict.EPILOG)(predict.predict)
+app.command(epilog=READING)(predict.predict)
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command()(check.check)
 app.command()(info.wait)

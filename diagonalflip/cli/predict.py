@@ -16,7 +16,7 @@ import typer
 from diagonalflip.cli import inputs, outputs
 from diagonalflip.cli.exits import UsageError, needs
 from diagonalflip.cli.inputs import PICTURES, Input, InputForm
-from diagonalflip.cli.notation import READING, blocks_for, draw, draw_flip, read_images
+from diagonalflip.cli.notation import blocks_for, draw, draw_flip, read_images
 from diagonalflip.cli.outputs import OutputForm, opened, shortest
 from diagonalflip.cli.progress import image_progress
 from diagonalflip.cli.target import Raw, Target
@@ -28,7 +28,6 @@ from diagonalflip.wire import OCTETS, PIXELS, PNG
 if TYPE_CHECKING:
     from diagonalflip.predictor import Predictor
 
-EPILOG = READING
 Form = TypeVar("Form", InputForm, OutputForm)
 Wanted = Literal["predictions", "flips"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -33,13 +32,13 @@ def image_progress(total: int | None) -> Iterator[Callable[[int], None]]:
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
     )
-    task = bar.add_task("", total=total)
-    since = time.monotonic()
+    bar.add_task("", total=total)
+    [task] = bar.tasks
 
     def update(done: int) -> None:
-        elapsed_s = time.monotonic() - since
+        elapsed_s = task.elapsed or 0.0
         told = f"{done:,} images {done / max(elapsed_s, 1e-3):,.0f} images/s"
-        bar.update(task, completed=done, description=told)
+        bar.update(task.id, completed=done, description=told)
         if elapsed_s > PATIENCE_S:
             bar.start()
 

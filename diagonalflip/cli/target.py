@@ -46,7 +46,7 @@ class Raw:
         """Send one request, once, without any ``Content-Type`` or ``Accept`` but in ``headers``.
 
         Raises:
-            DiagonalFlipError: As ``Transport.send``.
+            ClientError: As ``Transport.send``.
         """
         paths = dict(zip(operations(), operations(quoted(self.version or "")), strict=True))
         asked, mark, query = path.partition("?")

@@ -124,8 +124,7 @@ def _v2_predictions(answer: Reply, expected: Vector) -> Any:
 
 
 def _float16(answer: Reply, expected: Vector) -> None:
-    got = np.frombuffer(answer.body, "<f2").reshape(-1, PIXELS)
-    require_close(got, expected["float16"])
+    require_close(np.frombuffer(answer.body, "<f2").reshape(-1, PIXELS), expected["float16"])
 
 
 def _table(answer: Reply, expected: Vector) -> None:
