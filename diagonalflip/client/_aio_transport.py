@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aiohttp
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED
@@ -14,6 +13,7 @@ from requests.utils import select_proxy
 
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply
+from diagonalflip.client._sender import Answer, Sender
 from diagonalflip.errors import ClientError, ConnectionFailed
 from diagonalflip.wire import Images
 
@@ -22,16 +22,11 @@ _OF_PARENTS: list[aiohttp.ClientSession] = []
 processes' event loops share what the kernel watches."""
 
 
-class AsyncTransport:
-    """Sends requests on kept connections of the running event loop.
-
-    Args:
-        endpoint: Where to, and what to say.
-        connections: At most; further requests queue.
-    """
+class AsyncTransport(Sender):
+    """Sends requests on kept connections of the running event loop; further requests queue."""
 
     def __init__(self, endpoint: Endpoint, connections: int) -> None:
-        self._endpoint, self._connections = endpoint, connections
+        super().__init__(endpoint, connections)
         proxy = select_proxy(endpoint.base, endpoint.proxies)
         self._proxy = f"http://{proxy}" if proxy and "://" not in proxy else proxy
         if self._proxy and not self._proxy.startswith(("http://", "https://")):
@@ -39,7 +34,6 @@ class AsyncTransport:
         self._session: aiohttp.ClientSession | None = None
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._calls: set[asyncio.Timeout] = set()
-        self._closed = False
 
     async def close(self) -> None:
         """Close all connections; calls that run end with ClientError."""
@@ -67,21 +61,14 @@ class AsyncTransport:
         except TimeoutError as error:  # a deadline's has become a DeadlineExceeded
             raise _closed() from error
 
-    async def exchange(
-        self, images: Images, form: Form, deadline: Deadline, _: Any = None
+    async def _exchange(
+        self, images: Images, form: Form, deadline: Deadline, _: Answer | None
     ) -> Reply:
-        """Send one request and read its whole answer, whatever that is, into new memory.
-
-        Raises:
-            ConnectionFailed: The connection failed before a whole answer.
-            DeadlineExceeded: The deadline passed before a whole answer.
-            ClientError: The request cannot be sent; or the client is closed.
-        """
         if self._closed:
             raise _closed()
         try:
             async with asyncio.timeout(deadline.check()):
-                return await self._exchange(images, form)
+                return await self._post(images, form)
         except TimeoutError as error:
             raise deadline.exceeded() from error
         except aiohttp.ClientConnectorCertificateError as error:
@@ -89,20 +76,19 @@ class AsyncTransport:
         except (aiohttp.InvalidURL, ValueError) as error:
             raise ClientError(f"{error}", "a request", "check the client's settings") from error
         except (aiohttp.ClientError, OSError) as error:
-            told = f"{self._endpoint.base}: {str(error) or repr(error)}"
+            told = f"{self.endpoint.base}: {str(error) or repr(error)}"
             raise ConnectionFailed(told, "a whole answer", "check the server") from error
         except RuntimeError as error:  # the interpreter exits, and no thread looks up names
             raise ClientError(f"{error}", "a request before the program's exit") from error
 
-    async def sleep(self, seconds: float, _: Deadline) -> None:
-        """Sleep; the deadline is later."""
+    async def _sleep(self, seconds: float, _: Deadline) -> None:
         await asyncio.sleep(seconds)
 
-    async def _exchange(self, images: Images, form: Form) -> Reply:
+    async def _post(self, images: Images, form: Form) -> Reply:
         async with (await self._connected()).post(
-            self._endpoint.url,
+            self.endpoint.url,
             data=bytes(images.packed),
-            headers=self._endpoint.headers(images, form) | self._endpoint.authorization,
+            headers=self.endpoint.headers(images, form) | self.endpoint.authorization,
             skip_auto_headers=("Content-Type",),
             allow_redirects=False,
             proxy=self._proxy,
@@ -127,8 +113,8 @@ class AsyncTransport:
             self._owner = owner
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=self._connections,
-                    ssl=self._endpoint.tls or True,
+                    limit=self.connections,
+                    ssl=self.endpoint.tls or True,
                     enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
                 ),
                 timeout=aiohttp.ClientTimeout(),  # the deadline's business

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import requests
 
 from diagonalflip._loopback import is_loopback
+from diagonalflip.client._chunks import ChunkLimit
 from diagonalflip.errors import ClientError
 from diagonalflip.wire import JSON, OCTETS, PACKED, PIXELS, Images, to_pixels, unpack, with_padding
 
@@ -88,7 +89,7 @@ NO_IMAGES = Images(b"", 0)
 
 
 class Endpoint:
-    """URL, headers, certificates and proxies of requests for predictions.
+    """URL, headers, certificates, proxies and size of requests for predictions.
 
     What the environment says of them is found out once, by ``requests``, for both clients.
 
@@ -100,6 +101,7 @@ class Endpoint:
         version: The model's; None asks the server's default.
         verify: As in ``requests``: whether to check certificates, or the path of trusted ones.
         cert: As in ``requests``: the client's certificate, and its key if in another file.
+        images_per_request: Where its limit starts.
 
     Attributes:
         base: URL of the server, without a password.
@@ -109,6 +111,8 @@ class Endpoint:
         proxies: As in ``requests``. Neither these nor ``~/.netrc`` count for this machine.
         verify, cert: The same, but for ``verify=True`` a path.
         tls: What checks certificates; None without TLS.
+        version: That must answer, or None.
+        limit: Images per request.
 
     Raises:
         ClientError: ``url`` is no http or https URL, ``token`` fits into no header, or a file of
@@ -124,7 +128,9 @@ class Endpoint:
         version: str | None = None,
         verify: bool | str = True,
         cert: str | tuple[str, str] | None = None,
+        images_per_request: int = 1,
     ) -> None:
+        self.version, self.limit = version, ChunkLimit(images_per_request)
         session = requests.Session()
         try:
             parts = urlsplit(url)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from threading import Event
 from typing import Any, Self
 
 import numpy as np
 
-from diagonalflip.client._chunks import ChunkLimit
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import Form
-from diagonalflip.client._sender import Answer, Sender, run
+from diagonalflip.client._sender import Answer
+from diagonalflip.client._transport import Transport
 from diagonalflip.wire import Images
 
 
@@ -32,76 +31,51 @@ def begin(pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -
         return done
 
 
-class Jobs:
-    """Gets answers for any number of images by a transport that blocks.
+def collect(
+    transport: Transport, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
+) -> Answer:
+    """Return the answers of any number of images as one array, ``out`` if there is one.
 
-    Args:
-        sender: Gets the answers of a chunk.
-        limit: Images per chunk.
-        connections: Chunks of one job in flight at once.
+    The deadline is for the whole job alone: it is cancelled at the end.
     """
+    limit = transport.endpoint.limit.images
+    if images.count <= limit:
+        return transport.ask(images, form, deadline, out)
+    answers = np.empty((images.count, *form.shape), form.dtype) if out is None else out
+    packed, size = memoryview(images.packed), max(1, limit // 2)
+    starts = range(0, len(packed), size)
+    left = iter(starts)
 
-    def __init__(self, sender: Sender, limit: ChunkLimit, connections: int) -> None:
-        self._sender, self._limit, self.connections = sender, limit, connections
-
-    def answer(
-        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
-    ) -> Answer:
-        """Return the answers of one chunk, which are in ``out`` if there is such an array."""
-        return run(self._sender.answer(images, form, deadline, out))
-
-    def collect(
-        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
-    ) -> Answer:
-        """Return the answers of all images as one array, ``out`` if there is one.
-
-        Args:
-            images: In any number.
-            form: The answers'.
-            deadline: For the whole job alone: it is cancelled at the end.
-            out: Where to put the answers.
-        """
-        if images.count <= self._limit.images:
-            return self.answer(images, form, deadline, out)
-        answers = np.empty((images.count, *form.shape), form.dtype) if out is None else out
-        size = max(1, self._limit.images // 2)
-        packed, failed = memoryview(images.packed), Event()
-
-        def work(start: int) -> None:
-            if failed.is_set():
-                return
+    def work() -> None:
+        for start in left:  # each goes to one of the threads
             first, last = 2 * start, min(2 * (start + size), images.count)
             chunk = Images(bytes(packed[start : start + size]), last - first)
-            try:
-                self.answer(chunk, form, deadline, answers[first:last])
-            except BaseException:
-                failed.set()
-                raise
+            transport.ask(chunk, form, deadline, answers[first:last])
 
-        pool = threads(self.connections)
-        try:
-            begun = [begin(pool, work, start) for start in range(0, len(packed), size)]
-            for chunk in as_completed(begun):
-                chunk.result()
-        finally:
-            deadline.cancel()  # after a failure, or Ctrl-C, the others end too
-            pool.shutdown(cancel_futures=True)
-        return answers
+    pool = threads(transport.connections)
+    try:
+        begun = [begin(pool, work) for _ in starts[: transport.connections]]
+        for finished in as_completed(begun):
+            finished.result()
+    finally:
+        deadline.cancel()  # after a failure, or Ctrl-C, the others end too
+        pool.shutdown(cancel_futures=True)
+    return answers
 
 
 class Window:
     """Chunks of one job in flight; at most twice ``connections``, and their answers in order.
 
     Args:
-        jobs: Gets the answers.
+        transport: Gets the answers.
         form: The answers'.
         deadline: For each chunk, from when it was added; at the end, all are cancelled.
     """
 
-    def __init__(self, jobs: Jobs, form: Form, deadline: Deadline) -> None:
-        self._jobs, self._form, self._deadline = jobs, form, deadline
+    def __init__(self, transport: Transport, form: Form, deadline: Deadline) -> None:
+        self._transport, self._form, self._deadline = transport, form, deadline
         self._begun = deque[Future[Answer]]()
-        self._pool = threads(jobs.connections)
+        self._pool = threads(transport.connections)
 
     def __enter__(self) -> Self:
         return self
@@ -118,8 +92,8 @@ class Window:
     def add(self, images: Images) -> Iterator[Future[Answer]]:
         """Begin a chunk; yield what is to be taken before the next one."""
         deadline = self._deadline.restarted()
-        self._begun.append(begin(self._pool, self._jobs.answer, images, self._form, deadline))
-        full = 2 * self._jobs.connections
+        self._begun.append(begin(self._pool, self._transport.ask, images, self._form, deadline))
+        full = 2 * self._transport.connections
         while self._begun and (self._begun[0].done() or len(self._begun) >= full):
             yield self._begun.popleft()
 

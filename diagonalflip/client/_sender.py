@@ -1,33 +1,30 @@
 """One request's worth of work: sent again where that helps, cut smaller if told so, checked.
 
-Both clients use this; only the transports differ. Its coroutines wait for nothing but a
-transport's, so with one that blocks instead, ``run`` needs no event loop.
+Both clients use this; only the transports differ. Its coroutines wait for nothing but the
+transport, so with one that blocks instead, ``run`` needs no event loop.
 """
 
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from diagonalflip.client import _answers
 from diagonalflip.client._answers import ServerInfo
-from diagonalflip.client._chunks import ChunkLimit, split
+from diagonalflip.client._chunks import split
 from diagonalflip.client._deadline import Deadline
-from diagonalflip.client._endpoint import DESCRIPTION, NO_IMAGES, PREDICTIONS, Form, Reply
+from diagonalflip.client._endpoint import DESCRIPTION, NO_IMAGES, PREDICTIONS, Endpoint, Form, Reply
 from diagonalflip.errors import (
     ConnectionFailed,
     DeadlineExceeded,
     DiagonalFlipError,
-    InternalError,
     InvalidAnswer,
     ModelNotFound,
-    RateLimited,
-    RequestTimeout,
-    ServerOverloaded,
     TooManyImages,
 )
 from diagonalflip.wire import Images, pack
@@ -38,17 +35,6 @@ LONGEST_PAUSE_S = 5.0
 STRANGERS_ATTEMPTS = 6
 """Attempts to connect to what has never answered: a wrong address must not take a minute."""
 
-NOT_YET = (
-    ConnectionFailed,
-    DeadlineExceeded,
-    InternalError,
-    ModelNotFound,
-    RateLimited,
-    RequestTimeout,
-    ServerOverloaded,
-)
-"""Errors of a server that is still starting."""
-
 PROBE_S = 5.0
 """Longest wait for one check while the server is coming up."""
 
@@ -56,18 +42,6 @@ Answer = npt.NDArray[Any]
 """``form.dtype[n, *form.shape]``"""
 
 T = TypeVar("T")
-
-
-class Transport(Protocol):
-    """What sends requests and sleeps, as asyncio does or in this thread."""
-
-    async def exchange(
-        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None, /
-    ) -> Reply:
-        """Send one request; the answer may be in ``out`` already."""
-
-    async def sleep(self, seconds: float, deadline: Deadline, /) -> None:
-        """Sleep, but not past the deadline."""
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -80,18 +54,34 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("a transport that blocks has waited")
 
 
-class Sender:
+class Sender(ABC):
     """Gets answers for images from a server; any number of threads or tasks.
 
     Args:
-        transport: Sends single requests.
-        version: The version that must answer, or None.
-        limit: Images per request.
+        endpoint: Where to, and what to say.
+        connections: How many to keep.
     """
 
-    def __init__(self, transport: Transport, version: str | None, limit: ChunkLimit) -> None:
-        self._transport, self._version, self._limit = transport, version, limit
-        self._has_answered = False
+    def __init__(self, endpoint: Endpoint, connections: int = 1) -> None:
+        self.endpoint, self.connections = endpoint, connections
+        self._closed = self._has_answered = False
+
+    @abstractmethod
+    async def _exchange(
+        self, images: Images, form: Form, deadline: Deadline, out: Answer | None, /
+    ) -> Reply:
+        """Send one request and read its whole answer, whatever that is; maybe into ``out``.
+
+        Raises:
+            ConnectionFailed: The connection failed before a whole answer.
+            DeadlineExceeded: The deadline passed before a whole answer.
+            ClientError: The request cannot be sent: TLS, or a malformed URL or header; or
+                the client is closed.
+        """
+
+    @abstractmethod
+    async def _sleep(self, seconds: float, deadline: Deadline, /) -> None:
+        """Sleep, but not past the deadline."""
 
     async def answer(
         self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
@@ -100,18 +90,17 @@ class Sender:
 
         They are in ``out`` if there is such an array.
         """
-        if images.count <= self._limit.images:
-
-            async def once() -> Answer:
-                return await self._once(images, form, deadline, out)
-
+        limit = self.endpoint.limit
+        if images.count <= limit.images:
             try:
-                return await self._repeated(once, deadline)
+                return await self._repeated(
+                    lambda: self._once(images, form, deadline, out), deadline
+                )
             except TooManyImages as error:
-                self._limit.lower(error.limit)
+                limit.lower(error.limit)
         answers = np.empty((images.count, *form.shape), form.dtype) if out is None else out
         done = 0
-        for part in split(images, self._limit.images):
+        for part in split(images, limit.images):
             await self.answer(part, form, deadline, answers[done : done + part.count])
             done += part.count
         return answers
@@ -120,7 +109,7 @@ class Sender:
         """Return the description of the server."""
 
         async def once() -> ServerInfo:
-            return _answers.info(await self._exchange(NO_IMAGES, DESCRIPTION, deadline))
+            return _answers.info(await self._reply(NO_IMAGES, DESCRIPTION, deadline))
 
         return await self._repeated(once, deadline)
 
@@ -136,7 +125,10 @@ class Sender:
         while True:
             try:
                 await self._check_all_16(Deadline(min(PROBE_S, deadline.check())))
-            except NOT_YET as error:
+            except DiagonalFlipError as error:
+                is_starting = isinstance(error, DeadlineExceeded | ModelNotFound)
+                if not (is_starting or error.retryable):
+                    raise
                 if failure is None or deadline.left_s() > 0:
                     failure = error  # else the check was cut short, which says nothing
                 pause_s = random.uniform(0.05, 0.25)  # noqa: S311
@@ -148,7 +140,7 @@ class Sender:
                     ) from error
             else:
                 return
-            await self._transport.sleep(pause_s, deadline)
+            await self._sleep(pause_s, deadline)
 
     async def _check_all_16(self, deadline: Deadline) -> None:
         together = await self._once(pack(range(16)), PREDICTIONS, deadline)
@@ -159,7 +151,7 @@ class Sender:
         self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
     ) -> Answer:
         """Return the answer to one request, sent once."""
-        reply = await self._exchange(images, form, deadline, out)
+        reply = await self._reply(images, form, deadline, out)
         answer = _answers.read(reply, images.count, form)
         if out is None:
             return answer
@@ -167,14 +159,14 @@ class Sender:
             out[...] = answer
         return out
 
-    async def _exchange(
+    async def _reply(
         self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
     ) -> Reply:
-        reply = await self._transport.exchange(images, form, deadline, out)
+        reply = await self._exchange(images, form, deadline, out)
         self._has_answered = True
-        version = reply.headers.get("Flip-Model-Version")
-        if self._version not in (None, version) and reply.status == 200:
-            raise InvalidAnswer(f"version {version} answered", f"version {self._version}")
+        version, wanted = reply.headers.get("Flip-Model-Version"), self.endpoint.version
+        if wanted not in (None, version) and reply.status == 200:
+            raise InvalidAnswer(f"version {version} answered", f"version {wanted}")
         return reply
 
     async def _repeated(self, once: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
@@ -197,4 +189,4 @@ class Sender:
                     raise
                 deadline.failure = error
             longest_s = min(2 * longest_s, LONGEST_PAUSE_S)
-            await self._transport.sleep(pause_s, deadline)
+            await self._sleep(pause_s, deadline)

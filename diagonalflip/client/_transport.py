@@ -19,21 +19,17 @@ from requests.adapters import HTTPAdapter
 from diagonalflip.client._connection import THREAD, Connection
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply
+from diagonalflip.client._sender import Answer, Sender, run
 from diagonalflip.errors import ClientError, ConnectionFailed
 from diagonalflip.wire import Images
 
 
-class Transport:
-    """Sends requests on kept connections; any number of threads, each on one of its own.
-
-    Args:
-        endpoint: Where to, and what to say.
-        connections: How many to keep.
-    """
+class Transport(Sender):
+    """Sends requests on kept connections; any number of threads, each on one of its own."""
 
     def __init__(self, endpoint: Endpoint, connections: int = 1) -> None:
-        self._endpoint, self._connections = endpoint, connections
-        self._closed, self._process, self._opening = False, 0, threading.Lock()
+        super().__init__(endpoint, connections)
+        self._process, self._opening = 0, threading.Lock()
 
     def close(self) -> None:
         """Close idle connections at once, and those in use after their answers."""
@@ -41,30 +37,24 @@ class Transport:
         if self._process == os.getpid():
             self._pool.close()
 
-    async def exchange(
-        self, images: Images, form: Form, deadline: Deadline, out: Any = None
+    def ask(
+        self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
+    ) -> Answer:
+        """Return the answers of one chunk, which are in ``out`` if there is such an array."""
+        return run(self.answer(images, form, deadline, out))
+
+    async def _exchange(
+        self, images: Images, form: Form, deadline: Deadline, out: Answer | None
     ) -> Reply:
-        """Ask for predictions, once, without ever waiting for an event loop; see ``run``.
-
-        Args:
-            images: What to send.
-            form: The answer's.
-            deadline: The call's.
-            out: Array for the answer, if that form has the same bytes there.
-
-        Raises:
-            ClientError: As ``send``.
-        """
-        headers = self._endpoint.headers(images, form)
+        headers = self.endpoint.headers(images, form)
         most = form.length_bytes(images.count) + 1
         into = None
         if form.is_plain:
             array: Any = np.empty((images.count, *form.shape), form.dtype) if out is None else out
             into = memoryview(array).cast("B")
-        return self.send(self._endpoint.url, images.packed, headers, deadline, most, into=into)
+        return self.send(self.endpoint.url, images.packed, headers, deadline, most, into=into)
 
-    async def sleep(self, seconds: float, deadline: Deadline) -> None:
-        """Sleep in this thread, but not past the deadline or a cancellation."""
+    async def _sleep(self, seconds: float, deadline: Deadline) -> None:
         deadline.sleep(seconds)
 
     def send(  # noqa: PLR0913 - what a request is
@@ -90,10 +80,7 @@ class Transport:
             into: Takes the body of an answer with status 200, if it has that length.
 
         Raises:
-            ConnectionFailed: The connection failed before a whole answer.
-            DeadlineExceeded: The deadline passed before a whole answer.
-            ClientError: The request cannot be sent: TLS, or a malformed URL or header; or
-                the client is closed.
+            ConnectionFailed, DeadlineExceeded, ClientError: As ``Sender._exchange``.
         """
         if self._closed:
             raise ClientError("the client is closed", "an open one", "make another Client")
@@ -104,7 +91,7 @@ class Transport:
                 self._open()
             response = self._pool.urlopen(
                 method,
-                self._prefix + url.removeprefix(self._endpoint.base),
+                self._prefix + url.removeprefix(self.endpoint.base),
                 bytes(body),
                 self._headers | dict(headers),
                 retries=False,
@@ -125,8 +112,8 @@ class Transport:
         with self._opening:
             if self._process == os.getpid():
                 return
-            endpoint = self._endpoint
-            adapter, proxies = HTTPAdapter(pool_maxsize=self._connections), endpoint.proxies
+            endpoint = self.endpoint
+            adapter, proxies = HTTPAdapter(pool_maxsize=self.connections), endpoint.proxies
             trust: Any = endpoint.verify, endpoint.cert
             pool: Any = adapter.get_connection_with_tls_context(endpoint.request, trust[0], proxies)
             adapter.cert_verify(pool, endpoint.base, *trust)  # type: ignore[no-untyped-call]
@@ -144,7 +131,7 @@ class Transport:
         if deadline.left_s() <= 0 or is_late:
             return deadline.exceeded()
         reason = _reason(error)
-        told = f"{self._endpoint.base}: {str(reason) or type(reason).__name__}"
+        told = f"{self.endpoint.base}: {str(reason) or type(reason).__name__}"
         if isinstance(reason, ssl.SSLCertVerificationError):
             return ClientError(told, "a trusted certificate", "check verify")
         return ConnectionFailed(told, "a whole answer", "check the server")

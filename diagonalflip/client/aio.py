@@ -14,14 +14,14 @@ import numpy.typing as npt
 from diagonalflip.client import _files
 from diagonalflip.client._aio_transport import AsyncTransport
 from diagonalflip.client._answers import ServerInfo
-from diagonalflip.client._chunks import ChunkLimit, chunks_async
+from diagonalflip.client._chunks import chunks_async
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import FLIPS, PREDICTIONS, Copied, Endpoint, Form, check_positive
 from diagonalflip.client._files import Destination, Source
 from diagonalflip.client._images import ImagesLike, Packed, packed_images, to_images
-from diagonalflip.client._jobs import Jobs, Window, begin, threads
+from diagonalflip.client._jobs import Window, begin, collect, threads
 from diagonalflip.client._join import AsyncJoiner
-from diagonalflip.client._sender import Answer, Sender
+from diagonalflip.client._sender import Answer
 from diagonalflip.client._transport import Transport
 from diagonalflip.wire import MODEL, Images
 
@@ -61,15 +61,14 @@ class AsyncClient(Copied):
         check_positive(
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
         )
-        endpoint = Endpoint(url, model, token, model_digest, version, verify, cert)
-        self._limit = ChunkLimit(images_per_request)
+        endpoint = Endpoint(
+            url, model, token, model_digest, version, verify, cert, images_per_request
+        )
+        self._limit = endpoint.limit
         self._transport = AsyncTransport(endpoint, connections)
-        self._sender = Sender(self._transport, version, self._limit)
+        self._blocking = Transport(endpoint, min(connections, JOB_CONNECTIONS))
         self._joiner = AsyncJoiner(self._answer, self._limit, deadline_s)
         self._joins, self._deadline_s = join_calls, deadline_s
-        at_once = min(connections, JOB_CONNECTIONS)
-        self._blocking = Transport(endpoint, at_once)
-        self._jobs = Jobs(Sender(self._blocking, version, self._limit), self._limit, at_once)
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,7 +102,7 @@ class AsyncClient(Copied):
 
         Threads get them: asyncio's streams are slow for large answers.
         """
-        window = Window(self._jobs, PREDICTIONS, Deadline(self._deadline_s))
+        window = Window(self._blocking, PREDICTIONS, Deadline(self._deadline_s))
         try:
             async with aclosing(chunks_async(pieces, self._limit, count)) as chunks:
                 async for images in chunks:
@@ -143,12 +142,12 @@ class AsyncClient(Copied):
     async def info(self) -> ServerInfo:
         """Return the server's model, device, workers and limits."""
         async with self._transport.call():
-            return await self._sender.info(Deadline(self._deadline_s))
+            return await self._transport.info(Deadline(self._deadline_s))
 
     async def wait_until_ready(self, timeout_s: float) -> None:
         """Wait for a correct prediction of all 16 images; see ``Client.wait_until_ready``."""
         async with self._transport.call():
-            await self._sender.wait_until_ready(timeout_s)
+            await self._transport.wait_until_ready(timeout_s)
 
     def _collect(self, images: Images, form: Form) -> Awaitable[Answer]:
         if images.count > self._limit.images:
@@ -159,13 +158,14 @@ class AsyncClient(Copied):
 
     async def _answer(self, images: Images, form: Form, deadline: Deadline) -> Answer:
         async with self._transport.call():
-            return await self._sender.answer(images, form, deadline)
+            return await self._transport.answer(images, form, deadline)
 
     async def _job(self, images: Images, form: Form) -> Answer:
         """Do a job in threads; if it is cancelled, they end soon."""
         deadline, pool = Deadline(self._deadline_s), threads(1)
         try:
-            return await self._answered(begin(pool, self._jobs.collect, images, form, deadline))
+            job = begin(pool, collect, self._blocking, images, form, deadline)
+            return await self._answered(job)
         finally:
             deadline.cancel()
             pool.shutdown(wait=False)

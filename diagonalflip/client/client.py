@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from diagonalflip.client import _answers
 from diagonalflip.client._answers import ServerInfo
-from diagonalflip.client._chunks import ChunkLimit, chunks
+from diagonalflip.client._chunks import chunks
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import FLIPS, PREDICTIONS, Copied, Endpoint, Form, check_positive
 from diagonalflip.client._images import Packed
-from diagonalflip.client._jobs import Jobs, Window
+from diagonalflip.client._jobs import Window, collect
 from diagonalflip.client._join import MOST_IMAGES, ThreadJoiner
 from diagonalflip.client._operations import Operations
-from diagonalflip.client._sender import Answer, Sender, run
+from diagonalflip.client._sender import Answer, run
 from diagonalflip.client._transport import Transport
 from diagonalflip.wire import MODEL, Images
 
@@ -77,12 +77,12 @@ class Client(Copied, Operations):
         check_positive(
             deadline_s=deadline_s, connections=connections, images_per_request=images_per_request
         )
-        endpoint = Endpoint(url, model, token, model_digest, version, verify, cert)
+        endpoint = Endpoint(
+            url, model, token, model_digest, version, verify, cert, images_per_request
+        )
+        self._limit = endpoint.limit
         self._transport = Transport(endpoint, connections)
-        self._limit = ChunkLimit(images_per_request)
-        self._sender = Sender(self._transport, version, self._limit)
-        self._jobs = Jobs(self._sender, self._limit, connections)
-        self._joiner = ThreadJoiner(self._sender.answer, self._limit, connections)
+        self._joiner = ThreadJoiner(self._transport.answer, self._limit, connections)
         self._most_joined = MOST_IMAGES if join_calls else 0
         self._deadline_s = deadline_s
 
@@ -98,7 +98,7 @@ class Client(Copied, Operations):
         self, pieces: Iterable[Packed], *, count: int | None = None
     ) -> Generator[npt.NDArray[np.float32], None, None]:
         """Yield predictions of any number of images; see ``Operations``."""
-        with Window(self._jobs, PREDICTIONS, self._deadline()) as window:
+        with Window(self._transport, PREDICTIONS, self._deadline()) as window:
             for images in chunks(pieces, self._limit, count):
                 for answer in window.add(images):
                     yield answer.result()
@@ -107,7 +107,7 @@ class Client(Copied, Operations):
 
     def info(self) -> ServerInfo:
         """Return the server's model, device, workers and limits."""
-        return run(self._sender.info(self._deadline()))
+        return run(self._transport.info(self._deadline()))
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Block until the server predicts all 16 images, the same alone and together.
@@ -119,7 +119,7 @@ class Client(Copied, Operations):
             DeadlineExceeded: It did not by then; says what came instead.
             InvalidAnswer: It answers, but wrongly.
         """
-        run(self._sender.wait_until_ready(timeout_s))
+        run(self._transport.wait_until_ready(timeout_s))
 
     def _predict(
         self, images: Images, out: npt.NDArray[np.float32] | None
@@ -133,7 +133,7 @@ class Client(Copied, Operations):
 
     def _collect(self, images: Images, form: Form, out: Answer | None = None) -> Answer:
         if images.count > min(self._limit.images, self._most_joined):
-            return self._jobs.collect(images, form, self._deadline(), out)
+            return collect(self._transport, images, form, self._deadline(), out)
         answer = self._joiner.ask(images, form, self._deadline())
         if out is None:
             return answer

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from diagonalflip import AsyncClient, Client, errors
+from diagonalflip.client import aio
 from diagonalflip.client._chunks import ChunkLimit
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import FLIPS, PREDICTIONS, Form
-from diagonalflip.client._jobs import Jobs, Window
+from diagonalflip.client._jobs import Window, collect
 from diagonalflip.client._join import ThreadJoiner
 from diagonalflip.wire import Images, pack, unpack
 from tests.faults.fake_server import TABLE, FakeServer, expected_flips
@@ -121,7 +123,10 @@ def test_a_chunk_that_fails_ends_those_in_flight() -> None:
     began, left = threading.Event(), list[float]()
 
     class Waiting:
-        async def answer(self, images: Images, _: Form, deadline: Deadline, __: Any) -> None:
+        connections = 2
+        endpoint = SimpleNamespace(limit=ChunkLimit(2))
+
+        def ask(self, images: Images, _: Form, deadline: Deadline, __: Any) -> None:
             if images.packed[0]:
                 assert began.wait(30)
                 raise errors.InvalidImage("a", "b")
@@ -130,16 +135,14 @@ def test_a_chunk_that_fails_ends_those_in_flight() -> None:
             left.append(deadline.left_s())
 
     with pytest.raises(errors.InvalidImage):
-        Jobs(cast("Any", Waiting()), ChunkLimit(2), 2).collect(
-            pack([0, 0, 1, 1]), PREDICTIONS, Deadline(60)
-        )
+        collect(cast("Any", Waiting()), pack([0, 0, 1, 1]), PREDICTIONS, Deadline(60))
     assert left == [0.0]
 
 
 def test_a_job_that_is_cancelled_ends_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     began, left, ended = threading.Event(), list[float](), threading.Event()
 
-    def collect(_: Jobs, __: Images, ___: Form, deadline: Deadline) -> None:
+    def waiting(_: Any, __: Images, ___: Form, deadline: Deadline) -> None:
         began.set()
         deadline.sleep(5)
         left.append(deadline.left_s())
@@ -153,7 +156,7 @@ def test_a_job_that_is_cancelled_ends_its_threads(monkeypatch: pytest.MonkeyPatc
             with pytest.raises(asyncio.CancelledError):
                 await job
 
-    monkeypatch.setattr(Jobs, "collect", collect)
+    monkeypatch.setattr(aio, "collect", waiting)
     asyncio.run(cancel())
     assert ended.wait(30)
     assert left == [0.0]
@@ -166,7 +169,7 @@ def test_a_window_that_ends_takes_what_is_in_flight_with_it() -> None:
     class Waiting:
         connections = 1
 
-        def answer(self, _: Images, __: Form, deadline: Deadline) -> None:
+        def ask(self, _: Images, __: Form, deadline: Deadline) -> None:
             began.set()
             deadline.sleep(5)
             left.append(deadline.left_s())
