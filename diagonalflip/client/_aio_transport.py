@@ -32,7 +32,7 @@ class AsyncTransport(Sender):
         if self._proxy and not self._proxy.startswith(("http://", "https://")):
             raise ClientError(f"the proxy {proxy}", "one of http or https")
         self._session: aiohttp.ClientSession | None = None
-        self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self._owner: tuple[int, asyncio.AbstractEventLoop]
         self._calls: set[asyncio.Timeout] = set()
 
     async def close(self) -> None:
@@ -103,13 +103,11 @@ class AsyncTransport(Sender):
     async def _connected(self) -> aiohttp.ClientSession:
         """Return the session of this process and its running event loop."""
         owner = os.getpid(), asyncio.get_running_loop()
-        if self._session is not None and self._owner != owner:
-            if self._owner is not None and self._owner[0] != owner[0]:
+        if self._session is None or self._owner != owner:
+            if self._session is not None and self._owner[0] != owner[0]:
                 _OF_PARENTS.append(self._session)
-            else:
+            elif self._session is not None:
                 await self._session.close()
-            self._session = None
-        if self._session is None:
             self._owner = owner
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(

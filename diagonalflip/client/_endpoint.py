@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,45 +44,35 @@ class Form:
 
     Attributes:
         media_type: What to accept.
-        shape: One image's in the answer.
+        bits: One image's in the body.
+        shape: One image's in the decoded answer.
         dtype: The decoded answer's.
-        length_bytes: Body's length for a number of images.
-        decode: Body and number of images to ``dtype[n, *shape]``, writable.
-        is_plain: Whether a decoded answer has the same bytes as the body.
     """
 
     media_type: str
-    shape: tuple[int, ...]
-    dtype: type[Any]
-    length_bytes: Callable[[int], int]
-    decode: Callable[[Any, int], npt.NDArray[Any]]
-    is_plain: bool = False
+    bits: int = 0
+    shape: tuple[int, ...] = ()
+    dtype: type[Any] = object
 
     def content_type(self, count: int) -> str:
         """Return the media type, with the padding of ``count`` images if this form is packed."""
         return with_padding(self.media_type, count) if self is FLIPS else self.media_type
 
+    def length_bytes(self, count: int) -> int:
+        """Return the body's length for a number of images; of a description, the most."""
+        return (self.bits * count + 7) // 8 if count else LONGEST_PROBLEM_BYTES
 
-def _floats(body: bytearray | memoryview, _count: int) -> npt.NDArray[np.float32]:
-    """Return the numbers where they lie; whoever gets them may change them."""
-    return np.frombuffer(body, dtype="<f4").astype(np.float32, copy=False).reshape(-1, PIXELS)
-
-
-def _flips(body: bytes, count: int) -> npt.NDArray[np.uint8]:
-    return to_pixels(unpack(Images(body, count)))
-
-
-def _octets(body: bytes, _count: int) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(body, np.uint8)
+    def decode(self, body: Any, count: int) -> npt.NDArray[Any]:
+        """Return ``dtype[count, *shape]``, writable; predictions where they lie in ``body``."""
+        if self is FLIPS:
+            return to_pixels(unpack(Images(body, count)))
+        return np.frombuffer(body, "<f4").astype(np.float32, copy=False).reshape(-1, PIXELS)
 
 
-PREDICTIONS = Form(
-    *(OCTETS, (PIXELS,), np.float32, lambda count: 4 * PIXELS * count, _floats),
-    is_plain=sys.byteorder == "little",
-)
-FLIPS = Form(PACKED, (2, 2), np.uint8, lambda count: (count + 1) // 2, _flips)
+PREDICTIONS = Form(OCTETS, 32 * PIXELS, (PIXELS,), np.float32)
+FLIPS = Form(PACKED, PIXELS, (2, 2), np.uint8)
 
-DESCRIPTION = Form(JSON, (), object, lambda _: LONGEST_PROBLEM_BYTES, _octets)
+DESCRIPTION = Form(JSON)
 """The answer to a request without images: what is served."""
 NO_IMAGES = Images(b"", 0)
 

@@ -7,13 +7,14 @@ import mmap
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from diagonalflip.errors import EmptyPayload, InvalidImage, InvalidPadding
-from diagonalflip.wire import NIBBLE_BITS, PIXELS, Images, pack, pack_pixels
+from diagonalflip.wire import NIBBLE_BITS, PIXELS, Images, pack, pack_pixels, unpack
 
 Packed = bytes | bytearray | memoryview
 """Two images per byte, high nibble first."""
@@ -205,17 +206,11 @@ def _from_items(items: list[Any]) -> Images:
     if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
         for index, item in enumerate(items):
             _reject_masked(item, f" in image {index}")
-    if kinds <= {int}:
-        try:
-            return pack(np.array(items, dtype=np.int64))
-        except OverflowError:
-            pass  # an integer of more than 64 bits: found and named below
-    elif str not in kinds:
-        try:
+    if str not in kinds:
+        with suppress(ValueError):  # images of several forms
             array = np.array(items)
-        except ValueError:
-            pass  # images of several forms
-        else:
+            if kinds <= {int} and array.dtype.kind == "i":
+                return pack(array)
             if array.dtype.kind in "biu" and array.shape[1:] in _SHAPES:
                 return _from_pixels(array)
     return pack(np.fromiter((_number(*item) for item in enumerate(items)), np.int64, len(items)))
@@ -226,25 +221,11 @@ def _number(index: int, item: Any) -> int:
     if isinstance(item, str):
         number = _BIT_STRINGS.get(item, -1)
     elif isinstance(item, Sequence | np.ndarray):
-        number = _number_of_pixels(item)
+        with suppress(ValueError, InvalidImage):  # rows of different lengths; no pixels
+            number = int(unpack(_from_pixels(np.array([item])))[0])
     elif not isinstance(item, bool):
-        try:
+        with suppress(TypeError):
             number = operator.index(item)
-        except TypeError:
-            number = -1
     if not 0 <= number <= 15:
         raise InvalidImage(f"{repr(item)[:60]} at index {index}", _FORMS)
     return number
-
-
-def _number_of_pixels(item: Any) -> int:
-    """Return the image number of four pixels, or -1."""
-    try:
-        pixels = np.array(item)
-    except ValueError:  # rows of different lengths
-        return -1
-    if pixels.shape not in _SHAPES or pixels.dtype.kind not in "biu":
-        return -1
-    if ((pixels != 0) & (pixels != 1)).any():
-        return -1
-    return int(np.packbits(pixels)[0]) >> NIBBLE_BITS
