@@ -7,6 +7,7 @@ module imports only the standard library, and entry points ask it first.
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -30,9 +31,8 @@ def require(cpuinfo: Path = CPUINFO, machine: str = "") -> None:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
-    lines = (line.partition(":") for line in text.splitlines())
-    flags = next((set(told.split()) for name, _, told in lines if name.strip() == "flags"), None)
-    missing = [flag for flag in NEEDED if flags is not None and flag not in flags]
+    flags = re.search(r"^flags\s*:(.*)", text, re.MULTILINE)
+    missing = [flag for flag in NEEDED if flags and flag not in flags[1].split()]
     if missing:
         raise SettingError(
             f"this processor lacks {', '.join(missing)}",

@@ -74,22 +74,21 @@ def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
     got = headers.get("Content-Type") or ""
     if got != media_type and _media_type(got) != _media_type(media_type):
         raise errors.InvalidAnswer(f"Content-Type: {got}", media_type, _LOOK)
-    if (coding := headers.get("Content-Encoding")) is not None:
-        raise errors.InvalidAnswer(f"Content-Encoding: {coding}", "none", _LOOK)
-    for name, expected in (("Flip-Images", str(count)), ("Flip-Wire-Version", WIRE_VERSION)):
-        found = headers.get(name)
-        if found is not None and found != expected:
+    fixed = {
+        "Content-Encoding": "none",
+        "Flip-Images": str(count),
+        "Flip-Wire-Version": WIRE_VERSION,
+    }
+    for name, expected in fixed.items():
+        if (found := headers.get(name, expected)) != expected:
             raise errors.InvalidAnswer(f"{name}: {found}", expected, _LOOK)
-    if len(reply.body) != form.length_bytes(count):
-        more = "or more " if len(reply.body) > form.length_bytes(count) else ""
-        raise errors.InvalidAnswer(
-            f"a body of {len(reply.body)} bytes {more}for {count} images",
-            f"{form.length_bytes(count)} bytes",
-            _LOOK,
-        )
-    if form is FLIPS and reply.headers.get("Flip-Flips") != "16":
-        version, flips = (reply.headers.get(f"Flip-{name}") for name in ("Model-Version", "Flips"))
-        raise does_not_flip(version, flips)
+    length, wanted = len(reply.body), form.length_bytes(count)
+    if length != wanted:
+        more = "or more " if length > wanted else ""
+        got = f"a body of {length} bytes {more}for {count} images"
+        raise errors.InvalidAnswer(got, f"{wanted} bytes", _LOOK)
+    if form is FLIPS and headers.get("Flip-Flips") != "16":
+        raise does_not_flip(headers.get("Flip-Model-Version"), headers.get("Flip-Flips"))
     return form.decode(reply.body, count)
 
 

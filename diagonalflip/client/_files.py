@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,14 +22,11 @@ Source = str | os.PathLike[str] | BinaryIO
 Destination = str | os.PathLike[str] | BinaryIO
 
 
-@contextmanager
-def reading(source: Source) -> Iterator[BinaryIO]:
+def reading(source: Source) -> AbstractContextManager[BinaryIO]:
     """Open the source; closed at the end if it was a path."""
     if isinstance(source, str | os.PathLike):
-        with Path(source).open("rb") as file:
-            yield file
-    else:
-        yield source
+        return Path(source).open("rb")
+    return nullcontext(source)
 
 
 def pieces(file: BinaryIO) -> Iterator[bytes]:
@@ -103,10 +100,7 @@ def _replace(path: Path, part: Path) -> bool:
 
     That is so for a file of another owner, and one that is mounted.
     """
-    try:
-        before = path.stat()
-    except FileNotFoundError:
-        before = None
+    before = path.stat() if path.exists() else None
     try:
         if before is not None:
             if hasattr(os, "chown"):

@@ -77,7 +77,7 @@ class AsyncJoiner:
     def __init__(self, send: Send, limit: ChunkLimit, deadline_s: float) -> None:
         self._send, self._limit, self._deadline_s = send, limit, deadline_s
         self._waiting: dict[tuple[asyncio.AbstractEventLoop, Form], list[_AsyncCall]] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
 
     def ask(self, images: Images, form: Form) -> Awaitable[Answer]:
         """Return the answer, ``form.dtype[n, *form.shape]``, or raise what ``send`` does."""
@@ -111,28 +111,24 @@ class AsyncJoiner:
     def _begin(self, waiting: deque[_AsyncCall]) -> None:
         """Send calls in as few requests as the limit allows."""
         while calls := _take(waiting, self._limit):
-            deadline = Deadline(self._deadline_s)
-            sending = asyncio.create_task(_deliver(self._send, calls, deadline))
-            ending = asyncio.create_task(_end(calls, deadline, sending))
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
+            joined = asyncio.create_task(self._joined(calls, Deadline(self._deadline_s)))
+            self._running.add(joined)
+            joined.add_done_callback(self._running.discard)
 
-
-async def _end(
-    calls: Sequence[_AsyncCall], deadline: Deadline, sending: asyncio.Task[None]
-) -> None:
-    """End each call at its deadline, and the request when nobody waits for it any more."""
-    try:
-        for call in calls:  # the first one ends first
-            if not call.done():
-                left_s = min(call.ends_at - time.monotonic(), LONGEST_WAIT_S)
-                await asyncio.wait([call], timeout=left_s)
-            if not call.done():
-                call.set_exception(deadline.exceeded())
-    finally:
-        sending.cancel()
-        for call in calls:
-            call.cancel()
+    async def _joined(self, calls: Sequence[_AsyncCall], deadline: Deadline) -> None:
+        """Send calls, end each at its deadline, and the request when nobody waits any more."""
+        sending = asyncio.create_task(_deliver(self._send, calls, deadline))
+        try:
+            for call in calls:  # the first one ends first
+                if not call.done():
+                    left_s = min(call.ends_at - time.monotonic(), LONGEST_WAIT_S)
+                    await asyncio.wait([call], timeout=left_s)
+                if not call.done():
+                    call.set_exception(deadline.exceeded())
+        finally:
+            sending.cancel()
+            for call in calls:
+                call.cancel()
 
 
 class ThreadJoiner:

@@ -99,7 +99,7 @@ def asking(joiner: AsyncJoiner, *numbers: int) -> list[asyncio.Task[Any]]:
     return [asyncio.create_task(ask(number)) for number in numbers]
 
 
-async def turns(count: int = 3) -> None:
+async def turns(count: int = 4) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
