@@ -10,16 +10,9 @@ from typing import Any
 import pytest
 
 from diagonalflip import AsyncClient, Client
-from tests.faults.fake_server import FakeServer, listening
 
 Call = Callable[..., Any]
 """``call(url, operation, *arguments, **settings)``"""
-
-
-@pytest.fixture(scope="session")
-def fake_url() -> Iterator[str]:
-    with listening(FakeServer().serve) as url:
-        yield url
 
 
 def call_sync(url: str, operation: str, *arguments: Any, **settings: Any) -> Any:
