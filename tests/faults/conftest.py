@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -12,18 +15,26 @@ import pytest
 from diagonalflip import AsyncClient, Client
 
 Call = Callable[..., Any]
-"""``call(url, operation, *arguments, **settings)``"""
+"""``call(url, operation, *arguments, given={}, **settings)``: ``given`` are named arguments."""
 
 
-def call_sync(url: str, operation: str, *arguments: Any, **settings: Any) -> Any:
+def call_sync(
+    url: str, operation: str, *arguments: Any, given: Any = MappingProxyType({}), **settings: Any
+) -> Any:
     with Client(url, **settings) as client:
-        return getattr(client, operation)(*arguments)
+        answer = getattr(client, operation)(*arguments, **given)
+        return list(answer) if isinstance(answer, Iterator) else answer
 
 
-def call_async(url: str, operation: str, *arguments: Any, **settings: Any) -> Any:
+def call_async(
+    url: str, operation: str, *arguments: Any, given: Any = MappingProxyType({}), **settings: Any
+) -> Any:
     async def call() -> Any:
         async with AsyncClient(url, **settings) as client:
-            return await getattr(client, operation)(*arguments)
+            answer = getattr(client, operation)(*arguments, **given)
+            if isinstance(answer, AsyncIterator):
+                return [part async for part in answer]
+            return await answer
 
     return asyncio.run(call())
 
@@ -41,3 +52,11 @@ def unused_url() -> Iterator[str]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fails if what is in it takes longer."""
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds

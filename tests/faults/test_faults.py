@@ -7,7 +7,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 from diagonalflip import Client, ServerInfo, errors
 from diagonalflip.errors import DiagonalFlipError
 from tests.faults import faulty_server as faults
-from tests.faults.conftest import Call, call_sync
+from tests.faults.conftest import Call, call_sync, within
 from tests.faults.fake_server import DESCRIPTION, TABLE, listening
 from tests.faults.faulty_server import Fault, faulty, instead
 
@@ -93,13 +92,6 @@ def test_unusual_answers_are_read(call: Call, unusual: Fault) -> None:
         got = call(server.url, "predict", NUMBERS, images_per_request=4)
         assert server.requests == 4
     assert np.array_equal(got, TABLE[NUMBERS])
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    assert time.monotonic() - started < seconds
 
 
 @pytest.mark.parametrize(("fault", "error"), ENDS.values(), ids=ENDS)

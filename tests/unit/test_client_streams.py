@@ -6,8 +6,6 @@ import asyncio
 import errno
 import io
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,40 +16,38 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diagonalflip import AsyncClient, Client
+from diagonalflip import Client
 from diagonalflip.errors import EmptyPayload, InvalidPadding
-from tests.conftest import ROOT
-from tests.faults.conftest import Call, unused_url
+from tests.faults.conftest import Call, call_async, unused_url
 from tests.faults.fake_server import TABLE
 from tests.unit.test_client_operations import NUMBERS, PACKED, call, server, url
 
 __all__ = ["call", "server", "unused_url", "url"]  # fixtures
+
+ODD = {"count": 5001}
 
 
 def pieces(size: int) -> Iterator[bytes]:
     return (PACKED[start : start + size] for start in range(0, len(PACKED), size))
 
 
+async def slow_pieces() -> AsyncIterator[bytes]:
+    for piece in pieces(100):
+        await asyncio.sleep(0)
+        yield piece
+
+
 @pytest.mark.parametrize("size", [1, 7, 5001])
-def test_chunks_come_in_order(url: str, size: int) -> None:
-    with Client(url, images_per_request=300) as client:
-        got = list(client.predict_chunks(pieces(size), count=5001))
+def test_chunks_come_in_order(url: str, call: Call, size: int) -> None:
+    source = pieces(size)
+    got = call(url, "predict_chunks", source, given=ODD, images_per_request=300, connections=3)
     assert len(got) == 17
     assert np.array_equal(np.concatenate(got), TABLE[NUMBERS])
 
 
-def test_async_chunks_come_in_order(url: str) -> None:
-    async def slow_pieces() -> AsyncIterator[bytes]:
-        for piece in pieces(100):
-            await asyncio.sleep(0)
-            yield piece
-
-    async def collect(source: Any) -> Any:
-        async with AsyncClient(url, images_per_request=300, connections=3) as client:
-            return [part async for part in client.predict_chunks(source, count=5001)]
-
-    for source in (pieces(7), slow_pieces()):
-        assert np.array_equal(np.concatenate(asyncio.run(collect(source))), TABLE[NUMBERS])
+def test_pieces_may_come_with_time(url: str) -> None:
+    got = call_async(url, "predict_chunks", slow_pieces(), given=ODD, images_per_request=300)
+    assert np.array_equal(np.concatenate(got), TABLE[NUMBERS])
 
 
 def test_no_more_than_a_few_chunks_are_read_ahead(url: str) -> None:
@@ -73,15 +69,15 @@ def test_no_more_than_a_few_chunks_are_read_ahead(url: str) -> None:
 
 
 @pytest.mark.parametrize("paths", [True, False], ids=["paths", "files"])
-def test_files(url: str, tmp_path: Path, paths: bool) -> None:
+def test_files(url: str, call: Call, tmp_path: Path, paths: bool) -> None:
     source: Any = tmp_path / "images"
     source.write_bytes(PACKED)
     destination: Any = str(tmp_path / "predictions")
     if not paths:
         source, destination = io.BytesIO(PACKED), io.BytesIO()
     seen: list[int] = []
-    with Client(url, images_per_request=1000) as client:
-        done = client.predict_file(source, destination, count=5001, progress=seen.append)
+    given = ODD | {"progress": seen.append}
+    done = call(url, "predict_file", source, destination, given=given, images_per_request=1000)
     assert (done, seen) == (5001, [1000, 2000, 3000, 4000, 5000, 5001])
     written = Path(destination).read_bytes() if paths else destination.getvalue()
     assert paths or not source.closed
@@ -89,15 +85,10 @@ def test_files(url: str, tmp_path: Path, paths: bool) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_files_of_an_even_number_and_of_none(url: str, call: Call, tmp_path: Path) -> None:
-    source, destination = tmp_path / "images", tmp_path / "predictions"
-    source.write_bytes(b"\xb6\xc0" * 50)
+def test_a_file_of_an_even_number_needs_no_count(url: str, call: Call) -> None:
+    source, destination = io.BytesIO(b"\xb6\xc0" * 50), io.BytesIO()
     assert call(url, "predict_file", source, destination, images_per_request=14) == 200
-    source.write_bytes(b"")
-    with pytest.raises(EmptyPayload):
-        call(url, "predict_file", source, destination)
-    assert destination.read_bytes() == TABLE[[11, 6, 12, 0] * 50].astype("<f4").tobytes()
-    assert sorted(tmp_path.iterdir()) == [source, destination]
+    assert destination.getvalue() == TABLE[[11, 6, 12, 0] * 50].astype("<f4").tobytes()
 
 
 def test_a_source_that_has_nothing_yet_is_not_at_its_end(call: Call, unused_url: str) -> None:
@@ -114,19 +105,20 @@ def interrupt(_: int) -> None:
     ("content", "options", "error"),
     [
         (b"", {}, EmptyPayload),
-        (PACKED[:-1], {"count": 5001}, InvalidPadding),
+        (PACKED[:-1], ODD, InvalidPadding),
         (PACKED, {"progress": interrupt}, KeyboardInterrupt),
     ],
 )
 @pytest.mark.parametrize("before", [{}, {"predictions": b"old"}], ids=["new", "old"])
 def test_a_file_that_failed_leaves_what_was_there(  # noqa: PLR0913, PLR0917
-    url: str, tmp_path: Path, content: bytes, options: Any, error: Any, before: Any
+    url: str, call: Call, tmp_path: Path, content: bytes, options: Any, error: Any, before: Any
 ) -> None:
     files = {"images": content} | before
     for name, old in files.items():
         (tmp_path / name).write_bytes(old)
-    with Client(url, images_per_request=100) as client, pytest.raises(error):
-        client.predict_file(tmp_path / "images", tmp_path / "predictions", **options)
+    paths = tmp_path / "images", tmp_path / "predictions"
+    with pytest.raises(error):
+        call(url, "predict_file", *paths, given=options, images_per_request=100)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
@@ -204,42 +196,21 @@ def test_what_cannot_be_written_is_known_before_the_work(
     rejected(url, tmp_path / "folder/old")
 
 
-def test_a_file_in_a_folder_that_cannot_be_written_is_written_over(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "predictions"
-    output.write_bytes(b"old" * 100)
-    deny(monkeypatch, tmp_path.name, "xb")
-    written(url, output)
-
-
-@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.EPERM])
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.EPERM, None])
 def test_a_file_that_cannot_be_replaced_is_written_over(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
 ) -> None:
-    """As one that is mounted: EBUSY."""
+    """As one that is mounted, EBUSY, or one in a folder that cannot be written."""
 
     def busy(*_: object) -> None:
         raise OSError(number, "cannot be replaced")
 
     output = tmp_path / "predictions"
     output.write_bytes(b"old" * 100)
+    if number is None:
+        deny(monkeypatch, tmp_path.name, "xb")
     monkeypatch.setattr(Path, "replace", busy)
     written(url, output)
-
-
-def test_a_mounted_file_is_written_over(url: str, tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    output, source = tmp_path / "predictions", tmp_path / "mounted"
-    output.write_bytes(b"old")
-    source.write_bytes(b"old")
-    code = "import io, sys; from diagonalflip import Client; "
-    code += "Client(sys.argv[1]).predict_file(io.BytesIO(bytes([0xb6])), sys.argv[2])"
-    script = f'mount --bind {source} {output} && exec "$@"'
-    words = ["unshare", "--mount", "sh", "-ec", script, "sh", sys.executable, "-c", code, url]
-    subprocess.run([*words, str(output)], check=True, cwd=ROOT)
-    assert source.read_bytes() == TABLE[[11, 6]].astype("<f4").tobytes()
 
 
 def test_devices_and_pipes_are_never_replaced(url: str, tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from diagonalflip.client import aio
 from diagonalflip.client._chunks import ChunkLimit
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import FLIPS, PREDICTIONS, Form
-from diagonalflip.client._jobs import Window, collect
 from diagonalflip.client._join import ThreadJoiner
 from diagonalflip.wire import Images, pack, unpack
 from tests.faults.fake_server import TABLE, FakeServer, expected_flips
@@ -119,26 +117,6 @@ def test_a_call_whose_deadline_has_passed_is_not_sent() -> None:
     assert service.counts() == [1]
 
 
-def test_a_chunk_that_fails_ends_those_in_flight() -> None:
-    began, left = threading.Event(), list[float]()
-
-    class Waiting:
-        connections = 2
-        endpoint = SimpleNamespace(limit=ChunkLimit(2))
-
-        def ask(self, images: Images, _: Form, deadline: Deadline, __: Any) -> None:
-            if images.packed[0]:
-                assert began.wait(30)
-                raise errors.InvalidImage("a", "b")
-            began.set()
-            deadline.sleep(5)
-            left.append(deadline.left_s())
-
-    with pytest.raises(errors.InvalidImage):
-        collect(cast("Any", Waiting()), pack([0, 0, 1, 1]), PREDICTIONS, Deadline(60))
-    assert left == [0.0]
-
-
 def test_a_job_that_is_cancelled_ends_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     began, left, ended = threading.Event(), list[float](), threading.Event()
 
@@ -159,25 +137,6 @@ def test_a_job_that_is_cancelled_ends_its_threads(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(aio, "collect", waiting)
     asyncio.run(cancel())
     assert ended.wait(30)
-    assert left == [0.0]
-
-
-def test_a_window_that_ends_takes_what_is_in_flight_with_it() -> None:
-    """And what has not begun never does."""
-    began, left = threading.Event(), list[float]()
-
-    class Waiting:
-        connections = 1
-
-        def ask(self, _: Images, __: Form, deadline: Deadline) -> None:
-            began.set()
-            deadline.sleep(5)
-            left.append(deadline.left_s())
-
-    with Window(cast("Any", Waiting()), PREDICTIONS, Deadline(60)) as window:
-        for _ in range(2):
-            assert len(list(window.add(pack([1])))) < 2
-        assert began.wait(30)
     assert left == [0.0]
 
 
