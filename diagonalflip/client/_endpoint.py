@@ -82,15 +82,7 @@ class Endpoint:
 
     What the environment says of them is found out once, by ``requests``, for both clients.
 
-    Args:
-        url: The server's, without a path of ours: ``http://host:port``.
-        model: Its name.
-        token: For ``Authorization: Bearer``.
-        model_digest: The only model whose answers are wanted.
-        version: The model's; None asks the server's default.
-        verify: As in ``requests``: whether to check certificates, or the path of trusted ones.
-        cert: As in ``requests``: the client's certificate, and its key if in another file.
-        images_per_request: Where its limit starts.
+    The arguments are those of ``Client``.
 
     Attributes:
         base: URL of the server, without a password.

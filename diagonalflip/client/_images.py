@@ -34,7 +34,7 @@ _SHAPES = ((PIXELS,), (2, 2))
 
 
 def to_images(images: ImagesLike) -> Images:
-    """Packs whatever a caller has.
+    """Pack whatever a caller has.
 
     Args:
         images: ``Images``; packed bytes (an even number of images); ``int[n]`` numbers;
@@ -58,22 +58,17 @@ def to_images(images: ImagesLike) -> Images:
         if _is_bytes(view):
             return packed_images(view)
         images = np.asarray(view)
-    if isinstance(images, str):
-        raise InvalidImage(
-            f"the string {images[:20]!r}", "several images", "put a single image into a list"
-        )
     if isinstance(images, io.IOBase):
         raise InvalidImage("an open file", "several images", "read it, or call predict_file")
     array = _as_array(images)
     if array is not None:
         return _from_array(array)
     # Of a mapping or set, what is meant would be guessed.
-    if not isinstance(images, Iterable) or isinstance(images, Mapping | AbstractSet):
-        raise InvalidImage(
-            f"an object of type {type(images).__name__}",
-            "several images",
-            "put a single image into a list",
-        )
+    if not isinstance(images, Iterable) or isinstance(images, str | Mapping | AbstractSet):
+        got = f"an object of type {type(images).__name__}"
+        if isinstance(images, str):
+            got = f"the string {images[:20]!r}"
+        raise InvalidImage(got, "several images", "put a single image into a list")
     return _from_items(list(images))
 
 

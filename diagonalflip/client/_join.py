@@ -67,11 +67,6 @@ class AsyncJoiner:
 
     The request runs to the latest of the calls' deadlines, and each call ends at its own. It is
     cancelled when all of them are.
-
-    Args:
-        send: Gets the answers of one request.
-        limit: Images per request.
-        deadline_s: Each call's.
     """
 
     def __init__(self, send: Send, limit: ChunkLimit, deadline_s: float) -> None:
@@ -134,12 +129,8 @@ class AsyncJoiner:
 class ThreadJoiner:
     """Sends calls at once while few requests are in flight, and joins those that come meanwhile.
 
-    A request runs to the latest of its calls' deadlines, and each call ends at its own.
-
-    Args:
-        send: Gets the answers of one request, and never waits for an event loop.
-        limit: Images per request.
-        most: Requests in flight at once.
+    A request runs to the latest of its calls' deadlines, and each call ends at its own. ``send``
+    never waits for an event loop. At most ``most`` requests are in flight.
     """
 
     def __init__(self, send: Send, limit: ChunkLimit, most: int) -> None:

@@ -55,12 +55,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class Sender(ABC):
-    """Gets answers for images from a server; any number of threads or tasks.
-
-    Args:
-        endpoint: Where to, and what to say.
-        connections: How many to keep.
-    """
+    """Gets answers from a server, on kept connections; any number of threads or tasks."""
 
     def __init__(self, endpoint: Endpoint, connections: int = 1) -> None:
         self.endpoint, self.connections = endpoint, connections

@@ -74,16 +74,10 @@ class Transport(Sender):
         method: str = "POST",
         into: memoryview | None = None,
     ) -> Reply:
-        """Send one request and read its whole answer, or ``most`` bytes, whatever that is.
+        """Send one request, to a URL below the endpoint's, and read its answer, whatever that is.
 
-        Args:
-            url: Below the endpoint's.
-            body: The request's.
-            headers: Besides the token.
-            deadline: The call's.
-            most: Bytes that are wanted of an answer with status 200.
-            method: The request's.
-            into: Takes the body of an answer with status 200, if it has that length.
+        ``headers`` lack the token. Of an answer with status 200, at most ``most`` bytes are read;
+        ``into`` takes them if it has that length.
 
         Raises:
             ConnectionFailed, DeadlineExceeded, ClientError: As ``Sender._exchange``.
