@@ -55,10 +55,10 @@ ENDS: dict[str, tuple[Fault, type[DiagonalFlipError]]] = {
     "drip": (faults.drip, NO_TIME),
     "drip of the body": (faults.drip_body, NO_TIME),
     "503": (instead(503, {}), errors.ServerOverloaded),
-    "503, come back later": (instead(503, {"Retry-After": "60"}), errors.ServerOverloaded),
     "worker died": (instead(500, {}, DIED), errors.InternalError),
 }
 AT_ONCE: dict[str, tuple[Fault, type[DiagonalFlipError]]] = {
+    "503, come back later": (instead(503, {"Retry-After": "60"}), errors.ServerOverloaded),
     "content type": (instead(200, {"Content-Type": "text/html"}, b"hi"), errors.InvalidAnswer),
     "no content type": (instead(200, {}, bytes(240)), errors.InvalidAnswer),
     "short body": (instead(200, OCTETS, bytes(239)), errors.InvalidAnswer),

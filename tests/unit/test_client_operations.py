@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import multiprocessing
 import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -166,18 +164,13 @@ def test_settings_that_cannot_be(kind: Any, settings: dict[str, Any]) -> None:
 
 
 def test_a_closed_client_says_so(url: str) -> None:
-    client = Client(url)
+    client, async_client = Client(url), AsyncClient(url)
     client.close()
+    asyncio.run(async_client.close())
     with pytest.raises(ClientError, match="closed"):
         client.predict([1])
-
-    async def call_closed() -> None:
-        client = AsyncClient(url)
-        await client.close()
-        await client.predict([1])
-
     with pytest.raises(ClientError, match="closed"):
-        asyncio.run(call_closed())
+        asyncio.run(async_client.predict([1]))
 
 
 @pytest.mark.parametrize("count", [1, 5000, 5001])
@@ -238,14 +231,6 @@ def test_a_copy_has_the_settings_and_connections_of_its_own(url: str, kind: Any)
         if kind is Client:
             with copied:
                 assert len(copied.predict([1, 2, 3, 4])) == 4
-
-
-def test_a_client_goes_to_another_process(url: str) -> None:
-    with (
-        Client(url) as client,
-        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
-    ):
-        assert pool.submit(client.predict, [11]).result(60).tolist() == [TABLE[11].tolist()]
 
 
 @pytest.mark.parametrize("job", ["predict", "chunks", "retries", "info", "ready"])
@@ -331,18 +316,6 @@ def test_an_error_of_the_connection_names_the_server(call: Call, unused_url: str
 )
 def test_retry_after(text: str, low: float, high: float) -> None:
     assert low <= _seconds(text) <= high
-
-
-def test_a_pause_beyond_the_deadline_is_not_begun(call: Call) -> None:
-    """What the server said is told at once."""
-
-    async def busy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(response(503, {"Retry-After": "50"}, b""))
-        await reader.read()
-
-    with listening(busy) as url, pytest.raises(errors.ServerOverloaded):
-        call(url, "predict", [1], deadline_s=5)
 
 
 @pytest.mark.parametrize(("told", "limit"), [("3", 3), ("4", 2), ("-1", 2), ("9" * 5000, 2)])
