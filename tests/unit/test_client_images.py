@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diagonalflip.client._chunks import ChunkLimit, chunks, split
+from diagonalflip.client._chunks import ChunkLimit, chunks
 from diagonalflip.client._images import Packed, packed_images, to_images
 from diagonalflip.errors import DiagonalFlipError, EmptyPayload, InvalidImage, InvalidPadding
 from diagonalflip.wire import Images, pack, to_pixels, unpack
@@ -137,13 +137,6 @@ def test_a_limit_only_falls() -> None:
     for told in (4, 8):
         limit.lower(told)
     assert limit.images == 4
-
-
-@given(numbers=NUMBERS, limit=st.integers(1, 60))
-def test_split_holds_the_same_images(numbers: list[int], limit: int) -> None:
-    parts = split(pack(numbers), limit)
-    assert max(part.count for part in parts) <= limit
-    assert np.concatenate([unpack(part) for part in parts]).tolist() == numbers
 
 
 def test_too_many_bytes_are_noticed_before_the_end() -> None:

@@ -9,29 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from diagonalflip import AsyncClient, errors
 from diagonalflip.client._chunks import ChunkLimit
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import PREDICTIONS, Form
-from diagonalflip.client._join import AsyncJoiner, join
+from diagonalflip.client._join import AsyncJoiner
 from diagonalflip.wire import Images, pack, unpack
 from tests.conftest import asynchronous
 from tests.faults.fake_server import TABLE, FakeServer, expected_flips
 from tests.unit.test_client_operations import server, url
 
 __all__ = ["server", "url"]  # fixtures
-
-PARTS = st.lists(st.lists(st.integers(0, 15), min_size=1, max_size=5), min_size=1, max_size=20)
-
-
-@given(PARTS)
-def test_joined_images_are_all_of_them_in_order(parts: list[list[int]]) -> None:
-    assert unpack(join([pack(part) for part in parts])).tolist() == [
-        number for part in parts for number in part
-    ]
 
 
 @asynchronous
