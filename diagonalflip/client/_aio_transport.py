@@ -67,8 +67,23 @@ class AsyncTransport(Sender):
         if self._closed:
             raise _closed()
         try:
-            async with asyncio.timeout(deadline.check()):
-                return await self._post(images, form)
+            async with (
+                asyncio.timeout(deadline.check()),
+                (await self._connected()).post(
+                    self.endpoint.url,
+                    data=bytes(images.packed),
+                    headers=self.endpoint.headers(images, form) | self.endpoint.authorization,
+                    skip_auto_headers=("Content-Type",),
+                    allow_redirects=False,
+                    proxy=self._proxy,
+                ) as response,
+            ):
+                is_answer = response.status == 200
+                most = form.length_bytes(images.count) + 1 if is_answer else LONGEST_PROBLEM_BYTES
+                body = bytearray()
+                while len(body) < most and (part := await response.content.read(most - len(body))):
+                    body += part
+                return Reply(response.status, response.headers, body)
         except TimeoutError as error:
             raise deadline.exceeded() from error
         except aiohttp.ClientConnectorCertificateError as error:
@@ -83,22 +98,6 @@ class AsyncTransport(Sender):
 
     async def _sleep(self, seconds: float, _: Deadline) -> None:
         await asyncio.sleep(seconds)
-
-    async def _post(self, images: Images, form: Form) -> Reply:
-        async with (await self._connected()).post(
-            self.endpoint.url,
-            data=bytes(images.packed),
-            headers=self.endpoint.headers(images, form) | self.endpoint.authorization,
-            skip_auto_headers=("Content-Type",),
-            allow_redirects=False,
-            proxy=self._proxy,
-        ) as response:
-            is_answer = response.status == 200
-            most = form.length_bytes(images.count) + 1 if is_answer else LONGEST_PROBLEM_BYTES
-            body = bytearray()
-            while len(body) < most and (part := await response.content.read(most - len(body))):
-                body += part
-            return Reply(response.status, response.headers, body)
 
     async def _connected(self) -> aiohttp.ClientSession:
         """Return the session of this process and its running event loop."""

@@ -25,8 +25,20 @@ The status is 500, or 507 after SIGKILL, which TorchServe takes for a lack of me
 """
 
 
-BEHIND_A_GATEWAY = {502, 504, *range(520, 525)}
-"""Statuses of gateways that get no answer; 520 to 524 are those of one large operator."""
+Other = tuple[type[errors.DiagonalFlipError], str, str]
+OTHERS: dict[int, Other] = {
+    401: (errors.NotAuthorized, "an accepted token", "check the token"),
+    403: (errors.NotAuthorized, "an accepted token", "check the token"),
+    404: (errors.ModelNotFound, "a model of that name", "check url and model"),
+    408: (errors.RequestTimeout, "the whole request in time", "send it again"),
+    429: (errors.RateLimited, "fewer requests", "send it again later"),
+    503: (errors.ServerOverloaded, "an answer", "send it again later"),
+    **dict.fromkeys(
+        (502, 504, *range(520, 525)),
+        (errors.ConnectionFailed, "an answer from behind the gateway", "send it again"),
+    ),
+}
+"""What statuses of TorchServe and of proxies mean; 520 to 524 are those of one large operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,30 +127,14 @@ def rejection(reply: Reply, count: int) -> errors.DiagonalFlipError:
     if kind is not None and kind.status == status:
         error = kind(*(str(problem.get(name, "")) for name in ("got", "expected", "action")))
     else:
-        worker_died = problem.get("message") == WORKER_DIED
-        error = _other_rejection(reply, f"status {status}: {told}", worker_died)
+        other: Other = (errors.InvalidAnswer, "status 200", _LOOK)
+        if status >= 500 and problem.get("message") == WORKER_DIED:
+            other = (errors.InternalError, "an answer", "send it again")
+        kind, expected, action = OTHERS.get(status, other)
+        error = kind(f"status {status}: {told}", expected, action)
     if isinstance(error, errors.RateLimited | errors.ServerOverloaded):
         error.retry_after_s = _seconds(reply.headers.get("Retry-After", ""))
     return error
-
-
-def _other_rejection(reply: Reply, got: str, worker_died: bool) -> errors.DiagonalFlipError:
-    """Return an error of TorchServe, or of a proxy on the way."""
-    known: dict[int, errors.DiagonalFlipError] = {
-        401: errors.NotAuthorized(got, "an accepted token", "check the token"),
-        403: errors.NotAuthorized(got, "an accepted token", "check the token"),
-        404: errors.ModelNotFound(got, "a model of that name", "check url and model"),
-        408: errors.RequestTimeout(got, "the whole request in time", "send it again"),
-        429: errors.RateLimited(got, "fewer requests", "send it again later"),
-        503: errors.ServerOverloaded(got, "an answer", "send it again later"),
-    }
-    if reply.status in known:
-        return known[reply.status]
-    if reply.status in BEHIND_A_GATEWAY:
-        return errors.ConnectionFailed(got, "an answer from behind the gateway", "send it again")
-    if reply.status >= 500 and worker_died:
-        return errors.InternalError(got, "an answer", "send it again")
-    return errors.InvalidAnswer(got, "status 200", _LOOK)
 
 
 def info(reply: Reply) -> ServerInfo:

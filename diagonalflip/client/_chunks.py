@@ -38,7 +38,7 @@ class Rechunker:
     def __init__(self, limit: ChunkLimit, count: int | None) -> None:
         self._limit, self._count = limit, count
         self._held = bytearray()
-        self._sent_bytes = 0
+        self._total_bytes = 0
 
     def feed(self, piece: Packed) -> Iterator[Images]:
         """Yield the chunks that a further piece fills; the last one is held back for its padding.
@@ -48,15 +48,14 @@ class Rechunker:
             InvalidPadding: These are more bytes than ``count`` images have.
         """
         rest = packed_bytes(piece).cast("B")
-        total_bytes = self._sent_bytes + len(self._held) + len(rest)
-        if self._count is not None and total_bytes > (self._count + 1) // 2:
-            checked_count(total_bytes, b"", self._count)
+        self._total_bytes += len(rest)
+        if self._count is not None and self._total_bytes > (self._count + 1) // 2:
+            checked_count(self._total_bytes, b"", self._count)
         while rest:
             size = max(1, self._limit.images // 2)
             if len(self._held) >= size:
                 chunk = bytes(self._held)
                 self._held.clear()
-                self._sent_bytes += len(chunk)
                 yield Images(chunk, 2 * len(chunk))
             room = max(0, size - len(self._held))
             self._held += rest[:room]
@@ -69,9 +68,8 @@ class Rechunker:
             EmptyPayload: There was no byte.
             InvalidPadding: ``count`` fits another number of bytes, or the padding is not 0.
         """
-        total_bytes = self._sent_bytes + len(self._held)
-        count = checked_count(total_bytes, self._held[-1:], self._count)
-        return Images(bytes(self._held), count - 2 * self._sent_bytes)
+        count = checked_count(self._total_bytes, self._held[-1:], self._count)
+        return Images(bytes(self._held), count - 2 * (self._total_bytes - len(self._held)))
 
 
 def chunks(

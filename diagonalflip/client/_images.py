@@ -34,13 +34,10 @@ _SHAPES = ((PIXELS,), (2, 2))
 
 
 def to_images(images: ImagesLike) -> Images:
-    """Pack whatever a caller has.
+    """Pack whatever a caller has: what ``Operations.predict`` says, of any library.
 
-    Args:
-        images: ``Images``; packed bytes (an even number of images); ``int[n]`` numbers;
-            ``uint8[n, 2, 2]`` or ``uint8[n, 4]`` pixels, as an array of any library, any other
-            buffer than one of plain bytes, or a table of four columns; or an iterable of numbers,
-            bit strings and 2x2 nested lists or arrays, in any mixture.
+    Pixels may also be a table of four columns; a buffer is packed images if it is one of plain
+    bytes, and else an array.
 
     Raises:
         EmptyPayload: There is no image.

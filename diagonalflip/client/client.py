@@ -98,7 +98,7 @@ class Client(Copied, Operations):
         self, pieces: Iterable[Packed], *, count: int | None = None
     ) -> Generator[npt.NDArray[np.float32], None, None]:
         """Yield predictions of any number of images; see ``Operations``."""
-        with Window(self._transport, PREDICTIONS, self._deadline()) as window:
+        with Window(self._transport, PREDICTIONS, Deadline(self._deadline_s)) as window:
             for images in chunks(pieces, self._limit, count):
                 for answer in window.add(images):
                     yield answer.result()
@@ -107,7 +107,7 @@ class Client(Copied, Operations):
 
     def info(self) -> ServerInfo:
         """Return the server's model, device, workers and limits."""
-        return run(self._transport.info(self._deadline()))
+        return run(self._transport.info(Deadline(self._deadline_s)))
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Block until the server predicts all 16 images, the same alone and together.
@@ -133,12 +133,9 @@ class Client(Copied, Operations):
 
     def _collect(self, images: Images, form: Form, out: Answer | None = None) -> Answer:
         if images.count > min(self._limit.images, self._most_joined):
-            return collect(self._transport, images, form, self._deadline(), out)
-        answer = self._joiner.ask(images, form, self._deadline())
+            return collect(self._transport, images, form, Deadline(self._deadline_s), out)
+        answer = self._joiner.ask(images, form, Deadline(self._deadline_s))
         if out is None:
             return answer
         out[...] = answer
         return out
-
-    def _deadline(self) -> Deadline:
-        return Deadline(self._deadline_s)
