@@ -33,42 +33,45 @@ class AsyncTransport(Sender):
             raise ClientError(f"the proxy {proxy}", "one of http or https")
         self._session: aiohttp.ClientSession | None = None
         self._owner: tuple[int, asyncio.AbstractEventLoop]
-        self._calls: set[asyncio.Timeout] = set()
+        self._waiting: set[asyncio.Timeout] = set()
 
     async def close(self) -> None:
         """Close all connections; calls that run end with ClientError."""
         self._closed = True
-        for call in self._calls:
-            call.reschedule(0)  # it is over since the event loop began
+        for scope in self._waiting:
+            scope.reschedule(0)  # it is over since the event loop began
         await asyncio.sleep(0)  # now each knows
         if self._session is not None:
             await self._session.close()
 
     @asynccontextmanager
-    async def call(self) -> AsyncIterator[None]:
-        """Run a call, with its retries and their pauses, until the client is closed.
+    async def waiting(self, seconds: float | None = None) -> AsyncIterator[None]:
+        """Wait until the client is closed, or for some seconds.
 
         Raises:
-            ClientError: That happened.
+            ClientError: The client is closed.
+            TimeoutError: The seconds are over.
         """
+        if self._closed:
+            raise _closed()
         try:
-            async with asyncio.timeout(None) as scope:
-                self._calls.add(scope)
+            async with asyncio.timeout(seconds) as scope:
+                self._waiting.add(scope)
                 try:
                     yield
                 finally:
-                    self._calls.discard(scope)
-        except TimeoutError as error:  # a deadline's has become a DeadlineExceeded
-            raise _closed() from error
+                    self._waiting.discard(scope)
+        except TimeoutError as error:
+            if self._closed:
+                raise _closed() from error
+            raise
 
     async def _exchange(
         self, images: Images, form: Form, deadline: Deadline, _: Answer | None
     ) -> Reply:
-        if self._closed:
-            raise _closed()
         try:
             async with (
-                asyncio.timeout(deadline.check()),
+                self.waiting(deadline.check()),
                 (await self._connected()).post(
                     self.endpoint.url,
                     data=bytes(images.packed),
@@ -97,7 +100,8 @@ class AsyncTransport(Sender):
             raise ClientError(f"{error}", "a request before the program's exit") from error
 
     async def _sleep(self, seconds: float, _: Deadline) -> None:
-        await asyncio.sleep(seconds)
+        async with self.waiting():
+            await asyncio.sleep(seconds)
 
     async def _connected(self) -> aiohttp.ClientSession:
         """Return the session of this process and its running event loop."""

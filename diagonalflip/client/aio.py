@@ -67,7 +67,7 @@ class AsyncClient(Copied):
         self._limit = endpoint.limit
         self._transport = AsyncTransport(endpoint, connections)
         self._blocking = Transport(endpoint, min(connections, JOB_CONNECTIONS))
-        self._joiner = AsyncJoiner(self._answer, self._limit, deadline_s)
+        self._joiner = AsyncJoiner(self._transport.answer, self._limit, deadline_s)
         self._joins, self._deadline_s = join_calls, deadline_s
 
     async def __aenter__(self) -> Self:
@@ -141,24 +141,18 @@ class AsyncClient(Copied):
 
     async def info(self) -> ServerInfo:
         """Return the server's model, device, workers and limits."""
-        async with self._transport.call():
-            return await self._transport.info(Deadline(self._deadline_s))
+        return await self._transport.info(Deadline(self._deadline_s))
 
     async def wait_until_ready(self, timeout_s: float) -> None:
         """Wait for a correct prediction of all 16 images; see ``Client.wait_until_ready``."""
-        async with self._transport.call():
-            await self._transport.wait_until_ready(timeout_s)
+        await self._transport.wait_until_ready(timeout_s)
 
     def _collect(self, images: Images, form: Form) -> Awaitable[Answer]:
         if images.count > self._limit.images:
             return self._job(images, form)
         if self._joins:
             return self._joiner.ask(images, form)
-        return self._answer(images, form, Deadline(self._deadline_s))
-
-    async def _answer(self, images: Images, form: Form, deadline: Deadline) -> Answer:
-        async with self._transport.call():
-            return await self._transport.answer(images, form, deadline)
+        return self._transport.answer(images, form, Deadline(self._deadline_s))
 
     async def _job(self, images: Images, form: Form) -> Answer:
         """Do a job in threads; if it is cancelled, they end soon."""
@@ -171,5 +165,5 @@ class AsyncClient(Copied):
             pool.shutdown(wait=False)
 
     async def _answered(self, answer: Future[Answer]) -> Answer:
-        async with self._transport.call():
+        async with self._transport.waiting():
             return await asyncio.wrap_future(answer)
