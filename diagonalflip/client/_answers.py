@@ -86,12 +86,9 @@ def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
     got = headers.get("Content-Type") or ""
     if got != media_type and _media_type(got) != _media_type(media_type):
         raise errors.InvalidAnswer(f"Content-Type: {got}", media_type, _LOOK)
-    fixed = {
-        "Content-Encoding": "none",
-        "Flip-Images": str(count),
-        "Flip-Wire-Version": WIRE_VERSION,
-    }
-    for name, expected in fixed.items():
+    if (coding := headers.get("Content-Encoding")) is not None:
+        raise errors.InvalidAnswer(f"Content-Encoding: {coding}", "none", _LOOK)
+    for name, expected in (("Flip-Images", str(count)), ("Flip-Wire-Version", WIRE_VERSION)):
         if (found := headers.get(name, expected)) != expected:
             raise errors.InvalidAnswer(f"{name}: {found}", expected, _LOOK)
     length, wanted = len(reply.body), form.length_bytes(count)
