@@ -79,19 +79,21 @@ class Connection:
 
     response_class = _Response
     sock: socket.socket | None
-    _buffer: list[bytes]
-    _head = b""
+    _head: bytes | None = None
+    _is_head = False
 
-    def _send_output(self, message_body: bytes | None = None, **_: Any) -> None:
-        """Keep the head for the body, which urllib3 before 2 gives at once."""
-        self._head = b"\r\n".join([*self._buffer, b"", b""])
-        self._buffer.clear()
-        if message_body is not None:
-            self.send(message_body)
+    def endheaders(self, *args: Any, **kwargs: Any) -> None:
+        """Send the head; what follows is the body."""
+        self._is_head = True
+        super().endheaders(*args, **kwargs)  # type: ignore[misc]
 
     def send(self, data: bytes) -> None:
         """Send bytes, with the head that waits for them, until the deadline."""
-        data, self._head = self._head + data, b""
+        if self._is_head:
+            self._head, self._is_head = data, False
+            return
+        head, self._head = self._head, None
+        data = data if head is None else head + data
         for start in range(0, len(data), PIECE_BYTES):
             if self.sock is not None:
                 while not wait_for_write(self.sock, min(THREAD.deadline.check(), POLL_S)):
@@ -101,6 +103,6 @@ class Connection:
 
     def getresponse(self) -> Any:
         """Return the response; a request without a body is still to be sent."""
-        if self._head:
+        if self._head is not None:
             self.send(b"")
         return super().getresponse()  # type: ignore[misc]
