@@ -1,4 +1,4 @@
-"""Every example of docs/client.md runs as it stands; only the address is another."""
+"""Every example in Python of the README and docs/client.md runs; only the address is another."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.wire import pack
+from tests.conftest import ROOT
 from tests.faults.fake_server import FakeServer, listening
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "client.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+CODE = {page: BLOCK.findall((ROOT / page).read_text()) for page in ("README.md", "docs/client.md")}
+EXAMPLES = [(page, code) for page, found in CODE.items() for code in found]
 COMMENT = re.compile(r"print\(.*\)  # (.*)")
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 6
+    assert [len(found) for found in CODE.values()] == [1, 6]
 
 
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+@pytest.mark.parametrize(("page", "code"), EXAMPLES, ids=range(len(EXAMPLES)))
 def test_an_example_runs_and_prints_what_it_says(
-    number: int,
+    page: str,
+    code: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -31,8 +34,8 @@ def test_an_example_runs_and_prints_what_it_says(
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", lambda *_: None)  # the reader's files
     (tmp_path / "images.bin").write_bytes(pack([1, 2, 3, 4]).packed)
     with listening(FakeServer().serve) as url:
-        code = EXAMPLES[number].replace("http://127.0.0.1:8080", url)
-        exec(compile(code, f"{PAGE.name}[{number}]", "exec"), {"__name__": "example"})  # noqa: S102
+        located = code.replace("http://127.0.0.1:8080", url)
+        exec(compile(located, page, "exec"), {"__name__": "example"})  # noqa: S102
     printed = capsys.readouterr().out
-    for said in COMMENT.findall(EXAMPLES[number]):
+    for said in COMMENT.findall(code):
         assert said in printed.splitlines()
