@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,17 +59,13 @@ curl() { command curl -sSf "$@"; }
 """
 
 
-@pytest.fixture(scope="module")
-def can_have_a_network() -> bool:
-    """Return whether this user may make a network of its own."""
-    command = [*UNSHARE, "ip", "link", "set", "lo", "up"]
-    found = shutil.which("unshare") and shutil.which("ip")
-    return bool(found) and subprocess.run(command, check=False).returncode == 0
-
-
 @pytest.fixture
 def checkout(versions: Path, tmp_path: Path) -> Path:
     """A copy of this one, with all that a reader is supposed to have."""
+    its_network = [*UNSHARE, "ip", "link", "set", "lo", "up"]
+    tools = shutil.which("unshare") and shutil.which("ip")
+    if not tools or subprocess.run(its_network, check=False).returncode:
+        pytest.skip("needs root and iproute2")
     copy = tmp_path / "checkout"
     names = (".*", "__pycache__", "model_store", "logs", "release")
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*names))
@@ -88,28 +83,6 @@ def checkout(versions: Path, tmp_path: Path) -> Path:
     settings = f'resolve = "example.org:8443:127.0.0.1"\ncacert = "{copy}/chain.pem"\n'
     (copy / "home/.curlrc").write_text(settings, encoding="utf-8")
     return copy
-
-
-@pytest.fixture
-def shell(checkout: Path, can_have_a_network: bool) -> Callable[[str], None]:
-    """Run commands there, until one fails."""
-    if not can_have_a_network:
-        pytest.skip("needs root and iproute2")
-
-    def run(text: str) -> None:
-        finished = subprocess.run(
-            [*UNSHARE, "bash", "-c", PRELUDE + text],
-            cwd=checkout,
-            env={name: os.environ[name] for name in os.environ if not OURS.match(name)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert finished.returncode == 0, finished.stdout
-
-    return run
 
 
 def script(page: str) -> str:
@@ -151,5 +124,15 @@ def runnable(text: str) -> list[str]:
         if script(page)
     ],
 )
-def test_its_commands_run(page: str, shell: Callable[[str], None]) -> None:
-    shell(script(page))
+def test_its_commands_run(page: str, checkout: Path) -> None:
+    finished = subprocess.run(
+        [*UNSHARE, "bash", "-c", PRELUDE + script(page)],
+        cwd=checkout,
+        env={name: os.environ[name] for name in os.environ if not OURS.match(name)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from diagonalflip.wire import OCTETS, PACKED, PBM, PNG, TEXT
 from tests.integration.conftest import Server
-from tests.integration.test_openapi import DOCUMENT, OPERATIONS, PACKED, resolve
+from tests.integration.test_openapi import DOCUMENT, OPERATIONS, resolve
 
 pytestmark = pytest.mark.slow
 
@@ -62,19 +64,18 @@ def with_rubbish(valid: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 
 
 packed = st.binary(max_size=300)
-padded = packed.map(lambda body: body + b"\x70")
-PNG = with_rubbish(pictures("PNG"))
-PBM = with_rubbish(pictures("PPM"))
-TEXT = with_rubbish(st.text("0123456789abcdefABCDEF \t\r\n").map(str.encode))
+padded = with_rubbish(packed.map(lambda body: body + b"\x70"))
 BODIES: dict[str, st.SearchStrategy[bytes]] = {
+    OCTETS: packed,
+    f"{OCTETS}; padding=4": padded,
     PACKED: packed,
-    f"{PACKED}; padding=4": with_rubbish(padded),
-    "application/vnd.diagonalflip.packed": packed,
-    "application/vnd.diagonalflip.packed; padding=4": with_rubbish(padded),
-    "text/plain": TEXT,
-    "image/png": PNG,
-    "image/x-portable-bitmap": PBM,
+    f"{PACKED}; padding=4": padded,
+    TEXT: with_rubbish(st.text("0123456789abcdefABCDEF \t\r\n").map(str.encode)),
+    PNG: with_rubbish(pictures("PNG")),
+    PBM: with_rubbish(pictures("PPM")),
 }
+for media_type, strategy in BODIES.items():
+    schemathesis.openapi.media_type(media_type, strategy)
 HEADERS = [
     *[{}] * 12,
     {"Host": "a b"},
@@ -85,46 +86,34 @@ HEADERS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def bodies() -> None:
-    """Tells schemathesis what to send where JSON is not asked for."""
-    for media_type, strategy in BODIES.items():
-        schemathesis.openapi.media_type(media_type, strategy)
+def operations() -> Iterator[tuple[str, str | None]]:
+    """Operations and one media type of each, or None where there is no body."""
+    for operation_id, (method, path) in OPERATIONS.items():
+        body = resolve(DOCUMENT["paths"][path][method].get("requestBody", {}))
+        for media_type in body.get("content", [None]):
+            yield operation_id, media_type
 
 
-def media_types(operation_id: str) -> list[str | None]:
-    """Those that the document has for the request; None where there is no body."""
-    method, path = OPERATIONS[operation_id]
-    body = resolve(DOCUMENT["paths"][path][method].get("requestBody", {}))
-    return list(body.get("content", [None]))
-
-
-def narrowed_operation(operation_id: str, media_type: str | None) -> Any:
+def narrowed(operation_id: str, media_type: str | None) -> Any:
     """The operation as if it took one media type, or else most examples would be of few."""
     document = copy.deepcopy(DOCUMENT)
     method, path = OPERATIONS[operation_id]
     operation = document["paths"][path][method]
     if media_type is not None:
-        content = resolve(operation["requestBody"])["content"]
-        operation["requestBody"] = {
-            "required": True,
-            "content": {media_type: {"schema": content[media_type]["schema"]}},
-        }
+        body = resolve(operation["requestBody"])
+        content = {media_type: {"schema": body["content"][media_type]["schema"]}}
+        operation["requestBody"] = {"required": True, "content": content}
     return schemathesis.openapi.from_dict(document).find_operation_by_id(operation_id)
 
 
-@pytest.mark.parametrize(
-    ("operation_id", "media_type"),
-    [(operation_id, name) for operation_id in OPERATIONS for name in media_types(operation_id)],
-)
-@pytest.mark.usefixtures("bodies")
+@pytest.mark.parametrize(("operation_id", "media_type"), operations())
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_no_request_gets_an_answer_that_is_not_documented(
     server: Server, operation_id: str, media_type: str | None, mode: GenerationMode
 ) -> None:
     if mode is GenerationMode.NEGATIVE and media_type is None:
         return  # it has no input that could be wrong
-    operation = narrowed_operation(operation_id, media_type)
+    operation = narrowed(operation_id, media_type)
     statuses = set()
 
     @settings(
