@@ -46,12 +46,11 @@ class Server:
         process: ``python -m diagonalflip.server``.
         logs: Folder of its logs.
         printed: Lines that were read of what it prints.
-        url: Where it predicts: the HTTP listener.
+        url: Where it predicts: the HTTP listener, or TorchServe if ``is_torchserve``.
         public: URL of the public listener, if that is on.
         operations: URL of the admin port.
         torchserve_url: Where TorchServe predicts, if that is on.
         grpc_port: Port of TorchServe's gRPC inference, on 127.0.0.1.
-        is_torchserve: Whether ``url`` is TorchServe's.
     """
 
     process: subprocess.Popen[str]
@@ -235,9 +234,7 @@ def server(running: Server, request: pytest.FixtureRequest) -> Server:
 @contextmanager
 def new_folder() -> Iterator[Path]:
     """Make a folder with a short path: as TMPDIR it has room for sockets."""
-    with tempfile.TemporaryDirectory(
-        prefix="flip-", dir="/var/tmp", ignore_cleanup_errors=True
-    ) as name:
+    with tempfile.TemporaryDirectory(dir="/var/tmp", ignore_cleanup_errors=True) as name:
         yield Path(name)
 
 

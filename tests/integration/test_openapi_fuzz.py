@@ -106,7 +106,7 @@ def narrowed(operation_id: str, media_type: str | None) -> Any:
     return schemathesis.openapi.from_dict(document).find_operation_by_id(operation_id)
 
 
-@pytest.mark.parametrize(("operation_id", "media_type"), operations())
+@pytest.mark.parametrize(("operation_id", "media_type"), list(operations()))
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_no_request_gets_an_answer_that_is_not_documented(
     server: Server, operation_id: str, media_type: str | None, mode: GenerationMode

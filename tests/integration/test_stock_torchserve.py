@@ -41,6 +41,7 @@ EXPLAIN = "/explanations/diagonal_flip"
 PIXELS = (
     b'{"id": "7", "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1, 4], "data": %s}]}'
 )
+BINARY_OUT = b'{"parameters": {"binary_data_output": true}, '
 LENGTH = "Inference-Header-Content-Length"
 HEAD = b'{"inputs": [{"name": "packed", "datatype": "UINT8", "shape": [1], "parameters": '
 HEAD += b'{"binary_data_size": 1}}]}'
@@ -87,12 +88,7 @@ REQUESTS: dict[str, Asked] = {
     "V2 in booleans": (INFER, JSON, PIXELS % b"[true, false, 1, -0]", {}),
     "V2 of no type": (INFER, "", PIXELS % b"[1, 0, 1, 1]", {}),
     "V2 with nulls": (INFER, JSON, b'{"id": null, ' + (PIXELS % b"[1, 0, 1, 1]")[12:], {}),
-    "V2, binary answer": (
-        INFER,
-        JSON,
-        b'{"parameters": {"binary_data_output": true}, ' + (PIXELS % b"[1, 0, 1, 1]")[1:],
-        {},
-    ),
+    "V2, binary answer": (INFER, JSON, BINARY_OUT + (PIXELS % b"[1, 0, 1, 1]")[1:], {}),
     "V2 that tells its length": (INFER, JSON, PIXELS % b"[1,0,1,1]", {LENGTH: "100"}),
     "V2 that tells a wrong length": (INFER, JSON, PIXELS % b"[1,0,1,1]", {LENGTH: "99"}),
     "V2 with a fraction": (INFER, JSON, PIXELS % b"[1, 0, 1, 0.9999999999999999]", {}),
@@ -100,12 +96,7 @@ REQUESTS: dict[str, Asked] = {
     "V2 with NaN": (INFER, JSON, PIXELS % b"[1, 0, 1, NaN]", {}),
     "V2 with a comma too many": (INFER, JSON, PIXELS % b"[1, 0, 1, 1,]", {}),
     "V2 with half a character": (INFER, JSON, b'{"id": "\\ud800", ' + (PIXELS % b"1")[12:], {}),
-    "V2 in binary": (
-        INFER,
-        OCTETS,
-        HEAD + b"\xb6",
-        {LENGTH: str(len(HEAD))},
-    ),
+    "V2 in binary": (INFER, OCTETS, HEAD + b"\xb6", {LENGTH: str(len(HEAD))}),
     "an explanation": (EXPLAIN, JSON, b'{"images": [11]}', {}),
     "an explanation of text": (EXPLAIN, TEXT, b"b6", {}),
     "a version": (f"{PATH}/1.0", OCTETS, b"\xb6", {}),

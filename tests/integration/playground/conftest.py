@@ -81,8 +81,8 @@ def service(
 ) -> Iterator[Server]:
     """One server of both versions for the tests of a module."""
     store = tmp_path_factory.mktemp("store")
-    shutil.copytree(artifacts, store / "1.0")
-    shutil.copytree(exported_2_0, store / "2.0")
+    (store / "1.0").symlink_to(artifacts)
+    (store / "2.0").symlink_to(exported_2_0)
     with run_server(store, tmp_path_factory.mktemp("logs"), WORKERS="2") as server:
         yield server
 
