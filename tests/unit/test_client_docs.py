@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,9 +34,11 @@ def test_an_example_runs_and_prints_what_it_says(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", lambda *_: None)  # the reader's files
     (tmp_path / "images.bin").write_bytes(pack([1, 2, 3, 4]).packed)
+    names: dict[str, Any] = {"__name__": "example"}
     with listening(FakeServer().serve) as url:
         located = code.replace("http://127.0.0.1:8080", url)
-        exec(compile(located, page, "exec"), {"__name__": "example"})  # noqa: S102
+        exec(compile(located, page, "exec"), names)  # noqa: S102
+    assert page != "README.md" or names["predictions"].shape == (3, 4), "as it says"
     printed = capsys.readouterr().out
     for said in COMMENT.findall(code):
         assert said in printed.splitlines()
