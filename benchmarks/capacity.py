@@ -17,24 +17,18 @@ from benchmarks.measures import (
     CEILING,
     EDGE_TLS,
     GOALS,
-    WHAT,
     Measure,
     Results,
-    figure,
     number,
-    plain,
-    ratio,
+    short,
     table,
-    tls_table,
 )
 from benchmarks.running import ROOT
 from benchmarks.servers import SERVERS
 from benchmarks.workloads import WORKLOADS
 
 RESULTS = Path(__file__).with_name("results")
-FRONT, EDGE, TORCHSERVE = "front", "edge", "torchserve"
 
-RATES = ("W2", "W3", "W4")
 PLANNED = 0.6
 """Load of a replica's core. One of three zones may fail, and an update takes a replica away."""
 LEAST_REPLICAS = 2
@@ -44,19 +38,12 @@ USD_PER_CORE_HOUR, HOURS_PER_MONTH = 0.04, 730
 
 
 class Load(NamedTuple):
-    """A load that replicas are planned for.
+    """A load that replicas are planned for."""
 
-    Attributes:
-        title: For people.
-        workload: Whose rate a replica has.
-        rate: Requests or images per second.
-        answer_bits: Of each request or image, on the network.
-    """
-
-    title: str
-    workload: str
-    rate: float
-    answer_bits: float
+    title: str  # for people
+    workload: str  # whose rate a replica has
+    rate: float  # requests or images per second
+    answer_bits: float  # of each request or image, on the network
 
 
 LOADS = (
@@ -117,23 +104,23 @@ def pages(results: Results, folder: str) -> dict[str, dict[str, str]]:
 
 
 def _speed(results: Results, folder: str) -> str:
-    others = [name for name in plain(results) if name not in (*results.ours, BASELINE, CEILING)]
+    known = (*results.ours, BASELINE, CEILING)
+    others = [name for name in results.plain() if name not in known]
     rows = []
-    for what, measure in zip(WHAT, GOALS, strict=True):
-        found = {name: ratio(results, name, measure) for name in others}
+    for what, measure in GOALS.items():
+        found = {name: results.ratio(name, measure) for name in others}
         medians = {name: each.median for name, each in found.items() if each is not None}
         best = (max if measure.higher_is_better else min)(medians, key=medians.__getitem__)
-        ours = [ratio(results, name, measure) or "-" for name in (FRONT, EDGE, TORCHSERVE)]
-        title = results.titles[best].partition(",")[0]
-        rows.append([what, *ours, f"{number(medians[best])}, {title}"])
+        ours = [results.ratio(name, measure) or "-" for name in ("front", "edge", "torchserve")]
+        rows.append([what, *ours, f"{number(medians[best])}, {short(results.titles[best])}"])
     heads = ["", "HTTP listener", "public listener, no TLS", "TorchServe's port"]
     heads.append("best of the others")
     where = f"benchmarks/results/{folder}"
     about = results.about
-    tls = tls_table(results)
+    tls = results.tls_table()
     return (
         f"{about['cores']} shared cores, {about['cpu']} ([report]({where}/report.md)), as ratios "
-        f"to {results.titles[BASELINE].partition(',')[0]} with ONNX Runtime, two workers each; "
+        f"to {short(results.titles[BASELINE])} with ONNX Runtime, two workers each; "
         f"medians of {about['rounds']} rounds (least to most):\n\n{table(heads, rows)}\n\n"
         f"![How many times as good as FastAPI each server is]({where}/ratios.svg)"
         + (tls and f"\n\nThe public listener with TLS 1.3, which also checks a token:\n\n{tls}")
@@ -142,18 +129,23 @@ def _speed(results: Results, folder: str) -> str:
 
 def _rates(results: Results, folder: str) -> str:
     about = results.about
-    rows = []
-    for title, server in (
-        ("HTTP listener, in a trusted network", FRONT),
-        ("public listener, plain HTTP", EDGE),
-        ("public listener, TLS", EDGE_TLS),
-    ):
-        rows.append([title, *(_told(each, rate(results, server, each)) for each in RATES)])
-    heads = ["", "2 images per request, 64 connections", "1,024 images, 16 connections"]
+    servers = {
+        "HTTP listener, in a trusted network": "front",
+        "public listener, plain HTTP": "edge",
+        "public listener, TLS": EDGE_TLS,
+    }
+    columns = {
+        "2 images per request, 64 connections": "W2",
+        "1,024 images, 16 connections": "W3",
+        "131,072 images, 4 connections": "W4",
+    }
+    rows = [
+        [title, *(_told(each, rate(results, server, each)) for each in columns.values())]
+        for title, server in servers.items()
+    ]
     return (
         f"{about['cores']} cores, {about['cpu']}, commit {about['commit']} "
-        f"([report](../benchmarks/results/{folder}/report.md)):\n\n"
-        + table([*heads, "131,072 images, 4 connections"], rows)
+        f"([report](../benchmarks/results/{folder}/report.md)):\n\n{table(['', *columns], rows)}"
     )
 
 
@@ -175,7 +167,7 @@ def _replicas(results: Results) -> str:
 def rate(results: Results, server: str, workload: str) -> float:
     """Return requests (W2) or images per second and busy core, the median of the rounds."""
     name, unit = ("requests_per_s", 1) if workload == "W2" else ("m_images_per_s", 1e-6)
-    found = figure(results, server, Measure("", workload, name, unit, by_core=True))
+    found = results.figure(server, Measure("", workload, name, unit, by_core=True))
     return found.median if found is not None else math.nan
 
 

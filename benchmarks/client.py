@@ -8,7 +8,6 @@ cores. Every answer is compared. Machines are shared: believe the ratios.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 import sys
@@ -32,9 +31,10 @@ from benchmarks.clients import (
     ways,
 )
 from benchmarks.measures import spread, table
-from benchmarks.running import ROOT, ours, wait_until
+from benchmarks.running import ROOT, ready
 from diagonalflip.wire import TOLERANCE
 
+RESULTS = Path(__file__).with_name("results") / "client.md"
 WORK = {
     "single": (f"one image after another, {SINGLES} times", SINGLES),
     "job": (f"{JOB_IMAGES >> 20} Mi images as one job", JOB_IMAGES),
@@ -123,23 +123,20 @@ def markdown(found: Found) -> str:
 
 def main() -> int:
     """Run the benchmark; 1 if a goal is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = machine.parser(__doc__, RESULTS)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--save", action="store_true", help="write results/client.md")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as scratch,
-        ours(Path(scratch), "PORT", WORKERS="2", TORCHSERVE="0") as server,
+        ready(Path(scratch), WORKERS="2") as server,
     ):
-        wait_until(server.serves, server)
-        found = measure(f"http://127.0.0.1:{server.port}", options.rounds)
+        found = measure(server.url, options.rounds)
     page = (
         "Two workers and the clients on the same cores; medians of the rounds (least to most)."
         f"\n\n{markdown(found)}"
     )
-    print(page)
+    machine.show(RESULTS, "Clients", page, save=options.save)
     if options.save:
-        machine.save(Path(__file__).with_name("results") / "client.md", "Clients", page)
         readme = ROOT / "README.md"
         text = capacity.filled(readme.read_text(encoding="utf-8"), {"clients": summary(found)})
         readme.write_text(text, encoding="utf-8")

@@ -21,26 +21,10 @@ from typing import Any
 
 import torch
 
+from benchmarks import device_engine as engine
+from benchmarks import device_service as service
 from benchmarks import machine
-from benchmarks.device_engine import (
-    CPU,
-    CUDA,
-    goals,
-    limits_of,
-    memcheck,
-    prove_and_time,
-    prove_random,
-)
-from benchmarks.device_service import (
-    Bench,
-    measure,
-    prove_forms,
-    prove_memory_taken,
-    prove_restart,
-    prove_settings,
-    service_goals,
-    smi,
-)
+from benchmarks.device_engine import CPU, CUDA
 from benchmarks.running import ROOT
 from benchmarks.workloads import load_reference
 from diagonalflip.server.models.store import check
@@ -50,15 +34,7 @@ RESULTS = Path(__file__).with_name("results")
 
 
 class Report:
-    """What was found, in a file that is complete after each step.
-
-    Args:
-        path: Of the file.
-
-    Attributes:
-        found: By step.
-        failed: Names of steps that failed.
-    """
+    """What was found by each step, and which failed; the file is complete after each."""
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path = path
@@ -91,10 +67,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=3, help="of load, for each workload")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        print(
-            "no GPU that this torch can use; see nvidia-smi and torch.version.cuda", file=sys.stderr
-        )
-        return 1
+        raise SystemExit("no GPU that this torch can use; see nvidia-smi and torch.version.cuda")
     device = CPU if arguments.device == "cpu" else CUDA
     torch.set_num_threads(1)  # as in a worker
     path = arguments.results / f"{machine.slug(name_of(device))}.json"
@@ -110,27 +83,28 @@ def main() -> int:
 
 def prove(report: Report, device: str, scratch: Path, seconds: int) -> None:
     """Take every step; without an export there is nothing to prove."""
-    store = scratch / "model_store"
-    report.step("export", lambda: export(store))
+    store, step = scratch / "model_store", report.step
+    step("export", lambda: export(store))
     if report.failed:
         return
+    on_gpu = device != CPU
     artifacts, oracle = check(store), load_reference(store / "diagonal_flip.onnx")
-    bench = Bench(store, device, oracle, scratch, seconds)
-    report.step("limits", lambda: limits_of(device))
-    report.step("engine", lambda: prove_and_time(artifacts, device, oracle, report.found["limits"]))
-    if device != CPU and "engine" not in report.failed:
-        report.step("goals of the engine", lambda: goals(report.found["engine"]))
-    report.step("random images", lambda: prove_random(artifacts, device, oracle))
-    report.step("every form", lambda: prove_forms(bench))
-    report.step("settings", lambda: prove_settings(bench))
-    report.step("a worker killed", lambda: prove_restart(bench))
-    report.step("memory taken", lambda: prove_memory_taken(bench))
-    served: dict[str, Any] = {}
-    report.found["served"] = served  # what was measured before it failed is written, too
-    report.step("served", lambda: measure(bench, served))
-    if device != CPU and "served" not in report.failed:
-        report.step("goals of the service", lambda: service_goals(served))
-    report.step("memory checker", lambda: memcheck(store) if device != CPU else "no GPU")
+    bench = service.Bench(store, device, oracle, scratch, seconds)
+    found, served = report.found, dict[str, Any]()
+    step("limits", lambda: engine.limits_of(device))
+    step("engine", lambda: engine.prove_and_time(artifacts, device, oracle, found["limits"]))
+    if on_gpu and "engine" not in report.failed:
+        step("goals of the engine", lambda: engine.goals(found["engine"]))
+    step("random images", lambda: engine.prove_random(artifacts, device, oracle))
+    step("every form", lambda: service.prove_forms(bench))
+    step("settings", lambda: service.prove_settings(bench))
+    step("a worker killed", lambda: service.prove_restart(bench))
+    step("memory taken", lambda: service.prove_memory_taken(bench))
+    found["served"] = served  # what was measured before it failed is written, too
+    step("served", lambda: service.measure(bench, served))
+    if on_gpu and "served" not in report.failed:
+        step("goals of the service", lambda: service.goals(served))
+    step("memory checker", lambda: engine.memcheck(store) if on_gpu else "no GPU")
 
 
 def export(store: Path) -> str:
@@ -151,7 +125,7 @@ def about(device: str) -> dict[str, Any]:
         "platform": f"{platform.machine()}, Python {platform.python_version()}",
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "driver": smi("--query-gpu=name,driver_version,memory.total"),
+        "driver": service.smi("--query-gpu=name,driver_version,memory.total"),
         "commit": machine.commit(),
         "seconds": {},
     }

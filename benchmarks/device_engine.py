@@ -80,26 +80,18 @@ def prove_and_time(
     """
     found: dict[str, Any] = {}
     for name, engine, deviation in engines(artifacts, device):
-        sizes = [_timed(engine, count, oracle, limits) for count in TIMED_IMAGES]
-        invariant = engine.batch_invariant
-        found[name] = {"deviation": deviation, "batch_invariant": invariant, "sizes": sizes}
+        found[name] = {"deviation": deviation, "batch_invariant": engine.batch_invariant}
+        found[name]["sizes"] = sizes = []
+        for count in TIMED_IMAGES:
+            images = random_images(count)
+            compare(engine.predict([images])[0], oracle(bytes(images.packed))[:count])
+            seconds = median_seconds(partial(engine.predict, [images]))
+            row = {"images": count, "median_us": seconds * 1e6}
+            row["m_images_per_s"] = count / seconds / 1e6
+            if limits is not None:
+                row["share_of_copy"] = 16 * count / seconds / 1e9 / limits["copy_gb_per_s"]
+            sizes.append(row)
     return found
-
-
-def _timed(
-    engine: Engine, count: int, oracle: Oracle, limits: dict[str, float] | None
-) -> dict[str, Any]:
-    images = random_images(count)
-    compare(engine.predict([images])[0], oracle(bytes(images.packed))[:count])
-    seconds = median_seconds(partial(engine.predict, [images]))
-    row: dict[str, Any] = {
-        "images": count,
-        "median_us": seconds * 1e6,
-        "m_images_per_s": count / seconds / 1e6,
-    }
-    if limits is not None:
-        row["share_of_copy"] = 16 * count / seconds / 1e9 / limits["copy_gb_per_s"]
-    return row
 
 
 def goals(found: dict[str, Any]) -> dict[str, bool]:

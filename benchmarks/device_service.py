@@ -16,7 +16,7 @@ import requests
 
 from benchmarks.device_engine import CUDA, Oracle, compare, random_images
 from benchmarks.driver import Address
-from benchmarks.running import DIRECT, PATH, ROOT, TORCHSERVE_ANSWER_BYTES, Ours, ours, wait_until
+from benchmarks.running import DIRECT, PATH, ROOT, TORCHSERVE_ANSWER_BYTES, Ours, ours, ready
 from benchmarks.workloads import WORKLOADS
 from benchmarks.wrk import drive_right, wrk_is_here
 from diagonalflip.server.settings import Settings
@@ -42,36 +42,27 @@ sys.stdin.read()
 
 @dataclass(frozen=True)
 class Bench:
-    """What the steps work with.
+    """What the steps work with."""
 
-    Attributes:
-        store: An export.
-        device: ``cpu``, or ``cuda:0``.
-        oracle: Judges the answers.
-        scratch: Folder for all that is written.
-        seconds: Of load, for each workload.
-    """
-
-    store: Path
-    device: str
-    oracle: Oracle
-    scratch: Path
-    seconds: int
+    store: Path  # an export
+    device: str  # ``cpu``, or ``cuda:0``
+    oracle: Oracle  # judges the answers
+    scratch: Path  # folder for all that is written
+    seconds: int  # of load, for each workload
 
     @property
     def kind(self) -> str:
         """As the header ``Flip-Device`` has it."""
         return self.device.partition(":")[0]
 
-    @contextlib.contextmanager
-    def serving(self, *, on_cpu: bool = False, **settings: str) -> Iterator[Ours]:
+    def serving(
+        self, *, on_cpu: bool = False, **settings: str
+    ) -> contextlib.AbstractContextManager[Ours]:
         """Give the service, all of it ready; it computes on the device unless ``on_cpu``."""
-        settings = {"MODEL_STORE": str(self.store), "TORCHSERVE": "0"} | settings
+        settings = {"MODEL_STORE": str(self.store)} | settings
         if on_cpu or self.kind == "cpu":
             settings = {"CUDA_VISIBLE_DEVICES": "-1"} | settings
-        with ours(self.scratch, "PORT", **settings) as server:
-            wait_until(server.serves, server)
-            yield server
+        return ready(self.scratch, **settings)
 
     def ask(self, server: Ours, port: str = "PORT", sizes: tuple[int, ...] = SIZES) -> None:
         """Compare answers to requests of many sizes, and see where they were computed.
@@ -155,9 +146,8 @@ def prove_settings(bench: Bench) -> dict[str, str]:
             with bench.serving(REQUIRE_GPU="1", CUDA_VISIBLE_DEVICES=devices) as server:
                 bench.ask(server, sizes=(1_000,))
             found[name] = devices
-    hidden = {"MODEL_STORE": str(bench.store), "TORCHSERVE": "0"}
-    hidden |= {"REQUIRE_GPU": "1", "CUDA_VISIBLE_DEVICES": "-1"}
-    with ours(bench.scratch, "PORT", **hidden) as server:
+    hidden = {"REQUIRE_GPU": "1", "CUDA_VISIBLE_DEVICES": "-1"}
+    with ours(bench.scratch, MODEL_STORE=str(bench.store), **hidden) as server:
         status = server.process.wait(ANSWER_S)
     if status != 2:
         raise RuntimeError(f"FLIP_REQUIRE_GPU=1 without one: status {status}, not 2")
@@ -175,7 +165,7 @@ def prove_restart(bench: Bench) -> dict[str, Any]:
         victim = server.workers()[0]
         victim.kill()
         victim.wait()
-        wait_until(lambda: victim not in server.workers() and server.serves(), server)
+        server.wait(lambda: victim not in server.workers() and server.serves())
     if "no CUDA graph" in (bench.scratch / "logs/worker.log").read_text():
         raise RuntimeError("a worker captured no CUDA graph; see its log")
     return outcomes
@@ -198,10 +188,10 @@ def prove_memory_taken(bench: Bench) -> dict[str, Any] | str:
             taken = int(next(iter(hog.stdout or ())))
             load.answered(10)
             server.workers()[0].kill()
-            wait_until(lambda: server.state().get("workers_ready") == 1, server)
+            server.wait(lambda: server.state().get("workers_ready") == 1)
             load.answered(10)
             hog.communicate()  # the end of its input
-        wait_until(server.serves, server)
+        server.wait(server.serves)
     return {"taken_mib": taken >> 20, "outcomes": outcomes}
 
 
@@ -220,7 +210,7 @@ def measure(bench: Bench, served: dict[str, Any]) -> dict[str, Any]:
     return served
 
 
-def service_goals(served: dict[str, Any]) -> dict[str, bool]:
+def goals(served: dict[str, Any]) -> dict[str, bool]:
     """Return whether W4 is at least the CPU's at equal workers, by what it says."""
     rates = {name: found["W4"]["m_images_per_s"] for name, found in served.items() if "W4" in found}
     found = {}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import ssl
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,19 +24,12 @@ READ_LIMIT_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class Address:
-    """Port and path of a server on loopback.
+    """Port and path of a server on loopback."""
 
-    Attributes:
-        port: Where it listens.
-        path: Of its predictions.
-        token: That it wants, if any.
-        certificate: That it has, if it speaks TLS.
-    """
-
-    port: int
-    path: str
-    token: str = ""
-    certificate: Path | None = None
+    port: int  # where it listens
+    path: str  # of its predictions
+    token: str = ""  # that it wants, if any
+    certificate: Path | None = None  # that it has, if it speaks TLS
 
     @property
     def url(self) -> str:
@@ -54,30 +49,29 @@ class Address:
 
 @dataclass
 class Outcome:
-    """Results of one run of a driver.
+    """Results of a load."""
 
-    Attributes:
-        requests: Answers that arrived whole.
-        elapsed_s: Seconds that the run took.
-        wrong: Answers with another status than 200 or another body.
-        errors: Connections that failed, and answers that did not come in time.
-        compared: Answers whose bodies were compared.
-        latency_us: Microseconds by ``p50``, ``p99`` and ``max``.
-        least_wire_bytes: Bytes of the shortest answer with its head; 0 if not known.
-    """
-
-    requests: int = 0
-    elapsed_s: float = 0.0
-    wrong: int = 0
-    errors: int = 0
-    compared: int = 0
+    requests: int = 0  # answers that arrived whole while it was timed
+    elapsed_s: float = 0.0  # seconds that the run took
+    wrong: int = 0  # answers with another status than 200 or another body
+    errors: int = 0  # connections that failed, and answers that did not come in time
+    compared: int = 0  # answers whose bodies were compared
+    # Microseconds by ``p50``, ``p99`` and ``max``.
     latency_us: dict[str, float] = field(default_factory=dict)
-    least_wire_bytes: int = 0
+    least_wire_bytes: int = 0  # bytes of the shortest answer with its head; 0 if not known
+    statuses: Counter[str] = field(default_factory=Counter)  # how often each status came
 
     @property
     def requests_per_s(self) -> float:
         """Whole answers per second."""
         return self.requests / self.elapsed_s if self.elapsed_s else 0.0
+
+    def add(self, check: Outcome) -> None:
+        """Count what was compared before or after, too; what was timed stays as it is."""
+        self.wrong += check.wrong
+        self.errors += check.errors
+        self.compared += check.compared
+        self.statuses += check.statuses
 
 
 def run_python(
@@ -90,12 +84,7 @@ def run_python(
 ) -> Outcome:
     """Send ``work`` in turn over all connections, and compare every answer with its request.
 
-    Args:
-        address: The server.
-        workload: The load.
-        work: Payloads and their judges.
-        seconds: When to stop sending.
-        requests: How many to send at most.
+    It stops sending after ``seconds``, or so many ``requests``.
     """
     head = (
         f"POST {address.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {OCTETS}\r\n"
@@ -115,7 +104,8 @@ def run_python(
         writer.write(b"%b%b\r\n%b" % (head, trace.encode(), each.payload))
         status, body, wire_bytes = await read_answer(reader)
         latencies_s.append(time.perf_counter() - started)
-        outcome.wrong += status != 200 or not each.judge(body)
+        outcome.statuses[status] += 1
+        outcome.wrong += status != "200" or not each.judge(body)
         outcome.least_wire_bytes = min(outcome.least_wire_bytes or wire_bytes, wire_bytes)
 
     async def connection(deadline: float) -> None:
@@ -156,20 +146,11 @@ def trace_half() -> str:
     return secrets.token_hex(8)
 
 
-async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, int]:
-    """Return status, body and bytes on the wire of the next answer, chunked or not."""
+async def read_answer(reader: asyncio.StreamReader) -> tuple[str, bytes, int]:
+    """Return status, body and bytes on the wire of the next answer, which has a length."""
     head = await reader.readuntil(b"\r\n\r\n")
-    status, *lines = head.decode("latin-1").split("\r\n")
-    fields = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
-    if "content-length" in fields:
-        body = await reader.readexactly(int(fields["content-length"]))
-    elif fields.get("transfer-encoding") == "chunked":
-        chunks = []
-        while size := int((await reader.readline()).partition(b";")[0], 16):
-            chunks.append(await reader.readexactly(size))
-            await reader.readexactly(2)
-        await reader.readexactly(2)
-        body = b"".join(chunks)
-    else:
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    if length is None:
         raise ValueError(f"no length in {head!r}")
-    return int(status.split()[1]), body, len(head) + len(body)
+    body = await reader.readexactly(int(length[1]))
+    return head.split()[1].decode(), body, len(head) + len(body)

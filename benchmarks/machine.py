@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
@@ -41,7 +42,23 @@ def describe() -> dict[str, Any]:
     }
 
 
-def save(page: Path, title: str, figures: str) -> None:
+def parser(about: str | None, page: Path) -> argparse.ArgumentParser:
+    """Return the parser of a command that can write its figures to ``page``."""
+    made = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--save", action="store_true", help=f"write {page.name}")
+    return made
+
+
+def show(page: Path, title: str, figures: str, *, save: bool) -> None:
+    """Print figures, and write them to their page if that was asked for."""
+    print(figures)
+    if save:
+        write(page, title, figures)
+
+
+def write(page: Path, title: str, figures: str) -> None:
     """Write figures to a page in Markdown, with the machine and the commit that they are of.
 
     Raises:

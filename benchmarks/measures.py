@@ -15,49 +15,18 @@ TRACED_GOAL = 0.9
 
 
 @dataclass(frozen=True)
-class Results:
-    """A whole run.
-
-    Attributes:
-        about: The machine, the commit, versions, options.
-        titles: Title of each server, by name.
-        ours: Names of this product's servers.
-        slots: A server, a workload, a round, and what was seen.
-        starts: A server, a round, seconds to ready, and MiB.
-    """
-
-    about: dict[str, Any]
-    titles: dict[str, str]
-    ours: list[str]
-    slots: list[dict[str, Any]]
-    starts: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
 class Measure:
-    """A figure of a workload, and what we want of it.
+    """A figure of a workload, and what we want of it."""
 
-    Attributes:
-        title: Head of the column.
-        workload: Where it is measured.
-        name: Of a slot's figure, or of one of its latencies.
-        unit: What the figure is divided by.
-        by_core: Whether it is told for each busy core of the service.
-        higher_is_better: Else lower is.
-        against: The server that ratios are to.
-        goal: What the ratio of ours should be.
-        aim: What it would be at best.
-    """
-
-    title: str
-    workload: str
-    name: str
-    unit: float = 1.0
-    by_core: bool = False
-    higher_is_better: bool = True
-    against: str = BASELINE
-    goal: float | None = None
-    aim: float | None = None
+    title: str  # head of the column
+    workload: str  # where it is measured
+    name: str  # of a slot's figure, or of one of its latencies
+    unit: float = 1.0  # what the figure is divided by
+    by_core: bool = False  # whether it is told for each busy core of the service
+    higher_is_better: bool = True  # else lower is
+    against: str = BASELINE  # the server that ratios are to
+    goal: float | None = None  # what the ratio of ours should be
+    aim: float | None = None  # what it would be at best
 
     def of(self, slot: dict[str, Any]) -> float:
         """Take the figure from a slot."""
@@ -90,73 +59,76 @@ MEASURES = (
     Measure("W3 M images/s", "W3", "m_images_per_s", goal=3.0, aim=5.0),
     W4,
 )
-GOALS = [measure for measure in MEASURES if measure.goal is not None]
-WHAT = (
-    "one connection, 2 images: p50 latency, less is better",
-    "64 connections, 2 images: requests/s",
-    "16 connections, 1,024 images: images/s",
-    "4 connections, 131,072 images: images/s",
-)
-"""What each measure with a goal says, for people."""
+GOALS = {
+    "one connection, 2 images: p50 latency, less is better": MEASURES[0],
+    "64 connections, 2 images: requests/s": W2,
+    "16 connections, 1,024 images: images/s": MEASURES[5],
+    "4 connections, 131,072 images: images/s": W4,
+}
+"""Measures with a goal, by what they say for people."""
 TRACED = replace(W2, workload="W2-traced")
 TO_CEILING = replace(W4, against=CEILING, goal=None, aim=0.9)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A whole run."""
+
+    about: dict[str, Any]  # the machine, the commit, versions, options
+    titles: dict[str, str]  # title of each server, by name
+    ours: list[str]  # names of this product's servers
+    slots: list[dict[str, Any]]  # a server, a workload, a round, and what was seen
+    starts: list[dict[str, Any]]  # a server, a round, seconds to ready, and MiB
+
+    def figures(self, server: str, measure: Measure) -> dict[int, float]:
+        """Return a measure of a server by round, of the slots that did not fail."""
+        asked = (server, measure.workload)
+        slots = [slot for slot in self.slots if (slot["server"], slot["workload"]) == asked]
+        return {slot["round"]: measure.of(slot) for slot in slots if not slot["failed"]}
+
+    def figure(self, server: str, measure: Measure) -> Spread | None:
+        """Return a measure of a server over all rounds."""
+        return spread(list(self.figures(server, measure).values()))
+
+    def ratio(self, server: str, measure: Measure, to: Measure | None = None) -> Spread | None:
+        """Return a server's figure over that of the measure's other server, round by round.
+
+        With ``to``, over that figure of its own.
+        """
+        mine = self.figures(server, measure)
+        other = self.figures(server, to) if to else self.figures(measure.against, measure)
+        return spread([mine[turn] / other[turn] for turn in mine if other.get(turn)])
+
+    def traced(self) -> dict[str, Spread]:
+        """Return W2's rate with a new ``traceparent`` in each request over its own, by server."""
+        ratios = {server: self.ratio(server, TRACED, to=W2) for server in self.titles}
+        return {server: found for server, found in ratios.items() if found is not None}
+
+    def plain(self) -> dict[str, str]:
+        """Return the titles of the servers without TLS, by name."""
+        encrypted = (EDGE_TLS, *TLS_PEERS)
+        return {name: title for name, title in self.titles.items() if name not in encrypted}
+
+    def tls_table(self) -> str:
+        """Return a table of our ratios to peers, all with TLS; nothing if it was not measured."""
+        peers = [name for name in TLS_PEERS if name in self.titles]
+        if not peers or EDGE_TLS not in self.titles:
+            return ""
+        rows = [
+            [what, *(self.ratio(EDGE_TLS, replace(measure, against=peer)) for peer in peers)]
+            for what, measure in GOALS.items()
+        ]
+        return table(["", *(f"over {short(self.titles[peer])}" for peer in peers)], rows)
+
+
+def short(title: str) -> str:
+    """Return a server's title without its details."""
+    return title.partition(",")[0]
 
 
 def spread(values: list[float]) -> Spread | None:
     """Return median, least and most; None for nothing."""
     return Spread(statistics.median(values), min(values), max(values)) if values else None
-
-
-def figures(results: Results, server: str, measure: Measure) -> dict[int, float]:
-    """Return a measure of a server by round, of the slots that did not fail."""
-    return {
-        slot["round"]: measure.of(slot)
-        for slot in results.slots
-        if (slot["server"], slot["workload"]) == (server, measure.workload) and not slot["failed"]
-    }
-
-
-def figure(results: Results, server: str, measure: Measure) -> Spread | None:
-    """Return a measure of a server over all rounds."""
-    return spread(list(figures(results, server, measure).values()))
-
-
-def ratio(results: Results, server: str, measure: Measure) -> Spread | None:
-    """Return a server's figure over that of the measure's other server, round by round."""
-    return _over(figures(results, server, measure), figures(results, measure.against, measure))
-
-
-def traced(results: Results) -> dict[str, Spread]:
-    """Return W2's rate with a new ``traceparent`` in each request over its own rate, by server."""
-    ratios = {
-        server: _over(figures(results, server, TRACED), figures(results, server, W2))
-        for server in results.titles
-    }
-    return {server: found for server, found in ratios.items() if found is not None}
-
-
-def plain(results: Results) -> dict[str, str]:
-    """Return the titles of the servers without TLS, by name."""
-    return {
-        name: title for name, title in results.titles.items() if name not in (EDGE_TLS, *TLS_PEERS)
-    }
-
-
-def tls_table(results: Results) -> str:
-    """Return a table of our ratios to peers, all with TLS; nothing if that was not measured."""
-    peers = [name for name in TLS_PEERS if name in results.titles]
-    if not peers or EDGE_TLS not in results.titles:
-        return ""
-    rows = [
-        [what, *(ratio(results, EDGE_TLS, replace(measure, against=peer)) for peer in peers)]
-        for what, measure in zip(WHAT, GOALS, strict=True)
-    ]
-    heads = ["", *(f"over {results.titles[peer].partition(',')[0]}" for peer in peers)]
-    return table(heads, rows)
-
-
-def _over(mine: dict[int, float], other: dict[int, float]) -> Spread | None:
-    return spread([mine[turn] / other[turn] for turn in mine if other.get(turn)])
 
 
 def table(heads: list[str], rows: list[list[Any]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.measures import GOALS, Results, plain, ratio
+from benchmarks.measures import GOALS, Results
 
 
 def draw(results: Results, path: Path) -> None:
@@ -15,11 +15,11 @@ def draw(results: Results, path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "ratios"  # else every drawing has other names inside
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    titles = plain(results)
+    titles = results.plain()
     width = 0.8 / max(1, len(titles))
     for index, (server, title) in enumerate(titles.items()):
-        for place, measure in enumerate(GOALS):
-            found = ratio(results, server, measure)
+        for place, measure in enumerate(GOALS.values()):
+            found = results.ratio(server, measure)
             if found is None:
                 continue
             ends = [found.median, found.least, found.most]
@@ -35,7 +35,7 @@ def draw(results: Results, path: Path) -> None:
                 label=title,
                 capsize=2,
             )
-    for place, measure in enumerate(GOALS):
+    for place, measure in enumerate(GOALS.values()):
         goal = measure.goal or 1.0
         level = goal if measure.higher_is_better else 1 / goal
         axes.hlines(level, place - 0.45, place + 0.45, "black", "dashed", label="our goal")
@@ -46,7 +46,7 @@ def draw(results: Results, path: Path) -> None:
     )
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_xticks(range(len(GOALS)), [measure.title for measure in GOALS])
+    axes.set_xticks(range(len(GOALS)), [measure.title for measure in GOALS.values()])
     axes.set_ylabel("times as good as FastAPI")
     axes.grid(visible=True, axis="y", alpha=0.3)
     figure.savefig(path, metadata={"Date": None})

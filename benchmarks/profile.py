@@ -19,12 +19,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 
 from benchmarks import machine
 from benchmarks.driver import Address
 from benchmarks.measures import table
-from benchmarks.running import PATH, first_export, our_server
+from benchmarks.running import PATH, first_export, ready
 from benchmarks.workloads import QUARTER, WORKLOADS, Workload, load_reference
 from benchmarks.wrk import drive_right
 
@@ -56,19 +58,21 @@ def main() -> int:
     options = parser.parse_args()
     about = machine.describe()
     columns: dict[str, Column] = {}
-    with tempfile.TemporaryDirectory(prefix="profile-") as folder:
-        scratch = Path(folder)
-        # One version and one worker, so that the process that is sampled has all of the load.
-        with our_server(scratch, MODEL_STORE=str(first_export()), WORKERS="1") as server:
-            java, (worker,) = server.java(), server.workers()
-            for name, port, sampled, large in (
-                ("HTTP listener", "PORT", worker, WORKLOADS["W4"]),
-                ("TorchServe", "TORCHSERVE_PORT", java.children()[0], QUARTER),
-            ):
-                address = Address(server.ports[port], PATH)
-                for workload in (*SMALL, large):
-                    column = profile(address, workload, sampled, java, options.seconds)
-                    columns[f"{workload.name}, {name}"] = column
+    # One version and one worker, so that the process that is sampled has all of the load.
+    settings = {"MODEL_STORE": str(first_export()), "WORKERS": "1", "TORCHSERVE": "1"}
+    with (
+        tempfile.TemporaryDirectory(prefix="profile-") as folder,
+        ready(Path(folder), **settings) as server,
+    ):
+        java, (worker,) = server.java(), server.workers()
+        for name, port, sampled, large in (
+            ("HTTP listener", "PORT", worker, WORKLOADS["W4"]),
+            ("TorchServe", "TORCHSERVE_PORT", java.children()[0], QUARTER),
+        ):
+            address = Address(server.ports[port], PATH)
+            for workload in (*SMALL, large):
+                column = profile(address, workload, sampled, java, options.seconds)
+                columns[f"{workload.name}, {name}"] = column
     text = f"# Profile\n\n{about['cpu']}, commit {about['commit']}.\n\n{markdown(columns)}\n"
     path = options.results / f"{about['date']}-{machine.slug(about['cpu'])}" / "profile.md"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,23 +82,21 @@ def main() -> int:
 
 
 def profile(
-    address: Address,
-    workload: Workload,
-    worker: psutil.Process,
-    java: psutil.Process,
-    seconds: int,
+    address: Address, workload: Workload, worker: psutil.Process, java: psutil.Process, seconds: int
 ) -> Column:
     """Return the requests per second, the processors that are busy, and the worker's samples."""
 
-    def sample() -> tuple[list[float], str]:
+    def cpu_s() -> npt.NDArray[np.float64]:
+        return np.array([sum(process.cpu_times()[:2]) for process in (worker, java)])
+
+    def sample() -> tuple[npt.NDArray[np.float64], str]:
         command = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw"]
         command += ["--rate", str(SAMPLES_A_SECOND), "--duration", str(seconds)]
-        before = [_cpu_s(process) for process in (worker, java)]
+        before = cpu_s()
         with tempfile.NamedTemporaryFile("r") as stacks:
             command += ["--pid", str(worker.pid), "--output", stacks.name]
             subprocess.run(command, check=True, capture_output=True)
-            after = [_cpu_s(process) for process in (worker, java)]
-            return [(b - a) / seconds for a, b in zip(before, after, strict=True)], stacks.read()
+            return (cpu_s() - before) / seconds, stacks.read()
 
     predict = load_reference(first_export() / "diagonal_flip.onnx")
     timed, (busy, stacks) = drive_right(address, workload, predict, seconds + 3, sample)
@@ -122,21 +124,17 @@ def markdown(columns: dict[str, Column]) -> str:
     most: Counter[str] = Counter()
     for column in shares:
         most |= column  # the larger of both
+    loads = columns.values()
     rows = [
-        ["requests/s", *(f"{column.requests_per_s:,.0f}" for column in columns.values())],
-        ["worker: processors busy", *(f"{column.worker:.2f}" for column in columns.values())],
-        ["Java: processors busy", *(f"{column.java:.2f}" for column in columns.values())],
+        ["requests/s", *(f"{column.requests_per_s:,.0f}" for column in loads)],
+        ["worker: processors busy", *(f"{column.worker:.2f}" for column in loads)],
+        ["Java: processors busy", *(f"{column.java:.2f}" for column in loads)],
     ]
     rows += [
         [f"`{name}`", *(f"{column[name]} %" for column in shares)]
         for name, _ in most.most_common(ROWS)
     ]
     return table(["", *columns], rows)
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,8 @@ from benchmarks.measures import (
     W4,
     Measure,
     Results,
-    figure,
-    plain,
-    ratio,
     spread,
     table,
-    tls_table,
-    traced,
 )
 
 NOISY = 0.2
@@ -32,38 +28,40 @@ BY_CORE = [
     Measure("W1 req/s", "W1", "requests_per_s", by_core=True),
     *(replace(measure, by_core=True) for measure in (W2, *MEASURES[-2:])),
 ]
-FORMS = {"W4": "float32, 2 MiB", "W4-float16": "float16, 1 MiB", "W4-packed": "packed, 64 KiB"}
+FORMS = [
+    replace(W4, title="float32, 2 MiB"),
+    replace(W4, title="float16, 1 MiB", workload="W4-float16"),
+    replace(W4, title="packed, 64 KiB", workload="W4-packed"),
+]
 
 
 def markdown(results: Results) -> str:
     """Return the report."""
-    parts = [_about(results), _servers(results), _ratios(results), _tls(results), _traced(results)]
-    heads = ["a busy core", *(measure.title for measure in BY_CORE)]
-    parts.append("## By core\n\n" + _table(results, heads, list(results.titles), BY_CORE))
-    if any(slot["workload"] == "W4-packed" for slot in results.slots):
-        measures = [replace(W4, workload=workload) for workload in FORMS]
-        heads = ["M images/s", *FORMS.values()]
-        parts.append("## W4 by form of answer\n\n" + _table(results, heads, results.ours, measures))
-    parts += [_sweep(results), _checks(results), _steadiness(results)]
+    has_forms = any(slot["workload"] == FORMS[-1].workload for slot in results.slots)
+    parts = [
+        _about(results),
+        _figures(results, "server", results.titles, MEASURES),
+        _ratios(results),
+        _tls(results),
+        _traced(results),
+        "## By core\n\n" + _figures(results, "a busy core", results.titles, BY_CORE),
+        has_forms
+        and "## W4 by form of answer\n\n" + _figures(results, "M images/s", results.ours, FORMS),
+        _sweep(results),
+        _checks(results),
+        _steadiness(results),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def write(results: Results, folder: Path) -> None:
     """Write ``report.md``, and ``results.json`` with the ratios of ``traced`` in addition."""
     folder.mkdir(parents=True, exist_ok=True)
-    ratios = {server: asdict(found) for server, found in traced(results).items()}
+    ratios = {server: asdict(found) for server, found in results.traced().items()}
     found = asdict(results) | {"traced": {"goal": TRACED_GOAL, "ratios": ratios}}
     text = json.dumps(found, indent=1, ensure_ascii=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     (folder / "report.md").write_text(markdown(results), encoding="utf-8")
-
-
-def _table(results: Results, heads: list[str], servers: list[str], measures: list[Measure]) -> str:
-    rows = [
-        [results.titles[server], *(figure(results, server, measure) for measure in measures)]
-        for server in servers
-    ]
-    return table(heads, rows)
 
 
 def _about(results: Results) -> str:
@@ -82,18 +80,20 @@ def _about(results: Results) -> str:
     )
 
 
-def _servers(results: Results) -> str:
-    """Return the table of all measures, with memory and the time to ready."""
-    rows = []
-    for server, title in results.titles.items():
+def _figures(
+    results: Results, head: str, servers: Iterable[str], measures: Sequence[Measure]
+) -> str:
+    """Return a table of measures; with all of them, also of memory and the time to ready."""
+    heads, rows = [head, *(measure.title for measure in measures)], []
+    costs = {"idle MiB": "idle_mib", "loaded MiB": "loaded_mib", "ready s": "ready_s"}
+    if measures is not MEASURES:
+        costs = {}
+    for server in servers:
         starts = [start for start in results.starts if start["server"] == server]
-        costs = [
-            spread([start[name] for start in starts])
-            for name in ("idle_mib", "loaded_mib", "ready_s")
-        ]
-        rows.append([title, *(figure(results, server, each) for each in MEASURES), *costs])
-    heads = [each.title for each in MEASURES]
-    return table(["server", *heads, "idle MiB", "loaded MiB", "ready s"], rows)
+        cells = [results.figure(server, each) for each in measures]
+        cells += [spread([start[name] for start in starts]) for name in costs.values()]
+        rows.append([results.titles[server], *cells])
+    return table([*heads, *costs], rows)
 
 
 def _ratios(results: Results) -> str:
@@ -104,13 +104,13 @@ def _ratios(results: Results) -> str:
             continue
         sign = "≥" if measure.higher_is_better else "≤"
         goal = [level and f"{sign} {level}" for level in (measure.goal, measure.aim)]
-        cells = [ratio(results, server, measure) for server in plain(results)]
+        cells = [results.ratio(server, measure) for server in results.plain()]
         rows.append([f"{measure.title}, over {measure.against}", *goal, *cells])
-    return "## Ratios\n\n" + table(["", "goal (ours)", "aim (ours)", *plain(results)], rows)
+    return "## Ratios\n\n" + table(["", "goal (ours)", "aim (ours)", *results.plain()], rows)
 
 
 def _tls(results: Results) -> str:
-    found = tls_table(results)
+    found = results.tls_table()
     return found and (
         "## TLS 1.3\n\nRatios of ours, which also checks a token, to servers that check none. "
         f"The certificates are of the same kind.\n\n{found}"
@@ -122,11 +122,11 @@ def _traced(results: Results) -> str:
     rows = [
         [
             results.titles[server],
-            *(figure(results, server, each) for each in (W2, TRACED)),
+            *(results.figure(server, each) for each in (W2, TRACED)),
             found,
             f"≥ {TRACED_GOAL}" if server in results.ours else None,
         ]
-        for server, found in traced(results).items()
+        for server, found in results.traced().items()
     ]
     heads = ["req/s", "W2", "W2-traced", "W2-traced over W2", "goal (ours)"]
     return "## W2 with a new traceparent in each request\n\n" + table(heads, rows) if rows else ""
@@ -134,18 +134,15 @@ def _traced(results: Results) -> str:
 
 def _sweep(results: Results) -> str:
     """Return the table of W2 over the number of connections."""
-    swept = {
-        (slot["server"], slot["workload"]): None
-        for slot in results.slots
-        if slot["workload"].startswith("W2@")
-    }
+    asked = [(slot["server"], slot["workload"]) for slot in results.slots]
+    swept = dict.fromkeys(each for each in asked if each[1].startswith("W2@"))
     rows = []
     for server in (*results.ours, CEILING):
         for workload in (workload for each, workload in swept if each == server):
             measures = [replace(W2, workload=workload)]
             measures += [Measure("", workload, name, 1e3) for name in ("p50", "p99", "max")]
             measures += [Measure("", workload, "errors")]
-            cells = [figure(results, server, measure) for measure in measures]
+            cells = [results.figure(server, measure) for measure in measures]
             rows.append([results.titles[server], workload.removeprefix("W2@"), *cells])
     heads = ["server", "connections", "req/s", "p50 ms", "p99 ms", "max ms", "errors"]
     return "## W2 by connections\n\n" + table(heads, rows) if rows else ""
@@ -165,7 +162,7 @@ def _checks(results: Results) -> str:
 
 def _steadiness(results: Results) -> str:
     """Return how much the machine itself varied, by the server that computes nothing."""
-    found = figure(results, CEILING, W2)
+    found = results.figure(CEILING, W2)
     if found is None:
         return ""
     varied = (found.most - found.least) / found.median

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,8 @@ from benchmarks.driver import Address
 from benchmarks.workloads import Workload
 from diagonalflip.server.models import store
 from diagonalflip.server.settings import Settings, variable
+from diagonalflip.server.supervisor import tokens
+from diagonalflip.server.supervisor.host import die_with_parent
 from diagonalflip.server.supervisor.ports import free_ports
 from diagonalflip.server.supervisor.process import ALLOCATOR
 
@@ -34,26 +35,22 @@ STOP_TIMEOUT_S = 30
 DIRECT = {"no_proxy": "*"}
 """For ``requests``: a proxy of this host knows nothing of its loopback."""
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+CERTIFY = (
+    *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+    *("-nodes", "-days", "2", "-subj", "/CN=bench", "-addext", "subjectAltName=IP:127.0.0.1"),
+)
 
 
 @dataclass
 class Running:
-    """A server that was started, and answers some time later.
+    """A server that was started, and answers some time later."""
 
-    Attributes:
-        process: The first of its processes.
-        port: Where it listens on loopback.
-        fixed: Whether its path is the answer's length.
-        token: That it wants, if any.
-        certificate: That it has, if it speaks TLS.
-    """
-
-    process: psutil.Popen
-    port: int
-    fixed: bool = False
-    token: str = ""
-    certificate: Path | None = None
+    process: psutil.Popen  # the first of its processes
+    folder: Path  # for all that it writes
+    port: int  # where it listens on loopback
+    fixed: bool = False  # whether its path is the answer's length
+    token: str = ""  # that it wants, if any
+    certificate: Path | None = None  # that it has, if it speaks TLS
 
     @property
     def url(self) -> str:
@@ -69,36 +66,43 @@ class Running:
         """Return whether it says itself that all of it is ready."""
         return True
 
+    def wait(self, condition: Callable[[], Any], timeout_s: float = 120) -> float:
+        """Return the seconds until ``condition`` held.
+
+        Raises:
+            TimeoutError: It did not, or the server ended; with the last of its logs.
+        """
+
+        def held() -> bool:
+            if condition():
+                return True
+            if self.process.poll() is not None:
+                raise TimeoutError(f"the server ended\n{log_tail(self.folder)}")
+            return False
+
+        return seconds_until(held, timeout_s, lambda: log_tail(self.folder))
+
     def cpu_s(self) -> float:
         """Return the processor seconds that the whole process tree has used."""
-        used = 0.0
-        for process in self._tree():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                used += sum(process.cpu_times()[:2])
-        return used
-
-    def _tree(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
+        return self._sum(lambda process: sum(process.cpu_times()[:2]))
 
     def pss_mib(self) -> float:
         """Return the MiB of the whole process tree; memory that processes share counts once."""
-        total = 0
-        for process in self._tree():
-            with contextlib.suppress(OSError):  # it may have ended
-                rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-                total += int(re.findall(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[0])
-        return total / 1024
+        return self._sum(lambda process: process.memory_full_info().pss) / (1 << 20)
+
+    def _sum(self, figure: Callable[[psutil.Process], float]) -> float:
+        total = 0.0
+        for process in [self.process, *self.process.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):  # it may have ended
+                total += figure(process)
+        return total
 
 
 @dataclass
 class Ours(Running):
-    """This product.
+    """This product."""
 
-    Attributes:
-        ports: By setting.
-    """
-
-    ports: dict[str, int] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)  # by setting
 
     @property
     def admin_url(self) -> str:
@@ -112,6 +116,13 @@ class Ours(Running):
             return dict(requests.get(url, timeout=2, proxies=DIRECT).json())
         except requests.RequestException:
             return {}
+
+    def metrics(self) -> str:
+        """Return its metrics as text; nothing while it does not answer."""
+        try:
+            return requests.get(f"{self.admin_url}/metrics", timeout=2, proxies=DIRECT).text
+        except requests.RequestException:
+            return ""
 
     def serves(self) -> bool:
         """Return whether it is ready, with all workers, and with TorchServe where that is on."""
@@ -137,23 +148,34 @@ class Ours(Running):
 
 
 @contextlib.contextmanager
-def our_server(scratch: Path, **settings: str) -> Iterator[Ours]:
-    """Run the whole product with TorchServe, all of it ready."""
-    with ours(scratch, "PORT", TORCHSERVE="1", **settings) as server:
-        wait_until(server.serves, server)
-        yield server
+def ours(folder: Path, port: str = "PORT", **settings: str) -> Iterator[Ours]:
+    """Run the product, as ``make serve`` does, asked on the port of that name.
+
+    Its public listener is on if that is asked, with a certificate if ``TLS`` is in the settings.
+    TorchServe is off unless set.
+    """
+    ports = {name.upper(): free_ports() for name in Settings.ports()}
+    usual = {name: str(number) for name, number in ports.items()}
+    usual |= {"MODEL_STORE": str(model_store()), "LOG_DIR": str(folder / "logs")}
+    usual["TORCHSERVE"] = "0"
+    token, certificate = "", None
+    if port == "PUBLIC_PORT":
+        token = tokens.add(folder / "tokens", "bench")
+        usual["TOKENS_FILE"] = str(folder / "tokens")
+    if settings.pop("TLS", ""):
+        certificate, key = certify(folder)
+        usual |= {"TLS_CERT": str(certificate), "TLS_KEY": str(key)}
+    environment = {"PYTHONPATH": str(ROOT)} | variables(usual | settings)
+    with process([sys.executable, "-m", "diagonalflip.server"], folder, environment) as first:
+        yield Ours(first, folder, ports[port], token=token, certificate=certificate, ports=ports)
 
 
 @contextlib.contextmanager
-def ours(scratch: Path, port: str, token: str = "", **settings: str) -> Iterator[Ours]:
-    """Run the product, as ``make serve`` does, asked on the port of that name."""
-    ports = {name.upper(): free_ports() for name in Settings.ports()}
-    usual = {name: str(number) for name, number in ports.items()}
-    usual |= {"MODEL_STORE": str(model_store()), "LOG_DIR": str(scratch / "logs")}
-    environment = {"PYTHONPATH": str(ROOT)} | variables(usual | settings)
-    with process([sys.executable, "-m", "diagonalflip.server"], scratch, environment) as first:
-        certificate = Path(settings["TLS_CERT"]) if "TLS_CERT" in settings else None
-        yield Ours(first, ports[port], token=token, certificate=certificate, ports=ports)
+def ready(folder: Path, port: str = "PORT", **settings: str) -> Iterator[Ours]:
+    """Run the product, all of it ready."""
+    with ours(folder, port, **settings) as server:
+        server.wait(server.serves)
+        yield server
 
 
 def variables(settings: Mapping[str, str]) -> dict[str, str]:
@@ -162,23 +184,40 @@ def variables(settings: Mapping[str, str]) -> dict[str, str]:
     return {variable(name) if name in known else name: value for name, value in settings.items()}
 
 
+def certify(folder: Path) -> tuple[Path, Path]:
+    """Write a certificate for loopback that signs itself, and its key.
+
+    Raises:
+        RuntimeError: There is no openssl.
+    """
+    if shutil.which("openssl") is None:
+        raise RuntimeError(
+            "openssl was not found. Servers with TLS need it to make a certificate. Install it, "
+            "or leave them out with --servers"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    files = ["-out", str(certificate), "-keyout", str(key)]
+    subprocess.run([*CERTIFY, *files], check=True, capture_output=True)
+    return certificate, key
+
+
 @contextlib.contextmanager
 def process(
-    command: list[str], scratch: Path, settings: dict[str, str] | None = None
+    command: list[str], folder: Path, environment: dict[str, str] | None = None
 ) -> Iterator[psutil.Popen]:
-    """Run a process with ``output.log`` in ``scratch``, and at its end stop all of its group."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    environment = {"OMP_NUM_THREADS": "1"} | ALLOCATOR | (settings or {})
-    with (scratch / "output.log").open("ab") as output:
+    """Run a process with ``output.log`` in ``folder``, and at its end stop all of its group."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "output.log").open("ab") as output:
         first = psutil.Popen(
             command,
-            cwd=scratch,
-            env=os.environ | environment,
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | ALLOCATOR | (environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own, to be swept at the end
-            preexec_fn=_die_with_parent,  # safe: this process has one thread
+            preexec_fn=die_with_parent,  # safe: this process has one thread
         )
     try:
         yield first
@@ -190,19 +229,6 @@ def process(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(first.pid, signal.SIGKILL)
         first.wait()
-
-
-def wait_until(answers: Callable[[], bool], server: Running, timeout_s: float = 120) -> None:
-    """Wait until ``answers`` says that a right answer came.
-
-    Raises:
-        RuntimeError: The server ended, or the time is over.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not answers():
-        if server.process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError("the server ended, or gave no right answer in time")
-        time.sleep(0.02)
 
 
 def seconds_until(
@@ -217,8 +243,14 @@ def seconds_until(
     while not condition():
         if time.monotonic() - started > timeout_s:
             raise TimeoutError(f"not within {timeout_s:g} s\n{told()}")
-        time.sleep(0.01)
+        time.sleep(0.02)
     return time.monotonic() - started
+
+
+def log_tail(folder: Path) -> str:
+    """Return the last of what a server wrote into ``folder``."""
+    logs = [path.read_text(errors="replace").strip() for path in sorted(folder.rglob("*.log"))]
+    return "\n".join(text[-1000:] for text in logs if text) or "no logs"
 
 
 def model_store() -> Path:
@@ -229,8 +261,3 @@ def model_store() -> Path:
 def first_export() -> Path:
     """Return the folder of the version that is served by default, and computed by everybody."""
     return store.exports(model_store())[0]
-
-
-def _die_with_parent() -> None:
-    """End the server with this process, even if this is killed. Runs in the child."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

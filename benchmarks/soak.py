@@ -11,7 +11,6 @@ is warm-up.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -24,7 +23,7 @@ import psutil
 from benchmarks import machine
 from benchmarks.driver import Address, run_python
 from benchmarks.measures import table
-from benchmarks.running import PATH, Ours, first_export, our_server
+from benchmarks.running import PATH, Ours, first_export, ready
 from benchmarks.workloads import QUARTER, WORKLOADS, exchanges, load_reference
 
 SLOT_S = 10.0
@@ -38,11 +37,13 @@ Sample = dict[str, float]
 
 def main() -> int:
     """Run the soak; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = machine.parser(__doc__, RESULTS)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} in results/")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder, our_server(Path(folder)) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="soak-") as folder,
+        ready(Path(folder), TORCHSERVE="1") as server,
+    ):
         samples = soak(server, options.minutes * 60)
     third = len(samples) // 3
     if not third:
@@ -64,9 +65,7 @@ def main() -> int:
         f"compared: {wrong} wrong, {errors} failed. Medians:\n\n"
         + table(["", "second third", "last third"], rows)
     )
-    print(figures)
-    if options.save:
-        machine.save(RESULTS, "Soak", figures)
+    machine.show(RESULTS, "Soak", figures, save=options.save)
     return int(grew or wrong > 0 or errors > 0)
 
 

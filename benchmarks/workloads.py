@@ -21,22 +21,15 @@ Predictions = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Workload:
-    """One kind of load.
+    """One kind of load."""
 
-    Attributes:
-        name: As on the command line.
-        images: Images per request, even.
-        connections: Kept-alive connections, each with one request under way.
-        accept: Media type of the answer.
-        ours_only: Whether only this product has such answers, or the load says little of others.
-        traced: Whether each request has another ``traceparent``, so that no two heads are alike.
-    """
-
-    name: str
-    images: int
-    connections: int
-    accept: str = OCTETS
+    name: str  # as on the command line
+    images: int  # images per request, even
+    connections: int  # kept-alive connections, each with one request under way
+    accept: str = OCTETS  # media type of the answer
+    # Whether only this product has such answers, or the load says little of others.
     ours_only: bool = False
+    # Whether each request has another ``traceparent``, so that no two heads are alike.
     traced: bool = False
 
     @property

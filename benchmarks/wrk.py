@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -35,15 +36,7 @@ def wrk_is_here() -> bool:
 def run_wrk(
     address: Address, workload: Workload, work: list[Exchange], seconds: int, least_wire_bytes: int
 ) -> Outcome:
-    """Run wrk with one thread.
-
-    Args:
-        address: The server.
-        workload: The load.
-        work: Its payloads.
-        seconds: How long.
-        least_wire_bytes: Bytes of the shortest answer with its head.
-    """
+    """Run wrk with one thread; ``least_wire_bytes`` are those of the shortest answer and head."""
     command = ["wrk", "--threads", "1", "--connections", str(workload.connections)]
     command += ["--duration", f"{seconds}s", "--timeout", f"{TIMEOUT_S}s"]
     with tempfile.TemporaryDirectory() as job:
@@ -66,12 +59,14 @@ def run_wrk(
     found: dict[str, Any] = json.loads(lines[-1])
     # Counts of bytes include answers cut off by the end, so this errs on the kind side.
     short = found["requests"] * (least_wire_bytes - HEADS_DIFFER_BYTES) - found["bytes"]
+    bad = found["bad_status"]
     return Outcome(
         requests=found["requests"],
         elapsed_s=found["elapsed_us"] / 1e6,
-        wrong=found["bad_status"] + -(-max(0, short) // max(1, workload.answer_bytes)),
+        wrong=bad + -(-max(0, short) // max(1, workload.answer_bytes)),
         errors=found["errors"],
         latency_us={name: found[name] for name in ("p50", "p99", "max")},
+        statuses=Counter({"below 400": found["requests"] - bad, "400 and more": bad}),
     )
 
 
@@ -81,18 +76,11 @@ def drive(
     work: list[Exchange],
     seconds: int,
     sample: Callable[[], Any] = lambda: None,
-) -> tuple[Outcome, list[Outcome], Any]:
+) -> tuple[Outcome, Any]:
     """Time a workload, by wrk if it is installed; before and after, every answer is compared.
 
-    Args:
-        address: The server.
-        workload: The load.
-        work: Its payloads and their judges.
-        seconds: How long.
-        sample: Called meanwhile.
-
     Returns:
-        What was timed, both comparisons, and what ``sample`` returned.
+        What was timed and compared, and what ``sample`` returned, which is called meanwhile.
     """
     check = partial(run_python, address, workload, work, requests=4 * workload.connections + 16)
     before = check()
@@ -102,7 +90,10 @@ def drive(
     with ThreadPoolExecutor(1) as pool:
         timed = pool.submit(load)
         sampled = sample()
-    return timed.result(), [before, check()], sampled
+    outcome = timed.result()
+    outcome.add(before)
+    outcome.add(check())
+    return outcome, sampled
 
 
 def drive_right(
@@ -113,11 +104,9 @@ def drive_right(
     sample: Callable[[], Any] = lambda: None,
 ) -> tuple[Outcome, Any]:
     """Time a workload as ``drive`` does, and end the run if an answer was wrong or missing."""
-    work = exchanges(workload, predict)
-    timed, checks, sampled = drive(address, workload, work, seconds, sample)
-    for outcome in (timed, *checks):
-        reject_failures(outcome, workload)
-    return timed, sampled
+    outcome, sampled = drive(address, workload, exchanges(workload, predict), seconds, sample)
+    reject_failures(outcome, workload)
+    return outcome, sampled
 
 
 def reject_failures(outcome: Outcome, workload: Workload) -> None:

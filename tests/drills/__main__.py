@@ -10,7 +10,6 @@ not recover in time.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -52,13 +51,10 @@ def row(title: str, scene: Scene) -> list[str]:
 
 def main() -> int:
     """Run the drills; return 1 if one failed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = machine.parser(__doc__, RESULTS)
     names = {drill.__name__: title for title, drill in DRILLS.items()}
     parser.add_argument("--only", default=",".join(names), help=f"some of {','.join(names)}")
     parser.add_argument("--short", action="store_true", help="as CI does")
-    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} in results/")
     options = parser.parse_args()
     chosen = [names[name] for name in options.only.split(",")]
     expected = references(model_store())
@@ -70,9 +66,7 @@ def main() -> int:
             rows.append(row(title, scene))
             failed += bool(scene.faults)
             print("    " + " | ".join(rows[-1][1:]), file=sys.stderr, flush=True)
-    print(table(HEAD, rows))
-    if options.save:
-        machine.save(RESULTS, "Drills", table(HEAD, rows))
+    machine.show(RESULTS, "Drills", table(HEAD, rows), save=options.save)
     return int(failed > 0)
 
 

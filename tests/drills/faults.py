@@ -105,7 +105,9 @@ def java_dead(scene: Scene) -> None:
         scene.detected_s = service.wait(lambda: not service.serves(), PATIENCE_S)
         scene.demand(service.metric("torchserve_ready") == 0, "the metric says that it is ready")
         service.wait(lambda: service.restarted("torchserve", times), PATIENCE_S)
-        delays = re.findall(r"starting it again in (\d+) s", service.output())
+        delays = re.findall(
+            r"starting it again in (\d+) s", (service.folder / "output.log").read_text()
+        )
         scene.demand(delays == DELAYS[:times], f"restarts after {delays} s")
         scene.demand(service.ready(), "not ready without TorchServe")
         java.unlink()
@@ -192,13 +194,14 @@ def idle_connections(scene: Scene) -> None:
 
 def tokens_change(scene: Scene) -> None:
     with scene.loaded() as service:
-        other = tokens.add(service.tokens_file, "other")
+        file = service.folder / "tokens"
+        other = tokens.add(file, "other")
         scene.detected_s = service.wait(lambda: service.describe(other).status_code == 200, 10)
-        lines = service.tokens_file.read_text().replace(" other", " revoked")
-        service.tokens_file.write_text(lines)
+        lines = file.read_text().replace(" other", " revoked")
+        file.write_text(lines)
         service.process.send_signal(signal.SIGHUP)
         scene.recovered_s = service.wait(lambda: service.describe(other).status_code == 403, 10)
-        service.tokens_file.write_text(lines.splitlines()[0] + "\n")
+        file.write_text(lines.splitlines()[0] + "\n")
         service.wait(lambda: service.describe(other).status_code == 401, 10)
     scene.demand(not scene.tally.rejected, "a good token was rejected")
     scene.demand(scene.tally.lost == 0, "a request was lost")

@@ -43,26 +43,17 @@ class Target(Protocol):
 
 @dataclass
 class Tally:
-    """Outcomes of requests.
+    """Outcomes of requests."""
 
-    Attributes:
-        right: Answered, and within the tolerance of ONNX Runtime.
-        wrong: Answered otherwise, or not by the version that the answer names.
-        rejected: Answered by another status than 200, by status.
-        unreachable: No connection was made, or it was ended before the request was sent.
-        lost: Sent, and the connection ended without an answer, or none came in time.
-        longest_s: Longest time from connecting to any of these outcomes.
-        retried: Calls of the client, which may send again.
-        failed: Those of them that failed in the end, by error.
-    """
-
-    right: int = 0
-    wrong: int = 0
+    right: int = 0  # answered, and within the tolerance of ONNX Runtime
+    wrong: int = 0  # answered otherwise, or not by the version that the answer names
+    # Answered by another status than 200, by status.
     rejected: Counter[int] = field(default_factory=Counter)
-    unreachable: int = 0
-    lost: int = 0
-    longest_s: float = 0.0
-    retried: int = 0
+    unreachable: int = 0  # no connection was made, or it was ended before the request was sent
+    lost: int = 0  # sent, and the connection ended without an answer, or none came in time
+    longest_s: float = 0.0  # longest time from connecting to any of these outcomes
+    retried: int = 0  # calls of the client, which may send again
+    # Those of them that failed in the end, by error.
     failed: Counter[str] = field(default_factory=Counter)
 
     def counts(self) -> list[str]:

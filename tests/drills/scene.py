@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.running import ours
 from tests.drills.load import Load, Tables, Tally
-from tests.drills.service import Service, serving
+from tests.drills.service import Service
 
 PATIENCE_S = 300.0
 """Until a test gives up: TorchServe may take 100 s to start beside a load on a busy machine."""
@@ -24,39 +25,29 @@ class SkippedError(Exception):
 
 @dataclass
 class Scene:
-    """One drill under way.
+    """One drill under way."""
 
-    Attributes:
-        folder: For what it writes.
-        tables: What answers should be.
-        long: Whether to take the time that an operator would, rather than CI.
-        detected_s: From the fault until the service had detected it.
-        recovered_s: From the fault until it had recovered.
-        tally: Outcomes of the load's requests.
-        notes: What else was seen.
-        faults: What was not as it should be.
-    """
-
-    folder: Path
-    tables: Tables
-    long: bool = False
-    detected_s: float | None = None
-    recovered_s: float | None = None
-    tally: Tally = field(default_factory=Tally)
-    notes: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
+    folder: Path  # for what it writes
+    tables: Tables  # what answers should be
+    long: bool = False  # whether to take the time that an operator would, rather than CI
+    detected_s: float | None = None  # from the fault until the service had detected it
+    recovered_s: float | None = None  # from the fault until it had recovered
+    tally: Tally = field(default_factory=Tally)  # outcomes of the load's requests
+    notes: list[str] = field(default_factory=list)  # what else was seen
+    faults: list[str] = field(default_factory=list)  # what was not as it should be
 
     @contextlib.contextmanager
     def loaded(self, deadline_s: float = 20.0, **settings: str) -> Iterator[Service]:
-        """Give a healthy service under load, from some time before to some time after."""
-        with (
-            serving(self.folder, **settings) as service,
-            Load(service, self.tables, deadline_s) as load,
-        ):
-            self.tally = load.tally
-            time.sleep(CALM_S)
-            yield service
-            time.sleep(CALM_S)
+        """Give a healthy service with two workers under load, before and after what is done."""
+        settings = {"WORKERS": "2", "HEALTH_CHECK_INTERVAL_S": "1"} | settings
+        with ours(self.folder, "PUBLIC_PORT", **settings) as running:
+            service = Service(**vars(running))
+            service.wait(service.healthy)
+            with Load(service, self.tables, deadline_s) as load:
+                self.tally = load.tally
+                time.sleep(CALM_S)
+                yield service
+                time.sleep(CALM_S)
 
     def broken(self, service: Service, detected: Callable[[], bool], limit_s: float = 10) -> None:
         """Wait until the service has detected the fault and has recovered.

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import device_service
 from benchmarks.device_check import Report
 from benchmarks.device_engine import compare, goals
-from benchmarks.device_service import service_goals
 from benchmarks.driver import Outcome
 from benchmarks.workloads import WORKLOADS
 from benchmarks.wrk import reject_failures
@@ -75,7 +75,7 @@ def test_goals_that_are_missed_are_told() -> None:
         "cuda, 1 workers": {"W4": {"m_images_per_s": 99.0}},
         "cpu, 1 workers": {"W4": {"m_images_per_s": 100.0}},
     }
-    assert list(service_goals(rates).values()) == [False]
+    assert list(device_service.goals(rates).values()) == [False]
 
 
 @pytest.mark.parametrize(

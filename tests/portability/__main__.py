@@ -10,7 +10,6 @@ the same bits in every batch is reported, and not judged.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -20,13 +19,14 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
 from benchmarks.measures import table
+from benchmarks.running import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results.md")
 ARM64 = ROOT / ".portability"
 """Folders that ``tests/portability/arm64.sh`` makes: ``root``, a Debian, and ``packages``."""
@@ -37,124 +37,78 @@ ARTIFACTS = [f"diagonal_flip.{suffix}" for suffix in ("pt", "onnx", "x4.onnx", "
 HEAD = ["processor", "vector code", "engine", "largest deviation", "same bits in every batch"]
 HEAD += [f"`.{name.rpartition('.')[2]}`" for name in ARTIFACTS]
 
-
-@dataclass(frozen=True)
-class Processor:
-    """A processor, ours or emulated.
-
-    Attributes:
-        title: As the table calls it.
-        python: The command of Python on it.
-        packages: Those of that Python, if it is not this one.
-    """
-
-    title: str
-    python: tuple[str, ...] = (sys.executable,)
-    packages: Path | None = None
-
-    def lacking(self) -> str:
-        """Return what this host lacks, and the remedy; empty if nothing."""
-        emulator = self.python[0]
-        if emulator == sys.executable:
-            return ""
-        if platform.machine() != "x86_64":
-            return f"{self.title} is emulated on x86_64 only; this host is {platform.machine()}"
-        if not shutil.which(emulator):
-            return f"Needs {emulator} (apt-get install qemu-user)"
-        if self.packages and not (self.packages / "torch").is_dir():
-            return "Needs an arm64 root (run tests/portability/arm64.sh)"
-        return ""
-
-
-def _x86(title: str, model: str) -> Processor:
-    return Processor(title, ("qemu-x86_64", "-cpu", model, sys.executable))
-
-
 PROCESSORS = {
-    "host": Processor("this host"),
-    "nehalem": _x86("Intel Nehalem, no AVX", "Nehalem"),
-    "haswell": _x86("Intel Haswell", "Haswell"),
-    "epyc": _x86("AMD EPYC", "EPYC"),
-    "neoverse": Processor(
-        "ARM Neoverse N1",
-        (
-            *("qemu-aarch64", "-cpu", "neoverse-n1", "-L", str(ARM64 / "root")),
-            str(ARM64 / "root/usr/bin/python3.11"),
-        ),
-        ARM64 / "packages",
-    ),
+    "host": ("this host", ""),
+    "nehalem": ("Intel Nehalem, no AVX", "qemu-x86_64 -cpu Nehalem"),
+    "haswell": ("Intel Haswell", "qemu-x86_64 -cpu Haswell"),
+    "epyc": ("AMD EPYC", "qemu-x86_64 -cpu EPYC"),
+    "neoverse": ("ARM Neoverse N1", "qemu-aarch64 -cpu neoverse-n1 -L"),
 }
+"""Title in the table, and the command that emulates it; that of ARM64 gets its root."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Results of one processor.
+    """Results of one processor."""
 
-    Attributes:
-        title: Of the processor.
-        found: What the probe printed; empty if a step failed.
-        digests: SHA-256 by artifact; empty if a step failed.
-        failure: The step that failed, and why; empty if none did.
-    """
-
-    title: str
+    title: str  # of the processor
+    # What the probe printed; empty if a step failed.
     found: dict[str, Any] = field(default_factory=dict)
+    # SHA-256 by artifact; empty if a step failed.
     digests: dict[str, str] = field(default_factory=dict)
-    failure: str = ""
+    failure: str = ""  # the step that failed, and why; empty if none did
 
 
-def run(processor: Processor, source: Path, artifacts: Path) -> Outcome:
-    """Export to ``artifacts`` and probe them, both on ``processor``.
+def lacking(name: str) -> str:
+    """Return what this host lacks for a processor, and the remedy; empty if nothing."""
+    title, emulation = PROCESSORS[name]
+    if not emulation:
+        return ""
+    emulator = emulation.split()[0]
+    if platform.machine() != "x86_64":
+        return f"{title} is emulated on x86_64 only; this host is {platform.machine()}"
+    if not shutil.which(emulator):
+        return f"Needs {emulator} (apt-get install qemu-user)"
+    if name == "neoverse" and not (ARM64 / "packages/torch").is_dir():
+        return "Needs an arm64 root (run tests/portability/arm64.sh)"
+    return ""
 
-    Args:
-        processor: Ours or emulated.
-        source: A copy of the code, the working directory of both steps.
-        artifacts: A folder of this processor's own.
-    """
+
+def run(folder: Path, name: str) -> Outcome:
+    """Export and probe on a processor, with the code in ``folder``, to a folder beside it."""
+    title, emulation = PROCESSORS[name]
     # The archive's folder is flat: handlers import each other so.
-    paths = ["handlers", *([str(processor.packages)] if processor.packages else [])]
-    steps = {"export": ["--output", str(artifacts)], "tests.portability.probe": [str(artifacts)]}
+    python, path = [*emulation.split(), sys.executable], "handlers"
+    if name == "neoverse":
+        python[-1:] = [str(ARM64 / "root"), str(ARM64 / "root/usr/bin/python3.11")]
+        path += f"{os.pathsep}{ARM64 / 'packages'}"
+    artifacts = str(folder / name)
+    steps = {"export": ["--output", artifacts], "tests.portability.probe": [artifacts]}
     printed = failure = ""
     for module, arguments in steps.items():
         try:
-            finished = subprocess.run(
-                [*processor.python, "-m", module, *arguments],
-                cwd=source,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            printed = subprocess.run(
+                [*python, "-m", module, *arguments],
+                cwd=folder / "source",
+                env=os.environ | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 errors="replace",
                 timeout=STEP_TIMEOUT_S,
                 check=True,
-            )
+            ).stdout
         except subprocess.TimeoutExpired:
             failure = f"{module} took over {STEP_TIMEOUT_S} s"
         except subprocess.CalledProcessError as error:
             failure = f"{module} ended with {error.returncode}"
-            print(f"{processor.title}:\n{_tail(error.stdout + error.stderr)}", file=sys.stderr)
-        print(f"==> {processor.title}: {failure or f'{module} done'}", file=sys.stderr, flush=True)
+            print(f"{title}:\n{_tail(error.stdout + error.stderr)}", file=sys.stderr)
+        print(f"==> {title}: {failure or f'{module} done'}", file=sys.stderr, flush=True)
         if failure:
-            return Outcome(processor.title, failure=failure)
-        printed = finished.stdout
-    manifest = json.loads((artifacts / "manifest.json").read_bytes())
+            return Outcome(title, failure=failure)
+    manifest = json.loads((folder / name / "manifest.json").read_bytes())
     digests = {name: entry["sha256"] for name, entry in manifest["artifacts"].items()}
-    return Outcome(processor.title, json.loads(printed), digests)
-
-
-def run_all(names: list[str]) -> list[Outcome]:
-    """Run the named processors, as many at a time as there are cores."""
-    with tempfile.TemporaryDirectory(prefix="portability-") as name:
-        folder = Path(name)
-        # The archive holds our code: an edit meanwhile would look like another digest.
-        for package in CODE:
-            shutil.copytree(ROOT / package, folder / "source" / package)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(
-                pool.map(
-                    lambda each: run(PROCESSORS[each], folder / "source", folder / each), names
-                )
-            )
+    return Outcome(title, json.loads(printed), digests)
 
 
 def faults(outcomes: list[Outcome]) -> list[str]:
@@ -196,21 +150,21 @@ def _tail(text: str) -> str:
 
 def main() -> int:
     """Run the matrix; return 1 if it fails, 2 if this host lacks something."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = machine.parser(__doc__, RESULTS)
     parser.add_argument("--only", default=",".join(PROCESSORS), help="processors to run")
-    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
     options = parser.parse_args()
     names = options.only.split(",")
-    if lacking := {PROCESSORS[name].lacking() for name in names} - {""}:
-        print("; ".join(sorted(lacking)), file=sys.stderr)
+    if told := {lacking(name) for name in names} - {""}:
+        print("; ".join(sorted(told)), file=sys.stderr)
         return 2
-    outcomes = run_all(names)
+    with tempfile.TemporaryDirectory(prefix="portability-") as folder:
+        # The archive holds our code: an edit meanwhile would look like another digest.
+        for package in CODE:
+            shutil.copytree(ROOT / package, Path(folder) / "source" / package)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            outcomes = list(pool.map(partial(run, Path(folder)), names))
     failed = faults(outcomes)
-    print(report(outcomes))
-    if options.save and not failed:
-        machine.save(RESULTS, "Processors", report(outcomes))
+    machine.show(RESULTS, "Processors", report(outcomes), save=options.save and not failed)
     print("\n".join([f"FAILED: {fault}" for fault in failed] or ["The matrix passed"]))
     return int(bool(failed))
 

@@ -18,8 +18,7 @@ import numpy.typing as npt
 import pytest
 
 from benchmarks.driver import Address, Outcome, run_python
-from benchmarks.running import Running
-from benchmarks.servers import certify
+from benchmarks.running import Running, certify
 from benchmarks.workloads import Judge, Predictions, Workload
 from benchmarks.workloads import exchanges as make_exchanges
 from benchmarks.wrk import run_wrk, wrk_is_here
@@ -136,7 +135,7 @@ def test_every_bad_answer_is_counted(bad: Answer, counts: tuple[int, int, int]) 
 )
 def test_the_drills_load_counts_each_answer(answer: Answer, outcome: str | int) -> None:
     with server(answer) as address:
-        load = Load(Running(NO_PROCESS, address.port), {"1.0": TABLE})
+        load = Load(Running(NO_PROCESS, Path(), address.port), {"1.0": TABLE})
         assert load.exchange(np.arange(16)) == outcome
 
 

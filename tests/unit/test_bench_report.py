@@ -6,22 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from benchmarks import bench, capacity, plot, report
 from benchmarks.driver import Outcome
-from benchmarks.measures import (
-    EDGE_TLS,
-    TLS_PEERS,
-    TO_CEILING,
-    W2,
-    Results,
-    Spread,
-    figures,
-    ratio,
-    traced,
-)
+from benchmarks.measures import EDGE_TLS, TLS_PEERS, TO_CEILING, W2, Results, Spread
 from benchmarks.servers import SERVERS
 from benchmarks.workloads import SWEEP, WORKLOADS
 
@@ -59,15 +48,15 @@ def results(*more: dict[str, Any]) -> Results:
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    assert ratio(results(), "front", W2) == Spread(2.0, 1.8, 2.1)
-    assert ratio(results(), "fastapi", W2) == Spread(1.0, 1.0, 1.0)
-    assert ratio(results(), "front", TO_CEILING) is None
+    assert results().ratio("front", W2) == Spread(2.0, 1.8, 2.1)
+    assert results().ratio("fastapi", W2) == Spread(1.0, 1.0, 1.0)
+    assert results().ratio("front", TO_CEILING) is None
 
 
 def test_a_failed_slot_has_no_figure() -> None:
     found = results(slot(3, "front", "W2", 1e9, failed=True), slot(3, "fastapi", "W2", 1.0))
-    assert set(figures(found, "front", W2)) == {0, 1, 2}
-    assert ratio(found, "front", W2) == Spread(2.0, 1.8, 2.1)
+    assert set(found.figures("front", W2)) == {0, 1, 2}
+    assert found.ratio("front", W2) == Spread(2.0, 1.8, 2.1)
     assert "1 of 26 slots failed" in report.markdown(found)
 
 
@@ -81,7 +70,8 @@ def test_a_failed_slot_has_no_figure() -> None:
     ],
 )
 def test_one_wrong_answer_fails_its_slot(timed: Outcome, check: Outcome, failed: bool) -> None:
-    entry = bench._entry(WORKLOADS["W1"], timed, [check])
+    timed.add(check)
+    entry = bench.entry(WORKLOADS["W1"], timed)
     assert (entry["failed"], entry["compared"]) == (failed, 5)
 
 
@@ -112,13 +102,12 @@ def test_servers_with_tls_are_compared_among_themselves(tmp_path: Path) -> None:
 
 def test_what_new_traces_cost_is_a_ratio_within_a_round() -> None:
     traces = [slot(turn, "front", "W2-traced", figure) for turn, figure in enumerate((380, 189))]
-    found = traced(results(*traces))["front"]
+    found = results(*traces).traced()["front"]
     assert (found.least, found.median, found.most) == pytest.approx((0.9, 0.925, 0.95))
 
 
 def test_traces_and_many_connections_are_for_ours_and_the_server_that_computes_nothing() -> None:
     options = argparse.Namespace(workloads=list(WORKLOADS.values()), sweep=True)
-    run = bench.Bench(options, lambda _: np.zeros((2, 4), np.float32))
     plain = {"torchserve", "front", "edge", "fixed"}
     for workload, servers in ((WORKLOADS["W2-traced"], {*plain, EDGE_TLS}), (SWEEP[-1], plain)):
-        assert {name for name in SERVERS if workload in run.workloads(name)} == servers
+        assert {name for name in SERVERS if workload in bench.workloads(options, name)} == servers

@@ -48,7 +48,7 @@ def test_only_a_complete_run_of_a_commit_is_for_the_pages(
         assert not is_complete(part)
     monkeypatch.setattr(machine, "describe", lambda: dirty)
     with pytest.raises(SystemExit, match="Commit them"):
-        machine.save(tmp_path / "page.md", "Drills", "| a |")
+        machine.write(tmp_path / "page.md", "Drills", "| a |")
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.portability.__main__ import ARTIFACTS, PROCESSORS, Outcome, faults, report, run
+from benchmarks.running import ROOT
+from tests.portability.__main__ import ARTIFACTS, Outcome, faults, report, run
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -45,8 +46,9 @@ def test_a_deviation_above_the_tolerance_or_another_digest_is_a_fault(
 def test_a_step_that_fails_is_a_fault_and_a_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "artifacts").write_text("a file where the folder should be")
-    failed = run(PROCESSORS["host"], tmp_path, tmp_path / "artifacts")
+    (tmp_path / "source").symlink_to(ROOT)
+    (tmp_path / "host").write_text("a file where the folder should be")
+    failed = run(tmp_path, "host")
     [fault] = faults([outcome(), failed])
     assert fault == "this host: export ended with 1"
     assert "export failed" in capsys.readouterr().err
