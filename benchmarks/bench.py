@@ -18,7 +18,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def measure(
     def answers() -> bool:
         if not server.serves():
             return False
-        found = run_python(server.address(probe), probe, work[0][1], requests=1)
+        found = run_python(server, probe, work[0][1], requests=1)
         return found.requests == 1 and not found.wrong
 
     def busy_cores() -> float:
@@ -101,18 +100,15 @@ def measure(
     server.wait(answers)
     costs = {"ready_s": time.monotonic() - started, "idle_mib": server.pss_mib()}
     # All warm-ups come first: Java needs many requests.
-    warm = [
-        run_python(server.address(workload), workload, these, seconds=WARM_UP_S)
-        for workload, these in work
-    ]
+    warm = [run_python(server, workload, these, seconds=WARM_UP_S) for workload, these in work]
     slots = []
     for (workload, these), warmed in zip(work, warm, strict=True):
-        outcome, busy = drive(server.address(workload), workload, these, seconds, busy_cores)
+        outcome, busy = drive(server, workload, these, seconds, busy_cores)
         outcome.add(warmed)
         slots.append(entry(workload, outcome) | {"busy_cores": busy})
         if slots[-1]["failed"]:
             told = json.dumps(slots[-1], indent=1) + "\n"
-            told += server.metrics() if isinstance(server, Ours) else ""
+            told += server.told("/metrics") if isinstance(server, Ours) else ""
             (server.folder / f"{workload.name}.failed").write_text(told, encoding="utf-8")
     return slots, costs | {"loaded_mib": server.pss_mib()}
 
@@ -181,29 +177,22 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    servers = ",".join(name for name in SERVERS if name != CEILING or shutil.which("nginx"))
-    known = ",".join(WORKLOADS)
+    servers = [name for name in SERVERS if name != CEILING or shutil.which("nginx")]
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="of each timed slot")
-    parser.add_argument("--servers", type=_chosen(SERVERS), default=servers, help=servers)
-    parser.add_argument("--workloads", type=_chosen(WORKLOADS), default=known, help=known)
+    for name, known in (("--servers", servers), ("--workloads", list(WORKLOADS))):
+        told = ",".join(known)
+        parser.add_argument(name, type=lambda text: text.split(","), default=known, help=told)
     parser.add_argument("--sweep", action="store_true", help="ours also with 1 to 1,000 clients")
     parser.add_argument("--results", type=Path, default=capacity.RESULTS, help="folder for results")
     options = parser.parse_args()
+    for chosen, every in ((options.servers, SERVERS), (options.workloads, WORKLOADS)):
+        if unknown := set(chosen) - set(every):
+            parser.error(f"{unknown}; expected some of {','.join(every)}")
     options.workloads = [WORKLOADS[name] for name in options.workloads]
     if options.rounds < 1 or options.seconds < 1:
         parser.error("--rounds and --seconds are at least 1")
     return options
-
-
-def _chosen(known: dict[str, Any]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"{unknown}; expected some of {','.join(known)}")
-        return names
-
-    return parse
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import requests
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
-from benchmarks.running import PATH
+from benchmarks.driver import PATH
 from diagonalflip import AsyncClient, Client
 from diagonalflip.wire import MODEL, OCTETS, pack, to_pixels, with_padding
 

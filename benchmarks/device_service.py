@@ -15,8 +15,8 @@ import numpy as np
 import requests
 
 from benchmarks.device_engine import CUDA, Oracle, compare, random_images
-from benchmarks.driver import Address
-from benchmarks.running import DIRECT, PATH, ROOT, TORCHSERVE_ANSWER_BYTES, Ours, ours, ready
+from benchmarks.driver import PATH
+from benchmarks.running import DIRECT, ROOT, TORCHSERVE_ANSWER_BYTES, Ours, ours, ready
 from benchmarks.workloads import WORKLOADS
 from benchmarks.wrk import drive_right, wrk_is_here
 from diagonalflip.server.settings import Settings
@@ -73,7 +73,7 @@ class Bench:
         for count in sizes:
             images = random_images(count)
             answer = requests.post(
-                f"http://127.0.0.1:{server.ports[port]}{PATH}",
+                server.at(port).url + PATH,
                 data=bytes(images.packed),
                 headers={"Content-Type": with_padding(OCTETS, count)},
                 timeout=ANSWER_S,
@@ -104,11 +104,6 @@ class Bench:
             raise RuntimeError(f"wrong answers: {outcomes}")
 
 
-def torchserve_setting() -> str:
-    """Return 1 where TorchServe and a Java are installed."""
-    return "1" if find_torchserve(Settings()) is not None else "0"
-
-
 def prove_forms(bench: Bench) -> dict[str, Any]:
     """Check every promise of the wire contract, and every size, at each port.
 
@@ -116,13 +111,13 @@ def prove_forms(bench: Bench) -> dict[str, Any]:
         RuntimeError: One is not kept.
     """
     found: dict[str, Any] = {}
-    torchserve = torchserve_setting()
-    ports = {"front": "PORT"} | ({"torchserve": "TORCHSERVE_PORT"} if torchserve == "1" else {})
-    with bench.serving(TORCHSERVE=torchserve) as server:
+    torchserve = find_torchserve(Settings()) is not None
+    ports = {"front": "PORT"} | ({"torchserve": "TORCHSERVE_PORT"} if torchserve else {})
+    with bench.serving(TORCHSERVE=str(int(torchserve))) as server:
         for name, port in ports.items():
             most = TORCHSERVE_ANSWER_BYTES if name == "torchserve" else sys.maxsize
             bench.ask(server, port, tuple(count for count in SIZES if 16 * count <= most))
-            url = f"http://127.0.0.1:{server.ports[port]}"
+            url = server.at(port).url
             command = [sys.executable, "-m", "diagonalflip.cli", "check", "--json", url]
             finished = subprocess.run(
                 command, cwd=ROOT, capture_output=True, text=True, check=False
@@ -130,7 +125,7 @@ def prove_forms(bench: Bench) -> dict[str, Any]:
             if finished.returncode:
                 raise RuntimeError(f"{name}: {finished.stderr}{finished.stdout}"[-2000:])
             found[name] = json.loads(finished.stdout)["passed"]
-    return found | ({} if torchserve == "1" else {"torchserve": "not installed"})
+    return {"torchserve": "not installed"} | found
 
 
 def prove_settings(bench: Bench) -> dict[str, str]:
@@ -200,7 +195,7 @@ def measure(bench: Bench, served: dict[str, Any]) -> dict[str, Any]:
 
     Each number of workers is measured on the device and on this host's CPU.
     """
-    if torchserve_setting() == "1":
+    if find_torchserve(Settings()):
         with bench.serving(TORCHSERVE="1") as server:
             served["TorchServe"] = _rates(bench, server, "TORCHSERVE_PORT", TORCHSERVE_ANSWER_BYTES)
     for count in (each for each in WORKER_COUNTS if each <= max(2, count_cores())):
@@ -225,7 +220,7 @@ def goals(served: dict[str, Any]) -> dict[str, bool]:
 def _rates(
     bench: Bench, server: Ours, port: str = "PORT", most_bytes: int = sys.maxsize
 ) -> dict[str, Any]:
-    address = Address(server.ports[port], PATH)
+    address = server.at(port)
     rows: dict[str, Any] = {"driver": "wrk" if wrk_is_here() else "asyncio"}
     for workload in WORKLOADS.values():
         if workload.answer_bytes <= most_bytes:

@@ -18,32 +18,36 @@ import numpy as np
 from benchmarks.workloads import Exchange, Workload
 from diagonalflip.wire import OCTETS
 
+PATH = "/predictions/diagonal_flip"
 TIMEOUT_S = 30
 READ_LIMIT_BYTES = 1 << 22
 
 
-@dataclass(frozen=True)
+@dataclass
 class Address:
-    """Port and path of a server on loopback."""
+    """A server on loopback."""
 
-    port: int  # where it listens
-    path: str  # of its predictions
+    port: int
+    path: str = PATH  # of its predictions; ``{}`` is the length of an answer
     token: str = ""  # that it wants, if any
     certificate: Path | None = None  # that it has, if it speaks TLS
 
     @property
     def url(self) -> str:
-        """The URL of its predictions."""
+        """URL of the port."""
         scheme = "http" if self.certificate is None else "https"
-        return f"{scheme}://127.0.0.1:{self.port}{self.path}"
+        return f"{scheme}://127.0.0.1:{self.port}"
+
+    def path_of(self, workload: Workload) -> str:
+        """Return the path to send ``workload`` to."""
+        return self.path.format(workload.answer_bytes)
 
     def tls(self) -> ssl.SSLContext | None:
         """Return TLS 1.3 that trusts this server's certificate alone; None for plain HTTP."""
         if self.certificate is None:
             return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = ssl.create_default_context(cafile=self.certificate)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_verify_locations(self.certificate)
         return context
 
 
@@ -87,8 +91,9 @@ def run_python(
     It stops sending after ``seconds``, or so many ``requests``.
     """
     head = (
-        f"POST {address.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {OCTETS}\r\n"
-        f"Accept: {workload.accept}\r\nContent-Length: {workload.images // 2}\r\n"
+        f"POST {address.path_of(workload)} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"Content-Type: {OCTETS}\r\nAccept: {workload.accept}\r\n"
+        f"Content-Length: {workload.images // 2}\r\n"
         + (f"Authorization: Bearer {address.token}\r\n" if address.token else "")
     ).encode()
     half, tls = trace_half(), address.tls()

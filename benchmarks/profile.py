@@ -26,7 +26,7 @@ import psutil
 from benchmarks import machine
 from benchmarks.driver import Address
 from benchmarks.measures import table
-from benchmarks.running import PATH, first_export, ready
+from benchmarks.running import first_export, ready
 from benchmarks.workloads import QUARTER, WORKLOADS, Workload, load_reference
 from benchmarks.wrk import drive_right
 
@@ -69,7 +69,7 @@ def main() -> int:
             ("HTTP listener", "PORT", worker, WORKLOADS["W4"]),
             ("TorchServe", "TORCHSERVE_PORT", java.children()[0], QUARTER),
         ):
-            address = Address(server.ports[port], PATH)
+            address = server.at(port)
             for workload in (*SMALL, large):
                 column = profile(address, workload, sampled, java, options.seconds)
                 columns[f"{workload.name}, {name}"] = column

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import psutil
 import requests
 
 from benchmarks.driver import Address
-from benchmarks.workloads import Workload
 from diagonalflip.server.models import store
 from diagonalflip.server.settings import Settings, variable
 from diagonalflip.server.supervisor import tokens
@@ -27,7 +27,6 @@ from diagonalflip.server.supervisor.ports import free_ports
 from diagonalflip.server.supervisor.process import ALLOCATOR
 
 ROOT = Path(__file__).resolve().parent.parent
-PATH = "/predictions/diagonal_flip"
 TORCHSERVE_ANSWER_BYTES = 625_000
 """The longest answer on TorchServe's port; it rejects what needs a longer one."""
 
@@ -41,26 +40,12 @@ CERTIFY = (
 )
 
 
-@dataclass
-class Running:
+@dataclass(kw_only=True)
+class Running(Address):
     """A server that was started, and answers some time later."""
 
     process: psutil.Popen  # the first of its processes
     folder: Path  # for all that it writes
-    port: int  # where it listens on loopback
-    fixed: bool = False  # whether its path is the answer's length
-    token: str = ""  # that it wants, if any
-    certificate: Path | None = None  # that it has, if it speaks TLS
-
-    @property
-    def url(self) -> str:
-        """URL of the port."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def address(self, workload: Workload) -> Address:
-        """Return the address to send ``workload`` to."""
-        path = f"/{workload.answer_bytes}" if self.fixed else PATH
-        return Address(self.port, path, self.token, self.certificate)
 
     def serves(self) -> bool:
         """Return whether it says itself that all of it is ready."""
@@ -98,31 +83,27 @@ class Running:
         return total
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Ours(Running):
     """This product."""
 
-    ports: dict[str, int] = field(default_factory=dict)  # by setting
+    ports: dict[str, int]  # by setting
 
-    @property
-    def admin_url(self) -> str:
-        """URL of the admin port."""
-        return f"http://127.0.0.1:{self.ports['ADMIN_PORT']}"
+    def at(self, port: str) -> Address:
+        """Return its other port of that name, which needs no token."""
+        return Address(self.ports[port])
+
+    def told(self, path: str) -> str:
+        """Return what the admin port says; nothing while it does not answer."""
+        try:
+            url = self.at("ADMIN_PORT").url + path
+            return requests.get(url, timeout=2, proxies=DIRECT).text
+        except requests.RequestException:
+            return ""
 
     def state(self) -> dict[str, Any]:
         """Return what it says of its readiness; nothing while it does not answer."""
-        url = f"{self.admin_url}/v2/health/ready"
-        try:
-            return dict(requests.get(url, timeout=2, proxies=DIRECT).json())
-        except requests.RequestException:
-            return {}
-
-    def metrics(self) -> str:
-        """Return its metrics as text; nothing while it does not answer."""
-        try:
-            return requests.get(f"{self.admin_url}/metrics", timeout=2, proxies=DIRECT).text
-        except requests.RequestException:
-            return ""
+        return dict(json.loads(self.told("/v2/health/ready") or "{}"))
 
     def serves(self) -> bool:
         """Return whether it is ready, with all workers, and with TorchServe where that is on."""
@@ -158,16 +139,16 @@ def ours(folder: Path, port: str = "PORT", **settings: str) -> Iterator[Ours]:
     usual = {name: str(number) for name, number in ports.items()}
     usual |= {"MODEL_STORE": str(model_store()), "LOG_DIR": str(folder / "logs")}
     usual["TORCHSERVE"] = "0"
-    token, certificate = "", None
+    address: dict[str, Any] = {"port": ports[port], "ports": ports}
     if port == "PUBLIC_PORT":
-        token = tokens.add(folder / "tokens", "bench")
+        address["token"] = tokens.add(folder / "tokens", "bench")
         usual["TOKENS_FILE"] = str(folder / "tokens")
     if settings.pop("TLS", ""):
-        certificate, key = certify(folder)
-        usual |= {"TLS_CERT": str(certificate), "TLS_KEY": str(key)}
+        address["certificate"], key = certify(folder)
+        usual |= {"TLS_CERT": str(address["certificate"]), "TLS_KEY": str(key)}
     environment = {"PYTHONPATH": str(ROOT)} | variables(usual | settings)
     with process([sys.executable, "-m", "diagonalflip.server"], folder, environment) as first:
-        yield Ours(first, folder, ports[port], token=token, certificate=certificate, ports=ports)
+        yield Ours(process=first, folder=folder, **address)
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ def _run(folder: Path, command: str, environment: str) -> Iterator[Running]:
     model = running.first_export() / "diagonal_flip.onnx"
     variables = {"PYTHONPATH": str(PEERS), "BENCH_ONNX": str(model)}
     with running.process([str(python), "-m", *words], folder, variables) as first:
-        yield Running(first, folder, port, certificate=certificate)
+        yield Running(port, certificate=certificate, process=first, folder=folder)
 
 
 def _peer(title: str, command: str, environment: str = "servers") -> Server:
@@ -81,7 +81,7 @@ def _fixed(folder: Path) -> Iterator[Running]:
     if os.geteuid() == 0:
         command += ["-g", "user root;"]  # or its workers could not read the folder
     with running.process(command, folder) as first:
-        yield Running(first, folder, port, fixed=True)
+        yield Running(port, "/{}", process=first, folder=folder)
 
 
 _public = partial(running.ours, port="PUBLIC_PORT", TOKEN_RATE=str(1 << 30))

@@ -21,9 +21,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks import machine
-from benchmarks.driver import Address, run_python
+from benchmarks.driver import run_python
 from benchmarks.measures import table
-from benchmarks.running import PATH, Ours, first_export, ready
+from benchmarks.running import Ours, first_export, ready
 from benchmarks.workloads import QUARTER, WORKLOADS, exchanges, load_reference
 
 SLOT_S = 10.0
@@ -77,7 +77,7 @@ def soak(server: Ours, seconds: float) -> list[Sample]:
     samples: list[Sample] = []
     while time.monotonic() - started < seconds:
         port, load = TURNS[len(samples) % len(TURNS)]
-        address = Address(server.ports[port], PATH)
+        address = server.at(port)
         outcome = run_python(address, load, work[load], seconds=SLOT_S)
         counts = {name: getattr(outcome, name) for name in ("requests", "wrong", "errors")}
         samples.append(counts | memory(server) | {"at_s": time.monotonic() - started})

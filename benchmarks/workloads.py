@@ -56,48 +56,38 @@ QUARTER = Workload("W4/4", 32_768, 4)
 SWEEP = [Workload(f"W2@{count}", 2, count, ours_only=True) for count in (1, 8, 64, 256, 1_000)]
 
 
-class Judge:
-    """Decides whether answers to one payload are right.
+@dataclass
+class Exchange:
+    """A request's body, and the judge of its answers."""
 
-    Args:
-        reference: ONNX Runtime's; answers are within 1e-6 of it. None for a server that computes
-            nothing: of its answers the length is judged.
-        workload: The load.
-    """
+    workload: Workload
+    payload: bytes
+    # ONNX Runtime's, of which answers are within 1e-6. None for a server that computes nothing:
+    # of its answers the length is judged.
+    reference: Predictions | None
+    seen: bytes = b""  # the first answer that was right
 
-    def __init__(self, reference: Predictions | None, workload: Workload) -> None:
-        self._reference, self._workload = reference, workload
-        self._seen = b""
-
-    def __call__(self, body: bytes) -> bool:
+    def judge(self, body: bytes) -> bool:
         """Return whether ``body`` is right."""
-        if self._seen == body:
+        if self.seen == body:
             return True
-        if len(body) != self._workload.answer_bytes:
+        if len(body) != self.workload.answer_bytes:
             return False
-        right = self._reference is None or self._agrees(body, self._reference)
-        self._seen = self._seen or (body if right else b"")
+        right = self.reference is None or self._agrees(body, self.reference)
+        self.seen = self.seen or (body if right else b"")
         return right
 
     def _agrees(self, body: bytes, reference: Predictions) -> bool:
-        if self._workload.accept == PACKED:
+        if self.workload.accept == PACKED:
             # A prediction within the tolerance of 0.5 may fall on either side.
             bits = np.unpackbits(np.frombuffer(body, np.uint8)).reshape(-1, 4)
             sure = np.abs(reference - 0.5) > TOLERANCE
             return bool(((bits == (reference >= 0.5)) | ~sure).all())
-        halved = self._workload.accept == FLOAT16
+        halved = self.workload.accept == FLOAT16
         got = np.frombuffer(body, "<f2" if halved else "<f4").reshape(-1, 4).astype(np.float64)
         # float16 keeps 11 bits, so rounding to nearest is off by 2**-11 of the value at most.
         limit = TOLERANCE + (np.abs(reference) * 2.0**-11 if halved else 0.0)
         return bool((np.abs(got - reference) <= limit).all())
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """A request's body and the judge of its answers."""
-
-    payload: bytes
-    judge: Judge
 
 
 def load_reference(onnx: Path) -> Callable[[bytes], Predictions]:
@@ -119,4 +109,4 @@ def exchanges(workload: Workload, predict: Callable[[bytes], Predictions] | None
         np.random.default_rng([workload.images, turn]).bytes(workload.images // 2)
         for turn in range(PAYLOADS)
     ]
-    return [Exchange(each, Judge(predict and predict(each), workload)) for each in payloads]
+    return [Exchange(workload, each, predict and predict(each)) for each in payloads]

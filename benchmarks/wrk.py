@@ -43,7 +43,7 @@ def run_wrk(
         for turn, exchange in enumerate(work, start=1):
             (Path(job) / f"{turn}.request").write_bytes(exchange.payload)
         finished = subprocess.run(
-            [*command, "--script", str(SCRIPT), address.url],
+            [*command, "--script", str(SCRIPT), address.url + address.path_of(workload)],
             env=os.environ
             | {"BENCH_JOB": job, "BENCH_ACCEPT": workload.accept, "BENCH_CONTENT": OCTETS}
             | {"BENCH_TOKEN": address.token}

@@ -25,12 +25,11 @@ RESULTS = Path(__file__).with_name("results") / "host.md"
 HEAD = ["drill", "detected s", "recovered s", *COUNTS, "verdict", "seen"]
 
 
-def run(title: str, expected: Tables, folder: Path, *, long: bool) -> Scene:
+def run(name: str, expected: Tables, folder: Path, *, long: bool) -> Scene:
     """Run one drill, and note in ``faults`` whatever every drill demands."""
-    drill = DRILLS[title]
-    scene = Scene(folder / drill.__name__, expected, long)
+    scene = Scene(folder / name, expected, long)
     try:
-        drill(scene)
+        DRILLS[name][1](scene)
     except TimeoutError as error:
         scene.faults.append(str(error))
     except SkippedError as error:
@@ -52,17 +51,17 @@ def row(title: str, scene: Scene) -> list[str]:
 def main() -> int:
     """Run the drills; return 1 if one failed."""
     parser = machine.parser(__doc__, RESULTS)
-    names = {drill.__name__: title for title, drill in DRILLS.items()}
-    parser.add_argument("--only", default=",".join(names), help=f"some of {','.join(names)}")
+    names = ",".join(DRILLS)
+    parser.add_argument("--only", default=names, help=f"some of {names}")
     parser.add_argument("--short", action="store_true", help="as CI does")
     options = parser.parse_args()
-    chosen = [names[name] for name in options.only.split(",")]
     expected = references(model_store())
     rows, failed = [], 0
     with tempfile.TemporaryDirectory(prefix="drill-", ignore_cleanup_errors=True) as folder:
-        for title in chosen:
+        for name in options.only.split(","):
+            title = DRILLS[name][0]
             print(f"==> {title}", file=sys.stderr, flush=True)
-            scene = run(title, expected, Path(folder), long=not options.short)
+            scene = run(name, expected, Path(folder), long=not options.short)
             rows.append(row(title, scene))
             failed += bool(scene.faults)
             print("    " + " | ".join(rows[-1][1:]), file=sys.stderr, flush=True)

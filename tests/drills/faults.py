@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 import requests
 
@@ -32,25 +33,13 @@ DELAYS = ["0", "1", "3", "7", "15", "15", "15"]
 """Seconds between restarts of what cannot start."""
 
 
-def worker_killed(scene: Scene) -> None:
-    _kill_workers(scene, 2, 1)
-    scene.demand_no_wait(2)
-
-
-def all_workers_killed(scene: Scene) -> None:
-    _kill_workers(scene, 2, 2)
-
-
-def only_worker_killed(scene: Scene) -> None:
-    _kill_workers(scene, 1, 1)
-    scene.demand_no_wait(2)
-
-
-def _kill_workers(scene: Scene, count: int, killed: int) -> None:
+def workers_killed(scene: Scene, count: int, killed: int) -> None:
     with scene.loaded(WORKERS=str(count)) as service:
         for worker in service.workers()[:killed]:
             worker.kill()
         scene.broken(service, lambda: service.proven() < count)
+    if killed == 1:
+        scene.demand_no_wait(2)
 
 
 def worker_hangs(scene: Scene) -> None:
@@ -116,16 +105,8 @@ def java_dead(scene: Scene) -> None:
     scene.demand_no_loss()
 
 
-def stopped(scene: Scene) -> None:
-    _drain(scene, signal.SIGTERM, "1")
-
-
-def interrupted(scene: Scene) -> None:
-    _drain(scene, signal.SIGINT, "0")
-
-
-def _drain(scene: Scene, number: signal.Signals, torchserve: str) -> None:
-    with scene.loaded(10.0, DRAIN_S="1", TORCHSERVE=torchserve) as service:
+def drained(scene: Scene, number: signal.Signals, **settings: str) -> None:
+    with scene.loaded(10.0, DRAIN_S="1", **settings) as service:
         before, accepted = scene.tally.right, False
         service.process.send_signal(number)
         started = time.monotonic()
@@ -217,7 +198,7 @@ def versions_switched(scene: Scene) -> None:
         for turn in range(SWITCHES):
             version = (second, first)[turn % 2]
             change = "rollback" if turn % 2 else f"{version}/default"
-            url = f"{service.admin_url}/models/{change}"
+            url = f"{service.at('ADMIN_PORT').url}/models/{change}"
             started = time.monotonic()
             changed = requests.post(url, headers=headers, timeout=PATIENCE_S, proxies=DIRECT)
             longest_s = max(longest_s, time.monotonic() - started)
@@ -229,24 +210,34 @@ def versions_switched(scene: Scene) -> None:
     scene.demand_no_loss()
 
 
-DRILLS: dict[str, Callable[[Scene], None]] = {
-    "kill -9 of a worker": worker_killed,
-    "kill -9 of every worker at once": all_workers_killed,
-    "kill -9 of the only worker": only_worker_killed,
-    "SIGSTOP of a worker for 30 s": worker_hangs,
-    "one worker of two cannot start again": worker_missing,
-    "kill -9 of the JVM": java_killed,
-    "Java cannot start again": java_dead,
-    "SIGTERM under load": stopped,
-    "Ctrl-C under load": interrupted,
-    "more requests at once than the queue holds": queue_full,
-    "10 times the load that saturates it, for 30 s": overload,
-    "slow headers, slow bodies, half bodies and hang-ups": slow_clients,
-    "1,000 idle connections beside the load": idle_connections,
-    "a full disk below the logs": disk_full,
-    "a full temporary disk, and worker and Java die": temporary_full,
-    "all temporary files are deleted, and workers die": temporary_cleaned,
-    "the archive is damaged while it serves, and worker and Java die": archive_corrupt,
-    "50 switches between two versions": versions_switched,
-    "tokens are exchanged, and SIGHUP is sent, under load": tokens_change,
+DRILLS: dict[str, tuple[str, Callable[[Scene], None]]] = {
+    "worker_killed": ("kill -9 of a worker", partial(workers_killed, count=2, killed=1)),
+    "all_workers_killed": (
+        "kill -9 of every worker at once",
+        partial(workers_killed, count=2, killed=2),
+    ),
+    "only_worker_killed": (
+        "kill -9 of the only worker",
+        partial(workers_killed, count=1, killed=1),
+    ),
+    "worker_hangs": ("SIGSTOP of a worker for 30 s", worker_hangs),
+    "worker_missing": ("one worker of two cannot start again", worker_missing),
+    "java_killed": ("kill -9 of the JVM", java_killed),
+    "java_dead": ("Java cannot start again", java_dead),
+    "stopped": ("SIGTERM under load", partial(drained, number=signal.SIGTERM, TORCHSERVE="1")),
+    "interrupted": ("Ctrl-C under load", partial(drained, number=signal.SIGINT)),
+    "queue_full": ("more requests at once than the queue holds", queue_full),
+    "overload": ("10 times the load that saturates it, for 30 s", overload),
+    "slow_clients": ("slow headers, slow bodies, half bodies and hang-ups", slow_clients),
+    "idle_connections": ("1,000 idle connections beside the load", idle_connections),
+    "disk_full": ("a full disk below the logs", disk_full),
+    "temporary_full": ("a full temporary disk, and worker and Java die", temporary_full),
+    "temporary_cleaned": ("all temporary files are deleted, and workers die", temporary_cleaned),
+    "archive_corrupt": (
+        "the archive is damaged while it serves, and worker and Java die",
+        archive_corrupt,
+    ),
+    "versions_switched": ("50 switches between two versions", versions_switched),
+    "tokens_change": ("tokens are exchanged, and SIGHUP is sent, under load", tokens_change),
 }
+"""Titles and what they do, by what ``--only`` calls them."""

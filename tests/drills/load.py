@@ -13,7 +13,8 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.running import PATH, seconds_until
+from benchmarks.driver import PATH
+from benchmarks.running import seconds_until
 from benchmarks.workloads import load_reference
 from diagonalflip import Client
 from diagonalflip.errors import DiagonalFlipError
@@ -131,12 +132,11 @@ class Load:
     def exchange(self, numbers: npt.NDArray[np.int64]) -> str | int:
         """Return the name of the tally's field to count it in, or the status of a rejection."""
         connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=TIMEOUT_S)
+        headers = {"Content-Type": OCTETS, "Authorization": f"Bearer {self._service.token}"}
         try:
             connection.connect()
         except OSError:
             return "unreachable"
-        headers = {"Content-Type": OCTETS}
-        headers["Authorization"] = f"Bearer {self._service.token}"
         try:
             connection.request("POST", PATH, bytes(pack(numbers).packed), headers)
             answer = connection.getresponse()

@@ -7,7 +7,8 @@ import re
 
 import requests
 
-from benchmarks.running import DIRECT, PATH, Ours
+from benchmarks.driver import PATH
+from benchmarks.running import DIRECT, Ours
 
 
 class Service(Ours):
@@ -35,7 +36,7 @@ class Service(Ours):
     def metric(self, name: str) -> float | None:
         """Return one of the supervisor's own metrics; None while it is down."""
         line = rf"^diagonalflip_{re.escape(name)} ([0-9.e+]+)$"
-        found = re.search(line, self.metrics(), re.MULTILINE)
+        found = re.search(line, self.told("/metrics"), re.MULTILINE)
         return float(found[1]) if found else None
 
     def restarted(self, part: str, times: int = 1) -> bool:

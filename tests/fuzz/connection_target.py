@@ -107,18 +107,12 @@ METRICS = Metrics()
 
 
 class Exchange:
-    """All that happens on one connection, to its end.
-
-    Attributes:
-        seen: Headers and body of every request that the handler was given.
-        rejected: Whether any request was.
-        disturbed: Whether the client or the clock ended the connection early.
-        ns: Processor time.
-    """
+    """All that happens on one connection, to its end; ``ns`` is the processor time."""
 
     def __init__(self, stream: bytes, cuts: Sequence[tuple[int, int]]) -> None:
+        # Headers and body of every request that the handler was given.
         self.seen: list[tuple[dict[str, str], bytes]] = []
-        self.disturbed = False
+        self.disturbed = False  # whether the client or the clock ended the connection early
         self._loop = Loop()
         self._server = WorkerServer(Served({"1.0": self}, "1.0"), METRICS, pages={})
         listener: Any = SimpleNamespace(name=HTTP, hosts=Hosts("a", is_public=False))
@@ -136,21 +130,19 @@ class Exchange:
         self.rejected = METRICS.rejected.total() > rejected
         self._check()
 
+    # What follows is what the connection asks of the service.
+
     def documents(self, versions: Sequence[str]) -> dict[str, bytes]:
-        """Do the same as the service."""
         return dict.fromkeys(("server", "model", "config", "weights"), versions[0].encode())
 
     def cost(self, request: Request) -> int:
-        """Do the same as the service."""
         return 2 * len(request.body)
 
     def read(self, request: Request) -> Request:
-        """Make a job of everything."""
         self.seen.append((request.headers, bytes(request.body)))
         return request
 
     def answer(self, jobs: Sequence[Request]) -> list[Response]:
-        """Do the same as the service."""
         return [Response(b"answer", "text/plain") for _ in jobs]
 
     def _feed(self, stream: bytes, cuts: Sequence[tuple[int, int]]) -> None:
@@ -158,16 +150,14 @@ class Exchange:
         start = 0
         for end, action in [*places, (len(stream), 0)]:
             for _ in range(ROUNDS):  # of many requests behind each other, each may take one
-                if not self._transport.reading_paused:
+                if self._transport.over or not self._transport.reading_paused:
                     break
                 self._loop.run()
-                if self._transport.ended or self._transport.is_closing():
-                    return
-                self._transport.read()
-            if self._transport.ended or self._transport.is_closing():
+                if not self._transport.over:
+                    self._transport.read()
+            if self._transport.over:
                 return
-            if self._transport.reading_paused:
-                raise AssertionError("reading is never resumed")
+            assert not self._transport.reading_paused, "reading is never resumed"
             if end > start:
                 self._connection.data_received(stream[start:end])
             start = end
@@ -237,22 +227,21 @@ class Loop:
 
 
 class Transport(asyncio.Transport):
-    """A transport to nowhere, as strict as uvloop's.
-
-    Attributes:
-        reading_paused: Whether nothing is to be received.
-        ended: Whether the client has said that it sends no more.
-        stalled: Whether the client reads nothing.
-        misused: What was done that may not be; an exception would be caught on its way.
-    """
+    """A transport to nowhere, as strict as uvloop's."""
 
     def __init__(self, connection: Connection, loop: Loop) -> None:
         super().__init__()
         self._connection, self._loop = connection, loop
-        self.reading_paused = self.ended = self._closing = self._finished = False
-        self.stalled = self._writing_paused = False
+        self.reading_paused = self.stalled = False
+        self._ended = self._closing = self._finished = self._writing_paused = False
         self._unsent = 0
+        # What was done that may not be; an exception would be caught on its way.
         self.misused: list[str] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether the client sends no more, or the connection is closed."""
+        return self._ended or self._closing
 
     def write(self, data: Any) -> None:
         if self._finished or self._connection.lost or not data:
@@ -277,9 +266,6 @@ class Transport(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set the connection's limit; that of a stalled client is ``HIGH_WATER``."""
 
-    def can_write_eof(self) -> bool:
-        return True
-
     def write_eof(self) -> None:
         self._finished = True
 
@@ -288,9 +274,6 @@ class Transport(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return self._unsent
-
-    def is_reading(self) -> bool:
-        return not self.reading_paused
 
     def pause_reading(self) -> None:
         self.reading_paused = True
@@ -302,8 +285,8 @@ class Transport(asyncio.Transport):
 
     def end(self) -> None:
         """The client sends no more."""
-        if not (self.ended or self._closing):
-            self.ended = True
+        if not self.over:
+            self._ended = True
             if not self._connection.eof_received():
                 self.close()
 

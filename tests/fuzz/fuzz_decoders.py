@@ -22,9 +22,9 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
 
 from tests.fuzz.source import Execution, Target, mutants
 
@@ -45,8 +45,9 @@ HANG_S = 20
 """An execution that takes longer is a finding, under libFuzzer."""
 
 
-class Figures(NamedTuple):
-    """Summary of some executions."""
+@dataclass
+class Figures:
+    """Summary of some executions; of what is a worst, the worst."""
 
     executions: int = 0
     seconds: float = 0.0
@@ -63,38 +64,13 @@ class Figures(NamedTuple):
             f"{'guided by coverage' if GUIDED else 'mutations'}"
         )
 
-
-class Record:
-    """Executes one target, and keeps the figures."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self.executions = self._rejected = 0
-        self._worst, self._form = 0.0, "none"
-        for seed in target.seeds():  # loads what is loaded late
-            target.run(seed)
-        self._started, self._memory = monotonic(), peak_mib()
-
-    def execute(self, data: bytes) -> None:
-        """Executes once. The worst time is the least of three: others use the processor too."""
-        execution = self._target.run(data)
-        self.executions += 1
-        self._rejected += execution.rejected
-        if cost(execution) > self._worst:
-            least = min(cost(execution), *(cost(self._target.run(data)) for _ in range(2)))
-            if least > self._worst:
-                self._worst, self._form = least, f"{execution.form}, {execution.length} bytes"
-
-    def figures(self) -> Figures:
-        """The figures so far."""
-        return Figures(
-            self.executions,
-            monotonic() - self._started,
-            self._rejected,
-            self._worst,
-            self._form,
-            peak_mib() - self._memory,
-        )
+    def add(self, more: Figures) -> None:
+        """Add those of another process."""
+        self.executions += more.executions
+        self.seconds += more.seconds
+        self.rejected += more.rejected
+        self.worst, self.form = max((self.worst, self.form), (more.worst, more.form))
+        self.memory = max(self.memory, more.memory)
 
 
 def main() -> int:
@@ -109,7 +85,6 @@ def main() -> int:
     if options.reproduce is not None:
         print(load(options.target or TARGETS[0]).run(options.reproduce.read_bytes()))
     elif options.round is not None:
-        fuzz = guided if GUIDED else unguided
         fuzz(options.target, options.executions, options.seed, options.round)
     else:
         names = [options.target] if options.target else TARGETS
@@ -131,27 +106,14 @@ def rounds(name: str, executions: int, seed: int) -> int:
             if finished.returncode:
                 print(f"{name}: seed {seed}: {finished.stdout.decode()}", flush=True)
                 return 1
-            total = add(total, Figures(*json.loads(finished.stdout.splitlines()[-1])))
+            total.add(Figures(**json.loads(finished.stdout.splitlines()[-1])))
             seed += 1
     print(f"{name}: {total}", flush=True)
     return 0
 
 
-def add(total: Figures, more: Figures) -> Figures:
-    """Figures of two rounds; the worse of what is a worst."""
-    worse = max(total, more, key=lambda figures: figures.worst)
-    return Figures(
-        total.executions + more.executions,
-        total.seconds + more.seconds,
-        total.rejected + more.rejected,
-        worse.worst,
-        worse.form,
-        max(total.memory, more.memory),
-    )
-
-
 def load(name: str) -> Target:
-    """A target, by name."""
+    """A target, by name; imported late, so that Atheris can instrument what it imports."""
     if name == "decoders":
         from tests.fuzz.decode_target import Decoders
 
@@ -161,16 +123,13 @@ def load(name: str) -> Target:
     return Connections()
 
 
-def unguided(name: str, executions: int, seed: int, _folder: Path) -> None:
-    """Executes the seeds and mutants of them."""
-    target = load(name)
-    execute = reporting(Record(target), name, executions)
-    for mutant in mutants(target.seeds(), target.tokens, seed):
-        execute(mutant)
-
-
-def guided(name: str, executions: int, seed: int, folder: Path) -> None:
-    """Has libFuzzer choose what to execute, by what it reaches; ``folder`` keeps the corpus."""
+def fuzz(name: str, executions: int, seed: int, folder: Path) -> None:
+    """Executes what libFuzzer chooses by what it reaches, corpus in ``folder``; else mutants."""
+    if not GUIDED:
+        target = load(name)
+        execute = executing(target, name, executions)
+        for mutant in mutants(target.seeds(), target.tokens, seed):
+            execute(mutant)
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
@@ -181,28 +140,40 @@ def guided(name: str, executions: int, seed: int, folder: Path) -> None:
     corpus.mkdir(exist_ok=True)
     for number, data in enumerate(target.seeds()):
         (corpus / f"{number:04}").write_bytes(data)
-    execute = reporting(Record(target), name, executions)
     limits = [f"-runs={2 * executions}", f"-timeout={HANG_S}", "-max_len=4096"]
     files = [f"-dict={tokens}", f"-artifact_prefix=fuzz-{name}-", str(corpus)]
-    atheris.Setup([sys.argv[0], f"-seed={seed}", "-verbosity=0", *limits, *files], execute)
+    arguments = [sys.argv[0], f"-seed={seed}", "-verbosity=0", *limits, *files]
+    atheris.Setup(arguments, executing(target, name, executions))
     atheris.Fuzz()
 
 
-def reporting(record: Record, name: str, executions: int) -> Callable[[bytes], None]:
-    """Executes; ends the process with the figures, or with a reproducer of what was found."""
+def executing(target: Target, name: str, executions: int) -> Callable[[bytes], None]:
+    """What executes; it ends the process with the figures, or with a reproducer of a finding."""
+    for seed in target.seeds():  # loads what is loaded late
+        target.run(seed)
+    figures, started, memory = Figures(), monotonic(), peak_mib()
 
     def execute(data: bytes) -> None:
         try:
-            record.execute(data)
+            execution = target.run(data)
+            figures.executions += 1
+            figures.rejected += execution.rejected
+            if cost(execution) > figures.worst:
+                # The least of three: others use the processor too.
+                least = min(cost(execution), *(cost(target.run(data)) for _ in range(2)))
+                if least > figures.worst:
+                    figures.worst = least
+                    figures.form = f"{execution.form}, {execution.length} bytes"
         except Exception:
             traceback.print_exc()
             path = Path(f"fuzz-{name}-{hashlib.sha256(data).hexdigest()[:12]}.bin").resolve()
             path.write_bytes(data)
-            print(f"after {record.executions:,} executions --reproduce {path}", flush=True)
+            print(f"after {figures.executions:,} executions --reproduce {path}", flush=True)
             sys.stderr.flush()
             os._exit(1)  # libFuzzer lets no exception through
-        if record.executions == executions:
-            print(json.dumps(record.figures()), flush=True)
+        if figures.executions == executions:
+            figures.seconds, figures.memory = monotonic() - started, peak_mib() - memory
+            print(json.dumps(asdict(figures)), flush=True)
             os._exit(0)
 
     return execute

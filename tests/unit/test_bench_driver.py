@@ -18,8 +18,8 @@ import numpy.typing as npt
 import pytest
 
 from benchmarks.driver import Address, Outcome, run_python
-from benchmarks.running import Running, certify
-from benchmarks.workloads import Judge, Predictions, Workload
+from benchmarks.running import certify
+from benchmarks.workloads import Exchange, Predictions, Workload
 from benchmarks.workloads import exchanges as make_exchanges
 from benchmarks.wrk import run_wrk, wrk_is_here
 from diagonalflip.wire import FLOAT16, OCTETS, PACKED
@@ -28,7 +28,6 @@ from tests.drills.load import Load
 WORKLOAD = Workload("test", 8, 3)
 TABLE = np.random.default_rng(5).normal(size=(16, 4)).astype("<f4")
 TRACEPARENT = re.compile(rb"\r\ntraceparent: 00-([0-9a-f]{32})-[0-9a-f]{16}-01\r\n")
-NO_PROCESS: Any = None
 Answer = Callable[[int, bytes], tuple[int, bytes]]
 
 
@@ -135,7 +134,7 @@ def test_every_bad_answer_is_counted(bad: Answer, counts: tuple[int, int, int]) 
 )
 def test_the_drills_load_counts_each_answer(answer: Answer, outcome: str | int) -> None:
     with server(answer) as address:
-        load = Load(Running(NO_PROCESS, Path(), address.port), {"1.0": TABLE})
+        load = Load(address, {"1.0": TABLE})
         assert load.exchange(np.arange(16)) == outcome
 
 
@@ -154,7 +153,7 @@ def test_each_form_is_judged_by_the_same_reference(
 ) -> None:
     workload = Workload("test", 8, 1, accept)
     assert workload.answer_bytes == good.nbytes
-    judge = Judge(reference, workload)
+    judge = Exchange(workload, b"", reference).judge
     assert judge(good.tobytes())
     assert not judge(wrong.tobytes())
 
