@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,6 @@ from benchmarks import device_engine as engine
 from benchmarks import device_service as service
 from benchmarks import machine
 from benchmarks.device_engine import CPU, CUDA
-from benchmarks.running import ROOT
 from benchmarks.workloads import load_reference
 from diagonalflip.server.models.store import check
 from diagonalflip.server.supervisor.host import count_cores
@@ -109,11 +107,8 @@ def prove(report: Report, device: str, scratch: Path, seconds: int) -> None:
 
 def export(store: Path) -> str:
     """Export the network, which proves TorchScript and ONNX against each other."""
-    command = [sys.executable, "-m", "export", "--output", str(store)]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if finished.returncode:
-        raise RuntimeError(finished.stderr[-2000:])
-    return finished.stdout.strip().splitlines()[-1]
+    told = engine.output([sys.executable, "-m", "export", "--output", str(store)])
+    return told.splitlines()[-1]
 
 
 def about(device: str) -> dict[str, Any]:

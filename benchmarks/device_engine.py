@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shutil
 import statistics
@@ -54,20 +53,16 @@ def engines(artifacts: Artifacts, device: str) -> Iterator[tuple[str, Engine, fl
     """
     files, reference = artifacts.files, np.array(artifacts.reference)
     if device == CPU:
-        for name, engine in (
-            ("ONNX Runtime", open_engine(files["torchscript"], files["onnx"], CPU)),
-            ("TorchScript", TorchEngine(files["torchscript"], CPU)),
-        ):
-            yield name, engine, engine.warm_up(reference)
+        onnx = open_engine(files["torchscript"], files["onnx"], CPU)
+        yield "ONNX Runtime", onnx, onnx.warm_up(reference)
+    logging.getLogger("diagonalflip.inference.torch_engine").setLevel(logging.ERROR)
+    engine = TorchEngine(files["torchscript"], device)
+    yield "TorchScript" if device == CPU else "CUDA graphs", engine, engine.warm_up(reference)
+    if device == CPU:
         return
-    for name, capture in (
-        ("CUDA graphs", contextlib.nullcontext()),
-        ("without graphs", mock.patch("torch.cuda.graph", side_effect=RuntimeError("not wanted"))),
-    ):
-        logging.getLogger("diagonalflip.inference.torch_engine").setLevel(logging.ERROR)
-        engine = TorchEngine(files["torchscript"], device)
-        with capture:
-            yield name, engine, engine.warm_up(reference)
+    engine = TorchEngine(files["torchscript"], device)
+    with mock.patch("torch.cuda.graph", side_effect=RuntimeError("not wanted")):
+        yield "without graphs", engine, engine.warm_up(reference)
 
 
 def prove_and_time(
@@ -133,18 +128,22 @@ def memcheck(store: Path) -> str:
     if shutil.which("compute-sanitizer") is None:
         return "not installed"
     command = ["compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", sys.executable]
+    told = output([*command, "-m", "benchmarks.device_engine", str(store)], MEMCHECK_S)
+    return told.splitlines()[-1]
+
+
+def output(command: list[str], timeout_s: float | None = None) -> str:
+    """Return what a command prints, without its errors.
+
+    Raises:
+        RuntimeError: It failed; with the last of what it said.
+    """
     finished = subprocess.run(
-        [*command, "-m", "benchmarks.device_engine", str(store)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=MEMCHECK_S,
-        check=False,
+        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
     )
     if finished.returncode:
-        raise RuntimeError(f"compute-sanitizer: {finished.stdout[-2000:]}")
-    return finished.stdout.strip().splitlines()[-1]
+        raise RuntimeError(f"{command[0]}: {finished.stderr}{finished.stdout}"[-2000:])
+    return finished.stdout.strip()
 
 
 def limits_of(device: str) -> dict[str, float] | None:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import requests
 
-from benchmarks.device_engine import CUDA, Oracle, compare, random_images
+from benchmarks.device_engine import CUDA, Oracle, compare, output, random_images
 from benchmarks.driver import PATH
-from benchmarks.running import DIRECT, ROOT, TORCHSERVE_ANSWER_BYTES, Ours, ours, ready
+from benchmarks.running import DIRECT, TORCHSERVE_ANSWER_BYTES, Ours, ours, ready
 from benchmarks.workloads import WORKLOADS
 from benchmarks.wrk import drive_right, wrk_is_here
 from diagonalflip.server.settings import Settings
@@ -88,8 +88,8 @@ class Bench:
             compare(got, self.oracle(bytes(images.packed))[:count])
 
     @contextlib.contextmanager
-    def under_load(self, outcomes: dict[str, Any]) -> Iterator[tuple[Ours, Load]]:
-        """Give a service with two workers under load; how often each outcome came goes to a dict.
+    def under_load(self) -> Iterator[tuple[Ours, Load]]:
+        """Give a service with two workers under load.
 
         Raises:
             RuntimeError: An answer was wrong.
@@ -99,9 +99,8 @@ class Bench:
             yield server, load
             load.answered(20)
             self.ask(server)
-        outcomes |= vars(load.tally)
         if load.tally.wrong:
-            raise RuntimeError(f"wrong answers: {outcomes}")
+            raise RuntimeError(f"wrong answers: {vars(load.tally)}")
 
 
 def prove_forms(bench: Bench) -> dict[str, Any]:
@@ -117,14 +116,9 @@ def prove_forms(bench: Bench) -> dict[str, Any]:
         for name, port in ports.items():
             most = TORCHSERVE_ANSWER_BYTES if name == "torchserve" else sys.maxsize
             bench.ask(server, port, tuple(count for count in SIZES if 16 * count <= most))
-            url = server.at(port).url
-            command = [sys.executable, "-m", "diagonalflip.cli", "check", "--json", url]
-            finished = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, check=False
-            )
-            if finished.returncode:
-                raise RuntimeError(f"{name}: {finished.stderr}{finished.stdout}"[-2000:])
-            found[name] = json.loads(finished.stdout)["passed"]
+            command = [sys.executable, "-m", "diagonalflip.cli", "check", "--json"]
+            command.append(server.at(port).url)
+            found[name] = json.loads(output(command))["passed"]
     return {"torchserve": "not installed"} | found
 
 
@@ -155,15 +149,14 @@ def prove_restart(bench: Bench) -> dict[str, Any]:
     Raises:
         RuntimeError: An answer is wrong, or the service does not recover.
     """
-    outcomes: dict[str, Any] = {}
-    with bench.under_load(outcomes) as (server, _):
+    with bench.under_load() as (server, load):
         victim = server.workers()[0]
         victim.kill()
         victim.wait()
         server.wait(lambda: victim not in server.workers() and server.serves())
     if "no CUDA graph" in (bench.scratch / "logs/worker.log").read_text():
         raise RuntimeError("a worker captured no CUDA graph; see its log")
-    return outcomes
+    return vars(load.tally)
 
 
 def prove_memory_taken(bench: Bench) -> dict[str, Any] | str:
@@ -174,12 +167,9 @@ def prove_memory_taken(bench: Bench) -> dict[str, Any] | str:
     """
     if bench.kind == "cpu":
         return "no GPU"
-    outcomes: dict[str, Any] = {}
-    command = [sys.executable, "-c", HOG]
-    with bench.under_load(outcomes) as (server, load):
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as hog:
+    command, pipe = [sys.executable, "-c", HOG], subprocess.PIPE
+    with bench.under_load() as (server, load):
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as hog:
             taken = int(next(iter(hog.stdout or ())))
             load.answered(10)
             server.workers()[0].kill()
@@ -187,7 +177,7 @@ def prove_memory_taken(bench: Bench) -> dict[str, Any] | str:
             load.answered(10)
             hog.communicate()  # the end of its input
         server.wait(server.serves)
-    return {"taken_mib": taken >> 20, "outcomes": outcomes}
+    return {"taken_mib": taken >> 20, "outcomes": vars(load.tally)}
 
 
 def measure(bench: Bench, served: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import json
 import re
 import shutil
 import ssl
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,10 +18,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 
+from benchmarks import bench
 from benchmarks.driver import Address, Outcome, run_python
-from benchmarks.running import certify
+from benchmarks.measures import Results
+from benchmarks.running import Running, certify
+from benchmarks.servers import Server
 from benchmarks.workloads import Exchange, Predictions, Workload
 from benchmarks.workloads import exchanges as make_exchanges
 from benchmarks.wrk import run_wrk, wrk_is_here
@@ -215,3 +222,30 @@ def test_without_openssl_it_says_what_to_do(
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(RuntimeError, match="Install it, or leave them out with --servers"):
         certify(tmp_path)
+
+
+def test_a_failed_slot_leaves_its_log_and_its_statuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextlib.contextmanager
+    def start(folder: Path) -> Iterator[Running]:
+        folder.mkdir(parents=True)
+        (folder / "output.log").write_text("why it answered 503")
+        with server(every_tenth(BAD_ANSWERS["status"])) as address:
+            process = psutil.Process()
+            yield Running(address.port, address.path, process=process, folder=folder)
+
+    monkeypatch.setattr(bench, "SERVERS", {"bad": Server("bad", start)})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(bench, "load_reference", lambda _: predict)
+    options = argparse.Namespace(
+        servers=["bad"], workloads=[WORKLOAD], rounds=1, seconds=1, sweep=False
+    )
+    results = Results({}, {}, [], [], [])
+    bench.run(options, results, tmp_path / "scratch")
+    [slot] = results.slots
+    assert slot["failed"]
+    assert slot["statuses"]["503"] == pytest.approx(slot["statuses"]["200"] / 9, abs=1)
+    folder = Path(capsys.readouterr().err.splitlines()[-1].removeprefix("Its logs are in "))
+    assert (folder / "output.log").read_text() == "why it answered 503"
+    assert json.loads((folder / "test.failed").read_text())["statuses"] == slot["statuses"]
