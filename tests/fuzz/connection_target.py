@@ -61,46 +61,45 @@ STREAMS = (
 )
 
 
-class Connections:
-    """Any bytes from a client, cut anywhere: framing, order, and what is held in memory."""
+TOKENS: Sequence[bytes] = (
+    *(POST, b"\r\n\r\n", b"GET ", b"HEAD ", b"PUT ", b"OPTIONS ", b"PRI * HTTP/2.0", b"~"),
+    *(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b"http://a", b"/ping", b"/explanations", b"\0"),
+    *(b"Content-Length: ", b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", b"1\r\na\r\n"),
+    *(b"Connection: close\r\n", b"Connection: upgrade\r\n", b"Upgrade: a\r\n", b"keep-alive"),
+    *(b"Expect: 100-continue\r\n", b"Content-Encoding: gzip\r\n", b"Content-Type: a\r\n"),
+    *(b"\xff", str(MAX_BODY_BYTES + 1).encode()),
+)
 
-    tokens: Sequence[bytes] = (
-        *(POST, b"\r\n\r\n", b"GET ", b"HEAD ", b"PUT ", b"OPTIONS ", b"PRI * HTTP/2.0", b"~"),
-        *(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b"http://a", b"/ping", b"/explanations", b"\0"),
-        *(b"Content-Length: ", b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", b"1\r\na\r\n"),
-        *(b"Connection: close\r\n", b"Connection: upgrade\r\n", b"Upgrade: a\r\n", b"keep-alive"),
-        *(b"Expect: 100-continue\r\n", b"Content-Encoding: gzip\r\n", b"Content-Type: a\r\n"),
-        *(b"\xff", str(MAX_BODY_BYTES + 1).encode()),
-    )
 
-    def seeds(self) -> list[bytes]:
-        """Streams whole, in pieces, to a stalled client, and with something in between."""
-        made = []
-        for number, stream in enumerate(STREAMS):
-            times = 206 if b"~" in stream else 0
-            made += [bytes([0, times]) + stream, bytes([1, 0, 30, 0, times]) + stream]
-            made.append(bytes([1, 0, 0, STALLED, times]) + stream)
-            made.append(bytes([2, 0, 9, ANSWER, 0, 70, 1 + number % HANG_UP, times]) + stream)
-        return made
+def seeds() -> list[bytes]:
+    """Streams whole, in pieces, to a stalled client, and with something in between."""
+    made = []
+    for number, stream in enumerate(STREAMS):
+        times = 206 if b"~" in stream else 0
+        made += [bytes([0, times]) + stream, bytes([1, 0, 30, 0, times]) + stream]
+        made.append(bytes([1, 0, 0, STALLED, times]) + stream)
+        made.append(bytes([2, 0, 9, ANSWER, 0, 70, 1 + number % HANG_UP, times]) + stream)
+    return made
 
-    def run(self, data: bytes) -> Execution:
-        """Feeds a stream whole and in pieces, and compares what the handler is given."""
-        source = Source(data)
-        cuts = []
-        for _ in range(source.byte() % 16):
-            place = source.byte() << 8 | source.byte()
-            cuts.append((place, source.byte()))
-        times = source.byte()
-        stream = repeat(source.rest(), times, LONGEST)
-        whole = Exchange(stream, [])
-        pieces = Exchange(stream, cuts)
-        if not pieces.disturbed:
-            # Of too many requests at once the last ones are rejected, unless some are answered.
-            is_deep = stream.count(b" HTTP/1.") > limits.PIPELINED_REQUESTS
-            least = min(len(pieces.seen), len(whole.seen)) if is_deep else None
-            assert pieces.seen[:least] == whole.seen[:least]
-        form = "rejected" if pieces.rejected else "answered" if pieces.seen else "nothing"
-        return Execution(f"{form} HTTP", len(stream), pieces.ns, pieces.rejected)
+
+def run(data: bytes) -> Execution:
+    """Feeds a stream whole and in pieces, and compares what the handler is given."""
+    source = Source(data)
+    cuts = []
+    for _ in range(source.byte() % 16):
+        place = source.byte() << 8 | source.byte()
+        cuts.append((place, source.byte()))
+    times = source.byte()
+    stream = repeat(source.rest(), times, LONGEST)
+    whole = Exchange(stream, [])
+    pieces = Exchange(stream, cuts)
+    if not pieces.disturbed:
+        # Of too many requests at once the last ones are rejected, unless some are answered.
+        is_deep = stream.count(b" HTTP/1.") > limits.PIPELINED_REQUESTS
+        least = min(len(pieces.seen), len(whole.seen)) if is_deep else None
+        assert pieces.seen[:least] == whole.seen[:least]
+    form = "rejected" if pieces.rejected else "answered" if pieces.seen else "nothing"
+    return Execution(f"{form} HTTP", len(stream), pieces.ns, pieces.rejected)
 
 
 METRICS = Metrics()

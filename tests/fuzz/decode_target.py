@@ -101,52 +101,49 @@ REPEATED = (
 )
 
 
-class Decoders:
-    """The decoders of every form, behind the handler's reading of requests."""
+TOKENS: Sequence[bytes] = (
+    *(b'{"images": [', b"]}", b"[[1, 0], [1, 1]]", b'"1011"', b"11,", b"-1", b"1e999", b"null"),
+    *(b'{"inputs": [', b'"name": ', b'"packed"', b'"pixels"', b'"datatype": "FP32"', b'"BOOL"'),
+    *(b'"shape": [2, 4]', b'"data": [', b'"parameters": {', b'"padding": 4', b"true", b"~"),
+    *(b'"binary_data_size": @', b'"outputs": [', b'"binary_data": ', b"P1\n", b"P4 ", b"2 2 "),
+    *(b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"IEND", b"acTL", b"fcTL", b"fdAT", b"zTXt", b"iCCP"),
+    *(b"eXIf", b"\x89PNG\r\n\x1a\n", b"; padding=4", b";charset=", b"q=0.5", b"#\n", b"\0\0\0"),
+)
 
-    tokens: Sequence[bytes] = (
-        *(b'{"images": [', b"]}", b"[[1, 0], [1, 1]]", b'"1011"', b"11,", b"-1", b"1e999", b"null"),
-        *(b'{"inputs": [', b'"name": ', b'"packed"', b'"pixels"', b'"datatype": "FP32"', b'"BOOL"'),
-        *(b'"shape": [2, 4]', b'"data": [', b'"parameters": {', b'"padding": 4', b"true", b"~"),
-        *(b'"binary_data_size": @', b'"outputs": [', b'"binary_data": ', b"P1\n", b"P4 ", b"2 2 "),
-        *(b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"IEND", b"acTL", b"fcTL", b"fdAT", b"zTXt", b"iCCP"),
-        *(b"eXIf", b"\x89PNG\r\n\x1a\n", b"; padding=4", b";charset=", b"q=0.5", b"#\n", b"\0\0\0"),
-    )
 
-    def seeds(self) -> list[bytes]:
-        """Valid requests in every form, golden vectors, and repeated pieces."""
-        made = [seed(flags, kind, body) for flags, kind, body in PLAIN]
-        made += [seed(CODE, kind, body, 220, bytes([0, 0, 2])) for kind, body in REPEATED]
-        made += [seed(CODE | WRAP, kind, body, 0, bytes([0, 0, 3])) for _, kind, body in PLAIN]
-        made += [
-            seed(MEND | RAW, PNG, png(depth, kind)) for depth, kind in ((1, 0), (1, 3), (8, 0))
-        ]
-        made += [seed(0, kind, body, times) for kind, body in REPEATED for times in (204, 220)]
-        made.append(seed(0, OCTETS, b"~\xb6~", 255))
-        for path in sorted(VECTORS.glob("*.json")):
-            document = json.loads(path.read_bytes())
-            made += [from_vector(vector["request"], path) for vector in document["vectors"]]
-        return made
+def seeds() -> list[bytes]:
+    """Valid requests in every form, golden vectors, and repeated pieces."""
+    made = [seed(flags, kind, body) for flags, kind, body in PLAIN]
+    made += [seed(CODE, kind, body, 220, bytes([0, 0, 2])) for kind, body in REPEATED]
+    made += [seed(CODE | WRAP, kind, body, 0, bytes([0, 0, 3])) for _, kind, body in PLAIN]
+    made += [seed(MEND | RAW, PNG, png(depth, kind)) for depth, kind in ((1, 0), (1, 3), (8, 0))]
+    made += [seed(0, kind, body, times) for kind, body in REPEATED for times in (204, 220)]
+    made.append(seed(0, OCTETS, b"~\xb6~", 255))
+    for path in sorted(VECTORS.glob("*.json")):
+        document = json.loads(path.read_bytes())
+        made += [from_vector(vector["request"], path) for vector in document["vectors"]]
+    return made
 
-    def run(self, data: bytes) -> Execution:
-        """Reads one request, and rejects it if it must be; then both are checked."""
-        asked = request(data)
-        headers, body = asked.headers, asked.body
-        found, rejected = None, False
-        started = thread_time_ns()
-        try:
-            found = reading.read(asked, "1.0", DIGEST)
-        except DiagonalFlipError as error:
-            rejected = True
-            response = Service.reject(cast("Service", None), asked, error)
-            assert error.status in STATUSES, error
-            assert isinstance(json.loads(response.body), dict)
-        ns = thread_time_ns() - started
-        if found is not None:
-            check(found.images)
-            assert found.cost <= reading.cost_of(asked)
-        length = len(body) + sum(map(len, headers.values()))
-        return Execution(form(headers, body), length, ns, rejected)
+
+def run(data: bytes) -> Execution:
+    """Reads one request, and rejects it if it must be; then both are checked."""
+    asked = request(data)
+    headers, body = asked.headers, asked.body
+    found, rejected = None, False
+    started = thread_time_ns()
+    try:
+        found = reading.read(asked, "1.0", DIGEST)
+    except DiagonalFlipError as error:
+        rejected = True
+        response = Service.reject(cast("Service", None), asked, error)
+        assert error.status in STATUSES, error
+        assert isinstance(json.loads(response.body), dict)
+    ns = thread_time_ns() - started
+    if found is not None:
+        check(found.images)
+        assert found.cost <= reading.cost_of(asked)
+    length = len(body) + sum(map(len, headers.values()))
+    return Execution(form(headers, body), length, ns, rejected)
 
 
 def request(data: bytes) -> Request:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import os
 import resource
@@ -23,14 +22,19 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
+from types import ModuleType
 
-from tests.fuzz.source import Execution, Target, mutants
+from tests.fuzz.source import Execution, mutants
 
 ROOT = Path(__file__).parents[2]
-TARGETS = ("decoders", "connections")
-GUIDED = importlib.util.find_spec("atheris") is not None
+TARGETS = {"decoders": "tests.fuzz.decode_target", "connections": "tests.fuzz.connection_target"}
+"""Modules with ``TOKENS`` that mutations insert, ``seeds`` to start from, and ``run``."""
+
+GUIDED = find_spec("atheris") is not None
 INSTRUMENTED = [
     *("diagonalflip", "multipart"),
     *("PIL.ImageFile", "PIL.PngImagePlugin", "PIL.PpmImagePlugin"),
@@ -83,7 +87,8 @@ def main() -> int:
     parser.add_argument("--round", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.reproduce is not None:
-        print(load(options.target or TARGETS[0]).run(options.reproduce.read_bytes()))
+        target = import_module(TARGETS[options.target or "decoders"])
+        print(target.run(options.reproduce.read_bytes()))
     elif options.round is not None:
         fuzz(options.target, options.executions, options.seed, options.round)
     else:
@@ -112,30 +117,19 @@ def rounds(name: str, executions: int, seed: int) -> int:
     return 0
 
 
-def load(name: str) -> Target:
-    """A target, by name; imported late, so that Atheris can instrument what it imports."""
-    if name == "decoders":
-        from tests.fuzz.decode_target import Decoders
-
-        return Decoders()
-    from tests.fuzz.connection_target import Connections
-
-    return Connections()
-
-
 def fuzz(name: str, executions: int, seed: int, folder: Path) -> None:
     """Executes what libFuzzer chooses by what it reaches, corpus in ``folder``; else mutants."""
     if not GUIDED:
-        target = load(name)
+        target = import_module(TARGETS[name])
         execute = executing(target, name, executions)
-        for mutant in mutants(target.seeds(), target.tokens, seed):
+        for mutant in mutants(target.seeds(), target.TOKENS, seed):
             execute(mutant)
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
-        target = load(name)
+        target = import_module(TARGETS[name])
     tokens, corpus = folder / "tokens.dict", folder / "corpus"
-    texts = ("".join(f"\\x{byte:02x}" for byte in token) for token in target.tokens)
+    texts = ("".join(f"\\x{byte:02x}" for byte in token) for token in target.TOKENS)
     tokens.write_text("".join(f'"{text}"\n' for text in texts), encoding="ascii")
     corpus.mkdir(exist_ok=True)
     for number, data in enumerate(target.seeds()):
@@ -147,7 +141,7 @@ def fuzz(name: str, executions: int, seed: int, folder: Path) -> None:
     atheris.Fuzz()
 
 
-def executing(target: Target, name: str, executions: int) -> Callable[[bytes], None]:
+def executing(target: ModuleType, name: str, executions: int) -> Callable[[bytes], None]:
     """What executes; it ends the process with the figures, or with a reproducer of a finding."""
     for seed in target.seeds():  # loads what is loaded late
         target.run(seed)

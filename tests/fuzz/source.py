@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 MARK = b"~"
 
@@ -28,19 +28,6 @@ class Execution(NamedTuple):
     length: int
     ns: int
     rejected: bool
-
-
-class Target(Protocol):
-    """A target of the fuzzer."""
-
-    tokens: Sequence[bytes]
-    """What mutations insert."""
-
-    def seeds(self) -> list[bytes]:
-        """Bytes to start from: valid requests in every form, and golden vectors."""
-
-    def run(self, data: bytes) -> Execution:
-        """Executes what ``data`` stands for; raises if anything is wrong."""
 
 
 class Source:

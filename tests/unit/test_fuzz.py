@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import islice
+from types import ModuleType
 
 import pytest
 
-from tests.fuzz.connection_target import Connections
-from tests.fuzz.decode_target import Decoders
-from tests.fuzz.source import Target, mutants
+from tests.fuzz import connection_target, decode_target
+from tests.fuzz.source import mutants
 
 pytestmark = pytest.mark.slow
 
@@ -17,11 +17,10 @@ SHORT = 50_000
 
 
 @pytest.mark.filterwarnings("default")  # Pillow warns of damaged animations, and goes on
-@pytest.mark.parametrize("kind", [Decoders, Connections])
-def test_whatever_comes_is_answered_or_rejected(kind: type[Target]) -> None:
-    target = kind()
+@pytest.mark.parametrize("target", [decode_target, connection_target])
+def test_whatever_comes_is_answered_or_rejected(target: ModuleType) -> None:
     rejected = 0
-    for data in islice(mutants(target.seeds(), target.tokens, 1), SHORT):
+    for data in islice(mutants(target.seeds(), target.TOKENS, 1), SHORT):
         try:
             rejected += target.run(data).rejected
         except Exception as error:
