@@ -31,8 +31,7 @@ from benchmarks.workloads import SWEEP, WORKLOADS, Exchange, Workload, exchanges
 from benchmarks.wrk import drive, wrk_is_here
 
 WARM_UP_S = 2
-BUSY = 0.3
-"""Load of the machine, in processes, above which to warn."""
+BUSY = 0.3  # load of the machine, in processes, above which to warn
 
 
 def workloads(options: argparse.Namespace, name: str) -> list[Workload]:

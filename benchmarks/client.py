@@ -51,8 +51,7 @@ TOLD = {
 }
 """What the README tells."""
 
-Found = dict[str, dict[str, list[float]]]
-"""Images per second of each round, by work and client."""
+Found = dict[str, dict[str, list[float]]]  # images per second of each round, by work and client
 
 
 def measure(url: str, rounds: int) -> Found:

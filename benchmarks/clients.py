@@ -28,10 +28,8 @@ APART = "Client, join_calls=False"
 HTTP_CLIENT = "http.client, 4 threads, kept memory"
 
 Rows = npt.NDArray[np.float32]
-Ask = Callable[[], Rows]
-"""Asks for everything once; returns the predictions in their order."""
-Predict = Callable[[list[int]], Any]
-"""Predicts one image, as rows or as bytes."""
+Ask = Callable[[], Rows]  # asks for everything once; returns the predictions in their order
+Predict = Callable[[list[int]], Any]  # predicts one image, as rows or as bytes
 
 RANDOM = np.random.default_rng(0)
 IMAGES = [[int(number)] for number in RANDOM.integers(0, 16, CALLS)]
@@ -62,9 +60,16 @@ def ways(url: str) -> Iterator[dict[tuple[str, str], Ask]]:
         async_apart = open_async(AsyncClient(url, join_calls=False))
         aiohttp_session = open_async(runner.run(open_aiohttp()))
 
-        def by_http() -> Rows:
+        def by_http(image: list[int]) -> bytes:
+            connection.request("POST", PATH, bytes([image[0] << 4]), HEADERS)
+            answer = connection.getresponse()
+            if answer.status != http.client.OK:
+                raise RuntimeError(f"status {answer.status}")
+            return answer.read()
+
+        def in_turn_by_http() -> Rows:
             connection.close()  # the service may have closed it while others were asked
-            return _in_turn(lambda image: _http(connection, bytes([image[0] << 4])))
+            return _in_turn(by_http)
 
         async def by_aiohttp(image: list[int]) -> bytes:
             body = bytes([image[0] << 4])
@@ -72,25 +77,19 @@ def ways(url: str) -> Iterator[dict[tuple[str, str], Ask]]:
                 answer.raise_for_status()
                 return bytes(await answer.read())
 
-        def in_turn(predict: Callable[[list[int]], Awaitable[Any]]) -> Rows:
-            async def ask() -> Rows:
-                return _rows([await predict(image) for image in IMAGES[:SINGLES]])
+        async def in_turn(predict: Callable[[list[int]], Awaitable[Any]]) -> Rows:
+            return _rows([await predict(image) for image in IMAGES[:SINGLES]])
 
-            return runner.run(ask())
-
-        def at_once(predict: Callable[[list[int]], Awaitable[Any]]) -> Rows:
-            async def ask() -> Rows:
-                return _rows(await asyncio.gather(*map(predict, IMAGES)))
-
-            return runner.run(ask())
+        async def at_once(predict: Callable[[list[int]], Awaitable[Any]]) -> Rows:
+            return _rows(await asyncio.gather(*map(predict, IMAGES)))
 
         yield {
             ("single", "Client"): lambda: _in_turn(client.predict),
             ("single", "requests.Session"): lambda: _in_turn(_by_requests(session, url)),
-            ("single", "http.client"): by_http,
+            ("single", "http.client"): in_turn_by_http,
             ("single", "tritonclient, binary"): lambda: _in_turn(partial(_triton, triton)),
-            ("single", "AsyncClient"): lambda: in_turn(async_client.predict),
-            ("single", "aiohttp"): lambda: in_turn(by_aiohttp),
+            ("single", "AsyncClient"): lambda: runner.run(in_turn(async_client.predict)),
+            ("single", "aiohttp"): lambda: runner.run(in_turn(by_aiohttp)),
             ("job", "Client, out="): lambda: client.predict_packed(JOB, out=kept),
             ("job", "Client"): lambda: client.predict_packed(JOB),
             ("job", "AsyncClient"): lambda: runner.run(async_client.predict_packed(JOB)),
@@ -100,9 +99,9 @@ def ways(url: str) -> Iterator[dict[tuple[str, str], Ask]]:
             ("threads", "requests, a session each"): lambda: _by_threads(
                 lambda: _by_requests(requests.Session(), url)
             ),
-            ("calls", "AsyncClient"): lambda: at_once(async_client.predict),
-            ("calls", f"Async{APART}"): lambda: at_once(async_apart.predict),
-            ("calls", "aiohttp"): lambda: at_once(by_aiohttp),
+            ("calls", "AsyncClient"): lambda: runner.run(at_once(async_client.predict)),
+            ("calls", f"Async{APART}"): lambda: runner.run(at_once(async_apart.predict)),
+            ("calls", "aiohttp"): lambda: runner.run(at_once(by_aiohttp)),
         }
 
 
@@ -117,14 +116,6 @@ def _by_requests(session: requests.Session, url: str) -> Predict:
         return answer.content
 
     return one
-
-
-def _http(connection: http.client.HTTPConnection, body: bytes) -> bytes:
-    connection.request("POST", PATH, body, HEADERS)
-    answer = connection.getresponse()
-    if answer.status != http.client.OK:
-        raise RuntimeError(f"status {answer.status}")
-    return answer.read()
 
 
 def _triton(client: InferenceServerClient, image: list[int]) -> Rows:

@@ -29,8 +29,7 @@ from diagonalflip.wire import TOLERANCE, Images, pack
 
 TIMED_IMAGES = (2, 64, 1_000, 65_536, 1 << 20, 1 << 22)
 RANDOM_IMAGES = 10_000_000
-MOST_REQUESTS = 40
-"""Random requests of a pass; together they have two million images at most."""
+MOST_REQUESTS = 40  # random requests of a pass; together they have two million images at most
 
 SECONDS_A_SIZE = 0.5
 LARGE, SMALL = 1 << 20, 64
@@ -41,8 +40,7 @@ up to 64 images."""
 MEMCHECK_S = 150
 CPU, CUDA = "cpu", "cuda:0"
 
-Oracle = Callable[[bytes], Predictions]
-"""ONNX Runtime on the CPU."""
+Oracle = Callable[[bytes], Predictions]  # ONNX Runtime on the CPU
 
 
 def engines(artifacts: Artifacts, device: str) -> Iterator[tuple[str, Engine, float]]:

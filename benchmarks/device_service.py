@@ -28,8 +28,7 @@ from tests.drills.load import Load, references
 SIZES = (1, 2, 3, 16, 1_000, 32_769, 65_537, 1 << 20)
 WORKER_COUNTS = (1, 4, 16)
 ANSWER_S = 60
-SPARED_BYTES = 32 << 20
-"""What is left of the GPU's memory when somebody else has the rest."""
+SPARED_BYTES = 32 << 20  # what is left of the GPU's memory when somebody else has the rest
 
 HOG = f"""
 import sys, torch

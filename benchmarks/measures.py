@@ -10,8 +10,7 @@ BASELINE = "fastapi"
 CEILING = "fixed"
 EDGE_TLS, TLS_PEERS = "edge-tls", ("fastapi-tls", "asgi-tls")
 """The public listener with TLS is compared with peers that have TLS."""
-TRACED_GOAL = 0.9
-"""What a new ``traceparent`` in each request should at least leave of W2's rate."""
+TRACED_GOAL = 0.9  # what a new ``traceparent`` in each request should at least leave of W2's rate
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,7 @@ RESULTS = Path(__file__).with_name("results")
 SAMPLES_A_SECOND = 200
 ROWS = 25
 SMALL = [WORKLOADS[name] for name in ("W1", "W2", "W3")]
-OURS, OTHER = ("(diagonalflip", "(ts/"), "other"
-"""How the files of functions begin that have a row."""
+OURS, OTHER = ("(diagonalflip", "(ts/"), "other"  # how the files of functions begin that have a row
 IDLE_THREAD = "_worker (concurrent/futures/thread.py"
 """It waits for work in a lock of C's, which py-spy takes for work."""
 

@@ -31,8 +31,7 @@ TORCHSERVE_ANSWER_BYTES = 625_000
 """The longest answer on TorchServe's port; it rejects what needs a longer one."""
 
 STOP_TIMEOUT_S = 30
-DIRECT = {"no_proxy": "*"}
-"""For ``requests``: a proxy of this host knows nothing of its loopback."""
+DIRECT = {"no_proxy": "*"}  # for ``requests``: a proxy of this host knows nothing of its loopback
 
 CERTIFY = (
     *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),

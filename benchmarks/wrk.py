@@ -24,8 +24,7 @@ from benchmarks.workloads import Exchange, Predictions, Workload, exchanges
 from diagonalflip.wire import OCTETS
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
-HEADS_DIFFER_BYTES = 16
-"""Heads differ a little in length: dates, times, request ids."""
+HEADS_DIFFER_BYTES = 16  # heads differ a little in length: dates, times, request ids
 
 
 def wrk_is_here() -> bool:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from network import OCTETS, PATH, count_of, predict
+from network import OCTETS, PATH, count_of, predict_each
 
 MOST_REQUESTS = 128
 MOST_BYTES = 1 << 17
@@ -29,11 +29,9 @@ def answer_all() -> None:
             size += len(waiting[taken][0])
             taken += 1
         batch, waiting[:taken] = waiting[:taken], []
-        rows = predict(b"".join([packed for packed, _ in batch]))
-        first = 0
-        for packed, answer in batch:
-            answer.set_result(rows[first : first + 2 * len(packed)].tobytes())
-            first += 2 * len(packed)
+        answers = predict_each([packed for packed, _ in batch])
+        for rows, (_, answer) in zip(answers, batch, strict=True):
+            answer.set_result(rows.tobytes())
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

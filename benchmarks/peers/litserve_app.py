@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import litserve
 from fastapi import Depends, Request, Response
-from network import OCTETS, PATH, count_of, predict
+from network import OCTETS, PATH, count_of, predict_each
 
 BATCH_TIMEOUT_S = 0.001
 
@@ -37,12 +37,8 @@ class FlipAPI(litserve.LitAPI):
 
     def predict(self, batch: Any) -> Any:
         """Predictions of each request."""
-        rows = predict(b"".join([packed for packed, _ in batch]))
-        answers, first = [], 0
-        for packed, count in batch:
-            answers.append(rows[first : first + count])
-            first += 2 * len(packed)
-        return answers
+        answers = predict_each([packed for packed, _ in batch])
+        return [rows[:count] for rows, (_, count) in zip(answers, batch, strict=True)]
 
     def unbatch(self, output: Any) -> Any:
         """Predictions of each request."""

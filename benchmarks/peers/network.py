@@ -25,6 +25,16 @@ def predict(packed: bytes) -> npt.NDArray[np.float32]:
     return predictions
 
 
+def predict_each(batch: list[bytes]) -> list[npt.NDArray[np.float32]]:
+    """Return what ``predict`` does for each body of a batch, in one pass."""
+    rows = predict(b"".join(batch))
+    answers, first = [], 0
+    for packed in batch:
+        answers.append(rows[first : first + 2 * len(packed)])
+        first += 2 * len(packed)
+    return answers
+
+
 def count_of(packed: bytes, content_type: str) -> int:
     """Return the number of images; 0 if the body cannot be answered."""
     return (2 * len(packed) - ("padding=4" in content_type)) * (0 < len(packed) <= MAX_BYTES)

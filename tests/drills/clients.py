@@ -13,10 +13,8 @@ from tests.drills.service import Service
 
 SLOW_CLIENTS = 100
 PATIENCE_S = 90.0
-PAUSE_S = 1.0
-"""Of a client that was rejected, as ``Retry-After`` asks."""
-HEAVY = bytes(2048)
-"""To be explained: much work for the service, little for who sends it."""
+PAUSE_S = 1.0  # of a client that was rejected, as ``Retry-After`` asks
+HEAVY = bytes(2048)  # to be explained: much work for the service, little for who sends it
 REJECTED = "503 Retry-After"
 ERRORS = (OSError, asyncio.IncompleteReadError, TimeoutError)
 

@@ -15,8 +15,7 @@ from diagonalflip.server.models import store
 from diagonalflip.server.models.choice import CHOICE
 from tests.drills.scene import CALM_S, PATIENCE_S, Scene, SkippedError
 
-TORCHSERVE_MIB = 8
-"""Room for TorchServe's temporary files."""
+TORCHSERVE_MIB = 8  # room for TorchServe's temporary files
 
 
 def disk_full(scene: Scene) -> None:

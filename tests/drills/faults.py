@@ -29,8 +29,7 @@ from tests.drills.scene import CALM_S, PATIENCE_S, Scene, SkippedError
 
 IDLE_CONNECTIONS = 1000
 SWITCHES = 50
-DELAYS = ["0", "1", "3", "7", "15", "15", "15"]
-"""Seconds between restarts of what cannot start."""
+DELAYS = ["0", "1", "3", "7", "15", "15", "15"]  # seconds between restarts of what cannot start
 
 
 def workers_killed(scene: Scene, count: int, killed: int) -> None:

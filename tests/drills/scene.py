@@ -15,8 +15,7 @@ from tests.drills.service import Service
 PATIENCE_S = 300.0
 """Until a test gives up: TorchServe may take 100 s to start beside a load on a busy machine."""
 
-CALM_S = 1.0
-"""Of load before and after what is done."""
+CALM_S = 1.0  # of load before and after what is done
 
 
 class SkippedError(Exception):

@@ -30,11 +30,9 @@ ANSWER, STALLED, READ, EXPIRE, HALF_CLOSE, HANG_UP = range(1, 7)
 HIGH_WATER = 100
 """Bytes that a client has not read, until no more should be written to it: some answers."""
 
-ROUNDS = 1_000
-"""Of answers and of reading them, until the connection has to be read again."""
+ROUNDS = 1_000  # of answers and of reading them, until the connection has to be read again
 
-LONGEST = 24 << 10
-"""Bytes that a repeated piece may fill: more than the longest head."""
+LONGEST = 24 << 10  # bytes that a repeated piece may fill: more than the longest head
 
 PATH = b"/predictions/diagonal_flip"
 POST = b"POST %b HTTP/1.1\r\nHost: a\r\n" % PATH
@@ -90,7 +88,7 @@ def run(data: bytes) -> Execution:
         place = source.byte() << 8 | source.byte()
         cuts.append((place, source.byte()))
     times = source.byte()
-    stream = repeat(source.rest(), times, LONGEST)
+    stream = repeat(source.read(), times, LONGEST)
     whole = Exchange(stream, [])
     pieces = Exchange(stream, cuts)
     if not pieces.disturbed:
@@ -179,12 +177,9 @@ class Exchange:
             self._loop.run()
 
     def _end(self) -> None:
-        self._loop.run()
-        self._transport.read()
-        self._loop.run()
-        self._transport.end()
-        self._loop.run()
-        self._transport.abort()
+        for act in (self._transport.read, self._transport.end, self._transport.abort):
+            self._loop.run()
+            act()
         self._loop.run()
 
     def _check(self) -> None:
@@ -294,5 +289,4 @@ class Transport(asyncio.Transport):
             self._closing = True
             self._loop.call_soon(self._connection.connection_lost, None)
 
-    def abort(self) -> None:
-        self.close()
+    abort = close

@@ -159,7 +159,7 @@ def request(data: bytes) -> Request:
     times = source.byte()
     if flags & LENGTH:
         values[HEADER_LENGTH] = source.header(LENGTHS)
-    body = repeat(source.rest(), times, LONGEST)
+    body = repeat(source.read(), times, LONGEST)
     if flags & SPLIT:
         head, _, tensors = body.partition(b"\n\n")
         head = head.replace(b"@", str(len(tensors)).encode())

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from random import Random
 from typing import NamedTuple
 
 MARK = b"~"
 
-LONGEST = 4096
-"""Bytes of a mutant at most."""
+LONGEST = 4096  # bytes of a mutant at most
 
 TELLING = (0, 1, 2, 15, 16, 35, 126, 127, 128, 192, 255)
 """Bytes at the public listener of something."""
 
-SINGLE = 192
-"""Up to here, a byte that says how often a piece is repeated says once."""
+SINGLE = 192  # up to here, a byte that says how often a piece is repeated says once
 
-KNOWN = 224
-"""Up to here, a byte that says what a header is chooses from a list."""
+KNOWN = 224  # up to here, a byte that says what a header is chooses from a list
 
 
 class Execution(NamedTuple):
@@ -30,30 +28,19 @@ class Execution(NamedTuple):
     rejected: bool
 
 
-class Source:
+class Source(BytesIO):
     """Reads decisions off fuzz bytes; after their end, every one is 0."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
 
     def byte(self) -> int:
         """The next byte."""
-        self._at += 1
-        return self._data[self._at - 1] if self._at <= len(self._data) else 0
+        return int.from_bytes(self.read(1), "big")
 
     def header(self, known: Sequence[str | None]) -> str | None:
         """One of ``known``, or a text of its own."""
         chosen = self.byte()
         if chosen < KNOWN:
             return known[chosen % len(known)]
-        length = self.byte()
-        self._at += length
-        return self._data[self._at - length : self._at].decode("latin-1")
-
-    def rest(self) -> bytes:
-        """All that is left."""
-        return self._data[self._at :]
+        return self.read(self.byte()).decode("latin-1")
 
 
 def header_bytes(value: str | None, known: Sequence[str | None]) -> bytes:

@@ -232,7 +232,7 @@ def test_a_failed_slot_leaves_its_log_and_its_statuses(
         folder.mkdir(parents=True)
         (folder / "output.log").write_text("why it answered 503")
         with server(every_tenth(BAD_ANSWERS["status"])) as address:
-            process = psutil.Process()
+            process: Any = psutil.Process()
             yield Running(address.port, address.path, process=process, folder=folder)
 
     monkeypatch.setattr(bench, "SERVERS", {"bad": Server("bad", start)})
