@@ -158,7 +158,7 @@ def main() -> int:
     plot.draw(results, folder / "ratios.svg")
     print(report.markdown(results))
     if options.results == capacity.RESULTS and capacity.is_complete(results):
-        capacity.fill(folder)
+        capacity.fill(capacity.pages(results, folder.name))
     failed = [slot for slot in results.slots if slot["failed"]]
     for slot in failed:
         statuses = ", ".join(f"{count} {status}" for status, count in slot["statuses"].items())

@@ -72,9 +72,9 @@ def is_complete(results: Results) -> bool:
     )
 
 
-def fill(folder: Path) -> None:
-    """Write the results in ``folder`` into the pages."""
-    for page, groups in pages(read(folder), folder.name).items():
+def fill(figures: dict[str, dict[str, str]]) -> None:
+    """Write figures, by page and name, into the pages."""
+    for page, groups in figures.items():
         path = ROOT / page
         path.write_text(filled(path.read_text(encoding="utf-8"), groups), encoding="utf-8")
 
@@ -187,4 +187,5 @@ def _told(workload: str, rate_: float) -> str:
 
 
 if __name__ == "__main__":
-    fill(max(RESULTS.glob("*/results.json")).parent)
+    newest = max(RESULTS.glob("*/results.json")).parent
+    fill(pages(read(newest), newest.name))

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import capacity, machine
 from benchmarks.clients import APART, CALLERS, CALLS, HTTP_CLIENT, SINGLES, Rows, ways
 from benchmarks.measures import spread, table
-from benchmarks.running import ROOT, ready
+from benchmarks.running import ready
 from diagonalflip.wire import TOLERANCE
 
 RESULTS = Path(__file__).with_name("results") / "client.md"
@@ -126,9 +126,7 @@ def main() -> int:
     )
     machine.show(RESULTS, "Clients", page, save=options.save)
     if options.save:
-        readme = ROOT / "README.md"
-        text = capacity.filled(readme.read_text(encoding="utf-8"), {"clients": summary(found)})
-        readme.write_text(text, encoding="utf-8")
+        capacity.fill({"README.md": {"clients": summary(found)}})
     missed = False
     for (work, title), (_, least) in GOALS.items():
         median = statistics.median(ratios(found, work, title))

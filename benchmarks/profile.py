@@ -16,11 +16,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import psutil
 
 from benchmarks import machine
@@ -39,14 +36,8 @@ IDLE_THREAD = "_worker (concurrent/futures/thread.py"
 """It waits for work in a lock of C's, which py-spy takes for work."""
 
 
-@dataclass
-class Column:
-    """What one load did: requests per second, processors busy, samples by function."""
-
-    requests_per_s: float
-    worker: float
-    java: float
-    samples: Counter[str]
+Column = tuple[list[float], Counter[str]]
+"""Of one load: requests per second, processors that worker and Java take, samples by function."""
 
 
 def main() -> int:
@@ -83,23 +74,24 @@ def main() -> int:
 def profile(
     address: Address, workload: Workload, worker: psutil.Process, java: psutil.Process, seconds: int
 ) -> Column:
-    """Return the requests per second, the processors that are busy, and the worker's samples."""
+    """Time a load, and sample the worker meanwhile."""
+    command = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw"]
+    command += ["--rate", str(SAMPLES_A_SECOND), "--duration", str(seconds)]
 
-    def cpu_s() -> npt.NDArray[np.float64]:
-        return np.array([sum(process.cpu_times()[:2]) for process in (worker, java)])
+    def cpu_s() -> list[float]:
+        return [sum(process.cpu_times()[:2]) for process in (worker, java)]
 
-    def sample() -> tuple[npt.NDArray[np.float64], str]:
-        command = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw"]
-        command += ["--rate", str(SAMPLES_A_SECOND), "--duration", str(seconds)]
+    def sample() -> tuple[list[float], str]:
         before = cpu_s()
         with tempfile.NamedTemporaryFile("r") as stacks:
-            command += ["--pid", str(worker.pid), "--output", stacks.name]
-            subprocess.run(command, check=True, capture_output=True)
-            return (cpu_s() - before) / seconds, stacks.read()
+            pid = ["--pid", str(worker.pid), "--output", stacks.name]
+            subprocess.run(command + pid, check=True, capture_output=True)
+            busy = [(b - a) / seconds for a, b in zip(before, cpu_s(), strict=True)]
+            return busy, stacks.read()
 
     predict = load_reference(first_export() / "diagonal_flip.onnx")
     timed, (busy, stacks) = drive_right(address, workload, predict, seconds + 3, sample)
-    return Column(timed.requests_per_s, busy[0], busy[1], count(stacks))
+    return [timed.requests_per_s, *busy], count(stacks)
 
 
 def count(stacks: str) -> Counter[str]:
@@ -117,17 +109,16 @@ def count(stacks: str) -> Counter[str]:
 def markdown(columns: dict[str, Column]) -> str:
     """Return the table: a column for each load, a row for each function, the busiest first."""
     shares = [
-        Counter({name: round(100 * n / each.samples.total()) for name, n in each.samples.items()})
-        for each in columns.values()
+        Counter({name: round(100 * n / samples.total()) for name, n in samples.items()})
+        for _, samples in columns.values()
     ]
     most: Counter[str] = Counter()
     for column in shares:
         most |= column  # the larger of both
-    loads = columns.values()
+    heads = {"requests/s": ",.0f", "worker: processors busy": ".2f", "Java: processors busy": ".2f"}
     rows = [
-        ["requests/s", *(f"{column.requests_per_s:,.0f}" for column in loads)],
-        ["worker: processors busy", *(f"{column.worker:.2f}" for column in loads)],
-        ["Java: processors busy", *(f"{column.java:.2f}" for column in loads)],
+        [head, *(f"{figures[row]:{form}}" for figures, _ in columns.values())]
+        for row, (head, form) in enumerate(heads.items())
     ]
     rows += [
         [f"`{name}`", *(f"{column[name]} %" for column in shares)]

@@ -6,7 +6,9 @@ import http.client
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -75,25 +77,20 @@ def references(model_store: Path) -> Tables:
     }
 
 
+@dataclass
 class Load:
-    """Threads that send requests once, each on a connection of its own, and one that retries.
+    """Threads that send requests once, each on a connection of its own, and one that retries."""
 
-    Args:
-        service: Where to.
-        tables: What the answers should be.
-        deadline_s: How long the client that retries goes on with one request.
-    """
+    service: Target
+    tables: Tables  # what the answers should be
+    deadline_s: float = 20.0  # how long the client that retries goes on with one request
+    tally: Tally = field(default_factory=Tally)
 
-    def __init__(self, service: Target, tables: Tables, deadline_s: float = 20.0) -> None:
-        self.tally = Tally()
-        self._deadline_s = deadline_s
-        self._service, self._tables = service, tables
-        self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._send_once, args=(seed,)) for seed in range(SENDERS)
-        ]
-        self._threads.append(threading.Thread(target=self._retry))
+    def __post_init__(self) -> None:
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        work: list[Callable[[], None]] = [self._retry]
+        work += [partial(self._send_once, seed) for seed in range(SENDERS)]
+        self._threads = [threading.Thread(target=each) for each in work]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -131,8 +128,8 @@ class Load:
 
     def exchange(self, numbers: npt.NDArray[np.int64]) -> str | int:
         """Return the name of the tally's field to count it in, or the status of a rejection."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=TIMEOUT_S)
-        headers = {"Content-Type": OCTETS, "Authorization": f"Bearer {self._service.token}"}
+        connection = http.client.HTTPConnection("127.0.0.1", self.service.port, timeout=TIMEOUT_S)
+        headers = {"Content-Type": OCTETS, "Authorization": f"Bearer {self.service.token}"}
         try:
             connection.connect()
         except OSError:
@@ -147,7 +144,7 @@ class Load:
             connection.close()
         if answer.status != http.client.OK:
             return answer.status
-        table = self._tables.get(answer.headers["Flip-Model-Version"])
+        table = self.tables.get(answer.headers["Flip-Model-Version"])
         if table is None or len(body) != 16 * len(numbers):
             return "wrong"
         got = np.frombuffer(body, "<f4").reshape(-1, 4)
@@ -155,9 +152,8 @@ class Load:
 
     def _retry(self) -> None:
         random = np.random.default_rng(99)
-        service = self._service
-        token = service.token or None
-        with Client(service.url, token=token, deadline_s=self._deadline_s) as client:
+        token = self.service.token or None
+        with Client(self.service.url, token=token, deadline_s=self.deadline_s) as client:
             while not self._ended.is_set():
                 numbers = random.integers(16, size=random.choice(SIZES[:-1]))
                 self.tally.retried += 1
@@ -166,7 +162,7 @@ class Load:
                 except DiagonalFlipError as error:
                     self.tally.failed[type(error).__name__] += 1
                     continue
-                tables = self._tables.values()
+                tables = self.tables.values()
                 self.tally.wrong += not any(_agree(got, table[numbers]) for table in tables)
 
 
