@@ -115,7 +115,7 @@ def about(device: str) -> dict[str, Any]:
     """Return what is measured, and on what."""
     return {
         "device": name_of(device),
-        "cpu": machine.cpu_model(Path("/proc/cpuinfo").read_text(encoding="utf-8")),
+        "cpu": machine.cpu_model(),
         "cores": count_cores(),
         "platform": f"{platform.machine()}, Python {platform.python_version()}",
         "torch": torch.__version__,

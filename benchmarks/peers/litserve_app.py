@@ -31,18 +31,10 @@ class FlipAPI(litserve.LitAPI):
         """Packed images, and how many."""
         return request
 
-    def batch(self, inputs: list[Any]) -> Any:
-        """Return the requests as they came."""
-        return inputs
-
     def predict(self, batch: Any) -> Any:
         """Predictions of each request."""
         answers = predict_each([packed for packed, _ in batch])
         return [rows[:count] for rows, (_, count) in zip(answers, batch, strict=True)]
-
-    def unbatch(self, output: Any) -> Any:
-        """Predictions of each request."""
-        return output
 
     def encode_response(self, output: Any) -> Response:
         """Little-endian bytes."""
