@@ -30,7 +30,6 @@ from diagonalflip.wire import TOLERANCE, Images, pack
 TIMED_IMAGES = (2, 64, 1_000, 65_536, 1 << 20, 1 << 22)
 RANDOM_IMAGES = 10_000_000
 MOST_REQUESTS = 40  # random requests of a pass; together they have two million images at most
-
 SECONDS_A_SIZE = 0.5
 LARGE, SMALL = 1 << 20, 64
 LEAST_SHARE, MOST_US = 0.7, 60.0

@@ -29,7 +29,6 @@ SIZES = (1, 2, 3, 16, 1_000, 32_769, 65_537, 1 << 20)
 WORKER_COUNTS = (1, 4, 16)
 ANSWER_S = 60
 SPARED_BYTES = 32 << 20  # what is left of the GPU's memory when somebody else has the rest
-
 HOG = f"""
 import sys, torch
 free, _ = torch.cuda.mem_get_info({CUDA!r})

@@ -15,6 +15,7 @@ from benchmarks.measures import (
     TRACED,
     TRACED_GOAL,
     W2,
+    W3,
     W4,
     Measure,
     Results,
@@ -26,7 +27,7 @@ NOISY = 0.2
 """Between rounds, of a server that computes nothing: above this something else was running."""
 BY_CORE = [
     Measure("W1 req/s", "W1", "requests_per_s", by_core=True),
-    *(replace(measure, by_core=True) for measure in (W2, *MEASURES[-2:])),
+    *(replace(measure, by_core=True) for measure in (W2, W3, W4)),
 ]
 FORMS = [
     replace(W4, title="float32, 2 MiB"),

@@ -31,9 +31,7 @@ HIGH_WATER = 100
 """Bytes that a client has not read, until no more should be written to it: some answers."""
 
 ROUNDS = 1_000  # of answers and of reading them, until the connection has to be read again
-
 LONGEST = 24 << 10  # bytes that a repeated piece may fill: more than the longest head
-
 PATH = b"/predictions/diagonal_flip"
 POST = b"POST %b HTTP/1.1\r\nHost: a\r\n" % PATH
 PING = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -43,7 +43,6 @@ FLOOR_BYTES = 1 << 10
 """A request counts as at least as long: what it costs in any case is no byte's."""
 
 ROUND = 150_000  # executions of a process: libFuzzer takes 2 GiB for some more, which ours does not
-
 HANG_S = 20  # an execution that takes longer is a finding, under libFuzzer
 
 

@@ -10,12 +10,8 @@ from typing import NamedTuple
 MARK = b"~"
 
 LONGEST = 4096  # bytes of a mutant at most
-
-TELLING = (0, 1, 2, 15, 16, 35, 126, 127, 128, 192, 255)
-"""Bytes at the public listener of something."""
-
+TELLING = (0, 1, 2, 15, 16, 35, 126, 127, 128, 192, 255)  # bytes at the edges of ranges
 SINGLE = 192  # up to here, a byte that says how often a piece is repeated says once
-
 KNOWN = 224  # up to here, a byte that says what a header is chooses from a list
 
 
