@@ -43,14 +43,18 @@ def workloads(options: argparse.Namespace, name: str) -> list[Workload]:
     return [each for each in chosen if SERVERS[name].answers(each)]
 
 
-def run(options: argparse.Namespace, results: Results, scratch: Path) -> None:
-    """Run all rounds; servers write to ``scratch``.
+def run(options: argparse.Namespace, results: Results, scratch: Path) -> list[str]:
+    """Run all rounds, into ``results``; servers write to ``scratch``.
+
+    Returns:
+        Where the logs of servers are that failed.
 
     Raises:
         RuntimeError: A server did not start, or did not come through.
     """
     predict = load_reference(first_export() / "diagonal_flip.onnx")
     names: list[str] = options.servers
+    failed = []
     for turn in range(options.rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
@@ -69,10 +73,11 @@ def run(options: argparse.Namespace, results: Results, scratch: Path) -> None:
             except (RuntimeError, TimeoutError) as error:
                 raise RuntimeError(f"{name}: {error}\n{kept(folder)}") from error
             if any(slot["failed"] for slot in slots):
-                print(kept(folder), file=sys.stderr)
+                failed.append(kept(folder))
             start = {"round": turn, "server": name}
             results.slots.extend(start | slot for slot in slots)
             results.starts.append(start | costs)
+    return failed
 
 
 def measure(
@@ -130,7 +135,7 @@ def kept(folder: Path) -> str:
     """Move what a server wrote out of the run's own folder, and say where it is."""
     if not folder.exists():
         return "It did not start"
-    return f"Its logs are in {shutil.move(folder, tempfile.mkdtemp(prefix='bench-failed-'))}"
+    return f"Logs are in {shutil.move(folder, tempfile.mkdtemp(prefix='bench-failed-'))}"
 
 
 def main() -> int:
@@ -149,7 +154,7 @@ def main() -> int:
     results = Results(about, titles, ours, [], [])
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
         try:
-            run(options, results, Path(scratch))
+            kept_logs = run(options, results, Path(scratch))
         except RuntimeError as error:
             print(error, file=sys.stderr)
             return 1
@@ -168,7 +173,7 @@ def main() -> int:
             f"statuses: {statuses}",
             file=sys.stderr,
         )
-    print(f"Results are in {folder}", file=sys.stderr)
+    print(*kept_logs, f"Results are in {folder}", sep="\n", file=sys.stderr)
     return int(bool(failed))
 
 

@@ -225,7 +225,7 @@ def test_without_openssl_it_says_what_to_do(
 
 
 def test_a_failed_slot_leaves_its_log_and_its_statuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextlib.contextmanager
     def start(folder: Path) -> Iterator[Running]:
@@ -242,10 +242,10 @@ def test_a_failed_slot_leaves_its_log_and_its_statuses(
         servers=["bad"], workloads=[WORKLOAD], rounds=1, seconds=1, sweep=False
     )
     results = Results({}, {}, [], [], [])
-    bench.run(options, results, tmp_path / "scratch")
+    [told] = bench.run(options, results, tmp_path / "scratch")
     [slot] = results.slots
     assert slot["failed"]
     assert slot["statuses"]["503"] == pytest.approx(slot["statuses"]["200"] / 9, abs=1)
-    folder = Path(capsys.readouterr().err.splitlines()[-1].removeprefix("Its logs are in "))
+    folder = Path(told.removeprefix("Logs are in "))
     assert (folder / "output.log").read_text() == "why it answered 503"
     assert json.loads((folder / "test.failed").read_text())["statuses"] == slot["statuses"]
