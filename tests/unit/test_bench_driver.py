@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 import shutil
 import ssl
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +31,11 @@ from benchmarks.workloads import exchanges as make_exchanges
 from benchmarks.wrk import run_wrk, wrk_is_here
 from diagonalflip.wire import FLOAT16, OCTETS, PACKED
 from tests.drills.load import Load
+from tests.faults.fake_server import listening, read_request, response
 
 WORKLOAD = Workload("test", 8, 3)
 TABLE = np.random.default_rng(5).normal(size=(16, 4)).astype("<f4")
-TRACEPARENT = re.compile(rb"\r\ntraceparent: 00-([0-9a-f]{32})-[0-9a-f]{16}-01\r\n")
+TRACEPARENT = re.compile("00-([0-9a-f]{32})-[0-9a-f]{16}-01")
 Answer = Callable[[int, bytes], tuple[int, bytes]]
 
 
@@ -58,45 +59,23 @@ def every_tenth(bad: Answer) -> Answer:
 
 @contextlib.contextmanager
 def server(
-    answer: Answer, heads: list[bytes] | None = None, tls: ssl.SSLContext | None = None
+    answer: Answer, heads: list[dict[str, str]] | None = None, tls: ssl.SSLContext | None = None
 ) -> Iterator[Address]:
-    """Answers on a thread of its own; ``answer`` is given a count of all requests."""
-    loop = asyncio.new_event_loop()
-    turn = 0
+    """Give a server; ``answer`` is given a count of all requests."""
+    turns = itertools.count()
 
-    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal turn
-        with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, EOFError):
             while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                size = int(head.partition(b"content-length:")[2].split()[0])
-                packed = await reader.readexactly(size)
-                turn += 1
+                headers, packed = await read_request(reader)
                 if heads is not None:
-                    heads.append(head)
-                status, body = answer(turn - 1, packed)
-                head = b"HTTP/1.1 %d X\r\nFlip-Model-Version: 1.0\r\nContent-Length: %d\r\n\r\n"
-                writer.write(head % (status, len(body)) + body)
+                    heads.append(headers)
+                status, body = answer(next(turns), packed)
+                writer.write(response(status, {"Flip-Model-Version": "1.0"}, body))
         writer.close()
 
-    listener = loop.run_until_complete(asyncio.start_server(connection, "127.0.0.1", 0, ssl=tls))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield Address(listener.sockets[0].getsockname()[1], "/")
-    finally:
-        asyncio.run_coroutine_threadsafe(_end(listener), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def _end(listener: asyncio.Server) -> None:
-    listener.close()
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    with listening(serve, tls) as url:
+        yield Address(int(url.rpartition(":")[2]), "/")
 
 
 def hang_up(_turn: int, _packed: bytes) -> tuple[int, bytes]:
@@ -187,18 +166,18 @@ def drive_both(address: Address, workload: Workload) -> list[Outcome]:
 
 
 def test_each_request_of_every_run_has_another_trace() -> None:
-    heads: list[bytes] = []
+    heads: list[dict[str, str]] = []
     with server(right, heads) as address:
         for _ in range(2):
             for outcome in drive_both(address, replace(WORKLOAD, traced=True)):
                 assert outcome.requests > 10
                 assert (outcome.wrong, outcome.errors) == (0, 0)
-    traces = [found[1] for head in heads if (found := TRACEPARENT.search(head))]
-    assert len(set(traces)) == len(heads)
+    found = [TRACEPARENT.fullmatch(head["traceparent"]) for head in heads]
+    assert len({trace[1] for trace in found if trace}) == len(heads)
     heads.clear()
     with server(right, heads) as address:
         drive_both(address, WORKLOAD)
-    assert not any(b"traceparent" in head for head in heads)
+    assert not any("traceparent" in head for head in heads)
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
