@@ -118,7 +118,10 @@ class Exchange:
         try:
             self._connection.connection_made(self._transport)
             self._feed(stream, cuts)
-            self._end()
+            for act in (self._transport.read, self._transport.end, self._transport.abort):
+                self._loop.run()
+                act()
+            self._loop.run()
         finally:
             _set_running_loop(None)
         self.ns = thread_time_ns() - started
@@ -160,9 +163,7 @@ class Exchange:
 
     def _happens(self, action: int) -> None:
         self.disturbed |= action in (EXPIRE, HALF_CLOSE, HANG_UP)
-        if action == ANSWER:
-            self._loop.run()
-        elif action == STALLED:
+        if action == STALLED:
             self._transport.stalled = True
         elif action == READ:
             self._transport.read()
@@ -172,13 +173,8 @@ class Exchange:
             self._transport.end()
         elif action == HANG_UP:
             self._transport.abort()
+        if action in (ANSWER, HANG_UP):
             self._loop.run()
-
-    def _end(self) -> None:
-        for act in (self._transport.read, self._transport.end, self._transport.abort):
-            self._loop.run()
-            act()
-        self._loop.run()
 
     def _check(self) -> None:
         """Check that nothing is left of a connection that has ended."""

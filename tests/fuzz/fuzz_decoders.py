@@ -28,7 +28,7 @@ from pathlib import Path
 from time import monotonic
 from types import ModuleType
 
-from tests.fuzz.source import Execution, mutants
+from tests.fuzz.source import mutants
 
 ROOT = Path(__file__).parents[2]
 TARGETS = {"decoders": "tests.fuzz.decode_target", "connections": "tests.fuzz.connection_target"}
@@ -39,9 +39,6 @@ INSTRUMENTED = [
     *("diagonalflip", "multipart"),
     *("PIL.ImageFile", "PIL.PngImagePlugin", "PIL.PpmImagePlugin"),
 ]
-FLOOR_BYTES = 1 << 10
-"""A request counts as at least as long: what it costs in any case is no byte's."""
-
 ROUND = 150_000  # executions of a process: libFuzzer takes 2 GiB for some more, which ours does not
 HANG_S = 20  # an execution that takes longer is a finding, under libFuzzer
 
@@ -149,9 +146,10 @@ def executing(target: ModuleType, name: str, executions: int) -> Callable[[bytes
             execution = target.run(data)
             figures.executions += 1
             figures.rejected += execution.rejected
-            if cost(execution) > figures.worst:
+            if execution.ns_per_byte > figures.worst:
                 # The least of three: others use the processor too.
-                least = min(cost(execution), *(cost(target.run(data)) for _ in range(2)))
+                others = [target.run(data).ns_per_byte for _ in range(2)]
+                least = min(execution.ns_per_byte, *others)
                 if least > figures.worst:
                     figures.worst = least
                     figures.form = f"{execution.form}, {execution.length} bytes"
@@ -168,11 +166,6 @@ def executing(target: ModuleType, name: str, executions: int) -> Callable[[bytes
             os._exit(0)
 
     return execute
-
-
-def cost(execution: Execution) -> float:
-    """Processor time a byte, in nanoseconds."""
-    return execution.ns / max(FLOOR_BYTES, execution.length)
 
 
 def peak_mib() -> float:

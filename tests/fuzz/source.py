@@ -12,6 +12,7 @@ MARK = b"~"
 LONGEST = 4096  # bytes of a mutant at most
 TELLING = (0, 1, 2, 15, 16, 35, 126, 127, 128, 192, 255)  # bytes at the edges of ranges
 SINGLE = 192  # up to here, a byte that says how often a piece is repeated says once
+FLOOR_BYTES = 1 << 10  # a request counts as so long: what it costs in any case is no byte's
 KNOWN = 224  # up to here, a byte that says what a header is chooses from a list
 
 
@@ -22,6 +23,11 @@ class Execution(NamedTuple):
     length: int
     ns: int
     rejected: bool
+
+    @property
+    def ns_per_byte(self) -> float:
+        """Processor time a byte, in nanoseconds."""
+        return self.ns / max(FLOOR_BYTES, self.length)
 
 
 class Source(BytesIO):
