@@ -57,9 +57,9 @@ class Predictor(Operations):
         device: str | None = None,
     ) -> None:
         folders = store.folders(Path(model_store or PACKAGED))
-        self.version = version or next(iter(folders))
+        self.version = next(iter(folders)) if version is None else version
         if self.version not in folders:
-            raise ModelNotFound(f"version {version}", f"one of {', '.join(folders)}")
+            raise ModelNotFound(f"version {version!r}", f"one of {', '.join(map(repr, folders))}")
         artifacts = store.check(store.only_one(self.version, folders[self.version]))
         self.flips = artifacts.flips
         self.device = pick_device(0) if device is None else device

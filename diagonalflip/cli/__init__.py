@@ -12,8 +12,9 @@ from diagonalflip.cli.exits import UsageError, complain, exit_code, interrupted,
 
 def main() -> None:
     """Run the command and exit with one of the codes of ``diagonalflip.cli.exits``."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
-        signal.signal(signal.SIGINT, interrupted)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupted)
     if status := _processor.main():
         sys.exit(status)
     _open_streams()

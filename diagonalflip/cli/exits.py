@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +25,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 3
     """No connection, or no answer within the deadline."""
     INTERRUPTED = 130
-    """Ctrl-C."""
+    """Ctrl-C; SIGTERM and SIGHUP have codes of their own, as in a shell."""
 
 
 class UsageError(errors.DiagonalFlipError):
@@ -63,8 +64,8 @@ UNFINISHED: set[Path] = set()
 """Files that go away if the command is interrupted."""
 
 
-def interrupted(*_: object) -> NoReturn:
-    """End at once, on Ctrl-C.
+def interrupted(number: int = signal.SIGINT, *_: object) -> NoReturn:
+    """End at once, on Ctrl-C and other signals.
 
     An exception would be raised anywhere, such as between taking a lock and the block that gives it
     back, and then a thread waits for that lock for ever.
@@ -75,7 +76,7 @@ def interrupted(*_: object) -> NoReturn:
     with suppress(OSError):
         shows_cursor = b"\x1b[?25h\n" if os.isatty(2) else b""  # the progress bar hides it
         os.write(2, shows_cursor + b"diagonalflip: interrupted\n")
-    os._exit(ExitCode.INTERRUPTED)
+    os._exit(128 + number)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def serve(
         name, equals, value = each.partition("=")
         if not (name and equals):
             raise typer.BadParameter(f"{each!r} is not NAME=VALUE.")
-        os.environ[f"FLIP_{name.removeprefix('FLIP_')}"] = value
+        os.environ[f"FLIP_{name.upper().removeprefix('FLIP_')}"] = value
     with needs("serve"):
         from diagonalflip.server.__main__ import main  # noqa: PLC0415 - packages of the extra serve
     raise typer.Exit(main())

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED
-from requests.utils import select_proxy
 
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply
@@ -27,7 +26,7 @@ class AsyncTransport(Sender):
 
     def __init__(self, endpoint: Endpoint, connections: int) -> None:
         super().__init__(endpoint, connections)
-        proxy = select_proxy(endpoint.base, endpoint.proxies)
+        proxy = endpoint.proxy
         self._proxy = f"http://{proxy}" if proxy and "://" not in proxy else proxy
         if self._proxy and not self._proxy.startswith(("http://", "https://")):
             raise ClientError(f"the proxy {proxy}", "one of http or https")
@@ -94,7 +93,7 @@ class AsyncTransport(Sender):
         except (aiohttp.InvalidURL, ValueError) as error:
             raise ClientError(f"{error}", "a request", "check the client's settings") from error
         except (aiohttp.ClientError, OSError) as error:
-            told = f"{self.endpoint.base}: {str(error) or repr(error)}"
+            told = f"{self.endpoint.place}: {str(error) or repr(error)}"
             raise ConnectionFailed(told, "a whole answer", "check the server") from error
         except RuntimeError as error:  # the interpreter exits, and no thread looks up names
             raise ClientError(f"{error}", "a request before the program's exit") from error

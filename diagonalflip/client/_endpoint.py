@@ -16,6 +16,7 @@ import certifi
 import numpy as np
 import numpy.typing as npt
 import requests
+from requests.utils import select_proxy
 
 from diagonalflip._loopback import is_loopback
 from diagonalflip.client._chunks import ChunkLimit
@@ -86,11 +87,13 @@ class Endpoint:
 
     Attributes:
         base: URL of the server, without a password.
+        place: The same for an error's message, with the proxy that is asked.
         url: Where to ask for predictions.
         request: One to ``base``, as ``requests`` prepares it.
         authorization: The header with the token, or with what the URL or ``~/.netrc`` says.
         proxies: As in ``requests``. Neither these nor ``~/.netrc`` count for this machine.
-        verify, cert: The same, but for ``verify=True`` a path.
+        proxy: The one that is asked, or None.
+        verify, cert: The same, but for ``verify=True`` a path; without TLS no ``cert``.
         tls: What checks certificates; None without TLS.
         version: That must answer, or None.
         limit: Images per request.
@@ -112,6 +115,8 @@ class Endpoint:
         images_per_request: int = 1,
     ) -> None:
         self.version, self.limit = version, ChunkLimit(images_per_request)
+        if version is not None and not (isinstance(version, str) and version):
+            raise ClientError(f"version={version!r}", "a name such as '2.0'")
         session = requests.Session()
         try:
             parts = urlsplit(url)
@@ -120,14 +125,17 @@ class Endpoint:
         except ValueError:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts[3:] != ("", ""):
-            raise ClientError(f"url={url!r}", "a URL such as http://127.0.0.1:8080")
-        self.base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+            raise ClientError(f"url={_shown(url)!r}", "a URL such as http://127.0.0.1:8080")
+        self.base = _shown(url).rstrip("/")
         names = [model] if version is None else [model, version]
         self.url = "/".join([self.base, "predictions", *map(quoted, names)])
         settings = session.merge_environment_settings(self.base, {}, None, None, None)
         self.proxies = settings["proxies"]
-        self.verify, self.cert, self.tls = verify, cert, None
+        self.proxy = select_proxy(self.base, self.proxies)
+        self.place = f"{self.base} by proxy {_shown(self.proxy)}" if self.proxy else self.base
+        self.verify, self.cert, self.tls = verify, None, None
         if parts.scheme == "https":
+            self.cert = cert
             self.verify, self.tls = _trusted(verify, cert)
         if token is not None and not re.fullmatch(r"[!-~]+", token):
             raise ClientError(
@@ -153,6 +161,11 @@ class Endpoint:
 def quoted(name: str) -> str:
     """Return a name as a part of a path; one that is no text will not be found there."""
     return quote(name, safe="", errors="surrogatepass")
+
+
+def _shown(url: str) -> str:
+    """Return a URL without the name and password in it."""
+    return re.sub("//[^/?#]*@", "//", url)
 
 
 def _trusted(
@@ -182,7 +195,8 @@ def _trusted(
             context.verify_mode = ssl.CERT_NONE
         if cert is not None:
             source, path = "cert", str(cert)
-            context.load_cert_chain(*(cert if isinstance(cert, tuple) else (cert,)))
+            chain, key = cert if isinstance(cert, tuple) else (cert, None)
+            context.load_cert_chain(chain, key, password="")  # or a terminal is asked for it
     except OSError as error:
         told = f"{source}={path!r}: {error}"
         raise ClientError(told, "a file or folder of certificates, PEM") from error

@@ -74,9 +74,9 @@ def writing(destination: Destination, unfinished: set[Path] | None = None) -> It
     unfinished.add(part)
     try:
         begun = part.open("xb")
-    except OSError:
+    except OSError as error:
         if not path.exists():
-            raise
+            raise type(error)(error.errno, error.strerror, str(path)) from error
         with tempfile.TemporaryFile() as whole:  # the folder cannot be written, but the file
             yield whole
             whole.seek(0)

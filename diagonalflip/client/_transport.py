@@ -131,7 +131,7 @@ class Transport(Sender):
         if deadline.left_s() <= 0 or is_late:
             return deadline.exceeded()
         reason = _reason(error)
-        told = f"{self.endpoint.base}: {str(reason) or type(reason).__name__}"
+        told = f"{self.endpoint.place}: {str(reason) or type(reason).__name__}"
         if isinstance(reason, ssl.SSLCertVerificationError):
             return ClientError(told, "a trusted certificate", "check verify")
         return ConnectionFailed(told, "a whole answer", "check the server")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import logging
@@ -70,6 +71,8 @@ async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool)
         got = f"FLIP_LOG_DIR={settings.log_dir}, and the working directory is gone"
         raise SettingError(got, "an absolute path") from error
     found = replace(settings, workers=host.count_workers(settings), log_dir=log_dir)
+    if settings.log_format == logs.TEXT:
+        logs.make_folder(log_dir)
     settings, listeners = open_ports(found)
     logger.info("Starting %d workers (logs: %s)", settings.workers, settings.log_dir)
     admin = listeners.pop("admin_port")
@@ -126,4 +129,9 @@ def _foreground() -> Iterator[bool]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        "python -m diagonalflip.server",
+        description="Serve until Ctrl-C, with the settings FLIP_NAME of the environment.",
+        epilog="`diagonalflip serve NAME=VALUE` takes them as arguments.",
+    ).parse_args()
     sys.exit(main())

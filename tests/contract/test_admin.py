@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 
+from diagonalflip.errors import SettingError
 from diagonalflip.server import health
 from diagonalflip.server.http.listener import Listener
 from diagonalflip.server.settings import Settings
@@ -118,9 +119,7 @@ async def test_changes_come_from_operators_on_this_host_and_reading_from_anywher
         url = f"http://127.0.0.1:{number}{path}"
         return requests.request(method, url, headers=headers, timeout=10)
 
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    asked = ((False, operators, 403), (True, None, 401), (True, pipe, 401), (True, operators, 200))
+    asked = ((False, operators, 403), (True, None, 401), (True, operators, 200))
     for local, file, status in asked:
         monkeypatch.setattr(admin, "is_local", lambda *_, local=local: local)
         async with serving(AdminServer(state, file)) as (number, _):
@@ -135,4 +134,27 @@ async def test_changes_come_from_operators_on_this_host_and_reading_from_anywher
             assert changed.json()["code"] == "insecure_connection"
             assert "kubectl port-forward" in changed.json()["action"]
     rejected = [line.partition("rejected: ")[2] for line in caplog.messages if "rejected" in line]
-    assert [json.loads(line)["status"] for line in rejected] == [*[403] * 2, *[401] * 5]
+    assert [json.loads(line)["status"] for line in rejected] == [*[403] * 2, *[401] * 3]
+
+
+@asynchronous
+async def test_operators_that_cannot_be_read_are_told_at_the_start_and_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pipe is empty at the second change."""
+    nothing: Any = SimpleNamespace(rollback=asyncio.sleep)
+    (tmp_path / "words").write_text("no digest")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("nothing", "words", "pipe"):
+        with pytest.raises(SettingError, match=name):
+            AdminServer(Health(nothing, None, nothing), tmp_path / name)
+    tokens.add(tmp_path / "operators", "me")
+    async with serving(AdminServer(Health(nothing, None, nothing), tmp_path / "operators")) as (
+        number,
+        _,
+    ):
+        (tmp_path / "operators").unlink()
+        url = f"http://127.0.0.1:{number}/models/rollback"
+        answer = await asyncio.to_thread(requests.post, url, timeout=10)
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert f"{tmp_path}/operators: No such file" in caplog.text

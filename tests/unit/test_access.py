@@ -23,13 +23,13 @@ from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.access import AccessFiles
 
 
-def certify(chain: Path, key: Path, days: int = 30) -> None:
-    """Write a certificate, which expires after some days, and its key."""
+def certify(chain: Path, key: Path, days: int = 30, begins: int = -9) -> None:
+    """Write a certificate, which begins and expires so many days from now, and its key."""
     private, name = generate_private_key(SECP256R1()), x509.Name([])
     now = datetime.now(UTC)
     made = (
         x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=9))
+        .not_valid_before(now + timedelta(days=begins))
         .not_valid_after(now + timedelta(days=days))
         .sign(private, SHA256())
     )
@@ -197,3 +197,11 @@ def test_it_tells_when_the_certificate_expires_at_the_start_and_when_it_is_renew
     certify(chain, key, 365)
     assert files.changed()
     assert lines()[1].endswith("in 364 days")
+
+
+def test_it_tells_that_a_certificate_is_not_valid_yet(
+    file: Path, pair: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    certify(*pair, begins=2)
+    opened(file, pair)
+    assert "not yet" in caplog.text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -53,10 +52,13 @@ def silent() -> Iterator[tuple[socket.socket, str]]:
         yield listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("suffix", ["bin", "npy", "jsonl"])
+@pytest.mark.parametrize(
+    ("suffix", "number"), [("bin", 2), ("npy", 2), ("jsonl", 2), ("bin", 15), ("bin", 1)]
+)
 def test_ctrl_c_leaves_what_was_there(
-    silent: tuple[socket.socket, str], tmp_path: Path, suffix: str
+    silent: tuple[socket.socket, str], tmp_path: Path, suffix: str, number: int
 ) -> None:
+    """As do SIGTERM, which ``timeout`` sends, and SIGHUP."""
     listener, url = silent
     images, output = tmp_path / "in.bin", tmp_path / f"out.{suffix}"
     images.write_bytes(bytes(1 << 20))
@@ -64,9 +66,9 @@ def test_ctrl_c_leaves_what_was_there(
     words = [*COMMAND, "--url", url, "predict", "--input", str(images), "--output", str(output)]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with listener.accept()[0]:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         told = process.communicate(timeout=SLOW_S)
-    assert (process.returncode, *told) == INTERRUPTED
+    assert (process.returncode, *told) == (128 + number, *INTERRUPTED[1:])
     assert output.read_bytes() == b"before"
     assert sorted(tmp_path.iterdir()) == [images, output]
 
@@ -140,6 +142,7 @@ CLOSED, FULL = b"diagonalflip: standard input or output is closed\n", b"No space
         ("predict --input - --from packed", "<&-", CLOSED),
         ("predict --input - --from packed --to npy --output /dev/null", "<&-", CLOSED),
         ("serve FLIP_WORKERS=2 PORTS=1", "", b"the nearest is FLIP_PORT"),
+        ("serve port=99999", "", b"FLIP_PORT=99999"),
     ],
 )
 def test_a_stream_or_setting_that_cannot_be_used_is_an_error(

@@ -5,23 +5,34 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 import pickle
+import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import certifi
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+)
 
 from diagonalflip import AsyncClient, Client, errors
 from diagonalflip.client import _endpoint
 from diagonalflip.client._answers import _seconds, rejection
 from diagonalflip.client._endpoint import Reply
-from diagonalflip.errors import ClientError, InvalidAnswer
+from diagonalflip.errors import ClientError, ConnectionFailed, InvalidAnswer
 from diagonalflip.wire import pack, to_pixels
-from tests.faults.conftest import Call, call, within
+from tests.faults.conftest import Call, call, unused_url, within
 from tests.faults.fake_server import (
     TABLE,
     FakeServer,
@@ -31,7 +42,7 @@ from tests.faults.fake_server import (
     response,
 )
 
-__all__ = ["call"]  # fixtures
+__all__ = ["call", "unused_url"]  # fixtures
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = np.random.default_rng(1).integers(0, 16, 5001)
@@ -144,6 +155,18 @@ def test_both_clients_ask_the_proxy_that_the_environment_names(
         assert type(caught.value) is ClientError
 
 
+def test_an_error_names_the_proxy_without_its_password(
+    unused_url: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("http_proxy", unused_url.replace("//", "//someone:secret@"))
+    with pytest.raises(ConnectionFailed) as caught:
+        call("http://flip.invalid", "predict", [1])
+    assert f"http://flip.invalid by proxy {unused_url}" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -153,6 +176,7 @@ def test_both_clients_ask_the_proxy_that_the_environment_names(
         *({"url": "https://a", "verify": ""}, {"url": "https://a", "verify": __file__}),
         *({"url": "https://a", "cert": ""}, {"url": "https://a", "cert": (__file__, "/nothing")}),
         *({"deadline_s": 0}, {"connections": 0}, {"images_per_request": 0}),
+        *({"version": ""}, {"version": 2.0}),
         *({"token": ""}, {"token": "a\n"}, {"token": "a b"}, {"token": "a\x7f"}, {"token": "ä"}),
     ],
     ids=str,
@@ -161,6 +185,38 @@ def test_both_clients_ask_the_proxy_that_the_environment_names(
 def test_settings_that_cannot_be(kind: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(ClientError):
         kind(**settings)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_wrong_url_is_told_without_its_password(kind: Any) -> None:
+    with pytest.raises(ClientError, match=r"http://host\?x") as caught:
+        kind("http://someone:secret@host?x")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_key_with_a_password_is_an_error_and_no_question(tmp_path: Path) -> None:
+    """A terminal would be asked for it, and whoever runs a job in one would wait."""
+    key = generate_private_key(SECP256R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"a")
+    )
+    (tmp_path / "key").write_bytes(key)
+    made = f"Client('https://a', cert=({certifi.where()!r}, {str(tmp_path / 'key')!r}))"
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(ROOT)
+        os.execv(sys.executable, ["python", "-c", f"from diagonalflip import Client; {made}"])  # noqa: S606 - no shell is needed
+    said = b""
+    with suppress(OSError):  # of a terminal that nobody has open any more
+        while b"pass phrase" not in said and (piece := os.read(terminal, 1 << 16)):
+            said += piece
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(terminal)
+    assert b"ClientError" in said, said
+
+
+def test_a_certificate_without_tls_is_not_read(url: str, call: Call) -> None:
+    assert np.array_equal(call(url, "predict", [1], cert="/nothing"), TABLE[[1]])
 
 
 def test_a_closed_client_says_so(url: str) -> None:

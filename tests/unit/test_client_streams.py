@@ -166,8 +166,9 @@ def test_a_name_may_be_as_long_as_the_system_lets_it(url: str, tmp_path: Path, l
 def rejected(url: str, output: Path) -> None:
     """Try to write, and find that nothing was asked before that failed."""
     source: Any = SimpleNamespace(read=lambda _: pytest.fail("this was read"))
-    with Client(url) as client, pytest.raises(OSError, match=r"\[Errno"):
+    with Client(url) as client, pytest.raises(OSError, match=r"\[Errno") as caught:
         client.predict_file(source, output)
+    assert caught.value.filename == str(output)
 
 
 def deny(monkeypatch: pytest.MonkeyPatch, folder: str, *modes: str) -> None:

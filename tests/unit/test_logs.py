@@ -172,3 +172,14 @@ def test_java_says_why_it_could_not_start(tmp_path: Path, lines: list[str]) -> N
         while len(opened._last) < 2 * len(lines):
             time.sleep(0.01)  # the test's own time limit ends this
         assert opened.last_error() == " / ".join(lines)
+
+
+def test_a_folder_of_logs_that_cannot_be_made_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    logs.make_folder(tmp_path / "new/folder")
+    assert not caplog.messages
+    for folder in (tmp_path / "file", Path("/proc/nothing")):
+        logs.make_folder(folder)
+        assert f"FLIP_LOG_DIR={folder}" in caplog.messages[-1]

@@ -102,8 +102,9 @@ def test_a_file_of_any_length_is_predicted(flipping: Predictor, tmp_path: Path) 
 
 
 def test_what_cannot_be_loaded_is_an_error(versions: Path) -> None:
-    with pytest.raises(ModelNotFound, match=r"3\.0.*one of 1\.0, 2\.0"):
-        Predictor("3.0")
+    for unknown in ("3.0", "", 2.0):
+        with pytest.raises(ModelNotFound, match=rf"{unknown!r}.*one of '1\.0', '2\.0'"):
+            Predictor(unknown)  # type: ignore[arg-type]
     (versions / "2.0/diagonal_flip.x4.onnx").write_bytes(b"")
     assert Predictor("1.0", model_store=str(versions)).version == "1.0"
     for device in ("tpu", "cuda:99"):

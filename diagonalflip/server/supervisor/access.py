@@ -85,13 +85,17 @@ class AccessFiles:
 
         try:
             chain = x509.load_pem_x509_certificates(pem.encode())
+            begins = max(each.not_valid_before_utc for each in chain)
             expires = min(each.not_valid_after_utc for each in chain)
         except ValueError as error:  # OpenSSL reads more than this
             logger.warning("When the certificate expires is not known: %s", error)
             self.expires_at = None
             return
         self.expires_at, day = expires.timestamp(), expires.isoformat()
-        left = expires - datetime.now(UTC)
+        now = datetime.now(UTC)
+        left = expires - now
+        if begins > now:
+            logger.error("The certificate is valid from %s on, not yet", begins.isoformat())
         if left < timedelta():
             logger.error("The certificate has expired at %s: put a new one into FLIP_TLS_CERT", day)
         elif left < SOON:

@@ -16,6 +16,7 @@ from typing import Any, cast
 from diagonalflip.errors import (
     DiagonalFlipError,
     InsecureConnection,
+    InternalError,
     ModelNotFound,
     NotAuthorized,
     SettingError,
@@ -45,6 +46,8 @@ NOT_LOCAL = InsecureConnection(
     "a connection from this host",
     "run `diagonalflip model` there, by ssh, docker exec or kubectl exec, or kubectl port-forward",
 )
+
+UNUSABLE = InternalError("the file of operators cannot be used", "its tokens", "see the log")
 
 logger = logging.getLogger(__name__)
 
@@ -111,12 +114,16 @@ class AdminServer(HttpServer):
     """Answers probes and scrapes out of ``health``; has operators change the model's versions.
 
     Without a file of their tokens, nobody may.
+
+    Raises:
+        SettingError: That file cannot be used.
     """
 
     def __init__(self, health: Health, operators_file: Path | None) -> None:
         super().__init__(Metrics())
         self.lifecycle = Changes(self.route, self.metrics)
         self._health, self._operators_file = health, operators_file
+        self._operators()
         self._page = Page(health)
         self._rejections = RejectionLog()
 
@@ -141,7 +148,8 @@ class AdminServer(HttpServer):
         try:
             name, error = self._operator(request)
         except SettingError as unreadable:
-            return request.rejection(unreadable)
+            logger.error("no change is made: %s", unreadable)  # noqa: TRY400 - no fault of ours
+            return request.rejection(UNUSABLE)
         if error is not None:
             self._rejections.put(method, path, name, error)
             return request.rejection(error)
@@ -185,9 +193,18 @@ class AdminServer(HttpServer):
         """
         if not is_local(*cast("Connection", request.transport).addresses):
             return "", NOT_LOCAL
-        if self._operators_file is None or self._operators_file.is_fifo():  # it is read each time
+        if self._operators_file is None:
             return "", NotAuthorized("changes need FLIP_OPERATORS_FILE", "a file", OPERATORS)
-        return who(request.headers.get("authorization", ""), read_tokens(self._operators_file))
+        return who(request.headers.get("authorization", ""), self._operators())
+
+    def _operators(self) -> dict[str, str]:
+        """Return names by the digests of tokens; raise SettingError if the file cannot be used."""
+        path = self._operators_file
+        if path is None:
+            return {}
+        if path.is_fifo():  # it is read for each change
+            raise SettingError(f"FLIP_OPERATORS_FILE={path} is a pipe", "a file", OPERATORS)
+        return read_tokens(path)
 
     def _models(self, **more: bool) -> Response:
         return Response(json.dumps(self._health.models.document() | more).encode(), JSON)

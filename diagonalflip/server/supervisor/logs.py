@@ -7,6 +7,7 @@ are dropped and counted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import queue
 import threading
 import time
 from collections import deque
+from pathlib import Path
 
 from diagonalflip.server.rotating import RotatingLog
 from diagonalflip.server.settings import Settings
@@ -91,6 +93,17 @@ def configure(log_format: str, output: Output) -> None:
         _JsonFormatter() if log_format == JSON else logging.Formatter("==> %(message)s")
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of logs; warn if it cannot be written, which is no reason not to serve."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        logging.getLogger(__name__).warning("No logs are kept: FLIP_LOG_DIR=%s: %s", folder, reason)
 
 
 class Part:

@@ -46,7 +46,7 @@ class Supervisor:
         workers: Started, and waiting for what to serve.
 
     Raises:
-        SettingError: A file of the public listener cannot be used, or TorchServe is missing.
+        SettingError: A file of tokens or certificates cannot be used, or TorchServe is missing.
         ArtifactError: The default version cannot be served.
     """
 
@@ -73,6 +73,7 @@ class Supervisor:
             self._torchserve = TorchServe(settings, installed, self._models)
             self._models.changed = self._torchserve.follow
         self._health = Health(workers, self._torchserve, self._models, self._access)
+        self._admin = AdminServer(self._health, settings.operators_file)
 
     async def run(
         self, admin: socket.socket, stop: asyncio.Event, ready: Callable[[], None]
@@ -90,8 +91,7 @@ class Supervisor:
         """
         settings = self._settings
         listener = Listener("admin", admin, read_names(settings.allowed_hosts))
-        server = AdminServer(self._health, settings.operators_file)
-        answering = asyncio.create_task(server.serve([listener], lambda: None))
+        answering = asyncio.create_task(self._admin.serve([listener], lambda: None))
         serving = asyncio.create_task(self._serve(ready))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
