@@ -115,16 +115,13 @@ class Port:
         self.echo, self.metrics = Echo(), Metrics()
         listeners = [Listener(HTTP, listen(("127.0.0.1", 0)), "*")]
         self.address = listeners[0].sock.getsockname()
-        authenticator = None
         if public is not None:
-            self.public = public.getsockname()
-            listeners.append(Listener(PUBLIC, public, "*"))
-            authenticator = Authenticator(1000)
+            self.public, self._authenticator = public.getsockname(), Authenticator(1000)
+            listeners.append(Listener(PUBLIC, public, "*", self._authenticator))
         self.server = server(
             Served({"1.0": self.echo}, "1.0"),
             self.metrics,
             pages={"/docs": Response(b"docs", "text/html")},
-            authenticator=authenticator,
             publish=publish,
         )
         opened = Event()
@@ -139,7 +136,7 @@ class Port:
 
     @property
     def buffered(self) -> int:
-        return self.server.lifecycle.buffered.total
+        return self.server.lifecycle.buffered.by_listener.total()
 
     def do(self, work: Callable[..., Any], *given: object) -> Any:
         """Have the server's own thread do something, once it has read what was sent before."""
@@ -160,8 +157,7 @@ class Port:
 
     def admit_token(self, pem: str | None = None) -> None:
         """Let ``BEARER`` in at the public listener, by TLS if there is a certificate."""
-        assert self.server.authenticator is not None
-        self.server.authenticator.renew({hashlib.sha256(b"t").hexdigest(): "somebody"}, pem)
+        self._authenticator.renew({hashlib.sha256(b"t").hexdigest(): "somebody"}, pem)
 
     def drain(self) -> Future[None]:
         """Begin to drain."""

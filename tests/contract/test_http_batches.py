@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from queue import Queue
 from types import SimpleNamespace
 from typing import Any
@@ -48,19 +47,27 @@ def test_what_arrives_while_a_batch_runs_becomes_the_next_batch(
     assert are_new or max(port.echo.batches) == 4
 
 
-def queue_alone() -> Lifecycle:
-    """Make one that requests are put into, so it routes none."""
-    return Lifecycle(lambda _: None, Metrics())
+Queued = tuple[Echo, Lifecycle, list[Request], Callable[..., Request]]
+
+
+def queue_alone() -> Queued:
+    """Make one that requests are put into, so it routes none; what it sends; and a request."""
+    echo, replies = Echo(), list[Request]()
+
+    def made(body: bytes = b"a", *, lost: bool = False, is_full: bool = False) -> Request:
+        client = SimpleNamespace(lost=lost, listener=HTTP, reply=replies.append)
+        client.buffered = SimpleNamespace(is_full=is_full)
+        return Request(Operation.PREDICT, {}, body, echo, transport=client)
+
+    return echo, Lifecycle(lambda _: None, Metrics()), replies, made
 
 
 @asynchronous
 async def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
-    echo, lifecycle = Echo(), queue_alone()
-    client = SimpleNamespace(lost=False, listener=HTTP, reply=lambda _: None)
-    heavy = Request(Operation.PREDICT, {}, bytes(limits.HEAVY_IMAGES), echo, transport=client)
-    light = Request(Operation.PREDICT, {}, service=echo, transport=client)
-    for request in (heavy, heavy, heavy, light, light):
-        assert lifecycle.put(replace(request))
+    echo, lifecycle, _, made = queue_alone()
+    heavy = bytes(limits.HEAVY_IMAGES)
+    for body in (heavy, heavy, heavy, b"", b""):
+        assert lifecycle.put(made(body))
     for _ in range(4):  # a batch in each turn of the loop
         await asyncio.sleep(0)
     assert echo.batches == [3, 1, 1]
@@ -70,10 +77,9 @@ async def test_light_requests_wait_for_one_heavy_request_at_most() -> None:
 @asynchronous
 async def test_a_batch_has_no_more_images_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BATCH_IMAGES", 4)
-    echo, lifecycle = Echo(), queue_alone()
-    client = SimpleNamespace(lost=False, listener=HTTP, reply=lambda _: None)
+    echo, lifecycle, _, made = queue_alone()
     for _ in range(5):  # of two images each
-        assert lifecycle.put(Request(Operation.PREDICT, {}, b"a", echo, transport=client))
+        assert lifecycle.put(made())
     for _ in range(3):
         await asyncio.sleep(0)
     assert echo.batches == [2, 2, 1]
@@ -82,13 +88,9 @@ async def test_a_batch_has_no_more_images_than_it_may(monkeypatch: pytest.Monkey
 @asynchronous
 async def test_who_has_no_room_any_more_when_its_turn_comes_is_rejected_unread() -> None:
     """It may have filled it meanwhile, with answers that it does not read."""
-    echo, lifecycle = Echo(), queue_alone()
-    replies: list[Request] = []
+    echo, lifecycle, replies, made = queue_alone()
     for is_full in (False, True):
-        client = SimpleNamespace(lost=False, listener=HTTP, reply=replies.append)
-        client.buffered = SimpleNamespace(is_full=is_full)
-        assert lifecycle.put(Request(Operation.PREDICT, {}, b"a", echo, transport=client))
-    lifecycle.buffered.by_listener[HTTP].bytes = limits.BUFFERED_BYTES
+        assert lifecycle.put(made(is_full=is_full))
     await asyncio.sleep(0)
     assert [request.response and request.response.status for request in replies] == [200, 503]
     assert len(echo.requests) == 1
@@ -100,12 +102,11 @@ async def test_a_full_batch_is_answered_before_more_is_read(
 ) -> None:
     """But not within another batch, whose answers let clients go on: that would nest for ever."""
     monkeypatch.setattr(limits, "BATCH_REQUESTS", 2)
-    echo, lifecycle = Echo(), queue_alone()
-    client = SimpleNamespace(lost=False, listener=HTTP)
-    request = Request(Operation.PREDICT, {}, b"a", echo, transport=client)
-    client.reply = lambda _: len(echo.batches) == 1 and lifecycle.put(replace(request))
+    echo, lifecycle, _, made = queue_alone()
     for _ in range(2):
-        assert lifecycle.put(replace(request))
+        request = made()
+        request.transport.reply = lambda _: len(echo.batches) == 1 and lifecycle.put(made())  # type: ignore[assignment]
+        assert lifecycle.put(request)
     assert echo.batches == [2]
     await asyncio.sleep(0)
     assert echo.batches == [2, 2]
@@ -116,11 +117,9 @@ async def test_a_full_batch_is_answered_before_more_is_read(
 async def test_who_has_hung_up_is_not_computed_for(
     caplog: pytest.LogCaptureFixture, lost: Sequence[bool], answered: int
 ) -> None:
-    echo, lifecycle = Echo(), queue_alone()
-    replies: list[Request] = []
+    echo, lifecycle, replies, made = queue_alone()
     for each in lost:
-        client = SimpleNamespace(lost=each, listener=HTTP, reply=replies.append)
-        lifecycle.put(Request(Operation.PREDICT, {}, b"a", echo, transport=client))
+        lifecycle.put(made(lost=each))
     await asyncio.sleep(0)  # the batch runs in the next turn of the loop
     assert (len(replies), echo.batches) == (answered, [1] * answered)
     assert not caplog.records, "a batch of nobody is measured without complaint"

@@ -279,6 +279,34 @@ def test_who_ends_while_it_does_not_read_is_owed_its_answers(
     assert client.recv(1) == b""
 
 
+def test_who_reads_slowly_has_its_time_whatever_it_has_sent(
+    port: Port, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it was found to be slow amid requests that came in one piece."""
+    client.sendall(PING)
+    assert read(client).status == 200
+    [there] = port.server.connections
+    monkeypatch.setattr(limits, "IDLE_S", 0.0)
+    monkeypatch.setattr(limits, "REQUEST_S", 0.0)
+    port.do(there.pause_writing)
+    port.do(there.data_received, PING + post(b"a"))
+    port.wait_for(lambda: not port.server.connections, ticking=True)
+    assert client.recv(1) == b""
+
+
+def test_who_reads_slowly_is_asked_for_a_body_behind_its_answers(
+    port: Port, client: socket.socket
+) -> None:
+    client.sendall(PING)
+    assert read(client).status == 200
+    [there] = port.server.connections
+    head = f"{POST}Expect: 100-continue\r\nContent-Length: 1\r\n\r\n".encode()
+    port.do(there.pause_writing)
+    port.do(there.data_received, PING + head)
+    port.do(there.resume_writing)
+    assert [read(client).status for _ in range(2)] == [200, 100]
+
+
 def test_who_hangs_up_disturbs_nobody(port: Port, client: socket.socket) -> None:
     port.echo.go_on.clear()
     client.sendall(post(b"first"))

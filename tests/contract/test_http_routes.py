@@ -184,7 +184,7 @@ def test_every_answer_is_a_line_of_the_access_log(port: Port, tmp_path: Path) ->
         late.sendall(PING + post(b"late")[:-1])
         assert read(late).status == 200
         port.do(int)  # it has read the rest
-        [slow] = [each for each in port.server.connections if each._in_request]
+        [slow] = [each for each in port.server.connections if each._parser.is_awaited]
         port.do(slow.expire)
         assert read(late).status == 408
     port.do(log.close)

@@ -10,6 +10,7 @@ import asyncio
 from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from time import thread_time_ns
 from types import SimpleNamespace
 from typing import Any, cast
@@ -110,7 +111,9 @@ class Exchange:
         self.disturbed = False  # whether the client or the clock ended the connection early
         self._loop = Loop()
         self._server = WorkerServer(Served({"1.0": self}, "1.0"), METRICS, pages={})
-        listener: Any = SimpleNamespace(name=HTTP, hosts=Hosts("a", is_public=False))
+        listener: Any = SimpleNamespace(
+            name=HTTP, hosts=Hosts("a", is_public=False), authenticator=None
+        )
         self._connection = Connection(self._server, listener)
         self._transport = Transport(self._connection, self._loop)
         _set_running_loop(cast("asyncio.AbstractEventLoop", self._loop))
@@ -167,7 +170,7 @@ class Exchange:
             self._transport.stalled = True
         elif action == READ:
             self._transport.read()
-        elif action == EXPIRE and self._connection.deadline is not None:
+        elif action == EXPIRE and self._connection.deadline < inf:
             self._connection.expire()
         elif action == HALF_CLOSE:
             self._transport.end()
@@ -186,7 +189,7 @@ class Exchange:
         assert not lifecycle._light
         assert not lifecycle._heavy
         assert lifecycle.queued_images == 0
-        assert lifecycle.buffered.total == 0
+        assert lifecycle.buffered.by_listener.total() == 0
         assert self.disturbed or not self._connection._queue
 
 
@@ -195,12 +198,6 @@ class Loop:
 
     def __init__(self) -> None:
         self._ready: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._now = 0.0
-
-    def time(self) -> float:
-        """A clock that goes on whenever it is looked at."""
-        self._now += 1e-3
-        return self._now
 
     def call_soon(self, callback: Callable[..., object], *arguments: Any) -> None:
         """Takes a callback for ``run``, but none that only passes the time."""

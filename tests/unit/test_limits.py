@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ast
 import resource
+from time import perf_counter
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from diagonalflip.server.http import limits
+from diagonalflip.server.http.connection import Connection
+from diagonalflip.server.http.shares import Shares
 from tests.conftest import ROOT
 
 
@@ -25,7 +30,14 @@ from tests.conftest import ROOT
 def test_each_wait_has_its_time(
     unsent: int, finished: bool, in_request: bool, leaving: bool, seconds: float
 ) -> None:
-    assert int(limits.timeout_s(unsent, finished, in_request, leaving)) == seconds
+    server: Any = MagicMock(lifecycle=MagicMock(buffered=Shares()), draining=leaving)
+    connection = Connection(server, MagicMock())
+    connection._transport = MagicMock(get_write_buffer_size=lambda: unsent)
+    connection._paused, connection.finished = unsent > 0, finished
+    connection._parser.is_awaited = in_request
+    before = perf_counter()
+    connection.expect()
+    assert seconds <= connection.deadline - before < seconds + 1
 
 
 @pytest.mark.parametrize(

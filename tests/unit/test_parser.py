@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import cast
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import example, given, settings
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from diagonalflip.errors import DiagonalFlipError, HeadersTooLarge
 from diagonalflip.server.http import head as heads
 from diagonalflip.server.http import limits
+from diagonalflip.server.http.connection import Connection
 from diagonalflip.server.http.head import KNOWN_HEADS
 from diagonalflip.server.http.parser import Parser
 
@@ -65,33 +68,28 @@ REQUESTS = [
 
 
 class Recorder:
-    """A ``Receiver`` that lists what it is told of requests."""
+    """A ``Connection`` that lists what it is told of requests."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.buffered = MagicMock()
+        self.parser = Parser(cast("Connection", self))
 
-    def begin(self) -> None:
+    def expect(self) -> None:
         """Says nothing of what is asked."""
 
-    def buffer(self, length: int) -> None:
-        """Says the same as the body, in other pieces."""
-
-    def proceed(self) -> None:
-        """The client waits to be asked for its body."""
-        self.events.append(("proceed",))
+    def ask_for_body(self) -> None:
+        self.events.append(("asks",))
 
     def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
         """A head: what asks for /no has no business here."""
         self.events.append((method, path, dict(headers)))
         return path != "/no"
 
-    def turn_away(self, connection: str) -> None:
-        """Answered by its head."""
-        self.events.append(("turned away", connection))
-
     def receive(self, body: bytes, connection: str) -> None:
-        """A whole request."""
         self.events.append((body, connection))
+        if connection == "close":
+            self.parser.close()
 
 
 @pytest.fixture(autouse=True)
@@ -103,15 +101,17 @@ def _nothing_is_known() -> Iterator[None]:
 
 def events(pieces: list[bytes], *, forget: bool) -> list[Event]:
     recorder = Recorder()
-    reader = Parser(recorder)
+    parser = recorder.parser
     try:
         for piece in pieces:
             if forget:
                 heads.forget()
-            reader.feed(piece)
+            if not parser.is_closed:
+                parser.feed(piece)
     except DiagonalFlipError as error:
-        recorder.events.append((type(error), str(error)))
-    return [*recorder.events, ("in_request", reader.in_request)]
+        if not parser.is_closed:
+            recorder.events.append((type(error), str(error)))
+    return [*recorder.events, ("is_awaited", parser.is_awaited)]
 
 
 def own(*lines: str) -> list[bytes]:
@@ -162,14 +162,13 @@ def test_a_long_body_that_is_not_wanted_ends_the_connection_after_a_known_head_t
 ) -> None:
     body = bytes(limits.IGNORED_BODY_BYTES + more)
     request, recorder = HEADS[0].format(len(body)).encode() + body, Recorder()
-    reader = Parser(recorder)
-    reader.feed(request)
+    recorder.parser.feed(request)
     assert heads._known
     monkeypatch.setattr(recorder, "admit", lambda *_: False)
-    reader.feed(request)
+    recorder.parser.feed(request)
     assert [event for event in recorder.events if len(event) == 2] == [
         (body, ""),
-        ("turned away", connection),
+        (b"", connection),
     ]
 
 

@@ -39,7 +39,6 @@ IDS = re.compile(
 ID = re.compile(rb"[!-~]{1,256}")
 """The value of one."""
 
-
 Head = tuple[str, str, dict[str, str], int]
 """Method, path and headers by lower-case name, and the body's length."""
 
@@ -122,7 +121,7 @@ def check(method: str, version: str, target: bytes, headers: dict[str, str]) -> 
     host, coding = headers.get("host"), headers.get("transfer-encoding", "chunked")
     if host is None and version != "1.0":
         raise InvalidRequest("no header host", "one")
-    if host is not None and not is_host(host):
+    if host is not None and not HOST.fullmatch(host):
         raise InvalidRequest(f"Host {host[:100]!r}", "a name or an address, and a port")
     codings = elements(coding)
     if codings[-1:] != ["chunked"]:  # nobody knows where the body ends
@@ -145,12 +144,6 @@ def elements(value: str) -> list[str]:
     """Return the elements of a header that is a list, in lower case (RFC 9110, section 5.6.1)."""
     stripped = (each.strip(" \t").lower() for each in value.split(","))
     return [each for each in stripped if each]
-
-
-@lru_cache(maxsize=64)
-def is_host(value: str) -> bool:
-    """Return whether a header ``Host`` has that value."""
-    return HOST.fullmatch(value) is not None
 
 
 @lru_cache(maxsize=256)

@@ -13,15 +13,16 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from diagonalflip.errors import InternalError, ServerOverloaded
+from diagonalflip.errors import InternalError
 from diagonalflip.message import Request, Response
 from diagonalflip.server.http import limits
-from diagonalflip.server.http.authentication import Authenticator
-from diagonalflip.server.http.hosts import Hosts
-from diagonalflip.server.http.shares import Shares
+from diagonalflip.server.http.shares import Shares, full
 from diagonalflip.server.worker.metrics import Metrics
+
+if TYPE_CHECKING:
+    from diagonalflip.server.http.listener import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,6 @@ a good part of a lone request's latency. Not under load, where the processor has
 FAULT = InternalError("the service failed", "an answer", "send it again")
 
 OPTIONS = {"allow": "GET, HEAD, POST, PUT, OPTIONS"}
-
-
-def full() -> ServerOverloaded:
-    """Make a new one each time: raised twice, it would keep the frames of both for ever."""
-    return ServerOverloaded("the server is full", "less work", "send it again later")
 
 
 class Service(Protocol):
@@ -75,16 +71,16 @@ class Lifecycle:
         self._spin_until = 0.0
         self.buffered = Shares()
 
-    def admit(self, request: Request, hosts: Hosts, authenticator: Authenticator | None) -> None:
+    def admit(self, request: Request, listener: Listener) -> None:
         """Decide by its head: it has a response now, or its body is wanted."""
         request.arrived = perf_counter()
         try:
-            misdirected = hosts.rejection(request.headers.get("host"))
+            misdirected = listener.hosts.rejection(request.headers.get("host"))
             if misdirected is not None:
                 request.response = request.rejection(misdirected)
             elif request.path == "*" and request.method == "OPTIONS":
                 request.response = Response(b"", "", headers=OPTIONS)
-            elif authenticator is None or authenticator.admits(request):
+            elif listener.authenticator is None or listener.authenticator.admits(request):
                 request.response = self._route(request)
         except Exception:
             logger.exception("a request could not be routed")
@@ -103,7 +99,7 @@ class Lifecycle:
         is_full = self.queued_images + cost > limits.QUEUED_IMAGES
         if len(request.body) != length:
             request.transport.buffered.add_body(len(request.body) - length)
-            is_full |= self._is_much_buffered and request.transport.buffered.is_full
+            is_full |= request.transport.buffered.is_full
         if is_full:
             request.response = request.rejection(full())
             return False
@@ -124,11 +120,6 @@ class Lifecycle:
         if not self._scheduled:
             self._schedule()
 
-    @property
-    def _is_much_buffered(self) -> bool:
-        """False while there is room for everybody: half of a listener's share, if there are two."""
-        return self.buffered.total > limits.BUFFERED_BYTES >> 2
-
     def _schedule(self) -> None:
         self._scheduled = True
         asyncio.get_running_loop().call_soon(self._run)
@@ -139,7 +130,7 @@ class Lifecycle:
         answered = self._run_batch()
         if self._light or self._heavy:
             self._schedule()
-        elif answered == 1 and not self.buffered.total:
+        elif answered == 1 and not self.buffered.by_listener.total():
             self._spin_until = perf_counter() + SPIN_S
             self._spin()
 
@@ -176,10 +167,9 @@ class Lifecycle:
 
     def _read(self, batch: list[Request]) -> dict[Service, list[Request]]:
         """Have each read by its service; return those that it predicts, by service."""
-        is_much_buffered = self._is_much_buffered
         read: dict[Service, list[Request]] = {}
         for request in batch:
-            if is_much_buffered and request.transport.buffered.is_full:
+            if request.transport.buffered.is_full:
                 request.response = request.rejection(full())
                 continue
             try:
@@ -209,8 +199,6 @@ class Lifecycle:
     def _send(self, batch: list[Request]) -> None:
         for request in batch:
             request.job = None  # which refers back: a cycle would keep the response for long
-            if request.transport.lost:
-                continue
             try:
                 request.transport.reply(request)
             except Exception:  # of one connection: the others go on

@@ -71,17 +71,6 @@ SPARE_FILES = 100
 """That a worker opens beside its connections."""
 
 
-def timeout_s(unsent: int, finished: bool, in_request: bool, leaving: bool) -> float:
-    """Return how long a client may take to read, to leave, to send a request or to begin one."""
-    if unsent:
-        return READ_S + unsent / READ_BYTES_PER_S
-    if finished:
-        return LINGER_S
-    if in_request:
-        return REQUEST_S
-    return DRAIN_IDLE_S if leaving else IDLE_S
-
-
 def most_connections() -> int:
     """``MAX_CONNECTIONS``, or as many as open files are allowed for; some in any case."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -12,9 +12,9 @@ import socket
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import InitVar, dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
+from time import perf_counter
 
 from diagonalflip.message import Common, Request, Response
 from diagonalflip.server.http import limits
@@ -34,25 +34,26 @@ CONNECTIONS_PER_ACCEPT = 16
 DRAIN_POLL_S = 0.02
 
 
-@dataclass(eq=False)
 class Listener:
     """A listening socket for clients.
 
-    Attributes:
+    Args:
         name: For metrics.
         sock: That listens, and does not block.
         allowed: Names in ``Host`` that it takes, besides those that ``Hosts`` takes anyway.
-        hosts: What it takes.
+        authenticator: Knows its tokens and its certificate, if it is the public one.
     """
 
-    name: str
-    sock: socket.socket
-    allowed: InitVar[Iterable[str]] = ()
-    hosts: Hosts = field(init=False)
-
-    def __post_init__(self, allowed: Iterable[str]) -> None:
-        """Find out whether others may reach it; a proxy may stand before the public one."""
-        is_public = self.name == PUBLIC or not is_this_host(self.sock.getsockname()[0])
+    def __init__(
+        self,
+        name: str,
+        sock: socket.socket,
+        allowed: Iterable[str] = (),
+        authenticator: Authenticator | None = None,
+    ) -> None:
+        self.name, self.sock, self.authenticator = name, sock, authenticator
+        # A proxy may stand before the public one.
+        is_public = name == PUBLIC or not is_this_host(sock.getsockname()[0])
         self.hosts = Hosts(allowed, is_public=is_public)
 
 
@@ -61,17 +62,10 @@ class HttpServer(ABC):
 
     Args:
         metrics: Takes what happens.
-        authenticator: The public listener's, if there is one.
         balance: With other workers, if there are any.
     """
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        authenticator: Authenticator | None = None,
-        balance: Balance | None = None,
-    ) -> None:
-        self.authenticator = authenticator
+    def __init__(self, metrics: Metrics, balance: Balance | None = None) -> None:
         self._balance = balance or Balance()
         self.most_connections = limits.most_connections()
         self.metrics = metrics
@@ -79,8 +73,7 @@ class HttpServer(ABC):
         self.connections: set[Connection] = set()
         self.draining = False
         self._begins: dict[tuple[int, Common], str] = {}  # of responses' heads, for a second
-        self._opening: set[asyncio.Task[None]] = set()
-        self._handshakes: set[Tls] = set()
+        self._opening: set[asyncio.Task[None]] = set()  # connections, until TLS is agreed on
         self._of_address: Counter[str] = Counter()  # connections of the public listener's clients
 
     @abstractmethod
@@ -90,9 +83,7 @@ class HttpServer(ABC):
     async def serve(self, listeners: Sequence[Listener], opened: Callable[[], None]) -> None:
         """Serve until ``end`` or until it is cancelled, and close listeners and connections then.
 
-        Args:
-            listeners: Where clients come.
-            opened: Called without arguments, once they are answered.
+        ``opened`` is called once clients are answered.
         """
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
@@ -106,8 +97,8 @@ class HttpServer(ABC):
         try:
             await self._ended.wait()
         finally:
-            while self._listeners:
-                self._close(self._listeners.pop())
+            for listener in self._listeners:
+                self._close(listener)
             for connection in list(self.connections):
                 connection.abort()
 
@@ -122,23 +113,15 @@ class HttpServer(ABC):
         """
         self.draining = True
         self._balance.note(ABSENT)
-        for listener in self._listeners[:]:
+        for listener in self._listeners:
             while self._accept(listener):
                 pass  # a client that waits to be accepted would be reset
-            self._listeners.remove(listener)
             self._close(listener)
-        await asyncio.gather(*self._opening, return_exceptions=True)
-        for connection in self._guests():
+        for connection in self.connections:
             connection.expect()
-        while self._guests() or self._handshakes:  # noqa: ASYNC110 - they settle in many ways
+        await asyncio.gather(*self._opening, return_exceptions=True)
+        while any(each.unsent or not each.finished for each in self.connections):  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_S)
-
-    def _guests(self) -> list[Connection]:
-        return [
-            connection
-            for connection in self.connections
-            if connection.unsent or not connection.finished
-        ]
 
     def head(self, response: Response, connection: str) -> bytes:
         """Return status line and headers; ``connection`` is the header of that name."""
@@ -162,12 +145,13 @@ class HttpServer(ABC):
         """Do what is due every second."""
 
     def _listen(self, listener: Listener) -> None:
-        if listener in self._listeners:
+        if listener.sock.fileno() >= 0:
             self._loop.add_reader(listener.sock, self._welcome, listener)
 
     def _close(self, listener: Listener) -> None:
-        self._loop.remove_reader(listener.sock)
-        listener.sock.close()
+        if listener.sock.fileno() >= 0:
+            self._loop.remove_reader(listener.sock)
+            listener.sock.close()
 
     def _welcome(self, listener: Listener) -> None:
         """Accept clients, unless they should wait for another worker."""
@@ -192,7 +176,7 @@ class HttpServer(ABC):
                 connection = Connection(self, listener, host)
                 if host:
                     self._of_address[host] += 1
-                opening = self._loop.create_task(self._open(connection, accepted))
+                opening = self._loop.create_task(self._open(connection, accepted, listener))
                 self._opening.add(opening)
                 opening.add_done_callback(self._opening.discard)
                 self._note()
@@ -207,30 +191,27 @@ class HttpServer(ABC):
 
     def _note(self) -> None:
         if not self.draining:
-            present = len(self.connections) + len(self._opening) + len(self._handshakes)
-            self._balance.note(present)
+            self._balance.note(len(self.connections) + len(self._opening))
 
     def _is_crowded(self, address: str) -> bool:
         """Return whether another client of ``address`` would take the room of others."""
         present = self._of_address.get(address, 0)
         most = limits.CONNECTIONS_OF_AN_ADDRESS
-        return present >= most or len(self._handshakes) >= self.most_connections
+        return present >= most or len(self._opening) >= self.most_connections
 
-    async def _open(self, connection: Connection, accepted: socket.socket) -> None:
-        protocol: asyncio.Protocol = connection
-        context = self.authenticator.context if self.authenticator is not None else None
-        if context is not None and connection.listener == PUBLIC:
-            protocol = tls = Tls(connection, context, self._settled)
-            self._handshakes.add(tls)
+    async def _open(
+        self, connection: Connection, accepted: socket.socket, listener: Listener
+    ) -> None:
+        """Begin with a client; return once TLS is agreed on, if the listener has a certificate."""
+        protocol: Tls | Connection = connection
+        if listener.authenticator is not None and listener.authenticator.context is not None:
+            protocol = Tls(connection, listener.authenticator.context)
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, accepted)
         except OSError:  # a client that is gone
             protocol.connection_lost(None)
-
-    def _settled(self, tls: Tls) -> None:
-        """Forget a handshake, which has succeeded or failed; again if the client is lost later."""
-        self._handshakes.discard(tls)
-        self.metrics.failed_handshakes += not tls.is_open
+        if isinstance(protocol, Tls) and not await protocol.settle():
+            self.metrics.failed_handshakes += 1
 
     def forget(self, connection: Connection) -> None:
         """Count a connection no longer."""
@@ -243,16 +224,18 @@ class HttpServer(ABC):
                 del self._of_address[address]
 
     def _every_second(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_later(1.0, self._every_second)  # whatever happens below
+        self._loop.call_later(1.0, self._every_second)  # whatever happens below
         self._begins.clear()
-        now = loop.time()
+        now = perf_counter()
         buffered = self.lifecycle.buffered
         for connection in list(self.connections):
-            if connection.deadline is not None and connection.deadline < now:
+            if connection.deadline < now:
                 connection.expire()
             elif buffered.is_short(connection.listener) and _is_stalled(connection, now):
                 connection.abort()  # or stalled clients would take the room of all
+        for listener in self._listeners:
+            if listener.authenticator is not None:
+                listener.authenticator.tick()
         self.tick()
 
 

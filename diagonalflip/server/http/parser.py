@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import httptools
 
@@ -22,6 +22,9 @@ from diagonalflip.server.http.head import (
 )
 from diagonalflip.wire import MAX_BODY_BYTES
 
+if TYPE_CHECKING:
+    from diagonalflip.server.http.connection import Connection
+
 ONCE = {"content-type", "inference-header-content-length", "if-match"}
 """Headers whose repetition nobody understands; others are lists (RFC 9110, section 5.3), or
 nothing to us."""
@@ -29,60 +32,21 @@ nothing to us."""
 BLANKS = b" \t"
 
 
-class Receiver(Protocol):
-    """Receiver of requests; errors that it raises come out of ``Parser.feed``."""
-
-    def begin(self) -> None:
-        """Take note of a request's first byte."""
-
-    def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
-        """Return whether a request is to go on: its head has come.
-
-        Args:
-            method: In upper case.
-            path: As ``read_target`` has it.
-            headers: By lower-case name; of all requests with that head, so only to be read.
-        """
-
-    def proceed(self) -> None:
-        """Ask the client for the body, which it sends only then."""
-
-    def buffer(self, length: int) -> None:
-        """Count bytes of its body that have come."""
-
-    def turn_away(self, connection: str) -> None:
-        """Answer what was not admitted; its body, if it has one, is ignored.
-
-        Args:
-            connection: As for ``receive``; ``close`` if the body will not be read.
-        """
-
-    def receive(self, body: bytes, connection: str) -> None:
-        """Take a whole request that was admitted.
-
-        Args:
-            body: Less the framing.
-            connection: What the response has to say of the connection, in the header of that name.
-        """
-
-
 class Parser:
     """Reads the requests of one connection.
 
     Args:
-        receiver: Is told of them.
+        connection: What is told of them; errors that it raises come out of ``feed``.
 
     Attributes:
-        in_request: True while a request has begun and is not whole.
-        is_answered: True if that one was turned away, so that nobody wants its body.
+        is_awaited: True while the client owes the rest of a request, whose head is not rejected.
+        is_closed: True if nothing more is read.
     """
 
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._llhttp = httptools.HttpRequestParser(self)
-        self.in_request = self._in_head = self._is_admitted = self.is_answered = False
-        self._is_closed = False
-        self._connection = ""
+        self._in_request = self._in_head = self.is_awaited = self.is_closed = False
 
     def feed(self, data: bytes) -> None:
         """Read on.
@@ -90,32 +54,29 @@ class Parser:
         Raises:
             DiagonalFlipError: This is to be rejected, and what follows cannot be read.
         """
-        begins = not self.in_request and self._connection != "close"
-        end = data.find(b"\r\n\r\n", 0, KNOWN_HEAD_BYTES) if begins else -1
+        end = -1 if self._in_request else data.find(b"\r\n\r\n", 0, KNOWN_HEAD_BYTES)
         raw = data[: end + 4] if end > 0 else b""
         known = find(raw) if raw else None
         if known is not None:
             method, path, headers, length = known
             if len(raw) + length == len(data):
-                if self._receiver.admit(method, path, headers):
-                    self._receiver.buffer(length)
-                    self._receiver.receive(data[len(raw) :], "")
+                if self._connection.admit(method, path, headers):
+                    self._connection.buffered.take(length)
+                    self._connection.receive(data[len(raw) :], "")
                 else:
                     is_short = length <= limits.IGNORED_BODY_BYTES
-                    self._receiver.turn_away("" if is_short else "close")
+                    self._connection.receive(b"", "" if is_short else "close")
                 return
-        self._completed = False
+        self._said: str | None = None  # of the connection, to the last that has come whole
         self._read(data)
-        if self._is_closed:
-            return
-        is_alone = raw and self._completed and len(raw) + self._body_bytes == len(data)
-        if is_alone and not self._connection and "expect" not in self._headers:
+        is_alone = raw and self._said == "" and len(raw) + self._body_bytes == len(data)
+        if is_alone and "expect" not in self._headers:
             remember(raw, (self._method, self._path, dict(self._headers), self._body_bytes))
 
     def _read(self, data: bytes) -> None:
         """Have llhttp read; of heads, which it keeps while they are not whole, piece by piece."""
-        while data and not self._is_closed:
-            in_body = self.in_request and not self._in_head
+        while data and not self.is_closed:
+            in_body = self._in_request and not self._in_head
             size = len(data) if in_body else limits.MAX_HEAD_BYTES
             piece, data = data[:size], data[size:]
             if self._in_head:
@@ -125,7 +86,7 @@ class Parser:
             except httptools.HttpParserUpgrade as upgrade:
                 head = without_upgrade(self._method, self._url, self._version, self._headers)
                 self._llhttp = httptools.HttpRequestParser(self)  # for this one is at its end
-                self.in_request = self._in_head = False
+                self._in_request = self._in_head = False
                 data = head + piece[upgrade.args[0] :] + data
             except httptools.HttpParserCallbackError as error:
                 raise (error.__context__ or error) from None
@@ -143,64 +104,67 @@ class Parser:
             return ""
 
     def close(self) -> None:
-        """Read no more. llhttp refers back: both are freed now, not when cycles are collected."""
-        self._is_closed = True
-        del self._llhttp
+        """Read no more. What refers back is freed now, not when cycles are collected."""
+        if not self.is_closed:
+            self.is_closed, self.is_awaited = True, False
+            del self._llhttp, self._connection
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        if self._is_closed:
+        if self.is_closed:
             raise InvalidRequest("a request behind the last one", "none")
         self._url = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
         self._length = self._head_bytes = self._body_bytes = 0
-        self.in_request = self._in_head = True
-        self._is_admitted = self.is_answered = False
-        self._receiver.begin()
+        self._in_request = self._in_head = self.is_awaited = True
+        self._connection.expect()
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request's target."""
         self._url += url
-        if len(self._url) > limits.MAX_HEAD_BYTES:
-            raise long_head(self._url)
+        self._bound(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; several of one name are a list, and trailers do not count."""
-        self._length += len(name) + len(value)
-        if self._length + len(self._url) > limits.MAX_HEAD_BYTES:
-            raise long_head(self._url)
+        self._bound(len(name) + len(value))
         if self._in_head:
             key, new = lower(name), value.strip(BLANKS).decode("latin-1")
             old = self._headers.get(key)
-            if old is not None and key in ONCE:
-                if old != new:
-                    raise InvalidRequest(f"several different headers {key}", "one")
-                return
-            self._headers[key] = new if old is None else f"{old}, {new}"
+            if old is None:
+                self._headers[key] = new
+            elif key not in ONCE:
+                self._headers[key] = f"{old}, {new}"
+            elif old != new:
+                raise InvalidRequest(f"several different headers {key}", "one")
+
+    def _bound(self, length: int) -> None:
+        """Count bytes of a head or of trailers; raise if there are too many."""
+        self._length += length
+        if self._length > limits.MAX_HEAD_BYTES:
+            raise long_head(self._url)
 
     def on_headers_complete(self) -> None:
         """Admit or reject the request by its head, which is complete."""
-        llhttp, headers = self._llhttp, self._headers
-        self._method = llhttp.get_method().decode("latin-1")
-        self._version = llhttp.get_http_version()
+        headers = self._headers
+        self._method = self._llhttp.get_method().decode("latin-1")
+        self._version = self._llhttp.get_http_version()
         check(self._method, self._version, self._url, headers)
         self._in_head = False
-        if llhttp.should_upgrade():
+        if self._llhttp.should_upgrade():
             return
         host, self._path = read_target(self._url)
         if host:  # it counts, and not the header (RFC 9112, section 3.2.2)
             headers["host"] = host
-        self._is_admitted = self._receiver.admit(self._method, self._path, headers)
-        if not self._is_admitted:
-            self.is_answered = True
-            self._receiver.turn_away(self._kept())
+        if not self._connection.admit(self._method, self._path, headers):
+            self.is_awaited = False
+            self._connection.receive(b"", self._kept())
             return
         announced = headers.get("content-length", "0")
         if int(announced[:18]) > MAX_BODY_BYTES:
             raise long_body(announced)
         if self._expects:
-            self._receiver.proceed()
+            self._connection.ask_for_body()
 
     @property
     def _expects(self) -> bool:
@@ -209,13 +173,13 @@ class Parser:
         return told and self._version != "1.0"
 
     def _kept(self) -> str:
-        """Return what the response has to say of the connection."""
-        is_read = self._is_admitted or (
-            "transfer-encoding" not in self._headers
-            and int(self._headers.get("content-length", "0")[:18]) <= limits.IGNORED_BODY_BYTES
-            and not self._expects  # it may send the body, or not
+        """Return what the response has to say of the connection, in the header of that name."""
+        is_unread = not self.is_awaited and (
+            "transfer-encoding" in self._headers
+            or int(self._headers.get("content-length", "0")[:18]) > limits.IGNORED_BODY_BYTES
+            or self._expects  # it may send the body, or not
         )
-        if not is_read or not self._llhttp.should_keep_alive():
+        if is_unread or not self._llhttp.should_keep_alive():
             return "close"
         if self._version != "1.0":
             return ""
@@ -230,16 +194,16 @@ class Parser:
         self._body_bytes += len(body)
         if self._body_bytes > MAX_BODY_BYTES:
             raise long_body(f"{self._body_bytes} or more")
-        if self._is_admitted:
-            self._receiver.buffer(len(body))
+        if self.is_awaited:
+            self._connection.buffered.take(len(body))
             self._body.append(body)
 
     def on_message_complete(self) -> None:
         """Finish a request."""
-        if self._is_closed or self._llhttp.should_upgrade():
+        if self.is_closed or self._llhttp.should_upgrade():
             return
-        self.in_request, self._completed = False, True
-        self._connection = self._kept()
-        body, self._body = b"".join(self._body), []
-        if self._is_admitted:
-            self._receiver.receive(body, self._connection)
+        self._in_request, self._said = False, self._kept()
+        if self.is_awaited:
+            self.is_awaited = False
+            body, self._body = b"".join(self._body), []
+            self._connection.receive(body, self._said)

@@ -16,7 +16,7 @@ import numpy as np
 
 from diagonalflip.errors import MethodNotAllowed, ModelNotFound
 from diagonalflip.message import Operation, Request, Response, operations, v2_paths
-from diagonalflip.server.http.authentication import HEALTH, Authenticator
+from diagonalflip.server.http.authentication import HEALTH
 from diagonalflip.server.http.balance import Balance
 from diagonalflip.server.http.listener import HttpServer
 from diagonalflip.server.http.shares import Buffered, Shares
@@ -73,7 +73,6 @@ class WorkerServer(HttpServer):
         served: The versions of the model; their services are called in the event loop's thread.
         metrics: Takes what happens.
         pages: Answers that are known, by path.
-        authenticator: The public listener's, if there is one.
         balance: With other workers, if there are any.
         publish: Takes all measurements, every second.
 
@@ -83,17 +82,16 @@ class WorkerServer(HttpServer):
         workers: Figures of every worker, for people.
     """
 
-    def __init__(  # noqa: PLR0913 - what a worker has, by keyword
+    def __init__(
         self,
         served: Served,
         metrics: Metrics,
         *,
         pages: Mapping[str, Response],
-        authenticator: Authenticator | None = None,
         balance: Balance | None = None,
         publish: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
-        super().__init__(metrics, authenticator, balance)
+        super().__init__(metrics, balance)
         self._known = {"/v2/health/live": Response(b'{"live": true}', JSON), **pages}
         self._publish = publish
         self.ready = True
@@ -171,11 +169,9 @@ class WorkerServer(HttpServer):
 
     def tick(self) -> None:
         """Publish what was measured."""
-        if self.authenticator is not None:
-            self.authenticator.tick()
         metrics = self.metrics
         metrics.fold()
-        metrics.buffered_bytes = self.lifecycle.buffered.total
+        metrics.buffered_bytes = self.lifecycle.buffered.by_listener.total()
         metrics.queued_images = self.lifecycle.queued_images
         metrics.connections = Counter(dict.fromkeys((HTTP, PUBLIC), 0))
         metrics.connections.update(connection.listener for connection in self.connections)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 
 from diagonalflip.server.http import limits
@@ -19,37 +19,41 @@ RECORD_BYTES = 1 << 14
 """Most that a record of TLS holds (RFC 8446, section 5.1)."""
 
 
-class Tls(asyncio.Protocol, asyncio.Transport):
+class Tls(asyncio.Protocol):
     """TLS between a client and a protocol that knows nothing of it.
 
     The protocol is told that the connection is made once the handshake is done, and in any case
-    that it is lost.
-
-    Args:
-        protocol: Receiver of what was sent in TLS.
-        context: A server's.
-        settled: Called once the handshake has succeeded or failed.
+    that it is lost. What it may do with its transport beside ``write`` and the like, the network's
+    transport does.
 
     Attributes:
-        is_open: Whether it has succeeded.
+        is_open: Whether the handshake has succeeded.
     """
 
-    def __init__(
-        self, protocol: asyncio.Protocol, context: ssl.SSLContext, settled: Callable[[Tls], None]
-    ) -> None:
-        super().__init__()
-        self._protocol, self._settled = protocol, settled
+    def __init__(self, protocol: asyncio.Protocol, context: ssl.SSLContext) -> None:
+        self._protocol = protocol
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._timer: asyncio.TimerHandle | None = None
-        self.is_open = False  # the handshake is done
+        self._settled = asyncio.Event()  # the handshake has succeeded or failed
+        self.is_open = False
         self._has_ended = self._is_ended = False  # we have said that we send no more; the client
 
+    async def settle(self) -> bool:
+        """Return whether the handshake succeeds in its time; if not, end the connection."""
+        try:
+            async with asyncio.timeout(limits.HANDSHAKE_S):
+                await self._settled.wait()
+        except TimeoutError:
+            self.abort()
+        return self.is_open
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Give a new client its time for the handshake."""
-        self._transport = cast("asyncio.Transport", transport)
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(limits.HANDSHAKE_S, self._transport.abort)
+        """Begin with a new client."""
+        network = self._transport = cast("asyncio.Transport", transport)
+        self.abort, self.is_closing = network.abort, network.is_closing
+        self.pause_reading, self.resume_reading = network.pause_reading, network.resume_reading
+        self.set_write_buffer_limits = network.set_write_buffer_limits
+        self.get_write_buffer_size = network.get_write_buffer_size
 
     def data_received(self, data: bytes) -> None:
         """Decrypt, and pass on all that has come together."""
@@ -88,7 +92,7 @@ class Tls(asyncio.Protocol, asyncio.Transport):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass on that the connection has ended, maybe before it was made."""
-        self._settle()
+        self._settled.set()
         self._protocol.connection_lost(exc)
         del self._protocol  # each refers to the other
 
@@ -120,10 +124,6 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         encrypted.append(self._outgoing.read())
         self._transport.writelines(encrypted)
 
-    def can_write_eof(self) -> bool:
-        """Either side may end alone (RFC 8446, section 6.1)."""
-        return True
-
     def write_eof(self) -> None:
         """Say that nothing more comes; go on receiving."""
         self._end()
@@ -134,42 +134,13 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         self._end()
         self._transport.close()
 
-    def abort(self) -> None:
-        """End the connection at once."""
-        self._transport.abort()
-
-    def is_closing(self) -> bool:
-        """Return whether it is being closed."""
-        return self._transport.is_closing()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """As for the network's transport."""
-        self._transport.set_write_buffer_limits(high, low)
-
-    def get_write_buffer_size(self) -> int:
-        """Bytes that the client has not read."""
-        return self._transport.get_write_buffer_size()
-
-    def pause_reading(self) -> None:
-        """As for the network's transport."""
-        self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """As for the network's transport."""
-        self._transport.resume_reading()
-
     def _shake_hands(self) -> None:
         if not self.is_open:
             self._ssl.do_handshake()
             self.is_open = True
-            self._settle()
+            self._settled.set()
             self._send()
-            self._protocol.connection_made(self)
-
-    def _settle(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._settled(self)
+            self._protocol.connection_made(cast("asyncio.Transport", self))
 
     def _send(self) -> None:
         if not self._has_ended:

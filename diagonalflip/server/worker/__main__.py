@@ -29,7 +29,7 @@ from diagonalflip.server.http.routes import WorkerServer
 from diagonalflip.server.http.static_files import pages
 from diagonalflip.server.worker.channel import Channel
 from diagonalflip.server.worker.loader import load
-from diagonalflip.server.worker.metrics import Metrics
+from diagonalflip.server.worker.metrics import PUBLIC, Metrics
 from diagonalflip.server.worker.observers import observers
 from diagonalflip.server.worker.served import Served
 
@@ -117,13 +117,13 @@ class Worker:
         for listener in arguments.listener:
             name, _, descriptor = listener.partition("=")
             sock = socket.socket(fileno=int(descriptor))
-            listeners.append(Listener(name, sock, arguments.allowed_hosts))
+            authenticator = self._authenticator if name == PUBLIC else None
+            listeners.append(Listener(name, sock, arguments.allowed_hosts, authenticator))
         limits.IDLE_S = arguments.idle_timeout_s
         self._server = WorkerServer(
             served,
             metrics,
             pages=pages(),
-            authenticator=self._authenticator,
             balance=Balance(counts(arguments.counts), arguments.number),
             publish=lambda state: self._channel.offer("metrics", state),
         )
