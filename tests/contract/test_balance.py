@@ -7,6 +7,7 @@ import os
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -40,9 +41,14 @@ def test_a_worker_is_ahead_of_one_that_has_fewer_clients(
     assert Balance(array("I", clients)).is_ahead is is_ahead
 
 
-@pytest.mark.parametrize("has_memfd", [True, False])
-def test_counts_are_shared_by_descriptor(monkeypatch: pytest.MonkeyPatch, has_memfd: bool) -> None:
-    if not has_memfd:  # as on macOS
+def forbidden(_: str) -> int:
+    raise PermissionError("vm.memfd_noexec=2")
+
+
+@pytest.mark.parametrize("memory", [os.memfd_create, forbidden, None])
+def test_counts_are_shared_by_descriptor(monkeypatch: pytest.MonkeyPatch, memory: Any) -> None:
+    monkeypatch.setattr(os, "memfd_create", memory)
+    if memory is None:  # as on macOS
         monkeypatch.delattr(os, "memfd_create")
     descriptor = share(2)
     ours, theirs = counts(descriptor), counts(descriptor)

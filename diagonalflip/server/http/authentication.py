@@ -95,21 +95,19 @@ class Authenticator:
 
     def admits(self, request: Request) -> bool:
         """Return whether a request may pass; else it has its response. Sets its token's name."""
-        path = request.path
-        if path in HEALTH:
+        if request.path in HEALTH:
             return True
-        request.token, error = self._judge(request.headers.get("authorization", ""))
-        if error is not None:
-            self._log.put(request.method, path, request.token, error)
-            request.response = request.rejection(error)
-        return error is None
-
-    def _judge(self, told: str) -> tuple[str, DiagonalFlipError | None]:
-        name, error = who(told, self._names)
-        if error is not None:
-            return name, error
-        self._requests[name] += 1
-        return name, TOO_FAST if self._requests[name] > self._rate else None
+        error: DiagonalFlipError | None
+        name, error = who(request.headers.get("authorization", ""), self._names)
+        request.token = name
+        if error is None:
+            self._requests[name] += 1
+            if self._requests[name] <= self._rate:
+                return True
+            error = TOO_FAST
+        self._log.put(request.method, request.path, name, error)
+        request.response = request.rejection(error)
+        return False
 
     def tick(self) -> None:
         """Begin another second."""

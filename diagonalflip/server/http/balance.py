@@ -30,9 +30,9 @@ COUNT_BYTES = 4
 
 def share(workers: int) -> int:
     """Return the descriptor of memory for the counts of all workers, each absent at first."""
-    if hasattr(os, "memfd_create"):
+    try:
         descriptor = os.memfd_create("clients")
-    else:
+    except (AttributeError, OSError):  # on macOS, or where the kernel forbids it
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     os.write(descriptor, workers * ABSENT.to_bytes(COUNT_BYTES, "little"))

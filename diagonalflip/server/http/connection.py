@@ -113,8 +113,7 @@ class Connection(asyncio.Protocol):
         """Answer a request, whole or rejected by its head; ``connection`` is for its response."""
         request, self._coming = cast("Request", self._coming), None
         self._asks = False
-        response = request.response
-        if response is not None and response.status == HTTPStatus.UNAUTHORIZED:
+        if request.response is not None and request.response.status == HTTPStatus.UNAUTHORIZED:
             connection = "close"  # a stranger keeps nothing of ours
         request.body, request.connection = body, connection
         self._queue.append(request)

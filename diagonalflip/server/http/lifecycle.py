@@ -52,8 +52,8 @@ class Lifecycle:
     """Takes the requests of all clients of a worker through their life.
 
     Args:
-        route: Sets operation and service of a request, or returns the response that is known by its
-            head.
+        route: Sets operation and service of a request; or returns its response, if its head
+            suffices.
         metrics: Observes every request that has a response.
 
     Attributes:
@@ -63,7 +63,6 @@ class Lifecycle:
 
     def __init__(self, route: Callable[[Request], Response | None], metrics: Metrics) -> None:
         self._route, self._metrics = route, metrics
-        self._checks: deque[Request] = deque()
         self._light: deque[Request] = deque()
         self._heavy: deque[Request] = deque()
         self.queued_images = 0
@@ -116,7 +115,7 @@ class Lifecycle:
 
         It is part of the next batch: nobody answers it if there are no batches any more.
         """
-        self._checks.append(request)
+        self._light.appendleft(request)
         if not self._scheduled:
             self._schedule()
 
@@ -150,14 +149,12 @@ class Lifecycle:
 
     def _take(self) -> list[Request]:
         """Take what is computed together: light requests, and one heavy one."""
-        batch = list(self._checks)
-        self._checks.clear()
-        light, images, count = self._light, 0, 0
-        while light and count < limits.BATCH_REQUESTS:
+        batch: list[Request] = []
+        light, images = self._light, 0
+        while light and len(batch) < limits.BATCH_REQUESTS:
             images += light[0].cost
             if images > limits.BATCH_IMAGES:
                 break
-            count += 1
             batch.append(light.popleft())
         if self._heavy:
             batch.append(self._heavy.popleft())

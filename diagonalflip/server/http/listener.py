@@ -128,8 +128,7 @@ class HttpServer(ABC):
         kind = response.status, response.common
         begin = self._begins.get(kind)
         if begin is None:
-            status = HTTPStatus(response.status)
-            date = formatdate(usegmt=True)
+            status, date = HTTPStatus(response.status), formatdate(usegmt=True)
             begin = f"HTTP/1.1 {status:d} {status.phrase}\r\ndate: {date}\r\n{kind[1].lines}"
             self._begins[kind] = begin
         lines = f"{begin}content-length: {len(response.body)}\r\n"
@@ -169,13 +168,13 @@ class HttpServer(ABC):
             for _ in range(1 + len(self.connections) // CONNECTIONS_PER_ACCEPT):
                 accepted, address = listener.sock.accept()
                 host = address[0] if listener.name == PUBLIC else ""
-                if host and self._is_crowded(host):
-                    accepted.close()
-                    continue
+                if host:
+                    if self._is_crowded(host):
+                        accepted.close()
+                        continue
+                    self._of_address[host] += 1
                 accepted.setblocking(False)
                 connection = Connection(self, listener, host)
-                if host:
-                    self._of_address[host] += 1
                 opening = self._loop.create_task(self._open(connection, accepted, listener))
                 self._opening.add(opening)
                 opening.add_done_callback(self._opening.discard)
@@ -195,9 +194,8 @@ class HttpServer(ABC):
 
     def _is_crowded(self, address: str) -> bool:
         """Return whether another client of ``address`` would take the room of others."""
-        present = self._of_address.get(address, 0)
-        most = limits.CONNECTIONS_OF_AN_ADDRESS
-        return present >= most or len(self._opening) >= self.most_connections
+        is_frequent = self._of_address[address] >= limits.CONNECTIONS_OF_AN_ADDRESS
+        return is_frequent or len(self._opening) >= self.most_connections
 
     async def _open(
         self, connection: Connection, accepted: socket.socket, listener: Listener

@@ -34,21 +34,18 @@ Answers = dict[str, dict[str, Any]]
 """Outcome of a health check: by version ``status``, ``device``, ``digest`` of the model, and
 ``predictions``, the body in hex."""
 
+Page = Response | Callable[[], Response]
+"""What answers a path, always in the same way or as things are."""
+
 
 class HealthCheck:
-    """Transport of a health check: all versions' answers are told together.
-
-    Args:
-        services: By version.
-        done: Takes the answers.
-    """
+    """Transport of a health check of services by version: all answers are told together."""
 
     listener, lost, buffered = "", False, Buffered(Shares(), "")
 
     def __init__(self, services: Mapping[str, Any], done: Callable[[Answers], None]) -> None:
         self._versions = {service: version for version, service in services.items()}
-        self._done = done
-        self._answers: Answers = {}
+        self._done, self._answers = done, Answers()
 
     def reply(self, request: Request) -> None:
         """Take the answer of one version."""
@@ -77,7 +74,6 @@ class WorkerServer(HttpServer):
         publish: Takes all measurements, every second.
 
     Attributes:
-        served: As given, or as shown since.
         ready: Whether to say that clients should come here.
         workers: Figures of every worker, for people.
     """
@@ -92,7 +88,13 @@ class WorkerServer(HttpServer):
         publish: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
         super().__init__(metrics, balance)
-        self._known = {"/v2/health/live": Response(b'{"live": true}', JSON), **pages}
+        self._known: dict[str, Page] = {
+            "/v2/health/live": Response(b'{"live": true}', JSON),
+            "/v2/health/ready": self._healthy,
+            "/ping": self._healthy,
+            "/status": self._status,
+            **pages,
+        }
         self._publish = publish
         self.ready = True
         self.workers: list[dict[str, Any]] = []
@@ -105,7 +107,6 @@ class WorkerServer(HttpServer):
         self._turn = 0
         self._operations: dict[str, tuple[Operation, Any]] = {}
         self._pages = dict(self._known)
-        self._health = {"/ping", "/v2/health/ready"}
         self._public = set(HEALTH)
         for name in ("", *served.services):
             version = name or served.default
@@ -115,15 +116,13 @@ class WorkerServer(HttpServer):
                 path: (operation, answers) for path, operation in operations(name).items()
             }
             others = [each for each in served.services if each != version]
-            documents = service.documents([version, *others])
+            pages: dict[str, Page] = {"ready": self._healthy}
+            for what, document in service.documents([version, *others]).items():
+                pages[what] = Response(document, JSON)
             self._public |= v2_paths(name).keys()
-            for path, what in v2_paths(name).items():
-                if what == "ready":
-                    self._health.add(path)
-                else:
-                    self._pages.setdefault(path, Response(documents[what], JSON))
             weights = f"/weights/{name}.json" if name else "/weights.json"
-            self._pages.setdefault(weights, Response(documents["weights"], JSON))
+            for path, what in (*v2_paths(name).items(), (weights, "weights")):
+                self._pages.setdefault(path, pages[what])
 
     def check(self, done: Callable[[Answers], None]) -> None:
         """Predict the 16 images by every version, in the queue of clients' requests."""
@@ -141,21 +140,18 @@ class WorkerServer(HttpServer):
             request.operation, service = known
             request.service = service or self._chosen()
             return None if method in CALLS else unserved(request, CALLS)
-        if path == "/status" and path not in self._pages:  # at most once a second
-            self._pages[path] = self._status()
-        # Pages are for this host.
-        is_shown = request.transport.listener != PUBLIC or path in self._public
-        if not is_shown or (path not in self._health and path not in self._pages):
-            return request.rejection(
-                ModelNotFound(
-                    f"path {path[:100]}",
-                    f"/predictions/{MODEL}, or with a version: {', '.join(self.served.services)}",
-                )
-            )
+        page = self._pages.get(path)
+        is_private = request.transport.listener == PUBLIC and path not in self._public
+        if page is None or is_private:
+            versions = ", ".join(self.served.services)
+            expected = f"/predictions/{MODEL}, or with a version: {versions}"
+            return request.rejection(ModelNotFound(f"path {path[:100]}", expected))
         if method not in PROBES:
             return unserved(request, PROBES)
-        if path in self._pages:
-            return self._pages[path]
+        return page if isinstance(page, Response) else page()
+
+    def _healthy(self) -> Response:
+        """Return whether clients should come here."""
         if self.ready:
             return Response(b'{"status": "Healthy", "ready": true}', JSON)
         stopping, later = b'{"status": "Stopping", "ready": false}', {"retry-after": "1"}
@@ -176,7 +172,6 @@ class WorkerServer(HttpServer):
         metrics.connections = Counter(dict.fromkeys((HTTP, PUBLIC), 0))
         metrics.connections.update(connection.listener for connection in self.connections)
         self._publish(metrics.state())
-        self._pages.pop("/status", None)
 
     def _status(self) -> Response:
         """Return the status of every worker, for people."""

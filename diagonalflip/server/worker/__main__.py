@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,7 @@ logger = logging.getLogger("worker")
 
 
 class Worker:
-    """One worker, from its start to its end.
-
-    Args:
-        arguments: The command line's.
-    """
+    """One worker, from its start to its end."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
@@ -56,24 +51,25 @@ class Worker:
         self._served: Served | None = None
         self._server: WorkerServer | None = None
         self._authenticator = Authenticator(arguments.token_rate) if arguments.token_rate else None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Do what the supervisor asks for, until it asks for the end or has ended itself."""
         self._channel = await Channel.open(socket.socket(fileno=self._arguments.channel))
-        while message := await self._channel.receive():
-            name, number, content = message["message"], message["number"], message["content"]
-            if name == "prepare":
-                self._start(self._prepare(number, content))
-            elif name == "commit":
-                self._start(self._commit(number))
-            elif name == "access" and self._authenticator is not None:
-                self._authenticator.renew(content["tokens"], content["pem"])
-            elif name == "drain":
-                break
-            elif self._server is not None:
-                self._serve(self._server, name, number, content)
-        await self._leave()
+        async with asyncio.TaskGroup() as self._tasks:
+            while message := await self._channel.receive():
+                name, number, content = message["message"], message["number"], message["content"]
+                if name == "prepare":
+                    self._tasks.create_task(self._prepare(number, content))
+                elif name == "commit":
+                    self._tasks.create_task(self._commit(number))
+                elif name == "access" and self._authenticator is not None:
+                    self._authenticator.renew(content["tokens"], content["pem"])
+                elif name == "drain":
+                    break
+                elif self._server is not None:
+                    self._serve(self._server, name, number, content)
+            await self._leave()
+            _exit(0)
 
     def _serve(self, server: WorkerServer, name: str, number: int, content: Any) -> None:
         if name == "check":
@@ -129,7 +125,7 @@ class Worker:
         )
         _spare_collector()
         opened = asyncio.Event()
-        self._start(self._server.serve(listeners, opened.set))
+        self._tasks.create_task(self._server.serve(listeners, opened.set))
         await opened.wait()
 
     async def _leave(self) -> None:
@@ -142,17 +138,6 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_TIMEOUT_S):
                 await asyncio.gather(*closing, return_exceptions=True)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("the worker failed", exc_info=error)
-            _exit(1)
 
 
 def _spare_collector() -> None:
@@ -173,7 +158,6 @@ async def _run(arguments: argparse.Namespace) -> None:
     except Exception:
         logger.exception("the worker failed")
         _exit(1)
-    _exit(0)
 
 
 def _exit(status: int) -> None:

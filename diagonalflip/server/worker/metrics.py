@@ -67,25 +67,19 @@ class Metrics:
     """
 
     def __init__(
-        self,
-        worker: int = 0,
-        device_bytes: Callable[[], int | None] = lambda: None,
+        self, worker: int = 0, device_bytes: Callable[[], int | None] = lambda: None
     ) -> None:
-        self._worker = worker
-        self._device_bytes = device_bytes
+        self._worker, self._device_bytes = worker, device_bytes
         self._durations: dict[tuple[str, str, int], Histogram] = defaultdict(
             lambda: Histogram(SECONDS)
         )
         for key in itertools.product((HTTP, PUBLIC), Operation, [int(HTTPStatus.OK)]):
             self._durations[key]
-        self._queue, self._decode, self._forward, self._encode = (
-            Histogram(SECONDS) for _ in range(4)
-        )
+        self._queue, self._decode = Histogram(SECONDS), Histogram(SECONDS)
+        self._forward, self._encode = Histogram(SECONDS), Histogram(SECONDS)
         self._batch_images, self._batch_requests = Histogram(IMAGES), Histogram(REQUESTS)
-        self._images: Counter[str] = Counter(dict.fromkeys(FORMS.values(), 0))
-        self.rejected: Counter[str] = Counter(
-            {code: 0 for code, kind in KINDS.items() if kind.status}
-        )
+        self._images = Counter(dict.fromkeys(FORMS.values(), 0))
+        self.rejected = Counter({code: 0 for code, kind in KINDS.items() if kind.status})
         self._busy_s = 0.0
         self.observers: list[Observer] = []
         self.buffered_bytes = self.queued_images = self.failed_handshakes = 0
@@ -94,13 +88,7 @@ class Metrics:
         self._folded_at = perf_counter()
 
     def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
-        """Take the requests of one batch, or one that no batch answered.
-
-        Args:
-            requests: With their responses, at least one.
-            started: When the batch began, in ``perf_counter``'s seconds; None if there was none.
-            finished: When it was answered.
-        """
+        """Take at least one request, as any ``Observer`` does."""
         passes: dict[float, list[int]] = {}  # more than one if versions had a pass each
         key, duration, is_marked = None, self._queue, False
         for request in requests:
@@ -133,7 +121,7 @@ class Metrics:
             observer.add(requests, started, finished)
 
     def fold(self) -> None:
-        """Sort in what was added."""
+        """Sort in what was added, and note how much that was."""
         durations = [histogram.fold() for histogram in self._durations.values()]
         batches = self._batch_requests.fold()
         images = self._batch_images.fold()
