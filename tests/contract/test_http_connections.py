@@ -90,24 +90,18 @@ def test_who_is_rejected_by_the_head_is_told_before_the_body(
 
 
 @pytest.mark.parametrize("length", [1, 1 << 25])
-def test_a_stranger_keeps_no_connection(guarded: Port, length: int) -> None:
+def test_a_stranger_keeps_no_connection(
+    guarded: Port, caplog: pytest.LogCaptureFixture, length: int
+) -> None:
     with guarded.connect_public() as client:
-        client.sendall(f"{POST}Content-Length: {length}\r\n\r\n".encode() + bytes(min(length, 999)))
+        body = bytes(min(length, 999)) + post(b"what is not read")
+        client.sendall(f"{POST}Content-Length: {length}\r\n\r\n".encode() + body)
         answer = read(client)
         assert (answer.status, answer.code) == (401, "not_authorized")
         told = answer.headers["www-authenticate"], answer.headers["connection"]
         assert told == ("Bearer", "close")
         assert client.recv(1) == b""
         assert guarded.buffered == 0
-
-
-def test_what_a_stranger_sends_behind_its_request_is_not_read(
-    guarded: Port, caplog: pytest.LogCaptureFixture
-) -> None:
-    with guarded.connect_public() as client:
-        client.sendall(post(b"a") + post(b"b"))
-        assert read(client).status == 401
-        assert client.recv(1) == b""
     assert guarded.metrics.rejected["not_authorized"] == 1
     assert not caplog.records[1:], "but for the line that tells of the rejection"
 
@@ -214,42 +208,41 @@ def stalled(port: Port) -> Iterator[socket.socket]:
 LARGE = bytes(32 << 20)
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
 def test_a_client_that_does_not_read_is_dropped(
-    port: Port, stalled: socket.socket, monkeypatch: pytest.MonkeyPatch
+    port: Port, stalled: socket.socket, monkeypatch: pytest.MonkeyPatch, *, has_ended: bool
 ) -> None:
+    """Also one that sends no more: its connection would close once it has read."""
     monkeypatch.setattr(limits, "READ_S", 0.0)
     monkeypatch.setattr(limits, "READ_BYTES_PER_S", 1 << 40)
-    stalled.sendall(post(LARGE))
+    if has_ended:
+        monkeypatch.setattr(limits, "UNSENT_BYTES", 1 << 30)  # it is never found to be slow
+    port.hold(stalled, LARGE)
+    if has_ended:
+        stalled.shutdown(socket.SHUT_WR)
+    port.echo.go_on.set()
     assert stalled.recv(1, socket.MSG_PEEK) == b"H"
     port.wait_for(when_freed(port).is_set, ticking=True)
 
 
-def test_a_client_that_has_ended_and_does_not_read_has_its_time(
-    port: Port, stalled: socket.socket, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("extra", "drains"), [("", False), ("Connection: close\r\n", False), ("", True)]
+)
+def test_a_client_may_read_slowly_and_is_let_go_when_it_has_read(
+    port: Port, stalled: socket.socket, monkeypatch: pytest.MonkeyPatch, extra: str, drains: bool
 ) -> None:
-    """Its connection closes once it has read, so what it may take has to be bounded."""
-    monkeypatch.setattr(limits, "READ_S", 0.0)
-    monkeypatch.setattr(limits, "READ_BYTES_PER_S", 1 << 40)
-    monkeypatch.setattr(limits, "UNSENT_BYTES", 1 << 30)  # it is never found to be slow
-    port.hold(stalled, LARGE)
-    stalled.shutdown(socket.SHUT_WR)
-    port.echo.go_on.set()
-    assert stalled.recv(1, socket.MSG_PEEK) == b"H"
-    port.wait_for(lambda: not port.server.connections, ticking=True)
-
-
-@pytest.mark.parametrize("extra", ["", "Connection: close\r\n"])
-def test_a_client_may_read_slowly(
-    port: Port, stalled: socket.socket, monkeypatch: pytest.MonkeyPatch, extra: str
-) -> None:
-    monkeypatch.setattr(limits, "LINGER_S", 0.0)
-    monkeypatch.setattr(limits, "IDLE_S", 0.0)
+    """If the worker drains, the answer has not said that the connection ends."""
+    for name in ("LINGER_S", "IDLE_S", "DRAIN_IDLE_S"):
+        monkeypatch.setattr(limits, name, 0.0)
     stalled.sendall(post(LARGE, extra))
     assert stalled.recv(1, socket.MSG_PEEK) == b"H"
+    drained = port.drain() if drains else None
     port.tick(3)
     assert read(stalled).body == LARGE
     port.wait_for(lambda: not port.server.connections, ticking=True)
     assert stalled.recv(1) == b""
+    if drained is not None:
+        drained.result(30)
 
 
 def test_a_client_that_closes_its_half_still_gets_its_answers(client: socket.socket) -> None:
@@ -359,16 +352,3 @@ def test_all_who_had_come_are_answered_by_a_worker_that_drains(
         port.wait_for(drained.done, ticking=True)
     with pytest.raises(ConnectionRefusedError):
         port.connect()
-
-
-def test_a_slow_reader_is_let_go_when_it_has_read(
-    port: Port, stalled: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It has its answer from before, which did not say that the connection ends."""
-    monkeypatch.setattr(limits, "DRAIN_IDLE_S", 0.0)
-    stalled.sendall(post(LARGE))
-    assert stalled.recv(1, socket.MSG_PEEK) == b"H"
-    drained = port.drain()
-    assert read(stalled).body == LARGE
-    port.wait_for(drained.done, ticking=True)
-    assert stalled.recv(1) == b""

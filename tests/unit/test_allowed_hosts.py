@@ -7,15 +7,8 @@ import pytest
 from diagonalflip.errors import SettingError
 from diagonalflip.server.http.hosts import Hosts, read_names
 
-LOCAL: list[str | None] = [
-    "localhost",
-    "LocalHost:8080",
-    "127.0.0.1",
-    "127.1.2.3:1",
-    "[::1]:8080",
-    "a.localhost",
-]
-LOCAL += ["localhost.", "[::ffff:127.0.0.1]", "", None]
+LOCAL: list[str | None] = ["localhost", "LocalHost:8080", "127.0.0.1", "127.1.2.3:1", "[::1]:8080"]
+LOCAL += ["a.localhost", "localhost.", "[::ffff:127.0.0.1]", "", None]
 NAMES = ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example"]
 NAMES += ["localhost@evil.example", "xlocalhost", "0x7f.1", "2130706433", "a%20b"]
 ADDRESSES = ["10.0.0.1:8083", "[2001:db8::1]", "192.168.1.1"]

@@ -59,7 +59,10 @@ def test_what_is_not_one_whole_stream_is_rejected(coding: str, body: bytes) -> N
 
 
 def test_no_more_is_decoded_than_may_be() -> None:
-    bomb = gzip.compress(bytes(1 << 24))
+    largest, bomb = (gzip.compress(bytes(MAX_BODY_BYTES + more)) for more in (0, 1))
+    assert len(content_codings.decoded("gzip", largest)) == MAX_BODY_BYTES
+    with pytest.raises(RequestTooLarge):
+        content_codings.decoded("gzip", bomb)
     tracemalloc.start()
     try:
         with pytest.raises(RequestTooLarge):
@@ -67,13 +70,3 @@ def test_no_more_is_decoded_than_may_be() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
-
-
-@pytest.mark.parametrize("more", [0, 1])
-def test_a_bomb_is_too_large(more: int) -> None:
-    bomb = gzip.compress(bytes(MAX_BODY_BYTES + more))
-    if not more:
-        assert len(content_codings.decoded("gzip", bomb)) == MAX_BODY_BYTES
-        return
-    with pytest.raises(RequestTooLarge):
-        content_codings.decoded("gzip", bomb)

@@ -36,20 +36,10 @@ HEADS = [
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
 BODIES = [b"", b"a", b"b", b"\r\n\r\n", b"x\r\n\r\ny", b"POST / HTTP/1.1\r\nHost: a\r\n\r\n"]
 IDS = [
-    *("traceparent: 1", "traceparent: 2", "Traceparent: 3", "TRACEPARENT: 4", "traceparent:5"),
-    *(
-        "traceparent: ",
-        "traceparent:  ",
-        "traceparent: 6 7",
-        "traceparent: 8\r\n 9",
-        "X-Request-Id: a",
-    ),
-    *(
-        "x-request-id: b\r\ntracestate: c=d",
-        "x-request-id: e\r\nX-Request-ID: f",
-        "x: traceparent: g",
-    ),
-    *("traceparent: h\r\ntraceparent:i", "traceparent: \xff", "x: y\r\n z", "x: y"),
+    *(f"traceparent:{value}" for value in (" 1", " 2", "5", " ", "  ", " 6 7", " 8\r\n 9")),
+    *("Traceparent: 3", "TRACEPARENT: 4", "traceparent: h\r\ntraceparent:i", "X-Request-Id: a"),
+    *("x-request-id: b\r\ntracestate: c=d", "x-request-id: e\r\nX-Request-ID: f"),
+    *("traceparent: \xff", "x: traceparent: g", "x: y\r\n z", "x: y"),
 ]
 OWN = "POST / HTTP/1.1\r\nHost: a\r\n{}\r\nContent-Length: 1\r\n\r\nb"
 REQUESTS = [
