@@ -137,7 +137,6 @@ def fail(*_: object) -> Any:
         ("echo", "read", fail),
         ("echo", "answer", fail),
         ("echo", "answer", lambda _: []),
-        ("echo", "answer", lambda jobs: [None] * len(jobs)),
         ("metrics", "add", fail),
         ("server", "head", fail),
         ("", "check", fail),

@@ -150,10 +150,7 @@ def read_tokens(path: Path) -> dict[str, str]:
 
 
 def tls(pem: str) -> ssl.SSLContext:
-    """Return TLS 1.3 and nothing older, with a certificate chain and its private key.
-
-    Args:
-        pem: Both.
+    """Return TLS 1.3 and nothing older, with a certificate chain and its private key: ``pem``.
 
     Raises:
         SettingError: They do not belong together, or want a password; or there is no room for a

@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from diagonalflip.errors import InternalError
 from diagonalflip.message import Request, Response
@@ -22,6 +22,7 @@ from diagonalflip.server.http.shares import Shares, full
 from diagonalflip.server.worker.metrics import Metrics
 
 if TYPE_CHECKING:
+    from diagonalflip.inference.service import Service
     from diagonalflip.server.http.listener import Listener
 
 logger = logging.getLogger(__name__)
@@ -33,19 +34,6 @@ a good part of a lone request's latency. Not under load, where the processor has
 FAULT = InternalError("the service failed", "an answer", "send it again")
 
 OPTIONS = {"allow": "GET, HEAD, POST, PUT, OPTIONS"}
-
-
-class Service(Protocol):
-    """A version of the model that answers requests: ``service.Service``."""
-
-    def cost(self, request: Request) -> int:
-        """Return the most work that a request can be, in predictions; it may unwrap the body."""
-
-    def read(self, request: Request) -> Any:
-        """Return a ``Response``, or a job for ``answer``."""
-
-    def answer(self, jobs: Sequence[Any]) -> list[Response]:
-        """Answer jobs; fail for none of them."""
 
 
 class Lifecycle:
@@ -186,8 +174,7 @@ class Lifecycle:
         try:
             responses = service.answer([request.job for request in requests])
             for request, response in zip(requests, responses, strict=True):
-                known = isinstance(response, Response)
-                request.response = response if known else request.rejection(FAULT)
+                request.response = response
         except Exception:
             logger.exception("the service failed")
             for request in requests:

@@ -58,12 +58,7 @@ class Listener:
 
 
 class HttpServer(ABC):
-    """Answers requests, those that ``route`` does not know by their service.
-
-    Args:
-        metrics: Takes what happens.
-        balance: With other workers, if there are any.
-    """
+    """Answers requests, those that ``route`` does not know by their service."""
 
     def __init__(self, metrics: Metrics, balance: Balance | None = None) -> None:
         self._balance = balance or Balance()

@@ -68,9 +68,7 @@ class WorkerServer(HttpServer):
 
     Args:
         served: The versions of the model; their services are called in the event loop's thread.
-        metrics: Takes what happens.
         pages: Answers that are known, by path.
-        balance: With other workers, if there are any.
         publish: Takes all measurements, every second.
 
     Attributes:
