@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
         """Ask the client for the body, but not before the answers that it is owed."""
         self._asks = bool(self._queue)
         if not self._asks:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._transport.writelines([b"HTTP/1.1 100 Continue\r\n\r\n"])
 
     def receive(self, body: bytes, connection: str) -> None:
         """Answer a request, whole or rejected by its head; ``connection`` is for its response."""

@@ -7,19 +7,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from diagonalflip.errors import InvalidRequest
-from diagonalflip.server.http import limits
-from diagonalflip.server.http.head import (
-    KNOWN_HEAD_BYTES,
-    check,
-    elements,
-    find,
-    long_body,
-    long_head,
-    lower,
-    read_target,
-    remember,
-    without_upgrade,
-)
+from diagonalflip.server.http import head, limits
 from diagonalflip.wire import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
@@ -54,9 +42,9 @@ class Parser:
         Raises:
             DiagonalFlipError: This is to be rejected, and what follows cannot be read.
         """
-        end = -1 if self._in_request else data.find(b"\r\n\r\n", 0, KNOWN_HEAD_BYTES)
+        end = -1 if self._in_request else data.find(b"\r\n\r\n", 0, head.KNOWN_HEAD_BYTES)
         raw = data[: end + 4] if end > 0 else b""
-        known = find(raw) if raw else None
+        known = head.find(raw) if raw else None
         if known is not None:
             method, path, headers, length = known
             if len(raw) + length == len(data):
@@ -71,7 +59,7 @@ class Parser:
         self._read(data)
         is_alone = raw and self._said == "" and len(raw) + self._body_bytes == len(data)
         if is_alone and "expect" not in self._headers:
-            remember(raw, (self._method, self._path, dict(self._headers), self._body_bytes))
+            head.remember(raw, (self._method, self._path, dict(self._headers), self._body_bytes))
 
     def _read(self, data: bytes) -> None:
         """Have llhttp read; of heads, which it keeps while they are not whole, piece by piece."""
@@ -84,22 +72,22 @@ class Parser:
             try:
                 self._llhttp.feed_data(piece)
             except httptools.HttpParserUpgrade as upgrade:
-                head = without_upgrade(self._method, self._url, self._version, self._headers)
+                new = head.without_upgrade(self._method, self._url, self._version, self._headers)
                 self._llhttp = httptools.HttpRequestParser(self)  # for this one is at its end
                 self._in_request = self._in_head = False
-                data = head + piece[upgrade.args[0] :] + data
+                data = new + piece[upgrade.args[0] :] + data
             except httptools.HttpParserCallbackError as error:
                 raise (error.__context__ or error) from None
             except httptools.HttpParserError as error:
                 raise InvalidRequest(f"{type(error).__name__}: {error}", "HTTP/1.1") from error
             if self._in_head and self._head_bytes > limits.MAX_HEAD_BYTES:
-                raise long_head(self._url)
+                raise head.long_head(self._url)
 
     @property
     def path(self) -> str:
         """Path of the request whose head has begun; empty if there is none that can be read."""
         try:
-            return read_target(self._url)[1] if self._in_head else ""
+            return head.read_target(self._url)[1] if self._in_head else ""
         except InvalidRequest:
             return ""
 
@@ -129,7 +117,7 @@ class Parser:
         """Take a header; several of one name are a list, and trailers do not count."""
         self._bound(len(name) + len(value))
         if self._in_head:
-            key, new = lower(name), value.strip(BLANKS).decode("latin-1")
+            key, new = head.lower(name), value.strip(BLANKS).decode("latin-1")
             old = self._headers.get(key)
             if old is None:
                 self._headers[key] = new
@@ -142,18 +130,18 @@ class Parser:
         """Count bytes of a head or of trailers; raise if there are too many."""
         self._length += length
         if self._length > limits.MAX_HEAD_BYTES:
-            raise long_head(self._url)
+            raise head.long_head(self._url)
 
     def on_headers_complete(self) -> None:
         """Admit or reject the request by its head, which is complete."""
         headers = self._headers
         self._method = self._llhttp.get_method().decode("latin-1")
         self._version = self._llhttp.get_http_version()
-        check(self._method, self._version, self._url, headers)
+        head.check(self._method, self._version, self._url, headers)
         self._in_head = False
         if self._llhttp.should_upgrade():
             return
-        host, self._path = read_target(self._url)
+        host, self._path = head.read_target(self._url)
         if host:  # it counts, and not the header (RFC 9112, section 3.2.2)
             headers["host"] = host
         if not self._connection.admit(self._method, self._path, headers):
@@ -162,7 +150,7 @@ class Parser:
             return
         announced = headers.get("content-length", "0")
         if int(announced[:18]) > MAX_BODY_BYTES:
-            raise long_body(announced)
+            raise head.long_body(announced)
         if self._expects:
             self._connection.ask_for_body()
 
@@ -184,7 +172,7 @@ class Parser:
         if self._version != "1.0":
             return ""
         # HTTP/1.0 keeps no connection of which nothing is said, and knows no codings.
-        ends = "transfer-encoding" in self._headers or "close" in elements(
+        ends = "transfer-encoding" in self._headers or "close" in head.elements(
             self._headers.get("connection", "")
         )
         return "close" if ends else "keep-alive"
@@ -193,7 +181,7 @@ class Parser:
         """Take a piece of the body."""
         self._body_bytes += len(body)
         if self._body_bytes > MAX_BODY_BYTES:
-            raise long_body(f"{self._body_bytes} or more")
+            raise head.long_body(f"{self._body_bytes} or more")
         if self.is_awaited:
             self._connection.buffered.take(len(body))
             self._body.append(body)

@@ -23,8 +23,8 @@ class Tls(asyncio.Protocol):
     """TLS between a client and a protocol that knows nothing of it.
 
     The protocol is told that the connection is made once the handshake is done, and in any case
-    that it is lost. What it may do with its transport beside ``write`` and the like, the network's
-    transport does.
+    that it is lost. It writes by ``writelines`` alone; what else is asked of its transport, the
+    network's does.
 
     Attributes:
         is_open: Whether the handshake has succeeded.
@@ -105,10 +105,6 @@ class Tls(asyncio.Protocol):
         """Pass on that the client has read."""
         if self.is_open:
             self._protocol.resume_writing()
-
-    def write(self, data: Any) -> None:
-        """Encrypt and send."""
-        self.writelines([data])
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         """Encrypt a record at a time, and send; what is short is one record."""

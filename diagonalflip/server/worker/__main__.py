@@ -47,7 +47,7 @@ class Worker:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self._changing = asyncio.Lock()
-        self._prepared: tuple[int, Served] | None = None
+        self._prepared: dict[int, Served] = {}  # the last one, by its number
         self._served: Served | None = None
         self._server: WorkerServer | None = None
         self._authenticator = Authenticator(arguments.token_rate) if arguments.token_rate else None
@@ -86,7 +86,7 @@ class Worker:
             loaded = self._served.services if self._served is not None else {}
             arguments = (desired, loaded, self._arguments.number, self._arguments.workers)
             try:
-                self._prepared = number, await asyncio.to_thread(load, *arguments)
+                self._prepared = {number: await asyncio.to_thread(load, *arguments)}
             except Exception as error:
                 logger.exception("the desired versions cannot be served")
                 fault = f"{type(error).__name__}: {error}"
@@ -94,9 +94,7 @@ class Worker:
 
     async def _commit(self, number: int) -> None:
         async with self._changing:
-            if self._prepared is None or self._prepared[0] != number:
-                raise ValueError(f"revision {number} was not prepared")
-            (_, self._served), self._prepared = self._prepared, None
+            self._served = self._prepared.pop(number)
             if self._server is None:
                 await self._open(self._served)
             else:
