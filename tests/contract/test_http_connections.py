@@ -180,25 +180,6 @@ def test_who_waits_behind_its_own_request_is_not_idle(
     assert read(client).body == b"b"
 
 
-def test_who_waits_for_its_answer_is_not_idle_while_the_worker_drains(
-    port: Port, client: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "DRAIN_IDLE_S", -1.0)
-    lifecycle = port.server.lifecycle
-    with monkeypatch.context() as wedged:
-        wedged.setattr(lifecycle, "_schedule", lambda: None)
-        client.sendall(post(b"a"))
-        port.settle()
-        drained = port.drain()
-        port.wait_for(lambda: port.server.draining)
-        port.tick(2)
-    port.do(lifecycle._schedule)
-    answer = read(client)
-    assert (answer.body, answer.headers["connection"]) == (b"a", "close")
-    assert client.recv(1) == b""
-    drained.result(30)
-
-
 @pytest.fixture
 def stalled(port: Port) -> Iterator[socket.socket]:
     with port.connect_stalled() as connection:

@@ -17,7 +17,7 @@ from diagonalflip.message import Request
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.authentication import Authenticator, read_tokens, tls
 from diagonalflip.server.settings import Settings
-from diagonalflip.server.supervisor import access, tokens
+from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.access import AccessFiles
 from tests.unit.test_access import certify
 
@@ -134,25 +134,6 @@ def test_files_are_read_when_they_change_and_not_otherwise(
         assert files.content is before, "it goes on with what it had"
     levels = [record.levelname for record in caplog.records]
     assert levels.count("ERROR") == 2, "each is told once"
-
-
-def test_a_file_that_is_still_being_written_is_read_again(
-    files: AccessFiles, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = file.read_text().replace(" somebody", " revoked")
-    file.write_text("")
-
-    def read(path: Path) -> dict[str, str]:
-        try:
-            return read_tokens(path)
-        finally:
-            file.write_text(written)
-
-    with monkeypatch.context() as writing:
-        writing.setattr(access, "read_tokens", read)
-        assert not files.changed()
-    assert files.changed()
-    assert list(files.content["tokens"].values()) == ["revoked"]
 
 
 def forbidden(_: str) -> int:

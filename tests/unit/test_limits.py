@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import resource
+from math import inf
 from time import perf_counter
 from typing import Any
 from unittest.mock import MagicMock
@@ -17,27 +18,27 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
-    ("unsent", "finished", "in_request", "leaving", "seconds"),
+    ("unsent", "state", "seconds"),
     [
-        (1 << 24, False, False, False, 60 + 256),  # a slow reader of 16 MiB, at 64 KiB/s
-        (1, True, True, True, 60),
-        (0, True, False, False, 5),
-        (0, False, True, False, 60),
-        (0, False, False, False, 75),
-        (0, False, False, True, 1),
+        (1 << 24, {"served"}, 60 + 256),  # a slow reader of 16 MiB, at 64 KiB/s
+        (1, {"finished", "in request", "served", "leaving"}, 60),
+        (0, {"finished"}, 5),
+        (0, {"in request", "served"}, 60),
+        (0, {"served", "leaving"}, inf),
+        (0, set(), 75),
+        (0, {"leaving"}, 1),
     ],
 )
-def test_each_wait_has_its_time(
-    unsent: int, finished: bool, in_request: bool, leaving: bool, seconds: float
-) -> None:
-    server: Any = MagicMock(lifecycle=MagicMock(buffered=Shares()), draining=leaving)
+def test_each_wait_has_its_time(unsent: int, state: set[str], seconds: float) -> None:
+    server: Any = MagicMock(lifecycle=MagicMock(buffered=Shares()), draining="leaving" in state)
     connection = Connection(server, MagicMock())
     connection._transport = MagicMock(get_write_buffer_size=lambda: unsent)
-    connection._paused, connection.finished = unsent > 0, finished
-    connection._parser.is_awaited = in_request
+    connection._paused, connection.finished = unsent > 0, "finished" in state
+    connection._parser.is_awaited = "in request" in state
+    connection._is_served = "served" in state
     before = perf_counter()
     connection.expect()
-    assert seconds <= connection.deadline - before < seconds + 1
+    assert seconds <= connection.deadline - before <= seconds + 1
 
 
 @pytest.mark.parametrize(
