@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections.abc import Iterator
 from typing import cast
 from unittest.mock import MagicMock
@@ -17,6 +18,7 @@ from diagonalflip.server.http import limits
 from diagonalflip.server.http.connection import Connection
 from diagonalflip.server.http.head import KNOWN_HEADS
 from diagonalflip.server.http.parser import Parser
+from diagonalflip.wire import MAX_BODY_BYTES
 
 Event = tuple[object, ...]
 
@@ -157,6 +159,18 @@ def test_a_long_body_that_is_not_wanted_ends_the_connection_after_a_known_head_t
         (body, ""),
         (b"", connection),
     ]
+
+
+def test_what_has_come_of_a_request_is_freed_when_no_more_is_read() -> None:
+    parser = Recorder().parser
+    tracemalloc.start()
+    try:
+        parser.feed(HEADS[0].format(MAX_BODY_BYTES).encode() + bytes(1 << 24))
+        assert tracemalloc.get_traced_memory()[0] > 1 << 24
+        parser.close()
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_memory_of_heads_is_bounded() -> None:

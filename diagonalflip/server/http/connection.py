@@ -241,9 +241,9 @@ class Connection(asyncio.Protocol):
         self._stop_reading()
         self.finished = True
         self.expect()
-        if self._ended or self._transport.is_closing():
+        if self._ended:
             self._transport.close()
-            return
-        self._listen()
-        with contextlib.suppress(OSError):
-            self._transport.write_eof()
+        elif not self._transport.is_closing():
+            self._listen()
+            with contextlib.suppress(OSError):
+                self._transport.write_eof()

@@ -92,18 +92,23 @@ class Parser:
             return ""
 
     def close(self) -> None:
-        """Read no more. What refers back is freed now, not when cycles are collected."""
+        """Read no more. What has come, and what refers back, is freed now."""
         if not self.is_closed:
             self.is_closed, self.is_awaited = True, False
+            self._forget()
             del self._llhttp, self._connection
+
+    def _forget(self) -> None:
+        """Have nothing of a request."""
+        self._url = b""
+        self._headers: dict[str, str] = {}
+        self._body: list[bytes] = []
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         if self.is_closed:
             raise InvalidRequest("a request behind the last one", "none")
-        self._url = b""
-        self._headers: dict[str, str] = {}
-        self._body: list[bytes] = []
+        self._forget()
         self._length = self._head_bytes = self._body_bytes = 0
         self._in_request = self._in_head = self.is_awaited = True
         self._connection.expect()
