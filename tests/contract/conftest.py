@@ -23,10 +23,9 @@ import uvloop
 from diagonalflip.message import Request, Response
 from diagonalflip.server.http.authentication import Authenticator
 from diagonalflip.server.http.listener import Listener
-from diagonalflip.server.http.routes import WorkerServer
+from diagonalflip.server.http.routes import Served, WorkerServer
 from diagonalflip.server.supervisor.ports import listen
 from diagonalflip.server.worker.metrics import HTTP, PUBLIC, Metrics
-from diagonalflip.server.worker.served import Served
 
 PATH = "/predictions/diagonal_flip"
 POST = f"POST {PATH} HTTP/1.1\r\nHost: a\r\n"

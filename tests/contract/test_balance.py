@@ -14,10 +14,9 @@ import pytest
 from diagonalflip.server.http import balance
 from diagonalflip.server.http.balance import ABSENT, Balance, counts, share
 from diagonalflip.server.http.listener import Listener
-from diagonalflip.server.http.routes import WorkerServer
+from diagonalflip.server.http.routes import Served, WorkerServer
 from diagonalflip.server.supervisor.ports import listen
 from diagonalflip.server.worker.metrics import HTTP, Metrics
-from diagonalflip.server.worker.served import Served
 from tests.conftest import asynchronous
 from tests.contract.conftest import Echo
 

@@ -19,9 +19,8 @@ from diagonalflip.message import Request, Response
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.connection import Connection
 from diagonalflip.server.http.hosts import Hosts
-from diagonalflip.server.http.routes import WorkerServer
+from diagonalflip.server.http.routes import Served, WorkerServer
 from diagonalflip.server.worker.metrics import HTTP, Metrics
-from diagonalflip.server.worker.served import Served
 from diagonalflip.wire import MAX_BODY_BYTES
 from tests.fuzz.source import Execution, Source, repeat
 

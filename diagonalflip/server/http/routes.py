@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -21,7 +22,6 @@ from diagonalflip.server.http.balance import Balance
 from diagonalflip.server.http.listener import HttpServer
 from diagonalflip.server.http.shares import Buffered, Shares
 from diagonalflip.server.worker.metrics import HTTP, PUBLIC, Metrics
-from diagonalflip.server.worker.served import Served
 from diagonalflip.wire import JSON, MODEL, OCTETS, pack
 
 CALLS = ("GET", "HEAD", "POST", "PUT")
@@ -36,6 +36,23 @@ Answers = dict[str, dict[str, Any]]
 
 Page = Response | Callable[[], Response]
 """What answers a path, always in the same way or as things are."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """Versions that a worker serves.
+
+    Attributes:
+        services: By version.
+        default: The version that answers where none is named.
+        canary: The version that answers some of these instead, if any.
+        percent: Its share of them.
+    """
+
+    services: Mapping[str, Any]
+    default: str
+    canary: str | None = None
+    percent: int = 0
 
 
 class HealthCheck:

@@ -24,13 +24,12 @@ from diagonalflip.server.http.authentication import Authenticator
 from diagonalflip.server.http.balance import Balance, counts
 from diagonalflip.server.http.hosts import read_names
 from diagonalflip.server.http.listener import Listener
-from diagonalflip.server.http.routes import WorkerServer
+from diagonalflip.server.http.routes import Served, WorkerServer
 from diagonalflip.server.http.static_files import pages
 from diagonalflip.server.worker.channel import Channel
 from diagonalflip.server.worker.loader import load
 from diagonalflip.server.worker.metrics import PUBLIC, Metrics
 from diagonalflip.server.worker.observers import observers
-from diagonalflip.server.worker.served import Served
 
 COLLECT_AFTER = 50_000
 """New objects until the cycle collector looks; a request in flight has about ten."""

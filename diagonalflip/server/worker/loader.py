@@ -9,7 +9,7 @@ from typing import Any
 from diagonalflip.inference.devices import pick_device
 from diagonalflip.inference.model import Model
 from diagonalflip.inference.service import Service
-from diagonalflip.server.worker.served import Served
+from diagonalflip.server.http.routes import Served
 
 FILES = ("torchscript", "onnx", "reference")
 
