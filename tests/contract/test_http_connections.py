@@ -60,16 +60,6 @@ def test_what_is_pipelined_is_bounded_and_answered_in_order(
     assert answered >= limits.PIPELINED_REQUESTS
 
 
-def test_a_client_that_reads_nothing_is_answered_no_further(
-    port: Port, client: socket.socket
-) -> None:
-    client.sendall(PING * 200)
-    port.settle()
-    client.sendall(PING * 50)
-    for _ in range(250):
-        assert read(client).status == 200
-
-
 @pytest.mark.parametrize(
     "told",
     [

@@ -36,13 +36,12 @@ def resource(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, Any
     return dict(given[0].attributes)
 
 
-def test_the_service_has_a_name_and_each_process_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_service_has_a_name_and_each_process_an_id_unless_variables_say_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     one, two = resource(monkeypatch), resource(monkeypatch)
     assert one["service.name"] == two["service.name"] == "diagonalflip"
     assert one["service.instance.id"] != two["service.instance.id"]
-
-
-def test_the_resource_of_the_variables_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"service.name": "flips", "service.instance.id": "one", "deployment.environment": "x"}
     pairs = ",".join(f"{name}={value}" for name, value in told.items())
     found = resource(monkeypatch, OTEL_RESOURCE_ATTRIBUTES=pairs, OTEL_SERVICE_NAME="")
