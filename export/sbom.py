@@ -23,7 +23,7 @@ from urllib.parse import quote
 from diagonalflip.errors import ArtifactError
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
-JAR_CONTENT = Path(__file__).with_name("torchserve-jar.cdx.json")
+JAR_CONTENT = Path(__file__).with_name("torchserve-jar.json")
 
 
 def jar_components() -> list[dict[str, Any]]:
@@ -40,13 +40,27 @@ def jar_components() -> list[dict[str, Any]]:
     digest = hashlib.sha256(jar.read_bytes()).hexdigest()
     if digest != known["jar_sha256"]:
         raise ArtifactError(f"{jar.name} of SHA-256 {digest}", known["jar_sha256"])
-    components: list[dict[str, Any]] = known["components"]
+    components = []
+    for reference, version_from in known["libraries"].items():
+        group, name, version = re.split("[/@]", reference)
+        components.append(
+            {
+                "type": "library",
+                "bom-ref": reference,
+                "group": group,
+                "name": name,
+                "version": version,
+                "purl": f"pkg:maven/{reference}",
+                "properties": [{"name": "diagonalflip:version-from", "value": version_from}],
+            }
+        )
     return components
 
 
 def debian_components() -> list[dict[str, Any]]:
     """Return this system's Debian packages."""
-    listed = _run("dpkg-query", "-W", "-f", "${Package} ${Version} ${Architecture}\n")
+    command = ["dpkg-query", "-W", "-f", "${Package} ${Version} ${Architecture}\n"]
+    listed = subprocess.check_output(command, text=True)
     return [
         {
             "type": "library",
@@ -84,14 +98,11 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _run(*command: str) -> str:
-    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
-
-
 def main() -> None:
     """Write the document, without the tests' tools; ``--debian`` adds this system's packages."""
     tool, output, *rest = sys.argv[1:]
-    told = _run(tool, "environment", sys.executable, "--of", "JSON", "--output-reproducible")
+    command = [tool, "environment", sys.executable, "--of", "JSON", "--output-reproducible"]
+    told = subprocess.check_output(command, text=True)
     only_tests = _names("dev.txt") - _names("serve.txt")
     document = merge(json.loads(told), jar_components(), only_tests)
     if "--debian" in rest:
