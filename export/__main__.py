@@ -27,7 +27,7 @@ from export.net import WEIGHTS_FILE, DiagonalFlipNet, load_net, side_by_side
 from export.write import write_onnx, write_torchscript
 
 MANIFEST = "manifest.json"
-NAMES = (*(f"{MODEL}.{suffix}" for suffix in ("pt", "onnx", "x4.onnx", "mar")), REFERENCE)
+NAMES = (f"{MODEL}.pt", f"{MODEL}.onnx", f"{MODEL}.x4.onnx", f"{MODEL}.mar", REFERENCE, MANIFEST)
 
 
 def export(output: Path, weights_file: Path, version: str) -> None:
@@ -42,16 +42,15 @@ def export(output: Path, weights_file: Path, version: str) -> None:
         OSError: ``output`` cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)
-    names = (*NAMES, MANIFEST)
     with _alone_in(output):
         try:
             net = load_net(weights_file)
             with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as folder:
                 artifacts = _write(net, version, Path(folder))
-                for name in names:
+                for name in NAMES:
                     (Path(folder) / name).replace(output / name)
         except DiagonalFlipError:
-            for name in names:
+            for name in NAMES:
                 (output / name).unlink(missing_ok=True)
             raise
     print(f"\nWritten to {output}\n{summary.file_lines(artifacts)}")
@@ -70,9 +69,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _write(net: DiagonalFlipNet, version: str, folder: Path) -> dict[str, Any]:
     """Write and compare all artifacts; return their sizes and digests."""
-    files = torchscript, onnx_file, x4_file, archive, reference_file = [
-        folder / name for name in NAMES
-    ]
+    *files, manifest_file = (folder / name for name in NAMES)
+    torchscript, onnx_file, x4_file, archive, reference_file = files
     write_torchscript(net, torchscript)
     write_onnx(net, onnx_file)
     write_onnx(side_by_side(net, 4), x4_file)
@@ -107,7 +105,7 @@ def _write(net: DiagonalFlipNet, version: str, folder: Path) -> dict[str, Any]:
         "archive_members": {name: digest(members[name]) for name in sorted(members)},
         "parity_report": parity_report,
     }
-    _write_json(manifest, folder / MANIFEST)
+    _write_json(manifest, manifest_file)
     return artifacts
 
 
@@ -115,8 +113,8 @@ def _write_json(document: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def main() -> int:
-    """Export as the command line says; return the exit status."""
+def main() -> None:
+    """Export as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("model_store"), help="folder to fill")
     parser.add_argument("--weights", type=Path, default=WEIGHTS_FILE, help="weights to load")
@@ -127,13 +125,9 @@ def main() -> int:
     try:
         export(arguments.output, arguments.weights, arguments.model_version)
     except DiagonalFlipError as error:
-        print(f"export failed: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"export failed: {error}")
     except OSError as error:  # one about writing names no file
-        where = error.filename or arguments.output
-        print(f"export failed: {where}: {error.strerror}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"export failed: {error.filename or arguments.output}: {error.strerror}")
 
 
 def model_version(text: str) -> str:
@@ -148,4 +142,4 @@ def model_version(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

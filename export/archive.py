@@ -32,11 +32,8 @@ needs. TorchServe puts the unpacked archive on the import path."""
 def write_archive(path: Path, version: str, model_files: Sequence[Path]) -> dict[str, bytes]:
     """Write the archive to ``path`` and return its members.
 
-    Args:
-        path: The ``.mar`` file to write.
-        version: The model's, as TorchServe and its clients see it.
-        model_files: The network for GPUs and for CPUs, and the predictions that workers check
-            themselves by.
+    ``model_files`` are the network for GPUs and for CPUs, and the predictions that workers check
+    themselves by.
     """
     manifest = {
         "archiverVersion": "0.12.0",

@@ -19,11 +19,7 @@ EXACT = ("flips", "reference")
 
 
 def package_files(folder: Path) -> dict[str, bytes]:
-    """Return the files of an export that belong into the package, by name.
-
-    Args:
-        folder: The export.
-    """
+    """Return the files of an export that belong into the package, by name."""
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
     names = sorted(file_names(manifest["model"]["name"]).values())
     reduced = {

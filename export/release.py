@@ -114,8 +114,8 @@ def _git(*arguments: str, at: Path = ROOT) -> str:
     return subprocess.check_output(["git", *arguments], cwd=at, text=True).strip()
 
 
-def main() -> int:
-    """Build or verify a release; return the exit status."""
+def main() -> None:
+    """Build or verify a release."""
     parser = argparse.ArgumentParser(prog="python -m export.release", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sign", type=Path, help="private key")
@@ -126,16 +126,14 @@ def main() -> int:
         if arguments.verify:
             verify(arguments.folder, arguments.trusted)
             print(f"{arguments.folder} is what its commit makes")
-            return 0
-        build(arguments.folder)
-        if arguments.sign is not None:
-            sign(arguments.folder, arguments.sign)
+        else:
+            build(arguments.folder)
+            if arguments.sign is not None:
+                sign(arguments.folder, arguments.sign)
+            print(f"\nReleased to {arguments.folder}")
     except (DiagonalFlipError, OSError, subprocess.CalledProcessError) as error:
-        print(f"release failed: {error}", file=sys.stderr)
-        return 1
-    print(f"\nReleased to {arguments.folder}")
-    return 0
+        sys.exit(f"release failed: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -87,8 +87,8 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def main() -> int:
-    """Write the page; return the exit status."""
+def main() -> None:
+    """Write the page."""
     parser = argparse.ArgumentParser(description="All evidence on one page.")
     parser.add_argument("page", type=Path)
     parser.add_argument("--model-store", type=Path, default=os.environ.get("FLIP_MODEL_STORE"))
@@ -97,11 +97,9 @@ def main() -> int:
     try:
         arguments.page.write_text(page(store), encoding="utf-8")
     except (ArtifactError, OSError) as error:
-        print(f"report failed: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"report failed: {error}")
     print(f"Written to {arguments.page}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -67,13 +67,7 @@ def one_of(states: State, index: int) -> State:
 def fit(
     hidden: int, starts: int, loss: Loss = squared_error, console: Console | None = None
 ) -> tuple[State, npt.NDArray[np.float64]]:
-    """Train networks from random starts, all at once.
-
-    Args:
-        hidden: Width of the hidden layer.
-        starts: Number of networks.
-        loss: To be minimised.
-        console: Shows progress.
+    """Train networks from random starts, all at once; a console shows progress.
 
     Returns:
         The networks' states, with an axis for the starts, and the loss of each at each step,
@@ -110,12 +104,7 @@ def write_weights(state: State, path: Path) -> None:
 def train(
     hidden: int, path: Path, console: Console | None = None
 ) -> tuple[DiagonalFlipNet, npt.NDArray[np.float64]]:
-    """Train a network and write its weights, rounded.
-
-    Args:
-        hidden: Width of the hidden layer.
-        path: File for the weights.
-        console: Shows progress.
+    """Train a network and write its weights, rounded; a console shows progress.
 
     Returns:
         The network with the least loss, and the losses of all starts, as ``fit`` has them.
@@ -172,8 +161,8 @@ def draw(trained: DiagonalFlipNet, losses: npt.NDArray[np.float64], path: Path) 
     figure.savefig(path, metadata={"Date": None})
 
 
-def main() -> int:
-    """Train as the command line says; return the exit status."""
+def main() -> None:
+    """Train as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m export.train", description=__doc__)
     parser.add_argument("--hidden", type=_width, default=5, help="width of the hidden layer")
     parser.add_argument(
@@ -185,13 +174,11 @@ def main() -> int:
     try:
         trained, losses = train(arguments.hidden, weights, Console(stderr=True))
     except ArtifactError as error:
-        print(f"training failed: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"training failed: {error}")
     draw(trained, losses, picture)
     margin = margins(reference(trained)).min()
     print(f"All {IMAGES} images are flipped, by a margin of {margin:.4f} or more.")
     print(f"Written: {weights.relative_to(ROOT)}, {picture.relative_to(ROOT)}")
-    return 0
 
 
 def _width(text: str) -> int:
@@ -201,4 +188,4 @@ def _width(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -44,10 +44,7 @@ def targets() -> npt.NDArray[np.float32]:
 def margins(predictions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the distance of each image's prediction from 0.5, on the flip's side, ``float64[16]``.
 
-    Of its four pixels the worst counts; what is not flipped is negative.
-
-    Args:
-        predictions: ``float64[16, 4]``, by image number.
+    Of its four pixels, ``float64[16, 4]``, the worst counts; what is not flipped is negative.
     """
     beyond = np.where(targets() == 1, predictions - 0.5, 0.5 - predictions)
     worst: npt.NDArray[np.float64] = beyond.min(axis=1)
@@ -95,11 +92,7 @@ def engines(net: DiagonalFlipNet, torchscript: Path, onnx: Path, x4: Path) -> di
 def parity_report(
     forwards: Mapping[str, Forward], expected: npt.NDArray[np.float64]
 ) -> dict[str, Any]:
-    """Compare all engines with each other and with ``expected``, on every image.
-
-    Args:
-        forwards: Name to engine.
-        expected: ``float64[16, 4]``, one row per image.
+    """Compare all engines with each other and with ``expected``, ``float64[16, 4]``.
 
     Returns:
         The parity report: what was compared, the largest deviations in absolute terms and

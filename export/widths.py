@@ -6,7 +6,6 @@ space that four planes cut into at most 15 regions, and 16 images need 16: width
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -70,15 +69,14 @@ def draw(flips: dict[int, npt.NDArray[np.int64]], margins_: dict[int, float], pa
     figure.savefig(path, metadata={"Date": None})
 
 
-def main() -> int:
-    """Search all widths; return the exit status."""
+def main() -> None:
+    """Search all widths."""
     torch.set_num_threads(1)
     flips, best = {}, {}
     for hidden in track(WIDTHS, "Widths", console=Console(stderr=True)):
         flips[hidden], best[hidden] = search(hidden)
     draw(flips, best, ROOT / "docs/widths.svg")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
