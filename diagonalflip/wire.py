@@ -88,6 +88,11 @@ NIBBLE_BITS = 4
 TOLERANCE = 1e-6
 """Largest absolute deviation of a prediction from the network's in double precision."""
 
+Body = bytes | bytearray
+
+Predictions = npt.NDArray[np.float32]
+"""``float32[n, 4]``, one row per image."""
+
 
 @dataclass(slots=True)
 class Images:
@@ -104,12 +109,8 @@ class Images:
     columns: int = 0
 
 
-def from_packed(body: bytes | bytearray, padding_bits: int = 0) -> Images:
-    """Check packed bytes that came over the wire.
-
-    Args:
-        body: Two images per byte, high nibble first.
-        padding_bits: Unused bits at the end: 0, or 4 for an odd number of images.
+def from_packed(body: Body, padding_bits: int = 0) -> Images:
+    """Check packed bytes that came over the wire, with 0 or 4 unused bits at the end.
 
     Raises:
         EmptyPayload: ``body`` has no bytes.
@@ -147,10 +148,7 @@ def with_padding(media_type: str, count: int) -> str:
 
 
 def pack(numbers: npt.ArrayLike) -> Images:
-    """Pack image numbers.
-
-    Args:
-        numbers: ``int[n]``, each 0-15, n at least 1.
+    """Pack image numbers ``int[n]``, each 0-15, n at least 1.
 
     Raises:
         EmptyPayload: n is 0.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -78,28 +78,20 @@ class FlipHandler:
         # Description comes alone and without any input; a client's header alone is no proof.
         if data == [{}] and context.get_all_request_header(0).get("describe") == "True":
             return [self.service.description]
-        return self.postprocess(self.inference(self.preprocess(data, context)), context)
-
-    def preprocess(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[Job | Response]:
-        """Read each request: a job for the network, or its response where that is known."""
-        return [
+        found = [
             self.service.read(understand(context.get_all_request_header(index), inputs))
             for index, inputs in enumerate(data)
         ]
-
-    def inference(self, jobs: Sequence[Job | Response]) -> list[Response]:
-        """Predict all jobs together; return a response for each entry, in order."""
-        answers = iter(self.service.answer([job for job in jobs if isinstance(job, Job)]))
-        return [self._bounded(job, next(answers)) if isinstance(job, Job) else job for job in jobs]
-
-    def postprocess(self, responses: Sequence[Response], context: Any) -> list[bytes]:
-        """Set status and headers of each response on ``context``; return the bodies."""
-        for index, response in enumerate(responses):
+        answers = iter(self.service.answer([job for job in found if isinstance(job, Job)]))
+        bodies = []
+        for index, job in enumerate(found):
+            response = self._bounded(job, next(answers)) if isinstance(job, Job) else job
             context.set_response_status(response.status, HTTPStatus(response.status).phrase, index)
             context.set_response_content_type(index, response.content_type)
             for name, value in response.all_headers.items():
                 context.set_response_header(index, name, value)
-        return [response.body for response in responses]
+            bodies.append(response.body)
+        return bodies
 
     def _bounded(self, job: Job, response: Response) -> Response:
         """Return the response, or a rejection if TorchServe could not deliver it in time."""

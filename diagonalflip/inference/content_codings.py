@@ -5,14 +5,11 @@ from __future__ import annotations
 import zlib
 
 from diagonalflip.errors import InvalidPayload, RequestTooLarge, UnsupportedCoding
-from diagonalflip.wire import MAX_BODY_BYTES
-
-Body = bytes | bytearray
+from diagonalflip.wire import MAX_BODY_BYTES, Body
 
 GZIP = 31
 FORMATS = {"gzip": GZIP, "x-gzip": GZIP, "deflate": 15}
 """Coding to the ``wbits`` of zlib: gzip's container, and zlib's."""
-
 
 MOST_INFLATED = 1032
 """Bytes that one of deflate can stand for: https://zlib.net/zlib_tech.html"""

@@ -8,33 +8,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from diagonalflip.errors import (
-    EmptyPayload,
-    InvalidImage,
-    InvalidJson,
-    InvalidPadding,
-    InvalidText,
-    UnsupportedMediaType,
-)
+from diagonalflip import errors, wire
+from diagonalflip.errors import EmptyPayload, InvalidImage, InvalidJson, UnsupportedMediaType
 from diagonalflip.inference.media_types import MediaType, check_charset, parse_media_type
 from diagonalflip.inference.pictures import decode_pbm, decode_png
-from diagonalflip.wire import (
-    JSON,
-    MAX_TEXT_IMAGES,
-    OCTETS,
-    PACKED,
-    PBM,
-    PIXELS,
-    PNG,
-    TEXT,
-    Images,
-    check_count,
-    from_packed,
-    pack,
-    to_pixels,
-)
-
-Body = bytes | bytearray
+from diagonalflip.wire import MAX_TEXT_IMAGES, PIXELS, Body, Images, check_count, pack
 
 HEX_DIGITS = b"0123456789abcdefABCDEF"
 HEX_VALUES = bytes.maketrans(HEX_DIGITS, bytes([*range(16), *range(10, 16)]))
@@ -53,7 +31,7 @@ NUMBERS: dict[int | str | bytes, int] = {}
 JSON, ``1`` is neither ``true`` nor ``1.0``."""
 
 for _number in range(16):
-    _pixels = to_pixels([_number])[0]
+    _pixels = wire.to_pixels([_number])[0]
     _simple = _number, f"{_number:04b}"
     for _form in (*_simple, _pixels.reshape(PIXELS).tolist(), _pixels.tolist()):
         NUMBERS[orjson.dumps(_form)] = _number
@@ -61,11 +39,7 @@ for _number in range(16):
 
 
 def decode(content_type: str, body: Body) -> Images:
-    """Read the images of a request.
-
-    Args:
-        content_type: The ``Content-Type`` header, parameters included; "" if absent.
-        body: The body as it came.
+    """Read the images of a request by its ``Content-Type`` header, which is "" if absent.
 
     Raises:
         InvalidPayload: One of its kinds, naming what is wrong and where.
@@ -93,8 +67,8 @@ def decode_packed(media_type: MediaType, body: Body) -> Images:
     """Two images per byte, high nibble first; ``padding=4`` for an odd number."""
     padding = media_type.parameters.get("padding", "0")
     if not (padding.isascii() and padding.isdigit() and len(padding) < 4):
-        raise InvalidPadding(f"padding={padding!r}", "padding=0 or padding=4")
-    return from_packed(body, int(padding))
+        raise errors.InvalidPadding(f"padding={padding!r}", "padding=0 or padding=4")
+    return wire.from_packed(body, int(padding))
 
 
 def decode_text(media_type: MediaType, body: Body) -> Images:
@@ -103,7 +77,7 @@ def decode_text(media_type: MediaType, body: Body) -> Images:
     body = body.removeprefix(BYTE_ORDER_MARK)
     wrong = body.translate(None, HEX_DIGITS + WHITE_SPACE)
     if wrong:
-        raise InvalidText(
+        raise errors.InvalidText(
             f"{wrong[:1]!r} at byte {body.index(wrong[:1])}",
             "hex digits, one per image, and white space",
         )
@@ -169,11 +143,11 @@ def _describe(value: object) -> str:
 
 
 DECODERS: dict[str, Callable[[MediaType, Body], Images]] = {
-    OCTETS: decode_packed,
-    PACKED: decode_packed,
-    JSON: decode_json,
-    TEXT: decode_text,
-    PNG: decode_png,
-    PBM: decode_pbm,
+    wire.OCTETS: decode_packed,
+    wire.PACKED: decode_packed,
+    wire.JSON: decode_json,
+    wire.TEXT: decode_text,
+    wire.PNG: decode_png,
+    wire.PBM: decode_pbm,
 }
 """Media type to decoder."""

@@ -12,28 +12,15 @@ import numpy.typing as npt
 import onnxruntime
 import orjson
 
+from diagonalflip import wire
 from diagonalflip.errors import NotAcceptable
+from diagonalflip.inference.engine import open_session
 from diagonalflip.inference.media_types import negotiate, parse_media_type
 from diagonalflip.inference.pictures import encode_png
-from diagonalflip.wire import (
-    FLOAT16,
-    JSON,
-    OCTETS,
-    PACKED,
-    PBM,
-    PIXELS,
-    PNG,
-    TEXT,
-    Images,
-    pack_pixels,
-    to_pixels,
-    unpack,
-    with_padding,
-)
+from diagonalflip.wire import PIXELS, Images, Predictions
 
-Predictions = npt.NDArray[np.float32]
-Encoded = tuple[bytes, str]
-"""Body and ``Content-Type``."""
+Written = tuple[bytes, str, dict[str, str]]
+"""Body, ``Content-Type``, and further headers."""
 
 FLIP_THRESHOLD = 0.5
 
@@ -57,7 +44,7 @@ def choose(accept: str, content_type: str) -> str:
         NotAcceptable: ``accept`` rules out everything in ``ENCODERS``.
     """
     sent = parse_media_type(content_type).name
-    twin = PNG if sent == PBM else sent
+    twin = wire.PNG if sent == wire.PBM else sent
     offers = tuple(sorted(ENCODERS, key=lambda name: name != twin))
     chosen = negotiate(accept, offers)
     if chosen is None:
@@ -65,48 +52,43 @@ def choose(accept: str, content_type: str) -> str:
     return chosen
 
 
-def encode(media_type: str, images: Images, predictions: Predictions) -> Encoded:
-    """Write ``float32[n, 4]`` as ``media_type``, one of ``ENCODERS``."""
-    return ENCODERS[media_type](images, predictions)
-
-
-def encode_float32(_images: Images, predictions: Predictions) -> Encoded:
+def encode_float32(_images: Images, predictions: Predictions) -> Written:
     """Little-endian float32, four per image, in order."""
-    return predictions.astype("<f4", copy=False).tobytes(), OCTETS
+    return predictions.astype("<f4", copy=False).tobytes(), wire.OCTETS, {}
 
 
-def encode_float16(_images: Images, predictions: Predictions) -> Encoded:
+def encode_float16(_images: Images, predictions: Predictions) -> Written:
     """Little-endian binary16, four per image, rounded to nearest even."""
     halves = _halving().run(["halves"], {"predictions": predictions})[0]
-    return halves.astype("<f2", copy=False).tobytes(), FLOAT16
+    return halves.astype("<f2", copy=False).tobytes(), wire.FLOAT16, {}
 
 
-def encode_flips(_images: Images, predictions: Predictions) -> Encoded:
+def encode_flips(_images: Images, predictions: Predictions) -> Written:
     """Thresholded outputs, packed as images are."""
-    flips = pack_pixels(predictions >= FLIP_THRESHOLD)
-    return bytes(flips.packed), with_padding(PACKED, flips.count)
+    flips = wire.pack_pixels(predictions >= FLIP_THRESHOLD)
+    return bytes(flips.packed), wire.with_padding(wire.PACKED, flips.count), {}
 
 
-def encode_json(_images: Images, predictions: Predictions) -> Encoded:
+def encode_json(_images: Images, predictions: Predictions) -> Written:
     """``{"predictions": [[4 numbers], ...]}``; read as float32 they are exact."""
-    return dump({"predictions": predictions}), JSON
+    return dump({"predictions": predictions}), wire.JSON, {}
 
 
-def encode_text(images: Images, predictions: Predictions) -> Encoded:
+def encode_text(images: Images, predictions: Predictions) -> Written:
     """Write a table for people, by one formatting of all values."""
     bits = [f"{number:04b}" for number in range(16)]
     cells: list[Any] = [None] * (images.count * (1 + PIXELS))
-    cells[:: 1 + PIXELS] = map(bits.__getitem__, unpack(images).tolist())
+    cells[:: 1 + PIXELS] = map(bits.__getitem__, wire.unpack(images).tolist())
     for pixel in range(PIXELS):
         cells[1 + pixel :: 1 + PIXELS] = predictions[:, pixel].tolist()
     line = "%s " + " %9.6f" * PIXELS + "\n"
     table = TABLE_HEADINGS + line * images.count % tuple(cells)
-    return table.encode(), f"{TEXT}; charset=utf-8"
+    return table.encode(), f"{wire.TEXT}; charset=utf-8", {}
 
 
 def explain(
-    images: Images, predictions: Predictions, weights: Mapping[str, Predictions]
-) -> Encoded:
+    images: Images, predictions: Predictions, weights: Mapping[str, npt.NDArray[np.float32]]
+) -> Written:
     """Write the network's steps for every image, in JSON.
 
     Args:
@@ -114,8 +96,8 @@ def explain(
         predictions: ``float32[n, 4]``, the network's.
         weights: By name; shaped (out, in).
     """
-    numbers = unpack(images)
-    pixels = to_pixels(numbers)
+    numbers = wire.unpack(images)
+    pixels = wire.to_pixels(numbers)
     flat = pixels.reshape(-1, PIXELS)
     targets = pixels.transpose(0, 2, 1).reshape(-1, PIXELS)
     before = flat.astype(np.float32) @ weights["layer1.weight"].T + weights["layer1.bias"]
@@ -129,7 +111,7 @@ def explain(
         "squared_error": np.mean((predictions - targets) ** 2, axis=1, dtype=np.float32),
     }
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return dump({"explanations": rows}), JSON
+    return dump({"explanations": rows}), wire.JSON, {}
 
 
 def dump(document: object) -> bytes:
@@ -140,17 +122,15 @@ def dump(document: object) -> bytes:
 @lru_cache(maxsize=1)
 def _halving() -> onnxruntime.InferenceSession:
     """float32 to float16 by ONNX Runtime: NumPy converts one number at a time, 30 times as slow."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(HALVING, options, providers=["CPUExecutionProvider"])
+    return open_session(HALVING)
 
 
-ENCODERS: dict[str, Callable[[Images, Predictions], Encoded]] = {
-    OCTETS: encode_float32,
-    JSON: encode_json,
-    TEXT: encode_text,
-    PNG: lambda images, predictions: (encode_png(images, predictions), PNG),
-    FLOAT16: encode_float16,
-    PACKED: encode_flips,
+ENCODERS: dict[str, Callable[[Images, Predictions], Written]] = {
+    wire.OCTETS: encode_float32,
+    wire.JSON: encode_json,
+    wire.TEXT: encode_text,
+    wire.PNG: lambda images, predictions: (encode_png(images, predictions), wire.PNG, {}),
+    wire.FLOAT16: encode_float16,
+    wire.PACKED: encode_flips,
 }
 """Media type to encoder."""

@@ -19,7 +19,7 @@ import onnxruntime
 
 from diagonalflip.errors import ArtifactError, ParityError
 from diagonalflip.inference.devices import CPU
-from diagonalflip.wire import PIXELS, TOLERANCE, Images, pack
+from diagonalflip.wire import PIXELS, TOLERANCE, Images, Predictions, pack
 
 IMAGES_PER_BYTE = 2
 SMALLEST_BATCH = 16
@@ -37,12 +37,7 @@ Chunk = tuple[int, int]
 
 
 def open_engine(torchscript: bytes, onnx: bytes, device: str) -> Engine:
-    """Open the engine for ``device``.
-
-    Args:
-        torchscript: The network for a GPU.
-        onnx: The same for a CPU.
-        device: Where to compute.
+    """Open the engine for ``device``: of TorchScript for a GPU, of ONNX for a CPU.
 
     Raises:
         ArtifactError: The model cannot be loaded.
@@ -58,9 +53,7 @@ class Engine(ABC):
     """A loaded network on one device. Not thread-safe: one engine a worker.
 
     Attributes:
-        device: Where it computes.
-        device_name: What that is.
-        runtime: By what.
+        device, device_name, runtime: Where it computes, what that is, and by what.
         batch_sizes: Images of the batch shapes that run, ascending.
         batch_invariant: Whether an image gets the same bits wherever it lies in whatever
             batch; False until ``warm_up`` has found it so.
@@ -82,19 +75,16 @@ class Engine(ABC):
         """Memory of a GPU that is taken; None without one."""
         return None
 
-    def predict(self, requests: Sequence[Images]) -> list[npt.NDArray[np.float32]]:
-        """Predict all requests in one pass.
-
-        Args:
-            requests: Packed images; the images of one never meet those of another.
+    def predict(self, requests: Sequence[Images]) -> list[Predictions]:
+        """Predict all requests in one pass; the images of one never meet those of another.
 
         Returns:
             For each request ``float32[count, 4]``, in order: views of memory that the next
             call overwrites.
         """
+        if not requests:
+            return []
         packed = bytearray().join([request.packed for request in requests])
-        if not packed:
-            return [np.empty((0, PIXELS), np.float32)] * len(requests)
         rows = self._forward(packed, self._chunks(len(packed)))
         answers = []
         start = 0
@@ -134,7 +124,7 @@ class Engine(ABC):
             )
         return float(deviation)
 
-    def _predict_all(self, size: int, first: int) -> npt.NDArray[np.float32]:
+    def _predict_all(self, size: int, first: int) -> Predictions:
         """Predict images ``first``, ``first + 1``, ... modulo 16, in a batch of ``size`` per lane.
 
         Returns:
@@ -155,8 +145,15 @@ class Engine(ABC):
         return chunks
 
     @abstractmethod
-    def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
+    def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> Predictions:
         """Run packed bytes chunk by chunk; return ``float32[2 * bytes, 4]`` on the host."""
+
+
+def open_session(model: bytes) -> onnxruntime.InferenceSession:
+    """Open an ONNX model on the CPU, on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class OnnxEngine(Engine):
@@ -165,33 +162,23 @@ class OnnxEngine(Engine):
     Args:
         model: ONNX: input ``pixels`` ``float32[n, 4 * k]``, output ``prediction`` of that
             shape: k images side by side, a power of two.
-
-    Raises:
-        ArtifactError: The model cannot be loaded.
     """
 
     runtime = "ONNX Runtime"
 
     def __init__(self, model: bytes) -> None:
         super().__init__(LARGEST_BATCH)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:
-            self._session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(model)
         except Exception as error:  # its errors have no common base but this
-            raise ArtifactError(
-                f"the ONNX file: {str(error).splitlines()[0]}", "ONNX", "run the export"
-            ) from error
-
-        columns = self._session.get_inputs()[0].shape[1]
-        self._images_per_row = columns // PIXELS
+            got = f"the ONNX file: {str(error).splitlines()[0]}"
+            raise ArtifactError(got, "ONNX", "run the export") from error
+        self._images_per_row = self._session.get_inputs()[0].shape[1] // PIXELS
         self._pixels = np.zeros((LARGEST_BATCH // IMAGES_PER_BYTE, 2 * PIXELS), np.float32)
         self._answers = np.empty((LARGEST_BATCH, PIXELS), np.float32)
         self._bindings: dict[Chunk, onnxruntime.IOBinding] = {}
 
-    def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
+    def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> Predictions:
         if room_for(chunks) > len(self._answers):
             self._answers = np.empty((room_for(chunks), PIXELS), np.float32)
             self._bindings.clear()

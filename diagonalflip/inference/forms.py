@@ -7,7 +7,7 @@ from multipart import ParserLimitReached, PushMultipartParser, parse_options_hea
 from diagonalflip.errors import InvalidPayload, UnsupportedCoding
 from diagonalflip.inference.decoders import unsupported
 from diagonalflip.inference.media_types import file_type, parse_media_type
-from diagonalflip.wire import FORM
+from diagonalflip.wire import FORM, Body
 
 ONE_FILE = "a form with one file and nothing else"
 
@@ -16,8 +16,6 @@ AS_IT_IS = {
     "Content-Transfer-Encoding": ("", "7bit", "8bit", "binary"),
 }
 """Headers of a file that say how it is encoded, and their values for one that is not."""
-
-Body = bytes | bytearray
 
 
 def file_of(content_type: str, body: Body) -> tuple[str, Body]:

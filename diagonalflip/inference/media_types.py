@@ -5,12 +5,12 @@ from __future__ import annotations
 import mimetypes
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PureWindowsPath
+from typing import NamedTuple
 
 from diagonalflip.errors import UnsupportedMediaType
-from diagonalflip.wire import FORMS, JSON, NPY, OCTETS, PBM, PNG, SUFFIXES
+from diagonalflip.wire import FORMS, JSON, NPY, OCTETS, PBM, PNG, SUFFIXES, Body
 
 GENERIC = ("", OCTETS)
 """What senders of files say of those that they know nothing of."""
@@ -31,12 +31,11 @@ MOST_BEGINNING = 1 << 12
 """Bytes in which a beginning must be complete: a PBM's may have comments."""
 
 
-@dataclass(frozen=True)
-class MediaType:
+class MediaType(NamedTuple):
     """``type/subtype`` in lower case, and its parameters with lower-case names."""
 
     name: str
-    parameters: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str]
 
 
 @lru_cache(maxsize=256)
@@ -50,7 +49,7 @@ def parse_media_type(value: str) -> MediaType:
     return MediaType(name.strip().lower(), parameters)
 
 
-def file_type(declared: str, content: bytes | bytearray, name: str = "") -> str:
+def file_type(declared: str, content: Body, name: str = "") -> str:
     """Return the media type of a file in a form.
 
     Args:

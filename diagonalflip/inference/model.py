@@ -13,29 +13,20 @@ REFERENCE = "reference.json"
 
 @dataclass(frozen=True)
 class Model:
-    """One version of the model.
-
-    Attributes:
-        name: Model name, as in the URL.
-        version: Model version.
-        torchscript: The network for GPUs.
-        onnx: The same for CPUs, several images side by side.
-        reference: JSON with the predictions that every device must reproduce, and the weights.
-    """
+    """One version of the model."""
 
     name: str
     version: str
     torchscript: bytes
+    """The network for GPUs."""
     onnx: bytes
+    """The same for CPUs, several images side by side."""
     reference: bytes
+    """JSON with the predictions that every device must reproduce, and the weights."""
 
     @classmethod
     def read(cls, folder: Path, entry: Mapping[str, str]) -> Model:
-        """Read an unpacked archive.
-
-        Args:
-            folder: The archive.
-            entry: The object ``model`` of its manifest.
+        """Read an unpacked archive, by the object ``model`` of its manifest.
 
         Raises:
             ArtifactError: A file is missing.
@@ -50,6 +41,5 @@ class Model:
                 (folder / REFERENCE).read_bytes(),
             )
         except OSError as error:
-            raise ArtifactError(
-                f"{error.filename}: {error.strerror}", "a file of the archive", "run `make export`"
-            ) from error
+            got = f"{error.filename}: {error.strerror}"
+            raise ArtifactError(got, "a file of the archive", "run `make export`") from error

@@ -15,9 +15,16 @@ from PIL import Image
 
 from diagonalflip.errors import EmptyPayload, InvalidPicture
 from diagonalflip.inference.media_types import MediaType
-from diagonalflip.wire import MAX_IMAGES, PIXELS, Images, check_count, pack_pixels
+from diagonalflip.wire import (
+    MAX_IMAGES,
+    PIXELS,
+    Body,
+    Images,
+    Predictions,
+    check_count,
+    pack_pixels,
+)
 
-Body = bytes | bytearray
 PICTURE = "a black and white picture of even width and height"
 CONVERT = "convert it, as ImageMagick's -monochrome does"
 
@@ -147,7 +154,7 @@ def _from_sheet(sheet: npt.NDArray[np.bool_]) -> Images:
     return pack_pixels(tiles, columns)
 
 
-def encode_png(images: Images, predictions: npt.NDArray[np.float32]) -> bytes:
+def encode_png(images: Images, predictions: Predictions) -> bytes:
     """Predictions ``float32[n, 4]`` as greys: 0 is black, 1 is white, clipped."""
     columns = images.columns or math.ceil(math.sqrt(images.count))
     rows = math.ceil(images.count / columns)

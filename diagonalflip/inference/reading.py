@@ -6,29 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-import numpy.typing as npt
-
+from diagonalflip import wire
 from diagonalflip.errors import DiagonalFlipError, ModelMismatch, NotAcceptable, RequestTooLarge
 from diagonalflip.inference import content_codings, decoders, encoders, forms, pictures, v2
-from diagonalflip.inference.forms import Body
+from diagonalflip.inference.encoders import Written
 from diagonalflip.inference.media_types import negotiate, parse_media_type
 from diagonalflip.message import Operation, Request
-from diagonalflip.wire import (
-    FORM,
-    FORMS,
-    JSON,
-    MAX_BODY_BYTES,
-    MAX_EXPLAINED_IMAGES,
-    MAX_IMAGES,
-    MAX_TEXT_IMAGES,
-    OCTETS,
-    PNG,
-    TEXT,
-    V2,
-    Images,
-    check_count,
-)
+from diagonalflip.wire import MAX_EXPLAINED_IMAGES, MAX_IMAGES, Body, Images, check_count
 
 SAYING_WHAT = {"content-type", v2.HEADER_LENGTH}
 """Headers that say what a body is; a body that is empty nevertheless is a mistake."""
@@ -38,10 +22,6 @@ EXPLANATION_COST = 64
 
 UNWRAPPED_BYTES = 1 << 18
 """Longest body that is taken out of its compression before it waits."""
-
-Rows = npt.NDArray[np.float32]
-Written = tuple[bytes, str, dict[str, str]]
-"""Body, ``Content-Type``, and further headers."""
 
 
 @dataclass(slots=True)
@@ -54,7 +34,6 @@ class Job:
         write: Writes predictions ``float32[n, 4]`` in the form that was asked for; the steps
             of an explanation from these and the weights.
         form: In which they came, one of ``FORMS``' values.
-        explains: Whether it takes every step.
         decode_s: How long reading took.
     """
 
@@ -62,34 +41,26 @@ class Job:
     images: Images
     write: Callable[..., Written]
     form: str
-    explains: bool = False
     decode_s: float = 0.0
 
-    @property
-    def cost(self) -> int:
-        """Its work, in predictions."""
-        return self.images.count * (EXPLANATION_COST if self.explains else 1)
 
-
-def unwrap(request: Request, most: int = MAX_BODY_BYTES) -> tuple[dict[str, str], Body]:
-    """Take a request's body out of its compression and out of its form.
+def unwrap(request: Request, most: int = wire.MAX_BODY_BYTES) -> tuple[dict[str, str], Body]:
+    """Return a request's headers and body without its compression and its form.
 
     V2 has no forms: their type is an error, which ``read`` raises.
 
-    Args:
-        request: It stays as it is.
-        most: Bytes that the body may have without its compression.
-
-    Returns:
-        Headers and body of the same request without compression and form.
-
     Raises:
-        DiagonalFlipError: It is broken, or longer.
+        DiagonalFlipError: It is broken, or without its compression longer than ``most`` bytes.
     """
-    headers = dict(request.headers)
-    body = content_codings.decoded(headers.pop("content-encoding", ""), request.body, most)
-    if body and _is_form(request):
-        headers["content-type"], body = forms.file_of(headers["content-type"], body)
+    headers, body = request.headers, request.body
+    content_type = headers.get("content-type", "")
+    is_form = content_type != wire.OCTETS and parse_media_type(content_type).name == wire.FORM
+    if not is_form and "content-encoding" not in headers:  # as most are
+        return headers, body
+    headers = dict(headers)
+    body = content_codings.decoded(headers.pop("content-encoding", ""), body, most)
+    if body and is_form and request.operation is not Operation.INFER:
+        headers["content-type"], body = forms.file_of(content_type, body)
     return headers, body
 
 
@@ -99,86 +70,58 @@ def cost_of(request: Request) -> int:
     It is estimated by what decoding begins with, and is bounded by the length of the body, of a
     PNG by the size in its head, of gzip by the length at its end.
     """
-    if _is_wrapped(request):
-        try:
-            request.headers, request.body = unwrap(request, UNWRAPPED_BYTES)
-        except RequestTooLarge:
-            pass
-        except DiagonalFlipError:
-            return 1  # ``read`` says what is wrong with it
+    try:
+        request.headers, request.body = unwrap(request, UNWRAPPED_BYTES)
+    except RequestTooLarge:
+        pass
+    except DiagonalFlipError:
+        return 1  # ``read`` says what is wrong with it
     headers, body = request.headers, request.body
-    content_type = headers.get("content-type", "")
-    media_type = content_type if content_type == OCTETS else parse_media_type(content_type).name
+    media_type = parse_media_type(headers.get("content-type", "")).name
     if "content-encoding" in headers:
         length = content_codings.length_of(headers["content-encoding"], body)
-        count = MAX_IMAGES if media_type in (PNG, FORM) else 2 * length
+        count = MAX_IMAGES if media_type in (wire.PNG, wire.FORM) else 2 * length
     else:
-        count = pictures.count_of(body) if media_type == PNG else 2 * len(body)
+        count = pictures.count_of(body) if media_type == wire.PNG else 2 * len(body)
     if request.operation is Operation.EXPLAIN:
         return min(count, MAX_EXPLAINED_IMAGES) * EXPLANATION_COST
     return min(count, MAX_IMAGES)
 
 
-def _is_wrapped(request: Request) -> bool:
-    headers = request.headers
-    is_packed = headers.get("content-type") == OCTETS  # as most are
-    return "content-encoding" in headers or (not is_packed and _is_form(request))
-
-
-def _is_form(request: Request) -> bool:
-    name = parse_media_type(request.headers.get("content-type", "")).name
-    return name == FORM and request.operation is not Operation.INFER
-
-
 def read(request: Request, version: str, model_digest: str) -> Job | None:
     """Read one request; return None if it says nothing, and so asks what is served.
 
-    Args:
-        request: From any listener.
-        version: The version of the model that is served.
-        model_digest: SHA-256 (hex) of that model.
+    ``version`` is the model's that is served, and ``model_digest`` its SHA-256 (hex).
 
     Raises:
         DiagonalFlipError: One of those that travel over HTTP.
     """
-    headers = request.headers
-    if "if-match" in headers:
-        _check_model(headers["if-match"], model_digest)
-    body = request.body
-    if _is_wrapped(request):
-        headers, body = unwrap(request)
+    if "if-match" in request.headers:
+        _check_model(request.headers["if-match"], model_digest)
+    headers, body = unwrap(request)
     content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
-    form = FORMS.get(parse_media_type(content_type).name, "")
+    form = wire.FORMS.get(parse_media_type(content_type).name, "")
     if request.operation is Operation.EXPLAIN:
         images = decoders.decode(content_type, body)
         check_count(images.count, MAX_EXPLAINED_IMAGES)
-        return Job(request, images, partial(_explained, images), form, explains=True)
+        return Job(request, images, partial(encoders.explain, images), form)
     if request.operation is Operation.PREDICT and not body and not headers.keys() & SAYING_WHAT:
-        if negotiate(accept, (JSON,)) is None:
-            raise NotAcceptable(f"Accept {accept[:100]!r}", JSON)
+        if negotiate(accept, (wire.JSON,)) is None:
+            raise NotAcceptable(f"Accept {accept[:100]!r}", wire.JSON)
         return None
     inference = v2.read(headers, body, strict=request.operation is Operation.INFER)
     if inference is not None:
-        return Job(request, inference.images, partial(inference.answer, version), V2)
+        return Job(request, inference.images, partial(inference.answer, version), wire.V2)
     media_type = encoders.choose(accept, content_type)
     images = decoders.decode(content_type, body)
-    if media_type in (JSON, TEXT):
-        check_count(images.count, MAX_TEXT_IMAGES)
-    return Job(request, images, partial(_encoded, media_type, images), form)
-
-
-def _encoded(media_type: str, images: Images, predictions: Rows) -> Written:
-    return *encoders.encode(media_type, images, predictions), {}
-
-
-def _explained(images: Images, predictions: Rows, weights: dict[str, Rows]) -> Written:
-    return *encoders.explain(images, predictions, weights), {}
+    if media_type in (wire.JSON, wire.TEXT):
+        check_count(images.count, wire.MAX_TEXT_IMAGES)
+    return Job(request, images, partial(encoders.ENCODERS[media_type], images), form)
 
 
 def _check_model(wanted: str, model_digest: str) -> None:
-    if wanted.strip() != "*" and model_digest not in {
-        tag.strip().strip('"').lower() for tag in wanted.split(",")
-    }:
+    tags = {tag.strip().strip('"').lower() for tag in wanted.split(",")}
+    if wanted.strip() != "*" and model_digest not in tags:
         raise ModelMismatch(
             f"If-Match {wanted[:100]!r}",
             f'"{model_digest}", the model served here',

@@ -14,20 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diagonalflip.errors import (
-    ArtifactError,
-    DiagonalFlipError,
-    InternalError,
-    TooManyImages,
-    UnsupportedCoding,
-)
+from diagonalflip import errors, wire
+from diagonalflip.errors import DiagonalFlipError, InternalError
 from diagonalflip.inference import content_codings, decoders, encoders, reading, v2
 from diagonalflip.inference.devices import CPU
+from diagonalflip.inference.encoders import Written
 from diagonalflip.inference.engine import open_engine
 from diagonalflip.inference.model import REFERENCE, Model
 from diagonalflip.inference.reading import Job
 from diagonalflip.message import Common, Operation, Request, Response, Work
-from diagonalflip.wire import JSON, MAX_EXPLAINED_IMAGES, MAX_IMAGES, PIXELS, WIRE_VERSION
+from diagonalflip.wire import Predictions
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +44,6 @@ class Service:
 
     Attributes:
         description: What is served, in JSON.
-        device: As given.
 
     Raises:
         ArtifactError: The archive is damaged, or the device answers wrongly.
@@ -57,7 +52,7 @@ class Service:
     cost = staticmethod(reading.cost_of)
 
     def __init__(self, model: Model, device: str, workers: int | None = None) -> None:
-        self.device = device
+        self._device = device
         self._engine = open_engine(model.torchscript, model.onnx, device)
         self._lock = threading.Lock()
         self._version = model.version
@@ -69,7 +64,7 @@ class Service:
             "Flip-Model-Version": self._version,
             "Flip-Model-Digest": self._digest,
             "Flip-Flips": str(flips),
-            "Flip-Wire-Version": WIRE_VERSION,
+            "Flip-Wire-Version": wire.WIRE_VERSION,
             "Flip-Device": device.partition(":")[0],
         }
         self._common = Common(headers)
@@ -78,15 +73,15 @@ class Service:
             "version": self._version,
             "model_digest": self._digest,
             "flips": flips,
-            "wire_version": WIRE_VERSION,
+            "wire_version": wire.WIRE_VERSION,
             "workers": workers,
             "device": device,
             "device_name": self._engine.device_name,
             "runtime": self._engine.runtime,
             "largest_deviation": deviation,
             "batch_invariant": self._engine.batch_invariant,
-            "max_images": MAX_IMAGES,
-            "max_explained_images": MAX_EXPLAINED_IMAGES,
+            "max_images": wire.MAX_IMAGES,
+            "max_explained_images": wire.MAX_EXPLAINED_IMAGES,
             "batch_sizes": self._engine.batch_sizes,
             "request_media_types": list(decoders.DECODERS),
             "response_media_types": list(encoders.ENCODERS),
@@ -97,10 +92,9 @@ class Service:
     def documents(self, versions: Sequence[str]) -> dict[str, bytes]:
         """Return what V2 tells of server, model and config, and the weights, by these names.
 
-        Args:
-            versions: All that are served, this one first.
+        ``versions`` are all that are served, this one first.
         """
-        platform = "onnxruntime_onnx" if self.device == CPU else "pytorch_libtorch"
+        platform = "onnxruntime_onnx" if self._device == CPU else "pytorch_libtorch"
         weights = {name: tensor.tolist() for name, tensor in self._weights.items()}
         documents = v2.metadata(versions, platform) | {"weights": weights}
         return {name: encoders.dump(document) for name, document in documents.items()}
@@ -122,7 +116,7 @@ class Service:
         decode_s = perf_counter() - started
         if job is None:
             work = ("", 0, decode_s, 0.0, 0.0)
-            response = self._good(request, (self.description, JSON, {}), work)
+            response = self._good(request, (self.description, wire.JSON, {}), work)
             response.work = None
             return response
         job.decode_s = decode_s
@@ -145,28 +139,33 @@ class Service:
     def reject(self, request: Request, error: DiagonalFlipError) -> Response:
         """Make the response to a request that cannot be answered: RFC 9457, or V2's error."""
         headers = _echo(request)
-        if isinstance(error, TooManyImages):
+        if isinstance(error, errors.TooManyImages):
             headers["Flip-Max-Images"] = str(error.limit)
-        if isinstance(error, UnsupportedCoding):
+        if isinstance(error, errors.UnsupportedCoding):
             headers["Accept-Encoding"] = ", ".join(content_codings.FORMATS)
         predicts = request.operation is Operation.PREDICT
         speaks_v2 = predicts and v2.recognises(request.headers, request.body)
         return request.rejection(error, headers, v2=speaks_v2)
 
-    def _write(self, job: Job, rows: npt.NDArray[np.float32], forward_s: float) -> Response:
+    def _write(self, job: Job, rows: Predictions, forward_s: float) -> Response:
         started = perf_counter()
+        explains = job.request.operation is Operation.EXPLAIN
         try:
-            written = job.write(rows, self._weights) if job.explains else job.write(rows)
+            written = job.write(rows, self._weights) if explains else job.write(rows)
         except Exception as error:
             return self.reject(job.request, _our_fault("writing the answer", error))
         encode_s = perf_counter() - started
         work = (job.form, job.images.count, job.decode_s, forward_s, encode_s)
         return self._good(job.request, written, work)
 
-    def _good(self, request: Request, written: reading.Written, work: Work) -> Response:
+    def _good(self, request: Request, written: Written, work: Work) -> Response:
         body, content_type, headers = written
-        headers["Flip-Images"] = str(work[1])
-        headers["Server-Timing"] = _timing(work)
+        _, images, decode_s, forward_s, encode_s = work
+        headers["Flip-Images"] = str(images)
+        headers["Server-Timing"] = (
+            f"decode;dur={1e3 * decode_s:.3f}, forward;dur={1e3 * forward_s:.3f}, "
+            f"encode;dur={1e3 * encode_s:.3f}"
+        )
         headers |= _echo(request)
         return Response(body, content_type, headers=headers, work=work, common=self._common)
 
@@ -184,23 +183,14 @@ def _reference(content: bytes) -> tuple[npt.NDArray[np.float64], dict[str, Any],
     """Return exact predictions ``float64[16, 4]``, weights by name, and the number of flips."""
     try:
         document = json.loads(content)
-        predictions = np.array(document["predictions"], dtype=np.float64).reshape(16, PIXELS)
+        predictions = np.array(document["predictions"], np.float64).reshape(16, wire.PIXELS)
         return predictions, document["weights"], int(document["flips"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{REFERENCE}: {error!r}", "16 predictions, weights and flips"
-        ) from error
+        expected = "16 predictions, weights and flips"
+        raise errors.ArtifactError(f"{REFERENCE}: {error!r}", expected) from error
 
 
 def _our_fault(step: str, error: Exception) -> InternalError:
     """Log the error that is being handled; raised further, it would fail the whole batch."""
     logger.error("%s failed", step, exc_info=error)
     return InternalError(f"{step} failed", "an answer", "send it again, and tell us")
-
-
-def _timing(work: Work) -> str:
-    _, _, decode_s, forward_s, encode_s = work
-    return (
-        f"decode;dur={1e3 * decode_s:.3f}, forward;dur={1e3 * forward_s:.3f}, "
-        f"encode;dur={1e3 * encode_s:.3f}"
-    )

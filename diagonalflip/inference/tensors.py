@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diagonalflip import wire
 from diagonalflip.errors import InvalidTensor
-from diagonalflip.wire import MAX_IMAGES, MAX_TEXT_IMAGES, PIXELS, check_count
-
-Body = bytes | bytearray
+from diagonalflip.wire import MAX_IMAGES, MAX_TEXT_IMAGES, PIXELS, Body, Images
 
 PIXEL_TYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
@@ -38,15 +37,12 @@ def parameters_of(part: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def values_of(tensor: dict[str, Any], binary: Body) -> npt.NDArray[Any]:
-    """Return the tensor's values, flat; for ``pixels`` all of them are 0 or 1.
-
-    Args:
-        tensor: As JSON has it.
-        binary: The binary tensors behind the JSON, of which it is the only one; or nothing.
+def images_of(tensor: dict[str, Any], binary: Body) -> Images:
+    """Return the images in a tensor, whose values may be all that is behind the JSON.
 
     Raises:
         InvalidTensor: It is not one of ``TENSORS``.
+        InvalidPadding: The padding of packed images is not zero.
         TooManyImages: More than one request may carry.
     """
     name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
@@ -65,16 +61,21 @@ def values_of(tensor: dict[str, Any], binary: Body) -> npt.NDArray[Any]:
         raise InvalidTensor(f"{name} of shape {brief(shape)}"[:80], TENSORS)
     size = math.prod(shape)
     most = MAX_IMAGES if binary else MAX_TEXT_IMAGES
-    check_count(size // PIXELS if pixels else 2 * size - 1, most)
+    wire.check_count(size // PIXELS if pixels else 2 * size - 1, most)
     values = _read_binary(tensor, binary, dtype) if binary else _read_json(tensor)
     if values.size != size:
         raise InvalidTensor(f"{values.size} values", f"{size}, as the shape says")
-    if not pixels and ((values < 0) | (values > 255)).any():
+    if pixels:
+        wrong = values[(values != 0) & (values != 1)]
+        if wrong.size:
+            raise InvalidTensor(f"pixel {wrong[0]}", "every pixel 0 or 1")
+        return wire.pack_pixels(values.astype(np.uint8).reshape(-1, PIXELS))
+    if ((values < 0) | (values > 255)).any():
         raise InvalidTensor("a byte out of range", "UINT8, 0 to 255")
-    if pixels and not ((values == 0) | (values == 1)).all():
-        wrong = values[(values != 0) & (values != 1)][0]
-        raise InvalidTensor(f"pixel {wrong}", "every pixel 0 or 1")
-    return values
+    padding = parameters_of(tensor).get("padding", 0)
+    if padding not in (0, wire.NIBBLE_BITS):
+        raise InvalidTensor(f"padding {brief(padding)}", "padding 0 or 4")
+    return wire.from_packed(values.astype(np.uint8).tobytes(), int(padding))
 
 
 def _read_binary(tensor: dict[str, Any], binary: Body, dtype: np.dtype[Any]) -> npt.NDArray[Any]:

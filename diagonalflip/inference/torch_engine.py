@@ -15,13 +15,11 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from diagonalflip.errors import ArtifactError
 from diagonalflip.inference.engine import IMAGES_PER_BYTE, Chunk, Engine, room_for
-from diagonalflip.wire import PIXELS
+from diagonalflip.wire import PIXELS, Predictions
 
 LARGEST_BATCH = 1 << 18
 """4 MiB of answers, whose copy outlasts the next launch."""
@@ -30,21 +28,18 @@ WARM_UP_PASSES = 3
 """Before a capture: TorchScript settles on its code in its first runs, cuBLAS on a workspace."""
 
 Network = Callable[[torch.Tensor], torch.Tensor]
+"""``float32[n, 4]`` pixels to predictions of that shape."""
 
 logger = logging.getLogger(__name__)
 
 
 def count_gpus() -> int:
-    """GPUs that torch can use."""
+    """Return the number of GPUs that torch can use."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 class TorchEngine(Engine):
-    """The network on a GPU, by TorchScript.
-
-    Args:
-        model: TorchScript of ``float32[n, 4]`` -> ``float32[n, 4]``.
-        device: Where to unpack and compute; the CPU works too.
+    """The network on a GPU, by TorchScript of ``float32[n, 4]`` to that; the CPU works too.
 
     Raises:
         ArtifactError: ``model`` cannot be loaded.
@@ -68,25 +63,21 @@ class TorchEngine(Engine):
         if self._on_gpu:
             self.device_name = torch.cuda.get_device_name(place)
         try:
-            self._network = torch.jit.load(io.BytesIO(model), map_location=place)  # type: ignore[no-untyped-call]
+            network = torch.jit.load(io.BytesIO(model), map_location=place)  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
-            raise ArtifactError(
-                f"the TorchScript file: {str(error).splitlines()[0]}",
-                "TorchScript",
-                "run the export",
-            ) from error
+            got = f"the TorchScript file: {str(error).splitlines()[0]}"
+            raise ArtifactError(got, "TorchScript", "run the export") from error
         self._rows = torch.empty((0, PIXELS), dtype=torch.float32, pin_memory=False)
-        self._lanes = [Lane(self._run_network, place, LARGEST_BATCH) for _ in range(self.lanes)]
+        self._lanes = [Lane(network, place) for _ in range(self.lanes)]
 
     @property
     def device_bytes(self) -> int | None:
         """Memory of the GPU that is taken."""
         return int(torch.cuda.memory_reserved(self.device)) if self._on_gpu else None
 
-    def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
-        room = room_for(chunks)
-        if room > len(self._rows):
-            shape = room, PIXELS
+    def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> Predictions:
+        if room_for(chunks) > len(self._rows):
+            shape = room_for(chunks), PIXELS
             self._rows = torch.empty(shape, dtype=torch.float32, pin_memory=self._on_gpu)
         octets = torch.frombuffer(packed, dtype=torch.uint8)
         if self._on_gpu:
@@ -101,25 +92,14 @@ class TorchEngine(Engine):
                 lane.wait()
         return self._rows[: IMAGES_PER_BYTE * len(packed)].numpy()
 
-    def _run_network(self, pixels: torch.Tensor) -> torch.Tensor:
-        predictions: torch.Tensor = self._network(pixels)
-        return predictions
-
 
 class Lane:
-    """Buffers on one device for one chunk of images at a time.
+    """Buffers on one device for one chunk of images at a time; on a CPU nothing is queued."""
 
-    Args:
-        network: ``float32[n, 4]`` -> ``float32[n, 4]``, on ``device``.
-        device: Where to unpack and compute; on a CPU nothing is queued.
-        largest_batch: Images of the largest chunk.
-    """
-
-    def __init__(self, network: Network, device: torch.device, largest_batch: int) -> None:
+    def __init__(self, network: Network, device: torch.device) -> None:
         self._network = network
-        self._packed = torch.zeros(
-            largest_batch // IMAGES_PER_BYTE, dtype=torch.uint8, device=device
-        )
+        half = LARGEST_BATCH // IMAGES_PER_BYTE
+        self._packed = torch.zeros(half, dtype=torch.uint8, device=device)
         self._shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
         self._passes: dict[int, Callable[[], torch.Tensor]] = {}
         self._stream = None
@@ -149,16 +129,13 @@ class Lane:
         if self._stream is not None:
             self._stream.synchronize()
 
-    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """``uint8[n]`` to pixels ``float32[2 * n, 4]``, on the lane's device."""
-        bits = (packed.unsqueeze(1) >> self._shifts) & 1
-        return bits.to(torch.float32).view(-1, PIXELS)
-
     def _record(self, size: int) -> Callable[[], torch.Tensor]:
         """Make a pass over the lane's first ``size`` images; on a GPU, as a CUDA graph."""
 
         def run() -> torch.Tensor:
-            return self._network(self.unpack(self._packed[: size // IMAGES_PER_BYTE]))
+            packed = self._packed[: size // IMAGES_PER_BYTE]
+            bits = (packed.unsqueeze(1) >> self._shifts) & 1
+            return self._network(bits.to(torch.float32).view(-1, PIXELS))
 
         if self._stream is None:
             return run

@@ -10,30 +10,17 @@ from collections.abc import Mapping, Sequence
 from reprlib import repr as brief  # short at any depth
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 
+from diagonalflip import wire
 from diagonalflip.errors import InvalidJson, InvalidTensor, TooManyImages, UnsupportedMediaType
 from diagonalflip.inference.decoders import load_json
-from diagonalflip.inference.encoders import dump
+from diagonalflip.inference.encoders import Written, dump
 from diagonalflip.inference.media_types import parse_media_type
-from diagonalflip.inference.tensors import TENSORS, parameters_of, values_of
-from diagonalflip.wire import (
-    JSON,
-    MAX_IMAGES,
-    MAX_TEXT_IMAGES,
-    MODEL,
-    NIBBLE_BITS,
-    OCTETS,
-    PIXELS,
-    check_count,
-    from_packed,
-    pack_pixels,
-)
+from diagonalflip.inference.tensors import TENSORS, images_of, parameters_of
+from diagonalflip.wire import JSON, MODEL, OCTETS, PIXELS, Body, Predictions
 
 HEADER_LENGTH = "inference-header-content-length"
-Body = bytes | bytearray
 
 SPOKEN = ("", JSON)
 """Types of V2's bodies; with binary tensors also ``OCTETS``. Triton's client names none."""
@@ -49,7 +36,7 @@ def recognises(headers: Mapping[str, str], body: Body) -> bool:
 
 
 def read(headers: Mapping[str, str], body: Body, *, strict: bool) -> V2Request | None:
-    """Understands a V2 inference request; None if it is none.
+    """Read a V2 inference request; return None if it is none.
 
     Args:
         headers: Request headers by lower-case name.
@@ -58,8 +45,7 @@ def read(headers: Mapping[str, str], body: Body, *, strict: bool) -> V2Request |
 
     Raises:
         InvalidJson: The JSON before binary tensors is none, or ``strict`` and no V2 request.
-        InvalidPayload: As ``V2Request``.
-        TooManyImages: As ``V2Request``.
+        InvalidTensor, TooManyImages: As ``V2Request``.
         UnsupportedMediaType: V2 under another type than its own, or ``strict`` and another type.
     """
     if HEADER_LENGTH in headers:
@@ -76,13 +62,9 @@ def read(headers: Mapping[str, str], body: Body, *, strict: bool) -> V2Request |
 
 
 def metadata(versions: Sequence[str], platform: str) -> dict[str, dict[str, Any]]:
-    """Describe the server, the model and its configuration.
+    """Describe the server, the model and its configuration; the first of its versions answers.
 
-    The latter as Triton has it (model_config.proto in its repository ``common``).
-
-    Args:
-        versions: The model's; the first one answers.
-        platform: Computes them.
+    The configuration is as Triton has it (model_config.proto in its repository ``common``).
     """
     tensor = {"datatype": "FP32", "shape": [-1, PIXELS]}
     configured = {"data_type": "TYPE_FP32", "dims": [PIXELS]}
@@ -98,7 +80,7 @@ def metadata(versions: Sequence[str], platform: str) -> dict[str, dict[str, Any]
         "config": {
             "name": MODEL,
             "platform": platform,
-            "max_batch_size": MAX_IMAGES,
+            "max_batch_size": wire.MAX_IMAGES,
             "input": [{"name": "pixels"} | configured],
             "output": [{"name": "prediction"} | configured],
         },
@@ -106,19 +88,14 @@ def metadata(versions: Sequence[str], platform: str) -> dict[str, dict[str, Any]
 
 
 class V2Request:
-    """One V2 inference request.
-
-    Args:
-        document: The JSON object.
-        binary: The binary tensors.
+    """One V2 inference request: a JSON object, and its binary tensors.
 
     Attributes:
         images: What is to be predicted.
 
     Raises:
         InvalidTensor: Not exactly one documented input tensor, or no such output.
-        InvalidPayload: The tensor's content is wrong.
-        TooManyImages: More than one request may carry.
+        InvalidPadding, TooManyImages: As ``images_of``.
     """
 
     def __init__(self, document: dict[str, Any], binary: Body = b"") -> None:
@@ -129,22 +106,12 @@ class V2Request:
         if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
             raise InvalidTensor("other inputs", TENSORS)
         self._binary_answer = _wants_binary(document)
-        tensor = inputs[0]
-        values = values_of(tensor, binary)
-        if tensor["name"] == "packed":
-            padding = parameters_of(tensor).get("padding", 0)
-            if padding not in (0, NIBBLE_BITS):
-                raise InvalidTensor(f"padding {brief(padding)}", "padding 0 or 4")
-            self.images = from_packed(values.astype(np.uint8).tobytes(), int(padding))
-        else:
-            self.images = pack_pixels(values.astype(np.uint8).reshape(-1, PIXELS))
+        self.images = images_of(inputs[0], binary)
         if not self._binary_answer:
-            check_count(self.images.count, MAX_TEXT_IMAGES)
+            wire.check_count(self.images.count, wire.MAX_TEXT_IMAGES)
 
-    def answer(
-        self, version: str, predictions: npt.NDArray[np.float32]
-    ) -> tuple[bytes, str, dict[str, str]]:
-        """Body, ``Content-Type`` and headers for predictions ``float32[n, 4]`` of a version."""
+    def answer(self, version: str, predictions: Predictions) -> Written:
+        """Write predictions ``float32[n, 4]`` of a version."""
         output: dict[str, Any] = {
             "name": "prediction",
             "datatype": "FP32",
@@ -164,9 +131,8 @@ class V2Request:
 
 def _inputs_document(headers: Mapping[str, str], body: Body) -> dict[str, Any] | None:
     """Return the JSON object with the key ``inputs`` that a body may be."""
-    if parse_media_type(headers.get("content-type", "")).name not in ("", JSON):
-        return None
-    if b'"inputs"' not in body:
+    media_type = parse_media_type(headers.get("content-type", "")).name
+    if media_type not in SPOKEN or b'"inputs"' not in body:
         return None
     try:
         document = load_json(body)
@@ -216,12 +182,8 @@ def _wants_binary(document: dict[str, Any]) -> bool:
     outputs = document.get("outputs")
     if outputs is None or outputs == []:
         outputs = [{"name": "prediction"}]
-    if (
-        not isinstance(outputs, list)
-        or len(outputs) != 1
-        or not isinstance(outputs[0], dict)
-        or outputs[0].get("name") != "prediction"
-    ):
-        raise InvalidTensor("other outputs", 'the output "prediction", or none named')
-    default = parameters_of(document).get("binary_data_output", False)
-    return bool(parameters_of(outputs[0]).get("binary_data", default))
+    match outputs:
+        case [{"name": "prediction"} as output]:
+            default = parameters_of(document).get("binary_data_output", False)
+            return bool(parameters_of(output).get("binary_data", default))
+    raise InvalidTensor("other outputs", 'the output "prediction", or none named')

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from diagonalflip.errors import DiagonalFlipError, NotAcceptable
 from diagonalflip.inference import encoders
-from diagonalflip.wire import FLOAT16, JSON, OCTETS, PACKED, TEXT, Images, pack, to_pixels
+from diagonalflip.wire import FLOAT16, JSON, OCTETS, PACKED, Images, pack, to_pixels
 
 Rows = npt.NDArray[np.float32]
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -41,7 +41,7 @@ def images_like(predictions: Rows) -> Images:
 
 
 def encode(media_type: str, predictions: Rows) -> bytes:
-    body, content_type = encoders.encode(media_type, images_like(predictions), predictions)
+    body, content_type, _ = encoders.ENCODERS[media_type](images_like(predictions), predictions)
     assert content_type == media_type
     return body
 
@@ -90,7 +90,7 @@ def test_every_float16_and_every_tie_between_two_is_rounded_as_by_numpy() -> Non
     values = np.concatenate([halves, ties, *near])
     rows = np.concatenate([values, -values])
     rows = rows[: len(rows) // 4 * 4].reshape(-1, 4)
-    body, _ = encoders.encode(FLOAT16, images_like(rows), rows)
+    body = encode(FLOAT16, rows)
     assert body == rows.astype("<f2").tobytes()
 
 
@@ -99,8 +99,8 @@ def test_flips_are_thresholded_at_one_half_and_packed_like_images(count: int) ->
     below = np.nextafter(np.float32(0.5), np.float32(0))
     numbers = (np.arange(count) * 5 + 11) % 16
     predictions = np.where(to_pixels(numbers).reshape(-1, 4) == 1, np.float32(0.5), below)
-    body, content_type = encoders.encode(
-        PACKED, images_like(predictions), predictions.astype(np.float32)
+    body, content_type, _ = encoders.encode_flips(
+        images_like(predictions), predictions.astype(np.float32)
     )
     assert content_type == PACKED + ("; padding=4" if count % 2 else "")
     assert body == pack(numbers).packed
@@ -108,7 +108,7 @@ def test_flips_are_thresholded_at_one_half_and_packed_like_images(count: int) ->
 
 def test_text_is_a_line_an_image_below_the_headings() -> None:
     images = pack([11, 0])
-    body, content_type = encoders.encode(TEXT, images, EXAMPLE)
+    body, content_type, _ = encoders.encode_text(images, EXAMPLE)
     assert content_type == "text/plain; charset=utf-8"
     heading, first, second = body.decode().splitlines()
     assert heading.split() == ["image", "prediction"]

@@ -120,14 +120,14 @@ def test_no_shape_but_the_proven_ones_is_ever_run(
     cold_engine: TorchEngine, reference: npt.NDArray[np.float64]
 ) -> None:
     sizes: set[int] = set()
-    honest = cold_engine._network
+    honest = cold_engine._lanes[0]._network
 
     def recording(pixels: torch.Tensor) -> torch.Tensor:
         sizes.add(len(pixels))
-        answer: torch.Tensor = honest(pixels)
-        return answer
+        return honest(pixels)
 
-    cold_engine._network = recording
+    for lane in cold_engine._lanes:
+        lane._network = recording
     cold_engine.warm_up(reference)
     proven = set(sizes)
     assert proven == set(cold_engine.batch_sizes)
