@@ -139,23 +139,17 @@ class Torch(ModuleType):
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
-    def zeros(self, *shape: int, dtype: torch.dtype, device: object) -> torch.Tensor:  # noqa: ARG002
-        """Make a tensor on the host."""
-        return torch.zeros(*shape, dtype=dtype)
+    def zeros(self, *shape: int, **_: object) -> torch.Tensor:
+        """Make packed bytes on the host."""
+        return torch.zeros(*shape, dtype=torch.uint8)
 
-    def arange(self, *ends: int, dtype: torch.dtype, device: object) -> torch.Tensor:  # noqa: ARG002
-        """Make a tensor on the host."""
-        return torch.arange(*ends, dtype=dtype)
+    def arange(self, *ends: int, **_: object) -> torch.Tensor:
+        """Make bytes on the host."""
+        return torch.arange(*ends, dtype=torch.uint8)
 
-    def empty(
-        self,
-        shape: tuple[int, ...],
-        dtype: torch.dtype,
-        *,
-        pin_memory: bool,  # noqa: ARG002
-    ) -> torch.Tensor:
-        """Make one on the host, full of wrong values, so that reading too early shows."""
-        return torch.full(shape, torch.nan, dtype=dtype)
+    def empty(self, shape: tuple[int, ...], **_: object) -> torch.Tensor:
+        """Make floats on the host, all wrong values, so that reading too early shows."""
+        return torch.full(shape, torch.nan, dtype=torch.float32)
 
     def frombuffer(self, buffer: Any, dtype: torch.dtype) -> torch.Tensor:
         """Which can be pinned here."""
@@ -163,6 +157,6 @@ class Torch(ModuleType):
         made.pin_memory = made.clone  # type: ignore[assignment, method-assign]
         return made
 
-    def load(self, file: BinaryIO, map_location: object) -> Any:  # noqa: ARG002
+    def load(self, file: BinaryIO, **_: object) -> Any:
         """``torch.jit.load`` to the host."""
         return torch.jit.load(file)  # type: ignore[no-untyped-call]

@@ -16,30 +16,25 @@ from hypothesis import strategies as st
 
 from diagonalflip.client._answers import agree
 from diagonalflip.errors import ArtifactError, ParityError
+from diagonalflip.inference import devices
 from diagonalflip.inference.devices import CPU, pick_device
-from diagonalflip.inference.engine import (
-    LARGEST_BATCH,
-    Engine,
-    OnnxEngine,
-    open_engine,
-)
+from diagonalflip.inference.engine import LARGEST_BATCH, Chunk, Engine, OnnxEngine, open_engine
 from diagonalflip.inference.model import Model
 from diagonalflip.inference.torch_engine import TorchEngine
-from diagonalflip.wire import from_packed, pack, to_pixels, unpack
+from diagonalflip.wire import Images, pack, to_pixels, unpack
 
 Rows = npt.NDArray[np.float32]
+Exact = npt.NDArray[np.float64]
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def reference(model: Model) -> npt.NDArray[np.float64]:
+def reference(model: Model) -> Exact:
     return np.array(json.loads(model.reference)["predictions"])
 
 
 @pytest.fixture(scope="module", params=[CPU, "GPU"], ids="for the {}".format)
-def engine(
-    model: Model, reference: npt.NDArray[np.float64], request: pytest.FixtureRequest
-) -> Engine:
+def engine(model: Model, reference: Exact, request: pytest.FixtureRequest) -> Engine:
     """Both engines, on the CPU."""
     engine: Engine = TorchEngine(model.torchscript, CPU)
     if request.param == CPU:
@@ -77,27 +72,24 @@ def test_all_images_are_answered_as_by_onnxruntime(engine: Engine, artifacts: Pa
 
 
 @given(st.lists(st.lists(st.integers(0, 15), min_size=1, max_size=40), min_size=1, max_size=8))
+@pytest.mark.parametrize("kind", [bytes, bytearray])
 def test_any_batch_of_odd_and_even_requests_gives_each_its_own(
-    engine: Engine, table: Rows, batch: list[list[int]]
+    engine: Engine, table: Rows, kind: type[bytes], batch: list[list[int]]
 ) -> None:
-    requests = [pack(numbers) for numbers in batch]
+    requests = [Images(kind(pack(numbers).packed), len(numbers)) for numbers in batch]
     answers = engine.predict(requests)
-    assert [answer.shape for answer in answers] == [(len(numbers), 4) for numbers in batch]
+    assert requests == [pack(numbers) for numbers in batch]
     for numbers, answer in zip(batch, answers, strict=True):
+        assert answer.shape == (len(numbers), 4)
         assert_predicts(engine, answer, table[numbers])
 
 
 @pytest.mark.parametrize(
     "counts",
     [
-        [LARGEST_BATCH],
-        [LARGEST_BATCH - 1],
-        [LARGEST_BATCH + 1],
-        [LARGEST_BATCH + 1, 3],
-        [3, LARGEST_BATCH, 1],
-        [1, LARGEST_BATCH - 1, 1, 2],
-        [2 * LARGEST_BATCH, 1],
-        [3 * LARGEST_BATCH + 7, 5, LARGEST_BATCH],
+        *([LARGEST_BATCH + more] for more in (-1, 0, 1)),
+        *([3, LARGEST_BATCH, 1], [1, LARGEST_BATCH - 1, 1, 2]),
+        *([2 * LARGEST_BATCH, 1], [3 * LARGEST_BATCH + 7, 5, LARGEST_BATCH]),
     ],
 )
 def test_chunk_borders_change_nothing(engine: Engine, table: Rows, counts: list[int]) -> None:
@@ -107,33 +99,25 @@ def test_chunk_borders_change_nothing(engine: Engine, table: Rows, counts: list[
         assert_predicts(engine, answer, table[unpack(request)])
 
 
-@pytest.mark.parametrize("body", [b"\xb6\x90", bytearray(b"\xb6\x90")])
-def test_bytes_and_bytearrays_are_read_and_left_alone(
-    engine: Engine, table: Rows, body: bytes | bytearray
-) -> None:
-    (answer,) = engine.predict([from_packed(body, 4)])
-    assert_predicts(engine, answer, table[[11, 6, 9]])
-    assert body == b"\xb6\x90"
-
-
 def test_no_shape_but_the_proven_ones_is_ever_run(
-    cold_engine: TorchEngine, reference: npt.NDArray[np.float64]
+    engine: Engine, reference: Exact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: set[int] = set()
-    honest = cold_engine._lanes[0]._network
+    honest = engine._forward
 
-    def recording(pixels: torch.Tensor) -> torch.Tensor:
-        sizes.add(len(pixels))
-        return honest(pixels)
+    def recording(packed: bytearray, chunks: Sequence[Chunk]) -> Rows:
+        sizes.update(images for _, images in chunks)
+        return honest(packed, chunks)
 
-    for lane in cold_engine._lanes:
-        lane._network = recording
-    cold_engine.warm_up(reference)
-    proven = set(sizes)
-    assert proven == set(cold_engine.batch_sizes)
-    for count in (1, 15, 17, 1000, LARGEST_BATCH - 1, LARGEST_BATCH + 1):
-        cold_engine.predict([pack(np.zeros(count, np.uint8))])
-    assert sizes == proven
+    monkeypatch.setattr(engine, "_forward", recording)
+    engine.warm_up(reference)
+    assert sizes == set(engine.batch_sizes)
+    for count in (1, 15, 17, 1000, LARGEST_BATCH - 1, LARGEST_BATCH + 1, 3 * LARGEST_BATCH):
+        engine.predict([pack(np.zeros(count, np.uint8))])
+    assert sizes == set(engine.batch_sizes)
+
+
+ALL, FOURTH, LAST = slice(None), slice(3, 4), slice(-1, None)
 
 
 def spoiled(honest: Network, size: int, rows: slice, by: float) -> Network:
@@ -150,7 +134,7 @@ def spoiled(honest: Network, size: int, rows: slice, by: float) -> Network:
 
 @pytest.mark.parametrize(("number", "by"), [(0, 2e-6), (15, -2e-6), (7, float("nan"))])
 def test_warm_up_rejects_a_wrong_reference(
-    cold_engine: TorchEngine, reference: npt.NDArray[np.float64], number: int, by: float
+    cold_engine: TorchEngine, reference: Exact, number: int, by: float
 ) -> None:
     wrong = reference.copy()
     wrong[number, 3] += by
@@ -163,21 +147,19 @@ def test_warm_up_rejects_a_wrong_reference(
 @pytest.mark.parametrize(
     ("place", "by"),
     [
-        ((0, 16, slice(None)), 5e-7),
-        ((1, 16, slice(-1, None)), 5e-7),
-        ((0, 64, slice(3, 4)), 5e-7),
-        ((1, 64, slice(None)), 5e-7),
-        ((0, LARGEST_BATCH, slice(-1, None)), 5e-7),
-        ((1, LARGEST_BATCH, slice(3, 4)), 5e-7),
-        ((0, 16, slice(-1, None)), 2e-6),
-        ((1, 64, slice(-1, None)), float("nan")),
-        ((0, LARGEST_BATCH, slice(-1, None)), float("nan")),
-        ((1, LARGEST_BATCH, slice(-1, None)), 2e-6),
+        *(((0, 16, ALL), 5e-7), ((1, 16, LAST), 5e-7), ((0, 64, FOURTH), 5e-7)),
+        *(
+            ((1, 64, ALL), 5e-7),
+            ((0, LARGEST_BATCH, LAST), 5e-7),
+            ((1, LARGEST_BATCH, FOURTH), 5e-7),
+        ),
+        *(((0, 16, LAST), 2e-6), ((1, LARGEST_BATCH, LAST), 2e-6)),
+        *(((1, 64, LAST), np.nan), ((0, LARGEST_BATCH, LAST), np.nan)),
     ],
 )
 def test_other_bits_are_reported_within_the_tolerance_and_rejected_beyond(
     cold_engine: TorchEngine,
-    reference: npt.NDArray[np.float64],
+    reference: Exact,
     place: tuple[int, int, slice],
     by: float,
 ) -> None:
@@ -194,67 +176,36 @@ def test_other_bits_are_reported_within_the_tolerance_and_rejected_beyond(
     assert cold_engine.batch_invariant is False
 
 
-def test_the_cpu_has_an_engine_of_its_own(engine: Engine, model: Model) -> None:
-    assert isinstance(open_engine(b"", model.onnx, CPU), OnnxEngine)
-    assert engine.runtime == ("ONNX Runtime" if isinstance(engine, OnnxEngine) else "TorchScript")
+def test_the_cpu_has_an_engine_of_its_own(model: Model) -> None:
+    engine = open_engine(b"", model.onnx, CPU)
+    assert (type(engine), engine.runtime) == (OnnxEngine, "ONNX Runtime")
 
 
-def test_warm_up_tries_the_cpus_own_engine_too(
-    model: Model, reference: npt.NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = OnnxEngine(model.onnx)
-    honest = engine._forward
-    sizes: set[int] = set()
-
-    def spoiling(packed: bytearray, chunks: Sequence[tuple[int, int]]) -> Rows:
-        sizes.update(images for _, images in chunks)
-        return honest(packed, chunks) + np.float32(5e-7 if chunks[0][1] == 64 else 0)
-
-    monkeypatch.setattr(engine, "_forward", spoiling)
-    before = set(engine.batch_sizes)
-    engine.warm_up(reference)
-    assert sizes == before
-    assert engine.batch_invariant is False
-
-
-@pytest.mark.parametrize("device", [CPU, "cuda:0"])
 @pytest.mark.parametrize("keep", [0, 1, 100, -100])
 def test_a_model_that_is_damaged_or_of_another_kind_is_an_artifact_error(
-    model: Model, device: str, keep: int
+    model: Model, keep: int
 ) -> None:
-    right, other = model.onnx, model.torchscript
-    if device != CPU:
-        right, other = other, right
-    for content in (right[:keep], other):
+    for content in (model.onnx[:keep], model.torchscript):
         with pytest.raises(ArtifactError, match="file: "):
-            OnnxEngine(content) if device == CPU else TorchEngine(content, CPU)
-
-
-@pytest.mark.parametrize("gpu_id", [0, "0", 3, None])
-def test_without_a_gpu_the_device_is_the_cpu(
-    gpu_id: int | str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device(gpu_id) == CPU
-    monkeypatch.setattr(
-        "diagonalflip.inference.devices.GPU_NODES", ("/dev/null",)
-    )  # a driver, and no device
-    assert pick_device(gpu_id) == CPU
+            OnnxEngine(content)
+    for content in (model.torchscript[:keep], model.onnx):
+        with pytest.raises(ArtifactError, match="file: "):
+            TorchEngine(content, CPU)
 
 
 @pytest.mark.parametrize(
-    ("gpu_id", "device"),
+    ("gpus", "gpu_id", "device"),
     [
-        (1, "cuda:1"),
-        ("0", "cuda:0"),
-        (5, "cuda:1"),
-        (None, CPU),
+        *((0, gpu_id, CPU) for gpu_id in (0, "0", 3, None)),
+        *((2, 1, "cuda:1"), (2, "0", "cuda:0"), (2, 5, "cuda:1"), (2, None, CPU)),
     ],
 )
-def test_with_a_gpu_the_device_is_the_assigned_one(
-    gpu_id: int | str | None, device: str, monkeypatch: pytest.MonkeyPatch
+def test_the_device_is_the_assigned_gpu_or_the_cpu(
+    gpus: int, gpu_id: int | str | None, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diagonalflip.inference.devices.GPU_NODES", ("/dev/null",))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(devices, "GPU_NODES", ())
+    assert pick_device(gpu_id) == CPU
+    monkeypatch.setattr(devices, "GPU_NODES", ("/dev/null",))  # a driver, and maybe no device
     assert pick_device(gpu_id) == device

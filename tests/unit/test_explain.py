@@ -10,45 +10,35 @@ import pytest
 
 from diagonalflip.errors import TooManyImages
 from diagonalflip.inference import reading
-from diagonalflip.inference.engine import Engine, OnnxEngine
+from diagonalflip.inference.engine import OnnxEngine
 from diagonalflip.inference.model import Model
 from diagonalflip.message import Operation, Request
-from diagonalflip.wire import MAX_EXPLAINED_IMAGES, pack, to_pixels
+from diagonalflip.wire import MAX_EXPLAINED_IMAGES, OCTETS, pack, to_pixels, with_padding
 from tests.conftest import ROOT
 
-PACKED = "application/octet-stream"
+WEIGHTS = json.loads((ROOT / "export/weights-1.0.json").read_text())
 
 
-WEIGHTS = {
-    name: np.array(values, dtype=np.float32)
-    for name, values in json.loads((ROOT / "export/weights-1.0.json").read_text()).items()
-}
-
-
-@pytest.fixture(scope="module")
-def engine(model: Model) -> Engine:
-    return OnnxEngine(model.onnx)
-
-
-def explain(engine: Engine, numbers: list[int], content_type: str = PACKED) -> list[dict[str, Any]]:
-    headers = {"content-type": content_type}
+def explain(model: Model, numbers: list[int]) -> list[dict[str, Any]]:
+    headers = {"content-type": with_padding(OCTETS, len(numbers))}
     job = reading.read(Request(Operation.EXPLAIN, headers, pack(numbers).packed), "1.0", "digest")
     assert job is not None
-    body, content_type, _ = job.write(*engine.predict([job.images]), WEIGHTS)
+    weights = {name: np.array(values, np.float32) for name, values in WEIGHTS.items()}
+    body, content_type, _ = job.write(*OnnxEngine(model.onnx).predict([job.images]), weights)
     assert content_type == "application/json"
     steps: list[dict[str, Any]] = json.loads(body)["explanations"]
     return steps
 
 
-def test_every_step_of_every_image_agrees_with_float64(engine: Engine) -> None:
-    weights = {name: each.astype(np.float64) for name, each in WEIGHTS.items()}
-    steps = explain(engine, list(range(16)))
-    assert [step["image"] for step in steps] == list(range(16))
-    for number, step in enumerate(steps):
+@pytest.mark.parametrize("numbers", [list(range(16)), [3, 9, 14]])
+def test_every_step_of_every_image_agrees_with_float64(model: Model, numbers: list[int]) -> None:
+    steps = explain(model, numbers)
+    assert [step["image"] for step in steps] == numbers
+    for number, step in zip(numbers, steps, strict=True):
         pixels = to_pixels([number])[0].astype(np.float64)
-        before = weights["layer1.weight"] @ pixels.reshape(4) + weights["layer1.bias"]
+        before = WEIGHTS["layer1.weight"] @ pixels.reshape(4) + WEIGHTS["layer1.bias"]
         hidden = np.maximum(before, 0)
-        prediction = weights["layer2.weight"] @ hidden + weights["layer2.bias"]
+        prediction = WEIGHTS["layer2.weight"] @ hidden + WEIGHTS["layer2.bias"]
         target = pixels.T.reshape(4)
         assert step["pixels"] == pixels.reshape(4).tolist()
         assert step["target"] == target.tolist()
@@ -58,15 +48,9 @@ def test_every_step_of_every_image_agrees_with_float64(engine: Engine) -> None:
         assert step["squared_error"] == pytest.approx(np.mean((prediction - target) ** 2), abs=1e-6)
 
 
-def test_the_last_of_an_odd_number_is_explained_and_its_padding_is_not(engine: Engine) -> None:
-    numbers = [3, 9, 14]
-    steps = explain(engine, numbers, f"{PACKED}; padding=4")
-    assert [step["image"] for step in steps] == numbers
-
-
-def test_more_than_the_limit_is_rejected_with_it(engine: Engine) -> None:
+def test_more_than_the_limit_is_rejected_with_it(model: Model) -> None:
     most = MAX_EXPLAINED_IMAGES
-    assert len(explain(engine, [1] * most)) == most
+    assert len(explain(model, [1] * most)) == most
     with pytest.raises(TooManyImages) as caught:
-        explain(engine, [1] * (most + 2))
+        explain(model, [1] * (most + 2))
     assert caught.value.limit == most

@@ -6,7 +6,7 @@ import io
 import struct
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,16 @@ PNG, PBM = "image/png", "image/x-portable-bitmap"
 CONVERT = r"Expected a black and white picture.*-monochrome"
 
 
-def sheet(rows: int, columns: int) -> npt.NDArray[np.bool_]:
+Samples = npt.NDArray[np.bool_]
+Write = Callable[[Any], bytes]
+
+
+def sheet(rows: int, columns: int) -> Samples:
     """Random samples of a sheet of tiles."""
     return np.random.default_rng(rows * 100 + columns).random((2 * rows, 2 * columns)) < 0.5
 
 
-def tiles_by_hand(samples: npt.NDArray[np.bool_]) -> list[int]:
+def tiles_by_hand(samples: Samples) -> list[int]:
     """The image numbers, tile by tile, pixel by pixel."""
     return [
         int("".join(str(int(samples[top + y, left + x])) for y in (0, 1) for x in (0, 1)), 2)
@@ -45,24 +49,22 @@ def png(picture: Image.Image, **options: Any) -> bytes:
     return written.getvalue()
 
 
-def png_of(samples: npt.NDArray[np.bool_]) -> bytes:
+def png_of(samples: Samples) -> bytes:
     return png(Image.fromarray(samples))
 
 
-def palette_png_of(
-    samples: npt.NDArray[Any], palette: Sequence[int] = (255, 0, 0, 0, 0, 255)
-) -> bytes:
+def palette_png_of(samples: Samples, palette: Sequence[int] = (255, 0, 0, 0, 0, 255)) -> bytes:
     picture = Image.fromarray(samples.astype(np.uint8), mode="P")
     picture.putpalette(palette)
     return png(picture, bits=len(palette) // 6)
 
 
-def plain_pbm_of(samples: npt.NDArray[np.bool_]) -> bytes:
+def plain_pbm_of(samples: Samples) -> bytes:
     rows = "\n".join(" ".join("01"[int(bit)] for bit in row) for row in samples)
     return f"P1\n# a comment\n{samples.shape[1]} {samples.shape[0]}\n{rows}\n".encode()
 
 
-def raw_pbm_of(samples: npt.NDArray[np.bool_]) -> bytes:
+def raw_pbm_of(samples: Samples) -> bytes:
     header = f"P4\n{samples.shape[1]} {samples.shape[0]}\n".encode()
     return header + np.packbits(samples, axis=1).tobytes()
 
@@ -73,7 +75,7 @@ WRITERS = [(PNG, png_of), (PBM, plain_pbm_of), (PBM, raw_pbm_of), (PNG, palette_
 @pytest.mark.parametrize(("content_type", "write"), WRITERS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (3, 9), (40, 33)])
 def test_a_sheet_is_its_tiles_row_by_row(
-    content_type: str, write: Callable[[Any], bytes], size: tuple[int, int]
+    content_type: str, write: Write, size: tuple[int, int]
 ) -> None:
     samples = sheet(*size)
     images = decoders.decode(content_type, write(samples))
@@ -81,62 +83,61 @@ def test_a_sheet_is_its_tiles_row_by_row(
     assert images.columns == size[1]
 
 
-def raw_png(
-    width: int, height: int, data: bytes = b"", interlaced: int = 0, depth: int = 1
-) -> bytes:
-    """A PNG of bit depth ``depth`` with ``data`` for its scan lines, in two chunks."""
-    packed = zlib.compress(data)
-    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, interlaced)
-    parts = ((b"IHDR", header), (b"IDAT", packed[:3]), (b"IDAT", packed[3:]), (b"IEND", b""))
-    return pictures.SIGNATURE + b"".join(chunk(*part) for part in parts)
-
-
 def chunk(name: bytes, content: bytes = b"") -> bytes:
     checksum = zlib.crc32(name + content)
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
 
-def chunks_of(body: bytes) -> list[bytes]:
-    """The chunks of a PNG."""
-    found, at = [], 8
-    while at < len(body):
-        end = at + 12 + int.from_bytes(body[at : at + 4], "big")
-        found.append(body[at:end])
-        at = end
-    return found
+def joined(parts: Iterable[bytes]) -> bytes:
+    return pictures.SIGNATURE + b"".join(parts)
 
 
-DAMAGED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
-    "is cut short": lambda parts: parts[:-1],
-    "cut short": lambda parts: [*parts[:-1], parts[-1][:-1]],
-    "1 bytes after the picture": lambda parts: [*parts, b"\0"],
-    "bytes after the picture": lambda parts: [*parts, *parts[1:]],
-    "not in one piece": lambda parts: [*parts[:2], chunk(b"tEXt"), *parts[2:]],
-    "does not begin with its size": lambda parts: [chunk(b"tEXt", bytes(40)), *parts],
-    "data are not in one piece": lambda parts: [*parts[:2], chunk(b"PLTE", bytes(3)), *parts[2:]],
+def chunks(
+    width: int, height: int, data: bytes = b"", interlaced: int = 0, depth: int = 1
+) -> Iterator[bytes]:
+    """The chunks of a grey PNG with ``data`` for its scan lines, in two of them."""
+    packed = zlib.compress(data)
+    yield chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, interlaced))
+    yield chunk(b"IDAT", packed[:3])
+    yield chunk(b"IDAT", packed[3:])
+    yield chunk(b"IEND")
+
+
+def raw_png(*given: Any, **named: Any) -> bytes:
+    return joined(chunks(*given, **named))
+
+
+WHOLE = [*chunks(4, 4, bytes(8))]
+TEXT = chunk(b"tEXt", b"a\0b")
+PALETTE = chunk(b"PLTE", bytes(3))
+DAMAGED = {
+    "is cut short": WHOLE[:-1],
+    "cut short": [*WHOLE[:-1], WHOLE[-1][:-1]],
+    "1 bytes after the picture": [*WHOLE, b"\0"],
+    "bytes after the picture": [*WHOLE, *WHOLE[1:]],
+    "not in one piece": [*WHOLE[:2], TEXT, *WHOLE[2:]],
+    "data are not in one piece": [*WHOLE[:2], PALETTE, *WHOLE[2:]],
+    "does not begin with its size": [chunk(b"tEXt", bytes(40)), *WHOLE],
 }
 
 
 @pytest.mark.parametrize("message", DAMAGED)
 def test_a_png_whose_chunks_are_not_as_they_must_be_is_rejected(message: str) -> None:
-    parts = chunks_of(raw_png(4, 4, bytes(8)))
-    assert decoders.decode(PNG, pictures.SIGNATURE + b"".join(parts)).count == 4
+    assert decoders.decode(PNG, joined(WHOLE)).count == 4
     with pytest.raises(InvalidPicture, match=message):
-        decoders.decode(PNG, pictures.SIGNATURE + b"".join(DAMAGED[message](parts)))
+        decoders.decode(PNG, joined(DAMAGED[message]))
 
 
 @pytest.mark.parametrize("index", range(7))
 @pytest.mark.parametrize("place", [8, -1])
 def test_a_wrong_checksum_of_any_chunk_is_rejected(index: int, place: int) -> None:
     """Of those that Pillow skips, too: the file is damaged."""
-    parts = chunks_of(raw_png(4, 4, bytes(8)))
-    parts[1:1] = [chunk(b"tEXt", b"a\0b"), chunk(b"PLTE", bytes(3))]
-    parts.insert(-1, chunk(b"eXIf", b"\0"))
+    parts = [WHOLE[0], TEXT, PALETTE, *WHOLE[1:3], chunk(b"eXIf", b"\0"), WHOLE[3]]
     damaged = bytearray(parts[index])
     damaged[place] ^= 1
     parts[index] = bytes(damaged)
     with pytest.raises(InvalidPicture, match="wrong checksum"):
-        decoders.decode(PNG, pictures.SIGNATURE + b"".join(parts))
+        decoders.decode(PNG, joined(parts))
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
@@ -168,47 +169,39 @@ def test_long_texts_beside_the_pixels_do_not_matter() -> None:
     assert unpack(decoders.decode(PNG, body)).tolist() == tiles_by_hand(samples)
 
 
-def test_a_png_of_very_many_chunks_is_rejected_at_once() -> None:
-    whole = png_of(sheet(1, 1))
-    more = chunk(b"tEXt") * 5_000_000
+def test_very_many_chunks_or_comments_take_no_longer_than_their_bytes() -> None:
     started = time.thread_time()
     with pytest.raises(InvalidPicture, match="chunks"):
-        decoders.decode(PNG, whole[:33] + more + whole[33:])
+        decoders.decode(PNG, joined([WHOLE[0], chunk(b"tEXt") * 5_000_000, *WHOLE[1:]]))
     assert time.thread_time() - started < 1
+    content = b"P1 2 2\n1 0" + b"#\n" * (1 << 20) + b"1#1\r1 # the end"
+    assert unpack(decoders.decode(PBM, content)).tolist() == [11]
+    assert time.thread_time() - started < 6
 
 
 @pytest.mark.parametrize(("content_type", "write"), WRITERS[:3])
-def test_what_is_cut_short_is_rejected_without_a_leak(
-    content_type: str, write: Callable[[Any], bytes]
-) -> None:
+def test_what_is_cut_short_is_rejected_without_a_leak(content_type: str, write: Write) -> None:
     body = write(sheet(9, 9))
     with pytest.raises(EmptyPayload):
         decoders.decode(content_type, b"")
     for length in range(1, len(body) - (content_type == PBM)):
-        with pytest.raises(InvalidPicture) as caught:
+        with pytest.raises(InvalidPicture, match=r"\A((?!0x|<).)*\Z"):
             decoders.decode(content_type, body[:length])
-        assert "0x" not in str(caught.value)
-        assert "<" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("content_type", "body", "message"),
     [
-        *(
-            (PNG, png(Image.new("1", (w, h))), f"{w}x{h} pixels")
-            for w, h in ((3, 2), (2, 3), (1, 1))
-        ),
+        (PNG, png(Image.new("1", (3, 2))), "3x2 pixels"),
+        (PNG, png(Image.new("1", (2, 3))), "2x3 pixels"),
         *((PNG, png(Image.new(mode, (2, 2))), CONVERT) for mode in ("RGB", "RGBA", "LA", "I;16")),
         (PNG, palette_png_of(np.full((2, 2), 3), range(12)), "mode 'P'"),
-        *(
-            (PBM, b"P5\n2 2\n255\n" + bytes(4), CONVERT),
-            (PBM, b"P6\n2 2\n255\n" + bytes(12), CONVERT),
-        ),
-        *(
-            (PNG, raw_pbm_of(sheet(2, 2)), "of that type"),
-            (PBM, png_of(sheet(2, 2)), "of that type"),
-        ),
-        *((PNG, raw_png(1 << 20, 1 << 20), "at most"), (PBM, b"P4\n4000000 4000000\n", "at most")),
+        (PBM, b"P5\n2 2\n255\n" + bytes(4), CONVERT),
+        (PBM, b"P6\n2 2\n255\n" + bytes(12), CONVERT),
+        (PNG, raw_pbm_of(sheet(2, 2)), "of that type"),
+        (PBM, png_of(sheet(2, 2)), "of that type"),
+        (PNG, raw_png(1 << 20, 1 << 20), "at most"),
+        (PBM, b"P4\n4000000 4000000\n", "at most"),
     ],
 )
 def test_other_pictures_are_rejected(content_type: str, body: bytes, message: str) -> None:
@@ -216,10 +209,10 @@ def test_other_pictures_are_rejected(content_type: str, body: bytes, message: st
         decoders.decode(content_type, body)
 
 
-@pytest.mark.parametrize("size", [(2050, 2048), (10_000, 10_000)])
-def test_a_sheet_over_the_limit_is_rejected_before_it_is_decoded(size: tuple[int, int]) -> None:
-    with pytest.raises(TooManyImages, match=f"{size[0] * size[1] // 4} images"):
-        decoders.decode(PNG, raw_png(*size))
+@pytest.mark.parametrize(("width", "height"), [(2050, 2048), (10_000, 10_000)])
+def test_a_sheet_over_the_limit_is_rejected_before_it_is_decoded(width: int, height: int) -> None:
+    with pytest.raises(TooManyImages, match=f"{width * height // 4} images"):
+        decoders.decode(PNG, raw_png(width, height))
 
 
 @given(st.sampled_from([PNG, PBM]), st.binary(max_size=300), st.binary(max_size=40))
@@ -232,43 +225,27 @@ def test_arbitrary_bytes_give_only_our_errors(content_type: str, tail: bytes, cu
         assert error.status in (400, 413)
 
 
-def read_greys(body: bytes) -> npt.NDArray[np.uint8]:
-    picture = Image.open(io.BytesIO(body))
-    assert (picture.format, picture.mode) == ("PNG", "L")
-    return np.asarray(picture)
-
-
-def test_greys_are_clipped_scaled_and_rounded_half_to_even() -> None:
-    values = np.array([[-1, 2, 0.5, 1.5 / 255]], dtype=np.float32)
-    greys = read_greys(pictures.encode_png(pack([0]), values))
-    assert greys.tolist() == [[0, 255], [128, 2]]
-
-
 @pytest.mark.parametrize(
     ("count", "columns", "size"),
     [(6, 3, (4, 6)), (6, 6, (2, 12)), (1, 0, (2, 2)), (5, 0, (4, 6)), (9, 0, (6, 6))],
 )
-def test_tiles_lie_as_in_the_picture_sent_else_in_a_square(
+def test_greys_are_rounded_tiles_as_in_the_picture_sent_else_in_a_square(
     count: int, columns: int, size: tuple[int, int]
 ) -> None:
-    packed = pack(np.arange(count))
-    images = Images(packed.packed, count, columns)
-    values = np.arange(1, count * 4 + 1, dtype=np.float32).reshape(-1, 4) / np.float32(255)
-    greys = read_greys(pictures.encode_png(images, values))
-    assert greys.shape == size
+    greys = np.arange(1, count * 4 + 1).reshape(-1, 4)
+    values = greys.astype(np.float32) / np.float32(255)
+    values[0] = [-1, 2, 0.5, 1.5 / 255]
+    greys[0] = [0, 255, 128, 2]  # clipped, and half to even
+    images = Images(pack(np.arange(count)).packed, count, columns)
+    picture = Image.open(io.BytesIO(pictures.encode_png(images, values)))
+    assert (picture.format, picture.mode) == ("PNG", "L")
+    pixels = np.asarray(picture)
+    assert pixels.shape == size
     wide = size[1] // 2
-    for index in range(count):
+    for index, tile in enumerate(greys):
         top, left = 2 * (index // wide), 2 * (index % wide)
-        tile = greys[top : top + 2, left : left + 2].reshape(-1)
-        assert tile.tolist() == [4 * index + 1, 4 * index + 2, 4 * index + 3, 4 * index + 4]
-    assert greys.astype(int).sum() == sum(range(1, count * 4 + 1)), "unused tiles are black"
-
-
-def test_a_million_comments_take_no_longer_than_their_bytes() -> None:
-    started = time.process_time()
-    content = b"P1 2 2\n1 0" + b"#\n" * (1 << 20) + b"1#1\r1 # the end"
-    assert unpack(decoders.decode(PBM, content)).tolist() == [11]
-    assert time.process_time() - started < 5
+        assert pixels[top : top + 2, left : left + 2].reshape(-1).tolist() == tile.tolist()
+    assert pixels.astype(int).sum() == greys.sum(), "unused tiles are black"
 
 
 @pytest.mark.parametrize(
@@ -280,7 +257,6 @@ def test_a_png_without_data_for_all_its_rows_is_not_whole(
 ) -> None:
     whole = raw_png(width, height, bytes(needed), interlaced)
     assert decoders.decode(PNG, whole).count == width * height // 4
-    with pytest.raises(InvalidPicture):
-        decoders.decode(PNG, raw_png(width, height, bytes(needed - 1), interlaced))
-    with pytest.raises(InvalidPicture):
-        decoders.decode(PNG, raw_png(width, height + 2, bytes(needed), interlaced))
+    for rows, data in ((height, bytes(needed - 1)), (height + 2, bytes(needed))):
+        with pytest.raises(InvalidPicture):
+            decoders.decode(PNG, raw_png(width, rows, data, interlaced))

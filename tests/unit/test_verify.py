@@ -20,6 +20,7 @@ from export.verify import IMAGES, Forward, all_pixels, parity_report, reference
 
 Array = npt.NDArray[Any]
 Spoil = Callable[[Array, Array], Array]
+SMALL = np.float32(1e-8)
 
 
 @pytest.fixture(scope="session")
@@ -72,10 +73,6 @@ def depends_on_position(_: Array, answer: Array) -> Array:
     return answer
 
 
-def depends_on_neighbours(pixels: Array, answer: Array) -> Array:
-    return np.asarray(answer + np.float32(1e-8) * pixels.sum(dtype=np.float32))
-
-
 @pytest.mark.parametrize(
     ("engine", "spoil", "message"),
     [
@@ -87,13 +84,9 @@ def depends_on_neighbours(pixels: Array, answer: Array) -> Array:
         ("onnxruntime", lambda _, answer: answer[:, :3], r"float32\[1, 3\] from {}"),
         ("eager", lambda _, answer: answer[:-1], r"float32\[0, 4\] from {}"),
         ("torchscript", lambda _, answer: answer.reshape(-1), r"float32\[4\] from {}"),
-        ("onnxruntime", depends_on_neighbours, "A deviation of"),
+        ("onnxruntime", lambda pixels, answer: answer + SMALL * pixels.sum(), "A deviation of"),
     ],
-    ids=[
-        "2e-6 more", "2e-6 less", "nan", "inf", "float64", "3 columns", "a row less", "flat",
-        "neighbours",
-    ],
-)  # fmt: skip
+)
 def test_one_spoiled_engine_is_caught(
     forwards: dict[str, Forward], engine: str, spoil: Spoil, message: str
 ) -> None:
@@ -102,14 +95,19 @@ def test_one_spoiled_engine_is_caught(
         parity_report(engines, reference(load_net()))
 
 
-@pytest.mark.parametrize("spoil", [depends_on_size, depends_on_position])
-def test_bits_that_vary_with_the_batch_are_reported_and_no_reason_to_reject(
+@pytest.mark.parametrize("spoil", [depends_on_size, depends_on_position, moved(5e-7, 5, 1)])
+def test_what_varies_within_the_tolerance_is_reported_and_no_reason_to_reject(
     forwards: dict[str, Forward], spoil: Spoil
 ) -> None:
     honest = forwards["onnxruntime"]
     engines = {"onnxruntime": honest, "varying": spoiled(honest, spoil)}
     found = parity_report(engines, reference(load_net()))
-    assert found["batch_invariant"]["varying"] is False
+    deviation = found["pairs"]["onnxruntime/varying"]["deviation"]
+    if spoil in (depends_on_size, depends_on_position):
+        assert found["batch_invariant"]["varying"] is False
+        assert 0 < deviation < 1e-7
+    else:
+        assert 4e-7 < deviation < 6e-7
 
 
 def test_the_reference_is_exact() -> None:
@@ -125,13 +123,6 @@ def test_the_reference_is_exact() -> None:
     ):
         exact = Fraction(bias) + sum(Fraction(w) * h for w, h in zip(row, hidden, strict=True))
         assert reference(net)[11, column] == float(exact)
-
-
-def test_a_deviation_within_the_tolerance_passes(forwards: dict[str, Forward]) -> None:
-    eager = forwards["eager"]
-    engines = {"eager": eager, "nudged": spoiled(eager, moved(5e-7, number=5, column=1))}
-    found = parity_report(engines, reference(load_net()))
-    assert 4e-7 < found["pairs"]["eager/nudged"]["deviation"] < 6e-7
 
 
 def test_engines_that_agree_on_a_wrong_answer_are_caught(forwards: dict[str, Forward]) -> None:
