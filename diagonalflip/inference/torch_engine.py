@@ -110,7 +110,7 @@ class Lane:
 
     @torch.inference_mode()
     def launch(self, packed: torch.Tensor, rows: torch.Tensor) -> None:
-        """Queues one chunk, behind what was queued before.
+        """Queue one chunk, behind what was queued before.
 
         Args:
             packed: ``uint8[n / 2]`` on the host, pinned if the device is a GPU.
@@ -125,7 +125,7 @@ class Lane:
             rows.copy_(self._passes[size](), non_blocking=True)
 
     def wait(self) -> None:
-        """Blocks until all answers are there."""
+        """Wait until all answers are there."""
         if self._stream is not None:
             self._stream.synchronize()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
 
-from diagonalflip.errors import DiagonalFlipError, NotAcceptable
+from diagonalflip.errors import NotAcceptable
 from diagonalflip.inference import encoders
 from diagonalflip.wire import FLOAT16, JSON, OCTETS, PACKED, Images, pack, to_pixels
 
@@ -115,11 +115,3 @@ def test_what_accept_rules_out_is_not_sent(accept: str) -> None:
     assert len(caught.value.got) < 200
     assert JSON in caught.value.expected
     assert OCTETS in caught.value.expected
-
-
-@given(st.text(max_size=60), st.text(max_size=60))
-def test_headers_choose_one_of_ours_or_are_rejected(accept: str, content_type: str) -> None:
-    try:
-        assert encoders.choose(accept, content_type) in encoders.ENCODERS
-    except DiagonalFlipError as error:
-        assert error.status == 406

@@ -63,14 +63,19 @@ def named(name: str, declared: str, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("declared", GENERIC)
-@pytest.mark.parametrize("suffix", [suffix for suffix, kind in SUFFIXES.items() if kind in FORMS])
-def test_what_curl_does_not_know_is_told_by_the_suffix(declared: str, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_curl_does_not_know_is_told_by_a_suffix_unless_the_content_contradicts(
+    declared: str, suffix: str
+) -> None:
     kind = SUFFIXES[suffix]
+    for content in {JSON, PNG, PBM, NPY} - {kind}:
+        with pytest.raises(UnsupportedMediaType, match=f"begins as {content} does"):
+            forms.file_of(TYPE, named(f"a{suffix}", declared, CONTENTS[content]))
     names = f"a{suffix}", f"a.b{suffix.upper()}", f"C:\\x y\\a{suffix}", f"{suffix[1:]}{suffix}"
-    assert set(FORMS) - {"v2", PACKED} <= set(SUFFIXES.values())
-    for name in names:
+    for name in names if kind in FORMS else ():
         found, _ = forms.file_of(TYPE, named(name, declared, CONTENTS[kind]))
         assert found == (declared or kind if kind == OCTETS else kind)
+    assert set(FORMS) - {"v2", PACKED} <= set(SUFFIXES.values())
 
 
 @pytest.mark.parametrize("declared", GENERIC)
@@ -115,29 +120,14 @@ def test_without_a_form_nobody_looks_at_the_content() -> None:
 
 
 @pytest.mark.parametrize("declared", GENERIC)
-@pytest.mark.parametrize(
-    "suffix",
-    ["jpg", "gif", "zip", "csv", "npy", "jsonl", "tgz", "json.gz", "pgm", "html", "pdf", "PDF"],
-)
-def test_a_known_suffix_of_what_is_not_read_is_rejected(suffix: str, declared: str) -> None:
-    body = named(f"a.{suffix}", declared, b"\xb6" * 99)
-    request = Request(Operation.PREDICT, {"content-type": TYPE}, body)
-    cost_of(request)
-    with pytest.raises(UnsupportedMediaType):
-        read(request, "", "")
-
-
-@pytest.mark.parametrize("declared", GENERIC)
-@pytest.mark.parametrize("content", [JSON, PNG, PBM, NPY])
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_suffix_that_contradicts_the_content_is_rejected(
-    declared: str, content: str, suffix: str
-) -> None:
-    body = named(f"a{suffix}", declared, CONTENTS[content])
-    if SUFFIXES[suffix] == content:
-        return
-    with pytest.raises(UnsupportedMediaType, match=f"begins as {content} does"):
-        forms.file_of(TYPE, body)
+def test_a_known_suffix_of_what_is_not_read_is_rejected(declared: str) -> None:
+    suffixes = "jpg gif zip csv npy jsonl tgz json.gz pgm html pdf PDF"
+    for suffix in suffixes.split():
+        body = named(f"a.{suffix}", declared, b"\xb6" * 99)
+        request = Request(Operation.PREDICT, {"content-type": TYPE}, body)
+        cost_of(request)
+        with pytest.raises(UnsupportedMediaType):
+            read(request, "", "")
 
 
 @pytest.mark.parametrize("declared", [JSON, TEXT, PNG, PBM, PACKED, f"{TEXT}; charset=utf-8"])

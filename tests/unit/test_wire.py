@@ -37,7 +37,8 @@ def test_images_are_bits_first_pixel_first_and_the_server_accepts_them(
     assert wire.unpack(images).tolist() == numbers
     assert wire.from_packed(packed, 4 * (len(numbers) % 2)) == images
     pixels = wire.to_pixels(numbers)
-    assert (pixels.shape, pixels.dtype) == ((len(numbers), 2, 2), np.uint8)
+    assert pixels.shape == (len(numbers), 2, 2)
+    assert pixels.dtype == np.uint8
     assert "".join(map(str, pixels.reshape(-1))) == bits
 
 
