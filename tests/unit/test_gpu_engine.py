@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,10 @@ from diagonalflip.wire import pack, unpack
 from tests.unit.fake_gpu import Cuda, FakeStream, Torch
 
 TOLERANCE = 1e-6
-Exact = npt.NDArray[np.float64]
-SEEDS = itertools.count()
-"""No two calls bring the same images."""
-
 COUNTS = ([1], [17, 3], [LARGEST_BATCH + 1], [3 * LARGEST_BATCH + 7, 5], [5, 2 * LARGEST_BATCH])
+
+Exact = npt.NDArray[np.float64]
+Deviation = Callable[[list[int]], float]
 
 
 @pytest.fixture
@@ -42,27 +41,28 @@ def engine(cuda: Cuda, model: Model) -> TorchEngine:
     return engine
 
 
-def deviation(engine: TorchEngine, counts: list[int], reference: Exact) -> float:
+@pytest.fixture
+def deviation(engine: TorchEngine, reference: Exact) -> Deviation:
     """The largest of all answers to requests of so many images; NaN for memory never written."""
-    random = np.random.default_rng(next(SEEDS))
-    requests = [pack(random.integers(0, 16, count)) for count in counts]
-    answers = engine.predict(requests)
-    wanted = np.concatenate([reference[unpack(request)] for request in requests])
-    return float(np.abs(np.concatenate(answers) - wanted).max())
+    random = np.random.default_rng(1)  # no two calls bring the same images
+
+    def largest(counts: list[int]) -> float:
+        requests = [pack(random.integers(0, 16, count)) for count in counts]
+        answers = np.concatenate(engine.predict(requests))
+        wanted = np.concatenate([reference[unpack(request)] for request in requests])
+        return float(np.abs(answers - wanted).max())
+
+    return largest
 
 
 @pytest.mark.parametrize("captures", [True, False], ids=["graphs", "no graphs"])
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
 def test_answers_are_right_however_late(
-    engine: TorchEngine,
-    cuda: Cuda,
-    reference: Exact,
-    counts: list[int],
-    captures: bool,
+    deviation: Deviation, cuda: Cuda, counts: list[int], captures: bool
 ) -> None:
     cuda.captures = captures
     for _ in range(3):  # the first pass of a shape captures, later ones replay
-        assert deviation(engine, counts, reference) <= TOLERANCE
+        assert deviation(counts) <= TOLERANCE
         assert not any(stream.queue for stream in cuda.streams)
 
 
@@ -73,25 +73,17 @@ def test_warm_up_tries_every_shape_on_every_lane(engine: TorchEngine, reference:
 
 @pytest.mark.parametrize(("owner", "name"), [(Lane, "wait"), (FakeStream, "synchronize")])
 def test_the_device_shows_a_wait_that_is_missing(
-    engine: TorchEngine,
-    reference: Exact,
-    monkeypatch: pytest.MonkeyPatch,
-    owner: type,
-    name: str,
+    deviation: Deviation, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
 ) -> None:
     """Or the tests above would prove nothing."""
-    assert deviation(engine, COUNTS[3], reference) <= TOLERANCE
+    assert deviation(COUNTS[3]) <= TOLERANCE
     monkeypatch.setattr(owner, name, lambda *_: None)
-    assert not deviation(engine, [4 * LARGEST_BATCH], reference) <= TOLERANCE
+    assert not deviation([4 * LARGEST_BATCH]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("turn", [0, 1, 2])
 def test_a_launch_that_fails_leaves_nothing_behind(
-    engine: TorchEngine,
-    cuda: Cuda,
-    reference: Exact,
-    monkeypatch: pytest.MonkeyPatch,
-    turn: int,
+    deviation: Deviation, cuda: Cuda, monkeypatch: pytest.MonkeyPatch, turn: int
 ) -> None:
     """Out of memory, say: the next batch is answered as if nothing had been."""
     honest, turns = Lane.launch, iter(range(3))
@@ -104,14 +96,12 @@ def test_a_launch_that_fails_leaves_nothing_behind(
     with monkeypatch.context() as changed:
         changed.setattr(Lane, "launch", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
-            deviation(engine, [3 * LARGEST_BATCH], reference)
+            deviation([3 * LARGEST_BATCH])
     assert not any(stream.queue for stream in cuda.streams)
-    assert deviation(engine, COUNTS[3], reference) <= TOLERANCE
+    assert deviation(COUNTS[3]) <= TOLERANCE
 
 
-def test_a_device_that_is_lost_answers_nothing(
-    engine: TorchEngine, cuda: Cuda, reference: Exact
-) -> None:
+def test_a_device_that_is_lost_answers_nothing(deviation: Deviation, cuda: Cuda) -> None:
     cuda.streams[1].lost = True
     with pytest.raises(RuntimeError, match="device lost"):
-        deviation(engine, COUNTS[3], reference)
+        deviation(COUNTS[3])

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
+from ts.context import Context, RequestProcessor
 
 from diagonalflip.errors import ArtifactError
 from diagonalflip.inference import decoders, encoders
 from diagonalflip.inference.model import Model
 from diagonalflip.wire import MAX_IMAGES, WIRE_VERSION
 from handlers.diagonalflip_handler import FlipHandler
-from tests.unit.fake_context import FakeContext
 
 PACKED, JSON = "application/octet-stream", "application/json"
 PROBLEM = "application/problem+json"
@@ -82,16 +82,29 @@ BAD = {
 }
 
 
+def started(archive: Path, batch_size: int | None = 8) -> FlipHandler:
+    """Return a handler that TorchServe has started."""
+    manifest = json.loads((archive / "MAR-INF/MANIFEST.json").read_bytes())
+    handler = FlipHandler()
+    handler.initialize(Context("diagonal_flip", str(archive), manifest, batch_size, None, "0.12"))
+    return handler
+
+
 @pytest.fixture(scope="module")
 def handler(unpacked_archive: Path) -> FlipHandler:
-    handler = FlipHandler()
-    handler.initialize(FakeContext(unpacked_archive))
-    return handler
+    return started(unpacked_archive)
 
 
 @pytest.fixture(scope="module")
 def reference(model: Model) -> Rows:
     return np.array(json.loads(model.reference)["predictions"])
+
+
+def batch(headers: list[dict[str, Any]]) -> Any:
+    """Return TorchServe's context of one batch."""
+    context = Context("diagonal_flip", "", {}, 8, None, "0.12")
+    context.request_processor = [RequestProcessor(each) for each in headers]
+    return context
 
 
 def ask(handler: FlipHandler, *requests: Request) -> list[Answer]:
@@ -102,24 +115,21 @@ def ask(handler: FlipHandler, *requests: Request) -> list[Answer]:
         data.append({} if body is None else {"body": given})
         header: dict[str, Any] = {} if body is None else {"body": {"content-type": ""}}
         headers.append(header | sent)
-    context = FakeContext(Path(), request_headers=headers)
-    bodies = handler.handle(data, context)
-    assert len(bodies) == len(requests)
-    assert set(context.statuses) == set(context.content_types) == set(range(len(requests)))
-    return [
-        Answer(context.statuses[i], context.content_types[i], body, context.response_headers[i])
-        for i, body in enumerate(bodies)
-    ]
+    context = batch(headers)
+    answers = []
+    for index, body in enumerate(handler.handle(data, context)):
+        told = context.get_response_headers(index)
+        status = context.get_response_status(index)
+        answers.append(Answer(status, told.pop("content-type"), body, told))
+    assert len(answers) == len(requests)
+    return answers
 
 
 @pytest.mark.parametrize(
     ("name", "content_type", "numbers"),
     [
-        ("even", PACKED, [11, 6]),
-        ("odd", PACKED, [11, 6, 9]),
-        ("json", JSON, [11, 6, 9]),
-        ("as json", JSON, [11, 6]),
-        ("as packed", PACKED, [11]),
+        *(("even", PACKED, [11, 6]), ("odd", PACKED, [11, 6, 9]), ("json", JSON, [11, 6, 9])),
+        *(("as json", JSON, [11, 6]), ("as packed", PACKED, [11])),
     ],
 )
 def test_a_good_request_is_answered_in_its_form(
@@ -185,7 +195,7 @@ def test_what_torchserve_decodes_by_default_is_read_alike(
 
 def test_a_forms_file_that_torchserve_decodes_by_default_is_read(handler: FlipHandler) -> None:
     part = {"Content-Type": "multipart/form-data; boundary=b", "data": {"content-type": JSON}}
-    bodies = handler.handle([{"data": json.loads(V2)}], FakeContext(Path(), request_headers=[part]))
+    bodies = handler.handle([{"data": json.loads(V2)}], batch([part]))
     assert bodies == [ask(handler, of_type(JSON, V2))[0].body]
 
 
@@ -217,9 +227,7 @@ def test_json_too_deep_to_be_encoded_again_is_rejected_alone(handler: FlipHandle
 def test_torchserve_decodes_the_answers_of_a_batch_in_a_second(
     unpacked_archive: Path, batch_size: int | None, most: int
 ) -> None:
-    handler = FlipHandler()
-    handler.initialize(FakeContext(unpacked_archive, batch_size))
-    assert handler._most_bytes == most
+    assert started(unpacked_archive, batch_size)._most_bytes == most
 
 
 @pytest.mark.parametrize("accept", [PACKED, JSON, "text/plain"])
@@ -243,14 +251,13 @@ def test_torchserve_logs_no_line_a_request_but_its_metrics(
 ) -> None:
     for name in (None, "ts.metrics.caching_metric"):
         caplog.set_level(logging.NOTSET, name)  # and as it was at the end
-    FlipHandler().initialize(FakeContext(unpacked_archive))
+    started(unpacked_archive)
     assert not logging.getLogger("ts.service").isEnabledFor(logging.INFO)
     assert logging.getLogger("ts.metrics.caching_metric").isEnabledFor(logging.INFO)
 
 
 def test_describe_says_what_is_served_and_how(handler: FlipHandler) -> None:
-    context = FakeContext(Path(), request_headers=[{"describe": "True"}])
-    (body,) = handler.handle([{}], context)
+    (body,) = handler.handle([{}], batch([{"describe": "True"}]))
     for headers in ({}, {"Accept": "*/*"}, {"describe": "True"}):  # a client may send that, too
         beside, asked, _ = ask(handler, GOOD["odd"], Request(b"", headers), GOOD["even"])
         assert asked[:3] == ((200, "OK"), JSON, body) == ask(handler, Request(b"", headers))[0][:3]
@@ -341,13 +348,13 @@ def test_answers_survive_later_batches_of_any_thread(handler: FlipHandler) -> No
     assert [answer.body for answer in answers] == alone * 4
 
 
-@pytest.mark.parametrize("parity_report", [None, "{", "{}", "[]", '{"predictions": "x"}'])
-def test_a_damaged_parity_report_is_an_artifact_error(
-    unpacked_archive: Path, tmp_path: Path, parity_report: str | None
+@pytest.mark.parametrize("reference", [None, "{", "{}", "[]", '{"predictions": "x"}'])
+def test_a_damaged_reference_is_an_artifact_error(
+    unpacked_archive: Path, tmp_path: Path, reference: str | None
 ) -> None:
-    shutil.copytree(unpacked_archive, tmp_path / "copy")
-    (tmp_path / "copy/reference.json").unlink()
-    if parity_report is not None:
-        (tmp_path / "copy/reference.json").write_text(parity_report, encoding="utf-8")
+    shutil.copytree(unpacked_archive, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "reference.json").unlink()
+    if reference is not None:
+        (tmp_path / "reference.json").write_text(reference, encoding="utf-8")
     with pytest.raises(ArtifactError):
-        FlipHandler().initialize(FakeContext(tmp_path / "copy"))
+        started(tmp_path)

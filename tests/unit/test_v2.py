@@ -115,7 +115,7 @@ MALFORMED = {
     "a flat shape": request(tensor(shape=[12])),
     "five columns": request(tensor(shape=[3, 5])),
     "a negative shape": request(tensor(shape=[-3, 4])),
-    "a boolean shape": request(tensor(shape=[True, 4])),
+    "a boolean shape": request(tensor(shape=[True, 4], data=[1, 0, 1, 1])),
     "too little data": request(tensor(data=[1, 0])),
     "no data": request(tensor(data=...)),
     "ragged data": request(tensor(data=[[1], [1, 0]])),
@@ -158,10 +158,13 @@ def test_deep_nesting_is_rejected_wherever_it_is(body: bytes) -> None:
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("size", [13, 11, "deep"])
-def test_a_wrong_binary_size_is_rejected(size: Any) -> None:
-    with pytest.raises(InvalidTensor, match="12 binary bytes"):
-        binary(bytes(12), size)
+@pytest.mark.parametrize(
+    ("datatype", "length", "size"),
+    [*(("UINT8", 12, size) for size in (13, 11, "deep")), ("FP32", 13, 13)],
+)
+def test_a_wrong_binary_size_is_rejected(datatype: str, length: int, size: Any) -> None:
+    with pytest.raises(InvalidTensor, match=f"{length} binary bytes"):
+        binary(bytes(length), size, datatype=datatype)
 
 
 @pytest.mark.parametrize("data", [["a" * 10**6, *[""] * 10**5], [["a" * 10**6, *[""] * 10**5]]])
