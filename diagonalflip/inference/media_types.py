@@ -5,9 +5,9 @@ from __future__ import annotations
 import mimetypes
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PureWindowsPath
-from typing import NamedTuple
 
 from diagonalflip.errors import UnsupportedMediaType
 from diagonalflip.wire import FORMS, JSON, NPY, OCTETS, PBM, PNG, SUFFIXES, Body
@@ -31,7 +31,8 @@ MOST_BEGINNING = 1 << 12
 """Bytes in which a beginning must be complete: a PBM's may have comments."""
 
 
-class MediaType(NamedTuple):
+@dataclass(frozen=True)  # whose attributes are read faster than a tuple's
+class MediaType:
     """``type/subtype`` in lower case, and its parameters with lower-case names."""
 
     name: str

@@ -24,7 +24,7 @@ from diagonalflip.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from diagonalflip.inference import decoders, reading
+from diagonalflip.inference import decoders, reading, v2
 from diagonalflip.message import Operation, Request
 from diagonalflip.wire import JSON, OCTETS
 from tests.fuzz.decode_target import Decoders
@@ -59,7 +59,7 @@ def test_every_form_brings_the_images_that_were_sent(numbers: list[int], random:
     pbm = f"P1 2 {len(rows)} " + " ".join(map(str, rows.reshape(-1)))
     tensor: dict[str, Any] = {"name": "pixels", "datatype": "BOOL", "shape": list(flat.shape)}
     tensor |= {"data": flat.astype(bool).tolist()}
-    v2 = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    tensors = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
     packed = bytes(wire.pack(numbers).packed)
     for content_type, body in (
         (wire.with_padding(OCTETS, len(numbers)), packed),
@@ -67,7 +67,7 @@ def test_every_form_brings_the_images_that_were_sent(numbers: list[int], random:
         (JSON, body_of(*map(random.choice, images))),
         (TEXT, text.encode()),
         (wire.PBM, pbm.encode()),
-        ("", json.dumps(v2).encode()),
+        ("", json.dumps(tensors).encode()),
     ):
         headers = {"content-type": content_type, "accept": OCTETS}
         job = reading.read(Request(Operation.PREDICT, headers, body), "1.0", "d")
@@ -208,4 +208,5 @@ def test_json_of_too_many_values_is_rejected_before_it_is_parsed(
     monkeypatch.setattr(orjson, "loads", None)
     body = b'{"images": [' + b",".join([value] * (4 * wire.MAX_TEXT_IMAGES + 2000)) + b"]}"
     with pytest.raises(TooManyImages):
-        decoders.decode("application/json", body)
+        decoders.decode(JSON, body)
+    assert not v2.recognises({}, body.replace(b"images", b"inputs"))
