@@ -27,7 +27,7 @@ from diagonalflip.errors import (
 from diagonalflip.inference import decoders, reading, v2
 from diagonalflip.message import Operation, Request
 from diagonalflip.wire import JSON, OCTETS
-from tests.fuzz.decode_target import Decoders
+from tests.fuzz import decode_target
 from tests.fuzz.source import mutants
 
 TEXT, BOM, UNSUPPORTED = "text/plain", b"\xef\xbb\xbf", UnsupportedMediaType
@@ -192,10 +192,9 @@ def test_the_largest_request_is_the_same_in_json(image: bytes) -> None:
 @pytest.mark.filterwarnings("default")  # Pillow warns of damaged animations, and goes on
 def test_whatever_comes_is_images_or_rejected() -> None:
     """In every form, and as any answer; test_fuzz.py does more of it."""
-    target = Decoders()
-    for data in islice(mutants(target.seeds(), target.tokens, 2), 20_000):
+    for data in islice(mutants(decode_target.seeds(), decode_target.TOKENS, 2), 20_000):
         try:
-            target.run(data)
+            decode_target.run(data)
         except Exception as error:
             pytest.fail(f"{data!r}: {error!r}")
 
