@@ -41,12 +41,16 @@ class MediaType:
 
 @lru_cache(maxsize=256)
 def parse_media_type(value: str) -> MediaType:
-    """Read a ``Content-Type``, or a range of ``Accept``; rubbish becomes an unknown type."""
+    """Read a ``Content-Type``, or a range of ``Accept``; rubbish becomes an unknown type.
+
+    A parameter that comes twice has both values, which is none that anybody knows.
+    """
     name, *rest = value.split(";")
-    parameters = {}
+    parameters: dict[str, str] = {}
     for part in rest:
         key, _, text = part.partition("=")
-        parameters[key.strip().lower()] = text.strip().strip('"')
+        key, text = key.strip().lower(), text.strip().strip('"')
+        parameters[key] = f"{parameters[key]}, {text}" if key and key in parameters else text
     return MediaType(name.strip().lower(), parameters)
 
 

@@ -65,7 +65,9 @@ class ByHand:
                 return self.tls.do_handshake()
             except ssl.SSLWantReadError:
                 self.deliver(size)
-                self._gets.write(self.network.recv(1 << 16))
+                received = self.network.recv(1 << 16)
+                assert received, "closed in the handshake"
+                self._gets.write(received)
 
     def end(self) -> None:
         """Write that nothing more comes, to be delivered."""
@@ -244,12 +246,12 @@ def test_an_ended_connection_is_freed_without_the_cycle_collector(
 def test_a_rejected_client_that_ends_at_once_is_no_error(
     port: TlsPort, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(port.server, "most_connections", 1)
     with port.connect() as first, port.connect_public() as network:
         first.sendall(post(b"a", BEARER))
         read(first)
         client = ByHand(port, network)
-        client.shake_hands()
+        client.shake_hands()  # it has been accepted
+        monkeypatch.setattr(port.server, "most_connections", 1)
         client.tls.write(post(b"a", BEARER))
         client.end()
         client.deliver()  # with the end of the handshake

@@ -32,7 +32,7 @@ def test_an_example_runs_and_prints_what_it_says(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", lambda *_: None)  # the reader's files
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", lambda *_, **__: None)  # the reader's
     (tmp_path / "images.bin").write_bytes(pack([1, 2, 3, 4]).packed)
     names: dict[str, Any] = {"__name__": "example"}
     with listening(FakeServer().serve) as url:

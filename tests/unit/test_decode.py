@@ -36,7 +36,20 @@ ANNOUNCED = (
     *(f"{JSON}; charset=utf8", f"{JSON}; charset=US-ASCII", f"{JSON}; unknown=parameter"),
 )
 DOCUMENTS = (b"null", b"true", b"11")
-PADDINGS = ("", "x", "-4", "4.0", "²", "3", "8", "4" * 5000, "0x4")
+PADDINGS = (
+    "4; padding=0",
+    "; padding=4",
+    "0;padding=0",
+    "",
+    "x",
+    "-4",
+    "4.0",
+    "²",
+    "3",
+    "8",
+    "4" * 5000,
+    "0x4",
+)
 CHARSETS = ("utf-16", "latin-1", "", "rubbish")
 OTHERS = ("text/html", "application/x-www-form-urlencoded", "application/*", "json", ";padding=4")
 
