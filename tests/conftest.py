@@ -25,8 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # Tests talk to loopback alone, which the proxy of a company's network knows nothing of.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
 
-# A shell's job in the background ignores Ctrl-C, and so would all that is started here.
+# A shell's job in the background ignores Ctrl-C, and one of nohup a hangup; so would all that is
+# started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A slow machine is no bug, so examples have no deadline.
 settings.register_profile("diagonalflip", deadline=None, database=None, print_blob=True)

@@ -216,6 +216,7 @@ def test_a_failed_slot_leaves_its_log_and_its_statuses(
 
     monkeypatch.setattr(bench, "SERVERS", {"bad": Server("bad", start)})
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(bench, "first_export", lambda: tmp_path)
     monkeypatch.setattr(bench, "load_reference", lambda _: predict)
     options = argparse.Namespace(
         servers=["bad"], workloads=[WORKLOAD], rounds=1, seconds=1, sweep=False
