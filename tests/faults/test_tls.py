@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
 import shutil
+import signal
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import certifi
@@ -15,6 +20,7 @@ import pytest
 
 from diagonalflip.client._endpoint import TRUST
 from diagonalflip.errors import ClientError, DeadlineExceeded
+from tests.conftest import ROOT
 from tests.faults.conftest import Call, within
 from tests.faults.fake_server import TABLE, FakeServer, listening
 
@@ -87,3 +93,22 @@ def test_the_deadline_holds(context: ssl.SSLContext, call: Call, folder: Path) -
 
     with listening(silent, context) as url, within(3), pytest.raises(DeadlineExceeded):
         call(url, "predict", [1], verify=str(folder / "cert.pem"), deadline_s=0.5)
+
+
+def test_a_key_with_a_password_is_an_error_and_no_question(folder: Path) -> None:
+    """A terminal would be asked for it, and whoever runs a job in one would wait."""
+    lock = "openssl pkey -in key.pem -aes256 -passout pass:a -out locked.pem"
+    subprocess.run(lock.split(), cwd=folder, check=True, capture_output=True)
+    made = "from diagonalflip import Client; Client('https://a', cert=('cert.pem', 'locked.pem'))"
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(folder)
+        os.execve(sys.executable, [sys.executable, "-c", made], {"PYTHONPATH": str(ROOT)})  # noqa: S606 - no shell is needed
+    said = b""
+    with suppress(OSError):  # of a terminal that nobody has open any more
+        while b"pass phrase" not in said and (piece := os.read(terminal, 1 << 16)):
+            said += piece
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(terminal)
+    assert b"ClientError: " in said, said

@@ -5,26 +5,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import os
 import pickle
-import pty
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import certifi
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-)
 
 from diagonalflip import AsyncClient, Client, errors
 from diagonalflip.client import _endpoint
@@ -192,27 +181,6 @@ def test_a_wrong_url_is_told_without_its_password(kind: Any) -> None:
     with pytest.raises(ClientError, match=r"http://host\?x") as caught:
         kind("http://someone:secret@host?x")
     assert "secret" not in str(caught.value)
-
-
-def test_a_key_with_a_password_is_an_error_and_no_question(tmp_path: Path) -> None:
-    """A terminal would be asked for it, and whoever runs a job in one would wait."""
-    key = generate_private_key(SECP256R1()).private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"a")
-    )
-    (tmp_path / "key").write_bytes(key)
-    made = f"Client('https://a', cert=({certifi.where()!r}, {str(tmp_path / 'key')!r}))"
-    child, terminal = pty.fork()
-    if not child:
-        os.chdir(ROOT)
-        os.execv(sys.executable, ["python", "-c", f"from diagonalflip import Client; {made}"])  # noqa: S606 - no shell is needed
-    said = b""
-    with suppress(OSError):  # of a terminal that nobody has open any more
-        while b"pass phrase" not in said and (piece := os.read(terminal, 1 << 16)):
-            said += piece
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    os.close(terminal)
-    assert b"ClientError" in said, said
 
 
 def test_a_certificate_without_tls_is_not_read(url: str, call: Call) -> None:
