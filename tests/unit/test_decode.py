@@ -21,6 +21,7 @@ from diagonalflip.errors import (
     InvalidJson,
     InvalidPadding,
     InvalidPayload,
+    InvalidText,
     TooManyImages,
     UnsupportedMediaType,
 )
@@ -117,6 +118,9 @@ def test_a_body_is_read_however_it_is_announced(
         *((f"{JSON};charset={each}", body_of(11), UNSUPPORTED, "Charset") for each in CHARSETS),
         *((each, b"\xb0", UNSUPPORTED, f"Expected .*{JSON}.*{OCTETS}") for each in OTHERS),
         ("", b"\xb0", UNSUPPORTED, "No Content-Type"),
+        *((TEXT, each, InvalidText, r"^b'g' at byte 3\.") for each in (b"b6 g", BOM + b"b6 gxg")),
+        (TEXT, b" \r\n", EmptyPayload, "0 images"),
+        (TEXT, b"b" * wire.MAX_TEXT_IMAGES + b"b", TooManyImages, str(wire.MAX_TEXT_IMAGES)),
     ],
 )
 def test_what_cannot_be_read_is_rejected(
