@@ -116,6 +116,7 @@ def test_a_body_is_read_however_it_is_announced(
         (JSON, body_of(), EmptyPayload, "0 images"),
         *((JSON, each, InvalidJson, "^The document " + each.decode()) for each in DOCUMENTS),
         *((f"{JSON};charset={each}", body_of(11), UNSUPPORTED, "Charset") for each in CHARSETS),
+        *((f"{TEXT};charset={each}", b"b6", UNSUPPORTED, "Charset") for each in CHARSETS),
         *((each, b"\xb0", UNSUPPORTED, f"Expected .*{JSON}.*{OCTETS}") for each in OTHERS),
         ("", b"\xb0", UNSUPPORTED, "No Content-Type"),
         *((TEXT, each, InvalidText, r"^b'g' at byte 3\.") for each in (b"b6 g", BOM + b"b6 gxg")),
