@@ -126,7 +126,7 @@ class Endpoint:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts[3:] != ("", ""):
             raise ClientError(f"url={_shown(url)!r}", "a URL such as http://127.0.0.1:8080")
-        self.base = _shown(url).rstrip("/")
+        self.base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
         names = [model] if version is None else [model, version]
         self.url = "/".join([self.base, "predictions", *map(quoted, names)])
         settings = session.merge_environment_settings(self.base, {}, None, None, None)
@@ -164,8 +164,8 @@ def quoted(name: str) -> str:
 
 
 def _shown(url: str) -> str:
-    """Return a URL without the name and password in it."""
-    return re.sub("//[^/?#]*@", "//", url)
+    """Return a URL, with or without a scheme, less the name and password in it."""
+    return re.sub(r"^([\w+.-]+://)?[^/?#]*@", r"\1", url)
 
 
 def _trusted(

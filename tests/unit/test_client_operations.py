@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -177,10 +178,24 @@ def test_settings_that_cannot_be(kind: Any, settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_a_wrong_url_is_told_without_its_password(kind: Any) -> None:
-    with pytest.raises(ClientError, match=r"http://host\?x") as caught:
-        kind("http://someone:secret@host?x")
+@pytest.mark.parametrize("wrong", ["http://host?x", "host"])
+def test_a_wrong_url_is_told_without_its_password(kind: Any, wrong: str) -> None:
+    scheme, mark, rest = wrong.rpartition("//")
+    with pytest.raises(ClientError, match=re.escape(f"'{wrong}'")) as caught:
+        kind(f"{scheme}{mark}someone:secret@{rest}")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("named", "base"),
+    [
+        (" http://a:b@host:1", "http://host:1"),
+        ("HTTP://host/", "http://host"),
+        ("http://host/a//b@c", "http://host/a//b@c"),
+    ],
+)
+def test_a_url_may_be_written_in_many_ways(named: str, base: str) -> None:
+    assert _endpoint.Endpoint(named, "model", None).url == f"{base}/predictions/model"
 
 
 def test_a_certificate_without_tls_is_not_read(url: str, call: Call) -> None:
