@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
         self.expect()
 
     def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
-        """Make a request of its head, only to be read; return whether its body is wanted."""
+        """Make a request of a head that others may share; return whether its body is wanted."""
         request = self._coming = Request(None, headers, b"", None, method, path, self)
         self._lifecycle.admit(request, self._listener)
         if request.token:

@@ -68,7 +68,7 @@ class AccessFiles:
     def _read_tokens(self) -> None:
         """Read them; from a pipe, as a shell's ``<(command)`` is, only once: then it is empty."""
         if not (self.content["tokens"] and self._tokens.is_fifo()):
-            with _readable(self._tokens):
+            with readable(self._tokens):
                 self.content = self.content | {"tokens": read_tokens(self._tokens)}
 
     def _read_pair(self) -> None:
@@ -120,7 +120,7 @@ class AccessFiles:
 def _pem(path: Path) -> str:
     """Return the text of a PEM file, whose comments may be in any encoding."""
     try:
-        with _readable(path):
+        with readable(path):
             return path.read_text(encoding="utf-8-sig", errors="replace").strip() + "\n"
     except OSError as error:
         got = f"FLIP_TLS_CERT or FLIP_TLS_KEY, {path}: {error.strerror}"
@@ -128,7 +128,7 @@ def _pem(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Raise a SettingError that says who needs a file and how, if it may not be read."""
     try:
         yield

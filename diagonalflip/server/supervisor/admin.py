@@ -29,7 +29,7 @@ from diagonalflip.server.http.lifecycle import FAULT, Lifecycle
 from diagonalflip.server.http.listener import HttpServer
 from diagonalflip.server.http.routes import PROBES, unserved
 from diagonalflip.server.models.versions import Models
-from diagonalflip.server.supervisor.access import AccessFiles
+from diagonalflip.server.supervisor.access import AccessFiles, readable
 from diagonalflip.server.supervisor.metrics import Page
 from diagonalflip.server.supervisor.torchserve import TorchServe
 from diagonalflip.server.supervisor.workers import Workers
@@ -204,7 +204,8 @@ class AdminServer(HttpServer):
             return {}
         if path.is_fifo():  # it is read for each change
             raise SettingError(f"FLIP_OPERATORS_FILE={path} is a pipe", "a file", OPERATORS)
-        return read_tokens(path)
+        with readable(path):
+            return read_tokens(path)
 
     def _models(self, **more: bool) -> Response:
         return Response(json.dumps(self._health.models.document() | more).encode(), JSON)

@@ -65,8 +65,7 @@ FAMILIES: dict[str, tuple[Kind, str, str]] = {
     "resident_memory_bytes": (Gauge, "The worker's memory.", "worker"),
     "device_memory_bytes": (Gauge, "Memory that the worker has taken of its GPU.", "worker"),
 }
-"""Kind and meaning of each family, and its labels; a worker publishes those from its durations on.
-"""
+"""Kind, meaning and labels of each family. Workers publish those from the durations on."""
 
 BOUNDS = {"batch_images": IMAGES, "batch_requests": REQUESTS}
 """Bounds of these histograms' buckets; all others have ``SECONDS``."""
