@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from collections.abc import AsyncIterator
@@ -158,3 +159,15 @@ async def test_operators_that_cannot_be_read_are_told_at_the_start_and_in_the_lo
         answer = await asyncio.to_thread(requests.post, url, timeout=10)
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert f"{tmp_path}/operators: No such file" in caplog.text
+
+
+def test_operators_that_may_not_be_read_are_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: Any, **__: Any) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    nothing: Any = None
+    with pytest.raises(SettingError, match="chmod 0640"):
+        AdminServer(Health(nothing, None, nothing), tmp_path / "operators")
