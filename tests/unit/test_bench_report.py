@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,14 @@ from benchmarks import bench, capacity, plot, report
 from benchmarks.driver import Outcome
 from benchmarks.measures import EDGE_TLS, TLS_PEERS, TO_CEILING, W2, Results, Spread
 from benchmarks.servers import SERVERS
-from benchmarks.workloads import SWEEP, WORKLOADS
+from benchmarks.workloads import WORKLOADS
 
 
 def slot(turn: int, server: str, workload: str, figure: float, **others: Any) -> dict[str, Any]:
-    return {
-        "round": turn,
-        "server": server,
-        "workload": workload,
-        "requests_per_s": figure,
-        "m_images_per_s": figure,
-        "busy_cores": 0.5,
-        "latency_us": {"p50": figure, "p99": 2 * figure, "max": 3 * figure},
-        "compared": 10,
-        "wrong": 0,
-        "errors": 0,
-        "failed": False,
-    } | others
+    made: dict[str, Any] = {"round": turn, "server": server, "workload": workload}
+    made |= {"requests_per_s": figure, "m_images_per_s": figure, "busy_cores": 0.5}
+    made |= {"latency_us": {"p50": figure, "p99": 2 * figure, "max": 3 * figure}}
+    return made | {"compared": 10, "wrong": 0, "errors": 0, "failed": False} | others
 
 
 def results(*more: dict[str, Any]) -> Results:
@@ -104,10 +94,3 @@ def test_what_new_traces_cost_is_a_ratio_within_a_round() -> None:
     traces = [slot(turn, "front", "W2-traced", figure) for turn, figure in enumerate((380, 189))]
     found = results(*traces).traced()["front"]
     assert (found.least, found.median, found.most) == pytest.approx((0.9, 0.925, 0.95))
-
-
-def test_traces_and_many_connections_are_for_ours_and_the_server_that_computes_nothing() -> None:
-    options = argparse.Namespace(workloads=list(WORKLOADS.values()), sweep=True)
-    plain = {"torchserve", "front", "edge", "fixed"}
-    for workload, servers in ((WORKLOADS["W2-traced"], {*plain, EDGE_TLS}), (SWEEP[-1], plain)):
-        assert {name for name in SERVERS if workload in bench.workloads(options, name)} == servers
