@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,19 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from ts.context import Context, RequestProcessor
 
 from diagonalflip.errors import ArtifactError
 from diagonalflip.inference import decoders, encoders
 from diagonalflip.inference.model import Model
-from diagonalflip.wire import MAX_IMAGES, WIRE_VERSION
+from diagonalflip.wire import MAX_IMAGES
 from handlers.diagonalflip_handler import FlipHandler
 
 PACKED, JSON = "application/octet-stream", "application/json"
 PROBLEM = "application/problem+json"
-Rows = npt.NDArray[np.float64]
 
 
 class Request(NamedTuple):
@@ -95,11 +91,6 @@ def handler(unpacked_archive: Path) -> FlipHandler:
     return started(unpacked_archive)
 
 
-@pytest.fixture(scope="module")
-def reference(model: Model) -> Rows:
-    return np.array(json.loads(model.reference)["predictions"])
-
-
 def batch(headers: list[dict[str, Any]]) -> Any:
     """Return TorchServe's context of one batch."""
     context = Context("diagonal_flip", "", {}, 8, None, "0.12")
@@ -125,35 +116,32 @@ def ask(handler: FlipHandler, *requests: Request) -> list[Answer]:
     return answers
 
 
-@pytest.mark.parametrize(
-    ("name", "content_type", "numbers"),
-    [
-        *(("even", PACKED, [11, 6]), ("odd", PACKED, [11, 6, 9]), ("json", JSON, [11, 6, 9])),
-        *(("as json", JSON, [11, 6]), ("as packed", PACKED, [11])),
-    ],
-)
-def test_a_good_request_is_answered_in_its_form(
-    handler: FlipHandler, reference: Rows, name: str, content_type: str, numbers: list[int]
-) -> None:
-    (answer,) = ask(handler, GOOD[name])
-    assert answer.status == (200, "OK")
-    assert answer.content_type == content_type
-    assert type(answer.body) is bytes
-    if content_type == JSON:
-        predictions = np.array(json.loads(answer.body)["predictions"])
-    else:
-        predictions = np.frombuffer(answer.body, "<f4").reshape(-1, 4)
-    assert predictions == pytest.approx(reference[numbers], abs=1e-6)
+@pytest.fixture(scope="module")
+def alone(handler: FlipHandler) -> list[Answer]:
+    """The answers to ``GOOD``."""
+    return [ask(handler, request)[0] for request in GOOD.values()]
+
+
+def test_good_requests_are_answered_in_their_forms(alone: list[Answer], model: Model) -> None:
+    reference = np.array(json.loads(model.reference)["predictions"])
+    images = [11, 6], [11, 6, 9], [11, 6, 9], [11, 6], [11]
+    assert [answer.content_type for answer in alone] == [PACKED, PACKED, JSON, JSON, PACKED]
+    for answer, numbers in zip(alone, images, strict=True):
+        assert (answer.status, type(answer.body)) == ((200, "OK"), bytes)
+        if answer.content_type == JSON:
+            predictions = np.array(json.loads(answer.body)["predictions"])
+        else:
+            predictions = np.frombuffer(answer.body, "<f4").reshape(-1, 4)
+        assert predictions == pytest.approx(reference[numbers], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("position", [0, 2, len(GOOD)])
 def test_a_bad_request_is_rejected_and_changes_no_byte_of_its_neighbours(
-    handler: FlipHandler, name: str, position: int
+    handler: FlipHandler, alone: list[Answer], name: str, position: int
 ) -> None:
     request, status, code = BAD[name]
     batch = list(GOOD.values())
-    alone = [ask(handler, request)[0] for request in batch]
     batch.insert(position, request)
     answers = ask(handler, *batch)
     rejected = answers.pop(position)
@@ -164,33 +152,7 @@ def test_a_bad_request_is_rejected_and_changes_no_byte_of_its_neighbours(
     assert (problem["status"], problem["code"]) == (status, code)
 
 
-def test_a_batch_of_bad_requests_only_rejects_each(handler: FlipHandler) -> None:
-    answers = ask(handler, *(request for request, _, _ in BAD.values()))
-    assert [answer.status[0] for answer in answers] == [status for _, status, _ in BAD.values()]
-
-
 V2 = b'{"inputs": [{"name": "packed", "datatype": "UINT8", "shape": [1], "data": [182]}]}'
-
-
-@pytest.mark.parametrize(
-    ("content_type", "body", "status"),
-    [
-        (JSON, GOOD["json"].body, 200),
-        (JSON, V2, 200),
-        *((JSON, body, 400) for body in (b"[11]", b"11", b'"0110"', b"true", b'["\\ud800"]')),
-        (JSON, b'{"images": [NaN]}', 400),
-        ("text/plain", b"b6 9", 200),
-        ("text/plain", "\u00e4".encode(), 400),
-        ("text/html", b"b6", 415),
-    ],
-)
-def test_what_torchserve_decodes_by_default_is_read_alike(
-    handler: FlipHandler, content_type: str, body: bytes, status: int
-) -> None:
-    decoded = json.loads(body) if content_type == JSON else body.decode()
-    given, found = (ask(handler, of_type(content_type, each))[0] for each in (body, decoded))
-    assert found.status[0] == status
-    assert same(found, given) or (status == 400 and found.status == given.status)
 
 
 def test_a_forms_file_that_torchserve_decodes_by_default_is_read(handler: FlipHandler) -> None:
@@ -263,34 +225,11 @@ def test_describe_says_what_is_served_and_how(handler: FlipHandler) -> None:
         assert asked[:3] == ((200, "OK"), JSON, body) == ask(handler, Request(b"", headers))[0][:3]
         assert same(beside, ask(handler, GOOD["odd"])[0])
     description = json.loads(body)
-    told = [description[name] for name in ("model", "device", "runtime", "wire_version")]
-    assert told == ["diagonal_flip", "cpu", "ONNX Runtime", WIRE_VERSION]
-    assert (description["workers"], description["max_images"]) == (None, MAX_IMAGES)
+    told = [description[name] for name in ("model", "device", "runtime", "workers")]
+    assert told == ["diagonal_flip", "cpu", "ONNX Runtime", None]
     assert description["batch_invariant"] is handler.service._engine.batch_invariant
-    assert 0 <= description["largest_deviation"] <= 1e-6
     for kind in ("request_media_types", "response_media_types"):
         assert {PACKED, JSON, "text/plain", "image/png"} < set(description[kind])
-
-
-def test_a_good_answer_says_what_answered_and_how_long_it_took(
-    handler: FlipHandler, unpacked_archive: Path
-) -> None:
-    body, headers = GOOD["odd"]
-    echo = {"x-request-id": "a.b:1-2", "TraceParent": "00-ab-cd-01"}
-    (answer,) = ask(handler, Request(body, headers | echo))
-    digest = hashlib.sha256((unpacked_archive / "diagonal_flip.pt").read_bytes()).hexdigest()
-    timing = re.sub(r"\d+\.\d{3}", "MS", answer.headers.pop("Server-Timing"))
-    assert timing == "decode;dur=MS, forward;dur=MS, encode;dur=MS"
-    assert answer.headers == {
-        "Flip-Images": "3",
-        "Flip-Model-Version": "1.0",
-        "Flip-Model-Digest": digest,
-        "Flip-Flips": "1",
-        "Flip-Wire-Version": WIRE_VERSION,
-        "Flip-Device": "cpu",
-        "Flip-Request-Id": "a.b:1-2",
-        "traceparent": "00-ab-cd-01",
-    }
 
 
 @pytest.mark.parametrize("value", ["", "a\r\nb: c", "ä", "x" * 129, "a b"])
@@ -300,13 +239,7 @@ def test_what_could_break_a_header_is_not_echoed(handler: FlipHandler, value: st
     assert "Flip-Request-Id" not in answer.headers
 
 
-@pytest.mark.parametrize(
-    ("wanted", "status"),
-    [
-        *(("*", 200), ('"{}"', 200), ("{}", 200), ('"other", "{}"', 200)),
-        *(('"other","{}"', 200), ('"other"', 412), ("", 412)),
-    ],
-)
+@pytest.mark.parametrize(("wanted", "status"), [("{}", 200), ('"other","{}"', 200), ("", 412)])
 def test_if_match_admits_the_model_that_is_served(
     handler: FlipHandler, wanted: str, status: int
 ) -> None:
