@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.errors import DiagonalFlipError, TooManyImages
 from diagonalflip.inference.reading import EXPLANATION_COST, UNWRAPPED_BYTES, cost_of, read
 from diagonalflip.message import Operation, Request
 from diagonalflip.wire import MAX_EXPLAINED_IMAGES, MAX_IMAGES, OCTETS, PNG
@@ -72,12 +72,17 @@ def test_a_png_weighs_what_its_head_says() -> None:
     assert cost_of(asked(raw_png(2, 2, bytes(4)), PNG)) == 1
 
 
-def test_explanations_weigh_more() -> None:
-    request = replace(asked(b"\xb6"), operation=Operation.EXPLAIN)
-    assert cost_of(request) == 2 * EXPLANATION_COST
-    assert cost_of(replace(request, body=bytes(MAX_EXPLAINED_IMAGES))) == (
-        MAX_EXPLAINED_IMAGES * EXPLANATION_COST
-    )
+def test_explanations_weigh_more_and_are_fewer() -> None:
+    most = MAX_EXPLAINED_IMAGES
+    request = replace(asked(bytes(most // 2)), operation=Operation.EXPLAIN)
+    assert cost_of(replace(request, body=b"\xb6")) == 2 * EXPLANATION_COST
+    assert cost_of(request) == most * EXPLANATION_COST
+    assert read(request, "1.0", DIGEST)
+    larger = replace(request, body=bytes(most // 2 + 1))
+    assert cost_of(larger) == most * EXPLANATION_COST
+    with pytest.raises(TooManyImages) as caught:
+        read(larger, "1.0", DIGEST)
+    assert caught.value.limit == most
 
 
 def test_a_length_that_is_said_is_never_exceeded() -> None:
