@@ -80,33 +80,6 @@ def test_flips_are_thresholded_at_one_half_and_packed_like_images(numbers: list[
     assert body == pack(numbers).packed
 
 
-def test_text_is_a_line_an_image_below_the_headings() -> None:
-    images = pack([11, 0])
-    body, content_type, _ = encoders.encode_text(images, EXAMPLE)
-    assert content_type == "text/plain; charset=utf-8"
-    heading, first, second = body.decode().splitlines()
-    assert heading.split() == ["image", "prediction"]
-    assert first.split() == ["1011", "0.100000", "-0.100000", "-0.050000", "-0.250000"]
-    assert second.split() == ["0000", "0.000000", "1.000000", "-1.000000", "0.000000"]
-
-
-@pytest.mark.parametrize(
-    ("accept", "content_type", "chosen"),
-    [
-        *((accept, sent, sent) for accept in ("", "*/*") for sent in (OCTETS, JSON)),
-        *(("", f"{JSON}; charset=utf-8", JSON), ("", f"{OCTETS};padding=4", OCTETS)),
-        *(("", "", OCTETS), ("", "text/html", OCTETS)),
-        (OCTETS, JSON, OCTETS),
-        (JSON, OCTETS, JSON),
-        (f"{JSON}, {OCTETS};q=0.5", OCTETS, JSON),
-    ],
-)
-def test_the_answer_is_what_accept_likes_best_else_the_requests_own(
-    accept: str, content_type: str, chosen: str
-) -> None:
-    assert encoders.choose(accept, content_type) == chosen
-
-
 @pytest.mark.parametrize("accept", ["text/html", "*/*;q=0", "rubbish", "text/" + 5000 * "x"])
 def test_what_accept_rules_out_is_not_sent(accept: str) -> None:
     with pytest.raises(NotAcceptable) as caught:
