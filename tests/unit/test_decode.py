@@ -32,36 +32,14 @@ from tests.fuzz import decode_target
 from tests.fuzz.source import mutants
 
 TEXT, BOM, UNSUPPORTED = "text/plain", b"\xef\xbb\xbf", UnsupportedMediaType
-ANNOUNCED = (
-    *(JSON, "Application/JSON", f"{JSON};charset=utf-8", f'{JSON}; charset="UTF-8"'),
-    *(f"{JSON}; charset=utf8", f"{JSON}; charset=US-ASCII", f"{JSON}; unknown=parameter"),
-)
 DOCUMENTS = (b"null", b"true", b"11")
-PADDINGS = (
-    "4; padding=0",
-    "; padding=4",
-    "0;padding=0",
-    "",
-    "x",
-    "-4",
-    "4.0",
-    "²",
-    "3",
-    "8",
-    "4" * 5000,
-    "0x4",
-)
+PADDINGS = ("4; padding=0", "; padding=4", "0;padding=0", "", "4.0", "²", "4" * 5000, "0x4")
 CHARSETS = ("utf-16", "latin-1", "", "rubbish")
 OTHERS = ("text/html", "application/x-www-form-urlencoded", "application/*", "json", ";padding=4")
 
 
 def body_of(*images: Any) -> bytes:
     return json.dumps({"images": images}).encode()
-
-
-def numbers_in(content_type: str, body: bytes | bytearray) -> list[int]:
-    numbers: list[int] = wire.unpack(decoders.decode(content_type, body)).tolist()
-    return numbers
 
 
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=70), st.randoms())
@@ -90,21 +68,15 @@ def test_every_form_brings_the_images_that_were_sent(numbers: list[int], random:
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body", "numbers"),
+    ("content_type", "body"),
     [
-        *((announced, b' {"images" : [11, 6]}\n', [11, 6]) for announced in ANNOUNCED),
-        *((OCTETS, b"\xb0", [11, 0]), ("APPLICATION/OCTET-STREAM", b"\xb0", [11, 0])),
-        *((f"{OCTETS};padding=0", b"\xb0", [11, 0]), (f"{OCTETS}; padding=4", b"\xb0", [11])),
-        (f'{OCTETS}; Padding="4"', b"\xb0", [11]),
+        (f"{JSON}; charset=utf8", b'{"images": [11, 6]}'),
         # A byte order mark is no part of a text.
-        (JSON, BOM + b'{"images": [11, 6]}', [11, 6]),
-        *((TEXT, BOM + b"b6", [11, 6]), (TEXT, BOM + b"b6\n", [11, 6])),
+        *((TEXT, BOM + b"b6"), (TEXT, BOM + b"b6\n")),
     ],
 )
-def test_a_body_is_read_however_it_is_announced(
-    content_type: str, body: bytes, numbers: list[int]
-) -> None:
-    assert numbers_in(content_type, body) == numbers
+def test_utf_8_may_be_announced_in_other_ways(content_type: str, body: bytes) -> None:
+    assert wire.unpack(decoders.decode(content_type, body)).tolist() == [11, 6]
 
 
 @pytest.mark.parametrize(
