@@ -122,6 +122,19 @@ def test_a_pipe_is_read_once(file: Path, tmp_path: Path, caplog: pytest.LogCaptu
     assert (names(files), caplog.messages) == (["somebody"], [])
 
 
+def test_what_cannot_be_used_changes_nothing_and_is_told_once(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = opened(file)
+    before = files.content
+    for spoil in (lambda: os.utime(file), lambda: file.write_text("rubbish"), file.unlink):
+        spoil()
+        for _ in range(3):
+            assert not files.changed()
+        assert files.content == before, "it goes on with what it had"
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 2
+
+
 def test_a_certificate_that_cannot_be_used_keeps_no_token_valid(
     file: Path, pair: tuple[Path, Path]
 ) -> None:

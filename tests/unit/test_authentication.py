@@ -97,56 +97,13 @@ def test_rejections_are_logged_without_the_token_and_fill_no_log(
     assert all("\n" not in line for line in caplog.messages)
 
 
-def revoke(file: Path) -> None:
-    new = file.with_suffix(".new")
-    new.write_text(file.read_text().replace(" somebody", " revoked"))
-    new.replace(file)
-
-
-def test_tokens_are_exchanged_while_it_serves(
-    authenticator: Authenticator, file: Path, token: str
-) -> None:
-    revoke(file)
-    assert status(authenticator, f"Bearer {token}") == 200
-    authenticator.renew(read_tokens(file), None)
-    assert status(authenticator, f"Bearer {token}") == 403
-
-
-@pytest.fixture
-def files(file: Path, token: str) -> AccessFiles:  # noqa: ARG001 - it is in the file
-    return AccessFiles(Settings(tokens_file=file), file)
-
-
-def test_files_are_read_when_they_change_and_not_otherwise(
-    files: AccessFiles, file: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert not files.changed()
-    os.utime(file)
-    assert not files.changed(), "its content is the same"
-    revoke(file)
-    assert files.changed()
-    assert list(files.content["tokens"].values()) == ["revoked"]
-    before = files.content
-    for spoil in (lambda: file.write_text("rubbish"), file.unlink):
-        spoil()
-        for _ in range(3):
-            assert not files.changed()
-        assert files.content is before, "it goes on with what it had"
-    levels = [record.levelname for record in caplog.records]
-    assert levels.count("ERROR") == 2, "each is told once"
-
-
 def forbidden(_: str) -> int:
     raise PermissionError("vm.memfd_noexec=2")
 
 
 @pytest.mark.parametrize("memory", ["taken", "missing", "forbidden"])
 def test_a_certificate_is_exchanged_with_its_key_and_lies_on_no_disk(
-    file: Path,
-    authenticator: Authenticator,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    memory: str,
+    file: Path, authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch, memory: str
 ) -> None:
     if memory == "taken":
         monkeypatch.delattr(tempfile, "NamedTemporaryFile")
@@ -154,7 +111,7 @@ def test_a_certificate_is_exchanged_with_its_key_and_lies_on_no_disk(
         monkeypatch.delattr(os, "memfd_create")
     else:
         monkeypatch.setattr(os, "memfd_create", forbidden)
-    chain, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    chain, key = file.with_name("cert.pem"), file.with_name("key.pem")
     settings = Settings(tls_cert=chain, tls_key=key)
     with pytest.raises(SettingError, match="TLS_KEY"):  # and never plain HTTP in its place
         AccessFiles(settings, file)
@@ -164,7 +121,7 @@ def test_a_certificate_is_exchanged_with_its_key_and_lies_on_no_disk(
     first = authenticator.context
     assert first is not None
     assert first.minimum_version is ssl.TLSVersion.TLSv1_3
-    certify(chain, tmp_path / "other.pem")
+    certify(chain, file.with_name("other.pem"))
     assert not files.changed(), "the key is not this certificate's"
     certify(chain, key)
     assert files.changed()
