@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from diagonalflip.server.http import limits
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor import host
 
@@ -87,14 +85,3 @@ def test_a_gpu_that_is_required_must_be_there(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(host, "count_gpus", lambda: 0)
     with pytest.raises(SettingError, match="FLIP_REQUIRE_GPU=1"):
         host.count_workers(Settings(workers=1, require_gpu=1))
-
-
-@pytest.mark.parametrize(
-    ("allowed", "connections"),
-    [(1 << 20, 4096), (resource.RLIM_INFINITY, 4096), (1024, 924), (256, 156)],
-)
-def test_a_worker_takes_as_many_connections_as_files_may_be_open(
-    allowed: int, connections: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
-    assert limits.most_connections() == connections

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import resource
 from math import inf
 from time import perf_counter
@@ -14,7 +13,6 @@ import pytest
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.connection import Connection
 from diagonalflip.server.http.shares import Shares
-from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -50,18 +48,3 @@ def test_clients_are_served_however_few_files_are_allowed(
     """With less than there are to spare, a service that said it was ready rejected everybody."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
     assert limits.most_connections() == most
-
-
-def test_no_constant_is_defined_twice() -> None:
-    """The second would silently replace the first, as a renaming did once."""
-    files = [*ROOT.glob("diagonalflip/**/*.py"), *ROOT.glob("export/*.py")]
-    assert len(files) > 80
-    for path in files:
-        targets = [
-            target.id
-            for node in ast.parse(path.read_text(encoding="utf-8")).body
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        ]
-        assert len(targets) == len(set(targets)), path
