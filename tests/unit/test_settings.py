@@ -16,18 +16,10 @@ from diagonalflip.server.settings import Settings, service_links, variable
 from tests.conftest import ROOT
 
 LINK = "tcp://10.0.0.7:9090"
-SERVICE_LINKS = {
-    "FLIP_PORT": LINK,
-    "FLIP_SERVICE_HOST": "10.0.0.7",
-    "FLIP_SERVICE_PORT": "9090",
-    "FLIP_SERVICE_PORT_HTTP": "9090",
-    "FLIP_PORT_9090_TCP": LINK,
-    "FLIP_PORT_9090_TCP_PROTO": "tcp",
-    "FLIP_GRPC_PORT": LINK,
-    "FLIP_GRPC_SERVICE_HOST": "10.0.0.7",
-    "FLIP_DNS_PORT": "udp://10.0.0.7:53",
-    "PORT": LINK,
-}
+SERVICE_LINKS = {"FLIP_DNS_PORT": "udp://10.0.0.7:53", "FLIP_PORT_9090_TCP_PROTO": "tcp"}
+SERVICE_LINKS |= dict.fromkeys(("FLIP_PORT", "FLIP_PORT_9090_TCP", "FLIP_GRPC_PORT", "PORT"), LINK)
+SERVICE_LINKS |= dict.fromkeys(("FLIP_SERVICE_PORT", "FLIP_SERVICE_PORT_HTTP"), "9090")
+SERVICE_LINKS |= dict.fromkeys(("FLIP_SERVICE_HOST", "FLIP_GRPC_SERVICE_HOST"), "10.0.0.7")
 """What Kubernetes sets for Services that are called ``flip``, ``flip-grpc`` and ``flip-dns``."""
 
 
@@ -163,11 +155,8 @@ def test_docs_and_manifests_name_settings_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("host", "reached"),
     [
-        ("127.0.0.2", "127.0.0.2"),
-        ("0.0.0.0", "127.0.0.1"),
-        ("::", "[::1]"),
-        ("::1", "[::1]"),
-        ("fe80::1", "[fe80::1]"),
+        *(("127.0.0.2", "127.0.0.2"), ("0.0.0.0", "127.0.0.1"), ("fe80::1", "[fe80::1]")),
+        *(("::", "[::1]"), ("::1", "[::1]")),
     ],
 )
 def test_the_urls_are_some_that_this_machine_can_reach(host: str, reached: str) -> None:
