@@ -78,33 +78,19 @@ def test_spans_have_the_time_of_a_clock_that_was_set(monkeypatch: pytest.MonkeyP
     assert abs(tracer.start_span.call_args.kwargs["start_time"]) < 60e9
 
 
-def test_spans_are_below_their_callers_and_linked_to_their_batch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_rejected_request_is_a_span_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spans of one that is answered are in tests/integration/test_observed.py."""
     kept = InMemorySpanExporter()
     monkeypatch.setattr(traces, "OTLPSpanExporter", lambda: kept)
     monkeypatch.setattr(traces, "BatchSpanProcessor", SimpleSpanProcessor)
-    trace, parent = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
-    headers = {"traceparent": f"00-{trace:032x}-{parent:016x}-01"}
     listener = cast("Any", SimpleNamespace(listener="http"))
-    good, bad = (Request(Operation.PREDICT, headers, transport=listener) for _ in range(2))
-    good.response = Response(b"", "", work=("packed", 2, 0.1, 0.2, 0.3))
-    bad.response = Response(b"", "", 400, code="empty_payload")
+    request = Request(Operation.PREDICT, {}, transport=listener)
+    request.response = Response(b"", "", 400, code="empty_payload")
     now, made = perf_counter(), traces.Traces()
-    made.add([good, bad], None, now)  # no batch answered them
+    made.add([request], None, now)  # no batch answered it
     assert not kept.get_finished_spans()
-    made.add([good, bad], now, now + 1)
-    found = kept.get_finished_spans()
-    names = "batch queue decode forward encode predict queue predict"
-    assert [span.name for span in found] == names.split()
-    batch, *steps, answered, queue, rejected = found
-    assert batch.context.trace_id != trace
-    for root, children in ((answered, steps), (rejected, [queue])):
-        assert root.parent is not None
-        assert (root.context.trace_id, root.parent.span_id) == (trace, parent)
-        for child in children:
-            assert child.parent == root.context
-            linked = [link.context for link in child.links]
-            assert linked == ([batch.context] if child.name == "forward" else [])
-    assert answered.status.is_ok
+    made.add([request], now, now + 1)
+    batch, queue, rejected = kept.get_finished_spans()
+    assert [batch.name, queue.name, rejected.name] == ["batch", "queue", "predict"]
+    assert queue.parent == rejected.context
     assert (rejected.status.is_ok, rejected.status.description) == (False, "empty_payload")
