@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given
@@ -21,7 +19,7 @@ from diagonalflip.inference.devices import CPU, pick_device
 from diagonalflip.inference.engine import LARGEST_BATCH, Chunk, Engine, OnnxEngine, open_engine
 from diagonalflip.inference.model import Model
 from diagonalflip.inference.torch_engine import TorchEngine
-from diagonalflip.wire import Images, pack, to_pixels, unpack
+from diagonalflip.wire import Images, pack, unpack
 
 Rows = npt.NDArray[np.float32]
 Exact = npt.NDArray[np.float64]
@@ -57,17 +55,6 @@ def assert_predicts(engine: Engine, answer: Rows, expected: Rows) -> None:
     """Bits count where the engine says so: whether they are the same depends on the processor."""
     assert agree(answer, expected)
     assert answer.tobytes() == expected.tobytes() or not engine.batch_invariant
-
-
-def test_all_images_are_answered_as_by_onnxruntime(engine: Engine, artifacts: Path) -> None:
-    session = onnxruntime.InferenceSession(
-        str(artifacts / "diagonal_flip.onnx"), providers=["CPUExecutionProvider"]
-    )
-    pixels = to_pixels(np.arange(16)).reshape(16, 4).astype(np.float32)
-    (wanted,) = session.run(["prediction"], {"pixels": pixels})
-    (answer,) = engine.predict([pack(np.arange(16))])
-    assert answer.dtype == np.float32
-    assert answer == pytest.approx(wanted, abs=1e-6)
 
 
 @given(st.lists(st.lists(st.integers(0, 15), min_size=1, max_size=40), min_size=1, max_size=8))
