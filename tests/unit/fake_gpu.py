@@ -29,7 +29,6 @@ class FakeStream:
         """The default stream has nothing to wait for."""
 
     def synchronize(self) -> None:
-        """Does all that is queued."""
         if self.lost:
             raise RuntimeError("CUDA error: device lost")
         with torch.inference_mode():
@@ -45,7 +44,6 @@ class FakeGraph:
         self.recorded: list[tuple[Any, Any, Any, torch.Tensor]] = []
 
     def replay(self) -> None:
-        """Queues the operations once more."""
         self.stream.queue.extend(lambda step=step: _again(*step) for step in self.recorded)  # type: ignore[misc]
 
 
@@ -100,27 +98,22 @@ class Cuda:
         self.captures = True
 
     def Stream(self, _device: object) -> FakeStream:  # noqa: N802 - its name
-        """Another one."""
         self.streams.append(FakeStream())
         return self.streams[-1]
 
     def default_stream(self, _device: object) -> FakeStream:
-        """The stream of all that names none."""
         return FakeStream()
 
     def get_device_name(self, _device: object) -> str:
-        """Name of the device."""
         return "a late GPU"
 
     @contextlib.contextmanager
     def stream(self, stream: FakeStream) -> Iterator[None]:
-        """Queues on ``stream`` what is done inside."""
         with _Queueing(stream):
             yield
 
     @contextlib.contextmanager
     def graph(self, graph: FakeGraph, stream: FakeStream) -> Iterator[None]:
-        """Captures what is done inside."""
         if not self.captures:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         graph.stream = stream
@@ -140,11 +133,9 @@ class Torch(ModuleType):
         return getattr(torch, name)
 
     def zeros(self, *shape: int, **_: object) -> torch.Tensor:
-        """Make packed bytes on the host."""
         return torch.zeros(*shape, dtype=torch.uint8)
 
     def arange(self, *ends: int, **_: object) -> torch.Tensor:
-        """Make bytes on the host."""
         return torch.arange(*ends, dtype=torch.uint8)
 
     def empty(self, shape: tuple[int, ...], **_: object) -> torch.Tensor:
@@ -158,5 +149,4 @@ class Torch(ModuleType):
         return made
 
     def load(self, file: BinaryIO, **_: object) -> Any:
-        """``torch.jit.load`` to the host."""
         return torch.jit.load(file)  # type: ignore[no-untyped-call]
