@@ -128,7 +128,6 @@ def test_each_form_is_judged_by_the_same_reference(
 
 
 def drive_both(address: Address, workload: Workload) -> None:
-    """By the asyncio driver and, if it is installed, by wrk."""
     work = make_exchanges(workload, predict)
     outcomes = [run_python(address, workload, work, requests=30)]
     if wrk_is_here():

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bench, capacity, plot, report
+from benchmarks import bench, capacity, report
 from benchmarks.driver import Outcome
-from benchmarks.measures import EDGE_TLS, TLS_PEERS, TO_CEILING, W2, Results, Spread
-from benchmarks.servers import SERVERS
+from benchmarks.measures import TO_CEILING, W2, Results, Spread
 from benchmarks.workloads import WORKLOADS
 
 
@@ -77,20 +76,3 @@ def test_it_says_whether_the_machine_was_quiet(last: float, verdict: str) -> Non
     slots = [slot(turn, "fixed", "W2", figure) for turn, figure in enumerate((100.0, 90.0, last))]
     assert f"the machine was {verdict}" in report.markdown(results(*slots))
     assert "The machine" not in report.markdown(results())
-
-
-def test_servers_with_tls_are_compared_among_themselves(tmp_path: Path) -> None:
-    assert {EDGE_TLS, *TLS_PEERS} < SERVERS.keys()
-    found = results(slot(0, EDGE_TLS, "W2", 9_000), slot(0, "fastapi-tls", "W2", 4_500))
-    assert "TLS" not in report.markdown(found)
-    found.titles.update({EDGE_TLS: "public, TLS", "fastapi-tls": "FastAPI, TLS"})
-    assert "| 64 connections, 2 images: requests/s | 2 |" in report.markdown(found)
-    assert "| goal (ours) | aim (ours) | front | fastapi |\n" in report.markdown(found)
-    plot.draw(found, tmp_path / "ratios.svg")
-    assert "public, TLS" not in (tmp_path / "ratios.svg").read_text(encoding="utf-8")
-
-
-def test_what_new_traces_cost_is_a_ratio_within_a_round() -> None:
-    traces = [slot(turn, "front", "W2-traced", figure) for turn, figure in enumerate((380, 189))]
-    found = results(*traces).traced()["front"]
-    assert (found.least, found.median, found.most) == pytest.approx((0.9, 0.925, 0.95))

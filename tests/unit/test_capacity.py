@@ -24,9 +24,7 @@ def test_a_page_has_the_figures_of_the_newest_results(page: str) -> None:
     assert filled(text, dict.fromkeys(figures, "other")) != text
 
 
-def test_only_a_complete_run_of_a_commit_is_for_the_pages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_complete_runs_are_for_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     newest = read(NEWEST)
     titles = {name: server.title for name, server in SERVERS.items()}
     added = [newest.slots[0] | {"workload": name} for name in WORKLOADS]
