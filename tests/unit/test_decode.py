@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from itertools import islice
 from random import Random
 from typing import Any
 
@@ -28,8 +27,6 @@ from diagonalflip.errors import (
 from diagonalflip.inference import decoders, reading, v2
 from diagonalflip.message import Operation, Request
 from diagonalflip.wire import JSON, OCTETS
-from tests.fuzz import decode_target
-from tests.fuzz.source import mutants
 
 TEXT, BOM, UNSUPPORTED = "text/plain", b"\xef\xbb\xbf", UnsupportedMediaType
 DOCUMENTS = (b"null", b"true", b"11")
@@ -179,20 +176,8 @@ def test_the_largest_request_is_the_same_in_json(image: bytes) -> None:
         decoders.decode(JSON, most % (b"," + image))
 
 
-@pytest.mark.filterwarnings("default")  # Pillow warns of damaged animations, and goes on
-def test_whatever_comes_is_images_or_rejected() -> None:
-    """In every form, and as any answer; test_fuzz.py does more of it."""
-    for data in islice(mutants(decode_target.seeds(), decode_target.TOKENS, 2), 20_000):
-        try:
-            decode_target.run(data)
-        except Exception as error:
-            pytest.fail(f"{data!r}: {error!r}")
-
-
 @pytest.mark.parametrize("value", [b"[]", b"{}", b"[[1,1],[1,1]]", b"11"])
-def test_json_of_too_many_values_is_rejected_before_it_is_parsed(
-    monkeypatch: pytest.MonkeyPatch, value: bytes
-) -> None:
+def test_too_many_values_are_never_parsed(monkeypatch: pytest.MonkeyPatch, value: bytes) -> None:
     """Parsed, 64 MiB of empty lists are more than a gigabyte."""
     monkeypatch.setattr(orjson, "loads", None)
     body = b'{"images": [' + b",".join([value] * (4 * wire.MAX_TEXT_IMAGES + 2000)) + b"]}"
