@@ -46,23 +46,17 @@ async def test_not_if_that_is_not_wanted(server: FakeServer, url: str) -> None:
 
 
 @asynchronous
-async def test_each_form_has_a_request_of_its_own(server: FakeServer, url: str) -> None:
+async def test_each_form_has_a_request_of_its_own_and_an_invalid_image_none(
+    server: FakeServer, url: str
+) -> None:
     async with AsyncClient(url) as client:
-        calls = [client.predict([1]), client.flip([2]), client.predict([3]), client.flip([4])]
-        first, second, third, fourth = await asyncio.gather(*calls)
+        calls = [client.predict([1]), client.flip([2]), client.predict([16])]
+        calls += [client.predict([3]), client.flip([4])]
+        first, second, invalid, *others = await asyncio.gather(*calls, return_exceptions=True)
     assert sorted(server.counts) == [2, 2]
-    assert np.array_equal(np.concatenate([first, third]), TABLE[[1, 3]])
-    assert np.array_equal(np.concatenate([second, fourth]), expected_flips([2, 4]))
-
-
-@asynchronous
-async def test_an_invalid_image_fails_its_own_call(server: FakeServer, url: str) -> None:
-    async with AsyncClient(url) as client:
-        calls = [client.predict([1]), client.predict([16]), client.predict([2])]
-        first, second, third = await asyncio.gather(*calls, return_exceptions=True)
-    assert server.counts == [2]
-    assert isinstance(second, errors.InvalidImage)
-    assert np.array_equal(np.concatenate([first, third]), TABLE[[1, 2]])
+    assert isinstance(invalid, errors.InvalidImage)
+    assert np.array_equal([first, others[0]], TABLE[[[1], [3]]])
+    assert np.array_equal([second, others[1]], expected_flips([[2], [4]]).reshape(2, 1, 2, 2))
 
 
 class Held:

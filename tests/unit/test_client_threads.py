@@ -65,7 +65,6 @@ class Service:
         return asked
 
     def counts(self) -> list[int]:
-        """Images of each request but the first."""
         return [count for _, count in self.asked[1:]]
 
 
