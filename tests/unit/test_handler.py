@@ -42,7 +42,6 @@ class Answer(NamedTuple):
 
 
 def same(left: Answer, right: Answer) -> bool:
-    """Return whether two answers agree in all but the times they took."""
     untimed = [
         each._replace(headers=each.headers | {"Server-Timing": ""}) for each in (left, right)
     ]
@@ -79,7 +78,6 @@ BAD = {
 
 
 def started(archive: Path, batch_size: int | None = 8) -> FlipHandler:
-    """Return a handler that TorchServe has started."""
     manifest = json.loads((archive / "MAR-INF/MANIFEST.json").read_bytes())
     handler = FlipHandler()
     handler.initialize(Context("diagonal_flip", str(archive), manifest, batch_size, None, "0.12"))
@@ -92,7 +90,6 @@ def handler(unpacked_archive: Path) -> FlipHandler:
 
 
 def batch(headers: list[dict[str, Any]]) -> Any:
-    """Return TorchServe's context of one batch."""
     context = Context("diagonal_flip", "", {}, 8, None, "0.12")
     context.request_processor = [RequestProcessor(each) for each in headers]
     return context
@@ -193,9 +190,7 @@ def test_torchserve_decodes_the_answers_of_a_batch_in_a_second(
 
 
 @pytest.mark.parametrize("accept", [PACKED, JSON, "text/plain"])
-def test_an_answer_too_large_for_torchserve_names_the_port_without_that_limit(
-    handler: FlipHandler, accept: str
-) -> None:
+def test_an_answer_too_large_names_the_other_port(handler: FlipHandler, accept: str) -> None:
     large = of_type(PACKED, b"\x73" * (80_000 if accept == PACKED else 60_000), Accept=accept)
     before, rejected, after = ask(handler, GOOD["even"], large, GOOD["odd"])
     assert (before.status[0], rejected.status[0], after.status[0]) == (200, 413, 200)
@@ -240,9 +235,7 @@ def test_what_could_break_a_header_is_not_echoed(handler: FlipHandler, value: st
 
 
 @pytest.mark.parametrize(("wanted", "status"), [("{}", 200), ('"other","{}"', 200), ("", 412)])
-def test_if_match_admits_the_model_that_is_served(
-    handler: FlipHandler, wanted: str, status: int
-) -> None:
+def test_if_match_admits_the_model_served(handler: FlipHandler, wanted: str, status: int) -> None:
     body, headers = GOOD["odd"]
     digest = ask(handler, GOOD["odd"])[0].headers["Flip-Model-Digest"]
     (answer,) = ask(handler, Request(body, headers | {"If-Match": wanted.format(digest)}))
