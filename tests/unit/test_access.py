@@ -79,9 +79,7 @@ def in_place(file: Path, new: Path) -> None:
 
 
 @pytest.mark.parametrize("replace", [by_renaming, by_a_link, in_place])
-def test_a_file_is_followed_however_it_is_replaced(
-    tmp_path: Path, replace: Callable[[Path, Path], None]
-) -> None:
+def test_a_replaced_file_is_followed(tmp_path: Path, replace: Callable[[Path, Path], None]) -> None:
     for name in ("aaaa", "bbbb"):
         tokens.add(tmp_path / name / "tokens", name)
     (tmp_path / "..data").symlink_to("aaaa")
@@ -93,9 +91,7 @@ def test_a_file_is_followed_however_it_is_replaced(
     assert not files.changed()
 
 
-def test_a_file_that_changes_while_it_is_read_is_read_again(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_while_reading_is_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(path: Path) -> dict[str, str]:
         found = read_tokens(path)
         tokens.add(path, "b")
@@ -122,9 +118,7 @@ def test_a_pipe_is_read_once(file: Path, tmp_path: Path, caplog: pytest.LogCaptu
     assert (names(files), caplog.messages) == (["somebody"], [])
 
 
-def test_what_cannot_be_used_changes_nothing_and_is_told_once(
-    file: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_useless_is_told_once(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = opened(file)
     before = files.content
     for spoil in (lambda: os.utime(file), lambda: file.write_text("rubbish"), file.unlink):
@@ -135,9 +129,7 @@ def test_what_cannot_be_used_changes_nothing_and_is_told_once(
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 2
 
 
-def test_a_certificate_that_cannot_be_used_keeps_no_token_valid(
-    file: Path, pair: tuple[Path, Path]
-) -> None:
+def test_a_useless_certificate_keeps_no_token_valid(file: Path, pair: tuple[Path, Path]) -> None:
     certify(*pair)
     files = opened(file, pair)
     before = files.content["pem"]
@@ -147,9 +139,7 @@ def test_a_certificate_that_cannot_be_used_keeps_no_token_valid(
     assert (names(files), files.content["pem"]) == (["revoked"], before)
 
 
-def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(
-    file: Path, pair: tuple[Path, Path]
-) -> None:
+def test_a_pipe_in_place_of_a_file_delays_nobody(file: Path, pair: tuple[Path, Path]) -> None:
     """Nobody writes to it. A certificate that is renewed meanwhile is followed."""
     certify(*pair)
     files = opened(file, pair)

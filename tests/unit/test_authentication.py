@@ -65,16 +65,12 @@ def test_a_rate_is_by_token_and_second(
 @pytest.mark.parametrize(
     "told", ["", "Bearer", "Bearer ", "Bearer x", "Basic eDp5", "Bearer {token}x", "{token}"]
 )
-def test_without_a_known_token_it_is_401(
-    authenticator: Authenticator, token: str, told: str
-) -> None:
+def test_an_unknown_token_is_401(authenticator: Authenticator, token: str, told: str) -> None:
     assert status(authenticator, told.format(token=token)) == 401
 
 
 @pytest.mark.parametrize("path", ["/ping", "/v2/health/live", "/v2/health/ready"])
-def test_health_is_for_all_and_counts_for_nobody(
-    authenticator: Authenticator, token: str, path: str
-) -> None:
+def test_health_counts_for_nobody(authenticator: Authenticator, token: str, path: str) -> None:
     for _ in range(RATE + 1):
         assert status(authenticator, f"Bearer {token}", path) == 200
     assert status(authenticator, f"Bearer {token}") == 200

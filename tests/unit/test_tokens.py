@@ -60,7 +60,6 @@ def test_a_name_that_cannot_be_used_is_rejected(tmp_path: Path, name: str) -> No
 
 
 def make_token(path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
-    """Run ``make token``; return what it prints and what it tells."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLIP_TOKENS_FILE", str(path))
         patch.setenv("NAME", name)
@@ -68,9 +67,7 @@ def make_token(path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> tup
     return capsys.readouterr()
 
 
-def test_further_tokens_of_a_name_are_told_with_those_that_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tokens_that_go_on_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "access/tokens"
     printed, told = make_token(path, "a", capsys)
     assert (len(printed.split()), told) == (1, "")
