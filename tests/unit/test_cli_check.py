@@ -133,9 +133,7 @@ def server(same: Reply, **told: Any) -> Raw:
     ("batch_invariant", "difference", "is_kept"),
     [(True, 0, True), (True, 1e-8, False), (False, 1.9e-6, True), (False, 2.2e-6, False)],
 )
-def test_one_wrong_number_in_a_batch_is_seen(
-    batch_invariant: bool, difference: float, is_kept: bool
-) -> None:
+def test_one_wrong_number_is_seen(batch_invariant: bool, difference: float, is_kept: bool) -> None:
     """To the bit where the server promises that."""
     kit = Kit(server(answer(RAW, Content_Type=OCTETS), batch_invariant=batch_invariant))
     got = np.tile(np.array(PREDICTION, np.float32), (1000, 1))

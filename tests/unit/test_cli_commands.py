@@ -74,9 +74,7 @@ def test_info_and_wait(run: Run, url: str) -> None:
     assert (waited.exit_code, waited.output) == (0, "")
 
 
-def test_options_and_else_the_environment_reach_the_client(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_and_variables_are_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
 
     def note(url: str, **settings: Any) -> None:

@@ -34,12 +34,10 @@ def npy(array: npt.NDArray[Any]) -> bytes:
 
 
 def header(text: bytes) -> bytes:
-    """An ``.npy`` file of a header alone."""
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
 
 
 def written(form: str, numbers: npt.NDArray[Any]) -> bytes:
-    """A file of images."""
     if form == "npy":
         return npy(to_pixels(numbers).reshape(-1, *((2, 2) if len(numbers) % 2 else (4,))))
     if form == "jsonl":
@@ -50,7 +48,6 @@ def written(form: str, numbers: npt.NDArray[Any]) -> bytes:
 
 
 def read(form: str, content: bytes) -> npt.NDArray[np.float32]:
-    """The predictions of a file."""
     if form == "npy":
         return np.asarray(np.load(io.BytesIO(content)))
     if form == "jsonl":

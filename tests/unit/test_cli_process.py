@@ -23,7 +23,6 @@ INTERRUPTED = (130, b"", b"diagonalflip: interrupted\n")
 
 
 def run(*words: str, **environment: str) -> tuple[int, bytes, bytes]:
-    """Exit status, stdout and stderr of a process."""
     done = subprocess.run(
         words,
         cwd=ROOT,
@@ -123,9 +122,7 @@ def test_ctrl_c_removes_what_it_can_of_unfinished_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", ["wait --timeout-s 0.2", "predict 1", "check", "info"])
-def test_silence_is_code_3_within_the_deadline(
-    silent: tuple[socket.socket, str], words: str
-) -> None:
+def test_silence_is_code_3_at_the_deadline(silent: tuple[socket.socket, str], words: str) -> None:
     status, told, complaint = run_in_shell(f"--url {silent[1]} --deadline-s 0.2 {words}", "")
     assert (status, told, complaint.count(b"\n")) == (3, b"", 1), complaint
 
@@ -145,9 +142,7 @@ CLOSED, FULL = b"diagonalflip: standard input or output is closed\n", b"No space
         ("serve port=99999", "", b"FLIP_PORT=99999"),
     ],
 )
-def test_a_stream_or_setting_that_cannot_be_used_is_an_error(
-    url: str, words: str, streams: str, said: bytes
-) -> None:
+def test_a_useless_stream_is_an_error(url: str, words: str, streams: str, said: bytes) -> None:
     status, told, complaint = run_in_shell(f"--url {url} {words}", streams)
     assert (status, told, complaint.count(b"\n")) == (2, b"", 1), complaint
     assert said in complaint
@@ -204,9 +199,7 @@ def test_streams_wait_even_if_another_program_has_changed_that() -> None:
         ("predict ümlaut", "ascii", r"image '\xfcmlaut'"),
     ],
 )
-def test_any_encoding_of_the_output_will_do(
-    url: str, words: str, encoding: str, wanted: str
-) -> None:
+def test_any_output_encoding_will_do(url: str, words: str, encoding: str, wanted: str) -> None:
     variables = {"PYTHONIOENCODING": encoding, "LC_ALL": "C.UTF-8"}
     status, told, complaint = run_in_shell(f"--url {url} {words}", "", **variables)
     assert status == (2 if "ü" in words else 0), complaint

@@ -87,9 +87,7 @@ def test_list_shows_every_version(admin: Admin) -> None:
         (["rollback"], "/models/rollback"),
     ],
 )
-def test_a_change_is_asked_for_once_with_the_token(
-    admin: Admin, arguments: list[str], path: str
-) -> None:
+def test_a_change_is_asked_for_once(admin: Admin, arguments: list[str], path: str) -> None:
     changed = run("--token", "t", "model", *arguments, admin.url)
     assert (changed.exit_code, changed.stdout) == (0, "default 2.0; also served: 1.0\n")
     assert admin.asked == [("POST", path, "Bearer t")]
