@@ -107,9 +107,7 @@ def test_too_many_bytes_are_noticed_before_the_end() -> None:
     falls_to=st.integers(1, 30),
     odd=st.booleans(),
 )
-def test_chunks_hold_the_same_images(
-    pieces: list[bytes], limit: int, falls_to: int, odd: bool
-) -> None:
+def test_chunks_hold_all_images(pieces: list[bytes], limit: int, falls_to: int, odd: bool) -> None:
     packed = bytearray(b"".join(pieces) + b"\x17")
     count = 2 * len(packed) - odd
     packed[-1] &= 0xF0 if odd else 0xFF
@@ -160,7 +158,6 @@ class Capsule:
 
 
 def of_a_file(packed: bytes) -> mmap.mmap:
-    """Packed images in a file's memory."""
     memory = mmap.mmap(-1, len(packed))
     memory[:] = packed
     return memory
@@ -187,9 +184,7 @@ READ = [
 
 
 @pytest.mark.parametrize("images", READ)
-def test_a_buffer_is_packed_if_it_is_one_of_plain_bytes_and_else_read_as_an_array(
-    images: Any,
-) -> None:
+def test_a_buffer_of_plain_bytes_is_packed_and_any_other_an_array(images: Any) -> None:
     assert unpack(to_images(images)).tolist() == [11, 6]
 
 

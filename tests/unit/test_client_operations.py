@@ -224,9 +224,7 @@ def test_answers_are_read_into_memory_of_the_caller(url: str, count: int) -> Non
         np.frombuffer(bytes(32), np.float32).reshape(2, 4),  # read-only
     ],
 )
-def test_memory_that_cannot_take_the_answers_is_rejected(
-    server: FakeServer, url: str, out: Any
-) -> None:
+def test_memory_that_takes_no_answers_is_rejected(server: FakeServer, url: str, out: Any) -> None:
     with Client(url) as client, pytest.raises(ClientError, match="Out is"):
         client.predict([1, 2], out=out)
     assert not server.counts

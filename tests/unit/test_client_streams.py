@@ -130,9 +130,7 @@ def written(url: str, output: Path) -> None:
     assert not list(output.parent.glob("*.part"))
 
 
-def test_what_appears_is_on_the_disk_before(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_appears_is_on_disk(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a host that loses power may have the name, and an empty file."""
     synced: list[tuple[int, bool]] = []
     output = tmp_path / "predictions"
