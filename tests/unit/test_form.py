@@ -64,9 +64,7 @@ def named(name: str, declared: str, content: bytes) -> bytes:
 
 @pytest.mark.parametrize("declared", GENERIC)
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_curl_does_not_know_is_told_by_a_suffix_unless_the_content_contradicts(
-    declared: str, suffix: str
-) -> None:
+def test_a_suffix_tells_unless_the_content_contradicts(declared: str, suffix: str) -> None:
     kind = SUFFIXES[suffix]
     for content in {JSON, PNG, PBM, NPY} - {kind}:
         with pytest.raises(UnsupportedMediaType, match=f"begins as {content} does"):
@@ -93,9 +91,7 @@ def test_what_curl_does_not_know_is_told_by_a_suffix_unless_the_content_contradi
         (gzip.compress(b"\xb6"), "application/gzip"),
     ],
 )
-def test_where_no_suffix_tells_the_content_does(
-    declared: str, name: str, content: bytes, kind: str
-) -> None:
+def test_the_content_tells_the_type(declared: str, name: str, content: bytes, kind: str) -> None:
     assert file_type(declared, content) == kind
     if kind in DECODERS:
         assert forms.file_of(TYPE, named(name, declared, content))[0] == kind

@@ -209,8 +209,6 @@ def test_a_head_that_does_not_end_is_rejected_in_one_piece_too(start: bytes, siz
         ),
     ],
 )
-def test_a_header_is_its_lines_without_the_blanks_around_them(
-    lines: str, expected: dict[str, str]
-) -> None:
+def test_a_header_is_its_lines_without_blanks_around(lines: str, expected: dict[str, str]) -> None:
     found = events([f"POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n".encode()], forget=True)
     assert found[0][2] == {"host": "a"} | expected

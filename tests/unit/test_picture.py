@@ -28,7 +28,6 @@ Write = Callable[[Any], bytes]
 
 
 def sheet(rows: int, columns: int) -> Samples:
-    """Random samples of a sheet of tiles."""
     return np.random.default_rng(rows * 100 + columns).random((2 * rows, 2 * columns)) < 0.5
 
 
@@ -72,9 +71,7 @@ WRITERS = [(PNG, png_of), (PBM, plain_pbm_of), (PBM, raw_pbm_of), (PNG, palette_
 
 @pytest.mark.parametrize(("content_type", "write"), WRITERS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (3, 9), (40, 33)])
-def test_a_sheet_is_its_tiles_row_by_row(
-    content_type: str, write: Write, size: tuple[int, int]
-) -> None:
+def test_a_sheet_is_rows_of_tiles(content_type: str, write: Write, size: tuple[int, int]) -> None:
     samples = sheet(*size)
     images = decoders.decode(content_type, write(samples))
     assert unpack(images).tolist() == tiles_by_hand(samples)
@@ -213,9 +210,7 @@ def test_a_sheet_over_the_limit_is_rejected_before_it_is_decoded(width: int, hei
     ("width", "height", "interlaced", "needed"),
     [(2, 2, 0, 4), (10, 6, 0, 18), (2, 2, 1, 2 + 2 + 2), (8, 8, 1, 2 + 2 + 2 + 4 + 4 + 8 + 8)],
 )
-def test_a_png_without_data_for_all_its_rows_is_not_whole(
-    width: int, height: int, interlaced: int, needed: int
-) -> None:
+def test_a_png_needs_all_its_data(width: int, height: int, interlaced: int, needed: int) -> None:
     whole = raw_png(width, height, bytes(needed), interlaced)
     assert decoders.decode(PNG, whole).count == width * height // 4
     for rows, data in ((height, bytes(needed - 1)), (height + 2, bytes(needed))):
