@@ -29,17 +29,13 @@ def outcome(
         *((outcome("two", differs=name), f"{name}: 2 different digests") for name in ARTIFACTS),
     ],
 )
-def test_a_deviation_above_the_tolerance_or_another_digest_is_a_fault(
-    other: Outcome, told: str
-) -> None:
+def test_a_large_deviation_or_another_digest_is_a_fault(other: Outcome, told: str) -> None:
     [fault] = faults([outcome(), outcome("three", invariant=False), other])
     assert fault.startswith(told)
 
 
 @pytest.mark.slow
-def test_a_step_that_fails_is_a_fault_and_a_row(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_step_is_fault_and_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "source").symlink_to(ROOT)
     (tmp_path / "host").write_text("a file where the folder should be")
     failed = run(tmp_path, "host")

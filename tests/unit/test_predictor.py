@@ -23,14 +23,11 @@ from export.package import package_files
 
 @pytest.fixture(scope="module")
 def flipping() -> Predictor:
-    """Version 2.0 of the package."""
     return Predictor("2.0", device="cpu")
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
-def test_the_package_holds_what_the_export_writes(
-    version: str, artifacts: Path, exported_2_0: Path
-) -> None:
+def test_the_package_holds_the_exports(version: str, artifacts: Path, exported_2_0: Path) -> None:
     """After a change of weights or of the export: make package-data."""
     wanted = package_files(artifacts if version == "1.0" else exported_2_0)
     found = {path.name: path.read_bytes() for path in (PACKAGED / version).iterdir()}
