@@ -122,9 +122,7 @@ def test_a_reader_that_is_gone_is_no_error() -> None:
     os.close(writer)
 
 
-def test_a_part_has_a_file_of_its_own_that_is_rotated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_has_a_file_that_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotating, "LOG_BYTES", 40)
     with part(Settings(log_dir=tmp_path)) as (_, writer):
         os.write(writer, b"0123456789\nabcdefghij\n")
@@ -174,7 +172,7 @@ def test_java_says_why_it_could_not_start(tmp_path: Path, lines: list[str]) -> N
         assert opened.last_error() == " / ".join(lines)
 
 
-def test_a_folder_of_logs_that_cannot_be_made_is_told(
+def test_a_folder_that_is_not_made_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()

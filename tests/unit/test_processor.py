@@ -24,9 +24,7 @@ def cpuinfo(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("text", "machine"), [(NEW, "x86_64"), (OLD, "aarch64"), ("processor: 0\n", "x86_64")]
 )
-def test_new_ones_and_those_that_nothing_is_known_of_may_serve(
-    cpuinfo: Path, text: str, machine: str
-) -> None:
+def test_new_ones_and_unknown_ones_may_serve(cpuinfo: Path, text: str, machine: str) -> None:
     _processor.require(cpuinfo, machine)  # the file is missing
     cpuinfo.write_text(text)
     _processor.require(cpuinfo, machine)

@@ -53,9 +53,7 @@ def test_empty_and_plain_names_give_the_defaults() -> None:
         ({"FLIP_TOKENS_FILE": ""}, 9, 8443),
     ],
 )
-def test_the_port_of_a_platform_is_the_one_for_others(
-    given: dict[str, str], port: int, public_port: int
-) -> None:
+def test_a_platforms_port_is_for_others(given: dict[str, str], port: int, public_port: int) -> None:
     """That of most platforms, 8080, leaves another to the HTTP listener."""
     read = Settings.from_environment({"PORT": "9"} | given)
     assert (read.port, read.public_port) == (port, public_port)
@@ -94,9 +92,7 @@ RANGE = r" in the environment\. Expected a whole number, "
         ("FLIP_LOG_FORMAT", "xml", "=xml in the environment. Expected text or json"),
     ],
 )
-def test_what_cannot_be_used_is_named_with_where_it_is_set_and_what_may_be(
-    name: str, value: str, told: str
-) -> None:
+def test_what_cannot_be_used_is_named_with_what_may_be(name: str, value: str, told: str) -> None:
     with pytest.raises(SettingError, match=f"^{name}{told}"):
         Settings.from_environment({name: value})
 

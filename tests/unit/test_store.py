@@ -67,7 +67,6 @@ def exported(versions: Path) -> Path:
 
 
 def enter(export: Path, name: str, content: bytes) -> None:
-    """Put a file into an export, and its digest into the manifest."""
     (export / name).write_bytes(content)
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     change_manifest(export, lambda manifest: manifest["artifacts"].update({name: entry}))
@@ -125,9 +124,7 @@ def become_a_pipe(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [Path.unlink, flip_a_bit, become_a_pipe])
 @pytest.mark.parametrize("name", [MAR, "diagonal_flip.pt", "reference.json", "manifest.json"])
-def test_a_damaged_file_is_named_with_its_remedy(
-    exported: Path, name: str, damage: Callable[[Path], None]
-) -> None:
+def test_a_damaged_file_is_named(exported: Path, name: str, damage: Callable[[Path], None]) -> None:
     damage(exported / name)
     with pytest.raises(ArtifactError, match=f"{name}.* Move its folder out of the model store"):
         store.check(exported)
@@ -215,9 +212,7 @@ def test_a_choice_is_kept_and_the_first_version_is_the_default_before(tmp_path: 
         None,
     ],
 )
-def test_a_damaged_choice_is_an_error_that_names_the_file(
-    tmp_path: Path, content: str | None
-) -> None:
+def test_a_damaged_choice_is_an_error_with_its_file(tmp_path: Path, content: str | None) -> None:
     if content is None:
         become_a_pipe(tmp_path / CHOICE)
     else:
@@ -239,7 +234,6 @@ def test_the_default_is_served_even_if_it_was_unloaded(versions: Path) -> None:
 
 
 def told(models: Models, *names: str) -> list[Any]:
-    """Some of what the admin port tells of the choice."""
     document = models.document()
     return [document[name] for name in names]
 
@@ -254,9 +248,7 @@ def test_a_canary_that_is_not_served_is_none(versions: Path) -> None:
 @pytest.mark.parametrize(
     "lose", [shutil.rmtree, lambda each: become_a_pipe(each / "manifest.json")]
 )
-def test_a_rollback_to_a_version_that_is_not_served_changes_nothing(
-    versions: Path, lose: Callable[[Path], None]
-) -> None:
+def test_no_rollback_to_what_is_not_served(versions: Path, lose: Callable[[Path], None]) -> None:
     """As after the store was tidied up: no worker could serve it, nor any after the next start."""
     write_choice(versions, Choice("1.0", "2.0"))
     lose(versions / "2.0")
@@ -266,9 +258,7 @@ def test_a_rollback_to_a_version_that_is_not_served_changes_nothing(
     assert read_choice(versions, ["1.0"]) == Choice("1.0", "2.0")
 
 
-def test_what_is_served_is_told_without_the_store_and_without_the_key(
-    versions: Path, tmp_path: Path
-) -> None:
+def test_what_is_served_is_told_without_store_and_key(versions: Path, tmp_path: Path) -> None:
     private, public = keys(tmp_path)
     for file in versions.glob("*/manifest.json"):
         signature.sign(file, private)

@@ -214,9 +214,7 @@ async def test_ports_that_do_not_answer_cost_readiness(watching: Supervisor) -> 
 
 
 @asynchronous
-async def test_once_it_stops_nobody_connects_while_workers_accept_all_who_came(
-    watching: Supervisor,
-) -> None:
+async def test_nobody_connects_once_it_stops_and_who_came_is_accepted(watching: Supervisor) -> None:
     """They hold the same socket: closing ours ends nothing."""
     workers: Any = watching._workers
     with listen(("127.0.0.1", 0)) as shared:

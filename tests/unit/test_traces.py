@@ -36,9 +36,7 @@ def resource(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, Any
     return dict(given[0].attributes)
 
 
-def test_the_service_has_a_name_and_each_process_an_id_unless_variables_say_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_service_and_process_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = resource(monkeypatch), resource(monkeypatch)
     assert one["service.name"] == two["service.name"] == "diagonalflip"
     assert one["service.instance.id"] != two["service.instance.id"]
