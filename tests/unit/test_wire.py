@@ -27,9 +27,7 @@ DTYPES = [np.uint8, np.int8, np.int32, np.int64, np.uint64]
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=300), st.sampled_from(DTYPES))
 @example(EVERY_PAIR, np.uint8)
 @example([11, 6, 9], np.int64)
-def test_images_are_bits_first_pixel_first_and_the_server_accepts_them(
-    numbers: list[int], dtype: type[np.integer]
-) -> None:
+def test_images_are_bits_first_pixel_first(numbers: list[int], dtype: type[np.integer]) -> None:
     bits = "".join(f"{number:04b}" for number in numbers)
     packed = int(bits + "0000" * (len(numbers) % 2), 2).to_bytes((len(numbers) + 1) // 2)
     images = wire.Images(packed, len(numbers))
@@ -48,9 +46,7 @@ def test_images_are_bits_first_pixel_first_and_the_server_accepts_them(
 )
 @example(b"", 3)
 @example(b"\x00\xa1", 4)
-def test_packed_bytes_are_taken_as_they_are_or_rejected(
-    body: bytes | bytearray, padding_bits: int
-) -> None:
+def test_packed_bytes_are_kept_or_rejected(body: bytes | bytearray, padding_bits: int) -> None:
     try:
         images = wire.from_packed(body, padding_bits)
     except EmptyPayload as error:
@@ -96,9 +92,7 @@ def test_one_byte_more_than_the_largest_request_is_too_many(padding_bits: int) -
         ([2**70], InvalidImage, "object[1]"),
     ],
 )
-def test_what_is_no_image_number_is_named(
-    numbers: object, error: type[DiagonalFlipError], got: str
-) -> None:
+def test_a_wrong_number_is_named(numbers: object, error: type[DiagonalFlipError], got: str) -> None:
     with pytest.raises(error) as caught:
         wire.pack(numbers)  # type: ignore[arg-type]
     assert caught.value.got == got
