@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from random import Random
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from diagonalflip import wire
 from diagonalflip.errors import (
@@ -24,8 +21,7 @@ from diagonalflip.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from diagonalflip.inference import decoders, reading, v2
-from diagonalflip.message import Operation, Request
+from diagonalflip.inference import decoders, v2
 from diagonalflip.wire import JSON, OCTETS
 
 TEXT, BOM, UNSUPPORTED = "text/plain", b"\xef\xbb\xbf", UnsupportedMediaType
@@ -37,31 +33,6 @@ OTHERS = ("text/html", "application/x-www-form-urlencoded", "application/*", "js
 
 def body_of(*images: Any) -> bytes:
     return json.dumps({"images": images}).encode()
-
-
-@given(st.lists(st.integers(0, 15), min_size=1, max_size=70), st.randoms())
-def test_every_form_brings_the_images_that_were_sent(numbers: list[int], random: Random) -> None:
-    pixels, bits = wire.to_pixels(numbers), [f"{number:04b}" for number in numbers]
-    flat, rows = pixels.reshape(-1, 4), pixels.reshape(-1, 2)
-    images = zip(numbers, bits, flat.tolist(), pixels.tolist(), strict=True)
-    text = random.choice(["", " \n"]).join(random.choice(["%x", "%X"]) % n for n in numbers)
-    pbm = f"P1 2 {len(rows)} " + " ".join(map(str, rows.reshape(-1)))
-    tensor: dict[str, Any] = {"name": "pixels", "datatype": "BOOL", "shape": list(flat.shape)}
-    tensor |= {"data": flat.astype(bool).tolist()}
-    tensors = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
-    packed = bytes(wire.pack(numbers).packed)
-    for content_type, body in (
-        (wire.with_padding(OCTETS, len(numbers)), packed),
-        (wire.with_padding(wire.PACKED, len(numbers)), packed),
-        (JSON, body_of(*map(random.choice, images))),
-        (TEXT, text.encode()),
-        (wire.PBM, pbm.encode()),
-        ("", json.dumps(tensors).encode()),
-    ):
-        headers = {"content-type": content_type, "accept": OCTETS}
-        job = reading.read(Request(Operation.PREDICT, headers, body), "1.0", "d")
-        assert job is not None
-        assert wire.unpack(job.images).tolist() == numbers
 
 
 @pytest.mark.parametrize(

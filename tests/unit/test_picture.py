@@ -69,15 +69,6 @@ def raw_pbm_of(samples: Samples) -> bytes:
 WRITERS = [(PNG, png_of), (PBM, plain_pbm_of), (PBM, raw_pbm_of), (PNG, palette_png_of)]
 
 
-@pytest.mark.parametrize(("content_type", "write"), WRITERS)
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (3, 9), (40, 33)])
-def test_a_sheet_is_rows_of_tiles(content_type: str, write: Write, size: tuple[int, int]) -> None:
-    samples = sheet(*size)
-    images = decoders.decode(content_type, write(samples))
-    assert unpack(images).tolist() == tiles_by_hand(samples)
-    assert images.columns == size[1]
-
-
 def chunk(name: bytes, content: bytes = b"") -> bytes:
     checksum = zlib.crc32(name + content)
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)

@@ -9,17 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from diagonalflip.errors import InvalidJson, InvalidTensor, TooManyImages, UnsupportedMediaType
 from diagonalflip.inference import reading, v2
 from diagonalflip.message import Operation, Request
-from diagonalflip.wire import MAX_IMAGES, MAX_TEXT_IMAGES, pack, to_pixels, unpack
+from diagonalflip.wire import MAX_IMAGES, MAX_TEXT_IMAGES, to_pixels, unpack
 
 NUMBERS = [11, 6, 9]
 PIXELS = to_pixels(NUMBERS).reshape(-1, 4)
-DTYPES = {"FP32": "<f4", "UINT8": "u1", "BOOL": "u1"}
 BINARY_OUTPUT = {"binary_data_output": True}
 DEEP = "[" * 1010 + "]" * 1010
 
@@ -47,26 +44,6 @@ def binary(content: bytes, size: Any, **changes: Any) -> v2.V2Request:
     head = request(tensor(data=..., parameters=parameters, **changes))
     head = head.replace(b'"deep"', DEEP.encode())
     return read(head + content, len(head))
-
-
-@given(st.lists(st.integers(0, 15), min_size=1, max_size=9), st.sampled_from(list(DTYPES)))
-@example([*range(16)] * 16, "UINT8")
-def test_every_tensor_brings_the_images_that_were_sent(numbers: list[int], datatype: str) -> None:
-    pixels = to_pixels(numbers).reshape(-1, 4)
-    of_pixels: Any = {"name": "pixels", "datatype": datatype, "shape": list(pixels.shape)}
-    packed = bytes(pack(numbers).packed)
-    padding = {"padding": 4 * (len(numbers) % 2)}
-    of_packed: Any = {"name": "packed", "shape": [len(packed)], "parameters": padding}
-    values: Any = pixels.astype({"FP32": float, "UINT8": int, "BOOL": bool}[datatype])
-    content = pixels.astype(DTYPES[datatype]).tobytes()
-    for found in (
-        binary(content, len(content), **of_pixels),
-        read(request(tensor(data=values.tolist(), **of_pixels))),
-        read(request(tensor(data=values.reshape(-1).tolist(), **of_pixels))),
-        binary(packed, len(packed), **of_packed),
-        read(request(tensor(data=list(packed), **of_packed))),
-    ):
-        assert unpack(found.images).tolist() == numbers
 
 
 def test_what_one_output_asks_for_goes_before_what_the_whole_request_does() -> None:
