@@ -16,8 +16,6 @@ from diagonalflip.errors import (
     DiagonalFlipError,
     EmptyPayload,
     InvalidImage,
-    InvalidPadding,
-    TooManyImages,
 )
 
 EVERY_PAIR = [*itertools.chain.from_iterable(itertools.product(range(16), repeat=2))]
@@ -38,43 +36,6 @@ def test_images_are_bits_first_pixel_first(numbers: list[int], dtype: type[np.in
     assert pixels.shape == (len(numbers), 2, 2)
     assert pixels.dtype == np.uint8
     assert "".join(map(str, pixels.reshape(-1))) == bits
-
-
-@given(
-    st.binary(max_size=20) | st.binary(max_size=20).map(bytearray),
-    st.integers(-20, 20) | st.sampled_from([0, 4]),
-)
-@example(b"", 3)
-@example(b"\x00\xa1", 4)
-def test_packed_bytes_are_kept_or_rejected(body: bytes | bytearray, padding_bits: int) -> None:
-    try:
-        images = wire.from_packed(body, padding_bits)
-    except EmptyPayload as error:
-        assert (error.got, error.expected) == ("a body of 0 bytes", "at least one image")
-        assert not body
-    except InvalidPadding as error:
-        if padding_bits == 4:
-            assert body[-1] & 15
-            assert f"0x{body[-1]:02x}" in error.got
-            assert "to be 0" in error.expected
-        else:
-            assert error.got == f"padding={padding_bits}" != "padding=0"
-            assert "padding=4" in error.expected
-    else:
-        assert images.packed is body
-        assert images.count == 2 * len(body) - (padding_bits == 4)
-        assert wire.pack(wire.unpack(images)).packed == body
-
-
-@pytest.mark.parametrize("padding_bits", [0, 4])
-def test_one_byte_more_than_the_largest_request_is_too_many(padding_bits: int) -> None:
-    most = wire.MAX_IMAGES - (padding_bits == 4)
-    body = bytes(wire.MAX_IMAGES // 2)
-    assert wire.from_packed(body, padding_bits).count == most
-    with pytest.raises(TooManyImages) as caught:
-        wire.from_packed(body + b"\0", padding_bits)
-    assert str(most + 2) in caught.value.got
-    assert str(wire.MAX_IMAGES) in caught.value.expected
 
 
 @pytest.mark.parametrize(
