@@ -19,7 +19,7 @@ from diagonalflip.inference.devices import CPU, pick_device
 from diagonalflip.inference.engine import LARGEST_BATCH, Chunk, Engine, OnnxEngine, open_engine
 from diagonalflip.inference.model import Model
 from diagonalflip.inference.torch_engine import TorchEngine
-from diagonalflip.wire import Images, pack, unpack
+from diagonalflip.wire import Images, pack
 
 Rows = npt.NDArray[np.float32]
 Exact = npt.NDArray[np.float64]
@@ -68,21 +68,6 @@ def test_any_batch_of_odd_and_even_requests_gives_each_its_own(
     for numbers, answer in zip(batch, answers, strict=True):
         assert answer.shape == (len(numbers), 4)
         assert_predicts(engine, answer, table[numbers])
-
-
-@pytest.mark.parametrize(
-    "counts",
-    [
-        *([LARGEST_BATCH + more] for more in (-1, 0, 1)),
-        *([3, LARGEST_BATCH, 1], [1, LARGEST_BATCH - 1, 1, 2]),
-        *([2 * LARGEST_BATCH, 1], [3 * LARGEST_BATCH + 7, 5, LARGEST_BATCH]),
-    ],
-)
-def test_chunk_borders_change_nothing(engine: Engine, table: Rows, counts: list[int]) -> None:
-    random = np.random.default_rng(sum(counts))
-    requests = [pack(random.integers(0, 16, count)) for count in counts]
-    for request, answer in zip(requests, engine.predict(requests), strict=True):
-        assert_predicts(engine, answer, table[unpack(request)])
 
 
 def test_no_shape_but_the_proven_ones_is_ever_run(
