@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-from threading import Thread
+import asyncio
 
 import pytest
 
 from diagonalflip.server import healthcheck
+from tests.faults.fake_server import listening
 
 
 @pytest.mark.parametrize(
@@ -28,25 +28,20 @@ def test_its_exit_status_is_readiness_and_it_asks_no_proxy(
 ) -> None:
     asked: list[bytes] = []
 
-    def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            asked.append(connection.recv(1 << 16))
-            connection.sendall(answer)
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+        writer.close()
 
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy")
     monkeypatch.delenv("NO_PROXY")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        monkeypatch.setenv("FLIP_ADMIN_HOST", "0.0.0.0")
-        monkeypatch.setenv("FLIP_ADMIN_PORT", str(port))
-        thread = Thread(target=serve, daemon=True)
-        thread.start()
+    monkeypatch.setenv("FLIP_ADMIN_HOST", "0.0.0.0")
+    with listening(serve) as url:
+        monkeypatch.setenv("FLIP_ADMIN_PORT", url.rpartition(":")[2])
         assert healthcheck.main() == exit_status
-        thread.join()
     assert asked[0].startswith(b"GET /v2/health/ready ")
     out, err = capsys.readouterr()
     assert out == told[0]
-    assert err.startswith(told[1].format(url=f"http://127.0.0.1:{port}"))
+    assert err.startswith(told[1].format(url=url))
