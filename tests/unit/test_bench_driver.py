@@ -6,11 +6,8 @@ import asyncio
 import contextlib
 import itertools
 import re
-import shutil
-import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,6 @@ import numpy.typing as npt
 import pytest
 
 from benchmarks.driver import Address, run_python
-from benchmarks.running import certify
 from benchmarks.workloads import Exchange, Predictions, Workload
 from benchmarks.workloads import exchanges as make_exchanges
 from benchmarks.wrk import run_wrk, wrk_is_here
@@ -53,9 +49,7 @@ def every_tenth(bad: Answer) -> Answer:
 
 
 @contextlib.contextmanager
-def server(
-    answer: Answer, heads: list[dict[str, str]] | None = None, tls: ssl.SSLContext | None = None
-) -> Iterator[Address]:
+def server(answer: Answer, heads: list[dict[str, str]] | None = None) -> Iterator[Address]:
     """Give a server; ``answer`` is given a count of all requests."""
     turns = itertools.count()
 
@@ -69,7 +63,7 @@ def server(
                 writer.write(response(status, {"Flip-Model-Version": "1.0"}, body))
         writer.close()
 
-    with listening(serve, tls) as url:
+    with listening(serve) as url:
         yield Address(int(url.rpartition(":")[2]), "/")
 
 
@@ -158,15 +152,3 @@ def test_each_request_of_every_run_has_another_trace() -> None:
         heads.clear()
         drive_both(address, WORKLOAD)
     assert not any("traceparent" in head for head in heads)
-
-
-@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
-def test_both_drivers_speak_tls_with_the_servers_own_certificate_alone(tmp_path: Path) -> None:
-    certificate, key = certify(tmp_path / "server")
-    other, _ = certify(tmp_path / "other")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    with server(right, tls=context) as address:
-        drive_both(replace(address, certificate=certificate), WORKLOAD)
-        outcome = run_python(replace(address, certificate=other), WORKLOAD, WORK, requests=30)
-    assert (outcome.requests, outcome.errors) == (0, WORKLOAD.connections)
