@@ -21,10 +21,8 @@ def test_a_clone_with_other_line_ends_has_the_same_bytes(tmp_path: Path) -> None
     for name in ("docker/run.sh", "Makefile", "diagonalflip/vectors/v2.json"):
         assert b"\r" not in (tmp_path / "clone" / name).read_bytes(), name
     picture = "docs/playground-walk.png"
-    committed = subprocess.run(
-        ["git", "show", f"HEAD:{picture}"], cwd=ROOT, capture_output=True, check=True
-    )
-    assert (tmp_path / "clone" / picture).read_bytes() == committed.stdout
+    committed = subprocess.check_output(["git", "show", f"HEAD:{picture}"], cwd=ROOT)
+    assert (tmp_path / "clone" / picture).read_bytes() == committed
 
 
 def test_types_of_pages_are_not_the_host_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,15 +24,8 @@ INTERRUPTED = (130, b"", b"diagonalflip: interrupted\n")
 
 
 def run(*words: str, **environment: str) -> tuple[int, bytes, bytes]:
-    done = subprocess.run(
-        words,
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=SLOW_S,
-        check=False,
-    )
+    given: Any = {"cwd": ROOT, "env": os.environ | environment, "stdin": subprocess.DEVNULL}
+    done = subprocess.run(words, capture_output=True, timeout=SLOW_S, check=False, **given)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -54,12 +54,7 @@ finally:
 
 @pytest.mark.parametrize("module", ["diagonalflip.server.__main__", "diagonalflip.cli"])
 def test_entry_points_say_so_before_they_import_numpy(module: str) -> None:
-    finished = subprocess.run(
-        [sys.executable, "-c", ENTRY.format(module=module)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", ENTRY.format(module=module)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 2, finished.stderr
     assert finished.stderr == "SettingError: This processor is old. Expected a newer one.\n"

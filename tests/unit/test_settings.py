@@ -125,14 +125,9 @@ def test_what_is_given_to_make_by_its_plain_name_reaches_the_service(
     (tmp_path / "Makefile").write_text(makefile)
     same = ["installed", *(f"export/weights-{each}.json" for each in ("1.0", "2.0"))]
     assumed = [f"--assume-old={each}" for each in same]
-    found = subprocess.run(
-        ["make", "serve", *assumed, f"PYTHON={sys.executable}", *arguments],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"]} | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    command = ["make", "serve", *assumed, f"PYTHON={sys.executable}", *arguments]
+    variables = {"PATH": os.environ["PATH"]} | environment
+    found = subprocess.check_output(command, cwd=tmp_path, env=variables, text=True)
     variables = dict(each.split("=", 1) for each in found.split("\0") if "=" in each)
     reached = {name for name in variables if name.startswith("FLIP_") or name == "PORT"}
     given = {"FLIP_MODEL_STORE": "model_store"} | expected

@@ -23,12 +23,10 @@ from diagonalflip.errors import DiagonalFlipError, ServerOverloaded
 
 def work(url: str, many: npt.NDArray[np.uint8]) -> None:
     with Client(url, deadline_s=5.0, token="secret") as client:
-        client.wait_until_ready(10)
         assert_type(client.predict([11, "0110", [[1, 1], [0, 0]]]), npt.NDArray[np.float32])
         assert_type(client.predict(many), npt.NDArray[np.float32])
         assert_type(client.predict_packed(b"\\xb6", 2), npt.NDArray[np.float32])
         assert_type(client.flip(many), npt.NDArray[np.uint8])
-        assert_type(client.info(), ServerInfo)
         assert_type(client.info().workers, int | None)
         pieces = client.predict_chunks([b"\\xb6"])
         assert_type(pieces, Generator[npt.NDArray[np.float32], None, None])
@@ -37,7 +35,6 @@ def work(url: str, many: npt.NDArray[np.uint8]) -> None:
 
 async def work_async(url: str) -> None:
     async with AsyncClient(url) as client:
-        await client.wait_until_ready(10)
         assert_type(await client.predict([1, 2]), npt.NDArray[np.float32])
         assert_type(await client.flip([1, 2]), npt.NDArray[np.uint8])
         assert_type(await client.info(), ServerInfo)
@@ -45,12 +42,9 @@ async def work_async(url: str) -> None:
         assert_type(pieces, AsyncGenerator[npt.NDArray[np.float32], None])
 
 
-def told(error: DiagonalFlipError) -> str:
-    return error.got + error.expected + error.action if error.retryable else error.code
-
-
-def pause(error: ServerOverloaded) -> float:
-    return error.retry_after_s
+def told(error: DiagonalFlipError, overload: ServerOverloaded) -> str | float:
+    words = error.got + error.expected + error.action
+    return words if error.retryable else overload.retry_after_s
 """
 WRONG = """
 from diagonalflip import Client
@@ -68,12 +62,7 @@ def test_a_right_program_passes_and_every_mistake_is_found(tmp_path: Path) -> No
     for name, program in (("right.py", PROGRAM), ("wrong.py", WRONG)):
         (tmp_path / name).write_text(program, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path)]
-    finished = subprocess.run(
-        [*command, "right.py", "wrong.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command += ["right.py", "wrong.py"]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     errors = [line.split(":")[:2] for line in finished.stdout.splitlines() if ": error:" in line]
     assert errors == [["wrong.py", line] for line in "45678"], finished.stdout
