@@ -77,10 +77,6 @@ def test_tokens_that_go_on_are_told(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert len(printed.split()) == 1, "the token alone, for scripts"
         assert told.startswith(f"{older + 1} tokens of a are valid now")
         assert f"Delete {lines} of {path}" in told
-
-
-def test_a_revoked_token_is_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "tokens"
     path.write_text(f"{'a' * 64} revoked  # a\n")
     assert make_token(path, "a", capsys)[1] == ""
     assert make_token(Path("/dev/null"), "a", capsys)[1] == "", "it is kept nowhere"
