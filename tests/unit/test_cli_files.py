@@ -173,15 +173,12 @@ def test_an_array_gets_into_a_pipe(run: Run, tmp_path: Path) -> None:
         assert read("npy", content.result(10)).tobytes() == TABLE[[11, 6]].tobytes()
 
 
-def test_a_device_has_no_size(run: Run) -> None:
-    result = run("predict", "--input", "/dev/zero", "--from", "packed", "--count", 3)
-    assert "Expected 2 bytes" in result.stderr
-
-
-def test_the_size_of_a_file_is_known_before_anything_is_sent(tmp_path: Path) -> None:
+def test_the_size_of_a_file_is_known_before_anything_is_sent(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in.bin").write_bytes(b"\xb6\x00")
     result = run_at(NOWHERE, "predict", "--input", tmp_path / "in.bin", "--count", 5)
     assert (result.exit_code, "2 bytes for 5 images" in result.stderr) == (2, True)
+    result = run("predict", "--input", "/dev/zero", "--from", "packed", "--count", 3)
+    assert "Expected 2 bytes" in result.stderr, "a device has no size"
 
 
 def test_a_terminal_gets_no_bytes(

@@ -212,21 +212,15 @@ def test_a_file_that_cannot_be_replaced_is_written_over(
     written(url, output)
 
 
-def test_devices_and_pipes_are_never_replaced(url: str, tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
+def test_devices_and_pipes_are_written_and_never_replaced(url: str, tmp_path: Path) -> None:
+    """Those without a name of their own too: ``>(command)`` of a shell, and /dev/stdout."""
+    pipe, (reading, writing) = tmp_path / "pipe", os.pipe()
     os.mkfifo(pipe)
     with ThreadPoolExecutor(1) as pool, Client(url) as client:
         read = pool.submit(pipe.read_bytes)
-        client.predict_file(io.BytesIO(b"\xb6"), pipe)
-        assert read.result(10) == TABLE[[11, 6]].astype("<f4").tobytes()
+        for output in (pipe, f"/dev/fd/{writing}"):
+            client.predict_file(io.BytesIO(b"\xb6"), output)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as nameless:
+            assert read.result(10) == nameless.read() == TABLE[[11, 6]].astype("<f4").tobytes()
     assert pipe.is_fifo()
-
-
-def test_a_pipe_without_a_name_of_its_own_is_written(url: str) -> None:
-    """As ``>(command)`` of a shell, and /dev/stdout."""
-    reading, writing = os.pipe()
-    with Client(url) as client:
-        client.predict_file(io.BytesIO(b"\xb6"), f"/dev/fd/{writing}")
-    assert os.read(reading, 100) == TABLE[[11, 6]].astype("<f4").tobytes()
-    os.close(reading)
-    os.close(writing)
