@@ -125,9 +125,7 @@ def test_workers_that_are_missing_for_long_are_told_as_degraded(
     watching: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr(
-        "diagonalflip.server.supervisor.supervisor.time.monotonic", lambda: clock[0]
-    )
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     monkeypatch.setattr(watching, "_settings", Settings(degraded_after_s=10))
     seen = []
     for seconds, ready in ((0, 2), (1, 1), (9, 1), (10, 0), (1, 1), (1, 2), (1, 1)):
