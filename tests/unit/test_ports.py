@@ -13,14 +13,7 @@ import pytest
 from diagonalflip.errors import SettingError, StartError
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor import ports
-from diagonalflip.server.supervisor.ports import (
-    free_ports,
-    listen,
-    open_ports,
-    reject_unsafe,
-    require_addresses,
-    take_no_more,
-)
+from diagonalflip.server.supervisor.ports import free_ports, listen, open_ports, take_no_more
 
 
 def test_picked_ports_are_free_in_a_row_and_no_outgoing_connections() -> None:
@@ -76,7 +69,7 @@ def test_an_address_that_does_not_resolve_is_told_as_such(
     monkeypatch.setenv(f"FLIP_{name.upper()}", address)
     told = f"^FLIP_{name.upper()}={address} in the environment does not resolve: "
     with pytest.raises(StartError, match=told):
-        require_addresses(Settings.from_environment())
+        ports.require_addresses(Settings.from_environment())
 
 
 def test_a_port_that_only_root_may_open_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,8 +120,8 @@ TOKENS, PEM = Path("tokens"), Path("x.pem")
     ],
 )
 def test_what_is_safe_may_start(settings: Settings) -> None:
-    require_addresses(settings)
-    reject_unsafe(settings)
+    ports.require_addresses(settings)
+    ports.reject_unsafe(settings)
 
 
 @pytest.mark.parametrize(
@@ -143,4 +136,4 @@ def test_what_is_safe_may_start(settings: Settings) -> None:
 )
 def test_what_is_not_safe_is_rejected(settings: Settings, told: str) -> None:
     with pytest.raises(SettingError, match=told):
-        reject_unsafe(settings)
+        ports.reject_unsafe(settings)
