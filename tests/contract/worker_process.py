@@ -1,14 +1,15 @@
-"""TorchServe's worker in little: the real loader and service behind an inherited socket.
+"""TorchServe's worker in little: the real loader and service, in front of no frontend.
 
-Run as ``python worker_process.py ARCHIVE_FOLDER SOCKET_FD MISSING`` with the folder first on
-PYTHONPATH, as TorchServe's frontend does. ``MISSING`` are modules, joined by commas, that are as
-if they were not installed. Prints ``loaded`` and where modules came from, as JSON.
+Run as ``python worker_process.py ARCHIVE_FOLDER MISSING`` with the folder first on PYTHONPATH, as
+TorchServe's frontend does. ``MISSING`` are modules, joined by commas, that are as if they were not
+installed. Answers a batch of bodies and headers, from stdin. Prints where modules came from and the
+statuses of the answers, as JSON.
 """
 
 from __future__ import annotations
 
+import ast
 import json
-import socket
 import sys
 from pathlib import Path
 
@@ -26,30 +27,29 @@ class Missing:
 
 
 def main() -> None:
-    folder, descriptor, missing = sys.argv[1:]
+    folder, missing = sys.argv[1:]
     sys.meta_path.insert(0, Missing(missing.split(",")))
 
     import ts
+    from ts.context import RequestProcessor
     from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
     from ts.model_loader import TsModelLoader
-    from ts.protocol.otf_message_handler import retrieve_msg
 
     metrics = MetricsCacheYamlImpl(str(Path(ts.__file__).parent / "configs/metrics.yaml"))
     metrics.initialize_cache()
     service = TsModelLoader().load(
         "diagonal_flip", folder, "diagonalflip_handler.py", None, 8, None, True, metrics
     )
+    batch = ast.literal_eval(sys.stdin.read())
+    service.context.request_processor = [RequestProcessor(headers) for _, headers in batch]
+    service._entry_point([{"body": body} for body, _ in batch], service.context)
     origins = {
         name: module.__file__
-        for name, module in list(sys.modules.items())
+        for name, module in sys.modules.items()
         if name.startswith("diagonalflip")
     }
-    print(f"loaded {json.dumps(origins)}", flush=True)
-    with socket.socket(fileno=int(descriptor)) as connection:
-        service.set_cl_socket(connection)
-        while True:  # until the other end closes: retrieve_msg exits then
-            _, batch = retrieve_msg(connection)
-            connection.sendall(service.predict(batch))
+    statuses = [service.context.get_response_status(index)[0] for index in range(len(batch))]
+    print(json.dumps([origins, statuses]))
 
 
 if __name__ == "__main__":
