@@ -35,7 +35,7 @@ DIRECT = {"no_proxy": "*"}  # for ``requests``: a proxy of this host knows nothi
 
 CERTIFY = (
     *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-    *("-nodes", "-days", "2", "-subj", "/CN=bench", "-addext", "subjectAltName=IP:127.0.0.1"),
+    *("-nodes", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
 )
 
 
@@ -164,7 +164,7 @@ def variables(settings: Mapping[str, str]) -> dict[str, str]:
     return {variable(name) if name in known else name: value for name, value in settings.items()}
 
 
-def certify(folder: Path) -> tuple[Path, Path]:
+def certify(folder: Path, days: int = 2) -> tuple[Path, Path]:
     """Write a certificate for loopback that signs itself, and its key.
 
     Raises:
@@ -177,8 +177,8 @@ def certify(folder: Path) -> tuple[Path, Path]:
         )
     folder.mkdir(parents=True, exist_ok=True)
     certificate, key = folder / "certificate.pem", folder / "key.pem"
-    files = ["-out", str(certificate), "-keyout", str(key)]
-    subprocess.run([*CERTIFY, *files], check=True, capture_output=True)
+    more = ["-days", str(days), "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run([*CERTIFY, *more], check=True, capture_output=True)
     return certificate, key
 
 

@@ -8,7 +8,6 @@ import itertools
 import shutil
 import socket
 import ssl
-import subprocess
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.running import certify
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.tls import Tls
 from diagonalflip.server.supervisor.ports import listen
@@ -26,20 +26,16 @@ from tests.contract.conftest import BEARER, Port, post, read
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
 
-CERTIFICATE = (
-    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem "
-    "-out cert.pem -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-)
 PLAIN = b"GET / HTTP/1.1\r\n\r\n"
 
 
 class TlsPort(Port):
     """A port with TLS at its public listener, whose clients come there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, certificate: Path, key: Path) -> None:
         super().__init__(listen(("127.0.0.1", 0)))
-        self.admit_token((folder / "cert.pem").read_text() + (folder / "key.pem").read_text())
-        self.context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
+        self.admit_token(certificate.read_text() + key.read_text())
+        self.context = ssl.create_default_context(cafile=str(certificate))
 
     def connect(self) -> ssl.SSLSocket:
         return self.context.wrap_socket(self.connect_public(), server_hostname="127.0.0.1")
@@ -91,15 +87,13 @@ class ByHand:
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("certificate")
-    subprocess.run(CERTIFICATE.split(), cwd=folder, check=True, capture_output=True)
-    return folder
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return certify(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture
-def port(certificate: Path) -> Iterator[TlsPort]:
-    with contextlib.closing(TlsPort(certificate)) as there:
+def port(pair: tuple[Path, Path]) -> Iterator[TlsPort]:
+    with contextlib.closing(TlsPort(*pair)) as there:
         yield there
         there.wait_for(lambda: not (there.server.connections or there.server._opening))
         assert not there.server._of_address

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.running import variables
+from benchmarks.running import certify, variables
 from tests.deploy.files import COMPOSE, ROOT, TOOLS, load, needs_tools, run
 from tests.drills.cluster import HAPROXY
 
@@ -95,10 +95,9 @@ def test_files_whose_folder_must_not_be_mounted_are_rejected(tmp_path: Path) -> 
 
 
 def test_the_balancer_of_compose_is_understood_by_haproxy(tmp_path: Path) -> None:
-    key = ("-newkey", "rsa:2048", "-nodes", "-keyout", tmp_path / "key.pem")
-    run("openssl", "req", "-x509", *key, "-out", tmp_path / "cert.pem", "-subj", "/CN=x")
+    certificate, key = certify(tmp_path)
     pem = tmp_path / "edge.pem"
-    pem.write_text((tmp_path / "cert.pem").read_text() + (tmp_path / "key.pem").read_text())
+    pem.write_text(certificate.read_text() + key.read_text())
     text = (ROOT / "docker/compose/haproxy.cfg").read_text().replace("/run/tls/edge.pem", str(pem))
     (tmp_path / "haproxy.cfg").write_text(text)
     run(HAPROXY, "-c", "-f", tmp_path / "haproxy.cfg")

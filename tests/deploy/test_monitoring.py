@@ -27,6 +27,7 @@ import requests
 import yaml
 from matplotlib.figure import Figure
 
+from benchmarks.running import certify
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
 from diagonalflip.wire import MAX_IMAGES, OCTETS, PACKED
@@ -143,15 +144,6 @@ class Monitored:
         assert statuses <= {200, 503}
 
 
-def certify(folder: Path, days: int) -> None:
-    """Put another certificate, and its key, in the place of those before."""
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem "
-        f"-out cert.pem -days {days} -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
-    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
-
-
 def alert_groups() -> Any:
     documents = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/monitoring.yaml").read_text())
     [rules] = [each for each in documents if each["kind"] == "PrometheusRule"]
@@ -174,11 +166,11 @@ def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     del scrape["scrape_configs"][0]["dns_sd_configs"]
     scrape["rule_files"] = ["rules.yml"]
     token = tokens.add(folder / "tokens", "monitored")
-    certify(folder, days=90)
+    certificate, key = certify(folder, days=90)
     settings = {
         "TOKENS_FILE": str(folder / "tokens"),
-        "TLS_CERT": str(folder / "cert.pem"),
-        "TLS_KEY": str(folder / "key.pem"),
+        "TLS_CERT": str(certificate),
+        "TLS_KEY": str(key),
         "WORKERS": "2",
         "DEGRADED_AFTER_S": "1",
         "HEALTH_CHECK_INTERVAL_S": "1",
@@ -240,7 +232,7 @@ def test_every_panel_shows_something_and_waiting_is_counted(monitored: Monitored
             b"\xb6",
             headers=headers | trace,
             timeout=30,
-            verify=str(monitored.folder / "cert.pem"),
+            verify=str(monitored.folder / "certificate.pem"),
         )
         assert answer.status_code == requests.codes.ok
     for panel in PANELS:

@@ -18,6 +18,7 @@ import certifi
 import numpy as np
 import pytest
 
+from benchmarks.running import certify
 from diagonalflip.client._endpoint import TRUST
 from diagonalflip.errors import ClientError, DeadlineExceeded
 from tests.conftest import ROOT
@@ -26,24 +27,22 @@ from tests.faults.fake_server import TABLE, FakeServer, listening
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
 
-NEW_CERTIFICATE = (
-    "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 "
-    "-subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-)
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate, and its key."""
+    return certify(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of ``cert.pem`` and ``key.pem``."""
-    path = tmp_path_factory.mktemp("tls")
-    subprocess.run(NEW_CERTIFICATE.split(), cwd=path, check=True, capture_output=True)
-    return path
+def verify(pair: tuple[Path, Path]) -> str:
+    return str(pair[0])
 
 
 @pytest.fixture(scope="module")
-def context(folder: Path) -> ssl.SSLContext:
+def context(pair: tuple[Path, Path]) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    context.load_cert_chain(*pair)
     return context
 
 
@@ -53,56 +52,53 @@ def url(context: ssl.SSLContext) -> Iterator[str]:
         yield url
 
 
-def test_a_known_certificate(url: str, call: Call, folder: Path) -> None:
+def test_a_known_certificate(url: str, call: Call, verify: str) -> None:
     numbers = np.arange(5000) % 16
-    verify = str(folder / "cert.pem")
     got = call(url, "predict", numbers, verify=verify, images_per_request=100)
     assert np.array_equal(got, TABLE[numbers])
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_both_clients_trust_what_the_environment_names(
-    url: str, call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    url: str, call: Call, verify: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     for each in TRUST:
         monkeypatch.delenv(each, raising=False)
-    monkeypatch.setenv(name, str(folder / "cert.pem"))
+    monkeypatch.setenv(name, verify)
     assert np.array_equal(call(url, "predict", [11]), TABLE[[11]])
     with pytest.raises(ClientError, match="verify"):
         call(url, "predict", [11], verify=certifi.where())
-    monkeypatch.setenv(name, str(folder / "nothing.pem"))
+    monkeypatch.setenv(name, "nothing.pem")
     with pytest.raises(ClientError, match=f"{name}=.*nothing.pem"):
         call(url, "predict", [11])
 
 
-def test_an_unknown_certificate_ends_at_once(url: str, call: Call) -> None:
-    with pytest.raises(ClientError, match="verify") as caught:
-        call(url, "predict", [1])
-    assert type(caught.value) is ClientError
+def test_an_unknown_certificate_ends_at_once(url: str, call: Call, verify: str) -> None:
+    """A common name is no name of a server."""
+    for named, settings in ((url, {}), (url.replace("127.0.0.1", "localhost"), {"verify": verify})):
+        with pytest.raises(ClientError, match="verify") as caught:
+            call(named, "predict", [1], **settings)
+        assert type(caught.value) is ClientError
 
 
-def test_a_common_name_is_no_name_of_a_server(url: str, call: Call, folder: Path) -> None:
-    with pytest.raises(ClientError, match="verify"):
-        call(url.replace("127.0.0.1", "localhost"), "predict", [1], verify=str(folder / "cert.pem"))
-
-
-def test_the_deadline_holds(context: ssl.SSLContext, call: Call, folder: Path) -> None:
+def test_the_deadline_holds(context: ssl.SSLContext, call: Call, verify: str) -> None:
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         while await reader.read(1 << 16):
             pass
 
     with listening(silent, context) as url, within(3), pytest.raises(DeadlineExceeded):
-        call(url, "predict", [1], verify=str(folder / "cert.pem"), deadline_s=0.5)
+        call(url, "predict", [1], verify=verify, deadline_s=0.5)
 
 
-def test_a_key_with_a_password_is_an_error_and_no_question(folder: Path) -> None:
+def test_a_key_with_a_password_is_an_error_and_no_question(pair: tuple[Path, Path]) -> None:
     """A terminal would be asked for it, and whoever runs a job in one would wait."""
     lock = "openssl pkey -in key.pem -aes256 -passout pass:a -out locked.pem"
-    subprocess.run(lock.split(), cwd=folder, check=True, capture_output=True)
-    made = "from diagonalflip import Client; Client('https://a', cert=('cert.pem', 'locked.pem'))"
+    subprocess.run(lock.split(), cwd=pair[0].parent, check=True, capture_output=True)
+    made = "from diagonalflip import Client; "
+    made += "Client('https://a', cert=('certificate.pem', 'locked.pem'))"
     child, terminal = pty.fork()
     if not child:
-        os.chdir(folder)
+        os.chdir(pair[0].parent)
         os.execve(sys.executable, [sys.executable, "-c", made], {"PYTHONPATH": str(ROOT)})  # noqa: S606 - no shell is needed
     said = b""
     with suppress(OSError):  # of a terminal that nobody has open any more

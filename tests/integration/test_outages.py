@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import signal
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from diagonalflip.server.supervisor import tokens
 from diagonalflip.wire import OCTETS
 from tests.integration.conftest import PATH, Oracle, Server, run_server
 from tests.integration.test_predictions import assert_predicts, packed_request
-from tests.integration.test_public_listener import CERTIFICATE
+from tests.integration.test_public_listener import public
 
 pytestmark = pytest.mark.slow
 
@@ -64,17 +63,14 @@ def test_it_starts_without_a_temporary_folder_that_has_room(
     if not is_changeable:
         pytest.skip("needs root")
     token = tokens.add(folder / "tokens", "someone")
-    subprocess.run(CERTIFICATE.split(), cwd=folder, check=True, capture_output=True)
     temporary = folder / "tmp"
     temporary.mkdir()
     script = f'{LIMITS[limit].format(folder=temporary)}; exec "$@"'
-    settings = {"TMPDIR": str(temporary), "TORCHSERVE": "", "WORKERS": "2"}
-    settings["TOKENS_FILE"] = str(folder / "tokens")
-    settings |= {"TLS_CERT": str(folder / "cert.pem"), "TLS_KEY": str(folder / "key.pem")}
+    settings = {"TMPDIR": str(temporary), "TORCHSERVE": "", "WORKERS": "2"} | public(folder)
     through = ["unshare", "--mount", "sh", "-ec", script, "sh"]
     with run_server(artifacts, folder / "logs", through=through, **settings) as server:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": OCTETS}
-        url, trusted = f"{server.public}{PATH}", str(folder / "cert.pem")
+        url, trusted = f"{server.public}{PATH}", str(folder / "certificate.pem")
         assert requests.post(url, b"\xb6", headers=headers, verify=trusted, timeout=30).ok
         server.wait_for_torchserve()
         lose_a_worker(server)

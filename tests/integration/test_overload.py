@@ -204,7 +204,7 @@ def ask_until(done: threading.Event, url: str, token: str, authority: Path) -> f
 @pytest.mark.timeout(600)
 def test_the_worst_mixture_at_the_edge_is_within_the_bound(artifacts: Path, tmp_path: Path) -> None:
     """By TLS: connections that stay, strangers, heads without an end, stalled clients, bombs."""
-    settings, authority = public(tmp_path), tmp_path / "cert.pem"
+    settings, authority = public(tmp_path), tmp_path / "certificate.pem"
     token, other, stalled = (tokens.add(tmp_path / "tokens", name) for name in ("a", "b", "c"))
     bearer = {"Authorization": f"Bearer {other}"}
     line = f"Authorization: Bearer {stalled}\r\n"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import requests
 
+from benchmarks.running import certify
 from diagonalflip import Client
 from diagonalflip.errors import NotAuthorized, TokenRevoked
 from diagonalflip.server.supervisor import tokens
@@ -23,10 +24,6 @@ from tests.integration.conftest import ROOT, Oracle, Server, run_server
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
 
-CERTIFICATE = (
-    "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 "
-    "-subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-)
 PATH = "/predictions/diagonal_flip"
 RATE = 2000
 
@@ -63,9 +60,9 @@ class PublicListener:
 
 def public(folder: Path) -> dict[str, str]:
     """Settings of a server with a public listener, whose certificate and tokens are in a folder."""
-    subprocess.run(CERTIFICATE.split(), cwd=folder, check=True, capture_output=True)
-    files = {"TOKENS_FILE": "tokens", "TLS_CERT": "cert.pem", "TLS_KEY": "key.pem"}
-    return {"HOST": "0.0.0.0"} | {name: str(folder / file) for name, file in files.items()}
+    certificate, key = map(str, certify(folder))
+    files = {"TOKENS_FILE": str(folder / "tokens"), "TLS_CERT": certificate, "TLS_KEY": key}
+    return files | {"HOST": "0.0.0.0"}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +73,7 @@ def listener(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     text = (folder / "tokens").read_text().replace(" bad", " revoked")
     (folder / "tokens").write_text(text)
     with run_server(artifacts, folder / "logs", **settings, TOKEN_RATE=str(RATE)) as server:
-        yield PublicListener(good, revoked, folder / "cert.pem", server)
+        yield PublicListener(good, revoked, folder / "certificate.pem", server)
 
 
 def test_the_conformance_kit_passes_through_it(listener: PublicListener) -> None:
