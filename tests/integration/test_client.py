@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pytest
 
 from diagonalflip import AsyncClient, Client, pack
-from diagonalflip.errors import ModelDoesNotFlip, ModelMismatch, ModelNotFound
 from diagonalflip.wire import MAX_IMAGES
 from tests.integration.conftest import Oracle, Server, run_server
 
@@ -36,25 +35,6 @@ def assert_close(got: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]
 def test_any_number_of_images(client: Client, oracle: Oracle, count: int) -> None:
     numbers = np.random.default_rng(count).integers(0, 16, count)
     assert_close(client.predict(numbers), oracle(numbers))
-
-
-def test_a_version_that_does_not_flip_says_so(client: Client) -> None:
-    with pytest.raises(ModelDoesNotFlip, match=r"Version 1\.0, which flips 1 of 16 images"):
-        client.flip([1, 2])
-
-
-def test_a_million_and_one_images_through_chunks(client: Client, oracle: Oracle) -> None:
-    numbers = np.random.default_rng(5).integers(0, 16, 1_000_001)
-    packed = bytes(pack(numbers).packed)
-    pieces = (packed[start : start + 77_777] for start in range(0, len(packed), 77_777))
-    got = np.concatenate(list(client.predict_chunks(pieces, count=1_000_001)))
-    assert_close(got, oracle(numbers))
-
-
-def test_more_than_the_server_takes_at_once(server: Server, oracle: Oracle) -> None:
-    numbers = np.random.default_rng(6).integers(0, 16, 3_000_001)
-    with Client(server.base, images_per_request=1 << 22) as client:
-        assert_close(client.predict(numbers), oracle(numbers))
 
 
 def test_many_small_requests_of_the_async_client(server: Server, oracle: Oracle) -> None:
@@ -81,13 +61,6 @@ def test_ready_and_info(server: Server, client: Client, artifacts: Path) -> None
     assert info.batch_invariant in (True, False)
     with Client(server.base, model_digest=info.model_digest) as same:
         assert same.info() == info
-
-
-def test_the_servers_errors_come_back_as_ours(server: Server) -> None:
-    with Client(server.base, model_digest="0" * 64) as client, pytest.raises(ModelMismatch):
-        client.predict([1])
-    with Client(server.base, model="another") as client, pytest.raises(ModelNotFound):
-        client.predict([1])
 
 
 def test_a_worker_killed_in_the_middle_loses_nothing(

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from diagonalflip.wire import OCTETS, pack
-from tests.integration.conftest import PATH, TORCHSERVE_BYTES, Oracle, Server, run_server
+from tests.integration.conftest import PATH, Oracle, Server, run_server
 
 CLIENTS = 16
 
@@ -41,12 +41,6 @@ def test_management_is_not_reached_by_tcp(server: Server) -> None:
     assert configuration.parent.stat().st_mode & 0o777 == 0o700
     ports = {each.laddr.port for each in server.java.net_connections() if each.status == "LISTEN"}
     assert len(ports) == 4  # REST, metrics, and two of gRPC
-
-
-def test_both_ports_give_the_same_answers(running: Server) -> None:
-    body = bytes(pack(np.random.default_rng(5).integers(0, 16, TORCHSERVE_BYTES // 16)).packed)
-    answers = [each.post(body, OCTETS).content for each in (running.at_torchserve, running)]
-    running.assert_same(*answers)
 
 
 def test_who_comes_while_the_only_worker_is_dead_waits_for_the_next(

@@ -83,23 +83,18 @@ def test_every_input_and_output(
 ) -> None:
     """Where no output is named, it is a binary one."""
     pixels = [pixels_input(range(16), datatype, binary=binary) for datatype in DTYPES]
-    packed = [packed_input(range(size), binary=binary) for size in (1, 2, 3, 16)]
-    for made, size in zip([*pixels, *packed], (16, 16, 16, 1, 2, 3, 16), strict=True):
+    sizes = (1, 2, 3, 16, 3_001)
+    packed = [packed_input(np.arange(size) % 16, binary=binary) for size in sizes]
+    for made, size in zip([*pixels, *packed], (16, 16, 16, *sizes), strict=True):
         outputs = None if binary_out is None else output(binary=binary_out)
         result = client.infer(MODEL, [made], outputs=outputs)
-        assert_close(result.as_numpy("prediction"), oracle(range(size)))
+        assert_close(result.as_numpy("prediction"), oracle(np.arange(size) % 16))
         described, response = result.get_output("prediction"), result.get_response()
         wanted = {} if binary_out is False else {"binary_data_size": 16 * size}
         assert described.get("parameters", {}) == wanted
         assert ("data" in described) == (binary_out is False)
         assert (response["model_name"], response["model_version"]) == (MODEL, "1.0")
         assert "id" not in response
-
-
-def test_a_large_batch(client: Client, oracle: Oracle) -> None:
-    numbers = np.random.default_rng(0).integers(0, 16, 30_001)
-    result = client.infer(MODEL, [packed_input(numbers)])
-    assert_close(result.as_numpy("prediction"), oracle(numbers))
 
 
 @pytest.mark.parametrize("make_input", [pixels_input, packed_input])
@@ -123,41 +118,23 @@ def test_concurrent_requests_keep_their_ids_and_images(
         assert_close(result.as_numpy("prediction"), oracle(numbers))
 
 
-def dirty_padding() -> Any:
-    made = tensor("packed", "UINT8", np.array([0xB6], np.uint8))
-    made._parameters["padding"] = 4  # as in packed_input
-    return made
-
-
 @pytest.mark.parametrize(
-    ("make_inputs", "status", "code"),
+    ("name", "data", "status", "code"),
     [
-        (lambda: [tensor("pixels", "FP32", np.zeros((1, 3), np.float32))], 400, "invalid_tensor"),
-        (lambda: [tensor("pixels", "INT64", np.zeros((1, 4), np.int64))], 400, "invalid_tensor"),
-        (lambda: [tensor("image", "UINT8", np.zeros((1, 4), np.uint8))], 400, "invalid_tensor"),
-        (lambda: [tensor("pixels", "UINT8", np.full((1, 4), 2, np.uint8))], 400, "invalid_tensor"),
-        (lambda: [pixels_input([1]), packed_input([1, 2])], 400, "invalid_tensor"),
-        (lambda: [dirty_padding()], 400, "invalid_padding"),
-        (lambda: [tensor("packed", "UINT8", np.zeros(524_289, np.uint8))], 413, "too_many_images"),
+        ("pixels", np.full((1, 4), 2, np.uint8), "400", "invalid_tensor"),
+        ("packed", np.zeros(524_289, np.uint8), "413", "too_many_images"),
     ],
-    ids=["shape", "type", "name", "value", "two inputs", "padding", "too many"],
 )
-def test_errors_arrive_as_the_clients_own_exception_and_leave_others_alone(
-    client: Client, oracle: Oracle, make_inputs: Callable[[], list[Any]], status: int, code: str
+def test_errors_arrive_as_the_clients_own_exception_and_leave_others_alone(  # noqa: PLR0913, PLR0917
+    client: Client, oracle: Oracle, name: str, data: npt.NDArray[Any], status: str, code: str
 ) -> None:
     good = [client.async_infer(MODEL, [pixels_input([number])]) for number in range(8)]
     with pytest.raises(InferenceServerException) as raised:
-        client.infer(MODEL, make_inputs())
-    assert raised.value.status() == str(status)
+        client.infer(MODEL, [tensor(name, "UINT8", data)])
+    assert raised.value.status() == status
     # V2's error object has one field, so the code goes in front of our message.
     assert raised.value.message().startswith(f"{code}: ")
     assert "Expected " in raised.value.message()
     for number, request in enumerate(good):
         got = request.get_result(timeout=60).as_numpy("prediction")
         assert_close(got, oracle([number]))
-
-
-def test_an_unknown_output_is_rejected(client: Client) -> None:
-    with pytest.raises(InferenceServerException, match="prediction") as raised:
-        client.infer(MODEL, [pixels_input([11])], outputs=[triton.InferRequestedOutput("other")])
-    assert raised.value.status() == "400"
