@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
 from tests.conftest import ROOT
 from tests.drills.load import Load, references
+from tests.integration.conftest import run_command
 
 ENGINE = shutil.which("docker") or shutil.which("podman")
 START_S = 120
@@ -173,10 +173,7 @@ def each(request: pytest.FixtureRequest) -> Container:
 
 
 def test_it_keeps_every_promise_of_the_contract(each: Container) -> None:
-    command = [sys.executable, "-m", "diagonalflip.cli", "--url", each.url]
-    command += ["--token", each.token, "check"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_command("--url", each.url, "--token", each.token, "check")
 
 
 def test_it_has_no_rights_and_nothing_to_build_with(container: Container) -> None:

@@ -191,6 +191,19 @@ def run_server(
         process.communicate(timeout=30)
 
 
+def run_command(*words: object, stdin: bytes = b"") -> bytes:
+    """Return the output of the command ``diagonalflip``, which must succeed without complaint."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "diagonalflip.cli", *map(str, words)],
+        cwd=ROOT,
+        input=stdin,
+        capture_output=True,
+        check=False,
+    )
+    assert (finished.returncode, finished.stderr) == (0, b""), finished.stdout.decode()
+    return finished.stdout
+
+
 def changed_worker(folder: Path, code: str) -> list[str]:
     """Make another checkout, whose workers run some code before they start.
 
@@ -220,6 +233,18 @@ def running(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """One server with two workers for all tests that leave it as it was."""
     logs = tmp_path_factory.mktemp("logs")
     with run_server(artifacts, logs, TORCHSERVE="1", WORKERS="2") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(
+    artifacts: Path, exported_2_0: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """One server of both versions for the tests of a module."""
+    store = tmp_path_factory.mktemp("store")
+    (store / "1.0").symlink_to(artifacts)
+    (store / "2.0").symlink_to(exported_2_0)
+    with run_server(store, tmp_path_factory.mktemp("logs"), WORKERS="2") as server:
         yield server
 
 

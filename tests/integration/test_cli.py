@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diagonalflip.wire import to_pixels
-from tests.integration.conftest import ROOT, Oracle, Server
+from tests.integration.conftest import ROOT, Oracle, Server, run_command
 
 TOLERANCE = 1e-6
 SLOW_S = 120
@@ -22,18 +22,9 @@ def command(*args: object) -> list[str]:
     return [sys.executable, "-m", "diagonalflip.cli", *map(str, args)]
 
 
-def good(*args: object, stdin: bytes = b"") -> bytes:
-    """Standard output of a run that must succeed and complain of nothing."""
-    finished = subprocess.run(
-        command(*args), cwd=ROOT, input=stdin, capture_output=True, timeout=SLOW_S, check=False
-    )
-    assert (finished.returncode, finished.stderr.decode()) == (0, "")
-    return finished.stdout
-
-
 def test_a_pipe_in_and_a_pipe_out(server: Server, oracle: Oracle) -> None:
     options = ("predict", "--input", "-", "--from", "jsonl", "--to", "float32")
-    written = good("--url", server.base, *options, stdin=b'11\n"0110"\n[[1,1],[0,0]]\n')
+    written = run_command("--url", server.base, *options, stdin=b'11\n"0110"\n[[1,1],[0,0]]\n')
     got = np.frombuffer(written, "<f4").reshape(-1, 4)
     assert np.abs(got - oracle([11, 6, 12])).max() <= TOLERANCE
 
@@ -45,12 +36,12 @@ def test_pictures(server: Server, oracle: Oracle, tmp_path: Path, form: str) -> 
     images = tmp_path / f"in.{form}"
     Image.fromarray(ink).save(images)
     words = ("--url", server.base, "predict", "--input", images)
-    good(*words, "--output", tmp_path / "out.npy")
+    run_command(*words, "--output", tmp_path / "out.npy")
     assert np.abs(np.load(tmp_path / "out.npy") - oracle([11, 6])).max() <= TOLERANCE
-    good(*words, "--output", tmp_path / "out.png")
+    run_command(*words, "--output", tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:
         assert (picture.size, picture.mode) == ((4, 2), "L")
-    rows = [json.loads(line) for line in good(*words).splitlines()]
+    rows = [json.loads(line) for line in run_command(*words).splitlines()]
     assert np.abs(rows - oracle([11, 6])).max() <= TOLERANCE
 
 
@@ -73,7 +64,7 @@ def test_a_reader_that_goes_away_is_no_traceback(server: Server, tmp_path: Path)
 
 @pytest.mark.both_ports
 def test_check_passes(server: Server) -> None:
-    report = json.loads(good("check", server.base, "--json"))
+    report = json.loads(run_command("check", server.base, "--json"))
     assert [entry for entry in report["promises"] if not entry["passed"]] == []
     assert report["passed"] == len(report["promises"]) > 200
     names = [(entry["group"], entry["promise"]) for entry in report["promises"]]

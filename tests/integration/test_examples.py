@@ -6,14 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.integration.conftest import Oracle, run_server
+from tests.integration.conftest import Oracle, Server
 
 pytestmark = pytest.mark.slow
 
@@ -23,17 +22,6 @@ IMAGES = 4_000_000
 """Of those that need no server."""
 
 TOLERANCES = {"numpy_job": 1e-3, "triton_client": 1e-3}
-
-
-@pytest.fixture(scope="module")
-def url(
-    artifacts: Path, exported_2_0: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    store = tmp_path_factory.mktemp("store")
-    (store / "1.0").symlink_to(artifacts)
-    (store / "2.0").symlink_to(exported_2_0)
-    with run_server(store, tmp_path_factory.mktemp("logs")) as server:
-        yield server.base
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +46,14 @@ def expected(oracle: Oracle) -> dict[str, list[float]]:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_is_short_and_right(
-    example: Path, url: str, expected: dict[str, list[float]]
+    example: Path, service: Server, expected: dict[str, list[float]]
 ) -> None:
     assert len(example.read_text().splitlines()) < 45
     python = RAY if example.stem == "ray_data" else Path(sys.executable)
     if not python.exists():
         pytest.skip("needs .ray: make bulk-test")
     command = [str(python), str(example)] if example.suffix == ".py" else [str(example)]
-    settings = {"DIAGONALFLIP_URL": url, "IMAGES": str(IMAGES)}
+    settings = {"DIAGONALFLIP_URL": service.base, "IMAGES": str(IMAGES)}
     settings |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     finished = subprocess.run(
         command, env=os.environ | settings, capture_output=True, text=True, timeout=120, check=False

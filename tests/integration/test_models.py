@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from diagonalflip.server.supervisor import tokens
 from diagonalflip.wire import JSON, OCTETS, TOLERANCE, pack, to_pixels
 from tests.conftest import export
 from tests.drills.load import Tables, references
-from tests.integration.conftest import PATH, ROOT, Server, run_server
+from tests.integration.conftest import PATH, ROOT, Server, run_command, run_server
 from tests.integration.test_lifecycle import start_and_fail
 from tests.unit.test_store import MAR, archive, enter, keys
 
@@ -175,11 +173,9 @@ def test_the_conformance_kit_passes_whatever_the_default_is(
     both: Operated, version: list[str]
 ) -> None:
     both.change("2.0/default")
-    command = [sys.executable, "-m", "diagonalflip.cli", *version, "check", both.front]
-    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout
-    assert checked.stdout.splitlines()[-1].endswith(" passed, 0 failed")
-    assert len(checked.stdout.splitlines()) > 270
+    lines = run_command(*version, "check", both.front).decode().splitlines()
+    assert lines[-1].endswith(" passed, 0 failed")
+    assert len(lines) > 270
 
 
 @pytest.mark.parametrize("torchserve", TORCHSERVE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import sysconfig
 import venv
@@ -16,7 +15,7 @@ import pytest
 from diagonalflip import Client, Predictor
 from diagonalflip.server.settings import PACKAGED
 from tests.conftest import ROOT
-from tests.integration.conftest import Server, run_server
+from tests.integration.conftest import Server, run_command, run_server
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +27,7 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 def test_it_keeps_every_promise_of_the_contract(packaged: Server, version: str) -> None:
-    command = [sys.executable, "-m", "diagonalflip.cli", "--model-version", version, "check"]
-    finished = subprocess.run(
-        [*command, packaged.base], capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+    run_command("--model-version", version, "check", packaged.base)
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])

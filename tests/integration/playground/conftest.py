@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from diagonalflip.wire import to_pixels
-from tests.integration.conftest import ROOT, Server, run_server
+from tests.integration.conftest import ROOT, Server
 
 CHROMIUM = shutil.which("chromium") or ""
 
@@ -73,18 +73,6 @@ def versions_by_name(artifacts: Path, exported_2_0: Path) -> dict[str, Version]:
 @pytest.fixture(scope="module", params=["1.0", "2.0"])
 def version(request: pytest.FixtureRequest, versions_by_name: dict[str, Version]) -> Version:
     return versions_by_name[request.param]
-
-
-@pytest.fixture(scope="module")
-def service(
-    artifacts: Path, exported_2_0: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """One server of both versions for the tests of a module."""
-    store = tmp_path_factory.mktemp("store")
-    (store / "1.0").symlink_to(artifacts)
-    (store / "2.0").symlink_to(exported_2_0)
-    with run_server(store, tmp_path_factory.mktemp("logs"), WORKERS="2") as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
