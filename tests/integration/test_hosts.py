@@ -17,10 +17,11 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -36,23 +37,14 @@ from tests.integration.test_lifecycle import start_and_fail
 pytestmark = pytest.mark.slow
 
 
-@dataclass(frozen=True)
-class Host:
-    """An unusual host; ``{folder}`` is a short folder of the test's own.
+class Host(NamedTuple):
+    """An unusual host; ``{folder}`` is a short folder of the test's own."""
 
-    Attributes:
-        environment: Variables.
-        script: Shell commands that change the host, for processes of this test alone.
-        namespaces: What of the host they change, as ``unshare`` names it.
-        prepare: Is given the folder before all this.
-        torchserve: Whether it is TorchServe's concern, which is on then.
-    """
-
-    environment: dict[str, str] = field(default_factory=dict)
-    script: str = ""
-    namespaces: tuple[str, ...] = ()
-    prepare: Callable[[Path], object] = lambda _: None
-    torchserve: bool = False
+    environment: Mapping[str, str] = MappingProxyType({})
+    script: str = ""  # shell commands that change the host, for processes of this test alone
+    namespaces: tuple[str, ...] = ()  # what of the host they change, as ``unshare`` names it
+    prepare: Callable[[Path], object] = lambda _: None  # is given the folder before all this
+    torchserve: bool = False  # whether it is TorchServe's concern, which is on then
 
     def settings(self, folder: Path) -> dict[str, str]:
         """The variables."""

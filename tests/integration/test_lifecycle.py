@@ -21,33 +21,19 @@ from diagonalflip.server.settings import PACKAGED
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
 from diagonalflip.wire import OCTETS
-from tests.integration.conftest import (
-    FREE_PORTS,
-    ROOT,
-    Oracle,
-    Server,
-    run_server,
-    server_environment,
-)
-from tests.integration.test_predictions import assert_predicts, packed_request
+from tests.integration.conftest import FREE_PORTS, ROOT, Server, run_server, server_environment
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_exits_0_and_a_restart_answers_the_same(
-    artifacts: Path, oracle: Oracle, tmp_path: Path, with_signal: signal.Signals
+def test_a_stop_exits_0_and_leaves_nothing_running(
+    artifacts: Path, tmp_path: Path, with_signal: signal.Signals
 ) -> None:
-    answers = []
-    for torchserve in ("0", "1"):
-        with run_server(artifacts, tmp_path, TORCHSERVE=torchserve, WORKERS="2") as server:
-            processes = psutil.Process(server.process.pid).children(recursive=True)
-            response = server.post(*packed_request(range(16)))
-            assert_predicts(response, oracle(range(16)))
-            answers.append(response.content)
-            assert server.stop(with_signal) == 0
-            assert len(processes) == 2 + 3 * int(torchserve), "workers, Java, and its workers"
-            assert not psutil.wait_procs(processes, timeout=10)[1], "left running"
-    assert answers[0] == answers[1]
+    with run_server(artifacts, tmp_path, TORCHSERVE="1", WORKERS="2") as server:
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+        assert len(processes) == 2 + 3, "workers, Java, and its workers"
+        assert server.stop(with_signal) == 0
+        assert not psutil.wait_procs(processes, timeout=10)[1], "left running"
 
 
 @pytest.mark.slow
