@@ -34,9 +34,7 @@ from tests.contract.conftest import Echo
         ([5, ABSENT, 4], True),
     ],
 )
-def test_a_worker_is_ahead_of_one_that_has_fewer_clients(
-    clients: list[int], is_ahead: bool
-) -> None:
+def test_a_worker_is_ahead_of_one_with_fewer_clients(clients: list[int], is_ahead: bool) -> None:
     assert Balance(array("I", clients)).is_ahead is is_ahead
 
 
@@ -103,9 +101,7 @@ async def test_workers_get_as_many_clients_each(monkeypatch: pytest.MonkeyPatch)
 
 
 @asynchronous
-async def test_nobody_waits_for_a_worker_that_accepts_no_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_nobody_waits_for_one_that_accepts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     async with team(2) as (servers, address), AsyncExitStack() as until:
         assert sum(await connect(servers, address, 2, until)) == 2
         there = len(servers[1].connections)

@@ -97,9 +97,7 @@ async def test_who_has_no_room_any_more_when_its_turn_comes_is_rejected_unread()
 
 
 @asynchronous
-async def test_a_full_batch_is_answered_before_more_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_full_batch_is_answered_before_reading_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """But not within another batch, whose answers let clients go on: that would nest for ever."""
     monkeypatch.setattr(limits, "BATCH_REQUESTS", 2)
     echo, lifecycle, _, made = queue_alone()
@@ -207,9 +205,7 @@ def test_a_health_check_gets_no_answer_where_clients_get_none(port: Port) -> Non
         assert read(client).body == b"a"
 
 
-def test_measurements_that_cannot_be_sent_stop_nothing_else(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_measurements_that_cannot_be_sent_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines and dates go on as well."""
     monkeypatch.setattr(limits, "IDLE_S", 0.5)
     sent = Queue[dict[str, Any]]()

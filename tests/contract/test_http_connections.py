@@ -31,9 +31,7 @@ def client(port: Port) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("before", [b"", post(b"a")])
-def test_a_body_is_asked_for_when_the_request_before_is_answered(
-    port: Port, client: socket.socket, before: bytes
-) -> None:
+def test_a_body_is_asked_for_in_its_turn(port: Port, client: socket.socket, before: bytes) -> None:
     port.echo.go_on.clear()
     head = f"{POST}Expect: 100-continue\r\nContent-Length: 1\r\n\r\n".encode()
     client.sendall(before + head)
@@ -45,9 +43,7 @@ def test_a_body_is_asked_for_when_the_request_before_is_answered(
     assert read(client).body == b"b"
 
 
-def test_what_is_pipelined_is_bounded_and_answered_in_order(
-    port: Port, client: socket.socket
-) -> None:
+def test_a_pipeline_is_bounded_and_answered_in_order(port: Port, client: socket.socket) -> None:
     port.hold(client, b"first")
     client.sendall(b"".join(post(b"%d" % number) for number in range(800)))
     port.echo.go_on.set()
@@ -69,9 +65,7 @@ def test_what_is_pipelined_is_bounded_and_answered_in_order(
         "Content-Length: 9\r\nConnection: close",
     ],
 )
-def test_who_is_rejected_by_the_head_is_told_before_the_body(
-    client: socket.socket, told: str
-) -> None:
+def test_who_is_rejected_by_the_head_is_told_at_once(client: socket.socket, told: str) -> None:
     client.sendall(f"{NOWHERE}{told}\r\n\r\n".encode())
     answer = read(client)
     assert (answer.status, answer.headers["connection"]) == (404, "close")
@@ -80,9 +74,7 @@ def test_who_is_rejected_by_the_head_is_told_before_the_body(
 
 
 @pytest.mark.parametrize("length", [1, 1 << 25])
-def test_a_stranger_keeps_no_connection(
-    guarded: Port, caplog: pytest.LogCaptureFixture, length: int
-) -> None:
+def test_a_stranger_is_let_go(guarded: Port, caplog: pytest.LogCaptureFixture, length: int) -> None:
     with guarded.connect_public() as client:
         body = bytes(min(length, 999)) + post(b"what is not read")
         client.sendall(f"{POST}Content-Length: {length}\r\n\r\n".encode() + body)
@@ -96,9 +88,7 @@ def test_a_stranger_keeps_no_connection(
     assert not caplog.records[1:], "but for the line that tells of the rejection"
 
 
-def test_a_short_body_of_who_was_rejected_is_read_and_the_connection_goes_on(
-    client: socket.socket,
-) -> None:
+def test_a_short_body_of_who_was_rejected_is_read_and_it_goes_on(client: socket.socket) -> None:
     head, body = f"{NOWHERE}Content-Length: 9\r\n\r\n".encode(), b"unwanted!"
     for sent_at_once in (0, 3, 9):
         client.sendall(head + body[:sent_at_once])
@@ -111,9 +101,7 @@ def test_a_short_body_of_who_was_rejected_is_read_and_the_connection_goes_on(
     assert read(client).body == b"b"
 
 
-def test_who_was_rejected_and_sends_no_body_gets_no_second_answer(
-    port: Port, client: socket.socket
-) -> None:
+def test_a_rejection_without_its_body_is_the_last_answer(port: Port, client: socket.socket) -> None:
     client.sendall(f"{NOWHERE}Content-Length: 9\r\n\r\n".encode())
     assert read(client).status == 404
     [waiting] = port.server.connections
@@ -121,9 +109,7 @@ def test_who_was_rejected_and_sends_no_body_gets_no_second_answer(
     assert client.recv(1) == b""
 
 
-def test_a_rejected_client_does_not_send_for_ever(
-    client: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endless_body_is_cut_off(client: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diagonalflip.server.http.connection.MAX_BODY_BYTES", 100_000)
     client.sendall(f"{NOWHERE}Transfer-Encoding: chunked\r\n\r\n".encode())
     assert read(client).status == 404
@@ -223,9 +209,7 @@ def test_a_client_that_closes_its_half_still_gets_its_answers(client: socket.soc
     assert client.recv(1) == b""
 
 
-def test_who_ends_while_it_does_not_read_is_owed_its_answers(
-    port: Port, client: socket.socket
-) -> None:
+def test_who_ends_while_it_does_not_read_is_answered(port: Port, client: socket.socket) -> None:
     """By TLS the end may come in one piece with requests that are not answered yet."""
     client.sendall(post(b"a"))
     assert read(client).body == b"a"
@@ -258,9 +242,7 @@ def test_who_reads_slowly_has_its_time_whatever_it_has_sent(
     assert client.recv(1) == b""
 
 
-def test_who_reads_slowly_is_asked_for_a_body_behind_its_answers(
-    port: Port, client: socket.socket
-) -> None:
+def test_slow_readers_are_asked_for_a_body_in_their_turn(port: Port, client: socket.socket) -> None:
     client.sendall(PING)
     assert read(client).status == 200
     [there] = port.server.connections
@@ -303,9 +285,7 @@ def test_an_ended_connection_is_freed_without_the_cycle_collector(port: Port) ->
         gc.enable()
 
 
-def test_all_who_had_come_are_answered_by_a_worker_that_drains(
-    port: Port, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drain_answers_all_who_had_come(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many wait to be accepted: more than are accepted in one turn of the loop."""
     monkeypatch.setattr(limits, "DRAIN_IDLE_S", 0.0)
     with contextlib.ExitStack() as opened:

@@ -36,9 +36,7 @@ def until_rejected(port: Port, length: int) -> Answer:
     return answer
 
 
-def test_what_does_not_fit_the_queue_is_rejected_unread(
-    port: Port, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_queued_is_not_read(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "QUEUED_IMAGES", 100)
     assert is_overloaded(port.ask(post(b"x" * 51)))
     assert not port.echo.requests
@@ -65,9 +63,7 @@ def test_full_memory_is_a_503_that_may_be_sent_again(
     assert port.ask(post(b"b" * 250)).body == b"b" * 250
 
 
-def test_what_grows_when_it_is_unwrapped_has_the_same_room(
-    port: Port, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_unwrapped_has_the_same_room(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     def unwrap(request: Request) -> int:
         request.body = bytes(request.body) * 100
         return 2
@@ -120,9 +116,7 @@ def test_answers_that_nobody_reads_are_held_in_bounded_memory(
     assert port.ask(post(sent)).body == sent
 
 
-def test_who_reads_nothing_is_dropped_while_memory_is_short(
-    port: Port, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_short_memory_drops_who_reads_nothing(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits.STALLED_S == 10
     monkeypatch.setattr(limits, "STALLED_S", 0.0)
     with port.connect_stalled() as stalled:
@@ -164,9 +158,7 @@ def test_an_address_takes_half_of_the_public_listener_and_no_other(
     guarded.wait_for(lambda: is_served(opened.enter_context(guarded.connect_public())))
 
 
-def test_without_descriptors_clients_wait_for_one(
-    port: Port, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_descriptors_clients_wait(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     told = Event()
     monkeypatch.setattr("diagonalflip.server.http.listener.logger.exception", lambda _: told.set())
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -43,9 +43,7 @@ def ask_public(port: Port, method: str, path: str, extra: str = BEARER) -> Answe
         *((path, "") for path in ("/docs", "/status", "/weights.json", "/weights/1.0.json")),
     ],
 )
-def test_each_path_has_its_methods_and_its_listeners(
-    guarded: Port, path: str, allowed: str
-) -> None:
+def test_each_path_has_its_methods_and_listeners(guarded: Port, path: str, allowed: str) -> None:
     """What is for people on this host alone is allowed nothing at the public listener."""
     for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
         with guarded.connect() as client:

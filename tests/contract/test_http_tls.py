@@ -133,9 +133,7 @@ def test_every_byte_may_come_alone(port: TlsPort, network: socket.socket) -> Non
 
 
 @pytest.mark.parametrize("behind", [b"", b"x"])
-def test_a_client_that_has_ended_its_side_is_answered(
-    port: TlsPort, network: socket.socket, behind: bytes
-) -> None:
+def test_who_has_ended_is_answered(port: TlsPort, network: socket.socket, behind: bytes) -> None:
     port.echo.go_on.clear()
     client = ByHand(port, network)
     client.shake_hands()
@@ -191,9 +189,7 @@ def test_a_handshake_has_a_limit_of_time(port: TlsPort, monkeypatch: pytest.Monk
     assert port.metrics.failed_handshakes == 1
 
 
-def test_handshakes_take_no_more_room_than_connections(
-    port: TlsPort, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_handshakes_count_as_connections(port: TlsPort, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "HANDSHAKE_S", 1000.0)
     monkeypatch.setattr(port.server, "most_connections", 1)
     with port.connect_public(), port.connect_public() as second:

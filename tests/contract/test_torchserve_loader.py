@@ -58,9 +58,7 @@ def load(archive: Path, cwd: Path, less: str = "") -> subprocess.CompletedProces
     )
 
 
-def test_it_predicts_by_its_own_files_and_with_what_its_requirements_bring(
-    unpacked_archive: Path, tmp_path: Path
-) -> None:
+def test_it_needs_its_own_files_and_requirements(unpacked_archive: Path, tmp_path: Path) -> None:
     loaded = load(unpacked_archive, tmp_path)
     assert loaded.returncode == 0, loaded.stderr
     origins, statuses = json.loads(loaded.stdout.splitlines()[-1])

@@ -219,9 +219,7 @@ async def test_a_worker_that_works_may_take_its_time(serve: Serve) -> None:
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("behaviour", ["dies", "cannot"])
 @asynchronous
-async def test_one_worker_that_cannot_start_is_tried_for_ever_and_all_are_given_up(
-    serve: Serve, behaviour: str
-) -> None:
+async def test_one_is_started_for_ever_and_all_are_given_up(serve: Serve, behaviour: str) -> None:
     async with serve(behaviour, "right") as served:
         await until(lambda: served.workers.restarts > 2 * MAX_FAILED_STARTS)
         assert (served.workers.ready, served.workers.gave_up) == (1, False)
@@ -252,9 +250,7 @@ async def test_processes_start_before_the_supervisor_has_read_what_they_serve(se
 
 @pytest.mark.parametrize("behaviour", ["dies", "right"])
 @asynchronous
-async def test_versions_are_not_switched_before_a_worker_serves(
-    serve: Serve, behaviour: str
-) -> None:
+async def test_versions_are_not_switched_before_one_serves(serve: Serve, behaviour: str) -> None:
     async with serve(behaviour) as served:
         with pytest.raises(ServerOverloaded):
             await served.models.make_default("2.0")
@@ -282,9 +278,7 @@ async def test_a_switch_is_prepared_by_all_before_any_shows_it(serve: Serve) -> 
     [("cannot at prepare", "SpoiledError"), ("hangs at prepare", "Worker 1, silent for 3 s")],
 )
 @asynchronous
-async def test_a_switch_that_one_worker_cannot_make_is_made_by_none(
-    serve: Serve, behaviour: str, error: str
-) -> None:
+async def test_a_switch_is_made_by_all_or_none(serve: Serve, behaviour: str, error: str) -> None:
     async with serve("right", behaviour, health_check_interval_s=60) as served:
         await served.until_ready()
         before = served.workers.desired
@@ -298,9 +292,7 @@ async def test_a_switch_that_one_worker_cannot_make_is_made_by_none(
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("behaviour", ["dies at prepare", "dies at commit", "hangs at commit"])
 @asynchronous
-async def test_a_worker_that_ends_in_a_switch_comes_back_with_it(
-    serve: Serve, behaviour: str
-) -> None:
+async def test_one_that_ends_in_a_switch_comes_back_with_it(serve: Serve, behaviour: str) -> None:
     # No health check finds it first.
     async with serve("right", behaviour, health_check_interval_s=60) as served:
         lost = (await served.until_ready())[1]
