@@ -63,9 +63,7 @@ def pod() -> Any:
 @needs_tools
 @pytest.mark.parametrize("version", [("-k", OLDEST), ()], ids=["oldest", "newest"])
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_manifest_fits_the_schema_of_its_kind(
-    overlay: str, version: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_manifests_fit_their_schema(overlay: str, version: tuple[str, ...], tmp_path: Path) -> None:
     documents = built(f"kubernetes/overlays/{overlay}")
     assert len(documents) == 9
     known = [document for document in documents if document["kind"] not in OPERATORS_KINDS]
