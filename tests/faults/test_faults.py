@@ -95,9 +95,7 @@ def test_unusual_answers_are_read(call: Call, unusual: Fault) -> None:
 
 
 @pytest.mark.parametrize(("fault", "error"), ENDS.values(), ids=ENDS)
-def test_a_fault_that_stays_ends_within_the_deadline(
-    call: Call, fault: Fault, error: type[DiagonalFlipError]
-) -> None:
+def test_a_fault_that_stays_ends(call: Call, fault: Fault, error: type[DiagonalFlipError]) -> None:
     with (
         faulty(always=fault) as server,
         within(DEADLINE_S + SLACK_S),
