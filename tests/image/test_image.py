@@ -196,9 +196,7 @@ def test_it_runs_as_any_user(images: dict[str, str], tmp_path: Path) -> None:
             assert client.predict([11]).shape == (1, 4)
 
 
-def test_the_engine_knows_its_health_labels_and_size(
-    images: dict[str, str], container: Container
-) -> None:
+def test_the_engine_knows_its_health_and_size(images: dict[str, str], container: Container) -> None:
     described = json.loads(engine("image", "inspect", images["cpu"]).stdout)[0]
     configured = described["Config"]
     # docker has it in the configuration, podman beside it.
@@ -220,9 +218,7 @@ def test_the_engine_knows_its_health_labels_and_size(
     assert above <= MOST_ABOVE_BASE_BYTES
 
 
-def test_the_image_for_gpus_has_what_its_labels_say(
-    images: dict[str, str], gpu_container: Container
-) -> None:
+def test_the_gpu_image_is_as_labelled(images: dict[str, str], gpu_container: Container) -> None:
     [described] = json.loads(engine("image", "inspect", images["gpu"]).stdout)
     labels = described["Config"]["Labels"]
     for name in ("torch", "torchserve"):
@@ -244,9 +240,7 @@ def test_it_brings_its_bill_of_materials(each: Container) -> None:
     assert "pip" not in versions
 
 
-def test_only_the_image_for_gpus_has_torch_and_java(
-    container: Container, gpu_container: Container
-) -> None:
+def test_torch_and_java_are_for_gpus_alone(container: Container, gpu_container: Container) -> None:
     versions = bill_of_materials(gpu_container)
     assert versions["torch"] == gpu_container.version("torch")
     assert versions["netty-codec-http"] == "4.1.53.Final"
@@ -273,9 +267,7 @@ def test_what_dies_comes_back_and_leaves_no_zombies(gpu_container: Container, wo
     container.wait(lambda: psutil.STATUS_ZOMBIE not in container.processes().values())
 
 
-def test_a_stop_loses_nothing_that_was_accepted(
-    images: dict[str, str], artifacts: Path, tmp_path: Path
-) -> None:
+def test_a_stop_loses_no_request(images: dict[str, str], artifacts: Path, tmp_path: Path) -> None:
     with (
         running(images["cpu"], tmp_path) as container,
         Load(container, references(artifacts)) as load,
