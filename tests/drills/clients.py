@@ -30,7 +30,7 @@ async def burst(service: Service, count: int) -> tuple[Counter[str], float]:
         await connected.wait()
         started = time.monotonic()
         with contextlib.suppress(*ERRORS), contextlib.closing(connection[1]):
-            status = await _explain(service, *connection)
+            status = await _ask(service, *connection)
             found[status] += 1
             if status == REJECTED:
                 rejected_s.append(time.monotonic() - started)
@@ -51,7 +51,7 @@ async def drive(service: Service, connections: int, seconds: float) -> Counter[s
                 with contextlib.closing(connection[1]):
                     while time.monotonic() < deadline:
                         async with asyncio.timeout(30):
-                            status = await _explain(service, *connection)
+                            status = await _ask(service, *connection)
                         found[status] += time.monotonic() < deadline
                         await asyncio.sleep(PAUSE_S if status == REJECTED else 0)
 
@@ -92,9 +92,7 @@ async def slow_clients(service: Service) -> Counter[str]:
     return endings
 
 
-async def _explain(
-    service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> str:
+async def _ask(service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
     """Send a heavy request, and return the status of its answer."""
     path = PATH.replace("predictions", "explanations")
     writer.write(_head(service, path, len(HEAVY)) + HEAVY)
