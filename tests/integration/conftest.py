@@ -125,11 +125,9 @@ class Server:
         """The same server, asked at TorchServe's port."""
         return replace(self, url=self.torchserve_url, is_torchserve=True)
 
-    def post(
-        self, body: bytes, content_type: str | None, accept: str | None = None
-    ) -> requests.Response:
+    def post(self, body: bytes, kind: str | None, accept: str | None = None) -> requests.Response:
         """POSTs to the model, on a connection of its own; None leaves a header out."""
-        headers = {"Content-Type": content_type, "Accept": accept}
+        headers = {"Content-Type": kind, "Accept": accept}
         return requests.post(self.url, data=body, headers=headers, timeout=120)
 
     @cached_property

@@ -149,9 +149,7 @@ def check(
 
 
 @pytest.mark.parametrize("requests", [20, pytest.param(640, marks=pytest.mark.slow)])
-def test_no_request_suffers_from_those_it_is_answered_with(
-    server: Server, oracle: Oracle, requests: int
-) -> None:
+def test_no_request_suffers_from_its_batch(server: Server, oracle: Oracle, requests: int) -> None:
     single = server.post(*packed_request(range(16))).content
     expected = np.frombuffer(single, dtype="<f4").reshape(16, 4)
     assert_close(expected, oracle(range(16)))

@@ -36,9 +36,7 @@ def command(language: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("language", ["C", "JavaScript"])
-def test_a_foreign_client_predicts(
-    server: Server, oracle: Oracle, language: str, tmp_path: Path
-) -> None:
+def test_its_client_predicts(server: Server, oracle: Oracle, language: str, tmp_path: Path) -> None:
     client = command(language, tmp_path)
     address = urlsplit(server.url).netloc.split(":")
     random = np.random.default_rng(2)

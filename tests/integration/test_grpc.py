@@ -118,9 +118,7 @@ def test_another_model_is_grpcs_own_error(predict: Predict) -> None:
     assert raised.value.code() == grpc.StatusCode.INTERNAL
 
 
-def test_the_program_in_the_docs_predicts(
-    running: Server, stubs_folder: Path, oracle: Oracle
-) -> None:
+def test_the_program_in_docs_predicts(running: Server, stubs_folder: Path, oracle: Oracle) -> None:
     program = block("wire-format.md", "python")
     assert "127.0.0.1:7070" in program
     command = [sys.executable, "-c", program.replace(":7070", f":{running.grpc_port}")]

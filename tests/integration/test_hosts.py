@@ -210,7 +210,7 @@ def serving_there(host: Host, artifacts: Path, oracle: Oracle, folder: Path) -> 
     store = Path(shutil.copytree(artifacts, folder / "store"))
     through = host.through(folder)
     with run_server(store, folder / "logs", through=through, **settings) as server:
-        assert_predicts_there(host, server, settings, oracle)
+        assert_right(host, server, settings, oracle)
         yield server
         processes = psutil.Process(server.process.pid).children(recursive=True)
         assert server.stop(signal.SIGTERM) == 0
@@ -243,9 +243,7 @@ def test_it_serves_on_half_a_cpu(
         assert str(server.process.pid) in (half_a_cpu / "cgroup.procs").read_text().split()
 
 
-def test_a_clock_that_jumps_back_disturbs_nothing(
-    artifacts: Path, oracle: Oracle, folder: Path
-) -> None:
+def test_a_clock_that_jumps_disturbs_nothing(artifacts: Path, oracle: Oracle, folder: Path) -> None:
     """The clock jumps back a day. The supervisor goes on proving the workers."""
     compiler = shutil.which("cc")
     if compiler is None:
@@ -267,12 +265,10 @@ def test_a_clock_that_jumps_back_disturbs_nothing(
         before = server.metric(passed)
         while server.metric(passed) < before + 3:  # the test's own time limit ends this
             assert server.readiness()["ready"]
-        assert_predicts_there(host, server, {}, oracle)
+        assert_right(host, server, {}, oracle)
 
 
-def assert_predicts_there(
-    host: Host, server: Server, settings: dict[str, str], oracle: Oracle
-) -> None:
+def assert_right(host: Host, server: Server, settings: dict[str, str], oracle: Oracle) -> None:
     """Let our client ask every port, on that host, with its environment."""
     enter: list[str] = []
     if host.namespaces:
@@ -302,9 +298,7 @@ def test_without_ipv4_it_says_so(artifacts: Path, folder: Path, is_changeable: b
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_required_gpu_is_one_that_torch_can_use(
-    artifacts: Path, folder: Path, workers: str
-) -> None:
+def test_a_required_gpu_is_one_torch_can_use(artifacts: Path, folder: Path, workers: str) -> None:
     if any(Path(node).exists() for node in GPU_NODES):
         pytest.skip("there is a GPU here")
     program("nvidia-smi", NVIDIA_SMI)(folder)

@@ -43,9 +43,7 @@ def test_management_is_not_reached_by_tcp(server: Server) -> None:
     assert len(ports) == 4  # REST, metrics, and two of gRPC
 
 
-def test_who_comes_while_the_only_worker_is_dead_waits_for_the_next(
-    artifacts: Path, oracle: Oracle, tmp_path: Path
-) -> None:
+def test_without_a_worker_clients_wait(artifacts: Path, oracle: Oracle, tmp_path: Path) -> None:
     """No client is rejected or reset whose connection the dead worker had not accepted."""
     with run_server(artifacts, tmp_path, WORKERS="1") as server:
         worker = server.workers[0]

@@ -25,14 +25,12 @@ from tests.integration.conftest import FREE_PORTS, ROOT, Server, run_server, ser
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_exits_0_and_leaves_nothing_running(
-    artifacts: Path, tmp_path: Path, with_signal: signal.Signals
-) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_nothing(artifacts: Path, tmp_path: Path, number: signal.Signals) -> None:
     with run_server(artifacts, tmp_path, TORCHSERVE="1", WORKERS="2") as server:
         processes = psutil.Process(server.process.pid).children(recursive=True)
         assert len(processes) == 2 + 3, "workers, Java, and its workers"
-        assert server.stop(with_signal) == 0
+        assert server.stop(number) == 0
         assert not psutil.wait_procs(processes, timeout=10)[1], "left running"
 
 
@@ -44,9 +42,7 @@ def test_no_orphans_when_the_server_is_killed(artifacts: Path, tmp_path: Path) -
         assert not psutil.wait_procs(processes, timeout=30)[1]
 
 
-def test_workers_come_back_without_the_folder_that_it_was_started_in(
-    artifacts: Path, tmp_path: Path
-) -> None:
+def test_workers_come_back_without_its_working_directory(artifacts: Path, tmp_path: Path) -> None:
     """As after a deployment in its place; logs are there unless a setting says otherwise."""
     here = tmp_path / "here"
     here.mkdir()
@@ -171,9 +167,7 @@ def assert_serves(server: Server) -> None:
     assert server.post(b"\xb6", OCTETS).status_code == requests.codes.ok
 
 
-def test_an_idle_connection_is_closed_when_the_setting_says(
-    artifacts: Path, tmp_path: Path
-) -> None:
+def test_an_idle_connection_is_closed_as_the_setting_says(artifacts: Path, tmp_path: Path) -> None:
     with run_server(artifacts, tmp_path, IDLE_TIMEOUT_S="1", TORCHSERVE="0") as server:
         address = urlsplit(server.url)
         with socket.create_connection((address.hostname, address.port), timeout=30) as idle:

@@ -169,9 +169,7 @@ def test_descriptions_v2_and_explanations_know_versions(both: Operated, tables: 
         ["--model-version", "2.0"],
     ],
 )
-def test_the_conformance_kit_passes_whatever_the_default_is(
-    both: Operated, version: list[str]
-) -> None:
+def test_the_kit_passes_whatever_the_default_is(both: Operated, version: list[str]) -> None:
     both.change("2.0/default")
     lines = run_command(*version, "check", both.front).decode().splitlines()
     assert lines[-1].endswith(" passed, 0 failed")
@@ -226,17 +224,13 @@ def become(folder: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_default_that_answers_otherwise_never_becomes_ready(
-    versions: Path, tmp_path: Path
-) -> None:
+def test_a_default_that_answers_otherwise_is_never_ready(versions: Path, tmp_path: Path) -> None:
     """Digests agree, the worker's own check does not."""
     become(versions / "1.0", versions / "2.0")
     assert "ParityError" in start_and_fail(versions, tmp_path / "logs", 4)
 
 
-def test_a_new_version_is_loaded_if_it_can_be_trusted_and_made_default(
-    both: Operated, third: Path
-) -> None:
+def test_a_new_version_is_loaded_if_trusted_and_made_default(both: Operated, third: Path) -> None:
     """Workers that are killed come back with it, whatever the store has meanwhile."""
     exported = (third / MAR).read_bytes()
     (third / MAR).write_bytes(exported + b"x")

@@ -47,9 +47,7 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
         thread.join()
 
 
-def test_a_request_is_a_span_of_its_callers_trace_and_a_line(
-    artifacts: Path, tmp_path: Path
-) -> None:
+def test_a_request_is_a_line_and_a_span_of_its_trace(artifacts: Path, tmp_path: Path) -> None:
     empty = ("TRACES_EXPORTER", "EXPORTER_OTLP_TIMEOUT", "TRACES_SAMPLER", "SERVICE_NAME")
     settings = {f"OTEL_{name}": "" for name in empty} | {"ACCESS_LOG": "1", "WORKERS": "1"}
     headers = {"X-Request-Id": 'a "quoted" one', "Content-Type": OCTETS}

@@ -145,9 +145,7 @@ def test_every_documented_status_has_a_case() -> None:
 
 
 @pytest.mark.parametrize(("operation_id", "status"), CASES | OF_TORCHSERVE, ids=str)
-def test_every_status_is_reached(
-    server: Server, schema: Any, operation_id: str, status: str
-) -> None:
+def test_statuses_are_reached(server: Server, schema: Any, operation_id: str, status: str) -> None:
     case = operation_id, status
     asked = server.at_torchserve if case in OF_TORCHSERVE else server
     response = send(asked, operation_id, (CASES | OF_TORCHSERVE)[case])
@@ -157,9 +155,7 @@ def test_every_status_is_reached(
 
 
 @pytest.fixture(scope="module")
-def server_without_worker(
-    artifacts: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def without_worker(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """TorchServe of a server of its own, whose worker has been taken away."""
     logs = tmp_path_factory.mktemp("logs")
     settings = {"TORCHSERVE": "1", "HEALTH_CHECK_INTERVAL_S": "3600", "MANAGEMENT_PORT": "0"}
@@ -175,11 +171,11 @@ def server_without_worker(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("operation_id", "status"), WITHOUT_WORKER, ids=str)
-def test_every_status_without_a_worker_is_reached(
-    server_without_worker: Server, schema: Any, operation_id: str, status: str
+def test_statuses_without_a_worker_are_reached(
+    without_worker: Server, schema: Any, operation_id: str, status: str
 ) -> None:
     request = WITHOUT_WORKER[operation_id, status]
-    check(schema, operation_id, status, send(server_without_worker, operation_id, request))
+    check(schema, operation_id, status, send(without_worker, operation_id, request))
 
 
 def test_413_without_a_body_over_64_mib(server: Server) -> None:
@@ -219,7 +215,5 @@ EXAMPLES = list(find_examples())
 
 
 @pytest.mark.parametrize(("operation_id", "request_"), EXAMPLES)
-def test_every_example_works(
-    server: Server, schema: Any, operation_id: str, request_: Request
-) -> None:
+def test_examples_work(server: Server, schema: Any, operation_id: str, request_: Request) -> None:
     check(schema, operation_id, "200", send(server, operation_id, request_))

@@ -29,9 +29,7 @@ def lose_a_worker(server: Server) -> None:
         assert told["ready"]
 
 
-def test_no_room_for_temporary_files_ends_nothing(
-    artifacts: Path, oracle: Oracle, folder: Path
-) -> None:
+def test_no_temporary_room_ends_nothing(artifacts: Path, oracle: Oracle, folder: Path) -> None:
     through = ["sh", "-ec", 'ulimit -S -f 64; exec "$@"', "sh"]
     settings = {"TMPDIR": str(folder), "TORCHSERVE": "", "WORKERS": "2"}
     with run_server(artifacts, folder, through=through, **settings) as server:

@@ -98,9 +98,7 @@ def peak_bytes(pid: int) -> int:
     return int(line.split()[1]) << 10
 
 
-def test_many_large_pictures_at_once_are_predicted_or_rejected(
-    artifacts: Path, oracle: Oracle, tmp_path: Path
-) -> None:
+def test_large_pictures_are_bounded(artifacts: Path, oracle: Oracle, tmp_path: Path) -> None:
     body = picture()
     assert len(body) < 8 << 10
     statuses: Counter[int] = Counter()

@@ -73,9 +73,7 @@ def test_images_in_every_form(
     assert_predicts(response, oracle(numbers))
 
 
-def test_torchserve_bounds_its_answers_and_our_client_goes_along(
-    running: Server, oracle: Oracle
-) -> None:
+def test_torchserve_bounds_answers_and_our_client_follows(running: Server, oracle: Oracle) -> None:
     numbers = np.random.default_rng(0).integers(0, 16, 3 * TORCHSERVE_BYTES // 16)
     with Client(running.at_torchserve.base, images_per_request=len(numbers)) as client:
         assert_close(client.predict(numbers), oracle(numbers))

@@ -120,9 +120,7 @@ def test_what_it_rejected_is_among_the_metrics(listener: PublicListener) -> None
         pass  # it is published every second; the test's own time limit ends this
 
 
-def test_files_change_while_it_serves_and_useless_ones_change_nothing(
-    listener: PublicListener,
-) -> None:
+def test_files_change_while_it_serves_and_useless_ones_do_nothing(listener: PublicListener) -> None:
     """Also not for a worker that starts again meanwhile, and no connection is lost."""
     file = listener.authority.parent / "tokens"
     good = file.read_text()

@@ -40,9 +40,7 @@ def test_every_image_is_predicted_as_onnx_runtime_does(page: Page, version: Vers
         assert np.allclose([number(cell) for cell in cells], wanted, atol=6e-5)
 
 
-def test_the_sixteen_images_show_which_version_flips(
-    page: Page, versions_by_name: dict[str, Version]
-) -> None:
+def test_it_shows_which_version_flips(page: Page, versions_by_name: dict[str, Version]) -> None:
     labels = page.locator("#versions .column .told").all_inner_texts()
     for place, (name, version) in enumerate(versions_by_name.items()):
         wanted = flips(version.predictions)
@@ -334,9 +332,7 @@ def test_the_contract_is_rendered_and_tried(page: Page) -> None:
     expect(page.locator(".errors-wrapper")).to_have_count(0)
 
 
-def test_weights_are_served_of_the_default_version_and_of_no_other_than_is_there(
-    service: Server,
-) -> None:
+def test_weights_are_served_of_the_default_version_and_of_those_there(service: Server) -> None:
     default, named, unknown = (
         requests.get(f"{service.base}/weights{name}.json", timeout=30)
         for name in ("", "/1.0", "/7.0")

@@ -111,9 +111,7 @@ def test_other_files_are_rejected_and_not_sent(page: Page) -> None:
     assert not [url for url in sent if "predictions" in url]
 
 
-def test_what_the_service_rejects_is_said_beside_the_file(
-    page: Page, expected_errors: list[str]
-) -> None:
+def test_what_the_service_rejects_is_said_beside_it(page: Page, expected_errors: list[str]) -> None:
     expected_errors.append("400")
     give(page, "a.json", b'{"images": [77]}')
     expect(page.locator("#sent li")).to_contain_text("a.json The service says: 400")
@@ -143,9 +141,7 @@ def test_dropped_files_are_answered_in_order_wherever_they_fall(page: Page, plac
     assert page.url == before
 
 
-def test_an_unreachable_service_is_said_beside_the_file(
-    page: Page, expected_errors: list[str]
-) -> None:
+def test_an_unreachable_service_is_said_beside_it(page: Page, expected_errors: list[str]) -> None:
     expected_errors.append("ERR_INTERNET_DISCONNECTED")
     page.context.set_offline(True)
     drop(page, "#drop", {"images.txt": "b6"})
