@@ -45,6 +45,16 @@ def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
     return run
 
 
+def execute(
+    *command: object, cwd: Path = ROOT, text: str | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with some text to read and with further variables."""
+    words, env = list(map(str, command)), os.environ | variables
+    return subprocess.run(
+        words, cwd=cwd, env=env, input=text, capture_output=True, text=True, check=False
+    )
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name a test by its argument where that is bytes, which may differ from process to process.
 
@@ -92,14 +102,8 @@ def _exported(factory: pytest.TempPathFactory, name: str, *arguments: str) -> Pa
 
 def export(output: Path, *arguments: str, tree: Path = ROOT, hash_seed: str = "0") -> None:
     """Run ``python -m export``, from a checkout, in its own process."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "export", "--output", str(output), *arguments],
-        cwd=tree,
-        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = (sys.executable, "-m", "export", "--output", output, *arguments)
+    finished = execute(*command, cwd=tree, PYTHONHASHSEED=hash_seed, PYTHONPATH="")
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 

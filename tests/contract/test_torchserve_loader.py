@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from importlib import metadata
@@ -13,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.conftest import execute
 from tests.unit.test_handler import GOOD, PACKED
 
 pytestmark = pytest.mark.slow
@@ -47,15 +47,8 @@ def missing(archive: Path) -> str:
 
 def load(archive: Path, cwd: Path, less: str = "") -> subprocess.CompletedProcess[str]:
     """Load an archive, without the modules ``less`` beside those that nobody brings."""
-    return subprocess.run(
-        [sys.executable, str(WORKER), str(archive), f"{missing(archive)},{less}"],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(archive)},
-        input=repr(BATCH),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = (sys.executable, WORKER, archive, f"{missing(archive)},{less}")
+    return execute(*command, cwd=cwd, text=repr(BATCH), PYTHONPATH=str(archive))
 
 
 def test_it_needs_its_own_files_and_requirements(unpacked_archive: Path, tmp_path: Path) -> None:

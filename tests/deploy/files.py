@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import yaml
 
 from diagonalflip.server.settings import Settings
+from tests.conftest import execute
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".deploy/bin"
@@ -24,9 +24,7 @@ needs_tools = pytest.mark.skipif(not TOOLS.exists(), reason="no .deploy: run `ma
 
 def run(*command: str | Path, text: str | None = None) -> str:
     """Return what a tool prints; fail with it."""
-    finished = subprocess.run(
-        list(map(str, command)), cwd=ROOT, input=text, capture_output=True, text=True, check=False
-    )
+    finished = execute(*command, text=text)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout + finished.stderr
 

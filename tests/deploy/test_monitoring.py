@@ -31,6 +31,7 @@ from benchmarks.running import certify
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
 from diagonalflip.wire import MAX_IMAGES, OCTETS, PACKED
+from tests.conftest import execute
 from tests.deploy.files import ROOT, needs_tools
 from tests.integration.conftest import PATH, Server, changed_worker, run_server
 
@@ -209,9 +210,7 @@ def ready(monitored: Monitored) -> bool:
 
 def test_the_page_is_as_prometheus_wants_it(monitored: Monitored) -> None:
     page = requests.get(f"{monitored.server.operations}/metrics", timeout=10).text
-    checked = subprocess.run(
-        ["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False
-    )
+    checked = execute("promtool", "check", "metrics", text=page)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 

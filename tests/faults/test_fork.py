@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import execute
 from tests.faults.fake_server import FakeServer, listening
 
 pytestmark = pytest.mark.slow
@@ -64,26 +63,15 @@ asyncio.run(end())
 """
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize("kind", ["Client", "AsyncClient"])
 def test_parent_and_child_never_see_each_others_answers(kind: str) -> None:
     with listening(FakeServer().serve) as url:
-        finished = run(FORKED, url, kind, str(CALLS))
+        finished = execute(sys.executable, "-c", FORKED, url, kind, CALLS)
     assert finished.returncode == 0, finished.stderr
 
 
 def test_a_client_may_be_used_in_several_event_loops() -> None:
     with listening(FakeServer().serve) as url:
-        finished = run(TWO_LOOPS, url)
+        finished = execute(sys.executable, "-c", TWO_LOOPS, url)
     assert finished.returncode == 0, finished.stderr
     assert "Unclosed" not in finished.stderr

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, execute
 from tests.integration.conftest import Oracle, Server
 
 pytestmark = pytest.mark.slow
@@ -52,12 +50,10 @@ def test_an_example_is_short_and_right(
     python = RAY if example.stem == "ray_data" else Path(sys.executable)
     if not python.exists():
         pytest.skip("needs .ray: make bulk-test")
-    command = [str(python), str(example)] if example.suffix == ".py" else [str(example)]
+    command = [python, example] if example.suffix == ".py" else [example]
     settings = {"DIAGONALFLIP_URL": service.base, "IMAGES": str(IMAGES)}
     settings |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    finished = subprocess.run(
-        command, env=os.environ | settings, capture_output=True, text=True, timeout=120, check=False
-    )
+    finished = execute(*command, **settings)
     assert finished.returncode == 0, finished.stderr
     printed = re.sub(r"[\d.]+ million", "", finished.stdout)
     numbers = re.findall(r"-?\d[\d.,]*(?:e[-+]\d+)?", printed)

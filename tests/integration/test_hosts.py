@@ -31,6 +31,7 @@ import requests
 from diagonalflip.inference.devices import GPU_NODES
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
+from tests.conftest import execute
 from tests.integration.conftest import ROOT, Oracle, Server, run_server, server_environment
 from tests.integration.test_lifecycle import start_and_fail
 
@@ -276,14 +277,7 @@ def assert_right(host: Host, server: Server, settings: dict[str, str], oracle: O
         enter += [f"--{name}" for name in host.namespaces]
     asked = [server, server.at_torchserve] if host.torchserve else [server]
     bases = [each.base for each in asked]
-    found = subprocess.run(
-        [*enter, sys.executable, "-c", ASK, *bases],
-        cwd=ROOT,
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    found = execute(*enter, sys.executable, "-c", ASK, *bases, **settings)
     assert found.returncode == 0, found.stderr
     predictions = np.array(json.loads(found.stdout))
     assert predictions.shape == (len(bases), 2, 4)

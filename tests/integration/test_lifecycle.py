@@ -7,7 +7,6 @@ import pty
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from diagonalflip.server.settings import PACKAGED
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
 from diagonalflip.wire import OCTETS
+from tests.conftest import execute
 from tests.integration.conftest import FREE_PORTS, ROOT, Server, run_server, server_environment
 
 
@@ -100,15 +100,8 @@ def start_and_fail(
     artifacts: Path, logs: Path, status: int = 2, /, *, through: Sequence[str] = (), **settings: str
 ) -> str:
     """Runs a server that cannot start, and returns the one line that it says why."""
-    result = subprocess.run(
-        [*through, sys.executable, "-m", "diagonalflip.server"],
-        cwd=ROOT,
-        env=server_environment(artifacts, logs, settings),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    environment = server_environment(artifacts, logs, settings)
+    result = execute(*through, sys.executable, "-m", "diagonalflip.server", **environment)
     assert result.returncode == status, result.stderr
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr

@@ -10,21 +10,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, execute
 from tests.integration.conftest import FREE_PORTS, Server
 
 pytestmark = pytest.mark.slow
 
 
 def run(*command: str, **settings: str) -> str:
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd="/",
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    finished = execute(sys.executable, *command, cwd=Path("/"), **settings)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
 
 
 @pytest.fixture(scope="module")
