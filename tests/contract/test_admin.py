@@ -140,34 +140,27 @@ async def test_changes_come_from_operators_on_this_host_and_reading_from_anywher
 
 @asynchronous
 async def test_operators_that_cannot_be_read_are_told_at_the_start_and_in_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pipe is empty at the second change."""
+
+    def denied(*_: Any, **__: Any) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
     nothing: Any = SimpleNamespace(rollback=asyncio.sleep)
+    state = Health(nothing, None, nothing)
     (tmp_path / "words").write_text("no digest")
     os.mkfifo(tmp_path / "pipe")
     for name in ("nothing", "words", "pipe"):
         with pytest.raises(SettingError, match=name):
-            AdminServer(Health(nothing, None, nothing), tmp_path / name)
+            AdminServer(state, tmp_path / name)
     tokens.add(tmp_path / "operators", "me")
-    async with serving(AdminServer(Health(nothing, None, nothing), tmp_path / "operators")) as (
-        number,
-        _,
-    ):
+    async with serving(AdminServer(state, tmp_path / "operators")) as (number, _):
         (tmp_path / "operators").unlink()
         url = f"http://127.0.0.1:{number}/models/rollback"
         answer = await asyncio.to_thread(requests.post, url, timeout=10)
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert f"{tmp_path}/operators: No such file" in caplog.text
-
-
-def test_operators_that_may_not_be_read_are_told_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def denied(*_: Any, **__: Any) -> str:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
     monkeypatch.setattr(Path, "read_text", denied)
-    nothing: Any = None
     with pytest.raises(SettingError, match="chmod 0640"):
-        AdminServer(Health(nothing, None, nothing), tmp_path / "operators")
+        AdminServer(state, tmp_path / "operators")

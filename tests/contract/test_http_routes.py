@@ -36,10 +36,8 @@ def ask_public(port: Port, method: str, path: str, extra: str = BEARER) -> Answe
     [
         *((f"{path}{version}", CALLS) for path in (PATH, EXPLANATIONS) for version in ("", "/1.0")),
         (f"{V2}/infer", CALLS),
-        *(
-            (path, PROBES)
-            for path in (*sorted(HEALTH), "/v2", V2, f"{V2}/ready", f"{V2}/versions/1.0")
-        ),
+        *((path, PROBES) for path in sorted(HEALTH)),
+        *((path, PROBES) for path in ("/v2", V2, f"{V2}/ready", f"{V2}/versions/1.0")),
         *((path, "") for path in ("/docs", "/status", "/weights.json", "/weights/1.0.json")),
     ],
 )
@@ -50,10 +48,8 @@ def test_each_path_has_its_methods_and_listeners(guarded: Port, path: str, allow
             client.sendall(asking(method, path) + post(b"next"))
             here = read(client, method)
             assert read(client).body == b"next"
-        for answer, methods in (
-            (here, allowed or PROBES),
-            (ask_public(guarded, method, path), allowed),
-        ):
+        there = ask_public(guarded, method, path)
+        for answer, methods in ((here, allowed or PROBES), (there, allowed)):
             if not methods:
                 assert answer.status == 404
             elif method not in methods:
@@ -210,13 +206,9 @@ def test_what_happened_is_counted_once(port: Port) -> None:
         port.ask(request)
     port.do(port.metrics.fold)
     families = port.metrics.state()["families"]
-    answered = {
-        tuple(labels): sum(histogram["counts"])
-        for labels, histogram in families["request_duration_seconds"]
-    }
-    assert {key: count for key, count in answered.items() if count} == {
-        ("http", "predict", "200"): 2
-    }
+    durations = families["request_duration_seconds"]
+    answered = {tuple(labels): sum(each["counts"]) for labels, each in durations}
+    assert {of: count for of, count in answered.items() if count} == {("http", "predict", "200"): 2}
     assert sum(families["queue_seconds"][0][1]["counts"]) == 2
     assert 0 < families["queue_seconds"][0][1]["sum"] < 30
     rejected = {code: count for [code], count in families["rejected"] if count}

@@ -40,9 +40,7 @@ def missing(archive: Path) -> str:
                 continue
             brought.add(name)
     modules = metadata.packages_distributions().items()
-    return ",".join(
-        module for module, by in modules if not brought.intersection(map(canonicalize_name, by))
-    )
+    return ",".join(name for name, by in modules if not brought & set(map(canonicalize_name, by)))
 
 
 def load(archive: Path, cwd: Path, less: str = "") -> subprocess.CompletedProcess[str]:

@@ -96,14 +96,6 @@ while behaviour != "dies" and (line := lines.readline()):
 """
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the supervisor lose patience soon."""
-    monkeypatch.setattr(backoff, "LONGEST_S", 0.0)
-    monkeypatch.setattr(process, "HANG_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(process, "CHANGE_TIMEOUT_S", 3.0)
-
-
 async def until(condition: Callable[[], object]) -> None:
     while not condition():  # noqa: ASYNC110 - many conditions
         await asyncio.sleep(0.01)
@@ -152,13 +144,13 @@ def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
         if not real:
             fake = [sys.executable, "-c", FAKE, f"={events}", f"={','.join(behaviours)}"]
             monkeypatch.setattr(process, "PROGRAM", fake)
-        given: Any = {
-            "workers": real or len(behaviours),
-            "health_check_interval_s": 0.05,
-            "log_dir": tmp_path,
-        }
+            monkeypatch.setattr(backoff, "LONGEST_S", 0.0)  # patience is lost soon
+            monkeypatch.setattr(process, "HANG_TIMEOUT_S", 0.5)
+            monkeypatch.setattr(process, "CHANGE_TIMEOUT_S", 3.0)
+        given: Any = {"workers": real or len(behaviours), "log_dir": tmp_path}
+        given |= {"health_check_interval_s": 0.05} | settings
         with listen(("127.0.0.1", 0)) as listener:
-            team = Workers(Settings(**(given | settings)), {"port": listener})
+            team = Workers(Settings(**given), {"port": listener})
             models = Models(versions, team.apply)
             await team.start()
             team.serve(models.desired, None)
@@ -170,7 +162,6 @@ def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
     return serving
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(
     ("behaviour", "settings", "told"),
     [
@@ -194,7 +185,6 @@ async def test_a_worker_that_is_wrong_is_killed(
         assert told.lower() in served.workers.fault.lower()
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("behaviour", ["hangs", "stops", "busy for ever"])
 @asynchronous
 async def test_a_worker_that_does_not_answer_is_killed(
@@ -208,7 +198,6 @@ async def test_a_worker_that_does_not_answer_is_killed(
         assert served.workers.checks["wrong"] == served.workers.ready == 0
 
 
-@pytest.mark.usefixtures("fast")
 @asynchronous
 async def test_a_worker_that_works_may_take_its_time(serve: Serve) -> None:
     async with serve("busy") as served:
@@ -216,7 +205,6 @@ async def test_a_worker_that_works_may_take_its_time(serve: Serve) -> None:
         assert served.killed == served.workers.restarts == 0
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("behaviour", ["dies", "cannot"])
 @asynchronous
 async def test_one_is_started_for_ever_and_all_are_given_up(serve: Serve, behaviour: str) -> None:
@@ -257,22 +245,18 @@ async def test_versions_are_not_switched_before_one_serves(serve: Serve, behavio
         assert served.models.document()["default"] == "1.0"
 
 
-@pytest.mark.usefixtures("fast")
 @asynchronous
 async def test_a_switch_is_prepared_by_all_before_any_shows_it(serve: Serve) -> None:
     async with serve("right", "slow", "right") as served:
         await served.until_ready()
         await served.models.make_default("2.0")
-        assert {worker.revision for worker in served.workers.living} == {
-            served.workers.desired.number
-        }
+        assert {each.revision for each in served.workers.living} == {served.workers.desired.number}
         seen = [event for event in served.seen if event.split()[1] == "2"]
         changes = [event.split()[0] for event in seen if not event.startswith("check")]
         assert changes == ["prepare"] * 3 + ["commit"] * 3
         assert (served.workers.ready, served.killed) == (3, 0)
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(
     ("behaviour", "error"),
     [("cannot at prepare", "SpoiledError"), ("hangs at prepare", "Worker 1, silent for 3 s")],
@@ -289,7 +273,6 @@ async def test_a_switch_is_made_by_all_or_none(serve: Serve, behaviour: str, err
         assert not [event for event in served.seen if event.startswith("commit 2")]
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("behaviour", ["dies at prepare", "dies at commit", "hangs at commit"])
 @asynchronous
 async def test_one_that_ends_in_a_switch_comes_back_with_it(serve: Serve, behaviour: str) -> None:
@@ -304,7 +287,6 @@ async def test_one_that_ends_in_a_switch_comes_back_with_it(serve: Serve, behavi
         assert there[0].process.poll() is None
 
 
-@pytest.mark.usefixtures("fast")
 @asynchronous
 async def test_a_switch_that_ends_every_worker_is_not_made(serve: Serve) -> None:
     async with serve("dies at prepare", "dies at prepare") as served:
@@ -409,9 +391,8 @@ async def test_workers_that_drain_answer_what_has_come_in(serve: Serve) -> None:
         begun = []
         for _ in range(8):
             reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-            writer.write(
-                f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n".encode()
-            )
+            head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n"
+            writer.write(head.encode())
             begun.append((reader, writer))
         draining = asyncio.create_task(served.workers.drain(60))
         await asyncio.sleep(0)
