@@ -56,9 +56,8 @@ def dockerfile(pattern: str) -> str:
 
 def image_settings(entries: Any) -> Settings:
     """Return the settings of the image with these variables."""
-    return Settings.from_environment(
-        {"FLIP_DRAIN_S": dockerfile(r"FLIP_DRAIN_S=(\d+)")} | environment(entries)
-    )
+    drain = {"FLIP_DRAIN_S": dockerfile(r"FLIP_DRAIN_S=(\d+)")}
+    return Settings.from_environment(drain | environment(entries))
 
 
 def stop_timeout_s(settings: Settings) -> int:

@@ -172,9 +172,7 @@ def test_every_variable_is_a_setting_and_can_be_read() -> None:
         Settings.from_environment(given)  # which knows all of them
 
 
-@pytest.mark.parametrize(
-    ("read", "mode"), [(pod, 0o440), (serverless, 0o444)], ids=["Kubernetes", "Knative"]
-)
+@pytest.mark.parametrize(("read", "mode"), [(pod, 0o440), (serverless, 0o444)])
 def test_pods_have_no_rights_and_can_read_their_secrets(read: Callable[[], Any], mode: int) -> None:
     """Knative allows no group: there, every user of the container can read them."""
     spec = read()

@@ -20,9 +20,7 @@ def entries(name: str) -> list[str]:
 def test_a_revoked_token_is_not_valid_until_the_next_start() -> None:
     """Credentials are copies from the start; what is read where it lies is followed."""
     assert not entries(r"\w*Credential\w*")
-    [tokens_file] = [
-        each for each in entries("Environment") if each.startswith("FLIP_TOKENS_FILE=")
-    ]
+    [tokens_file] = [each for each in entries("Environment") if each.startswith("FLIP_TOKENS_FILE")]
     assert tokens_file == "FLIP_TOKENS_FILE=/etc/diagonalflip/tokens"
     [group] = entries("SupplementaryGroups")
     told = UNIT.read_text(encoding="utf-8")

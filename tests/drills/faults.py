@@ -17,14 +17,7 @@ from benchmarks.running import DIRECT
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.torchserve_command import find_torchserve
-from tests.drills import clients
-from tests.drills.disks import (
-    archive_corrupt,
-    copied_store,
-    disk_full,
-    temporary_cleaned,
-    temporary_full,
-)
+from tests.drills import clients, disks
 from tests.drills.scene import CALM_S, PATIENCE_S, Scene, SkippedError
 
 IDLE_CONNECTIONS = 1000
@@ -32,7 +25,7 @@ SWITCHES = 50
 DELAYS = ["0", "1", "3", "7", "15", "15", "15"]  # seconds between restarts of what cannot start
 
 
-def workers_killed(scene: Scene, count: int, killed: int) -> None:
+def workers_killed(scene: Scene, count: int = 2, killed: int = 1) -> None:
     with scene.loaded(WORKERS=str(count)) as service:
         for worker in service.workers()[:killed]:
             worker.kill()
@@ -93,9 +86,8 @@ def java_dead(scene: Scene) -> None:
         scene.detected_s = service.wait(lambda: not service.serves(), PATIENCE_S)
         scene.demand(service.metric("torchserve_ready") == 0, "the metric says that it is ready")
         service.wait(lambda: service.restarted("torchserve", times), PATIENCE_S)
-        delays = re.findall(
-            r"starting it again in (\d+) s", (service.folder / "output.log").read_text()
-        )
+        log = (service.folder / "output.log").read_text()
+        delays = re.findall(r"starting it again in (\d+) s", log)
         scene.demand(delays == DELAYS[:times], f"restarts after {delays} s")
         scene.demand(service.ready(), "not ready without TorchServe")
         java.unlink()
@@ -158,9 +150,8 @@ def slow_clients(scene: Scene) -> None:
         told = ", ".join(f"{count} {ending}" for ending, count in endings.items())
         scene.notes.append(f"{clients.SLOW_CLIENTS} of each: {told}")
         for kind in ("slow headers", "slow body", "half body"):
-            scene.demand(
-                endings.get(f"{kind}: 408", 0) == clients.SLOW_CLIENTS, f"{kind} not ended by 408"
-            )
+            ended = endings[f"{kind}: 408"]
+            scene.demand(ended == clients.SLOW_CLIENTS, f"{kind} not ended by 408")
         scene.demand(service.healthy(), "unwell after it")
 
 
@@ -191,7 +182,7 @@ def versions_switched(scene: Scene) -> None:
     first, second = list(scene.tables)[:2]
     operators = scene.folder / "operators"
     headers = {"Authorization": f"Bearer {tokens.add(operators, 'drill')}"}
-    files = {"MODEL_STORE": str(copied_store(scene)), "OPERATORS_FILE": str(operators)}
+    files = {"MODEL_STORE": str(disks.copied_store(scene)), "OPERATORS_FILE": str(operators)}
     longest_s = 0.0
     with scene.loaded(20.0, TORCHSERVE="1", **files) as service:
         for turn in range(SWITCHES):
@@ -210,15 +201,9 @@ def versions_switched(scene: Scene) -> None:
 
 
 DRILLS: dict[str, tuple[str, Callable[[Scene], None]]] = {
-    "worker_killed": ("kill -9 of a worker", partial(workers_killed, count=2, killed=1)),
-    "all_workers_killed": (
-        "kill -9 of every worker at once",
-        partial(workers_killed, count=2, killed=2),
-    ),
-    "only_worker_killed": (
-        "kill -9 of the only worker",
-        partial(workers_killed, count=1, killed=1),
-    ),
+    "worker_killed": ("kill -9 of a worker", workers_killed),
+    "all_workers_killed": ("kill -9 of every worker at once", partial(workers_killed, killed=2)),
+    "only_worker_killed": ("kill -9 of the only worker", partial(workers_killed, count=1)),
     "worker_hangs": ("SIGSTOP of a worker for 30 s", worker_hangs),
     "worker_missing": ("one worker of two cannot start again", worker_missing),
     "java_killed": ("kill -9 of the JVM", java_killed),
@@ -229,12 +214,15 @@ DRILLS: dict[str, tuple[str, Callable[[Scene], None]]] = {
     "overload": ("10 times the load that saturates it, for 30 s", overload),
     "slow_clients": ("slow headers, slow bodies, half bodies and hang-ups", slow_clients),
     "idle_connections": ("1,000 idle connections beside the load", idle_connections),
-    "disk_full": ("a full disk below the logs", disk_full),
-    "temporary_full": ("a full temporary disk, and worker and Java die", temporary_full),
-    "temporary_cleaned": ("all temporary files are deleted, and workers die", temporary_cleaned),
+    "disk_full": ("a full disk below the logs", disks.disk_full),
+    "temporary_full": ("a full temporary disk, and worker and Java die", disks.temporary_full),
+    "temporary_cleaned": (
+        "all temporary files are deleted, and workers die",
+        disks.temporary_cleaned,
+    ),
     "archive_corrupt": (
         "the archive is damaged while it serves, and worker and Java die",
-        archive_corrupt,
+        disks.archive_corrupt,
     ),
     "versions_switched": ("50 switches between two versions", versions_switched),
     "tokens_change": ("tokens are exchanged, and SIGHUP is sent, under load", tokens_change),

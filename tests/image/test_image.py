@@ -212,9 +212,7 @@ def test_the_engine_knows_its_health_and_size(images: dict[str, str], container:
     assert labels["diagonalflip.weights.sha256"] == hashlib.sha256(weights).hexdigest()
     above = described["Size"] - json.loads(engine("image", "inspect", base).stdout)[0]["Size"]
     print(f"the image is {above / 1e6:.0f} MB larger than its base")
-    print(
-        container.run("sh", "-c", "du -sm /opt/venv/lib/python*/site-packages/* | sort -rn | head")
-    )
+    print(container.run("sh", "-c", "du -sm /opt/venv/lib/*/site-packages/* | sort -rn | head"))
     assert above <= MOST_ABOVE_BASE_BYTES
 
 
@@ -268,10 +266,8 @@ def test_what_dies_comes_back_and_leaves_no_zombies(gpu_container: Container, wo
 
 
 def test_a_stop_loses_no_request(images: dict[str, str], artifacts: Path, tmp_path: Path) -> None:
-    with (
-        running(images["cpu"], tmp_path) as container,
-        Load(container, references(artifacts)) as load,
-    ):
+    tables = references(artifacts)
+    with running(images["cpu"], tmp_path) as container, Load(container, tables) as load:
         while load.tally.right < 100:
             time.sleep(0.05)
         engine("stop", "--time", "40", container.id)
