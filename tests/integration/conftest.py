@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import psutil
 import pytest
 import requests
 
 from benchmarks.running import variables
+from benchmarks.workloads import load_reference
 from diagonalflip.client._answers import agree
 from diagonalflip.server.settings import Settings, variable
-from diagonalflip.wire import to_pixels
+from diagonalflip.wire import pack
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = "/predictions/diagonal_flip"
@@ -109,9 +109,7 @@ class Server:
             self.printed.append(line)
             if re.search(pattern, line):
                 return line
-        pytest.fail(
-            f"it ended without {pattern!r}:\n{''.join(self.printed)}\n{read_logs(self.logs)}"
-        )
+        pytest.fail(f"ended without {pattern!r}:\n{''.join(self.printed)}\n{read_logs(self.logs)}")
 
     def wait_for_torchserve(self) -> Server:
         """Return the same server with TorchServe's ports, once that is ready or ready again."""
@@ -271,21 +269,17 @@ def folder() -> Iterator[Path]:
 def is_changeable() -> bool:
     """Return whether this user may make namespaces, and so another host for some processes."""
     command = ["unshare", "--mount", "--net", "--uts", "true"]
-    return (
-        shutil.which("unshare") is not None and subprocess.run(command, check=False).returncode == 0
-    )
+    return bool(shutil.which("unshare")) and subprocess.run(command, check=False).returncode == 0
 
 
 @pytest.fixture(scope="session")
 def oracle(artifacts: Path) -> Oracle:
     """ONNX Runtime on the exported ONNX: image numbers ``int[n]`` to ``float32[n, 4]``."""
-    session = onnxruntime.InferenceSession(
-        str(artifacts / "diagonal_flip.onnx"), providers=["CPUExecutionProvider"]
-    )
+    reference = load_reference(artifacts / "diagonal_flip.onnx")
 
     def predict(numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        pixels = to_pixels(numbers).reshape(-1, 4).astype(np.float32)
-        return np.asarray(session.run(["prediction"], {"pixels": pixels})[0])
+        images = pack(numbers)
+        return reference(bytes(images.packed))[: images.count]
 
     return predict
 
