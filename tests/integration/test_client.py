@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from diagonalflip import AsyncClient, Client, pack
+from diagonalflip import AsyncClient, Client
 from diagonalflip.wire import MAX_IMAGES
-from tests.integration.conftest import Oracle, Server, run_server
+from tests.integration.conftest import Oracle, Server
 
 TOLERANCE = 1e-6
 
@@ -61,29 +60,3 @@ def test_ready_and_info(server: Server, client: Client, artifacts: Path) -> None
     assert info.batch_invariant in (True, False)
     with Client(server.base, model_digest=info.model_digest) as same:
         assert same.info() == info
-
-
-def test_a_worker_killed_in_the_middle_loses_nothing(
-    artifacts: Path, oracle: Oracle, tmp_path: Path
-) -> None:
-    numbers = np.random.default_rng(8).integers(0, 16, 2_000_001)
-    source, destination = tmp_path / "images", tmp_path / "predictions"
-    source.write_bytes(pack(numbers).packed)
-    with run_server(artifacts, tmp_path / "logs") as server:
-        killed = threading.Event()
-
-        def kill_workers(done: int) -> None:
-            if done > 500_000 and not killed.is_set():
-                killed.set()
-                for process in server.workers:
-                    process.kill()
-                    process.wait(10)
-
-        with Client(server.base, images_per_request=20_000) as client:
-            count = client.predict_file(
-                source, destination, count=len(numbers), progress=kill_workers
-            )
-    assert killed.is_set()
-    assert count == len(numbers)
-    got = np.fromfile(destination, dtype="<f4").reshape(-1, 4).astype(np.float32)
-    assert_close(got, oracle(numbers))

@@ -71,10 +71,8 @@ def test_goals_that_are_missed_are_told() -> None:
 
     assert list(goals(rows(0.7, 60)).values()) == [True, True]
     assert list(goals(rows(0.69, 61)).values()) == [False, False]
-    rates = {
-        "cuda, 1 workers": {"W4": {"m_images_per_s": 99.0}},
-        "cpu, 1 workers": {"W4": {"m_images_per_s": 100.0}},
-    }
+    rates = {"cuda, 1 workers": {"W4": {"m_images_per_s": 99.0}}}
+    rates |= {"cpu, 1 workers": {"W4": {"m_images_per_s": 100.0}}}
     assert list(device_service.goals(rates).values()) == [False]
 
 

@@ -114,7 +114,7 @@ LONG = "a" * 95
 PROXY = "http://127.0.0.1:1"  # nobody listens there
 PROXIES = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), PROXY)
 DEVICE = "8b1d9f64-4a0e-4c0a-9f3d-2d6d8d0c7c11"
-FIRST_ON_PATH = {"PATH": f"{{folder}}:{os.environ['PATH']}"}
+ON_PATH = {"PATH": f"{{folder}}:{os.environ['PATH']}"}
 NO_IPV4 = Host(script="ip link set lo up; ip addr del 127.0.0.1/8 dev lo", namespaces=("net",))
 NVIDIA_SMI = "echo index; echo 0; echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)'"
 NOBODY = "--reuid 54321 --regid 54321 --clear-groups"
@@ -148,21 +148,17 @@ HOSTS = {
         ("mount",),
     ),
     "options for Java": ForTorchServe(
-        dict.fromkeys(
-            ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS"), "-XX:+UseG1GC -Xmx1k"
-        )
+        dict.fromkeys(("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS"), "-Xmx1k")
     ),
     "another TorchServe": ForTorchServe(
-        {"TS_CONFIG_FILE": "/etc/hostname", "TS_NUMBER_OF_GPU": "none"}
+        {"TS_CONFIG_FILE": "/etc/hosts", "TS_NUMBER_OF_GPU": "none"}
     ),
     "a GPU by its UUID": ForTorchServe({"CUDA_VISIBLE_DEVICES": f"GPU-{DEVICE}"}),
     "a MIG device": ForTorchServe({"CUDA_VISIBLE_DEVICES": f"MIG-{DEVICE}"}),
     "no device files": ForTorchServe({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}),
     "no visible device": ForTorchServe({"CUDA_VISIBLE_DEVICES": ""}),
-    "nvidia-smi that lies": ForTorchServe(FIRST_ON_PATH, prepare=program("nvidia-smi", NVIDIA_SMI)),
-    "nvidia-smi that hangs": ForTorchServe(
-        FIRST_ON_PATH, prepare=program("nvidia-smi", "exec sleep 1000")
-    ),
+    "nvidia-smi lies": ForTorchServe(ON_PATH, prepare=program("nvidia-smi", NVIDIA_SMI)),
+    "nvidia-smi hangs": ForTorchServe(ON_PATH, prepare=program("nvidia-smi", "exec sleep 1000")),
     "no name": ForTorchServe(
         script="hostname nobody-knows-this; mount --bind /dev/null /etc/hosts",
         namespaces=("mount", "uts"),
@@ -249,19 +245,17 @@ def test_a_clock_that_jumps_disturbs_nothing(artifacts: Path, oracle: Oracle, fo
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler here")
-    library = folder / "clock.so"
+    shim = folder / "clock.so"
     source = Path(__file__).with_name("clock.c")
-    options = ["-shared", "-fPIC", "-Wall", "-Werror", "-o", str(library)]
+    options = ["-shared", "-fPIC", "-Wall", "-Werror", "-o", str(shim)]
     subprocess.run([compiler, *options, str(source)], check=True)
     clock = folder / "clock"
     clock.write_text("0")
-    host = Host(
-        {"LD_PRELOAD": str(library), "CLOCK_FILE": str(clock), "HEALTH_CHECK_INTERVAL_S": "1"}
-    )
+    host = Host({"LD_PRELOAD": str(shim), "CLOCK_FILE": str(clock), "HEALTH_CHECK_INTERVAL_S": "1"})
     passed = 'health_checks_total{result="passed"'
     with serving_there(host, artifacts, oracle, folder) as server:
         for process in server.workers:
-            assert str(library) in Path(f"/proc/{process.pid}/maps").read_text()
+            assert str(shim) in Path(f"/proc/{process.pid}/maps").read_text()
         clock.write_text("-86400")
         before = server.metric(passed)
         while server.metric(passed) < before + 3:  # the test's own time limit ends this

@@ -102,9 +102,8 @@ def test_a_client_that_never_ends_does_not_keep_it(artifacts: Path, tmp_path: Pa
     with run_server(artifacts, tmp_path, STOP_TIMEOUT_S="1") as server:
         address = ("127.0.0.1", int(server.base.rpartition(":")[2]))
         with socket.create_connection(address) as slow:
-            slow.sendall(
-                f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n".encode()
-            )
+            head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+            slow.sendall(head.encode())
             assert server.stop(signal.SIGTERM) == 0
 
 

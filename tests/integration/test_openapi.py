@@ -101,10 +101,8 @@ CASES: dict[tuple[str, str], Request] = {
     ("modelConfig", "200"): NOTHING,
     ("modelReady", "200"): NOTHING,
 }
-CASES |= {
-    (operation_id, "default"): Request(headers={"X-Long": "x" * 20_000})
-    for operation_id in OPERATIONS
-}
+LONG = Request(headers={"X-Long": "x" * 20_000})
+CASES |= {(operation_id, "default"): LONG for operation_id in OPERATIONS}
 OF_TORCHSERVE = {
     ("predict", "500"): BROKEN_FORM,
     ("explain", "500"): BROKEN_FORM,

@@ -116,9 +116,7 @@ def test_no_request_gets_an_answer_that_is_not_documented(
     operation = narrowed(operation_id, media_type)
     statuses = set()
 
-    @settings(
-        max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy(mode), st.integers(0, 3), st.sampled_from(HEADERS))
     def fuzz(case: Any, rarely: int, header: dict[str, str]) -> None:
         if rarely:  # or random headers would end most cases in 412 or 406

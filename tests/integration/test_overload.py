@@ -38,7 +38,7 @@ from diagonalflip.wire import (
     TEXT,
 )
 from tests.integration.conftest import PATH, Oracle, Server, run_server
-from tests.integration.test_public_listener import PublicListener, public
+from tests.integration.test_public_listener import PublicListener, bearer, public
 
 pytestmark = pytest.mark.slow
 
@@ -187,10 +187,10 @@ def test_the_worst_mixture_is_answered_within_the_bound(artifacts: Path, tmp_pat
     assert sum(statuses.values()) == 2 * TOGETHER
 
 
-def ask_until(done: threading.Event, url: str, token: str, authority: Path) -> float:
+def ask_until(done: threading.Event, url: str, token: str, authority: str) -> float:
     """Predict one image again and again; return the longest time that it took, in seconds."""
     longest = 0.0
-    with Client(url, token=token, verify=str(authority), deadline_s=60) as client:
+    with Client(url, token=token, verify=authority, deadline_s=60) as client:
         while not done.is_set():
             begun = time.perf_counter()
             assert client.predict([11]).shape == (1, 4)
@@ -202,9 +202,8 @@ def ask_until(done: threading.Event, url: str, token: str, authority: Path) -> f
 @pytest.mark.timeout(600)
 def test_the_worst_mixture_at_the_edge_is_within_the_bound(artifacts: Path, tmp_path: Path) -> None:
     """By TLS: connections that stay, strangers, heads without an end, stalled clients, bombs."""
-    settings, authority = public(tmp_path), tmp_path / "certificate.pem"
+    settings, authority = public(tmp_path), str(tmp_path / "certificate.pem")
     token, other, stalled = (tokens.add(tmp_path / "tokens", name) for name in ("a", "b", "c"))
-    bearer = {"Authorization": f"Bearer {other}"}
     line = f"Authorization: Bearer {stalled}\r\n"
     small = post(bytes(60_000), f"{line}Accept: {PACKED}\r\n")
     stranger = post(bytes(250_000), length=MAX_BODY_BYTES)
@@ -232,9 +231,8 @@ def test_the_worst_mixture_at_the_edge_is_within_the_bound(artifacts: Path, tmp_
             if number % 4 == 0:
                 path, headers, body = requests_[number // 4 % len(requests_)]
                 url = (listener.url + PATH).replace("predictions", path)
-                answer = requests.post(
-                    url, data=body, headers=headers | bearer, timeout=300, verify=str(authority)
-                )
+                headers = headers | bearer(other)
+                answer = requests.post(url, body, headers=headers, timeout=300, verify=authority)
                 statuses[answer.status_code] += 1
                 return
             sent = (stranger, partial, post(LARGEST, line))[number % 4 - 1]

@@ -24,13 +24,17 @@ pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs opens
 RATE = 2000
 
 
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
 @dataclass
 class PublicListener:
     """A running public listener: a token it takes, one it does not any more, and its CA."""
 
     token: str
     revoked: str
-    authority: Path
+    authority: str
     server: Server
 
     @property
@@ -38,19 +42,19 @@ class PublicListener:
         return self.server.public
 
     @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", int(self.url.rpartition(":")[2])
 
     def ask(self, method: str = "GET", path: str = PATH, **more: object) -> requests.Response:
         """Send with the good token, unless ``headers`` are given."""
-        more.setdefault("headers", {"Authorization": f"Bearer {self.token}"})
+        more.setdefault("headers", bearer(self.token))
         url = self.url + path
-        return requests.request(method, url, timeout=30, verify=str(self.authority), **more)  # type: ignore[arg-type]
+        return requests.request(method, url, timeout=30, verify=self.authority, **more)  # type: ignore[arg-type]
 
     def connect(self) -> ssl.SSLSocket:
-        context = ssl.create_default_context(cafile=str(self.authority))
+        context = ssl.create_default_context(cafile=self.authority)
         context.set_alpn_protocols(["h2", "http/1.1"])
-        plain = socket.create_connection(("127.0.0.1", self.port), 30)
+        plain = socket.create_connection(self.address, 30)
         return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
@@ -69,7 +73,7 @@ def listener(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     text = (folder / "tokens").read_text().replace(" bad", " revoked")
     (folder / "tokens").write_text(text)
     with run_server(artifacts, folder / "logs", **settings, TOKEN_RATE=str(RATE)) as server:
-        yield PublicListener(good, revoked, folder / "certificate.pem", server)
+        yield PublicListener(good, revoked, str(folder / "certificate.pem"), server)
 
 
 def test_the_conformance_kit_passes_through_it(listener: PublicListener) -> None:
@@ -81,12 +85,9 @@ def test_tls_1_3_is_spoken_and_nothing_older(listener: PublicListener) -> None:
     with listener.connect() as connection:
         assert connection.version() == "TLSv1.3"
         assert connection.selected_alpn_protocol() == "http/1.1"
-    old = ssl.create_default_context(cafile=str(listener.authority))
+    old = ssl.create_default_context(cafile=listener.authority)
     old.maximum_version = ssl.TLSVersion.TLSv1_2
-    with (
-        socket.create_connection(("127.0.0.1", listener.port), 30) as plain,
-        pytest.raises(ssl.SSLError),
-    ):
+    with socket.create_connection(listener.address, 30) as plain, pytest.raises(ssl.SSLError):
         old.wrap_socket(plain, server_hostname="127.0.0.1")
     with pytest.raises(requests.exceptions.SSLError):
         requests.get(listener.url + PATH, timeout=30)  # which knows nothing of this authority
@@ -95,7 +96,7 @@ def test_tls_1_3_is_spoken_and_nothing_older(listener: PublicListener) -> None:
 def test_the_client_tells_the_two_rejections_apart(listener: PublicListener) -> None:
     for token, error in ((listener.token[1:], NotAuthorized), (listener.revoked, TokenRevoked)):
         with (
-            Client(listener.url, token=token, verify=str(listener.authority)) as client,
+            Client(listener.url, token=token, verify=listener.authority) as client,
             pytest.raises(error),
         ):
             client.predict([1])
@@ -122,23 +123,21 @@ def test_what_it_rejected_is_among_the_metrics(listener: PublicListener) -> None
 
 def test_files_change_while_it_serves_and_useless_ones_do_nothing(listener: PublicListener) -> None:
     """Also not for a worker that starts again meanwhile, and no connection is lost."""
-    file = listener.authority.parent / "tokens"
+    file = Path(listener.authority).with_name("tokens")
     good = file.read_text()
     with requests.Session() as kept:
-        ask = partial(kept.get, listener.url + PATH, timeout=30, verify=str(listener.authority))
-        headers = {"Authorization": f"Bearer {listener.token}"}
+        ask = partial(kept.get, listener.url + PATH, timeout=30, verify=listener.authority)
+        headers = bearer(listener.token)
         assert ask(headers=headers).status_code == requests.codes.ok
         other = tokens.add(file, "other")
-        while ask(headers={"Authorization": f"Bearer {other}"}).status_code != requests.codes.ok:
+        while not ask(headers=bearer(other)).ok:
             pass
         file.write_text("rubbish")
-        (listener.authority.parent / "key.pem").write_text("rubbish")
+        file.with_name("key.pem").write_text("rubbish")
         listener.server.read_until("goes on with what it had")
         assert ask(headers=headers).status_code == requests.codes.ok
     for worker in listener.server.workers:
         worker.kill()
     assert listener.ask().status_code == requests.codes.ok
-    assert (
-        listener.ask(headers={"Authorization": f"Bearer {other}"}).status_code == requests.codes.ok
-    )
+    assert listener.ask(headers=bearer(other)).status_code == requests.codes.ok
     file.write_text(good)
