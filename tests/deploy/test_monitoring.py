@@ -27,7 +27,7 @@ import requests
 import yaml
 from matplotlib.figure import Figure
 
-from benchmarks.running import certify
+from benchmarks.running import certify, process
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
 from diagonalflip.wire import MAX_IMAGES, OCTETS, PACKED
@@ -180,26 +180,14 @@ def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     lie = folder / "lie"
     (folder / "checkout").mkdir()
     through = changed_worker(folder / "checkout", LIAR.format(lie=str(lie)))
-    with (
-        run_server(artifacts, folder / "logs", through=through, **settings) as server,
-        (folder / "prometheus.log").open("wb") as log,
-    ):
+    command = ["prometheus", "--storage.tsdb.path=data", "--enable-feature=exemplar-storage"]
+    command.append(f"--web.listen-address=127.0.0.1:{port}")
+    with run_server(artifacts, folder / "logs", through=through, **settings) as server:
         targets = [server.operations.removeprefix("http://")]
         scrape["scrape_configs"][0]["static_configs"] = [{"targets": targets}]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(scrape))
-        process = subprocess.Popen(
-            [
-                *("prometheus", f"--config.file={folder}/prometheus.yml"),
-                *(f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"),
-                "--enable-feature=exemplar-storage",
-            ],
-            stderr=log,
-        )
-        try:
+        with process(command, folder):
             yield Monitored(server, token, f"http://127.0.0.1:{port}", lie, folder)
-        finally:
-            process.terminate()
-            process.wait(30)
 
 
 def ready(monitored: Monitored) -> bool:
@@ -256,8 +244,8 @@ def test_the_alerts_fire_when_they_should_and_end(monitored: Monitored, tmp_path
 
     def killing(parts: Callable[[], list[psutil.Process]], *alerts: str) -> Callable[[], bool]:
         def tried() -> bool:
-            for process in parts():
-                process.kill()
+            for part in parts():
+                part.kill()
             return fires(*alerts)()
 
         return tried

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.running import seconds_until
 from diagonalflip import Client
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
@@ -108,10 +109,7 @@ class Container:
 
     def wait(self, reached: Callable[[], object]) -> None:
         """Wait until something is so."""
-        deadline = time.monotonic() + START_S
-        while not reached():
-            assert time.monotonic() < deadline, engine("logs", self.id).stdout
-            time.sleep(0.1)
+        seconds_until(reached, START_S, lambda: engine("logs", self.id).stdout)
 
     def is_complete(self) -> bool:
         """Return whether all workers, and TorchServe if there is one, are ready."""
