@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from asyncio import IncompleteReadError, StreamReader, StreamWriter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from diagonalflip.wire import OCTETS
+from tests.faults.fake_server import listening, read_request, response
 from tests.integration.conftest import run_server
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -24,27 +25,18 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
     """An OTLP collector over HTTP: its URL, and the spans that it is sent."""
     spans: list[Any] = []
 
-    class Collector(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers.get("Content-Encoding") == "gzip":
-                self.send_error(415)
-                return
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                for scope in resource.scope_spans:
-                    spans.extend(scope.spans)
-            self.send_response(200)
-            self.end_headers()
+    async def collect(reader: StreamReader, writer: StreamWriter) -> None:
+        with contextlib.suppress(IncompleteReadError):
+            while True:
+                _, body = await read_request(reader)
+                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    for scope in resource.scope_spans:
+                        spans.extend(scope.spans)
+                writer.write(response(200, {}, b""))
+        writer.close()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", spans
-        server.shutdown()
-        thread.join()
+    with listening(collect) as url:
+        yield url, spans
 
 
 def test_a_request_is_a_line_and_a_span_of_its_trace(artifacts: Path, tmp_path: Path) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import os
-import signal
-import subprocess
 import sys
 import time
 import zlib
@@ -19,6 +16,7 @@ import numpy as np
 import pytest
 import requests
 
+from benchmarks.running import log_tail, process
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor.ports import free_ports
 from diagonalflip.server.supervisor.torchserve_command import find_torchserve
@@ -125,29 +123,18 @@ def stock(artifacts: Path) -> Iterator[str]:
     installed = find_torchserve(Settings(torchserve="1"))
     assert installed is not None
     port = free_ports(5)
-    with new_folder() as folder, (folder / "printed").open("wb") as printed:
+    command = [str(Path(sys.executable).with_name("torchserve")), "--start", "--foreground"]
+    command += ["--ncs", "--disable-token-auth", "--model-store", str(artifacts)]
+    command += ["--models", "diagonal_flip=diagonal_flip.mar", "--ts-config", "ports"]
+    variables = {"JAVA_HOME": str(installed.java.parent.parent)}
+    with new_folder() as folder:
         (folder / "ports").write_text(PORTS.format(*range(port, port + 5)))
-        command = [str(Path(sys.executable).with_name("torchserve")), "--start", "--foreground"]
-        command += ["--ncs", "--disable-token-auth", "--model-store", str(artifacts)]
-        command += ["--models", "diagonal_flip=diagonal_flip.mar", "--ts-config", "ports"]
-        home = {"JAVA_HOME": str(installed.java.parent.parent)}
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=os.environ | home | dict.fromkeys(("TEMP", "TMPDIR"), str(folder)),
-            stdout=printed,
-            stderr=printed,
-            start_new_session=True,
-        )
-        try:
+        variables |= dict.fromkeys(("TEMP", "TMPDIR"), str(folder))
+        with process(command, folder, variables) as started:
             url = f"http://127.0.0.1:{port}"
             while ask(url, "packed").status_code != requests.codes.ok:
-                assert process.poll() is None, (folder / "printed").read_text()
+                assert started.poll() is None, log_tail(folder)
             yield url
-        finally:
-            with contextlib.suppress(ProcessLookupError):  # Java stays when the command ends
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def ask(base: str, name: str) -> requests.Response:
