@@ -7,6 +7,7 @@ import json
 import ssl
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
 
@@ -56,21 +57,14 @@ async def read_request(reader: asyncio.StreamReader) -> tuple[dict[str, str], by
     return headers, await reader.readexactly(int(headers.get("content-length", 0)))
 
 
+@dataclass
 class FakeServer:
-    """Answers like the real one, from ``TABLE``.
+    """Answers like the real one, from ``TABLE``."""
 
-    Attributes:
-        max_images: More are answered 413.
-        publishes: Whether that 413 says ``Flip-Max-Images``.
-        counts: Images of every request so far.
-        headers: Of every request so far.
-    """
-
-    def __init__(self, max_images: int = 1 << 20, *, publishes: bool = True) -> None:
-        self.max_images = max_images
-        self.publishes = publishes
-        self.counts: list[int] = []
-        self.headers: list[dict[str, str]] = []
+    max_images: int = 1 << 20  # more are answered 413
+    publishes: bool = True  # whether that 413 says ``Flip-Max-Images``
+    counts: list[int] = field(default_factory=list)  # images of every request so far
+    headers: list[dict[str, str]] = field(default_factory=list)  # of every request so far
 
     def answer(self, headers: dict[str, str], body: bytes) -> bytes:
         """The response to one request."""

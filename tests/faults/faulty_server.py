@@ -9,6 +9,7 @@ import struct
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from tests.faults.fake_server import FakeServer, listening, read_request, response
 
@@ -113,17 +114,14 @@ def instead(
     return answer
 
 
+@dataclass
 class FaultyServer:
-    """Spoils requests in the order in which they arrive.
+    """Spoils requests in the order in which they arrive."""
 
-    Attributes:
-        faults: For the next requests; ``always`` is for those after them.
-        requests: Requests, and connections rejected before one, so far.
-    """
-
-    def __init__(self, faults: list[Fault], always: Fault) -> None:
-        self.faults, self.always = faults, always
-        self.requests, self.url = 0, ""
+    faults: list[Fault]  # for the next requests
+    always: Fault  # for those after them
+    requests: int = 0  # and connections rejected before one, so far
+    url: str = ""
 
     async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         """Handles one connection."""
