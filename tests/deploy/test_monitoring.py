@@ -79,21 +79,13 @@ def shortened(text: str) -> str:
 
 @dataclass
 class Monitored:
-    """A running service, and the Prometheus that scrapes it.
-
-    Attributes:
-        server: The service.
-        token: Of a client.
-        prometheus: URL.
-        lie: File that has a worker lie once.
-        folder: Of the certificate.
-    """
+    """A running service, and the Prometheus that scrapes it."""
 
     server: Server
-    token: str
-    prometheus: str
-    lie: Path
-    folder: Path
+    token: str  # of a client
+    prometheus: str  # URL
+    lie: Path  # file that has a worker lie once
+    folder: Path  # of the certificate
 
     def get(self, what: str, **query: str) -> Any:
         """Return what Prometheus's API has of something."""

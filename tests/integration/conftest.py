@@ -40,27 +40,16 @@ Oracle = Callable[[npt.ArrayLike], npt.NDArray[np.float32]]
 
 @dataclass
 class Server:
-    """A running server.
+    """A running server."""
 
-    Attributes:
-        process: ``python -m diagonalflip.server``.
-        logs: Folder of its logs.
-        printed: Lines that were read of what it prints.
-        url: Where it predicts: the HTTP listener, or TorchServe if ``is_torchserve``.
-        public: URL of the public listener, if that is on.
-        operations: URL of the admin port.
-        torchserve_url: Where TorchServe predicts, if that is on.
-        grpc_port: Port of TorchServe's gRPC inference, on 127.0.0.1.
-    """
-
-    process: subprocess.Popen[str]
-    logs: Path
-    printed: list[str] = field(default_factory=list)
-    url: str = ""
-    public: str = ""
-    operations: str = ""
-    torchserve_url: str = ""
-    grpc_port: int = 0
+    process: subprocess.Popen[str]  # ``python -m diagonalflip.server``
+    logs: Path  # folder of its logs
+    printed: list[str] = field(default_factory=list)  # lines that were read of what it prints
+    url: str = ""  # where it predicts: the HTTP listener, or TorchServe if ``is_torchserve``
+    public: str = ""  # URL of the public listener, if that is on
+    operations: str = ""  # URL of the admin port
+    torchserve_url: str = ""  # where TorchServe predicts, if that is on
+    grpc_port: int = 0  # of TorchServe's gRPC inference, on 127.0.0.1
     is_torchserve: bool = False
 
     def delivers(self, response_bytes: int) -> bool:

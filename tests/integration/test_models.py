@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,21 +39,17 @@ def predict(url: str, **headers: str) -> requests.Response:
     return requests.post(url, IMAGES, headers=HEADERS | headers, timeout=60)
 
 
+@dataclass
 class Operated:
-    """A server whose versions an operator may change.
+    """A server whose versions an operator may change."""
 
-    Attributes:
-        front: URL of the HTTP listener.
-        url: Of the admin port.
-        urls: Where it predicts.
-        token: An operator's.
-        store: The model store.
-    """
+    server: Server
+    token: str  # an operator's
+    store: Path
 
-    def __init__(self, server: Server, token: str, store: Path) -> None:
-        self.server, self.token, self.store = server, token, store
-        self.front, self.url = server.base, server.operations
-        self.urls = [each for each in (server.url, server.torchserve_url) if each]
+    def __post_init__(self) -> None:
+        self.front, self.url = self.server.base, self.server.operations
+        self.urls = [each for each in (self.server.url, self.server.torchserve_url) if each]
 
     def change(self, change: str, token: str | None = None) -> requests.Response:
         headers = {"Authorization": f"Bearer {token or self.token}"}

@@ -25,17 +25,11 @@ Open = Callable[..., Page]
 
 @dataclass
 class Version:
-    """A version as the tests know it: ONNX Runtime's predictions, and its published weights.
+    """A version as the tests know it: ONNX Runtime's predictions, and its published weights."""
 
-    Attributes:
-        name: Its number.
-        predictions: ``float64[16, 4]``, by ONNX Runtime.
-        weights: By name, shaped (out, in).
-    """
-
-    name: str
-    predictions: Floats
-    weights: dict[str, Floats]
+    name: str  # its number
+    predictions: Floats  # of all 16 images, by ONNX Runtime
+    weights: dict[str, Floats]  # by name, shaped (out, in)
 
     def sums(self, pixels: Floats) -> Floats:
         """Return the hidden layer before ReLU."""
