@@ -163,39 +163,29 @@ def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "settings", "told"),
+    ("behaviour", "result", "told"),
     [
-        ("wrong", {}, "a prediction deviates by 0.0001"),
-        ("not a number", {}, "a prediction deviates by nan"),
-        ("short", {}, "255 bytes"),
-        ("rejects", {}, "status 503"),
-        ("other", {}, "model 0 answered"),
-        ("missing", {}, "versions"),
-        ("right", {"require_gpu": 1}, "computed on cpu"),
+        ("wrong", "wrong", "a prediction deviates by 0.0001"),
+        ("not a number", "wrong", "a prediction deviates by nan"),
+        ("short", "wrong", "255 bytes"),
+        ("rejects", "wrong", "status 503"),
+        ("other", "wrong", "model 0 answered"),
+        ("missing", "wrong", "versions"),
+        ("right", "wrong", "computed on cpu"),
+        *((silent, "unanswered", "") for silent in ("hangs", "stops", "busy for ever")),
     ],
 )
 @asynchronous
-async def test_a_worker_that_is_wrong_is_killed(
-    serve: Serve, behaviour: str, settings: dict[str, int], told: str
-) -> None:
-    async with serve(behaviour, **settings) as served:
-        await served.first_is_killed()
-        assert served.workers.checks["wrong"] > 0
-        assert served.workers.checks["unanswered"] == served.workers.ready == 0
-        assert told.lower() in served.workers.fault.lower()
-
-
-@pytest.mark.parametrize("behaviour", ["hangs", "stops", "busy for ever"])
-@asynchronous
-async def test_a_worker_that_does_not_answer_is_killed(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, behaviour: str
+async def test_a_worker_that_is_wrong_or_silent_is_killed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, behaviour: str, result: str, told: str
 ) -> None:
     if behaviour == "busy for ever":
         monkeypatch.setattr(process, "BUSY_TIMEOUT_S", 1.0)
-    async with serve(behaviour) as served:
+    async with serve(behaviour, require_gpu=int(behaviour == "right")) as served:
         await served.first_is_killed()
-        assert served.workers.checks["unanswered"] > 0
-        assert served.workers.checks["wrong"] == served.workers.ready == 0
+        assert served.workers.checks[result] == served.killed > 0
+        assert served.workers.ready == 0
+        assert told.lower() in served.workers.fault.lower()
 
 
 @asynchronous
