@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -125,12 +124,3 @@ def test_the_program_in_docs_predicts(running: Server, stubs_folder: Path, oracl
     printed = subprocess.check_output(command, cwd=stubs_folder, text=True)
     rows = np.array([ast.literal_eval(line) for line in printed.splitlines()], np.float32)
     assert_close(rows, oracle([11, 6, 12]))
-
-
-def test_concurrent_calls_never_get_each_others_answers(predict: Predict, oracle: Oracle) -> None:
-    def call(seed: int) -> None:
-        random = np.random.default_rng(seed)
-        assert_predicts(predict, oracle, random.integers(0, 16, random.integers(1, 400)))
-
-    with ThreadPoolExecutor(32) as pool:
-        list(pool.map(call, range(128)))
