@@ -35,6 +35,15 @@ class Version:
         """Return the hidden layer before ReLU."""
         return pixels @ self.weights["layer1.weight"].T + self.weights["layer1.bias"]
 
+    def steps(self, image: int) -> dict[str, float]:
+        """Return the value of every step by its name, as one computes by hand."""
+        sums, output = self.sums(PIXELS[image]), self.predictions[image]
+        errors = (output - TARGETS[image]) ** 2
+        steps = {}
+        for name, values in zip("shye", (sums, np.maximum(sums, 0), output, errors), strict=True):
+            steps |= {f"{name}{index}": float(value) for index, value in enumerate(values)}
+        return steps | {"m": float(errors.mean())}
+
     def output(self, hidden: Floats) -> Floats:
         """Return the second layer."""
         return hidden @ self.weights["layer2.weight"].T + self.weights["layer2.bias"]

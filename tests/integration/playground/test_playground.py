@@ -115,23 +115,10 @@ def test_a_lesson_can_be_linked(open_page: Open) -> None:
     assert page.url.endswith("#image=11&version=1.0&step=16"), "what makes no sense is mended"
 
 
-def steps_of(version: Version, image: int) -> list[tuple[str, float | None]]:
-    """Name and value of every step, as one computes by hand; the pixels have none."""
-    sums = version.sums(PIXELS[image])
-    errors = (version.predictions[image] - TARGETS[image]) ** 2
-    layers = {"s": sums, "h": np.maximum(sums, 0), "y": version.predictions[image], "e": errors}
-    named = [
-        (f"{letter}{index}", value)
-        for letter, values in layers.items()
-        for index, value in enumerate(values)
-    ]
-    return [("pixels", None), *named, ("m", float(errors.mean()))]
-
-
 @pytest.mark.parametrize("image", [6, 11, 15])
 def test_the_walk_computes_every_step(open_page: Open, version: Version, image: int) -> None:
     page = open_page(f"#image={image}&version={version.name}")
-    steps = steps_of(version, image)
+    steps: list[tuple[str, float | None]] = [("pixels", None), *version.steps(image).items()]
     nodes = page.locator("#graph .node .value")
     before = nodes.all_text_contents()
     values = [value for _, value in steps if value is not None]
