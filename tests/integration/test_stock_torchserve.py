@@ -109,6 +109,8 @@ REQUESTS: dict[str, Asked] = {
     "an image twice": (PATH, JSON, b'{"images": [3], "images": [4]}', {}),
     "infinity": (PATH, JSON, b'{"images": [1e400]}', {}),
     "null": (PATH, JSON, b"null", {}),
+    "a number": (PATH, JSON, b"11", {}),
+    "half a character": (PATH, JSON, b'["\\ud800"]', {}),
     "no hex digits": (PATH, TEXT, "ä".encode(), {}),
     "text that is no UTF-8": (PATH, TEXT, b"\xff", {}),
     "a wrong type": (PATH, "application/pdf", b"\xb6", {}),
