@@ -17,6 +17,7 @@ import requests
 
 from diagonalflip.wire import OCTETS, pack
 from tests.integration.conftest import PATH, Oracle, Server, run_server
+from tests.integration.test_predictions import assert_predicts
 
 CLIENTS = 16
 
@@ -52,9 +53,7 @@ def test_without_a_worker_clients_wait(artifacts: Path, oracle: Oracle, tmp_path
         with ThreadPoolExecutor(CLIENTS) as pool:
             answers = list(pool.map(lambda _: server.post(b"\xb6", OCTETS), range(CLIENTS)))
         for answer in answers:
-            assert answer.status_code == requests.codes.ok
-            rows = np.frombuffer(answer.content, "<f4").reshape(-1, 4)
-            assert np.abs(rows - oracle([11, 6])).max() <= 1e-6
+            assert_predicts(answer, oracle([11, 6]))
 
 
 def ask_until_closed(server: Server, all_begun: threading.Barrier) -> str:
@@ -114,8 +113,7 @@ def test_memory_of_large_answers_is_kept(artifacts: Path, oracle: Oracle, tmp_pa
     with run_server(artifacts, tmp_path, WORKERS="1") as server, requests.Session() as session:
         worker = server.workers[0].pid
         ask = partial(session.post, server.url, body, headers={"Content-Type": OCTETS}, timeout=60)
-        rows = np.frombuffer(ask().content, "<f4").reshape(-1, 4)
-        assert np.abs(rows - oracle(numbers)).max() <= 1e-6
+        assert_predicts(ask(), oracle(numbers))
         for _ in range(20):
             ask()
         before = page_faults(worker)
