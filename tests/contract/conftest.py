@@ -159,7 +159,6 @@ class Port:
         self._authenticator.renew({hashlib.sha256(b"t").hexdigest(): "somebody"}, pem)
 
     def drain(self) -> Future[None]:
-        """Begin to drain."""
         return asyncio.run_coroutine_threadsafe(self.server.drain(), self.server._loop)
 
     def wait_for(self, condition: Callable[[], object], *, ticking: bool = False) -> None:

@@ -18,7 +18,6 @@ from tests.contract.conftest import BEARER, PING, POST, Answer, Port, post, read
 
 @pytest.fixture
 def opened() -> Iterator[contextlib.ExitStack]:
-    """Closes connections."""
     with contextlib.ExitStack() as stack:
         yield stack
 

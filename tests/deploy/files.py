@@ -55,11 +55,9 @@ def dockerfile(pattern: str) -> str:
 
 
 def image_settings(entries: Any) -> Settings:
-    """Return the settings of the image with these variables."""
     drain = {"FLIP_DRAIN_S": dockerfile(r"FLIP_DRAIN_S=(\d+)")}
     return Settings.from_environment(drain | environment(entries))
 
 
 def stop_timeout_s(settings: Settings) -> int:
-    """Return the seconds that a stop may take."""
     return settings.drain_s + settings.stop_timeout_s + SPARE_S

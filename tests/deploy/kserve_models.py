@@ -44,7 +44,6 @@ def check_model(value: dict[str, Any], model: Any, where: str) -> list[str]:
 
 
 def main() -> int:
-    """Check the file; return the exit status."""
     document = yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8"))
     problems = check(document, "V1beta1InferenceService", "")
     print("\n".join(problems))

@@ -95,17 +95,14 @@ class Monitored:
         return answer["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return the series that an expression has now."""
         result: list[dict[str, Any]] = self.get("query", query=expression)["result"]
         return result
 
     def firing(self) -> set[str]:
-        """Return the names of the alerts that fire now."""
         alerts = self.get("alerts")["alerts"]
         return {each["labels"]["alertname"] for each in alerts if each["state"] == "firing"}
 
     def wait(self, reached: Callable[[], object], what: str, patience_s: float = 60) -> None:
-        """Poll until something is so."""
         end = time.monotonic() + patience_s
         while not reached():
             assert time.monotonic() < end, f"{what}; firing: {self.firing()}"

@@ -42,7 +42,6 @@ def run(name: str, expected: Tables, folder: Path, *, long: bool) -> Scene:
 
 
 def row(title: str, scene: Scene) -> list[str]:
-    """Return a line of the table."""
     times = [f"{s:.1f}" if s is not None else "-" for s in (scene.detected_s, scene.recovered_s)]
     verdict = f"FAILED: {'; '.join(scene.faults)}" if scene.faults else "passed"
     return [title, *times, *scene.tally.counts(), verdict, "; ".join(scene.notes)]

@@ -46,7 +46,6 @@ HEAD = ["drill", "detected s", "recovered s", *COUNTS]
 
 
 def ip(words: str) -> str:
-    """Run iproute2's command, and return its output."""
     return subprocess.run(["ip", *words.split()], capture_output=True, text=True, check=True).stdout
 
 
@@ -81,13 +80,11 @@ class Cluster:
             )
 
     def signal_all(self, host: int, number: signal.Signals) -> None:
-        """Signal every process of a host at once."""
         for pid in map(int, ip(f"netns pids flip-{host}").split()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def wait(self, host: int, *, up: bool) -> float:
-        """Return the seconds until the balancer saw the host so."""
         return seconds_until(
             lambda: self.states()[f"flip-{host}"] == up, PATIENCE_S, lambda: log_tail(self.folder)
         )
@@ -158,7 +155,6 @@ def configuration(folder: Path) -> str:
 
 @contextlib.contextmanager
 def balancer(folder: Path) -> Iterator[None]:
-    """Run HAProxy."""
     (folder / "haproxy.cfg").write_text(configuration(folder), encoding="utf-8")
     with process([str(HAPROXY), "-W", "-db", "-f", "haproxy.cfg"], folder):
         seconds_until((folder / "stats.sock").exists, PATIENCE_S, lambda: log_tail(folder))
@@ -166,7 +162,6 @@ def balancer(folder: Path) -> Iterator[None]:
 
 
 def run_drills(cluster: Cluster, store: Path) -> None:
-    """Run all drills, one after the other."""
     newer = cluster.folder / "newer"
     link = "-n flip-lb link set v2"
 

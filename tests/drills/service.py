@@ -26,7 +26,6 @@ class Service(Ours):
         return requests.get(self.url + PATH, headers=headers, timeout=10, proxies=DIRECT)
 
     def ready(self) -> bool:
-        """Return whether the admin port reports readiness."""
         return bool(self.state().get("ready"))
 
     def proven(self) -> int:

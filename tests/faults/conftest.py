@@ -41,7 +41,6 @@ def call_async(
 
 @pytest.fixture(params=[call_sync, call_async], ids=["Client", "AsyncClient"])
 def call(request: pytest.FixtureRequest) -> Call:
-    """Calls one operation of either client."""
     function: Call = request.param
     return function
 
@@ -56,7 +55,6 @@ def unused_url() -> Iterator[str]:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Fails if what is in it takes longer."""
     started = time.monotonic()
     yield
     assert time.monotonic() - started < seconds

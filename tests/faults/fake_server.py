@@ -43,7 +43,6 @@ DESCRIPTION: dict[str, Any] = {
 
 
 def response(status: int, headers: dict[str, str], body: bytes) -> bytes:
-    """An HTTP response as bytes."""
     lines = [f"HTTP/1.1 {status} Status", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
@@ -67,7 +66,6 @@ class FakeServer:
     headers: list[dict[str, str]] = field(default_factory=list)  # of every request so far
 
     def answer(self, headers: dict[str, str], body: bytes) -> bytes:
-        """The response to one request."""
         if not body:
             description = json.dumps(DESCRIPTION | {"max_images": self.max_images})
             return response(200, {"Content-Type": "application/json"}, description.encode())
@@ -87,7 +85,6 @@ class FakeServer:
         return response(200, told, content)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers all requests of one connection."""
         try:
             while True:
                 writer.write(self.answer(*await read_request(reader)))

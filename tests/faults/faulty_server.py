@@ -124,7 +124,6 @@ class FaultyServer:
     url: str = ""
 
     async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """Handles one connection."""
         try:
             while True:
                 fault = self.faults[0] if self.faults else self.always
@@ -150,7 +149,6 @@ async def _has_request(reader: StreamReader) -> bool:
 
 @contextmanager
 def faulty(*faults: Fault, always: Fault = unspoilt) -> Iterator[FaultyServer]:
-    """A server with these faults."""
     server = FaultyServer(list(faults), always)
     with listening(server.serve) as server.url:
         yield server

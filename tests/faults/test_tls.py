@@ -30,7 +30,6 @@ pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs opens
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate, and its key."""
     return certify(tmp_path_factory.mktemp("tls"))
 
 

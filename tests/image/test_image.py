@@ -99,7 +99,6 @@ class Container:
         return engine("exec", self.id, *command).stdout
 
     def version(self, package: str) -> str:
-        """Return the version of a Python package inside."""
         told = f"from importlib.metadata import version; print(version('{package}'))"
         return self.run("python", "-c", told).strip()
 
@@ -108,7 +107,6 @@ class Container:
         return engine("exec", self.id, "python", "-m", HEALTHCHECK, check=False).returncode == 0
 
     def wait(self, reached: Callable[[], object]) -> None:
-        """Wait until something is so."""
         seconds_until(reached, START_S, lambda: engine("logs", self.id).stdout)
 
     def is_complete(self) -> bool:
@@ -224,7 +222,6 @@ def test_the_gpu_image_is_as_labelled(images: dict[str, str], gpu_container: Con
 
 
 def bill_of_materials(container: Container) -> dict[str, str]:
-    """Return the versions in ``sbom.json``, by name."""
     parts = json.loads(container.run("cat", "sbom.json"))["components"]
     return {part["name"]: part["version"] for part in parts}
 

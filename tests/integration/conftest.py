@@ -63,12 +63,10 @@ class Server:
 
     @property
     def workers(self) -> list[psutil.Process]:
-        """Its workers, which the supervisor starts."""
         return self._children("diagonalflip.server.worker")
 
     @property
     def java(self) -> psutil.Process:
-        """TorchServe's first process."""
         [java] = self._children("org.pytorch.serve.ModelServer")
         return java
 
@@ -109,7 +107,6 @@ class Server:
 
     @property
     def at_torchserve(self) -> Server:
-        """The same server, asked at TorchServe's port."""
         return replace(self, url=self.torchserve_url, is_torchserve=True)
 
     def post(self, body: bytes, kind: str | None, accept: str | None = None) -> requests.Response:
@@ -119,7 +116,6 @@ class Server:
 
     @cached_property
     def batch_invariant(self) -> bool:
-        """Return whether the server promises the same bits in every batch."""
         return bool(requests.get(self.url, timeout=30).json()["batch_invariant"])
 
     def assert_same(self, got: bytes, wanted: bytes) -> None:
@@ -129,7 +125,6 @@ class Server:
         assert got == wanted or not self.batch_invariant
 
     def stop(self, with_signal: signal.Signals = signal.SIGINT) -> int:
-        """Signals the server and returns its exit status."""
         self.process.send_signal(with_signal)
         return self.process.wait(30)
 

@@ -48,7 +48,6 @@ class Host(NamedTuple):
     torchserve: bool = False  # whether it is TorchServe's concern, which is on then
 
     def settings(self, folder: Path) -> dict[str, str]:
-        """The variables."""
         given = {name: _in(folder, value) for name, value in self.environment.items()}
         return {"TORCHSERVE": f"{self.torchserve:d}"} | given
 
@@ -77,8 +76,6 @@ def netrc(folder: Path) -> None:
 
 
 def program(name: str, script: str) -> Callable[[Path], None]:
-    """Put a program of that name into the folder."""
-
     def prepare(folder: Path) -> None:
         path = folder / name
         path.write_text(f"#!/bin/sh\n{script}\n")

@@ -29,7 +29,6 @@ LIMITS = {"predict": MAX_IMAGES, "explain": 4096, "infer": MAX_TEXT_IMAGES}
 
 
 def resolve(node: dict[str, Any]) -> dict[str, Any]:
-    """Resolve a ``$ref`` into the document."""
     if "$ref" not in node:
         return node
     found: Any = DOCUMENT

@@ -24,7 +24,6 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
 def run(server: Server, text: str) -> str:
-    """Run commands of the README at the running server."""
     assert "127.0.0.1:8080" in text
     text = text.replace("127.0.0.1:8080", urllib.parse.urlsplit(server.url).netloc)
     command = ["bash", "-euo", "pipefail", "-c", text.replace("curl ", "curl -sSf ")]

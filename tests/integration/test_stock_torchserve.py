@@ -48,7 +48,6 @@ WORDS = b'{"images": [11, "0110"]}'
 
 
 def part(content: bytes, kind: str, name: str = "a", more: str = "") -> bytes:
-    """Return a form with one file."""
     head = f'--b\r\nContent-Disposition: form-data; name="data"; filename="{name}"\r\n'
     return f"{head}Content-Type: {kind}\r\n{more}\r\n".encode() + content + b"\r\n--b--\r\n"
 

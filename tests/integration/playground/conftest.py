@@ -54,7 +54,6 @@ TARGETS: Floats = PIXELS[:, [0, 2, 1, 3]]
 
 
 def flips(predictions: Floats) -> npt.NDArray[np.bool_]:
-    """Return which of the 16 images are flipped."""
     is_flipped: npt.NDArray[np.bool_] = ((predictions >= 0.5) == (TARGETS == 1)).all(axis=1)
     return is_flipped
 
@@ -135,7 +134,6 @@ def numbers(page: Page, selector: str) -> list[float]:
 
 
 def choose(page: Page, image: int, version: str | None = None) -> None:
-    """Choose an image among the sixteen, and a version."""
     if version:
         page.locator(f"#choices input[value='{version}']").check()
     page.locator("#versions button").nth(image).click()

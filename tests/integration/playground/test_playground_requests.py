@@ -55,7 +55,6 @@ def test_without_a_clipboard_the_request_is_selected(page: Page) -> None:
 
 
 def give(page: Page, name: str, content: bytes) -> None:
-    """Choose a file to be predicted."""
     page.locator("#file").set_input_files({"name": name, "mimeType": "", "buffer": content})
 
 
@@ -118,7 +117,6 @@ def test_what_the_service_rejects_is_said_beside_it(page: Page, expected_errors:
 
 
 def drop(page: Page, selector: str, files: dict[str, str]) -> None:
-    """Drop files of text at an element."""
     page.locator(selector).evaluate(
         "(place, files) => { const dataTransfer = new DataTransfer();"
         " for (const [name, text] of Object.entries(files))"
