@@ -21,21 +21,11 @@ from diagonalflip.server.supervisor.metrics import Page
 from diagonalflip.server.supervisor.workers import RESULTS
 from diagonalflip.server.worker.metrics import Metrics
 from tests.deploy import knative
-from tests.deploy.files import (
-    COMPOSE,
-    ROOT,
-    SERVERLESS,
-    TOOLS,
-    built,
-    dockerfile,
-    environment,
-    image_settings,
-    load,
-    needs_tools,
-    run,
-    serverless,
-    stop_timeout_s,
-)
+from tests.deploy.files import COMPOSE, ROOT, TOOLS, load, needs_tools, run
+
+SERVERLESS = ROOT / "deploy/kserve/serverless/inference-service.yaml"
+SPARE_S = 10
+"""For Java to end, after the drain."""
 
 OPERATORS_KINDS = {"ServiceMonitor", "PrometheusRule"}
 """Of the Prometheus operator: no schema of Kubernetes knows them."""
@@ -44,6 +34,36 @@ OLDEST = "1.25"
 """The oldest Kubernetes that we claim to run on, and the oldest schema at hand."""
 
 OVERLAYS = ("cpu", "gpu", "openshift")
+
+
+def built(folder: str) -> list[Any]:
+    """Return the documents that kustomize makes of a folder of ``deploy``."""
+    return list(yaml.safe_load_all(run(TOOLS / "kubectl", "kustomize", f"deploy/{folder}")))
+
+
+def serverless() -> Any:
+    return load(SERVERLESS)["spec"]["predictor"]
+
+
+def environment(entries: Any) -> dict[str, str]:
+    if isinstance(entries, dict):
+        return dict(entries)
+    return {entry["name"]: entry["value"] for entry in entries}
+
+
+def dockerfile(pattern: str) -> str:
+    """Return the first match in the Dockerfile."""
+    text = (ROOT / "docker/Dockerfile").read_text(encoding="utf-8")
+    return str(re.findall(pattern, text, re.MULTILINE)[0])
+
+
+def image_settings(entries: Any) -> Settings:
+    drain = {"FLIP_DRAIN_S": dockerfile(r"FLIP_DRAIN_S=(\d+)")}
+    return Settings.from_environment(drain | environment(entries))
+
+
+def stop_timeout_s(settings: Settings) -> int:
+    return settings.drain_s + settings.stop_timeout_s + SPARE_S
 
 
 def base() -> dict[str, list[Any]]:
