@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,20 +24,9 @@ import pytest
 import requests
 from PIL import Image
 
+from diagonalflip import wire
 from diagonalflip.client import Client
 from diagonalflip.server.supervisor import tokens
-from diagonalflip.wire import (
-    JSON,
-    MAX_BODY_BYTES,
-    MAX_CONNECTIONS,
-    MAX_EXPLAINED_IMAGES,
-    MAX_IMAGES,
-    MAX_TEXT_IMAGES,
-    OCTETS,
-    PACKED,
-    PNG,
-    TEXT,
-)
 from tests.integration.conftest import PATH, Oracle, Server, run_server
 from tests.integration.test_public_listener import PublicListener, bearer, public
 
@@ -46,23 +36,23 @@ LIMIT_BYTES = 1 << 30
 """Of one worker, as docs/operations.md says."""
 
 TOGETHER = 128
-IDLE = MAX_CONNECTIONS - 600
+IDLE = wire.MAX_CONNECTIONS - 600
 STAYING = 1000
 
 
-LARGEST = bytes(MAX_IMAGES // 2)
+LARGEST = bytes(wire.MAX_IMAGES // 2)
 
 
 def post(body: bytes, more: str = "", length: int | None = None) -> bytes:
     """A request with further header lines, which may announce more than it has."""
-    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {OCTETS}\r\n{more}"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {wire.OCTETS}\r\n{more}"
     return f"{head}Content-Length: {length or len(body)}\r\n\r\n".encode() + body
 
 
 def picture() -> bytes:
     """A sheet of as many tiles as a request may have, in some hundred bytes."""
     written = io.BytesIO()
-    side = 2 * int(np.sqrt(MAX_IMAGES))
+    side = 2 * int(np.sqrt(wire.MAX_IMAGES))
     Image.new("1", (side, side), 1).save(written, format="PNG", optimize=True)
     return written.getvalue()
 
@@ -106,13 +96,13 @@ def test_large_pictures_are_bounded(artifacts: Path, oracle: Oracle, tmp_path: P
     together = threading.Barrier(TOGETHER)
 
     def ask(url: str) -> None:
-        headers = {"Content-Type": PNG, "Accept": OCTETS}
+        headers = {"Content-Type": wire.PNG, "Accept": wire.OCTETS}
         together.wait(60)
         answer = requests.post(url, data=body, headers=headers, timeout=120)
         statuses[answer.status_code] += 1
         if answer.status_code == requests.codes.ok:
             rows = np.frombuffer(answer.content, "<f4").reshape(-1, 4)
-            assert len(rows) == MAX_IMAGES
+            assert len(rows) == wire.MAX_IMAGES
             assert np.abs(rows - wanted).max() <= 1e-6
 
     with pressed(artifacts, tmp_path) as server, ThreadPoolExecutor(TOGETHER) as pool:
@@ -124,28 +114,29 @@ def test_large_pictures_are_bounded(artifacts: Path, oracle: Oracle, tmp_path: P
 
 def worst_requests() -> list[tuple[str, dict[str, str], bytes]]:
     """Path, headers and body of what takes the most memory or time for its size."""
-    nested = json.dumps({"images": [[[1, 0], [1, 1]]] * MAX_TEXT_IMAGES}).encode()
+    nested = json.dumps({"images": [[[1, 0], [1, 1]]] * wire.MAX_TEXT_IMAGES}).encode()
     deep = b'{"images": [' + b"[" * 500 + b"]" * 500 + b"]}"
-    bomb = gzip.compress(bytes(MAX_BODY_BYTES + 1))
-    largest = gzip.compress(bytes(MAX_IMAGES // 2))
-    tensor = {"name": "pixels", "datatype": "FP32", "shape": [MAX_IMAGES, 4]}
-    head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": 16 * MAX_IMAGES}}]})
-    binary = head.encode() + np.ones(4 * MAX_IMAGES, "<f4").tobytes()
+    bomb = gzip.compress(bytes(wire.MAX_BODY_BYTES + 1))
+    largest = gzip.compress(bytes(wire.MAX_IMAGES // 2))
+    tensor: Any = {"name": "pixels", "datatype": "FP32", "shape": [wire.MAX_IMAGES, 4]}
+    tensor |= {"parameters": {"binary_data_size": 16 * wire.MAX_IMAGES}}
+    head = json.dumps({"inputs": [tensor]})
+    binary = head.encode() + np.ones(4 * wire.MAX_IMAGES, "<f4").tobytes()
     form = b'--b\r\nContent-Disposition: form-data; name="data"; filename="a.png"\r\n\r\n'
     form += picture() + b"\r\n--b--\r\n"
-    octets = {"Content-Type": OCTETS}
+    octets = {"Content-Type": wire.OCTETS}
     return [
-        ("predictions", {"Content-Type": PNG}, picture()),
-        ("predictions", {"Content-Type": PNG, "Accept": OCTETS}, picture()),
+        ("predictions", {"Content-Type": wire.PNG}, picture()),
+        ("predictions", {"Content-Type": wire.PNG, "Accept": wire.OCTETS}, picture()),
         ("predictions", {"Content-Type": "multipart/form-data; boundary=b"}, form),
-        ("predictions", {"Content-Type": JSON}, nested),
-        ("predictions", {"Content-Type": JSON, "Accept": TEXT}, nested),
-        ("predictions", {"Content-Type": JSON}, deep),
+        ("predictions", {"Content-Type": wire.JSON}, nested),
+        ("predictions", {"Content-Type": wire.JSON, "Accept": wire.TEXT}, nested),
+        ("predictions", {"Content-Type": wire.JSON}, deep),
         ("predictions", octets | {"Content-Encoding": "gzip"}, bomb),
         ("predictions", octets | {"Content-Encoding": "gzip"}, largest),
-        ("predictions", octets | {"Accept": TEXT}, bytes(MAX_TEXT_IMAGES // 2)),
+        ("predictions", octets | {"Accept": wire.TEXT}, bytes(wire.MAX_TEXT_IMAGES // 2)),
         ("predictions", {"Inference-Header-Content-Length": str(len(head))}, binary),
-        ("explanations", octets, bytes(MAX_EXPLAINED_IMAGES // 2)),
+        ("explanations", octets, bytes(wire.MAX_EXPLAINED_IMAGES // 2)),
     ]
 
 
@@ -205,8 +196,8 @@ def test_the_worst_mixture_at_the_edge_is_within_the_bound(artifacts: Path, tmp_
     settings, authority = public(tmp_path), str(tmp_path / "certificate.pem")
     token, other, stalled = (tokens.add(tmp_path / "tokens", name) for name in ("a", "b", "c"))
     line = f"Authorization: Bearer {stalled}\r\n"
-    small = post(bytes(60_000), f"{line}Accept: {PACKED}\r\n")
-    stranger = post(bytes(250_000), length=MAX_BODY_BYTES)
+    small = post(bytes(60_000), f"{line}Accept: {wire.PACKED}\r\n")
+    stranger = post(bytes(250_000), length=wire.MAX_BODY_BYTES)
     partial = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nx: ".encode() + b"x" * 250_000
     statuses: Counter[int] = Counter()
     requests_ = worst_requests()

@@ -123,16 +123,6 @@ def page(open_page: Open) -> Page:
     return open_page()
 
 
-def number(text: str) -> float:
-    """Read a number as the page writes it."""
-    return float(text.replace("−", "-"))
-
-
-def numbers(page: Page, selector: str) -> list[float]:
-    """Read the four numbers of a 2x2 picture."""
-    return [number(text) for text in page.locator(f"{selector} > *").all_inner_texts()]
-
-
 def choose(page: Page, image: int, version: str | None = None) -> None:
     if version:
         page.locator(f"#choices input[value='{version}']").check()

@@ -11,18 +11,19 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route, expect
 
 from tests.integration.conftest import Server
-from tests.integration.playground.conftest import (
-    PIXELS,
-    TARGETS,
-    Open,
-    Version,
-    choose,
-    flips,
-    number,
-    numbers,
-)
+from tests.integration.playground.conftest import PIXELS, TARGETS, Open, Version, choose, flips
 
 pytestmark = pytest.mark.slow
+
+
+def number(text: str) -> float:
+    """Read a number as the page writes it."""
+    return float(text.replace("−", "-"))
+
+
+def numbers(page: Page, selector: str) -> list[float]:
+    """Read the four numbers of a 2x2 picture."""
+    return [number(text) for text in page.locator(f"{selector} > *").all_inner_texts()]
 
 
 def test_every_image_is_predicted_as_onnx_runtime_does(page: Page, version: Version) -> None:
