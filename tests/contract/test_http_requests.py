@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from enum import Enum, auto
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -45,39 +45,21 @@ CODES = {
 }
 
 
-class End(Enum):
-    """What becomes of the connection after the last response."""
-
-    KEPT = auto()
-    CLOSED = auto()
-    WAITS = auto()
-    """The server waits for the rest of the request."""
-
-
 class Case(NamedTuple):
-    """Bytes on one connection, and what comes back for them.
+    """Bytes on one connection, and what comes back for them."""
 
-    Attributes:
-        responses: In their order: a status, or the body of a 200.
-    """
-
+    end: str  # of the connection; if it waits, the server does, for the rest of the request
     name: str
     source: str
     sent: bytes
-    responses: tuple[int | bytes, ...]
-    end: End
+    responses: tuple[int | bytes, ...]  # in their order: a status, or the body of a 200
 
 
-def kept(name: str, source: str, sent: bytes, *responses: int | bytes) -> Case:
-    return Case(name, source, sent, responses, End.KEPT)
+def make_case(end: str, name: str, source: str, sent: bytes, *responses: int | bytes) -> Case:
+    return Case(end, name, source, sent, responses or (400,) * (end == "closed"))
 
 
-def closed(name: str, source: str, sent: bytes, *responses: int | bytes) -> Case:
-    return Case(name, source, sent, responses or (400,), End.CLOSED)
-
-
-def waits(name: str, source: str, sent: bytes, *responses: int | bytes) -> Case:
-    return Case(name, source, sent, responses, End.WAITS)
+kept, closed, waits = (partial(make_case, end) for end in ("kept", "closed", "waits"))
 
 
 def each(
@@ -433,17 +415,9 @@ CASES = [
 ]
 
 
-def check(port: Port, case: Case) -> None:
-    """Send a case when it is new, when it is remembered, and byte by byte; judge what comes."""
-    for is_whole in (True, True, False):
-        with port.connect() as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _check(port, connection, case, is_whole)
-
-
-def _check(port: Port, connection: socket.socket, case: Case, is_whole: bool) -> None:
+def check(port: Port, connection: socket.socket, case: Case, is_whole: bool) -> None:
     # Behind a request that ends the connection, another one gets no response.
-    _send(port, connection, case.sent + NEXT * (case.end is End.CLOSED), is_whole)
+    send(port, connection, case.sent + NEXT * (case.end == "closed"), is_whole)
     asked, kept_by = case.sent.partition(b" ")[0].decode("latin-1"), None
     for expected in case.responses:
         answer = read(connection, asked)
@@ -451,19 +425,19 @@ def _check(port: Port, connection: socket.socket, case: Case, is_whole: bool) ->
         wanted = (200, expected) if isinstance(expected, bytes) else (expected, answer.body)
         assert (answer.status, answer.body) == wanted
         assert answer.status < 400 or answer.code == CODES[answer.status]
-    if case.end is End.KEPT:
+    if case.end == "kept":
         assert kept_by == ("keep-alive" if b" HTTP/1.0\r\n" in case.sent else None)
-        _send(port, connection, NEXT, is_whole)
+        send(port, connection, NEXT, is_whole)
         assert read(connection)[::2] == (200, b"next")
         return
-    if case.end is End.CLOSED:
+    if case.end == "closed":
         assert kept_by == "close"
     else:
         connection.shutdown(socket.SHUT_WR)
     assert connection.recv(1) == b""
 
 
-def _send(port: Port, connection: socket.socket, sent: bytes, is_whole: bool) -> None:
+def send(port: Port, connection: socket.socket, sent: bytes, is_whole: bool) -> None:
     """Send bytes so that the server reads them at once, or one by one, or at most 1000 times."""
     size = len(sent) + 1 if is_whole else len(sent) // 1000 + 1
     for start in range(0, len(sent), size):
@@ -473,4 +447,8 @@ def _send(port: Port, connection: socket.socket, sent: bytes, is_whole: bool) ->
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_request_is_read_as_the_rfc_says(shared_port: Port, case: Case) -> None:
-    check(shared_port, case)
+    """When it is new, when it is remembered, and byte by byte."""
+    for is_whole in (True, True, False):
+        with shared_port.connect() as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            check(shared_port, connection, case, is_whole)
