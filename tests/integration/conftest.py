@@ -138,6 +138,15 @@ def server_environment(artifacts: Path, logs: Path, settings: dict[str, str]) ->
     return os.environ | FREE_PORTS | variables({"TORCHSERVE": "0"} | folders | settings)
 
 
+def start(
+    artifacts: Path, logs: Path, settings: dict[str, str], *through: str, to: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """Start a server, which writes to a descriptor, or to a pipe of ours."""
+    command = [*through, sys.executable, "-m", "diagonalflip.server"]
+    env, error = server_environment(artifacts, logs, settings), subprocess.STDOUT
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=to, stderr=error, text=True)
+
+
 @contextmanager
 def run_server(
     artifacts: Path, logs: Path, *, through: Sequence[str] = (), **settings: str
@@ -151,14 +160,7 @@ def run_server(
         settings: By the names that make takes, and other variables; ``TORCHSERVE="1"`` also waits
             for TorchServe.
     """
-    process = subprocess.Popen(
-        [*through, sys.executable, "-m", "diagonalflip.server"],
-        cwd=ROOT,
-        env=server_environment(artifacts, logs, settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = start(artifacts, logs, settings, *through)
     server = Server(process, logs)
     try:
         server.url = server.read_until("^http://").strip() + PATH

@@ -32,7 +32,7 @@ from diagonalflip.inference.devices import GPU_NODES
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
 from tests.conftest import execute
-from tests.integration.conftest import ROOT, Oracle, Server, run_server, server_environment
+from tests.integration.conftest import ROOT, Oracle, Server, run_server, start
 from tests.integration.test_lifecycle import start_and_fail
 
 pytestmark = pytest.mark.slow
@@ -304,13 +304,7 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
     os.set_blocking(writer, True)
     port = free_ports()
     settings = {"LOG_FORMAT": "json", "STOP_TIMEOUT_S": "1", "PORT": str(port)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "diagonalflip.server"],
-        cwd=ROOT,
-        env=server_environment(artifacts, folder / "logs", settings),
-        stdout=writer,
-        stderr=writer,
-    )
+    process = start(artifacts, folder / "logs", settings, to=writer)
     try:
         while not is_ready(port):  # the test's own time limit ends this
             assert process.poll() is None, "it ended"

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import requests
 
-from tests.integration.conftest import ROOT, read_logs, run_server, server_environment
+from tests.integration.conftest import read_logs, run_server, start
 
 pytestmark = pytest.mark.slow
 
@@ -43,13 +41,7 @@ def test_files_of_all_parts(artifacts: Path, tmp_path: Path) -> None:
 
 def test_lines_of_all_parts_as_json(artifacts: Path, tmp_path: Path) -> None:
     parts = set()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "diagonalflip.server"],
-        cwd=ROOT,
-        env=server_environment(artifacts, tmp_path, ELSEWHERE | {"LOG_FORMAT": "json"}),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = start(artifacts, tmp_path, ELSEWHERE | {"LOG_FORMAT": "json"})
     try:
         for line in process.stdout or ():
             told = json.loads(line)
