@@ -47,10 +47,7 @@ def test_what_arrives_while_a_batch_runs_becomes_the_next_batch(
     assert are_new or max(port.echo.batches) == 4
 
 
-Queued = tuple[Echo, Lifecycle, list[Request], Callable[..., Request]]
-
-
-def queue_alone() -> Queued:
+def queue_alone() -> tuple[Echo, Lifecycle, list[Request], Callable[..., Request]]:
     """Make one that requests are put into, so it routes none; what it sends; and a request."""
     echo, replies = Echo(), list[Request]()
 

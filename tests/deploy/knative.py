@@ -54,8 +54,7 @@ QUIET_S = 30
 (``drainSleepDuration``, pkg/queue/sharedmain/main.go). It counts towards the grace period, which is
 the revision's timeout (``BuildPodSpec``, pkg/reconciler/revision/resources/deploy.go)."""
 
-MAX_TIMEOUT_S = 600
-"""``max-revision-timeout-seconds`` by default (pkg/apis/config/defaults.go)."""
+MAX_TIMEOUT_S = 600  # ``max-revision-timeout-seconds`` by default (pkg/apis/config/defaults.go)
 
 
 def problems(predictor: dict[str, Any]) -> list[str]:

@@ -24,15 +24,11 @@ from tests.deploy import knative
 from tests.deploy.files import COMPOSE, ROOT, TOOLS, load, needs_tools, run
 
 SERVERLESS = ROOT / "deploy/kserve/serverless/inference-service.yaml"
-SPARE_S = 10
-"""For Java to end, after the drain."""
-
+SPARE_S = 10  # for Java to end, after the drain
 OPERATORS_KINDS = {"ServiceMonitor", "PrometheusRule"}
 """Of the Prometheus operator: no schema of Kubernetes knows them."""
 
-OLDEST = "1.25"
-"""The oldest Kubernetes that we claim to run on, and the oldest schema at hand."""
-
+OLDEST = "1.25"  # the oldest Kubernetes that we claim to run on, and the oldest schema at hand
 OVERLAYS = ("cpu", "gpu", "openshift")
 
 

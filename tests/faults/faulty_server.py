@@ -13,9 +13,7 @@ from dataclasses import dataclass
 
 from tests.faults.fake_server import FakeServer, listening, read_request, response
 
-DRIP_S = 0.02
-"""Between two bytes of a slow drip."""
-
+DRIP_S = 0.02  # between two bytes of a slow drip
 Fault = Callable[[StreamReader, StreamWriter], Awaitable[bool]]
 """Handles one request; True if the connection goes on."""
 

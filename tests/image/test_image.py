@@ -26,9 +26,7 @@ from tests.integration.conftest import run_command
 
 ENGINE = shutil.which("docker") or shutil.which("podman")
 START_S = 120
-MOST_ABOVE_BASE_BYTES = 230_000_000
-"""Of the target ``cpu``."""
-
+MOST_ABOVE_BASE_BYTES = 230_000_000  # of the target ``cpu``
 HEALTHCHECK = "diagonalflip.server.healthcheck"
 RIGHTS = (
     # Docker mounts it so by default, podman does not.

@@ -16,9 +16,7 @@ pytestmark = pytest.mark.slow
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 RAY = ROOT / ".ray/bin/python"
-IMAGES = 4_000_000
-"""Of those that need no server."""
-
+IMAGES = 4_000_000  # of those that need no server
 TOLERANCES = {"numpy_job": 1e-3, "triton_client": 1e-3}
 
 

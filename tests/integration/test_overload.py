@@ -32,13 +32,10 @@ from tests.integration.test_public_listener import PublicListener, bearer, publi
 
 pytestmark = pytest.mark.slow
 
-LIMIT_BYTES = 1 << 30
-"""Of one worker, as docs/operations.md says."""
-
+LIMIT_BYTES = 1 << 30  # of one worker, as docs/operations.md says
 TOGETHER = 128
 IDLE = wire.MAX_CONNECTIONS - 600
 STAYING = 1000
-
 
 LARGEST = bytes(wire.MAX_IMAGES // 2)
 

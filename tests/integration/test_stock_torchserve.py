@@ -52,9 +52,7 @@ def part(content: bytes, kind: str, name: str = "a", more: str = "") -> bytes:
     return f"{head}Content-Type: {kind}\r\n{more}\r\n".encode() + content + b"\r\n--b--\r\n"
 
 
-Asked = tuple[str, str, bytes, dict[str, str]]
-"""Path, content type, body, and further headers."""
-
+Asked = tuple[str, str, bytes, dict[str, str]]  # path, content type, body, and further headers
 REQUESTS: dict[str, Asked] = {
     "packed": (PATH, OCTETS, b"\xb6", {}),
     "packed for JSON": (PATH, OCTETS, b"\xb6", {"Accept": JSON}),
