@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from benchmarks.running import certify, variables
+from tests.conftest import execute
 from tests.deploy.files import COMPOSE, ROOT, TOOLS, load, needs_tools, run
 from tests.drills.cluster import HAPROXY
 
@@ -58,14 +59,9 @@ def test_secrets_of_compose_are_mounted_as_folders() -> None:
 def run_image(**settings: str | Path) -> subprocess.CompletedProcess[str]:
     """Run ``docker/run.sh`` with an engine that prints its arguments."""
     given = variables({name: str(value) for name, value in settings.items()})
-    return subprocess.run(
-        ["docker/run.sh"],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "ENGINE": "echo", "TARGET": "cpu"} | given,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    given |= {"PATH": os.environ["PATH"], "ENGINE": "echo", "TARGET": "cpu"}
+    alone = ("env", "-i", *(f"{name}={value}" for name, value in given.items()))
+    return execute(*alone, "docker/run.sh")
 
 
 def test_the_image_gets_files_by_their_folders(tmp_path: Path) -> None:
