@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,21 +11,16 @@ import pytest
 from PIL import Image
 
 from diagonalflip.wire import to_pixels
-from tests.integration.conftest import ROOT, Oracle, Server, run_command
-
-TOLERANCE = 1e-6
-SLOW_S = 120
-
-
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "diagonalflip.cli", *map(str, args)]
+from tests.conftest import execute
+from tests.integration.conftest import Oracle, Server, run_command
+from tests.integration.test_predictions import assert_close
 
 
 def test_a_pipe_in_and_a_pipe_out(server: Server, oracle: Oracle) -> None:
     options = ("predict", "--input", "-", "--from", "jsonl", "--to", "float32")
     written = run_command("--url", server.base, *options, stdin=b'11\n"0110"\n[[1,1],[0,0]]\n')
     got = np.frombuffer(written, "<f4").reshape(-1, 4)
-    assert np.abs(got - oracle([11, 6, 12])).max() <= TOLERANCE
+    assert_close(got, oracle([11, 6, 12]))
 
 
 @pytest.mark.parametrize("form", ["png", "pbm"])
@@ -37,29 +31,21 @@ def test_pictures(server: Server, oracle: Oracle, tmp_path: Path, form: str) -> 
     Image.fromarray(ink).save(images)
     words = ("--url", server.base, "predict", "--input", images)
     run_command(*words, "--output", tmp_path / "out.npy")
-    assert np.abs(np.load(tmp_path / "out.npy") - oracle([11, 6])).max() <= TOLERANCE
+    assert_close(np.load(tmp_path / "out.npy"), oracle([11, 6]))
     run_command(*words, "--output", tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:
         assert (picture.size, picture.mode) == ((4, 2), "L")
     rows = [json.loads(line) for line in run_command(*words).splitlines()]
-    assert np.abs(rows - oracle([11, 6])).max() <= TOLERANCE
+    assert_close(np.array(rows), oracle([11, 6]))
 
 
 def test_a_reader_that_goes_away_is_no_traceback(server: Server, tmp_path: Path) -> None:
     images = tmp_path / "in.bin"
     images.write_bytes(bytes(1 << 18))
-    with subprocess.Popen(
-        command("--url", server.base, "predict", "--input", images),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait(SLOW_S) == 1
+    command = '"$0" -m diagonalflip.cli --url "$1" predict --input "$2"'
+    until = f"{command} | head -n 1; exit ${{PIPESTATUS[0]}}"
+    finished = execute("bash", "-c", until, sys.executable, server.base, images)
+    assert (finished.returncode, finished.stderr) == (1, "")
 
 
 @pytest.mark.both_ports

@@ -1,4 +1,4 @@
-"""The clients against the real server, judged by ONNX Runtime; and its worker killed."""
+"""The clients against the real server, judged by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -14,20 +14,13 @@ import pytest
 from diagonalflip import AsyncClient, Client
 from diagonalflip.wire import MAX_IMAGES
 from tests.integration.conftest import Oracle, Server
-
-TOLERANCE = 1e-6
+from tests.integration.test_predictions import assert_close
 
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
     with Client(server.base) as client:
         yield client
-
-
-def assert_close(got: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> None:
-    assert got.dtype == np.float32
-    assert got.shape == expected.shape
-    assert np.abs(got - expected).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 65535, 65536, 65537, 1_000_001])

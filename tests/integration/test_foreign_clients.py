@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
+from diagonalflip.wire import TOLERANCE
 from tests.integration.conftest import Oracle, Server
-from tests.integration.test_predictions import TOLERANCE
 
 pytestmark = pytest.mark.both_ports
 

@@ -12,12 +12,10 @@ import pytest
 import requests
 
 from diagonalflip import Client
-from diagonalflip.wire import JSON, MAX_TEXT_IMAGES, OCTETS, pack, to_pixels
+from diagonalflip.wire import JSON, MAX_TEXT_IMAGES, OCTETS, TOLERANCE, pack, to_pixels
 from tests.integration.conftest import TORCHSERVE_BYTES, Oracle, Server
 
 pytestmark = pytest.mark.both_ports
-
-TOLERANCE = 1e-6
 
 REQUEST_FORMS = {
     "packed": None,
