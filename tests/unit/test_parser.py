@@ -173,6 +173,18 @@ def test_what_has_come_of_a_request_is_freed_when_no_more_is_read() -> None:
         tracemalloc.stop()
 
 
+def test_a_body_in_small_chunks_takes_about_as_much_memory_as_it_has_bytes() -> None:
+    recorder, size = Recorder(), 1 << 14
+    recorder.buffered.take = lambda _: None  # a mock would keep each call
+    recorder.parser.feed(CHUNKED.partition(b"1\r\na\r\n")[0])
+    tracemalloc.start()
+    try:
+        recorder.parser.feed(b"2\r\nab\r\n" * (size // 2))
+        assert size <= tracemalloc.get_traced_memory()[0] < 4 * size
+    finally:
+        tracemalloc.stop()
+
+
 def test_memory_of_heads_is_bounded() -> None:
     for number in range(3 * KNOWN_HEADS):
         events([f"GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n".encode()], forget=False)

@@ -15,7 +15,7 @@ from diagonalflip.message import Request, Response
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.parser import Parser
 from diagonalflip.server.http.shares import Buffered
-from diagonalflip.wire import MAX_BODY_BYTES
+from diagonalflip.wire import MAX_BODY_BYTES, Body
 
 if TYPE_CHECKING:
     from diagonalflip.server.http.listener import HttpServer, Listener
@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         if not self._asks:
             self._transport.writelines([b"HTTP/1.1 100 Continue\r\n\r\n"])
 
-    def receive(self, body: bytes, connection: str) -> None:
+    def receive(self, body: Body, connection: str) -> None:
         """Answer a request, whole or rejected by its head; ``connection`` is for its response."""
         request, self._coming = cast("Request", self._coming), None
         self._asks = False

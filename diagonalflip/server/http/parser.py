@@ -102,7 +102,7 @@ class Parser:
         """Have nothing of a request."""
         self._url = b""
         self._headers: dict[str, str] = {}
-        self._body: list[bytes] = []
+        self._body = bytearray()  # a list would keep an object for each piece, of a byte maybe
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -189,7 +189,7 @@ class Parser:
             raise head.long_body(f"{self._body_bytes} or more")
         if self.is_awaited:
             self._connection.buffered.take(len(body))
-            self._body.append(body)
+            self._body += body
 
     def on_message_complete(self) -> None:
         """Finish a request."""
@@ -198,5 +198,5 @@ class Parser:
         self._in_request, self._said = False, self._kept()
         if self.is_awaited:
             self.is_awaited = False
-            body, self._body = b"".join(self._body), []
+            body, self._body = self._body, bytearray()
             self._connection.receive(body, self._said)
