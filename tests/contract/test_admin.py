@@ -97,6 +97,7 @@ async def test_a_port_that_ends_ends_with_its_connections() -> None:
 )
 def test_it_knows_who_is_on_this_host(peer: str, own: str, local: bool) -> None:
     assert admin.is_local((peer, 1), (own, 2)) is local
+    assert not admin.is_local(None, (own, 2)), "the client is gone"
 
 
 @asynchronous

@@ -105,9 +105,12 @@ class Changes(Lifecycle):
         request.transport.reply(request)
 
 
-def is_local(peer: Sequence[Any], own: Sequence[Any]) -> bool:
-    """Return whether a connection begins on this host, by both ends' addresses: first the host."""
-    return is_this_host(peer[0]) or peer[0] == own[0]
+def is_local(peer: Sequence[Any] | None, own: Sequence[Any]) -> bool:
+    """Return whether a connection begins on this host, by both ends' addresses: first the host.
+
+    A client that had gone before it was accepted has no address any more.
+    """
+    return peer is not None and (is_this_host(peer[0]) or peer[0] == own[0])
 
 
 class AdminServer(HttpServer):
