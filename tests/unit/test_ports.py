@@ -24,9 +24,17 @@ def test_picked_ports_are_free_in_a_row_and_no_outgoing_connections() -> None:
             listener.bind(("127.0.0.1", port))
 
 
-def test_an_address_that_is_not_here_is_rejected() -> None:
-    address = "192.0.2.1"
-    with pytest.raises(OSError, match="assign") as caught:
+def test_a_name_may_have_an_ipv6_address_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    four, six = (socket.getaddrinfo(each, 0) for each in ("127.0.0.1", "::1"))
+    for found, address in ((six, "::1"), (six + four, "127.0.0.1")):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=found, **__: found)
+        with listen(("six.invalid", 0)) as listener:
+            assert listener.getsockname()[0] == address
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "fe80::1"])  # that one without a zone
+def test_an_address_that_is_not_here_is_rejected(address: str) -> None:
+    with pytest.raises(OSError, match=r"assign|Invalid") as caught:
         listen((address, 0))
     told = ports._cannot_listen("admin_port", Settings(admin_host=address), caught.value)
     assert f"FLIP_ADMIN_HOST={address} is no address" in str(told)

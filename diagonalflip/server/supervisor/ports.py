@@ -53,12 +53,15 @@ def open_ports(settings: Settings) -> tuple[Settings, dict[str, socket.socket]]:
 
 
 def listen(address: tuple[str, int]) -> socket.socket:
-    """Return a socket that listens on a host and port, and does not block."""
-    listener = socket.socket(_family(address[0]))
+    """Return a socket that listens on a host and port, by IPv4 if it can, and does not block."""
+    # The zone of fe80::1%eth0 is in what is found; bind would drop it.
+    found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    family, _, _, _, place = min(found, key=lambda each: each[0])
+    listener = socket.socket(family)
     # Connections that linger after a crash must not keep the next start from the port.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(address)
+        listener.bind(place)
         listener.listen(BACKLOG)
     except OSError:
         listener.close()
@@ -88,7 +91,7 @@ def require_addresses(settings: Settings) -> None:
     for name in ("host", "admin_host"):
         address = getattr(settings, name)
         try:
-            socket.getaddrinfo(address, None, _family(address), socket.SOCK_STREAM)
+            socket.getaddrinfo(address, None)
         except (socket.gaierror, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "no host's name"
             raise StartError(
@@ -123,10 +126,10 @@ def _cannot_listen(name: str, settings: Settings, error: OSError) -> StartError:
     got = f"{settings.told(name)}: {error.strerror}"
     expected = "a free port"
     action = f"stop what listens there, or set {variable(name)} to another, 0 for any"
-    if error.errno == errno.EADDRNOTAVAIL:
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL):
         address = settings.told(HOSTS[name]) if name in HOSTS else LOOPBACK
         got = f"{address} is no address of this host"
-        expected = "an address that a network interface here has"
+        expected = "an address that a network interface here has, fe80::1 with its %zone"
         action = "choose another address"
         if settings.host_of(name) == LOOPBACK:
             action = "127.0.0.1 needs a loopback interface with IPv4"
@@ -150,7 +153,3 @@ def free_ports(count: int = 1) -> int:
                 held.enter_context(socket.socket()).bind((LOOPBACK, port))
             return first
     raise OSError(errno.EADDRINUSE, "no port of 127.0.0.1 is free")
-
-
-def _family(address: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
