@@ -196,6 +196,16 @@ def test_handshakes_count_as_connections(port: TlsPort, monkeypatch: pytest.Monk
         assert second.recv(1) == b""
 
 
+def test_a_worker_that_drains_waits_for_nobody_who_says_nothing_of_tls(
+    port: TlsPort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HANDSHAKE_S", 1000.0)
+    monkeypatch.setattr(limits, "DRAIN_IDLE_S", 0.1)
+    with port.connect_public():
+        port.wait_for(lambda: port.server._opening)
+        port.drain().result(10)
+
+
 def test_what_a_client_does_not_read_is_counted(port: TlsPort) -> None:
     body = bytes(1 << 24)
     with port.connect() as stalled:

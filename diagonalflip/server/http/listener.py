@@ -114,7 +114,11 @@ class HttpServer(ABC):
             self._close(listener)
         for connection in self.connections:
             connection.expect()
-        await asyncio.gather(*self._opening, return_exceptions=True)
+        getting_on = self._opening
+        while self._opening and getting_on:  # who says nothing of TLS is let go as well
+            getting_on, _ = await asyncio.wait(
+                self._opening, timeout=limits.DRAIN_IDLE_S, return_when=asyncio.FIRST_COMPLETED
+            )
         while any(each.unsent or not each.finished for each in self.connections):  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_S)
 
