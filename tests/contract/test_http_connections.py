@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from threading import Event
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -287,6 +288,13 @@ def test_an_ended_connection_is_freed_without_the_cycle_collector(port: Port) ->
 
 def test_a_drain_answers_all_who_had_come(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many wait to be accepted: more than are accepted in one turn of the loop."""
+    accept, gone = socket.socket.accept, itertools.cycle([False, True])
+
+    def every_other(listening: socket.socket) -> tuple[socket.socket, Any]:
+        if next(gone):
+            raise ConnectionAbortedError  # as BSDs tell of a client that has gone meanwhile
+        return accept(listening)
+
     monkeypatch.setattr(limits, "DRAIN_IDLE_S", 0.0)
     with contextlib.ExitStack() as opened:
         first = opened.enter_context(port.connect())
@@ -294,6 +302,7 @@ def test_a_drain_answers_all_who_had_come(port: Port, monkeypatch: pytest.Monkey
         clients = [opened.enter_context(port.connect()) for _ in range(50)]
         for client in clients:
             client.sendall(post(b"rest"))
+        monkeypatch.setattr(socket.socket, "accept", every_other)
         drained = port.drain()
         port.echo.go_on.set()
         for client in (first, *clients):

@@ -178,8 +178,10 @@ class HttpServer(ABC):
                 self._opening.add(opening)
                 opening.add_done_callback(self._opening.discard)
                 self._note()
-        except (BlockingIOError, ConnectionAbortedError):
+        except BlockingIOError:
             return False
+        except ConnectionAbortedError:
+            pass  # this client is gone; others may wait
         except OSError:
             logger.exception("no further client for a second")
             self._loop.remove_reader(listener.sock)
