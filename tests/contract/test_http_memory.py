@@ -139,9 +139,9 @@ def test_too_many_connections_are_a_503(port: Port) -> None:
 
 
 def test_an_address_takes_half_of_the_public_listener_and_no_other(
-    guarded: Port, opened: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+    guarded: Port, opened: contextlib.ExitStack
 ) -> None:
-    monkeypatch.setattr(limits, "CONNECTIONS_OF_AN_ADDRESS", 2)
+    guarded.server.most_connections = 4
 
     def is_served(client: socket.socket) -> bool:
         client.sendall(PING)

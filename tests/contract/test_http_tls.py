@@ -189,11 +189,17 @@ def test_a_handshake_has_a_limit_of_time(port: TlsPort, monkeypatch: pytest.Monk
     assert port.metrics.failed_handshakes == 1
 
 
-def test_handshakes_count_as_connections(port: TlsPort, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_handshakes_leave_descriptors_to_the_worker_itself(
+    port: TlsPort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any, it could not load the next certificate, and ended."""
     monkeypatch.setattr(limits, "HANDSHAKE_S", 1000.0)
-    monkeypatch.setattr(port.server, "most_connections", 1)
-    with port.connect_public(), port.connect_public() as second:
-        assert second.recv(1) == b""
+    monkeypatch.setattr(limits, "TOLD_FILES", 0)
+    monkeypatch.setattr(port.server, "most_connections", 2)
+    with port.connect_public(), Port.connect(port) as second, Port.connect(port) as third:
+        assert third.recv(1) == b""
+        second.sendall(post(b"a"))
+        assert read(second).body == b"a"
 
 
 def test_a_worker_that_drains_waits_for_nobody_who_says_nothing_of_tls(

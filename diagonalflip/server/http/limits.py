@@ -41,9 +41,6 @@ beyond are answered 503 (shares.py)."""
 UNSENT_BYTES = 1 << 15
 """Unread bytes from which a client's answers are counted, and no more is read from it."""
 
-CONNECTIONS_OF_AN_ADDRESS = 2048
-"""At the public listener, half of all: no single client can take every connection."""
-
 REJECTIONS_LOGGED = 10
 """Per second: anybody can cause rejections, so the log is bounded."""
 
@@ -69,6 +66,9 @@ LINGER_S = 5.0
 
 SPARE_FILES = 100
 """That a worker opens beside its connections."""
+
+TOLD_FILES = 50
+"""Of these, for clients beyond the connections, who are told so; more are closed at once."""
 
 
 def most_connections() -> int:

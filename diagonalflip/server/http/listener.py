@@ -69,6 +69,7 @@ class HttpServer(ABC):
         self.draining = False
         self._begins: dict[tuple[int, Common], str] = {}  # of responses' heads, for a second
         self._opening: set[asyncio.Task[None]] = set()  # connections, until TLS is agreed on
+        self._accepted = 0  # connections, with those that are not open yet
         self._of_address: Counter[str] = Counter()  # connections of the public listener's clients
 
     @abstractmethod
@@ -167,10 +168,11 @@ class HttpServer(ABC):
             for _ in range(1 + len(self.connections) // CONNECTIONS_PER_ACCEPT):
                 accepted, address = listener.sock.accept()
                 host = address[0] if listener.name == PUBLIC else ""
+                if self._is_crowded(host):
+                    accepted.close()
+                    continue
+                self._accepted += 1
                 if host:
-                    if self._is_crowded(host):
-                        accepted.close()
-                        continue
                     self._of_address[host] += 1
                 accepted.setblocking(False)
                 connection = Connection(self, listener, host)
@@ -191,12 +193,12 @@ class HttpServer(ABC):
 
     def _note(self) -> None:
         if not self.draining:
-            self._balance.note(len(self.connections) + len(self._opening))
+            self._balance.note(self._accepted)
 
     def _is_crowded(self, address: str) -> bool:
-        """Return whether another client of ``address`` would take the room of others."""
-        is_frequent = self._of_address[address] >= limits.CONNECTIONS_OF_AN_ADDRESS
-        return is_frequent or len(self._opening) >= self.most_connections
+        """Return whether a further client, of ``address``, would take the room of others."""
+        most, of_address = self.most_connections, self._of_address[address]
+        return self._accepted >= most + limits.TOLD_FILES or of_address >= (most + 1) // 2
 
     async def _open(
         self, connection: Connection, accepted: socket.socket, listener: Listener
@@ -215,6 +217,7 @@ class HttpServer(ABC):
     def forget(self, connection: Connection) -> None:
         """Count a connection no longer."""
         self.connections.discard(connection)
+        self._accepted -= 1
         self._note()
         address, connection.address = connection.address, ""
         if address:
