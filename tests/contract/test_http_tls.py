@@ -182,6 +182,22 @@ def test_what_is_no_tls_is_closed_and_forgotten(
     assert not caplog.records
 
 
+@pytest.mark.parametrize(("others", "status"), [(0, 400), (1, 503)])
+def test_plain_http_is_told_to_ask_by_https(port: TlsPort, others: int, status: int) -> None:
+    port.server.most_connections = 1
+    with contextlib.ExitStack() as opened:
+        for _ in range(others):
+            other = opened.enter_context(Port.connect(port))
+            other.sendall(post(b"a"))
+            read(other)
+        client = opened.enter_context(port.connect_public())
+        client.sendall(post(b"b", BEARER))
+        answer = read(client)
+        assert (answer.status, b"https://" in answer.body) == (status, not others)
+        assert client.recv(1) == b""
+    assert len(port.echo.requests) == others
+
+
 def test_a_handshake_has_a_limit_of_time(port: TlsPort, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "HANDSHAKE_S", 0.1)
     with port.connect_public() as silent:

@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
         self.expect()
         most = self._server.most_connections
         if len(self._server.connections) > most:
-            self._reject(ServerOverloaded("too many connections", f"at most {most}"))
+            self.reject(ServerOverloaded("too many connections", f"at most {most}"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Forget the client, which is gone; what it still waits for is not computed."""
@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed(data)
         except DiagonalFlipError as error:
             if not self._parser.is_closed:
-                self._reject(error)
+                self.reject(error)
 
     def eof_received(self) -> bool:
         """Take the client's end of sending; it still gets the answers it waits for."""
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self._parser.is_awaited:
             late = f"request timed out after {limits.REQUEST_S:g} s"
-            self._reject(RequestTimeout(late, "the whole request within that time"))
+            self.reject(RequestTimeout(late, "the whole request within that time"))
         else:
             self._transport.close()
 
@@ -216,7 +216,7 @@ class Connection(asyncio.Protocol):
             timeout_s = limits.DRAIN_IDLE_S if self._server.draining else limits.IDLE_S
         self.deadline = perf_counter() + timeout_s
 
-    def _reject(self, error: DiagonalFlipError) -> None:
+    def reject(self, error: DiagonalFlipError) -> None:
         """Answer after the requests before, read no further, and end the connection."""
         request = self._coming
         if request is None:  # not even a head

@@ -11,9 +11,13 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from diagonalflip.errors import InvalidRequest
 from diagonalflip.server.http import limits
+
+if TYPE_CHECKING:
+    from diagonalflip.server.http.connection import Connection
 
 RECORD_BYTES = 1 << 14
 """Most that a record of TLS holds (RFC 8446, section 5.1)."""
@@ -24,13 +28,13 @@ class Tls(asyncio.Protocol):
 
     The protocol is told that the connection is made once the handshake is done, and in any case
     that it is lost. It writes by ``writelines`` alone; what else is asked of its transport, the
-    network's does.
+    network's does. It gets the network's own to tell a client of plain HTTP what is wrong.
 
     Attributes:
         is_open: Whether the handshake has succeeded.
     """
 
-    def __init__(self, protocol: asyncio.Protocol, context: ssl.SSLContext) -> None:
+    def __init__(self, protocol: Connection, context: ssl.SSLContext) -> None:
         self._protocol = protocol
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -72,9 +76,8 @@ class Tls(asyncio.Protocol):
                         received.append(self._ssl.read(RECORD_BYTES))
                         if not received[-1]:
                             break  # the client's end, behind which nothing counts
-        except ssl.SSLError:  # nobody who speaks TLS, or not ours
-            self._send()
-            self._transport.close()
+        except ssl.SSLError as error:
+            self._fail(error)
             return
         if self._outgoing.pending:
             self._send()
@@ -137,6 +140,17 @@ class Tls(asyncio.Protocol):
             self._settled.set()
             self._send()
             self._protocol.connection_made(cast("asyncio.Transport", self))
+
+    def _fail(self, error: ssl.SSLError) -> None:
+        """End with a client that does not speak TLS, or not ours."""
+        if error.reason != "HTTP_REQUEST":
+            self._send()
+            self._transport.close()
+            return
+        self._has_ended = True
+        self._protocol.connection_made(self._transport)
+        if not self._protocol.finished:  # it is, if there are too many
+            self._protocol.reject(InvalidRequest("plain HTTP", "TLS", "ask by https://"))
 
     def _send(self) -> None:
         if not self._has_ended:
