@@ -47,6 +47,7 @@ def test_each_path_has_its_methods_and_listeners(guarded: Port, path: str, allow
         with guarded.connect() as client:
             client.sendall(asking(method, path) + post(b"next"))
             here = read(client, method)
+            assert here.headers["cache-control"] == "no-store", "a CDN would keep what is healthy"
             assert read(client).body == b"next"
         there = ask_public(guarded, method, path)
         for answer, methods in ((here, allowed or PROBES), (there, allowed)):

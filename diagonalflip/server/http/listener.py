@@ -129,7 +129,8 @@ class HttpServer(ABC):
         begin = self._begins.get(kind)
         if begin is None:
             status, date = HTTPStatus(response.status), formatdate(usegmt=True)
-            begin = f"HTTP/1.1 {status:d} {status.phrase}\r\ndate: {date}\r\n{kind[1].lines}"
+            begin = f"HTTP/1.1 {status:d} {status.phrase}\r\ndate: {date}\r\n"
+            begin += f"cache-control: no-store\r\n{kind[1].lines}"  # all of it is of now
             self._begins[kind] = begin
         lines = f"{begin}content-length: {len(response.body)}\r\n"
         if response.content_type:

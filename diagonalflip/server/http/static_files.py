@@ -83,6 +83,5 @@ def _page(body: bytes, content_type: str, policy: str = POLICY) -> Response:
         "content-security-policy": policy,
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
-        "cache-control": "no-cache",
     }
     return Response(body, content_type, headers=headers)
