@@ -137,6 +137,22 @@ def test_a_client_has_only_so_much_time(
         assert slow.recv(1) == b""
 
 
+def test_a_body_may_take_long_if_it_comes_steadily(
+    port: Port, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 60 s for all of it, the largest needed 4.5 Mbit/s."""
+    monkeypatch.setattr(limits, "REQUEST_S", 0.0)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    *pieces, last = post(b"abc")[:-2], b"b", b"c"
+    for _ in range(2):
+        for piece in pieces:
+            client.sendall(piece)
+            port.settle()
+            port.tick()
+        client.sendall(last)
+        assert read(client).body == b"abc"
+
+
 def test_who_waits_behind_its_own_request_is_not_idle(
     port: Port, client: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +188,7 @@ def test_a_client_that_does_not_read_is_dropped(
 ) -> None:
     """Also one that sends no more: its connection would close once it has read."""
     monkeypatch.setattr(limits, "READ_S", 0.0)
-    monkeypatch.setattr(limits, "READ_BYTES_PER_S", 1 << 40)
+    monkeypatch.setattr(limits, "BYTES_PER_S", 1 << 40)
     if has_ended:
         monkeypatch.setattr(limits, "UNSENT_BYTES", 1 << 30)  # it is never found to be slow
     port.hold(stalled, LARGE)

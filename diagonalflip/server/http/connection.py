@@ -10,7 +10,7 @@ from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
-from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
+from diagonalflip.errors import DiagonalFlipError, ServerOverloaded
 from diagonalflip.message import Request, Response
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.parser import Parser
@@ -142,11 +142,12 @@ class Connection(asyncio.Protocol):
         """End what has passed its deadline."""
         if self.unsent or self._parser.is_closed or self._transport.is_closing():
             self.abort()
-        elif self._parser.is_awaited:
-            late = f"request timed out after {limits.REQUEST_S:g} s"
-            self.reject(RequestTimeout(late, "the whole request within that time"))
-        else:
+        elif not self._parser.is_awaited:
             self._transport.close()
+        elif (late := self._parser.late()) is not None:
+            self.reject(late)
+        else:
+            self.expect()
 
     @property
     def addresses(self) -> tuple[Any, Any]:
@@ -205,7 +206,7 @@ class Connection(asyncio.Protocol):
         if unsent != self.buffered.unsent:
             self.buffered.set_unsent(unsent)
         if unsent:
-            timeout_s = limits.READ_S + unsent / limits.READ_BYTES_PER_S
+            timeout_s = limits.READ_S + unsent / limits.BYTES_PER_S
         elif self.finished:
             timeout_s = limits.LINGER_S
         elif self._parser.is_awaited:

@@ -49,10 +49,11 @@ IDLE_S = 75.0
 """Time for the next request of a connection; a worker sets it to ``FLIP_IDLE_TIMEOUT_S``."""
 
 REQUEST_S = 60.0
-"""From a request's first byte to its last; a slower client is answered 408."""
+"""From a request's first byte to its last, and again if a body has come at ``BYTES_PER_S``; a
+slower client is answered 408."""
 
 READ_S = 60.0
-READ_BYTES_PER_S = 1 << 16
+BYTES_PER_S = 1 << 16
 """A client has ``READ_S`` to read an answer, plus the time that its size takes at this rate."""
 
 STALLED_S = 10.0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from diagonalflip.errors import InvalidRequest
+from diagonalflip.errors import InvalidRequest, RequestTimeout
 from diagonalflip.server.http import head, limits
 from diagonalflip.wire import MAX_BODY_BYTES
 
@@ -91,6 +91,15 @@ class Parser:
         except InvalidRequest:
             return ""
 
+    def late(self) -> RequestTimeout | None:
+        """Return what is wrong at the deadline; None if enough of a body has come for another."""
+        come, self._seen_bytes = self._body_bytes - self._seen_bytes, self._body_bytes
+        if come > limits.REQUEST_S * limits.BYTES_PER_S:
+            return None
+        got = f"request timed out after {limits.REQUEST_S:g} s"
+        rate = f"{limits.BYTES_PER_S >> 10} KiB/s"
+        return RequestTimeout(got, f"the whole request within that time, or {rate} of its body")
+
     def close(self) -> None:
         """Read no more. What has come, and what refers back, is freed now."""
         if not self.is_closed:
@@ -109,7 +118,7 @@ class Parser:
         if self.is_closed:
             raise InvalidRequest("a request behind the last one", "none")
         self._forget()
-        self._length = self._head_bytes = self._body_bytes = 0
+        self._length = self._head_bytes = self._body_bytes = self._seen_bytes = 0
         self._in_request = self._in_head = self.is_awaited = True
         self._connection.expect()
 
