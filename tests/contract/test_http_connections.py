@@ -110,8 +110,28 @@ def test_a_rejection_without_its_body_is_the_last_answer(port: Port, client: soc
     assert client.recv(1) == b""
 
 
-def test_an_endless_body_is_cut_off(client: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diagonalflip.server.http.connection.MAX_BODY_BYTES", 100_000)
+@pytest.mark.parametrize("gets_on", [True, False])
+def test_a_rejected_client_may_go_on_sending_before_it_reads(
+    port: Port, client: socket.socket, monkeypatch: pytest.MonkeyPatch, *, gets_on: bool
+) -> None:
+    monkeypatch.setattr(limits, "LINGER_S", 0.0)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.sendall(f"{NOWHERE}Content-Length: 33000000\r\n\r\n".encode())
+    for _ in range(3):
+        client.sendall(b"a" * gets_on)
+        port.settle()
+        port.tick()
+    if gets_on:
+        client.sendall(b"a")
+        assert read(client).status == 404
+    else:
+        assert not port.server.connections
+
+
+def test_a_rejected_client_does_not_send_for_ever(
+    client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "IGNORED_BYTES", 100_000)
     client.sendall(f"{NOWHERE}Transfer-Encoding: chunked\r\n\r\n".encode())
     assert read(client).status == 404
     endless = map(client.sendall, itertools.repeat(bytes(1 << 16)))

@@ -149,7 +149,7 @@ def test_who_has_ended_is_answered(port: TlsPort, network: socket.socket, behind
 def test_what_follows_the_end_of_a_client_is_not_kept(
     port: TlsPort, network: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diagonalflip.server.http.connection.MAX_BODY_BYTES", 100_000)
+    monkeypatch.setattr(limits, "IGNORED_BYTES", 100_000)
     monkeypatch.setattr(port.server.lifecycle, "_schedule", lambda: None)  # nobody is answered
     client = ByHand(port, network)
     client.shake_hands()

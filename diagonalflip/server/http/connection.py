@@ -8,14 +8,14 @@ from collections import deque
 from http import HTTPStatus
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from diagonalflip.errors import DiagonalFlipError, ServerOverloaded
+from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
 from diagonalflip.message import Request, Response
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.parser import Parser
 from diagonalflip.server.http.shares import Buffered
-from diagonalflip.wire import MAX_BODY_BYTES, Body
+from diagonalflip.wire import Body
 
 if TYPE_CHECKING:
     from diagonalflip.server.http.listener import HttpServer, Listener
@@ -39,13 +39,13 @@ class Connection(asyncio.Protocol):
         self._paused = self._reading_paused = False  # it reads slowly; it is not listened to
         self.finished = False  # the last answer is written
         self.buffered = Buffered(server.lifecycle.buffered, listener.name)
-        self._ignored_bytes = 0
         self.deadline = inf  # in perf_counter's seconds
         self.stuck = 0, 0.0  # for the server: how much was unsent when, the last time it changed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with a new client."""
         self._transport = cast("asyncio.Transport", transport)
+        self.get_extra_info = transport.get_extra_info
         self._server.connections.add(self)
         self._transport.set_write_buffer_limits(limits.UNSENT_BYTES)
         self.expect()
@@ -64,8 +64,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Pass the bytes to the parser, which calls ``admit`` and ``receive``."""
         if self._parser.is_closed:
-            self._ignored_bytes += len(data)
-            if self._ignored_bytes > MAX_BODY_BYTES:
+            self._parser.body_bytes += len(data)
+            if self._parser.body_bytes > limits.IGNORED_BYTES:
                 self.abort()
             return
         try:
@@ -139,21 +139,20 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def expire(self) -> None:
-        """End what has passed its deadline."""
-        if self.unsent or self._parser.is_closed or self._transport.is_closing():
+        """End what has passed its deadline, unless the client still sends as fast as it has to."""
+        parser = self._parser
+        if self.unsent or self._transport.is_closing():
             self.abort()
-        elif not self._parser.is_awaited:
+        elif not (parser.is_awaited or parser.is_closed):
             self._transport.close()
-        elif (late := self._parser.late()) is not None:
-            self.reject(late)
-        else:
+        elif parser.gets_on(limits.REQUEST_S if parser.is_awaited else limits.LINGER_S):
             self.expect()
-
-    @property
-    def addresses(self) -> tuple[Any, Any]:
-        """The client's and ours."""
-        told = self._transport.get_extra_info
-        return told("peername"), told("sockname")
+        elif parser.is_closed:
+            self.abort()
+        else:
+            late = f"request timed out after {limits.REQUEST_S:g} s"
+            expected = f"all of it by then, or {limits.BYTES_PER_S >> 10} KiB/s of its body"
+            self.reject(RequestTimeout(late, expected))
 
     @property
     def unsent(self) -> int:

@@ -63,7 +63,11 @@ DRAIN_IDLE_S = 1.0
 """Longest wait of a stopping worker for the next request of an idle connection."""
 
 LINGER_S = 5.0
-"""Time for a rejected client to read why: closing at once could reset the connection first."""
+"""Time for a rejected client to read why: closing at once could reset the connection first. It is
+granted again if the client has gone on sending at ``BYTES_PER_S``: many read when all is sent."""
+
+IGNORED_BYTES = 1 << 28
+"""Most that such a client may send."""
 
 SPARE_FILES = 100
 """That a worker opens beside its connections."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from diagonalflip.errors import InvalidRequest, RequestTimeout
+from diagonalflip.errors import InvalidRequest
 from diagonalflip.server.http import head, limits
 from diagonalflip.wire import MAX_BODY_BYTES
 
@@ -29,12 +29,14 @@ class Parser:
     Attributes:
         is_awaited: True while the client owes the rest of a request, whose head is not rejected.
         is_closed: True if nothing more is read.
+        body_bytes: How much has come of the last body, and behind the end of reading.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._llhttp = httptools.HttpRequestParser(self)
         self._in_request = self._in_head = self.is_awaited = self.is_closed = False
+        self.body_bytes = self._seen_bytes = 0
 
     def feed(self, data: bytes) -> None:
         """Read on.
@@ -57,9 +59,9 @@ class Parser:
                 return
         self._said: str | None = None  # of the connection, to the last that has come whole
         self._read(data)
-        is_alone = raw and self._said == "" and len(raw) + self._body_bytes == len(data)
+        is_alone = raw and self._said == "" and len(raw) + self.body_bytes == len(data)
         if is_alone and "expect" not in self._headers:
-            head.remember(raw, (self._method, self._path, dict(self._headers), self._body_bytes))
+            head.remember(raw, (self._method, self._path, dict(self._headers), self.body_bytes))
 
     def _read(self, data: bytes) -> None:
         """Have llhttp read; of heads, which it keeps while they are not whole, piece by piece."""
@@ -91,14 +93,10 @@ class Parser:
         except InvalidRequest:
             return ""
 
-    def late(self) -> RequestTimeout | None:
-        """Return what is wrong at the deadline; None if enough of a body has come for another."""
-        come, self._seen_bytes = self._body_bytes - self._seen_bytes, self._body_bytes
-        if come > limits.REQUEST_S * limits.BYTES_PER_S:
-            return None
-        got = f"request timed out after {limits.REQUEST_S:g} s"
-        rate = f"{limits.BYTES_PER_S >> 10} KiB/s"
-        return RequestTimeout(got, f"the whole request within that time, or {rate} of its body")
+    def gets_on(self, seconds: float) -> bool:
+        """Return whether enough for so many seconds has come since this was asked last."""
+        come, self._seen_bytes = self.body_bytes - self._seen_bytes, self.body_bytes
+        return come > seconds * limits.BYTES_PER_S
 
     def close(self) -> None:
         """Read no more. What has come, and what refers back, is freed now."""
@@ -118,7 +116,7 @@ class Parser:
         if self.is_closed:
             raise InvalidRequest("a request behind the last one", "none")
         self._forget()
-        self._length = self._head_bytes = self._body_bytes = self._seen_bytes = 0
+        self._length = self._head_bytes = self.body_bytes = self._seen_bytes = 0
         self._in_request = self._in_head = self.is_awaited = True
         self._connection.expect()
 
@@ -193,9 +191,9 @@ class Parser:
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
-        self._body_bytes += len(body)
-        if self._body_bytes > MAX_BODY_BYTES:
-            raise head.long_body(f"{self._body_bytes} or more")
+        self.body_bytes += len(body)
+        if self.body_bytes > MAX_BODY_BYTES:
+            raise head.long_body(f"{self.body_bytes} or more")
         if self.is_awaited:
             self._connection.buffered.take(len(body))
             self._body += body

@@ -58,6 +58,7 @@ class Tls(asyncio.Protocol):
         self.pause_reading, self.resume_reading = network.pause_reading, network.resume_reading
         self.set_write_buffer_limits = network.set_write_buffer_limits
         self.get_write_buffer_size = network.get_write_buffer_size
+        self.get_extra_info = network.get_extra_info
 
     def data_received(self, data: bytes) -> None:
         """Decrypt, and pass on all that has come together."""

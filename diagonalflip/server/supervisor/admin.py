@@ -194,7 +194,8 @@ class AdminServer(HttpServer):
         Raises:
             SettingError: The file of tokens cannot be read.
         """
-        if not is_local(*cast("Connection", request.transport).addresses):
+        told = cast("Connection", request.transport).get_extra_info
+        if not is_local(told("peername"), told("sockname")):
             return "", NOT_LOCAL
         if self._operators_file is None:
             return "", NotAuthorized("changes need FLIP_OPERATORS_FILE", "a file", OPERATORS)
