@@ -37,7 +37,7 @@ def test_a_list_is_of_names_and_addresses(*, is_public: bool) -> None:
     assert not any(map(hosts.rejection, taken))
 
 
-@pytest.mark.parametrize("text", ["a:80", "https://a", "a b", "a/b", "*.a", "a;b"])
+@pytest.mark.parametrize("text", ["a:80", "https://a", "a b", "a/b", "*.a", ".a", "a;b"])
 def test_a_list_that_is_no_list_of_names_is_an_error(text: str) -> None:
     with pytest.raises(SettingError, match="FLIP_ALLOWED_HOSTS"):
         read_names(f"ok.example, {text}")

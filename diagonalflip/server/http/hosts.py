@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from diagonalflip.errors import MisdirectedRequest, SettingError
 
-NAME = re.compile(r"[\w.-]+|\*", re.ASCII)
+NAME = re.compile(r"[\w-]+(\.[\w-]+)*|\*", re.ASCII)
 PORT = re.compile(r":\d*\Z", re.ASCII)
 ANY = "*"
 
