@@ -206,6 +206,7 @@ def port() -> Iterator[Port]:
         opened.echo.go_on.set()
         opened.wait_for(lambda: not opened.server.connections)
         assert opened.buffered == opened.server.lifecycle.queued_images == 0
+        assert opened.server._accepted == 0
 
 
 @pytest.fixture
