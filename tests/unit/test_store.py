@@ -6,6 +6,7 @@ The versions in the package need no export; one of them gets an archive here.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import io
 import json
@@ -98,6 +99,44 @@ def test_a_store_is_an_export_or_a_folder_of_them_in_order(tmp_path: Path) -> No
     names = [path.name for path in store.exports(tmp_path)]
     assert sorted(names) == sorted(versions)
     assert names.index("2.0") < names.index("2.0-rc1") < names.index("10.0")
+
+
+def test_folders_that_are_no_exports_count_as_none(versions: Path) -> None:
+    """A ConfigMap's content is there three times, by two hidden folders and links."""
+    mounted = versions / "mounted"
+    shutil.copytree(versions / "1.0", mounted / "..2026_11_28")
+    (mounted / "..data").symlink_to("..2026_11_28")
+    for file in (versions / "1.0").iterdir():
+        (mounted / file.name).symlink_to(f"..data/{file.name}")
+    assert store.exports(mounted) == [mounted]
+    shutil.copytree(versions / "1.0", versions / ".1.0.partial")
+    shutil.copytree(versions / "1.0", versions / "lost+found")
+    shutil.rmtree(mounted)
+    assert [path.name for path in store.exports(versions)] == ["1.0", "2.0"]
+
+
+def test_what_cannot_be_read_is_told_and_not_taken_for_absent(
+    versions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restart of the file server, or without permission."""
+    lost = versions / "2.0"
+
+    def failing(allowed: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def read(path: Path) -> Any:
+            if path.is_relative_to(lost):
+                raise OSError(errno.ESTALE, "Stale file handle", str(path))
+            return allowed(path)
+
+        return read
+
+    for name in ("exists", "iterdir"):
+        monkeypatch.setattr(Path, name, failing(getattr(Path, name)))
+    models = Models(versions, AsyncMock())
+    [_, told] = models.document()["models"]
+    assert f"{lost}/manifest.json: Stale file handle" in told["fault"]
+    lost = versions
+    with pytest.raises(ArtifactError, match=f"{versions}: Stale file handle"):
+        asyncio.run(models.load("2.0"))
 
 
 def flip_a_bit(path: Path) -> None:

@@ -20,6 +20,9 @@ from diagonalflip.wire import TOLERANCE
 
 MANIFEST = "manifest.json"
 
+OTHERS = re.compile(r"\..*|lost\+found")
+"""Folders that are no exports: hidden ones, as a ConfigMap's ``..data``, and the file system's."""
+
 REMEDY = "move its folder out of the model store, and export it again by `make export`"
 
 
@@ -65,14 +68,27 @@ def exports(model_store: Path) -> list[Path]:
     """Return the exports in ``model_store`` in the order of their names, or itself if it is one.
 
     Raises:
-        ArtifactError: There is none.
+        ArtifactError: There is none, or the store cannot be read.
     """
-    found = [*model_store.glob(f"*/{MANIFEST}")] or [*model_store.glob(MANIFEST)]
+    try:
+        folders = [each for each in model_store.iterdir() if not OTHERS.fullmatch(each.name)]
+    except OSError as error:
+        got = f"{model_store}: {error.strerror}"
+        raise ArtifactError(got, "a folder of exports", "run `make export`") from error
+    found = [*filter(_is_export, folders)] or [*filter(_is_export, [model_store])]
     if not found:
         raise ArtifactError(
             f"there is no {MANIFEST} in or below {model_store}", "an export", "run `make export`"
         )
-    return sorted((path.parent for path in found), key=_version_key)
+    return sorted(found, key=_version_key)
+
+
+def _is_export(folder: Path) -> bool:
+    """Return whether a folder has a manifest; ``check`` says why it cannot be looked for."""
+    try:
+        return (folder / MANIFEST).exists()
+    except OSError:
+        return True
 
 
 def _version_key(folder: Path) -> list[tuple[int, str]]:
@@ -149,7 +165,8 @@ def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
         )
         _check_agreement(artifacts, parity_report.get("largest_deviation", 0.0))
     except OSError as error:
-        raise ArtifactError(f"{error.filename}: {error.strerror}", "a file", REMEDY) from error
+        got = f"{error.filename or folder}: {error.strerror}"  # one about reading names no file
+        raise ArtifactError(got, "a file", REMEDY) from error
     except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ArtifactError(
             f"{folder / MANIFEST}: {error!r}", "the manifest of an export", REMEDY
