@@ -333,16 +333,19 @@ def test_a_choice_that_cannot_be_written_is_made_and_told(versions: Path) -> Non
     assert told(models, "default", "kept") == ["1.0", True]
 
 
-def test_a_version_number_stays_with_the_model_that_was_served(versions: Path) -> None:
-    """Whether that is still served or not."""
+@pytest.mark.parametrize("name", store.file_names("diagonal_flip").values())
+def test_a_version_number_stays_with_the_model_that_was_served(versions: Path, name: str) -> None:
+    """Whether that is still served or not: workers go on with the files that they have."""
     models = Models(versions, AsyncMock())
-    asyncio.run(models.unload("2.0"))
     export = versions / "2.0"
-    first = (export / "diagonal_flip.pt").read_bytes()
-    enter(export, "diagonal_flip.pt", first + b" ")
+    first = (export / name).read_bytes()
+    enter(export, name, first + b" ")
     with pytest.raises(ModelConflict, match="another model than before"):
         asyncio.run(models.load("2.0"))
-    enter(export, "diagonal_flip.pt", first)
+    asyncio.run(models.unload("2.0"))
+    with pytest.raises(ModelConflict, match="another model than before"):
+        asyncio.run(models.load("2.0"))
+    enter(export, name, first)
     asyncio.run(models.load("2.0"))
     assert {each.version for each in models.loaded} == {"1.0", "2.0"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,8 @@ class Models:
         self._changing = asyncio.Lock()
         self.kept = True
         self.changed: Callable[[], Awaitable[None]] | None = None
-        # A version that was served stands for one model while this process lives.
-        self._digests: dict[str, str] = {}
+        # A version that was served stands for these files while this process lives.
+        self._files: dict[str, Mapping[str, bytes]] = {}
         folders = store.folders(model_store)
         choice = read_choice(model_store, list(folders), default)
         loaded: dict[str, Artifacts] = {}
@@ -170,7 +170,7 @@ class Models:
     def _serve(self, desired: Desired) -> None:
         """Take what all workers serve now."""
         self.desired = desired
-        self._digests |= {version: each.digest for version, each in desired.versions.items()}
+        self._files |= {version: each.files for version, each in desired.versions.items()}
 
     def _checked(self, version: str) -> Artifacts:
         """Return a version of the store, checked."""
@@ -179,7 +179,7 @@ class Models:
             raise ModelNotFound(f"version {version[:32]}", f"one of {', '.join(folders)}")
         folder = store.only_one(version, folders[version])
         found = store.check(folder, self._trusted_key)
-        if found.digest != self._digests.get(version, found.digest):
+        if found.files != self._files.get(version, found.files):
             got = f"version {version} is another model than before"
             remedy = "export it with a version number of its own"
             raise ModelConflict(got, "the same one", remedy)
