@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -18,13 +19,20 @@ class RotatingLog(RotatingFileHandler):
         super().__init__(path, maxBytes=LOG_BYTES, backupCount=1, delay=True)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line; to a new file if a cleaner has taken the one before."""
+        """Write a line; to a new file if a cleaner or logrotate has taken the one before."""
         with contextlib.suppress(OSError):
-            file = Path(self.baseFilename)
-            if not file.exists():
+            if not self._is_there():
                 self.close()
-                file.parent.mkdir(parents=True, exist_ok=True)
+                Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
             super().emit(record)
+
+    def _is_there(self) -> bool:
+        """Return whether the open file is the one of this name."""
+        try:
+            found = Path(self.baseFilename).stat()
+        except OSError:
+            return False
+        return bool(self.stream) and os.path.samestat(found, os.fstat(self.stream.fileno()))
 
     def close(self) -> None:
         """Close the file; on a full disk, what is left is lost."""

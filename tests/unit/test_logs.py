@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -147,13 +147,22 @@ def test_a_part_has_a_file_that_is_rotated(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "part.log").read_text().endswith(" abcdefghij\n")
 
 
-def test_a_log_goes_on_when_a_cleaner_has_taken_its_folder(tmp_path: Path) -> None:
+def by_logrotate(folder: Path) -> None:
+    """As its option ``create`` does it, which is Debian's default."""
+    (folder / "part.log").rename(folder / "part.log.1")
+    (folder / "part.log").touch()
+
+
+@pytest.mark.parametrize("take", [shutil.rmtree, by_logrotate])
+def test_a_log_goes_on_when_its_file_was_taken(
+    tmp_path: Path, take: Callable[[Path], None]
+) -> None:
     file = tmp_path / "logs/part.log"
     with part(Settings(log_dir=file.parent)) as (_, writer):
         for line in ("one", "two", "three"):
             os.write(writer, f"{line}\n".encode())
             wait_for(file, f" {line}\n")
-            shutil.rmtree(file.parent)
+            take(file.parent)
 
 
 def test_a_full_disk_ends_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
