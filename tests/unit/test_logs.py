@@ -81,11 +81,13 @@ def test_java_says_why_it_could_not_start(tmp_path: Path, told: str) -> None:
     assert opened.last_error() == told
 
 
+@pytest.mark.parametrize("blocking", [True, False])  # Node.js has its children's pipes not wait
 def test_a_reader_that_stalls_keeps_nobody_waiting_and_lines_without_room_are_counted(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, blocking: bool
 ) -> None:
     monkeypatch.setattr(logs, "FINISH_TIMEOUT_S", 0.05)
     reader, writer = os.pipe()
+    os.set_blocking(writer, blocking)
     output = logs.Output(writer)
     for _ in range(2 * logs.WAITING_LINES):
         output.write("x" * 1023 + "\n")

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import queue
+import select
 import threading
 import time
 from collections import deque
@@ -67,7 +68,10 @@ class Output:
                 logging.getLogger(__name__).warning("%d lines dropped: nobody read", dropped)
             with contextlib.suppress(OSError):  # a full disk, or no reader any more
                 while data:
-                    data = data[os.write(self._descriptor, data) :]
+                    try:
+                        data = data[os.write(self._descriptor, data) :]
+                    except BlockingIOError:  # who has the pipe too made it so
+                        select.select([], [self._descriptor], [])
             self._lines.task_done()
 
 
