@@ -26,11 +26,16 @@ def test_a_token_is_known_by_its_digest_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) & 0o022 == 0, "others may read it, not add to it"
 
 
-def test_comments_blank_lines_and_a_last_line_without_an_end_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("begin", ["# who\n\n", "\ufeff", "\ufeff# für Zürich\r\n"])
+def test_comments_blank_lines_and_a_last_line_without_an_end_are_read(
+    tmp_path: Path, begin: str
+) -> None:
+    """Editors of Windows begin a file with a byte order mark."""
     path = tmp_path / "tokens"
-    path.write_text(f"# who\n\n{'a' * 64} ci  # since May")
+    path.write_text(f"{begin}{'a' * 64} ci  # since May")
     tokens.add(path, "other")
     assert list(read_tokens(path).values()) == ["ci", "other"]
+    assert tokens.lines_of(path, "ci")
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def read_tokens(path: Path) -> dict[str, str]:
         SettingError: There is no such file, a line is of another form, or there is no token.
     """
     try:
-        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError as error:
         raise SettingError(f"{path}: {error.strerror}", "a file", REMEDY) from error
     tokens: dict[str, str] = {}

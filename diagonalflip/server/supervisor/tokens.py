@@ -43,7 +43,7 @@ def add(path: Path, name: str) -> str:
 
 def lines_of(path: Path, name: str) -> list[int]:
     """Return the numbers, from 1, of the lines that make tokens of that name valid."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     found = [LINE.fullmatch(line.partition("#")[0].strip()) for line in lines]
     return [number for number, each in enumerate(found, 1) if each and each[2] == name]
 
