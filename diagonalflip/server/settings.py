@@ -215,9 +215,10 @@ def service_links(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 def sources(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Return the variable and the text of each setting that is set, unknown ones included."""
+    stripped = {name: text.strip() for name, text in environment.items()}  # of a file with CR LF
     given = {
         name: text
-        for name, text in environment.items()
+        for name, text in stripped.items()
         if text and not SERVICE_LINK.match(f"{name}={text}")
     }
     found = {

@@ -24,7 +24,8 @@ SERVICE_LINKS |= dict.fromkeys(("FLIP_SERVICE_HOST", "FLIP_GRPC_SERVICE_HOST"), 
 
 
 def test_every_setting_is_read() -> None:
-    given = {"HOST": "::1", "PORT": "1", "WORKERS": "3", "TORCHSERVE": "1", "LOG_DIR": "/x"}
+    """Docker hands on an env file's lines with the blanks and carriage returns at their ends."""
+    given = {"HOST": "::1", "PORT": "1", "WORKERS": " 3", "TORCHSERVE": "1 ", "LOG_DIR": "/x\r"}
     read = Settings.from_environment({f"FLIP_{name}": text for name, text in given.items()})
     assert (read.host, read.port, read.workers, read.torchserve) == ("::1", 1, 3, "1")
     assert read.log_dir == Path("/x")
@@ -80,14 +81,14 @@ RANGE = r" in the environment\. Expected a whole number, "
         ("PORT", "65536", "=65536" + RANGE + "0 to 65535"),
         *(
             ("FLIP_PORT", value, f"={value}{RANGE}0 to 65535")
-            for value in ("65536", "9" * 5000, "-1", "8080 ", "٨", "http://10.0.0.7:9090")
+            for value in ("65536", "9" * 5000, "-1", "80 80", "٨", "http://10.0.0.7:9090")
         ),
         ("FLIP_HEALTH_CHECK_INTERVAL_S", "0", "=0" + RANGE + "1 to 3600"),
         ("FLIP_DEGRADED_AFTER_S", "3601", "=3601" + RANGE + "0 to 3600"),
         *(("FLIP_WORKERS", value, f"={value}{RANGE}0 to 1024") for value in ("two", LINK)),
         *(
             ("FLIP_TORCHSERVE", value, f"={value} in the environment. Expected 0 or 1, or nothing")
-            for value in ("yes", "2", " 1")
+            for value in ("yes", "2", "01")
         ),
         ("FLIP_LOG_FORMAT", "xml", "=xml in the environment. Expected text or json"),
     ],
