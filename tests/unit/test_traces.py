@@ -82,13 +82,17 @@ def test_a_rejected_request_is_a_span_with_its_code(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(traces, "OTLPSpanExporter", lambda: kept)
     monkeypatch.setattr(traces, "BatchSpanProcessor", SimpleSpanProcessor)
     listener = cast("Any", SimpleNamespace(listener="http"))
-    request = Request(Operation.PREDICT, {}, transport=listener)
-    request.response = Response(b"", "", 400, code="empty_payload")
+    bad, full = (Request(Operation.PREDICT, {}, transport=listener) for _ in range(2))
+    bad.response = Response(b"", "", 400, code="empty_payload")
+    full.response = Response(b"", "", 503, code="server_overloaded")
     now, made = perf_counter(), traces.Traces()
-    made.add([request], None, now)  # no batch answered it
+    made.add([bad, full], None, now)  # no batch answered them
     assert not kept.get_finished_spans()
-    made.add([request], now, now + 1)
-    batch, queue, rejected = kept.get_finished_spans()
+    made.add([bad, full], now, now + 1)
+    batch, queue, rejected, _, failed = kept.get_finished_spans()
     assert [batch.name, queue.name, rejected.name] == ["batch", "queue", "predict"]
     assert queue.parent == rejected.context
-    assert (rejected.status.is_ok, rejected.status.description) == (False, "empty_payload")
+    assert rejected.status.is_ok, "it is the client that failed"
+    assert rejected.attributes is not None
+    assert rejected.attributes["flip.code"] == "empty_payload"
+    assert (failed.status.is_ok, failed.status.description) == (False, "server_overloaded")

@@ -6,6 +6,7 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from time import perf_counter, time_ns
 from typing import cast
 from uuid import uuid4
@@ -58,7 +59,9 @@ class Traces:
             context = set_span_in_context(span)
             steps = [("queue", arrived, started)]
             if response.code:
-                span.set_status(Status(StatusCode.ERROR, response.code))
+                span.set_attribute("flip.code", response.code)
+                if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # below: a client's error
+                    span.set_status(Status(StatusCode.ERROR, response.code))
             if response.work is not None:
                 form, images, decode_s, forward_s, encode_s = response.work
                 span.set_attributes({"flip.form": form, "flip.images": images})
