@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections import defaultdict
@@ -252,6 +253,9 @@ def test_the_alerts_fire_when_they_should_and_end(monitored: Monitored, tmp_path
     monitored.lie.touch()
     monitored.wait(fires("WrongAnswer"), "a wrong answer is seen")
     server = monitored.server
+    server.process.send_signal(signal.SIGSTOP)
+    monitored.wait(fires("Down"), "a service that does not answer is seen")
+    server.process.send_signal(signal.SIGCONT)
     # A scrape a second sees nothing of what is whole again within one.
     one = killing(lambda: server.workers[:1], "WorkersMissing", "Degraded")
     monitored.wait(one, "a missing worker is seen")
