@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,6 +64,23 @@ async def test_it_tells_the_state(torchserve: Any, told: Any) -> None:
                 "workers": 2,
                 "torchserve": told,
             }
+
+
+@asynchronous
+async def test_a_model_store_that_hangs_keeps_no_probe_waiting() -> None:
+    """As on NFS, whose server is gone."""
+    hangs = Event()
+    models: Any = SimpleNamespace(document=lambda: {"models": [], "told": hangs.wait(10)})
+    nothing: Any = None
+    async with serving(AdminServer(Health(nothing, None, models), None)) as (number, _):
+        asked = asyncio.create_task(health.ask(number, "GET", "/models"))
+        try:
+            for _ in range(3):
+                status, _ = await health.ask(number, "GET", "/v2/health/live")
+                assert (status, asked.done()) == (200, False)
+        finally:
+            hangs.set()
+        assert await asked == (200, b'{"models": [], "told": true}')
 
 
 @asynchronous

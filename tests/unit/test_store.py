@@ -14,8 +14,10 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
@@ -320,6 +322,24 @@ def test_two_folders_of_one_version_are_an_error_that_names_both(versions: Path)
         Models(versions, AsyncMock(), default="2.0")
     shutil.rmtree(copy)
     assert {each.version for each in Models(versions, AsyncMock()).loaded} == {"1.0", "2.0"}
+
+
+def test_the_store_is_read_and_written_beside_the_event_loop(
+    versions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk may be another host's, which does not answer."""
+    models, threads = Models(versions, AsyncMock()), []
+
+    def noted(work: Callable[..., Any], *given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return work(*given)
+
+    monkeypatch.setattr(store, "check", partial(noted, store.check))
+    writer = "diagonalflip.server.models.versions.write_choice"
+    monkeypatch.setattr(writer, partial(noted, write_choice))
+    asyncio.run(models.load("2.0"))
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
 
 
 def test_a_choice_that_cannot_be_written_is_made_and_told(versions: Path) -> None:

@@ -82,12 +82,12 @@ class Models:
 
     def document(self) -> dict[str, Any]:
         """All versions of the store, as JSON has them."""
-        models = []
-        folders = {version: [each.folder] for version, each in self.desired.versions.items()}
+        models, desired = [], self.desired
+        folders = {version: [each.folder] for version, each in desired.versions.items()}
         with contextlib.suppress(ArtifactError):  # the store is gone, and what is served is not
             folders |= store.folders(self._store)
         for version, places in folders.items():
-            loaded = self.desired.versions.get(version)
+            loaded = desired.versions.get(version)
             told: dict[str, Any] = {"version": version, "loaded": loaded is not None}
             try:
                 folder = store.only_one(version, places)
@@ -97,14 +97,15 @@ class Models:
             else:
                 told |= {"digest": found.digest, "flips": found.flips, "signed": found.signed}
             models.append(told)
-        chosen = asdict(self.desired.choice)
+        chosen = asdict(desired.choice)
         del chosen["unloaded"]
         return {**chosen, "kept": self.kept, "models": models}
 
     async def load(self, version: str) -> None:
         """Serve a version of the store as well; it is checked here and by every worker."""
         async with self._changing:
-            versions = self.desired.versions | {version: self._checked(version)}
+            found = await asyncio.to_thread(self._checked, version)
+            versions = self.desired.versions | {version: found}
             unloaded = tuple(each for each in self.desired.choice.unloaded if each != version)
             await self._apply(replace(self.desired.choice, unloaded=unloaded), versions)
 
@@ -159,7 +160,7 @@ class Models:
         await self._apply_to_workers(desired)
         self._serve(desired)
         try:
-            write_choice(self._store, desired.choice)
+            await asyncio.to_thread(write_choice, self._store, desired.choice)
             self.kept = True
         except OSError as error:
             logger.warning("The choice of versions is lost at the next start: %s", error)

@@ -126,19 +126,20 @@ class AdminServer(HttpServer):
         super().__init__(Metrics())
         self.lifecycle = Changes(self.route, self.metrics)
         self._health, self._operators_file = health, operators_file
+        self._reading = asyncio.Lock()
         self._operators()
         self._page = Page(health)
         self._rejections = RejectionLog()
 
     def route(self, request: Request) -> Response | None:
-        """Return the response to any request but a change, which becomes its service."""
+        """Return the response; of versions and their changes, the request gets a service."""
         method, path, headers = request.method, request.path, request.headers
-        pages: dict[str, Callable[[], Response]] = {
+        pages: dict[str, Callable[[], Response | None]] = {
             "/v2/health/live": lambda: Response(b'{"live": true}', JSON),
             "/v2/health/ready": self._ready,
             "/ping": self._ready,
             "/metrics": lambda: Response(*self._page.render(headers.get("accept", ""))),
-            "/models": self._models,
+            "/models": partial(setattr, request, "service", self._tell),
         }
         if path in pages:
             return pages[path]() if method in PROBES else unserved(request, PROBES)
@@ -163,7 +164,7 @@ class AdminServer(HttpServer):
             changed = self._health.models.desired is not before
             told = "" if changed else ": nothing to change"
             logger.info("%s, by %s%s", path.lstrip("/"), name, told)
-            return self._models(changed=changed)
+            return await self._tell(changed=changed)
 
         request.service = make
         return None
@@ -211,8 +212,11 @@ class AdminServer(HttpServer):
         with readable(path):
             return read_tokens(path)
 
-    def _models(self, **more: bool) -> Response:
-        return Response(json.dumps(self._health.models.document() | more).encode(), JSON)
+    async def _tell(self, **more: bool) -> Response:
+        """Return all versions, read beside the event loop and once at a time: a disk may hang."""
+        async with self._reading:
+            document = await asyncio.to_thread(self._health.models.document)
+        return Response(json.dumps(document | more).encode(), JSON)
 
     def _ready(self) -> Response:
         health, torchserve = self._health, self._health.torchserve
