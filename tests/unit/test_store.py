@@ -235,6 +235,19 @@ def test_a_choice_is_kept_and_the_first_version_is_the_default_before(tmp_path: 
     with pytest.raises(ArtifactError, match=r"Default 2\.0"):
         read_choice(tmp_path, ["1.0"])
     assert read_choice(tmp_path, ["1.0"], "1.0") == Choice("1.0")
+    by_hand = '{"default": 2.0, "previous": 1.0, "unloaded": [3.0], "canary": 1.0, "percent": 10}'
+    (tmp_path / CHOICE).write_text(by_hand)
+    assert read_choice(tmp_path, versions) == chosen
+
+
+def test_a_choice_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut may leave an empty file of that name, and no next start."""
+    found: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda _: found.extend(tmp_path.iterdir()))
+    write_choice(tmp_path, Choice("1.0"))
+    assert found == [(tmp_path / CHOICE).with_suffix(".new")]
 
 
 @pytest.mark.parametrize(

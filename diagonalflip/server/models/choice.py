@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,10 @@ def read_choice(model_store: Path, versions: Sequence[str], default: str = "") -
     path, choice = model_store / CHOICE, Choice(versions[0])
     try:
         kept = orjson.loads(store.read(path))
-        percent = range(101).index(kept.get("percent", 0))
-        choice = Choice(**kept | {"unloaded": tuple(kept["unloaded"]), "percent": percent})
+        percent = range(101).index(kept.pop("percent", 0))
+        unloaded = tuple(map(str, kept.pop("unloaded")))
+        names = {name: each and str(each) for name, each in kept.items()}  # 2.0 may be a number
+        choice = Choice(**names, unloaded=unloaded, percent=percent)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -67,5 +70,9 @@ def write_choice(model_store: Path, choice: Choice) -> None:
     """Keep a choice, at once in place of the one before."""
     path = model_store / CHOICE
     new = path.with_suffix(".new")
-    new.write_bytes(orjson.dumps(choice, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    with new.open("wb") as file:
+        options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+        file.write(orjson.dumps(choice, option=options))
+        file.flush()
+        os.fsync(file.fileno())  # or after a power cut it may be empty, under its new name
     new.replace(path)
