@@ -1,15 +1,40 @@
-"""A log's file."""
+"""A log's file, and the forms of its lines."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import time
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 LOG_BYTES = 1 << 26
 """Largest size of a log; the previous one is kept as ``.1``."""
+
+
+class UtcFormatter(logging.Formatter):
+    """Tells times as all logs here do: RFC 3339, in UTC with its offset, and milliseconds."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03d+00:00"
+
+
+class JsonFormatter(UtcFormatter):
+    """Makes a JSON object of each record, with its traceback, but of those that are one."""
+
+    def __init__(self, part: str = "") -> None:
+        super().__init__()
+        self._part = part
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        if getattr(record, "is_json", False):
+            return record.getMessage()
+        told = {"time": self.formatTime(record), "level": record.levelname}
+        part = self._part or record.name
+        return json.dumps(told | {"part": part, "message": super().format(record)})
 
 
 class RotatingLog(RotatingFileHandler):

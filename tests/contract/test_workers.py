@@ -209,6 +209,23 @@ async def test_one_is_started_for_ever_and_all_are_given_up(serve: Serve, behavi
 
 
 @asynchronous
+async def test_lines_of_workers_have_their_own_level_in_json(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+
+    def told() -> list[str]:
+        return [each for each in caplog.messages if "asks for grpc" in each]
+
+    async with serve(real=1, log_format="json"):
+        await until(told)
+    [line] = map(json.loads, told())
+    assert (line["level"], line["part"]) == ("WARNING", "worker 0")
+
+
+@asynchronous
 async def test_a_worker_that_has_ended_keeps_no_other_from_accepting(serve: Serve) -> None:
     async with serve("right", "right", health_check_interval_s=60) as served:
         first, _ = await served.until_ready()

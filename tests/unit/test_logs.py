@@ -40,17 +40,18 @@ def wait_for(path: Path, content: str) -> None:
 def test_lines_that_are_no_json_become_a_message(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with part(Settings(log_format="json")) as (_, writer):
-        os.write(writer, b'{"level": "WARN"}\n\nWARNING: \xff\n')
-    format_ = logs._JsonFormatter().format
+        os.write(writer, b'{"level": "WARN"}\n\nWARNING: \xff\n{"key": \n')
+    format_ = rotating.JsonFormatter().format
     written = [json.loads(format_(record)) for record in caplog.records]
     assert written[0] == {"level": "WARN"}
     assert (written[1]["part"], written[1]["message"]) == ("part", "WARNING: \ufffd")
+    assert written[2]["message"] == '{"key":', "it only begins as JSON"
 
 
 def test_an_error_has_its_traceback_in_json_too() -> None:
     error = ValueError("why")
     record = logging.makeLogRecord({"msg": "it failed", "exc_info": (type(error), error, None)})
-    told = json.loads(logs._JsonFormatter().format(record))
+    told = json.loads(rotating.JsonFormatter().format(record))
     assert told["message"].splitlines() == ["it failed", "ValueError: why"]
 
 
@@ -125,7 +126,7 @@ def test_times_are_told_in_utc_wherever_the_host_is(monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("TZ", "Asia/Tokyo")
         time.tzset()
-        told = logs._Formatter().formatTime(record)
+        told = rotating.UtcFormatter().formatTime(record)
     time.tzset()
     assert told == "1970-01-01T00:00:00.007+00:00"
 

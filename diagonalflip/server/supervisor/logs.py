@@ -14,11 +14,11 @@ import os
 import queue
 import select
 import threading
-import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
-from diagonalflip.server.rotating import RotatingLog
+from diagonalflip.server.rotating import JsonFormatter, RotatingLog, UtcFormatter
 from diagonalflip.server.settings import Settings
 
 TEXT, JSON = "text", "json"
@@ -75,26 +75,11 @@ class Output:
             self._lines.task_done()
 
 
-class _Formatter(logging.Formatter):
-    """Tells times as all logs here do: RFC 3339, in UTC with its offset, and milliseconds."""
-
-    converter = staticmethod(time.gmtime)
-    default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03d+00:00"
-
-
-class _JsonFormatter(_Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        if getattr(record, "is_json", False):
-            return record.getMessage()
-        told = {"time": self.formatTime(record), "level": record.levelname}
-        return json.dumps(told | {"part": record.name, "message": super().format(record)})
-
-
 def configure(log_format: str, output: Output) -> None:
     """Send what this process logs to ``output``."""
     handler = logging.StreamHandler(output)
     handler.setFormatter(
-        _JsonFormatter() if log_format == JSON else logging.Formatter("==> %(message)s")
+        JsonFormatter() if log_format == JSON else logging.Formatter("==> %(message)s")
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO)
 
@@ -125,7 +110,7 @@ class Part:
         if settings.log_format == TEXT:
             self._logger = logging.Logger(name)  # noqa: LOG001 - nothing else gets its lines
             handler = RotatingLog(settings.log_dir / f"{name}.log")
-            handler.setFormatter(_Formatter("%(asctime)s %(message)s"))
+            handler.setFormatter(UtcFormatter("%(asctime)s %(message)s"))
             self._logger.addHandler(handler)
         self._last: deque[str] = deque(maxlen=LAST_LINES)
         reader, self.writer = os.pipe()
@@ -152,7 +137,17 @@ class Part:
         with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if said := line.strip():
-                    self._last.append(said)
-                    self._logger.info("%s", said, extra={"is_json": said.startswith("{")})
+                    told = _record(said)
+                    self._last.extend(str(told.get("message", said)).splitlines())
+                    self._logger.info("%s", said, extra={"is_json": bool(told)})
         for handler in self._logger.handlers:
             handler.close()
+
+
+def _record(line: str) -> dict[str, Any]:
+    """Return what a line tells if it is JSON; some that are none begin as if they were."""
+    with contextlib.suppress(ValueError):
+        if line.startswith("{"):
+            told: dict[str, Any] = json.loads(line)
+            return told
+    return {}

@@ -188,6 +188,8 @@ def arguments(settings: Settings, counts: int, listeners: Mapping[str, int]) -> 
         given += [f"--token-rate={settings.token_rate}"]
     if settings.access_log:
         given += [f"--access-log={settings.log_dir}"]
+    if settings.log_format == "json":
+        given += ["--json-logs"]
     return given
 
 

@@ -26,6 +26,7 @@ from diagonalflip.server.http.hosts import read_names
 from diagonalflip.server.http.listener import Listener
 from diagonalflip.server.http.routes import Served, WorkerServer
 from diagonalflip.server.http.static_files import pages
+from diagonalflip.server.rotating import JsonFormatter
 from diagonalflip.server.worker.channel import Channel
 from diagonalflip.server.worker.loader import load
 from diagonalflip.server.worker.metrics import PUBLIC, Metrics
@@ -176,12 +177,12 @@ def main() -> None:
     parser.add_argument("--allowed-hosts", type=read_names, default="", help="with commas")
     parser.add_argument("--token-rate", type=int, help="of the public listener")
     parser.add_argument("--access-log", type=Path, help="folder")
+    parser.add_argument("--json-logs", action="store_true")
     arguments = parser.parse_args()
-    logging.basicConfig(
-        stream=sys.stdout,
-        format=f"worker {arguments.number} %(levelname)s: %(message)s",
-        level=logging.INFO,
-    )
+    part, handler = f"worker {arguments.number}", logging.StreamHandler(sys.stdout)
+    text = logging.Formatter(f"{part} %(levelname)s: %(message)s")
+    handler.setFormatter(JsonFormatter(part) if arguments.json_logs else text)
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     uvloop.run(_run(arguments))
 
 
