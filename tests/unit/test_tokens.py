@@ -38,6 +38,14 @@ def test_comments_blank_lines_and_a_last_line_without_an_end_are_read(
     assert tokens.lines_of(path, "ci")
 
 
+def test_a_token_that_a_line_revokes_is_revoked(tmp_path: Path) -> None:
+    """Whoever adds that line may leave the other one, above it or below."""
+    lines = [f"{'a' * 64} ci\n", f"{'a' * 64} revoked\n"]
+    for content in (lines, lines[::-1]):
+        (tmp_path / "tokens").write_text("".join(content))
+        assert read_tokens(tmp_path / "tokens") == {"a" * 64: "revoked"}
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -143,7 +143,8 @@ def read_tokens(path: Path) -> dict[str, str]:
         found = LINE.fullmatch(text)
         if found is None:
             raise SettingError(f"line {number} of {path}", "a SHA-256 in hex and a name", REMEDY)
-        tokens[found[1]] = found[2]
+        if tokens.get(found[1]) != REVOKED:  # wherever in the file that is said
+            tokens[found[1]] = found[2]
     if not tokens:
         raise SettingError(f"there is no token in {path}", "at least one", REMEDY)
     return tokens
