@@ -80,12 +80,3 @@ def test_a_request_is_a_line_and_a_span_of_its_trace(artifacts: Path, tmp_path: 
     for line in lines:
         assert line["request_id"] == headers["X-Request-Id"]
         assert 0 < line["ms"] < 30_000
-
-
-def test_a_protocol_that_is_not_sent_is_said(artifacts: Path, tmp_path: Path) -> None:
-    """Operators of Kubernetes often set this protocol. The service serves nevertheless."""
-    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
-    settings |= {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
-    with run_server(artifacts, tmp_path, **settings) as server:
-        assert server.post(b"\xb6", OCTETS).status_code == requests.codes.ok
-        assert "asks for grpc" in (tmp_path / "worker.log").read_text()

@@ -16,8 +16,6 @@ from diagonalflip.message import Operation, Request, Response
 from diagonalflip.server.worker import traces
 from diagonalflip.server.worker.observers import observers, traces_wanted
 
-ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
-
 
 def resource(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, Any]:
     """Return what the spans of a new process are of."""
@@ -53,8 +51,30 @@ def test_empty_variables_are_as_if_unset(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not traces_wanted()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
     assert not traces_wanted()
-    monkeypatch.setenv(*ENDPOINT.popitem())
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     assert traces_wanted()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("TRACES_EXPORTER", "none", ""),
+        ("SDK_DISABLED", "TRUE", ""),
+        ("TRACES_EXPORTER", "zipkin", "asks for zipkin, and only otlp is sent"),
+        ("EXPORTER_OTLP_PROTOCOL", "grpc", "asks for grpc, and only http/protobuf is sent"),
+    ],
+)
+def test_why_nothing_is_sent_is_told_unless_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    value: str,
+    told: str,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv(f"OTEL_{name}", value)
+    assert not traces_wanted()
+    assert caplog.messages == [f"No traces: OTEL_* {told}"] * bool(told)
 
 
 def test_variables_that_cannot_be_used_cost_traces_and_nothing_else(

@@ -9,7 +9,7 @@ from pathlib import Path
 from diagonalflip.server.worker.access import AccessLog
 from diagonalflip.server.worker.metrics import Observer
 
-PROTOCOL = "http/protobuf"
+EXPORTER, PROTOCOL = "otlp", "http/protobuf"
 
 logger = logging.getLogger(__name__)
 
@@ -17,15 +17,17 @@ logger = logging.getLogger(__name__)
 def traces_wanted() -> bool:
     """Read from OpenTelemetry's variables whether traces are on, and can be sent as they say."""
     places = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    off = (os.environ.get("OTEL_TRACES_EXPORTER") or "otlp") != "otlp"
-    off |= os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER") or EXPORTER
+    off = exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if off or not any(os.environ.get(place) for place in places):
         return False
     named = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
     protocol = next((os.environ[name] for name in named if os.environ.get(name)), PROTOCOL)
-    if protocol != PROTOCOL:
-        logger.warning("No traces: OTEL_* asks for %s, and only %s is sent", protocol, PROTOCOL)
-    return protocol == PROTOCOL
+    for asked, sent in ((exporter, EXPORTER), (protocol, PROTOCOL)):
+        if asked != sent:
+            logger.warning("No traces: OTEL_* asks for %s, and only %s is sent", asked, sent)
+            return False
+    return True
 
 
 def observers(number: int, access_log: Path | None) -> list[Observer]:
