@@ -65,7 +65,7 @@ while behaviour != "dies" and (line := lines.readline()):
         if prepared == 2 and behaviour in ("hangs at prepare", "slow"):
             time.sleep(0.3 if behaviour == "slow" else 1000)
         bad = behaviour == "cannot" or (behaviour == "cannot at prepare" and prepared == 2)
-        reply = "SpoiledError: no" if bad else ""
+        reply = {"1.0": "SpoiledError: no"} if bad else {}
     elif name == "commit":
         committed += 1
         served = desired["versions"]

@@ -223,6 +223,21 @@ def test_a_default_that_answers_otherwise_is_never_ready(versions: Path, tmp_pat
     assert "ParityError" in start_and_fail(versions, tmp_path / "logs", 4)
 
 
+def test_a_version_that_answers_otherwise_is_left_out_until_it_is_mended(
+    versions: Path, tmp_path: Path, tables: Tables
+) -> None:
+    """What is wrong with another version keeps the default from nothing."""
+    mended = shutil.copytree(versions / "2.0", tmp_path / "mended")
+    become(versions / "2.0", versions / "1.0")
+    with operated(versions) as both:
+        assert_of(predict(both.server.url), "1.0", tables)
+        assert predict(f"{both.server.url}/2.0").status_code == 404
+        assert "Not served: version 2.0: ParityError" in "".join(both.server.printed)
+        shutil.copytree(mended, versions / "2.0", dirs_exist_ok=True)
+        assert both.change("2.0/load").status_code == 200
+        assert_of(predict(f"{both.server.url}/2.0"), "2.0", tables)
+
+
 def test_a_new_version_is_loaded_if_trusted_and_made_default(both: Operated, third: Path) -> None:
     """Workers that are killed come back with it, whatever the store has meanwhile."""
     exported = (third / MAR).read_bytes()

@@ -101,6 +101,18 @@ class Models:
         del chosen["unloaded"]
         return {**chosen, "kept": self.kept, "models": models}
 
+    def leave_out(self, faults: Mapping[str, str]) -> bool:
+        """Serve no version that workers cannot load; False if that is none, or the default."""
+        desired = self.desired
+        if not faults or desired.choice.default in faults:
+            return False
+        for version, fault in faults.items():
+            logger.error("Not served: %s", fault)
+            self._files.pop(version, None)  # it may be exported again
+        rest = {name: each for name, each in desired.versions.items() if name not in faults}
+        self._serve(Desired(rest, desired.choice))
+        return True
+
     async def load(self, version: str) -> None:
         """Serve a version of the store as well; it is checked here and by every worker."""
         async with self._changing:

@@ -108,15 +108,15 @@ class Worker:
             raise WorkerEndedError
         return future.result()
 
-    async def prepare(self, desired: Desired, timeout_s: float) -> str:
-        """Have it load versions; return why it cannot.
+    async def prepare(self, desired: Desired, timeout_s: float) -> dict[str, str]:
+        """Have it load versions; return why it cannot, by version.
 
         Raises:
             WorkerEndedError: It ended.
             TimeoutError: It did not answer in time.
         """
         async with asyncio.timeout(timeout_s):
-            return str(await self.ask("prepare", "prepared", desired.content, desired.number))
+            return dict(await self.ask("prepare", "prepared", desired.content, desired.number))
 
     async def commit(self, desired: Desired) -> None:
         """Have it serve the versions that it has prepared; raise as ``prepare`` does."""

@@ -103,8 +103,14 @@ class Supervisor:
     async def _serve(self, ready: Callable[[], None]) -> None:
         """Start, and serve until this is cancelled; raise as ``run`` does."""
         workers = self._workers
-        workers.serve(self._models.desired, self._access.content if self._access else None)
-        await self._all_ready()
+        while True:
+            workers.serve(self._models.desired, self._access.content if self._access else None)
+            try:
+                await self._all_ready()
+                break
+            except StartError:
+                if not self._models.leave_out(workers.faults):
+                    raise
         self._health.started = True
         ready()
         work = [self._every(TICK_S, self._tick), self._every(PORT_CHECK_S, self._check_ports)]

@@ -51,6 +51,7 @@ class Workers:
         checks: How many health checks, by result.
         restarts: How many workers were started again.
         fault: What is wrong with a worker's predictions; empty when they were right last.
+        faults: Why versions cannot be loaded, by version.
     """
 
     def __init__(self, settings: Settings, listeners: Mapping[str, socket.socket]) -> None:
@@ -59,7 +60,7 @@ class Workers:
         self.access: dict[str, Any] | None = None
         self.checks = dict.fromkeys(RESULTS, 0)
         self.restarts = 0
-        self.fault = ""
+        self.fault, self.faults = "", dict[str, str]()
         self._settings = settings
         self._counts = balance.share(self.count)
         self._clients = balance.counts(self._counts)
@@ -79,8 +80,8 @@ class Workers:
         await self.until(lambda: len(self._workers) + self.restarts >= self.count)
 
     def serve(self, desired: Desired, access: dict[str, Any] | None) -> None:
-        """Have them serve for the first time."""
-        self.desired, self.access = desired, access
+        """Have them serve for the first time, or another time if they could not."""
+        self.desired, self.access, self.fault, self.faults = desired, access, "", {}
         self._changed.set()
 
     @property
@@ -143,9 +144,9 @@ class Workers:
                 if isinstance(fault, TimeoutError):
                     silent = f"worker {worker.number}, silent for {timeout_s:g} s"
                     raise ArtifactError(silent, SERVABLE)
-                if isinstance(fault, str) and fault:
-                    raise ArtifactError(fault, SERVABLE)
-            if "" not in faults:
+                if isinstance(fault, dict) and fault:
+                    raise ArtifactError("; ".join(fault.values()), SERVABLE)
+            if {} not in faults:
                 raise ArtifactError("every worker ended while it loaded the versions", SERVABLE)
             self.desired = desired
             committed = [worker.commit(desired) for worker in serving]
@@ -215,11 +216,11 @@ class Workers:
         while not worker.revision:
             desired = self.desired
             assert desired is not None  # noqa: S101 - it was waited for
-            fault = await worker.prepare(desired, self._settings.start_timeout_s)
-            if fault:
-                self.fault = fault
+            faults = await worker.prepare(desired, self._settings.start_timeout_s)
+            if faults and desired is self.desired:
+                self.faults, self.fault = faults, "; ".join(faults.values())
                 self._changed.set()
-                raise WorkerEndedError(f"cannot serve: {fault}")
+                raise WorkerEndedError(f"cannot serve: {self.fault}")
             async with self._changing:
                 if self.desired is desired:
                     await worker.commit(desired)

@@ -80,17 +80,13 @@ class Worker:
             server.ready = False
 
     async def _prepare(self, number: int, desired: dict[str, Any]) -> None:
-        """Load what is missing, and say why that cannot be done."""
-        fault = ""
+        """Load what is missing, and say which of it cannot be loaded."""
         async with self._changing:
             loaded = self._served.services if self._served is not None else {}
             arguments = (desired, loaded, self._arguments.number, self._arguments.workers)
-            try:
-                self._prepared = {number: await asyncio.to_thread(load, *arguments)}
-            except Exception as error:
-                logger.exception("the desired versions cannot be served")
-                fault = f"{type(error).__name__}: {error}"
-        self._channel.send("prepared", fault, number=number)
+            served, faults = await asyncio.to_thread(load, *arguments)
+            self._prepared = {} if faults else {number: served}
+        self._channel.send("prepared", faults, number=number)
 
     async def _commit(self, number: int) -> None:
         async with self._changing:

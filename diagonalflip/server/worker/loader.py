@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +14,12 @@ from diagonalflip.server.http.routes import Served
 
 FILES = ("torchscript", "onnx", "reference")
 
+logger = logging.getLogger(__name__)
+
 
 def load(
     desired: Mapping[str, Any], loaded: Mapping[str, Any], number: int, workers: int
-) -> Served:
+) -> tuple[Served, dict[str, str]]:
     """Load the desired versions that are missing, and check each on this worker's device.
 
     Args:
@@ -26,16 +29,20 @@ def load(
         number: The worker's, which chooses its device.
         workers: How many there are.
 
-    Raises:
-        ArtifactError: A version cannot be loaded, or its predictions are wrong.
+    Returns:
+        What can be served; and, by version, why another cannot be loaded or predicts wrongly.
     """
-    services = {}
+    services, faults = dict[str, Any](), dict[str, str]()
     for each in desired["versions"]:
         version = each["version"]
-        if version not in loaded:
-            files = {name: b64decode(each[name]) for name in FILES}
-            model = Model(each["name"], version, **files)
-            services[version] = Service(model, pick_device(number), workers)
-        else:
-            services[version] = loaded[version]
-    return Served(services, desired["default"], desired["canary"], desired["percent"])
+        try:
+            if version not in loaded:
+                files = {name: b64decode(each[name]) for name in FILES}
+                model = Model(each["name"], version, **files)
+                services[version] = Service(model, pick_device(number), workers)
+            else:
+                services[version] = loaded[version]
+        except Exception as error:
+            logger.exception("version %s cannot be served", version)
+            faults[version] = f"version {version}: {type(error).__name__}: {error}"
+    return Served(services, desired["default"], desired["canary"], desired["percent"]), faults
