@@ -104,7 +104,10 @@ def test_a_store_is_an_export_or_a_folder_of_them_in_order(tmp_path: Path) -> No
 
 
 def test_folders_that_are_no_exports_count_as_none(versions: Path) -> None:
-    """A ConfigMap's content is there three times, by two hidden folders and links."""
+    """A ConfigMap's content is there three times, by two hidden folders and links.
+
+    Of a folder and the links to it only one counts.
+    """
     mounted = versions / "mounted"
     shutil.copytree(versions / "1.0", mounted / "..2026_11_28")
     (mounted / "..data").symlink_to("..2026_11_28")
@@ -114,6 +117,8 @@ def test_folders_that_are_no_exports_count_as_none(versions: Path) -> None:
     shutil.copytree(versions / "1.0", versions / ".1.0.partial")
     shutil.copytree(versions / "1.0", versions / "lost+found")
     shutil.rmtree(mounted)
+    (versions / "latest").symlink_to("2.0")
+    (versions / "previous").symlink_to(versions / "1.0")
     assert [path.name for path in store.exports(versions)] == ["1.0", "2.0"]
 
 

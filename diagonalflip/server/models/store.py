@@ -80,7 +80,9 @@ def exports(model_store: Path) -> list[Path]:
         raise ArtifactError(
             f"there is no {MANIFEST} in or below {model_store}", "an export", "run `make export`"
         )
-    return sorted(found, key=_version_key)
+    # 2.0 and a link to it, such as ``latest``, which is before it in this order, are one.
+    unique = {each.resolve(): each for each in sorted(found, key=_version_key)}
+    return sorted(unique.values(), key=_version_key)
 
 
 def _is_export(folder: Path) -> bool:
