@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from diagonalflip import _processor
 from diagonalflip.errors import DiagonalFlipError, SettingError, StartError
@@ -33,17 +34,20 @@ logger = logging.getLogger("supervisor")
 def main() -> int:
     """Serve; return an exit status."""
     output, errors = logs.Output(1), logs.Output(2)
+    complain: Callable[[str], None] = partial(print, file=errors)
     try:
         _processor.require()
         settings = Settings.from_environment()
         logs.configure(settings.log_format, output)
+        if settings.log_format == logs.JSON:
+            complain = logger.critical
         with _foreground() as has_terminal:
             asyncio.run(_serve(settings, output, has_terminal=has_terminal))
     except GaveUpError as error:
-        errors.write(f"Giving up: {error}; see {settings.log_dir}\n")
+        complain(f"Giving up: {error}; see {settings.log_dir}")
         return GAVE_UP
     except DiagonalFlipError as error:
-        errors.write(f"{type(error).__name__}: {error}\n")
+        complain(f"{type(error).__name__}: {error}")
         return NOT_STARTED if isinstance(error, StartError) else UNUSABLE
     else:
         logger.info("Stopped.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shutil
@@ -132,6 +133,21 @@ def test_a_setting_that_cannot_be_used_is_named(
     artifacts: Path, tmp_path: Path, settings: dict[str, str], status: int, told: str
 ) -> None:
     assert told in start_and_fail(artifacts, tmp_path, status, **settings)
+
+
+def test_the_last_line_of_json_says_why_it_does_not_start(artifacts: Path, tmp_path: Path) -> None:
+    settings = {"LOG_FORMAT": "json", "MODEL_STORE": "/nowhere"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "diagonalflip.server"],
+        cwd=ROOT,
+        env=server_environment(artifacts, tmp_path, settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = json.loads(ended.stdout.splitlines()[-1])
+    assert (ended.returncode, ended.stderr, last["level"]) == (2, "", "CRITICAL")
+    assert last["message"].startswith("ArtifactError: /nowhere")
 
 
 def test_variables_of_others_do_not_keep_it_from_starting(artifacts: Path, tmp_path: Path) -> None:
