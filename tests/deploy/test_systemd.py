@@ -29,6 +29,12 @@ def test_a_revoked_token_is_not_valid_until_the_next_start() -> None:
     assert group != UNIT.stem, "systemd makes that one with the dynamic user"
 
 
+def test_it_waits_for_mounts_that_its_files_may_be_on() -> None:
+    """A missing file ends it with a status after which systemd does not start it again."""
+    assert entries("RestartPreventExitStatus") == ["2"]
+    assert "remote-fs.target" in entries("After")[0].split()
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
 def test_systemd_understands_it(tmp_path: Path) -> None:
     unit = tmp_path / UNIT.name
