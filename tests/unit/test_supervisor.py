@@ -246,7 +246,17 @@ def test_the_live_figures_are_per_second(monkeypatch: pytest.MonkeyPatch) -> Non
     assert metrics.recent["requests"] == 1.0
 
 
-@pytest.mark.parametrize("traceparent", ["x", "00-4bf92f-00f067-01", "-", "0" * 128])
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "x",
+        "00-4bf92f-00f067-01",
+        "-",
+        "0" * 128,
+        f"00-{0:032}-{1:016}-01",
+        f"ff-{1:032}-{1:016}-01",
+    ],
+)
 def test_a_trace_that_is_none_stands_for_nothing(traceparent: str) -> None:
     metrics = Metrics()
     metrics.add([answered(headers={"traceparent": traceparent})], 1.5, 2.0)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")
-"""The trace's id in ``traceparent``: https://www.w3.org/TR/trace-context/"""
+TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-")
+"""The trace's id in a valid ``traceparent``: https://www.w3.org/TR/trace-context/"""
 
 
 class Histogram:
