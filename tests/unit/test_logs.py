@@ -182,8 +182,9 @@ def test_a_folder_that_is_not_made_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / "other/worker.log").mkdir(parents=True)
     logs.make_folder(tmp_path / "new/folder")
     assert not caplog.messages
-    for folder in (tmp_path / "file", Path("/proc/nothing")):
+    for folder in (tmp_path / "file", Path("/proc/nothing"), tmp_path / "other"):
         logs.make_folder(folder)
         assert f"FLIP_LOG_DIR={folder}" in caplog.messages[-1]

@@ -7,7 +7,6 @@ are dropped and counted.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -88,11 +87,10 @@ def make_folder(folder: Path) -> None:
     """Make the folder of logs; warn if it cannot be written, which is no reason not to serve."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(folder, os.W_OK) else os.strerror(errno.EACCES)
+        (folder / "worker.log").open("ab").close()  # it may be another user's
     except OSError as error:
-        reason = str(error.strerror)
-    if reason:
-        logging.getLogger(__name__).warning("No logs are kept: FLIP_LOG_DIR=%s: %s", folder, reason)
+        why = f"FLIP_LOG_DIR={folder}: {error.filename}: {error.strerror}"
+        logging.getLogger(__name__).warning("No logs are kept: %s", why)
 
 
 class Part:
