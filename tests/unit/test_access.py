@@ -152,6 +152,24 @@ def test_a_pipe_in_place_of_a_file_delays_nobody(file: Path, pair: tuple[Path, P
     assert pair[0].read_text() in files.content["pem"]
 
 
+def test_a_folder_that_may_not_be_entered_any_more_is_told(
+    file: Path,
+    pair: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    certify(*pair)
+    files = opened(file, pair)
+    for name in ("stat", "open"):
+        monkeypatch.setattr(Path, name, denied)
+    assert not files.changed()
+    told = [f"may not read {path}" in caplog.text for path in (file, pair[0])]
+    assert (names(files), told) == (["somebody"], [True, True])
+
+
 @pytest.mark.parametrize("name", ["tokens", "key.pem"])
 def test_a_file_that_may_not_be_read_says_who_needs_it_and_how(
     file: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, name: str

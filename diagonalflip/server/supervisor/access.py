@@ -67,12 +67,12 @@ class AccessFiles:
 
     def _read_tokens(self) -> None:
         """Read them; from a pipe, as a shell's ``<(command)`` is, only once: then it is empty."""
-        if not (self.content["tokens"] and self._tokens.is_fifo()):
+        if not (self.content["tokens"] and is_pipe(self._tokens)):
             with readable(self._tokens):
                 self.content = self.content | {"tokens": read_tokens(self._tokens)}
 
     def _read_pair(self) -> None:
-        if self._pair and not (self.content["pem"] and any(map(Path.is_fifo, self._pair))):
+        if self._pair and not (self.content["pem"] and any(map(is_pipe, self._pair))):
             pem = "".join(map(_pem, self._pair))
             tls(pem)
             if pem != self.content["pem"]:
@@ -125,6 +125,14 @@ def _pem(path: Path) -> str:
     except OSError as error:
         got = f"FLIP_TLS_CERT or FLIP_TLS_KEY, {path}: {error.strerror}"
         raise SettingError(got, "a PEM file") from error
+
+
+def is_pipe(path: Path) -> bool:
+    """Return whether a file is a pipe; why it cannot be looked at is told by who reads it."""
+    try:
+        return path.is_fifo()
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

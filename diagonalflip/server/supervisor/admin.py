@@ -29,7 +29,7 @@ from diagonalflip.server.http.lifecycle import FAULT, Lifecycle
 from diagonalflip.server.http.listener import HttpServer
 from diagonalflip.server.http.routes import PROBES, unserved
 from diagonalflip.server.models.versions import Models
-from diagonalflip.server.supervisor.access import AccessFiles, readable
+from diagonalflip.server.supervisor.access import AccessFiles, is_pipe, readable
 from diagonalflip.server.supervisor.metrics import Page
 from diagonalflip.server.supervisor.torchserve import TorchServe
 from diagonalflip.server.supervisor.workers import Workers
@@ -207,7 +207,7 @@ class AdminServer(HttpServer):
         path = self._operators_file
         if path is None:
             return {}
-        if path.is_fifo():  # it is read for each change
+        if is_pipe(path):  # it is read for each change
             raise SettingError(f"FLIP_OPERATORS_FILE={path} is a pipe", "a file", OPERATORS)
         with readable(path):
             return read_tokens(path)
