@@ -137,8 +137,8 @@ class Settings:
     @property
     def versions(self) -> Path:
         """Folder of the versions to serve."""
-        here = Path("model_store")
-        return self.model_store or (here if here.is_dir() else PACKAGED)
+        has_own = os.path.isdir("model_store")  # noqa: PTH112 - False in a folder of others
+        return self.model_store or (Path("model_store") if has_own else PACKAGED)
 
     @property
     def url(self) -> str:

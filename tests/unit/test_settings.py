@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.errors import SettingError
-from diagonalflip.server.settings import Settings, service_links, variable
+from diagonalflip.server.settings import PACKAGED, Settings, service_links, variable
 from tests.conftest import ROOT
 
 LINK = "tcp://10.0.0.7:9090"
@@ -58,6 +58,20 @@ def test_a_platforms_port_is_for_others(given: dict[str, str], port: int, public
     """That of most platforms, 8080, leaves another to the HTTP listener."""
     read = Settings.from_environment({"PORT": "9"} | given)
     assert (read.port, read.public_port) == (port, public_port)
+
+
+def test_a_folder_that_may_not_be_entered_has_no_model_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as root's, if ``sudo -u`` starts the service from there."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as there:
+        there.setattr(os, "stat", denied)
+        found = Settings().versions
+    assert found == PACKAGED
 
 
 def test_variables_of_services_are_no_settings() -> None:
