@@ -4,6 +4,8 @@
 PYTHON ?= $(or $(realpath .venv/bin/python),python3)
 # Of the host's Python nothing reaches ours: neither paths nor options.
 unexport $(filter PYTHON%,$(.VARIABLES))
+# Nor does ONNX Runtime tell its maker what benchmarks and their servers run.
+export ORT_DISABLE_TELEMETRY := 1
 INSTALL = "$(PYTHON)" requirements/install.py
 MODEL_STORE := $(or $(FLIP_MODEL_STORE),model_store)
 BIN := .venv/bin

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from diagonalflip.predictor import CHUNK_IMAGES
 from diagonalflip.server.settings import PACKAGED
 from diagonalflip.wire import Images, pack, to_pixels, unpack
 from export.package import package_files
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,14 @@ def test_the_package_holds_the_exports(version: str, artifacts: Path, exported_2
     wanted = package_files(artifacts if version == "1.0" else exported_2_0)
     found = {path.name: path.read_bytes() for path in (PACKAGED / version).iterdir()}
     assert found == wanted
+
+
+@pytest.mark.parametrize("first", ["diagonalflip.inference", "export"])
+def test_onnx_runtime_tells_nobody_what_it_runs(tmp_path: Path, first: str) -> None:
+    """Its telemetry would begin with an id and a database in this folder, at the import."""
+    command = [sys.executable, "-c", f"import {first}, onnxruntime"]
+    subprocess.run(command, env={"HOME": str(tmp_path)}, cwd=ROOT, check=True)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("count", [1, 2, 17, CHUNK_IMAGES, CHUNK_IMAGES + 1, 2 * CHUNK_IMAGES + 3])
