@@ -393,6 +393,7 @@ async def test_a_worker_has_its_own_process_group_and_ends_with_its_channel(serv
 
 @asynchronous
 async def test_workers_that_drain_answer_what_has_come_in(serve: Serve) -> None:
+    """Also if they get the signal that the supervisor gets."""
     async with serve(real=2, health_check_interval_s=60) as served:
         there = await served.until_ready()
         begun = []
@@ -401,6 +402,9 @@ async def test_workers_that_drain_answer_what_has_come_in(serve: Serve) -> None:
             head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n"
             writer.write(head.encode())
             begun.append((reader, writer))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for worker in there:
+                worker.process.send_signal(number)
         draining = asyncio.create_task(served.workers.drain(60))
         await asyncio.sleep(0)
         for reader, writer in begun:

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -175,6 +176,9 @@ def main() -> None:
     parser.add_argument("--access-log", type=Path, help="folder")
     parser.add_argument("--json-logs", action="store_true")
     arguments = parser.parse_args()
+    # A service manager may signal every process of a service. Only the supervisor ends workers.
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
     part, handler = f"worker {arguments.number}", logging.StreamHandler(sys.stdout)
     text = logging.Formatter(f"{part} %(levelname)s: %(message)s")
     handler.setFormatter(JsonFormatter(part) if arguments.json_logs else text)
