@@ -62,8 +62,9 @@ async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool)
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in STOPPING:
         loop.add_signal_handler(number, stop.set)
-    # Files are followed anyway; a terminal that is closed is a reason to stop.
-    loop.add_signal_handler(signal.SIGHUP, stop.set if has_terminal else lambda: None)
+    # Files are followed anyway; a terminal that is closed is a reason to stop, but not for nohup.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, stop.set if has_terminal else lambda: None)
     if ignored := host.ignored_variables():
         logger.warning("Ignored in the environment: %s", ", ".join(ignored))
     require_addresses(settings)
@@ -106,7 +107,7 @@ def _invitation(settings: Settings) -> str:
 
 @contextlib.contextmanager
 def _foreground() -> Iterator[bool]:
-    """Take the terminal, if there is one, so that Ctrl-C reaches this process alone.
+    """Take the terminal from make, if there is one, so that Ctrl-C reaches this process alone.
 
     Otherwise make, in the same process group, would be interrupted too and report a
     failure for what is a clean stop. Yields whether there is a terminal.
@@ -114,16 +115,16 @@ def _foreground() -> Iterator[bool]:
     owner = os.getpgrp()
     try:
         terminal = os.open("/dev/tty", os.O_RDWR)
-        is_ours = os.tcgetpgrp(terminal) == owner
+        has_terminal = os.tcgetpgrp(terminal) == owner
     except OSError:
-        is_ours = False
-    if not is_ours:
-        yield False
+        has_terminal = False
+    # Any other program, as a script or an interactive Python, may want to read from it.
+    if not has_terminal or owner == os.getpid() or "MAKELEVEL" not in os.environ:
+        yield has_terminal
         return
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or taking it would stop us
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # the shell could not resume this group
-    if owner != os.getpid():
-        os.setpgid(0, 0)
+    os.setpgid(0, 0)
     os.tcsetpgrp(terminal, os.getpgrp())
     try:
         yield True

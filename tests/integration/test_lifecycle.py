@@ -56,9 +56,21 @@ def test_workers_come_back_without_its_working_directory(artifacts: Path, tmp_pa
         assert_serves(server)
 
 
-def test_a_hangup_ends_nothing_without_a_terminal(tmp_path: Path) -> None:
+NOHUP = """
+import fcntl, os, pty, signal, sys, termios
+ours, theirs = pty.openpty()
+os.setsid()
+fcntl.ioctl(theirs, termios.TIOCSCTTY)
+os.set_inheritable(ours, True)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("through", [[], [sys.executable, "-c", NOHUP]], ids=["daemon", "nohup"])
+def test_a_hangup_ends_no_daemon_and_nothing_of_nohups(tmp_path: Path, through: list[str]) -> None:
     """Where others have their daemons read files anew; these are followed anyway."""
-    with run_server(PACKAGED, tmp_path, WORKERS="1", TORCHSERVE="0") as server:
+    with run_server(PACKAGED, tmp_path, through=through, WORKERS="1", TORCHSERVE="0") as server:
         server.process.send_signal(signal.SIGHUP)
         server.workers[0].kill()
         server.read_until("worker 0 .*starting another")
@@ -95,6 +107,33 @@ def test_ctrl_c_in_a_terminal_is_a_clean_end_of_make(versions: Path, tmp_path: P
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+STARTS_IT = """
+import subprocess, sys
+command = [sys.executable, "-m", "diagonalflip.server"]
+server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+while "Ready" not in server.stdout.readline():
+    pass
+input()
+server.terminate()
+sys.exit(server.wait())
+"""
+
+
+def test_whoever_starts_it_may_read_from_the_terminal(tmp_path: Path) -> None:
+    """As a script, or an interactive Python."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        environment = server_environment(PACKAGED, tmp_path, {"WORKERS": "1", "TORCHSERVE": "0"})
+        environment.pop("MAKELEVEL", None)  # of these tests
+        os.execve(sys.executable, [sys.executable, "-c", STARTS_IT], environment)  # noqa: S606
+    os.write(terminal, b"typed\n")
+    _, status = os.waitpid(pid, 0)
+    output = os.read(terminal, 4096).decode()
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0, output
 
 
 def start_and_fail(
