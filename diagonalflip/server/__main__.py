@@ -33,6 +33,9 @@ logger = logging.getLogger("supervisor")
 
 def main() -> int:
     """Serve; return an exit status."""
+    # Else NumPy has a thread per core, here and in the workers, which serves nothing; and where
+    # there may be no more, OpenBLAS ends the process by Ctrl-C's signal, as if that were asked for.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     output, errors = logs.Output(1), logs.Output(2)
     complain: Callable[[str], None] = partial(print, file=errors)
     try:
@@ -60,6 +63,7 @@ def main() -> int:
 async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> None:
     started = time.monotonic()
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # whoever starts this may block them
     for number in STOPPING:
         loop.add_signal_handler(number, stop.set)
     # Files are followed anyway; a terminal that is closed is a reason to stop, but not for nohup.

@@ -67,9 +67,17 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("through", [[], [sys.executable, "-c", NOHUP]], ids=["daemon", "nohup"])
-def test_a_hangup_ends_no_daemon_and_nothing_of_nohups(tmp_path: Path, through: list[str]) -> None:
+DAEMON = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("program", [DAEMON, NOHUP], ids=["blocked signals", "nohup"])
+def test_a_hangup_ends_no_daemon_and_nothing_of_nohups(tmp_path: Path, program: str) -> None:
     """Where others have their daemons read files anew; these are followed anyway."""
+    through = [sys.executable, "-c", program]
     with run_server(PACKAGED, tmp_path, through=through, WORKERS="1", TORCHSERVE="0") as server:
         server.process.send_signal(signal.SIGHUP)
         server.workers[0].kill()
@@ -190,13 +198,15 @@ def test_the_last_line_of_json_says_why_it_does_not_start(artifacts: Path, tmp_p
 
 
 def test_variables_of_others_do_not_keep_it_from_starting(artifacts: Path, tmp_path: Path) -> None:
-    """Of conda's compilers, of a platform, and of Kubernetes' Services."""
+    """Of conda's compilers, a platform, Kubernetes' Services, and for programs that compute."""
     others = ["HOST=x86_64-conda-linux-gnu", "METRICS_PORT=tcp://10.0.0.7:9090", "PORT=tcp://x:1"]
     others += ["FLIP_GRPC_PORT=tcp://10.0.0.7:7070", "FLIP_GRPC_SERVICE_HOST=10.0.0.7"]
+    others += ["OPENBLAS_NUM_THREADS=64"]
     with run_server(artifacts, tmp_path, through=["env", *others], WORKERS="1") as server:
         assert_serves(server)
+        assert server.workers[0].environ()["OPENBLAS_NUM_THREADS"] == "1"
         [line] = [each for each in server.printed if "Ignored in the environment" in each]
-    assert line.split(": ", 1)[1].split(", ") == [*sorted(others[3:]), "PORT=tcp://x:1\n"]
+    assert line.split(": ", 1)[1].split(", ") == [*sorted(others[3:5]), "PORT=tcp://x:1\n"]
 
 
 def test_the_port_of_a_platform_is_listened_on(artifacts: Path, tmp_path: Path) -> None:
