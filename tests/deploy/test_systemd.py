@@ -35,6 +35,12 @@ def test_it_waits_for_mounts_that_its_files_may_be_on() -> None:
     assert "remote-fs.target" in entries("After")[0].split()
 
 
+def test_no_worker_that_dies_ends_the_others() -> None:
+    """By default systemd stops a service of which the kernel killed one process."""
+    assert entries("OOMPolicy") == ["continue"]
+    assert entries("KillMode") == ["mixed"]
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
 def test_systemd_understands_it(tmp_path: Path) -> None:
     unit = tmp_path / UNIT.name
