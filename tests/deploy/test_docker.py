@@ -32,6 +32,12 @@ def test_compose_is_understood() -> None:
     run(TOOLS / "python", "-c", code, text=merged)
 
 
+def test_all_of_compose_starts_again_with_its_host() -> None:
+    """``on-failure`` is for failures: after a restart of the engine they would stay down."""
+    told = [each["restart"] for each in load(COMPOSE)["services"].values()]
+    assert set(told) == {"unless-stopped"}
+
+
 def test_what_compose_mounts_is_there() -> None:
     for service in load(COMPOSE)["services"].values():
         for volume in service.get("volumes", []):
