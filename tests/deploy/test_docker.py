@@ -34,8 +34,9 @@ def test_compose_is_understood() -> None:
 
 def test_all_of_compose_starts_again_with_its_host() -> None:
     """``on-failure`` is for failures: after a restart of the engine they would stay down."""
-    told = [each["restart"] for each in load(COMPOSE)["services"].values()]
-    assert set(told) == {"unless-stopped"}
+    services = load(COMPOSE)["services"].values()
+    assert {each["restart"] for each in services} == {"unless-stopped"}
+    assert all("max-size" in each["logging"]["options"] for each in services), "for a full disk"
 
 
 def test_what_compose_mounts_is_there() -> None:
