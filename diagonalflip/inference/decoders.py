@@ -103,7 +103,10 @@ def decode_json(media_type: MediaType, body: Body) -> Images:
     if not isinstance(images, list):
         raise InvalidJson(f'"images": {_describe(images)}', f"a list of images, each {IMAGE_FORMS}")
     check_count(len(images), MAX_TEXT_IMAGES)
-    return pack(_numbers(images))
+    numbers = _numbers(images)
+    if body.count(b":") > 1:  # which no image has
+        raise InvalidJson('"images" more than once', 'an object with the one key "images"')
+    return pack(numbers)
 
 
 def load_json(body: Body) -> Any:

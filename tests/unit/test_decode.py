@@ -128,7 +128,7 @@ def test_deep_nesting_is_rejected_at_any_depth(opening: bytes, depth: int) -> No
         b'{"images": ["\xff\xff\xff\xff"]}', b'{"images": ["\\ud800"]}', b"[" * 100_000,
         b"null", b"11", b"[11]", b'"1011"', b"{}", b'{"image": [11]}', b'{"Images": [11]}',
         b'{"images": [11], "more": 1}', b'{"images": null}', b'{"images": 11}',
-        b'{"images": "1011"}', b'{"images": {"0": 11}}',
+        b'{"images": "1011"}', b'{"images": {"0": 11}}', b'{"images": [7], "images": [11]}',
     ],
     ids=lambda body: repr(body[:40]),
 )  # fmt: skip
