@@ -83,6 +83,7 @@ def encode_text(images: Images, predictions: Predictions) -> Written:
         cells[1 + pixel :: 1 + PIXELS] = predictions[:, pixel].tolist()
     line = "%s " + " %9.6f" * PIXELS + "\n"
     table = TABLE_HEADINGS + line * images.count % tuple(cells)
+    table = table.replace("-0.000000", " 0.000000")
     return table.encode(), f"{wire.TEXT}; charset=utf-8", {}
 
 

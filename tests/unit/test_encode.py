@@ -20,7 +20,7 @@ from diagonalflip.wire import FLOAT16, JSON, OCTETS, PACKED, Images, pack, to_pi
 Rows = npt.NDArray[np.float32]
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 PREDICTIONS = hnp.arrays(np.float32, st.tuples(st.integers(1, 20), st.just(4)), elements=FINITE)
-EXAMPLE = np.array([[0.1, -0.1, -0.05, -0.25], [0, 1, -1, 1e-7]], dtype=np.float32)
+EXAMPLE = np.array([[0.1, -0.1, -0.05, -0.25], [0, 1, -1, -1e-7]], dtype=np.float32)
 
 
 def images_like(predictions: Rows) -> Images:
