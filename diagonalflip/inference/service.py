@@ -95,8 +95,7 @@ class Service:
         ``versions`` are all that are served, this one first.
         """
         platform = "onnxruntime_onnx" if self._device == CPU else "pytorch_libtorch"
-        weights = {name: tensor.tolist() for name, tensor in self._weights.items()}
-        documents = v2.metadata(versions, platform) | {"weights": weights}
+        documents = v2.metadata(versions, platform) | {"weights": self._weights}
         return {name: encoders.dump(document) for name, document in documents.items()}
 
     @property
