@@ -94,7 +94,8 @@ def _read_json(tensor: dict[str, Any]) -> npt.NDArray[Any]:
         flat = list(chain.from_iterable(flat))
     # NumPy would make all values as long as the longest text.
     if not set(map(type, flat)) <= {int, float, bool, list}:
-        raise InvalidTensor("data that are not numbers", "numbers or booleans")
+        got = "no data" if data is None else "data that are not numbers"
+        raise InvalidTensor(got, "numbers or booleans")
     try:
         values = np.array(data)
     except ValueError as error:

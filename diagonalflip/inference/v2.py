@@ -185,5 +185,8 @@ def _wants_binary(document: dict[str, Any]) -> bool:
     match outputs:
         case [{"name": "prediction"} as output]:
             default = parameters_of(document).get("binary_data_output", False)
-            return bool(parameters_of(output).get("binary_data", default))
+            wanted = parameters_of(output).get("binary_data", default)
+            if isinstance(wanted, bool):
+                return wanted
+            raise InvalidTensor(f"binary data {brief(wanted)}", "true or false")
     raise InvalidTensor("other outputs", 'the output "prediction", or none named')

@@ -330,6 +330,7 @@ def test_the_edge_has_the_port_that_requests_come_to() -> None:
 def test_probes_ask_the_edge_for_paths_that_are_there() -> None:
     own = container()
     for probe in (own["readinessProbe"], own["livenessProbe"]):
+        assert probe["timeoutSeconds"] > 1, "the default, in which a busy worker may not answer"
         assert probe["httpGet"]["port"] == own["ports"][0]["containerPort"]
         assert probe["httpGet"]["path"] in HEALTH, "a probe has no token"
     assert own["livenessProbe"]["initialDelaySeconds"] >= Settings().start_timeout_s

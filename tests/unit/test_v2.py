@@ -62,7 +62,7 @@ MALFORMED = [
     request(tensor(datatype="FP32", data=[0.5] * 12)),
     *(request(PACKED | {"data": [value]}) for value in (3.5, -1)),
     *(request(tensor(), id=7), request(tensor(), outputs=[{"name": "logits"}])),
-    request(tensor(), parameters=[1]),
+    *(request(tensor(), parameters=each) for each in ([1], {"binary_data_output": "false"})),
     *(request(PACKED | {key: "deep"}) for key in ("name", "datatype", "shape", "parameters")),
     *(request(PACKED | {"parameters": {"padding": "deep"}}), request(PACKED, id="deep")),
 ]
@@ -73,6 +73,11 @@ def test_what_is_malformed_is_rejected(body: bytes) -> None:
     with pytest.raises(InvalidTensor) as caught:
         read(body.replace(b'"deep"', DEEP.encode()))
     assert len(str(caught.value)) < 300
+
+
+def test_a_tensor_without_data_is_named_so() -> None:
+    with pytest.raises(InvalidTensor, match="No data"):
+        read(request(tensor(data=...)))
 
 
 @pytest.mark.parametrize(
