@@ -151,6 +151,22 @@ def test_statuses_are_reached(server: Server, schema: Any, operation_id: str, st
         assert response.headers["Flip-Max-Images"] == str(LIMITS[operation_id])
 
 
+def test_a_version_of_another_size_is_described_too(
+    versions: Path, schema: Any, tmp_path: Path
+) -> None:
+    with run_server(versions, tmp_path / "logs", DEFAULT_VERSION="2.0") as both:
+        check(schema, "explain", "200", send(both, "explain", Request()))
+
+
+def test_every_array_says_what_is_in_it() -> None:
+    """Programs that write clients from the document want it."""
+    found: list[dict[str, Any]] = []
+    json.loads(json.dumps(DOCUMENT), object_hook=found.append)
+    arrays = [each for each in found if "array" in (each.get("type") or ())]
+    assert len(arrays) > 10
+    assert [each for each in arrays if "items" not in each] == []
+
+
 @pytest.fixture(scope="module")
 def without_worker(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """TorchServe of a server of its own, whose worker has been taken away."""
