@@ -16,7 +16,7 @@ const countDrawn = () => $("drawn").querySelectorAll(".parameter").length;
 
 /** Judges digit by digit: returns whether it is right ("", "right", "so far", "wrong"), and why. */
 function judge(text, wanted) {
-  const typed = text.trim().replace("−", "-").replace(",", ".").replace(/^\+/, "").replace(/^(-?)\./, "$10.");
+  const typed = text.normalize("NFKC").replace(/\s/g, "").replace(/[−–]/, "-").replace(",", ".").replace(/^\+/, "").replace(/^(-?)\./, "$10.");
   const right = show(wanted).replace("−", "-");
   if (!typed) return ["", ""];
   if (/^-?\d+\.?\d*$/.test(typed) && Math.abs(Number(typed) - wanted) <= HALF_DIGIT) return ["right", "✓ right"];

@@ -42,6 +42,9 @@ def test_it_is_checked_digit_by_digit(page: Page) -> None:
         ("-0.1", "✓ right"),
         ("−0,1", "✓ right"),
         ("-.10", "✓ right"),
+        ("- 0.1", "✓ right"),
+        ("–0.1", "✓ right"),  # a dash, which text programs make of a hyphen
+        ("－０．１", "✓ right"),  # full width, as Japanese keyboards write
         ("-", "right so far"),
         ("-0.", "right so far"),
         ("0.1", "✗ the sign is wrong"),
