@@ -34,7 +34,7 @@ async function copy(code, told) {
 
 export function startRequest() {
   const blocks = Object.keys(programs()).map((name) => {
-    const code = element("pre", { class: "code", tabindex: 0, "aria-label": name });
+    const code = element("pre", { class: "code", translate: "no", tabindex: 0, "aria-label": name });
     const told = element("output");
     const head = element("div", { class: "row" }, element("h3", {}, name),
       button("Copy", () => copy(code, told), { "aria-label": `Copy ${name}` }), told);

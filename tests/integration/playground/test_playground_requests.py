@@ -46,6 +46,11 @@ def test_what_is_copied_works(page: Page, version: Version, name: str) -> None:
     assert np.allclose(np.ravel(np.float64(found)), version.predictions[13], atol=1e-6)
 
 
+def test_translators_leave_programs_and_sums_alone(page: Page) -> None:
+    codes = page.locator(".code").evaluate_all("codes => codes.map((each) => each.translate)")
+    assert codes == [False] * 7
+
+
 def test_without_a_clipboard_the_request_is_selected(page: Page) -> None:
     page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
     page.get_by_role("button", name="Copy curl").click()
