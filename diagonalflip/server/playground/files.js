@@ -9,8 +9,8 @@ const PREVIEW = 4;
 const MOST_CSV_IMAGES = 131_072; // more are too much text for a page
 const KINDS = {
   bin: { type: "application/octet-stream", begins: /^(?!\xff\xd8\xff|\x89PNG|GIF8|%PDF|PK\x03\x04|\x1f\x8b|\x93NUMPY)/ },
-  txt: { type: "text/plain", begins: /^[0-9a-fA-F\s]+$/ },
-  json: { type: "application/json", begins: /^\s*\{/ },
+  txt: { type: "text/plain", begins: /^(\xef\xbb\xbf)?[0-9a-fA-F\s]+$/ },
+  json: { type: "application/json", begins: /^(\xef\xbb\xbf)?\s*\{/ },
   png: { type: "image/png", begins: /^\x89PNG\r\n\x1a\n/ },
   pbm: { type: "image/x-portable-bitmap", begins: /^P[14]\s/ },
 };

@@ -86,6 +86,8 @@ def test_every_kind_of_file(page: Page, versions_by_name: dict[str, Version]) ->
         ("images.bin", b"\xb6"),
         ("images.txt", b"b6"),
         ("images.json", b'{"images": [11, 6]}'),
+        ("marked.txt", b"\xef\xbb\xbfb6"),
+        ("marked.json", b'\xef\xbb\xbf{"images": [11, 6]}'),
         ("images.png", PNG),
         ("images.PBM", b"P1\n4 2\n1 0 0 1\n1 1 1 0\n"),
     ):
