@@ -79,18 +79,22 @@ function take(files) {
   }
 }
 
+const isForField = (event) => event.target.tagName === "INPUT" && !event.dataTransfer.types.includes("Files");
+
 export function startFiles() {
   $("file").addEventListener("change", () => {
     take($("file").files);
     $("file").value = ""; // so that the same file can be chosen again
   });
-  // Anywhere, for a browser opens what is dropped beside the box.
+  // Anywhere, for a browser opens what is dropped beside the box; but text may go into a field.
   document.addEventListener("dragover", (event) => {
+    if (isForField(event)) return;
     event.preventDefault();
     $("drop").classList.add("over");
   });
   document.addEventListener("dragleave", () => $("drop").classList.remove("over"));
   document.addEventListener("drop", (event) => {
+    if (isForField(event)) return;
     event.preventDefault();
     $("drop").classList.remove("over");
     take(event.dataTransfer.files);

@@ -146,6 +146,17 @@ def test_dropped_files_are_answered_in_order_wherever_they_fall(page: Page, plac
     assert page.url == before
 
 
+@pytest.mark.parametrize(("place", "left_alone"), [("#by-hand input", True), ("h1", False)])
+def test_a_text_may_be_dragged_into_a_field(page: Page, place: str, left_alone: bool) -> None:
+    to_the_browser = page.locator(place).first.evaluate(
+        "place => { const dataTransfer = new DataTransfer();"
+        " dataTransfer.setData('text/plain', '1');"
+        " return ['dragover', 'drop'].map((type) => place.dispatchEvent("
+        "new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }))); }"
+    )
+    assert to_the_browser == [left_alone, left_alone]
+
+
 def test_an_unreachable_service_is_said_beside_it(page: Page, expected_errors: list[str]) -> None:
     expected_errors.append("ERR_INTERNET_DISCONNECTED")
     page.context.set_offline(True)
