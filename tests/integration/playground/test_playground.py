@@ -90,7 +90,9 @@ PAINTED = """cell => {
 """Red, green and blue of a cell."""
 
 
-def test_zero_is_black_one_is_white_and_negative_is_red(page: Page) -> None:
+@pytest.mark.parametrize("forced", ["none", "active"])
+def test_zero_is_black_one_is_white_and_negative_is_red(open_page: Open, forced: str) -> None:
+    page = open_page(forced_colors=forced)
     pixels = page.locator("#pixels > *")
     assert pixels.nth(0).evaluate(PAINTED) == [255, 255, 255]
     assert pixels.nth(1).evaluate(PAINTED) == [0, 0, 0]
@@ -99,6 +101,10 @@ def test_zero_is_black_one_is_white_and_negative_is_red(page: Page) -> None:
         red, green, blue = page.locator(f"{prediction} > *").nth(place).evaluate(PAINTED)
         assert (red > green + 30 and red > blue + 30) == (value < 0)
     expect(page.locator("#graph .negative")).to_have_count(4)  # s1, y1, y2 and y3 of image 11
+    weights = page.locator("#versions button").evaluate_all(
+        "buttons => buttons.map((each) => getComputedStyle(each).fontWeight)"
+    )
+    assert weights.index("700") == 11, "the chosen one is told by more than colour"
 
 
 def test_a_lesson_can_be_linked(open_page: Open) -> None:
