@@ -36,7 +36,10 @@ export function change(changes) {
   }
   const { image, version, step, both } = state;
   const told = new URLSearchParams({ image, version, step, ...(both ? {} : { both: "no" }) });
-  if (location.hash !== `#${told}`) history.replaceState(null, "", `#${told}`);
+  try {
+    if (location.hash !== `#${told}`) history.replaceState(null, "", `#${told}`);
+  } catch { // Safari takes 100 in 10 seconds, as many as a key that is held down makes; the next will do
+  }
   const changed = new Set(Object.keys(state).filter((name) => state[name] !== before[name]));
   for (const follower of followers) follower(changed);
 }
