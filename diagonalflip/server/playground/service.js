@@ -13,7 +13,7 @@ export async function ask(path, options = {}) {
   });
   if (!response.ok) {
     const problem = await response.json().catch(() => ({ detail: response.statusText }));
-    throw new Error(`The service says: ${response.status}, ${problem.detail}`);
+    throw new Error(`The service says: ${response.status}, ${problem.detail ?? problem.error}`);
   }
   return response;
 }

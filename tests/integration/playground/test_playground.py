@@ -251,10 +251,13 @@ def test_an_unreachable_service_is_said_and_no_other_prediction_is_shown(
     expect(page.locator("#same")).to_have_text("Equal, to the last bit.")
 
 
-def test_a_start_that_fails_is_said(open_page: Open, expected_errors: list[str]) -> None:
+@pytest.mark.parametrize(("path", "told"), [("weights", "detail"), ("v2/models", "error")])
+def test_a_start_that_fails_is_said(
+    open_page: Open, expected_errors: list[str], path: str, told: str
+) -> None:
     expected_errors.append("503")
     page = open_page()
-    page.route("**/weights/**", lambda route: route.fulfill(status=503, json={"detail": "Later."}))
+    page.route(f"**/{path}/**", lambda route: route.fulfill(status=503, json={told: "Later."}))
     page.reload()
     expect(page.locator("#fault")).to_have_text("The service says: 503, Later.")
 
