@@ -115,6 +115,8 @@ def test_other_files_are_rejected_and_not_sent(page: Page) -> None:
         give(page, name, content)
         expect(page.locator("#sent li").last).to_contain_text(f"{name} Rejected: {why}")
     assert not [url for url in sent if "predictions" in url]
+    # A phone's browser would not let one choose a file of a suffix that it does not know.
+    expect(page.locator("#file")).not_to_have_attribute("accept", re.compile(""))
 
 
 def test_what_the_service_rejects_is_said_beside_it(page: Page, expected_errors: list[str]) -> None:
