@@ -105,7 +105,8 @@ def read(request: Request, version: str, model_digest: str) -> Job | None:
         images = decoders.decode(content_type, body)
         check_count(images.count, MAX_EXPLAINED_IMAGES)
         return Job(request, images, partial(encoders.explain, images), form)
-    if request.operation is Operation.PREDICT and not body and not headers.keys() & SAYING_WHAT:
+    is_empty = not body and request.operation is Operation.PREDICT
+    if is_empty and (request.method in ("GET", "HEAD") or not headers.keys() & SAYING_WHAT):
         if negotiate(accept, (wire.JSON,)) is None:
             raise NotAcceptable(f"Accept {accept[:100]!r}", wire.JSON)
         return None

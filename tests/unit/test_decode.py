@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -69,6 +70,15 @@ def test_what_cannot_be_read_is_rejected(
 ) -> None:
     with pytest.raises(error, match=message):
         decoders.decode(content_type, body)
+
+
+def test_a_get_without_a_body_asks_what_is_served_whatever_its_type() -> None:
+    """Many programs name a type with every request."""
+    for method in ("GET", "HEAD"):
+        request = Request(Operation.PREDICT, {"content-type": JSON}, method=method)
+        assert reading.read(request, "1.0", "") is None
+        with pytest.raises(InvalidJson):
+            reading.read(replace(request, body=b"{}"), "1.0", "")
 
 
 @pytest.mark.parametrize(
