@@ -174,7 +174,11 @@ HEADERS = [
 ]
 
 TOO_LONG = (b"33554433", b"4294967301", b"9223372036854775807", b"9999999999999999999")
+PART = sized(b"1\r\nContent-Range: bytes 5-5/*", b"a")
+
 LENGTHS = [
+    closed("a part", "RFC 9110 14.5; curl -T FILE -C 5", PART.replace(b"POST", b"PUT")),
+    kept("a part that is not put", "RFC 9110 14.4", PART, b"a"),
     kept("zeroes before a length", "llhttp content-length.md", sized(b"005"), b"abcde"),
     kept("a length that is not octal", "garden server 32", sized(b"010", b"a" * 10), b"a" * 10),
     kept("many zeroes", "RFC 9110 8.6", sized(b"0" * 200 + b"5"), b"abcde"),

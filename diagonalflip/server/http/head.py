@@ -111,13 +111,15 @@ def _without_ids(raw: bytes) -> tuple[list[bytes], dict[str, str]]:
 
 
 def check(method: str, version: str, target: bytes, headers: dict[str, str]) -> None:
-    """Raise what is wrong with a head that llhttp lets pass (RFC 9112, sections 2.3, 3.2, 6)."""
+    """Raise what is wrong with a head that llhttp lets pass (RFC 9112; RFC 9110, section 14.5)."""
     if method == "CONNECT":
         raise InvalidRequest("method CONNECT", "another", "this server is not a proxy")
     if target == b"*" and method != "OPTIONS":
         raise InvalidRequest(f"target * of {method}", "a path")
     if version not in ("1.0", "1.1"):
         raise InvalidRequest(f"HTTP/{version}", "HTTP/1.1")
+    if method == "PUT" and "content-range" in headers:
+        raise InvalidRequest("a part of a body (Content-Range)", "all of it")
     host, coding = headers.get("host"), headers.get("transfer-encoding", "chunked")
     if host is None and version != "1.0":
         raise InvalidRequest("no header host", "one")
