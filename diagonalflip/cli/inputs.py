@@ -81,7 +81,7 @@ def read(form: InputForm, file: BinaryIO, count: int | None = None) -> Input:
 
 
 def _npy_count(file: BinaryIO) -> int:
-    """Read the header of pixels, ``uint8[n, 2, 2]`` or ``uint8[n, 4]``; return n."""
+    """Read the header of pixels, ``uint8`` or ``bool`` of ``[n, 2, 2]`` or ``[n, 4]``; return n."""
     try:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
@@ -90,9 +90,9 @@ def _npy_count(file: BinaryIO) -> int:
             shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
     except NOT_NPY as error:
         raise InvalidImage("the file is not a .npy", "uint8[n, 2, 2]", "check --from") from error
-    if dtype != np.uint8 or fortran_order or shape[1:] not in ((PIXELS,), (2, 2)):
+    if dtype not in (np.uint8, np.bool_) or fortran_order or shape[1:] not in ((PIXELS,), (2, 2)):
         got = f"{dtype}{list(shape)}{' in Fortran order' if fortran_order else ''}"
-        raise InvalidImage(got, "uint8[n, 2, 2] or uint8[n, 4], row by row")
+        raise InvalidImage(got, "uint8 or bool, [n, 2, 2] or [n, 4], row by row")
     return int(shape[0])
 
 

@@ -39,7 +39,8 @@ def header(text: bytes) -> bytes:
 
 def written(form: str, numbers: npt.NDArray[Any]) -> bytes:
     if form == "npy":
-        return npy(to_pixels(numbers).reshape(-1, *((2, 2) if len(numbers) % 2 else (4,))))
+        pixels = to_pixels(numbers)
+        return npy(pixels if len(numbers) % 2 else pixels.reshape(-1, 4).astype(bool))
     if form == "jsonl":
         forms = (int, lambda n: f"{n:04b}", lambda n: to_pixels([n])[0].tolist())
         lines = (json.dumps(forms[i % 3](n)) for i, n in enumerate(numbers.tolist()))
