@@ -75,7 +75,7 @@ function draw() {
   picture.classList.toggle("narrow", narrow.matches);
   picture.addEventListener("keydown", (event) => {
     const moves = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
-    if (!(event.key in moves)) return;
+    if (!(event.key in moves) || event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own
     event.preventDefault();
     change({ step: state.step + moves[event.key] });
     nodes.find(({ step }) => step === state.step).group.focus();
