@@ -12,8 +12,9 @@ import { current, follow, models, readAddress, state } from "/playground/state.j
 import { startVersions } from "/playground/versions.js";
 
 function fail(error) {
+  const text = error ? error.message : "";
   $("fault").hidden = !error;
-  $("fault").textContent = error ? error.message : "";
+  if ($("fault").textContent !== text) $("fault").textContent = text; // which is read out, again and again
 }
 
 /** Asks for the single pass of the image, unless another one is chosen meanwhile. */

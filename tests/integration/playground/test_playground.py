@@ -239,6 +239,10 @@ def test_an_unreachable_service_is_said_and_no_other_prediction_is_shown(
     page.context.set_offline(True)
     choose(page, 6)
     expect(page.locator("#fault")).to_contain_text("The service cannot be reached.")
+    said = page.locator("#fault").evaluate_handle("fault => fault.firstChild")
+    for _ in range(2):
+        page.wait_for_event("requestfailed")
+    assert said.evaluate("text => text.isConnected"), "it is read out once, not every second"
     expect(page.locator("#response")).to_have_text("The service cannot be reached.")
     expect(page.locator("#rows")).to_contain_text("not known")
     for name, version in versions_by_name.items():
