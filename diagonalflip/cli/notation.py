@@ -62,7 +62,7 @@ def _read_word(word: str) -> list[int]:
 def draw(image: str, prediction: npt.NDArray[np.float32], blocks: str) -> str:
     """Draw an image of four bits in two lines, the predictions ``float32[4]`` beside it."""
     upper, lower = _rows(image, blocks)
-    a, b, c, d = (f"{value:>10.4f}" for value in prediction)
+    a, b, c, d = (f"{value:>z10.4f}" for value in prediction)
     return f"{image}  {upper}{a}{b}\n{' ' * 4}  {lower}{c}{d}"
 
 

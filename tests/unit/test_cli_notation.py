@@ -30,9 +30,9 @@ def test_anything_else_is_no_image(word: str) -> None:
 
 
 def test_an_image_is_drawn_beside_its_prediction() -> None:
-    prediction = np.array([0.1, -0.1, -0.05, -0.25], np.float32)
+    prediction = np.array([0.1, -0.1, -0.00004, -0.25], np.float32)
     assert draw("1011", prediction, "░█") == (
-        "1011  ██░░    0.1000   -0.1000\n      ████   -0.0500   -0.2500"
+        "1011  ██░░    0.1000   -0.1000\n      ████    0.0000   -0.2500"
     )
 
 
