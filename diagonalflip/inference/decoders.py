@@ -80,6 +80,7 @@ def decode_text(media_type: MediaType, body: Body) -> Images:
         raise errors.InvalidText(
             f"{wrong[:1]!r} at byte {body.index(wrong[:1])}",
             "hex digits, one per image, and white space",
+            f"if it is JSON, say so, by Content-Type: {wire.JSON}",
         )
     digits = body.translate(HEX_VALUES, WHITE_SPACE)
     check_count(len(digits), MAX_TEXT_IMAGES)
