@@ -168,6 +168,8 @@ def test_the_graph_is_walked_by_keyboard_and_finger(open_page: Open, width: int)
     expect(page.locator("#step")).to_contain_text("Step 1 of 16")
     page.keyboard.press("Control+ArrowRight")  # as Alt, by which browsers go back
     expect(page.locator("#step")).to_contain_text("Step 1 of 16")
+    for pressed in ("#next", "#graph .node >> nth=12"):  # twice in a row, and nothing is zoomed
+        expect(page.locator(pressed)).to_have_css("touch-action", "manipulation")
     page.locator("#graph .node").nth(12).click()
     expect(page.locator("#step")).to_contain_text("Step 10 of 16: output y2")
     expect(page.locator("#graph .edge.used")).to_have_count(3)
