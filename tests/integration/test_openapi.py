@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import requests
 import schemathesis
 import yaml
+from urllib3 import HTTPResponse
 
+from diagonalflip import message
+from diagonalflip.server.http.routes import WorkerServer
+from diagonalflip.server.http.shares import full
 from diagonalflip.wire import JSON, MAX_IMAGES, MAX_TEXT_IMAGES, OCTETS
 from tests.integration.conftest import ROOT, Server, run_server
 
@@ -118,6 +124,8 @@ WITHOUT_WORKER = {
     ("infer", "503"): Request(PIXELS, JSON),
 }
 NOT_TRIED = {
+    ("ping", "503"): "TorchServe's is there as long as a worker is; ours is below",
+    ("modelReady", "503"): "below",
     ("ping", "500"): "takes maxRetryTimeoutInSec, 300 s, of failing reloads",
     ("describe", "500"): "has no body to break a form with; the other operations have",
 }
@@ -165,6 +173,21 @@ def test_every_array_says_what_is_in_it() -> None:
     arrays = [each for each in found if "array" in (each.get("type") or ())]
     assert len(arrays) > 10
     assert [each for each in arrays if "items" not in each] == []
+
+
+@pytest.mark.parametrize("operation_id", ["predict", "explain", "infer", "ping", "modelReady"])
+def test_the_listener_is_full_or_stops_as_described(schema: Any, operation_id: str) -> None:
+    method, path = OPERATIONS[operation_id]
+    if operation_id in {"ping", "modelReady"}:
+        stopping: Any = SimpleNamespace(ready=False)
+        made = WorkerServer._healthy(stopping)
+    else:
+        made = message.Request(None, {}, path=path).rejection(full())
+    headers = {"Content-Type": made.content_type} | made.all_headers
+    raw = HTTPResponse(io.BytesIO(made.body), headers, made.status, preload_content=False)
+    request = requests.Request(method, f"http://a{path}").prepare()
+    response = requests.adapters.HTTPAdapter().build_response(request, raw)
+    check(schema, operation_id, "503", response)
 
 
 @pytest.fixture(scope="module")
