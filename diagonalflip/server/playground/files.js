@@ -41,7 +41,7 @@ async function sendFile(file, version, progressed) {
     parts.push(part.predictions);
     progressed(Math.min(1, (start + chunk) / file.size));
   }
-  return { images, seconds: (performance.now() - started) / 1000, parts };
+  return { images, seconds: Math.max(1, performance.now() - started) / 1000, parts };
 }
 
 function results(file, version, { images, seconds, parts }) {
