@@ -44,12 +44,23 @@ async function sendFile(file, version, progressed) {
   return { images, seconds: Math.max(1, performance.now() - started) / 1000, parts };
 }
 
+const shortened = new Map(); // the same few numbers, again and again: there are 16 images
+
+/** A float32 with as few digits as still are that one: 0.1, not 0.10000000149011612. */
+function shortest(value) {
+  if (!shortened.has(value)) {
+    const digits = [6, 7, 8, 9].find((each) => Math.fround(value.toPrecision(each)) === value);
+    shortened.set(value, Number(value.toPrecision(digits)));
+  }
+  return shortened.get(value);
+}
+
 function results(file, version, { images, seconds, parts }) {
   const first = Array.from({ length: Math.min(images, PREVIEW) }, (_, row) =>
     `[${[...parts[0].slice(4 * row, 4 * row + 4)].map(show).join(", ")}]`);
   const link = (blob, suffix, text) =>
     element("a", { href: URL.createObjectURL(blob), download: `${file.name}.${suffix}` }, text);
-  const lines = (part) => Array.from({ length: part.length / 4 }, (_, row) => `${part.slice(4 * row, 4 * row + 4).join(",")}\n`);
+  const lines = (part) => Array.from({ length: part.length / 4 }, (_, row) => `${Array.from(part.subarray(4 * row, 4 * row + 4), shortest)}\n`);
   const csv = images > MOST_CSV_IMAGES ? [] : [link(new Blob(parts.flatMap(lines)), "csv", "CSV"), " or "];
   return [
     `: ${count(images)} ${images === 1 ? "image" : "images"}, version ${version}, ${count(images / seconds)} images/s. `,

@@ -96,7 +96,9 @@ def test_every_kind_of_file(page: Page, versions_by_name: dict[str, Version]) ->
         line = page.locator("#sent li").last
         expect(line).to_contain_text(re.compile(rf"{name}: 2 images, version 1.0, [\d,]+ images/s"))
         expect(line.locator(".code")).to_contain_text("[0.1, −0.1, −0.05, −0.25]")
-        assert np.allclose(np.loadtxt(downloaded(line, "csv"), delimiter=","), wanted, atol=1e-6)
+        csv = downloaded(line, "csv")
+        assert np.allclose(np.loadtxt(csv, delimiter=","), wanted, atol=1e-6)
+        assert csv.read_text().startswith("0.1,-0.1,-0.049999997,-0.25\n")
 
 
 def test_other_files_are_rejected_and_not_sent(page: Page) -> None:
