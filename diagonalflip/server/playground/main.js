@@ -59,8 +59,8 @@ async function watch() {
   setTimeout(watch, 1000);
 }
 
-async function start() {
-  for (const model of await loadVersions()) models.set(model.version, model);
+async function start(versions) {
+  for (const model of versions) models.set(model.version, model);
   state.version = models.keys().next().value;
   readAddress();
   addEventListener("hashchange", readAddress);
@@ -72,4 +72,11 @@ async function start() {
   watch();
 }
 
-start().catch(fail);
+function load() {
+  loadVersions().then(start).catch((error) => {
+    fail(error);
+    if (!models.size) setTimeout(load, 1000); // the service may be full, or be started again
+  });
+}
+
+load();

@@ -268,6 +268,9 @@ def test_a_start_that_fails_is_said(
     page.route(f"**/{path}/**", lambda route: route.fulfill(status=503, json={told: "Later."}))
     page.reload()
     expect(page.locator("#fault")).to_have_text("The service says: 503, Later.")
+    page.unroute(f"**/{path}/**")
+    expect(page.locator("body")).to_have_attribute("data-started", "yes")
+    expect(page.locator("#fault")).to_be_hidden()
 
 
 def test_a_late_response_is_not_shown_beside_another_image(page: Page) -> None:
