@@ -92,6 +92,8 @@ def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
             got = f"{width}x{height} pixels, mode {picture.mode!r}"
             raise InvalidPicture(got, PICTURE, CONVERT)
         check_count(width * height // PIXELS)
+        if body[:2] == b"P4" and (rest := body[picture.tile[0][2] + (width + 7) // 8 * height :]):
+            raise InvalidPicture(f"{len(rest)} bytes after the picture", PICTURE)
         samples = np.asarray(picture)
         if is_grey and not ((samples == 0) | (samples == 255)).all():
             raise InvalidPicture("greys between black and white", PICTURE, CONVERT)

@@ -184,6 +184,9 @@ def test_what_is_cut_short_is_rejected_without_a_leak(content_type: str, write: 
         (PBM, b"P6\n2 2\n255\n" + bytes(12), CONVERT),
         (PNG, raw_png(1 << 20, 1 << 20), "at most"),
         (PBM, b"P4\n4000000 4000000\n", "at most"),
+        (PBM, b"P4\n2 2\n\x80\x40P4\n2 2\n\x80\x40", "9 bytes after the picture"),
+        (PBM, b"P4\r\n2 2\r\n\x80\x40", "1 bytes after the picture"),
+        (PBM, b"P4\n2 2\n#\n\x80\x40", "2 bytes after the picture"),
     ],
 )
 def test_other_pictures_are_rejected(content_type: str, body: bytes, message: str) -> None:
