@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 
 from diagonalflip.client._deadline import Deadline
-from diagonalflip.client._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply
+from diagonalflip.client._endpoint import LONGEST_PROBLEM_BYTES, Endpoint, Form, Reply, shown
 from diagonalflip.client._sender import Answer, Sender
 from diagonalflip.errors import ClientError, ConnectionFailed
 from diagonalflip.wire import Images
@@ -26,10 +26,8 @@ class AsyncTransport(Sender):
 
     def __init__(self, endpoint: Endpoint, connections: int) -> None:
         super().__init__(endpoint, connections)
-        proxy = endpoint.proxy
-        self._proxy = f"http://{proxy}" if proxy and "://" not in proxy else proxy
-        if self._proxy and not self._proxy.startswith(("http://", "https://")):
-            raise ClientError(f"the proxy {proxy}", "one of http or https")
+        if endpoint.proxy and not endpoint.proxy.startswith(("http://", "https://")):
+            raise ClientError(f"the proxy {shown(endpoint.proxy)}", "one of http or https")
         self._session: aiohttp.ClientSession | None = None
         self._owner: tuple[int, asyncio.AbstractEventLoop]
         self._waiting: set[asyncio.Timeout] = set()
@@ -77,7 +75,7 @@ class AsyncTransport(Sender):
                     headers=self.endpoint.headers(images, form) | self.endpoint.authorization,
                     skip_auto_headers=("Content-Type",),
                     allow_redirects=False,
-                    proxy=self._proxy,
+                    proxy=self.endpoint.proxy,
                 ) as response,
             ):
                 is_answer = response.status == 200
@@ -91,7 +89,7 @@ class AsyncTransport(Sender):
         except aiohttp.ClientConnectorCertificateError as error:
             raise ClientError(f"{error}", "a trusted certificate", "check verify") from error
         except (aiohttp.InvalidURL, ValueError) as error:
-            raise ClientError(f"{error}", "a request", "check the client's settings") from error
+            raise ClientError(shown(error), "a request", "check the client's settings") from error
         except (aiohttp.ClientError, OSError) as error:
             told = f"{self.endpoint.place}: {str(error) or repr(error)}"
             raise ConnectionFailed(told, "a whole answer", "check the server") from error

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import requests
 from requests.utils import select_proxy
+from urllib3.util import parse_url
 
 from diagonalflip._loopback import is_loopback
 from diagonalflip.client._chunks import ChunkLimit
@@ -93,8 +94,7 @@ class Endpoint:
         authorization: The header with the token, or with what the URL or ``~/.netrc`` says.
         proxies: As in ``requests``. Neither these nor ``~/.netrc`` count for this machine.
         proxy: The one that is asked, or None.
-        verify, cert: The same, but for ``verify=True`` a path; without TLS no ``cert``.
-        tls: What checks certificates; None without TLS.
+        tls: What checks certificates, a proxy's too, read once; None without TLS.
         version: That must answer, or None.
         limit: Images per request.
 
@@ -125,18 +125,16 @@ class Endpoint:
         except ValueError:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts[3:] != ("", ""):
-            raise ClientError(f"url={_shown(url)!r}", "a URL such as http://127.0.0.1:8080")
+            raise ClientError(f"url={shown(url)!r}", "a URL such as http://127.0.0.1:8080")
         self.base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
         names = [model] if version is None else [model, version]
         self.url = "/".join([self.base, "predictions", *map(quoted, names)])
         settings = session.merge_environment_settings(self.base, {}, None, None, None)
-        self.proxies = settings["proxies"]
-        self.proxy = select_proxy(self.base, self.proxies)
-        self.place = f"{self.base} by proxy {_shown(self.proxy)}" if self.proxy else self.base
-        self.verify, self.cert, self.tls = verify, None, None
-        if parts.scheme == "https":
-            self.cert = cert
-            self.verify, self.tls = _trusted(verify, cert)
+        self.proxy = _proxy(select_proxy(self.base, settings["proxies"]))
+        self.proxies = {"all": self.proxy} if self.proxy else {}
+        self.place = f"{self.base} by proxy {shown(self.proxy)}" if self.proxy else self.base
+        has_tls = any(url.startswith("https:") for url in (self.base, self.proxy or ""))
+        self.tls = _trusted(verify, cert) if has_tls else None
         if token is not None and not re.fullmatch(r"[!-~]+", token):
             raise ClientError(
                 "the token has characters that no header takes",
@@ -163,15 +161,34 @@ def quoted(name: str) -> str:
     return quote(name, safe="", errors="surrogatepass")
 
 
-def _shown(url: str) -> str:
-    """Return a URL, with or without a scheme, less the name and password in it."""
-    return re.sub(r"^([\w+.-]+://)?[^/?#]*@", r"\1", url)
+def shown(url: object) -> str:
+    """Return a URL, with or without a scheme, less the name and password in it.
+
+    A password may have any characters, also those that end it in a URL.
+    """
+    return re.sub(r"^([\w+.-]+://)?.*@", r"\1", str(url))
 
 
-def _trusted(
-    verify: bool | str, cert: str | tuple[str, str] | None
-) -> tuple[bool | str, ssl.SSLContext]:
-    """Return which certificates to trust, False or a path, and what checks them.
+def _proxy(url: str | None) -> str | None:
+    """Return a proxy's URL with a scheme, http if it has none.
+
+    Raises:
+        ClientError: It names no host.
+    """
+    if not url:
+        return None
+    url = url if "://" in url else f"http://{url}"
+    try:
+        host = parse_url(url).host
+    except ValueError:
+        host = None
+    if not host:
+        raise ClientError(f"the proxy {shown(url)}", "a URL such as http://host:3128") from None
+    return url
+
+
+def _trusted(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+    """Return what checks certificates.
 
     With ``verify=True`` the variables count that ``requests`` and Python's ``ssl`` know; without
     them it is certifi's file.
@@ -200,7 +217,7 @@ def _trusted(
     except OSError as error:
         told = f"{source}={path!r}: {error}"
         raise ClientError(told, "a file or folder of certificates, PEM") from error
-    return verify is not False and located, context
+    return context
 
 
 class Copied:

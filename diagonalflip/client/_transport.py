@@ -24,6 +24,7 @@ from diagonalflip.client._endpoint import (
     Endpoint,
     Form,
     Reply,
+    shown,
 )
 from diagonalflip.client._sender import Answer, Sender, run
 from diagonalflip.errors import ClientError, ConnectionFailed
@@ -103,7 +104,7 @@ class Transport(Sender):
             )
             return _reply(response, most, into)
         except ValueError as error:  # of requests and urllib3 too: a URL, or a proxy's
-            raise ClientError(f"{error}", "a request", "check the client's settings") from error
+            raise ClientError(shown(error), "a request", "check the client's settings") from error
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise self._failure(error, deadline) from error
 
@@ -114,9 +115,12 @@ class Transport(Sender):
                 return
             endpoint = self.endpoint
             adapter, proxies = HTTPAdapter(pool_maxsize=self.connections), endpoint.proxies
-            trust: Any = endpoint.verify, endpoint.cert
-            pool: Any = adapter.get_connection_with_tls_context(endpoint.request, trust[0], proxies)
-            adapter.cert_verify(pool, endpoint.base, *trust)  # type: ignore[no-untyped-call]
+            checks = endpoint.tls is None or endpoint.tls.verify_mode != ssl.CERT_NONE
+            if endpoint.proxy:  # the adapter keeps what it makes
+                adapter.proxy_manager_for(endpoint.proxy, proxy_ssl_context=endpoint.tls)
+            pool: Any = adapter.get_connection_with_tls_context(endpoint.request, checks, proxies)
+            if endpoint.tls is not None:  # or each connection would read the files anew
+                pool.conn_kw["ssl_context"] = endpoint.tls
             pool.ConnectionCls = type("Connection", (Connection, pool.ConnectionCls), {})
             agent = {"User-Agent": endpoint.request.headers["User-Agent"]}
             self._headers = agent | endpoint.authorization

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from benchmarks.running import certify
+from diagonalflip import Client
 from diagonalflip.client._endpoint import TRUST
 from diagonalflip.errors import ClientError, DeadlineExceeded
 from tests.conftest import ROOT
@@ -70,6 +71,27 @@ def test_both_clients_trust_what_the_environment_names(
     monkeypatch.setenv(name, "nothing.pem")
     with pytest.raises(ClientError, match=f"{name}=.*nothing.pem"):
         call(url, "predict", [11])
+
+
+def test_certificates_are_read_once(
+    url: str, verify: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(verify, "gone.pem")
+    with Client(url, verify="gone.pem") as client:
+        Path("gone.pem").unlink()
+        assert np.array_equal(client.predict([11]), TABLE[[11]])
+
+
+def test_the_certificate_of_a_proxy_is_checked(
+    url: str, call: Call, verify: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("all_proxy", url)
+    assert np.array_equal(call("http://flip.invalid", "predict", [1], verify=verify), TABLE[[1]])
+    with pytest.raises(ClientError, match="CERTIFICATE_VERIFY_FAILED"):
+        call("http://flip.invalid", "predict", [1])
 
 
 def test_an_unknown_certificate_ends_at_once(url: str, call: Call, verify: str) -> None:
