@@ -14,10 +14,15 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util import wait_for_write
 
 POLL_S = 0.1
 """Longest delay until a call that has a connection notices that it was cancelled."""
+
+FIRST_CONNECT_S = 0.25
+LONGEST_CONNECT_S = 2.0
+"""Longest wait for one address, and so until a call without a connection notices the same."""
 
 PIECE_BYTES = 1 << 14
 """Bytes that are sent at once: a record of TLS, which sends each with a timeout of its own."""
@@ -78,9 +83,31 @@ class Connection:
     """A connection that sends a request's head and body together: one packet, read at once."""
 
     response_class = _Response
+    timeout: float
     sock: socket.socket | None
     _head: bytes | None = None
     _is_head = False
+
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first of the host's addresses that answers, until the deadline.
+
+        urllib3 would give all of the time to one that is silent. Here each has a quarter of a
+        second, then twice as long when all are tried again, and so on.
+        """
+        whole_s, seconds = self.timeout, FIRST_CONNECT_S
+        while True:
+            self.timeout = min(THREAD.deadline.check(), seconds)
+            try:
+                sock: socket.socket = super()._new_conn()  # type: ignore[misc]
+            except NewConnectionError:
+                raise
+            except ConnectTimeoutError:  # in urllib3 1, also the base of the other one
+                seconds = min(2 * seconds, LONGEST_CONNECT_S)
+            else:
+                sock.settimeout(whole_s)
+                return sock
+            finally:
+                self.timeout = whole_s
 
     def endheaders(self, *args: Any, **kwargs: Any) -> None:
         """Send the head; what follows is the body."""

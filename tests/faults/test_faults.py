@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -189,6 +191,26 @@ def test_a_wrong_address_does_not_take_the_whole_deadline(unused_url: str, call:
         call(named, "predict", NUMBERS, deadline_s=300.0)
     assert unused_url in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_an_address_that_is_silent_does_not_keep_from_the_next(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with faulty() as server, ExitStack() as sockets:
+        port = int(server.url.rpartition(":")[2])
+        silent = sockets.enter_context(socket.create_server(("127.0.0.2", port), backlog=0))
+        for _ in range(3):  # nobody accepts them, and so no one after them is answered
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))
+            for host in ("127.0.0.2", "127.0.0.1")
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        with within(DEADLINE_S + SLACK_S):
+            got = call(f"http://flip.invalid:{port}", "predict", NUMBERS, deadline_s=30)
+    assert np.array_equal(got, TABLE[NUMBERS])
 
 
 def test_waiting_ends_when_the_server_is_there(call: Call) -> None:
