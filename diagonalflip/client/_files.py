@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import secrets
 import shutil
@@ -126,4 +127,6 @@ def write(file: BinaryIO, data: bytes | npt.NDArray[np.float32]) -> None:
     rest: memoryview[Any] = memoryview(plain).cast("B")
     while rest:
         written = file.write(rest)
+        if written is None and not isinstance(file, io.RawIOBase):
+            return  # that is how objects that are no files of Python's say that they took all
         rest = rest[written:]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -130,8 +130,9 @@ class AsyncClient(Copied):
             _files.writing(destination) as output,
             threads(1) as pool,
         ):
-            answers = self.predict_chunks(_files.pieces(images), count=count)
-            async with aclosing(answers):
+            pieces = _pieces(images, pool)
+            answers = self.predict_chunks(pieces, count=count)
+            async with aclosing(pieces), aclosing(answers):
                 async for predictions in answers:
                     await asyncio.wrap_future(begin(pool, _files.write, output, predictions))
                     done += len(predictions)
@@ -167,3 +168,10 @@ class AsyncClient(Copied):
     async def _answered(self, answer: Future[Answer]) -> Answer:
         async with self._transport.waiting():
             return await asyncio.wrap_future(answer)
+
+
+async def _pieces(file: BinaryIO, pool: ThreadPoolExecutor) -> AsyncGenerator[bytes, None]:
+    """Yield the rest of a file, which a thread reads: a pipe may have nothing for long."""
+    rest = _files.pieces(file)
+    while piece := await asyncio.wrap_future(begin(pool, next, rest, b"")):
+        yield piece

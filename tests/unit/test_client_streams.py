@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diagonalflip import Client
+from diagonalflip import AsyncClient, Client
 from diagonalflip.errors import EmptyPayload, InvalidPadding
 from tests.faults.conftest import Call, call_async, unused_url
 from tests.faults.fake_server import TABLE
@@ -95,6 +95,33 @@ def test_a_source_that_has_nothing_yet_is_not_at_its_end(call: Call, unused_url:
     source = SimpleNamespace(read=lambda _: None)
     with pytest.raises(BlockingIOError):
         call(unused_url, "predict_file", source, io.BytesIO())
+
+
+def test_a_source_that_waits_does_not_stop_the_event_loop(url: str) -> None:
+    ready, content = threading.Event(), iter([b"\xb6"])
+
+    def read(_: int) -> bytes:
+        assert ready.wait(5)
+        return next(content, b"")
+
+    async def predict() -> int:
+        asyncio.get_running_loop().call_soon(ready.set)
+        async with AsyncClient(url) as client:
+            source: Any = SimpleNamespace(read=read)
+            return await client.predict_file(source, io.BytesIO())
+
+    assert asyncio.run(predict()) == 2
+
+
+def test_a_destination_need_not_say_how_much_it_took(call: Call, url: str) -> None:
+    written: list[bytes] = []
+
+    def write(data: memoryview) -> None:
+        assert not written
+        written.append(bytes(data))
+
+    call(url, "predict_file", io.BytesIO(b"\xb6"), SimpleNamespace(write=write))
+    assert written == [TABLE[[11, 6]].astype("<f4").tobytes()]
 
 
 def interrupt(_: int) -> None:
