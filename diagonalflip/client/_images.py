@@ -75,14 +75,18 @@ def _as_array(images: Any) -> npt.NDArray[Any] | None:
     Iterating would give a table's column names.
 
     Raises:
-        InvalidImage: Parts of it are masked.
+        InvalidImage: Parts of it are masked, or its library does not give it to NumPy.
     """
     _reject_masked(images)
-    if hasattr(images, "__array__") or hasattr(images, "__array_interface__"):
-        if callable(getattr(images, "detach", None)):
-            images = images.detach().cpu()  # a tensor that wants a gradient, or lies on a GPU
-        return np.asarray(images)
-    return np.from_dlpack(images) if hasattr(images, "__dlpack__") else None
+    try:
+        if hasattr(images, "__array__") or hasattr(images, "__array_interface__"):
+            if callable(getattr(images, "detach", None)):
+                images = images.detach().cpu()  # a tensor that wants a gradient, or lies on a GPU
+            return np.asarray(images)
+        return np.from_dlpack(images) if hasattr(images, "__dlpack__") else None
+    except Exception as error:
+        got = f"an object of type {type(images).__name__} that is no array: {error}"
+        raise InvalidImage(got, "what NumPy reads, with integers in it") from error
 
 
 def _reject_masked(images: Any, where: str = "") -> None:
@@ -199,12 +203,13 @@ def _from_items(items: list[Any]) -> Images:
         for index, item in enumerate(items):
             _reject_masked(item, f" in image {index}")
     if str not in kinds:
-        with suppress(ValueError):  # images of several forms
+        array = np.empty(0)
+        with suppress(Exception):  # images of several forms, or what their library does not give
             array = np.array(items)
-            if kinds <= {int} and array.dtype.kind == "i":
-                return pack(array)
-            if array.dtype.kind in "biu" and array.shape[1:] in _SHAPES:
-                return _from_pixels(array)
+        if kinds <= {int} and array.dtype.kind == "i":
+            return pack(array)
+        if array.dtype.kind in "biu" and array.shape[1:] in _SHAPES:
+            return _from_pixels(array)
     return pack(np.fromiter((_number(*item) for item in enumerate(items)), np.int64, len(items)))
 
 
@@ -212,12 +217,14 @@ def _number(index: int, item: Any) -> int:
     number = -1
     if isinstance(item, str):
         number = _BIT_STRINGS.get(item, -1)
-    elif isinstance(item, Sequence | np.ndarray):
-        with suppress(ValueError, InvalidImage):  # rows of different lengths; no pixels
-            number = int(unpack(_from_pixels(np.array([item])))[0])
     elif not isinstance(item, bool):
-        with suppress(TypeError):
+        try:
             number = operator.index(item)
+        except TypeError:
+            with suppress(Exception):  # rows of different lengths, no pixels, no array
+                array = _as_array(item)
+                pixels = np.array([item if array is None else array])
+                number = int(unpack(_from_pixels(pixels))[0])
     if not 0 <= number <= 15:
         raise InvalidImage(f"{repr(item)[:60]} at index {index}", _FORMS)
     return number

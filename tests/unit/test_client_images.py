@@ -157,6 +157,13 @@ class Capsule:
         self.__dlpack__, self.__dlpack_device__ = values.__dlpack__, values.__dlpack_device__
 
 
+class Unreadable:
+    """Behaves like an array that its library does not give away."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[Any]:
+        raise RuntimeError("of another device")
+
+
 def of_a_file(packed: bytes) -> mmap.mmap:
     memory = mmap.mmap(-1, len(packed))
     memory[:] = packed
@@ -177,6 +184,7 @@ READ = [
         for kind in (Table, Tensor, Capsule)
         for values in ([11, 6], BOTH, BOTH.reshape(-1, 4))
     ),
+    *([Table(ELEVEN), Tensor(SIX)], [11, Tensor(SIX)]),
     # Integers of mixed types.
     Table(np.array([[1, 0, np.int8(1), True], [0, 1, 1, 0]], dtype=object)),
     *(Table(np.array(each, dtype=object)) for each in ([ELEVEN, SIX], [11, np.int64(6)])),
@@ -239,6 +247,7 @@ def test_an_open_file_is_rejected_and_stays_usable(tmp_path: Path) -> None:
         *((np.zeros((2, 3), int), InvalidImage), (np.full((1, 2, 2), 2), InvalidImage)),
         *((np.array(each), InvalidImage) for each in (3, [16], ["1"], [None])),
         # What could mean something else.
+        *((each, InvalidImage) for each in (Unreadable(), [Unreadable()], [3, Unreadable()])),
         *(
             (Table(each), InvalidImage)
             for each in ([[0, 1, 2, 3]], [[1.0, 0.0, 1.0, 1.0]], SIX, 11)
