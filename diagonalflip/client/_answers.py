@@ -86,7 +86,7 @@ def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
     got = headers.get("Content-Type") or ""
     if got != media_type and _media_type(got) != _media_type(media_type):
         raise errors.InvalidAnswer(f"Content-Type: {got}", media_type, _LOOK)
-    if (coding := headers.get("Content-Encoding")) is not None:
+    if (coding := headers.get("Content-Encoding", "")).lower() not in ("", "identity"):
         raise errors.InvalidAnswer(f"Content-Encoding: {coding}", "none", _LOOK)
     for name, expected in (("Flip-Images", str(count)), ("Flip-Wire-Version", WIRE_VERSION)):
         if (found := headers.get(name, expected)) != expected:
@@ -119,7 +119,8 @@ def rejection(reply: Reply, count: int) -> errors.DiagonalFlipError:
     status = reply.status
     if status == errors.TooManyImages.status:
         return _too_many(reply, count)
-    told = str(problem.get("message") or problem.get("detail") or bytes(reply.body[:200]))
+    told = problem.get("message") or problem.get("detail") or reply.headers.get("Location")
+    told = str(told or bytes(reply.body[:200]))
     kind = errors.KINDS.get(str(problem.get("code")))
     if kind is not None and kind.status == status:
         error = kind(*(str(problem.get(name, "")) for name in ("got", "expected", "action")))
@@ -223,7 +224,7 @@ def _media_type(text: str) -> tuple[str, str]:
 
 def _seconds(retry_after: str) -> float:
     """Return ``Retry-After``, either seconds or a date, as seconds from now; 0 if it is neither."""
-    if retry_after.strip().isdecimal():
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", retry_after):
         return float(retry_after)
     try:
         moment = parsedate_to_datetime(retry_after)

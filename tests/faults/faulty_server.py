@@ -46,6 +46,13 @@ async def without_length(reader: StreamReader, writer: StreamWriter) -> bool:
     return False
 
 
+async def of_no_coding(reader: StreamReader, writer: StreamWriter) -> bool:
+    """An answer that says that it is as it is, as some gateways have it."""
+    told = b"\r\nContent-Encoding: identity\r\n"
+    await send(writer, (await right(reader)).replace(b"\r\n", told, 1))
+    return True
+
+
 async def reset_before_request(_: StreamReader, writer: StreamWriter) -> bool:
     """End the connection with RST instead of FIN."""
     sock: socket.socket = writer.get_extra_info("socket")

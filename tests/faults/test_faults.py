@@ -88,7 +88,7 @@ def test_a_fault_that_passes_is_not_noticed(call: Call, fault: Fault) -> None:
     assert np.array_equal(got, TABLE[NUMBERS])
 
 
-@pytest.mark.parametrize("unusual", [faults.interim, faults.without_length])
+@pytest.mark.parametrize("unusual", [faults.interim, faults.without_length, faults.of_no_coding])
 def test_unusual_answers_are_read(call: Call, unusual: Fault) -> None:
     with faulty(always=unusual) as server:
         got = call(server.url, "predict", NUMBERS, images_per_request=4)
@@ -118,6 +118,15 @@ def test_what_repeating_cannot_mend_is_not_repeated(
             call(server.url, "predict", NUMBERS, deadline_s=30.0)
         assert server.requests == 1
     assert type(caught.value) is error
+
+
+def test_a_redirection_says_where_to(call: Call) -> None:
+    moved = instead(301, {"Location": "https://flip.example"}, b"<html>")
+    with (
+        faulty(always=moved) as server,
+        pytest.raises(errors.InvalidAnswer, match=r"301: https://flip.example\."),
+    ):
+        call(server.url, "predict", NUMBERS)
 
 
 def test_retry_after_is_honoured(call: Call) -> None:

@@ -330,6 +330,7 @@ def test_a_deadline_may_have_any_length(url: str, call: Call, seconds: float) ->
     ("text", "low", "high"),
     [
         *(("", 0, 0), ("soon", 0, 0), ("-1", 0, 0), ("0", 0, 0), ("7", 7, 7)),
+        *(("0.5", 0.5, 0.5), ("nan", 0, 0), ("inf", 0, 0)),
         ("Wed, 21 Oct 2015 07:28:00 +99999999999999999999", 0, 0),
         *(("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("Wed, 21 Oct 2093 07:28:00 GMT", 1e8, 1e11)),
     ],
