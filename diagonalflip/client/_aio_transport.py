@@ -38,7 +38,13 @@ class AsyncTransport(Sender):
         for scope in self._waiting:
             scope.reschedule(0)  # it is over since the event loop began
         await asyncio.sleep(0)  # now each knows
-        if self._session is not None:
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Close the session, unless it is that of a parent."""
+        if self._session is not None and self._owner[0] != os.getpid():
+            _OF_PARENTS.append(self._session)
+        elif self._session is not None:
             await self._session.close()
 
     @asynccontextmanager
@@ -104,10 +110,7 @@ class AsyncTransport(Sender):
         """Return the session of this process and its running event loop."""
         owner = os.getpid(), asyncio.get_running_loop()
         if self._session is None or self._owner != owner:
-            if self._session is not None and self._owner[0] != owner[0]:
-                _OF_PARENTS.append(self._session)
-            elif self._session is not None:
-                await self._session.close()
+            await self._leave()
             self._owner = owner
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
@@ -115,6 +118,7 @@ class AsyncTransport(Sender):
                     ssl=self.endpoint.tls or True,
                     enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
                 ),
+                cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(),  # the deadline's business
                 auto_decompress=False,
             )

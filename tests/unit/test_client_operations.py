@@ -25,6 +25,7 @@ from diagonalflip.wire import OCTETS, pack, to_pixels
 from diagonalflip.wire import PACKED as PACKED_TYPE
 from tests.faults.conftest import Call, call, unused_url, within
 from tests.faults.fake_server import (
+    INFO,
     TABLE,
     FakeServer,
     expected_flips,
@@ -95,6 +96,15 @@ def test_headers_of_a_request(server: FakeServer, url: str, call: Call) -> None:
     one, two = told
     assert one == ["Bearer secret", '"ab"', f"{OCTETS}; padding=4", OCTETS, "identity"]
     assert two == [None, None, OCTETS, PACKED_TYPE, "identity"]
+
+
+def test_cookies_are_not_sent_back(
+    server: FakeServer, url: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(INFO, "Set-Cookie", "a=b")
+    call(url.replace("127.0.0.1", "localhost"), "wait_until_ready", 10)
+    assert len(server.headers) == 17
+    assert not any("cookie" in headers for headers in server.headers)
 
 
 def test_a_name_of_any_characters_is_sent(server: FakeServer, url: str, call: Call) -> None:
@@ -317,6 +327,28 @@ def test_work_at_the_interpreters_exit_is_done(url: str) -> None:
     words = [sys.executable, "-c", AT_EXIT, url]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
     assert (done.stdout, done.stderr) == ("9\n9\n", "")
+
+
+CLOSED_AFTER_A_FORK = """
+import asyncio, os, sys
+from diagonalflip import AsyncClient
+
+client, loop = AsyncClient(sys.argv[1], deadline_s=10), asyncio.new_event_loop()
+loop.run_until_complete(client.predict([1]))
+child = os.fork()
+if not child:
+    asyncio.run(client.close())
+    os._exit(0)
+os.waitpid(child, 0)
+print(len(loop.run_until_complete(client.predict([1]))))
+loop.run_until_complete(client.close())
+"""
+
+
+def test_a_child_that_closes_a_client_leaves_its_parent_the_connections(url: str) -> None:
+    words = [sys.executable, "-c", CLOSED_AFTER_A_FORK, url]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
+    assert (done.stdout, done.stderr) == ("1\n", "")
 
 
 @pytest.mark.parametrize("seconds", [float("inf"), 1e10, 1e300])
