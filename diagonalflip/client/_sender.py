@@ -36,7 +36,7 @@ STRANGERS_ATTEMPTS = 6
 """Attempts to connect to what has never answered: a wrong address must not take a minute."""
 
 PROBE_S = 5.0
-"""Longest wait for one check while the server is coming up."""
+"""Longest wait for one answer while the server is coming up."""
 
 Answer = npt.NDArray[Any]
 """``form.dtype[n, *form.shape]``"""
@@ -119,7 +119,7 @@ class Sender(ABC):
         failure: DiagonalFlipError | None = None
         while True:
             try:
-                await self._check_all_16(Deadline(min(PROBE_S, deadline.check())))
+                await self._check_all_16(deadline)
             except DiagonalFlipError as error:
                 is_starting = isinstance(error, DeadlineExceeded | ModelNotFound)
                 if not (is_starting or error.retryable):
@@ -138,8 +138,12 @@ class Sender(ABC):
             await self._sleep(pause_s, deadline)
 
     async def _check_all_16(self, deadline: Deadline) -> None:
-        together = await self._once(pack(range(16)), PREDICTIONS, deadline)
-        alone = [await self._once(pack([n]), PREDICTIONS, deadline) for n in range(16)]
+        def probe() -> Deadline:
+            return Deadline(min(PROBE_S, deadline.check()))
+
+        together = await self._once(pack(range(16)), PREDICTIONS, probe())
+        # These are sent again: a token may be allowed fewer requests in a second.
+        alone = [await self.answer(pack([n]), PREDICTIONS, probe()) for n in range(16)]
         _answers.check_all_16(together, alone)
 
     async def _once(

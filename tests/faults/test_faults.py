@@ -229,6 +229,12 @@ def test_waiting_ends_when_the_server_is_there(call: Call) -> None:
         assert server.requests >= len(starting) + 17
 
 
+def test_waiting_needs_not_many_requests_in_a_second(call: Call) -> None:
+    limited = instead(429, {"Retry-After": "0"})
+    with faulty(*(500 * [faults.unspoilt, limited])) as server:
+        call(server.url, "wait_until_ready", 10)
+
+
 def test_waiting_has_an_end(unused_url: str, call: Call) -> None:
     """The error tells of the server, and not of what little time the last check had."""
     with pytest.raises(NO_TIME, match=r"refused|Connect call|answer in 0\.5 s"):
