@@ -30,6 +30,9 @@ from diagonalflip.client._sender import Answer, Sender, run
 from diagonalflip.errors import ClientError, ConnectionFailed
 from diagonalflip.wire import Images
 
+KEPT_CONNECTIONS = 64
+"""Connections that are kept at least: threads may need more at once than each of them does."""
+
 
 class Transport(Sender):
     """Sends requests on kept connections; any number of threads, each on one of its own."""
@@ -114,7 +117,8 @@ class Transport(Sender):
             if self._process == os.getpid():
                 return
             endpoint = self.endpoint
-            adapter, proxies = HTTPAdapter(pool_maxsize=self.connections), endpoint.proxies
+            kept = max(self.connections, KEPT_CONNECTIONS)
+            adapter, proxies = HTTPAdapter(pool_maxsize=kept), endpoint.proxies
             checks = endpoint.tls is None or endpoint.tls.verify_mode != ssl.CERT_NONE
             if endpoint.proxy:  # the adapter keeps what it makes
                 adapter.proxy_manager_for(endpoint.proxy, proxy_ssl_context=endpoint.tls)

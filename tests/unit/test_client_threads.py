@@ -150,7 +150,9 @@ def test_a_fork_waits_for_none_of_its_parents_threads(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("joins", [True, False])
-def test_every_thread_gets_its_own_answers(server: FakeServer, url: str, joins: bool) -> None:
+def test_every_thread_gets_its_own_answers(
+    server: FakeServer, url: str, joins: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     def work(seed: int) -> None:
         for n in range(seed, seed + 20):
             numbers = [n % 16] * (1 + n % 5)
@@ -163,3 +165,4 @@ def test_every_thread_gets_its_own_answers(server: FakeServer, url: str, joins: 
     with Client(url, connections=1, join_calls=joins) as client, ThreadPoolExecutor(12) as pool:
         list(pool.map(work, range(12)))
     assert (len(server.counts) < 12 * 20 * 3) == joins
+    assert not caplog.text  # a connection that is thrown away is told
