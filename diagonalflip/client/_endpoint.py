@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import re
 import ssl
@@ -126,7 +127,8 @@ class Endpoint:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts[3:] != ("", ""):
             raise ClientError(f"url={shown(url)!r}", "a URL such as http://127.0.0.1:8080")
-        self.base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        netloc = parts.netloc.rpartition("@")[2].replace("%25", "%")  # before a zone of IPv6
+        self.base = parts._replace(netloc=netloc).geturl().rstrip("/")
         names = [model] if version is None else [model, version]
         self.url = "/".join([self.base, "predictions", *map(quoted, names)])
         settings = session.merge_environment_settings(self.base, {}, None, None, None)
@@ -162,10 +164,7 @@ def quoted(name: str) -> str:
 
 
 def shown(url: object) -> str:
-    """Return a URL, with or without a scheme, less the name and password in it.
-
-    A password may have any characters, also those that end it in a URL.
-    """
+    """Return a URL, with or without a scheme, less name and password, whatever is in those."""
     return re.sub(r"^([\w+.-]+://)?.*@", r"\1", str(url))
 
 
@@ -241,7 +240,9 @@ class Copied:
 
 
 def check_positive(**settings: float) -> None:
-    """Raise ClientError for the first setting that is not above 0."""
+    """Raise ClientError for the first setting that is no number above 0, whole but for seconds."""
     for name, value in settings.items():
-        if not value > 0:
-            raise ClientError(f"{name}={value}", "more than 0")
+        whole = "" if name == "deadline_s" else "whole "
+        kind = numbers.Integral if whole else numbers.Real
+        if not (isinstance(value, kind) and value > 0):
+            raise ClientError(f"{name}={value!r}", f"a {whole}number above 0")

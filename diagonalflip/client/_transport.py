@@ -125,6 +125,7 @@ class Transport(Sender):
             pool: Any = adapter.get_connection_with_tls_context(endpoint.request, checks, proxies)
             if endpoint.tls is not None:  # or each connection would read the files anew
                 pool.conn_kw["ssl_context"] = endpoint.tls
+            pool.host = pool.host.replace("%25", "%")  # as in ``base``
             pool.ConnectionCls = type("Connection", (Connection, pool.ConnectionCls), {})
             agent = {"User-Agent": endpoint.request.headers["User-Agent"]}
             self._headers = agent | endpoint.authorization

@@ -7,6 +7,7 @@ import copy
 import json
 import pickle
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from diagonalflip import AsyncClient, Client, errors
 from diagonalflip.client import _endpoint
 from diagonalflip.client._answers import _seconds, rejection
 from diagonalflip.client._endpoint import Reply
-from diagonalflip.errors import ClientError, ConnectionFailed, InvalidAnswer
+from diagonalflip.errors import ClientError, ConnectionFailed, DeadlineExceeded, InvalidAnswer
 from diagonalflip.wire import OCTETS, pack, to_pixels
 from diagonalflip.wire import PACKED as PACKED_TYPE
 from tests.faults.conftest import Call, call, unused_url, within
@@ -170,6 +171,7 @@ def test_an_error_names_the_proxy_without_its_password(
         *({"url": "https://a", "verify": ""}, {"url": "https://a", "verify": __file__}),
         *({"url": "https://a", "cert": ""}, {"url": "https://a", "cert": (__file__, "/nothing")}),
         *({"deadline_s": 0}, {"connections": 0}, {"images_per_request": 0}),
+        *({"deadline_s": "9"}, {"connections": 4.0}, {"images_per_request": 1e6}),
         *({"version": ""}, {"version": 2.0}),
         *({"token": ""}, {"token": "a\n"}, {"token": "a b"}, {"token": "a\x7f"}, {"token": "ä"}),
     ],
@@ -200,6 +202,20 @@ def test_a_wrong_url_is_told_without_its_password(kind: Any, wrong: str, passwor
 )
 def test_a_url_may_be_written_in_many_ways(named: str, base: str) -> None:
     assert _endpoint.Endpoint(named, "model", None).url == f"{base}/predictions/model"
+
+
+@pytest.mark.parametrize("zone", ["%25eth0", "%eth0"])
+def test_an_address_may_have_a_zone(call: Call, monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    asked: set[str] = set()
+
+    def resolve(host: str, *_: Any, **__: Any) -> None:
+        asked.add(host)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises((ConnectionFailed, DeadlineExceeded)):
+        call(f"http://[fe80::1{zone}]:1", "predict", [1], deadline_s=0.2)
+    assert asked == {"fe80::1%eth0"}
 
 
 def test_a_closed_client_says_so(url: str) -> None:
