@@ -69,6 +69,8 @@ class _Response(http.client.HTTPResponse):
         super().begin()
         if self._reading.is_at_end:
             raise http.client.RemoteDisconnected("the connection was lost in the answer's head")
+        if rest := self.headers.get_payload():  # with it, Content-Length would be overlooked
+            raise http.client.HTTPException(f"a line that is no header: {str(rest)[:60]!r}")
 
     def _read_status(self) -> tuple[str, int, str]:
         """Skip interim responses, of which http.client knows but 100 (RFC 9110, section 15.2)."""

@@ -46,6 +46,12 @@ async def without_length(reader: StreamReader, writer: StreamWriter) -> bool:
     return False
 
 
+async def no_header(reader: StreamReader, writer: StreamWriter) -> bool:
+    """An answer with a line that is no header before all others; the connection stays open."""
+    await send(writer, (await right(reader)).replace(b"\r\n", b"\r\nA b: c\r\n", 1))
+    return True
+
+
 async def of_no_coding(reader: StreamReader, writer: StreamWriter) -> bool:
     """An answer that says that it is as it is, as some gateways have it."""
     told = b"\r\nContent-Encoding: identity\r\n"

@@ -51,6 +51,7 @@ ENDS: dict[str, tuple[Fault, type[DiagonalFlipError]]] = {
     "reset after the request": (faults.reset_after_request, errors.ConnectionFailed),
     "half an answer": (faults.half_an_answer, errors.ConnectionFailed),
     "half a header": (faults.half_a_header, errors.ConnectionFailed),
+    "no header": (faults.no_header, errors.ConnectionFailed),
     "stall": (faults.stall, NO_TIME),
     "stall in the header": (faults.stall_in_header, NO_TIME),
     "stall in the body": (faults.stall_in_body, NO_TIME),
