@@ -8,6 +8,10 @@ unexport $(filter PYTHON%,$(.VARIABLES))
 export ORT_DISABLE_TELEMETRY := 1
 INSTALL = "$(PYTHON)" requirements/install.py
 MODEL_STORE := $(or $(FLIP_MODEL_STORE),model_store)
+# make cuts a path at blanks and colons: `clean` would remove what is at the parts.
+ifneq ($(words $(subst :, ,$(MODEL_STORE))),1)
+$(error MODEL_STORE=$(MODEL_STORE). Expected a path without blanks and colons)
+endif
 BIN := .venv/bin
 AUDIT_SERVICE ?= pypi
 PYTEST = $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder

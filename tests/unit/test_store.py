@@ -407,6 +407,19 @@ def test_cleaning_removes_what_the_project_exports_and_nothing_else(tmp_path: Pa
     assert gone == {folder / name for folder in exports for name in ours}
 
 
+@pytest.mark.parametrize("given", ["a store", "a:store", ""])
+def test_a_path_that_make_would_cut_is_an_error_and_nothing_is_removed(
+    tmp_path: Path, given: str
+) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(ROOT / "export", tmp_path / "export")
+    (tmp_path / "a").touch()
+    made = ["make", "clean", f"MODEL_STORE={given}"]
+    finished = subprocess.run(made, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert f"MODEL_STORE={given}. Expected a path without blanks" in finished.stderr
+    assert (finished.returncode, (tmp_path / "a").exists()) == (2, True)
+
+
 def test_the_versions_in_the_package_can_be_served_and_have_no_archive() -> None:
     versions = [store.check(folder) for folder in store.exports(PACKAGED)]
     found = [(each.version, each.flips, each.archive) for each in versions]
