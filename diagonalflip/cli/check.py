@@ -10,12 +10,9 @@ from functools import partial
 import typer
 
 from diagonalflip.cli import promises, vectors
-from diagonalflip.cli.exits import ExitCode
+from diagonalflip.cli.exits import ExitCode, say
 from diagonalflip.cli.target import AsJson, Raw, Target, UrlArgument
 from diagonalflip.errors import DiagonalFlipError
-
-UNREADABLE = ValueError, KeyError, TypeError, AttributeError, OSError, SyntaxError
-"""What comes of an answer that is of another form than was asked for; two are Pillow's."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,8 @@ def check(context: typer.Context, url: UrlArgument = None, as_json: AsJson = Fal
     with target.raw(url) as raw:
         for verdict in verdicts(raw):
             found.append(verdict)
-            if not as_json:
-                typer.echo(verdict)
+            for line in [] if as_json else str(verdict).split("\n"):
+                say(line)
     failed = sum(not verdict.passed for verdict in found)
     if as_json:
         report = {"url": raw.url, "passed": len(found) - failed, "failed": failed}
@@ -75,12 +72,12 @@ def verdicts(raw: Raw) -> Iterator[Verdict]:
 
 
 def judge(group: str, promise: str, check: Callable[[], None]) -> Verdict:
-    """Return whether ``check`` raises nothing of what an answer may cause."""
+    """Return whether ``check`` raises nothing: an answer of another form may cause any error."""
     reason = ""
     try:
         check()
     except DiagonalFlipError as error:
         reason = str(error)
-    except UNREADABLE as error:
+    except Exception as error:
         reason = f"An answer of another form: {error!r}"
     return Verdict(group, promise, not reason, reason)

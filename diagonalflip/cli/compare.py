@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from diagonalflip.cli.exits import ExitCode
+from diagonalflip.cli.exits import ExitCode, say
 from diagonalflip.cli.target import AsJson, Target, UrlArgument
 from diagonalflip.client import Client
 from diagonalflip.errors import ConnectionFailed, DeadlineExceeded, DiagonalFlipError
@@ -91,7 +91,7 @@ def compare(  # noqa: PLR0913, PLR0917 - options, by name
             p50 = f"{1e3 * side.p50_s:.2f} ms" if side.p50_s else "none"
             typer.echo(f"{side.version:<12}median latency {p50}, {len(side.errors)} errors")
             for error in sorted(set(side.errors))[:3]:
-                typer.echo(f"    {error}")
+                say(f"    {error}")
     slow = max_latency_ratio is not None and (ratio is None or ratio > max_latency_ratio)
     if differing or slow or not bits or side_a.errors or side_b.errors:
         raise typer.Exit(ExitCode.REJECTED)

@@ -45,13 +45,22 @@ def exit_code(error: errors.DiagonalFlipError) -> ExitCode:
     return ExitCode.REJECTED
 
 
+def say(line: object) -> None:
+    """Print one line for people."""
+    print(_printable(line), flush=True)
+
+
 def complain(text: object) -> None:
-    """Say on stderr, in one line and without a server's commands to a terminal, what went wrong."""
-    shown = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    """Say on stderr, in one line, what went wrong."""
     try:
-        print(f"diagonalflip: {' '.join(shown.split())}", file=sys.stderr, flush=True)
+        print(f"diagonalflip: {' '.join(_printable(text).split())}", file=sys.stderr, flush=True)
     except OSError:  # nobody reads it, or it has no room
         point_nowhere(sys.stderr)
+
+
+def _printable(text: object) -> str:
+    """Return text without a server's commands to a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(text))
 
 
 def point_nowhere(stream: TextIO) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from diagonalflip.cli.exits import say
 from diagonalflip.cli.target import AsJson, Target, UrlArgument
 
 
@@ -20,7 +21,7 @@ def info(context: typer.Context, url: UrlArgument = None, as_json: AsJson = Fals
         typer.echo(json.dumps(found))
         return
     for name, value in found.items():
-        typer.echo(f"{name.replace('_', ' '):<22}{value}")
+        say(f"{name.replace('_', ' '):<22}{value}")
 
 
 def wait(

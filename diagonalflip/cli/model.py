@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 
 from diagonalflip._loopback import is_loopback
-from diagonalflip.cli.exits import complain
+from diagonalflip.cli.exits import complain, say
 from diagonalflip.cli.target import AsJson, Target
 from diagonalflip.client import _answers
 from diagonalflip.client._endpoint import quoted
-from diagonalflip.errors import InsecureConnection
+from diagonalflip.errors import InsecureConnection, InvalidAnswer
 
 DEFAULT_URL = "http://127.0.0.1:8083"
 EXPECTED = "the server's versions", ("default", "canary", "percent", "kept", "models")
+Told = Mapping[str, Any]
 
 Url = Annotated[str, typer.Argument(metavar="[URL]", help="The server's admin port.")]
 Version = Annotated[str, typer.Argument(help="A version of the model store.")]
@@ -31,18 +32,7 @@ def show(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False
     target: Target = context.obj
     with target.raw(url) as server:
         told = _answers.document(server.send(b"", {}, "/models", "GET"), *EXPECTED)
-    if as_json:
-        typer.echo(json.dumps(told))
-        return
-    typer.echo(f"{'version':<12}{'served':<10}{'flips':<10}{'signed':<8}digest")
-    for model in told["models"]:
-        version = model["version"]
-        served = "default" if version == told["default"] else "yes" if model["loaded"] else "no"
-        if "fault" in model:
-            typer.echo(f"{version:<12}{served:<10}{model['fault']}")
-            continue
-        signed, flips = "yes" if model["signed"] else "no", f"{model['flips']} of 16"
-        typer.echo(f"{version:<12}{served:<10}{flips:<10}{signed:<8}{model['digest'][:12]}")
+    _print(told, _table, as_json=as_json)
 
 
 def _add_change(name: str, text: str) -> None:
@@ -91,13 +81,37 @@ def _change(context: typer.Context, url: str, change: str, *, as_json: bool) -> 
                 "run this command on that host, or through ssh -L or kubectl port-forward",
             )
         told = _answers.document(server.send(b"", {}, f"/models/{change}"), *EXPECTED)
-    typer.echo(json.dumps(told) if as_json else _summary(told))
+    _print(told, _summary, as_json=as_json)
     if not told["kept"]:
         complain("the model store cannot be written: the next start knows nothing of this")
     return told
 
 
-def _summary(told: Mapping[str, Any]) -> str:
+def _print(told: Told, form: Callable[[Told], list[str]], *, as_json: bool) -> None:
+    try:
+        lines = [json.dumps(told)] if as_json else form(told)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidAnswer(f"an answer of another form: {error!r}", EXPECTED[0]) from error
+    for line in lines:
+        say(line)
+
+
+def _table(told: Told) -> list[str]:
+    lines = [f"{'version':<12}{'served':<10}{'flips':<10}{'signed':<8}digest"]
+    for model in told["models"]:
+        version = model["version"]
+        served = "default" if version == told["default"] else "yes" if model["loaded"] else "no"
+        line = f"{version:<12}{served:<10}"
+        if "fault" in model:
+            line += model["fault"]
+        else:
+            signed, flips = "yes" if model["signed"] else "no", f"{model['flips']} of 16"
+            line += f"{flips:<10}{signed:<8}{model['digest'][:12]}"
+        lines.append(line)
+    return lines
+
+
+def _summary(told: Told) -> list[str]:
     others = [
         model["version"]
         for model in told["models"]
@@ -105,4 +119,4 @@ def _summary(told: Mapping[str, Any]) -> str:
     ]
     share = f"; canary {told['canary']}: {told['percent']} %" if told["canary"] else ""
     also = f"; also served: {', '.join(others)}" if others else ""
-    return f"default {told['default']}{share}{also}"
+    return [f"default {told['default']}{share}{also}"]

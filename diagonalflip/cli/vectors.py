@@ -1,7 +1,4 @@
-"""The golden vectors: how a request is made from one, and how its answer is judged.
-
-Whoever reads an answer of another form raises ``ValueError`` or the like; see ``check.UNREADABLE``.
-"""
+"""The golden vectors: how a request is made from one, and how its answer is judged."""
 
 from __future__ import annotations
 

@@ -67,6 +67,7 @@ ANSWERS: dict[str, tuple[Reply, dict[str, Any]]] = {
     "too few": (answer(RAW[:12]), FLOATS),
     "ragged": (answer(RAW[:13]), FLOATS),
     "no JSON": (answer(b"{", Content_Type=JSON), FLOATS),
+    "JSON that is too deep": (answer(b"[" * 100_000, Content_Type=JSON), FLOATS),
     "JSON of another shape": (answer(b"[]", Content_Type=JSON), FLOATS),
     "V2 without outputs": (answer({"model_name": "diagonal_flip"}), V2),
     "V2 with an id no one sent": (answer(v2(PREDICTION, id="1")), V2),

@@ -13,18 +13,18 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from diagonalflip import errors
-from diagonalflip.cli import target
+from diagonalflip.cli import check, target
 from diagonalflip.cli.app import app
 from diagonalflip.cli.exits import ExitCode
 from diagonalflip.client import Client
 from diagonalflip.errors import InvalidAnswer
 from diagonalflip.message import Request
 from tests.faults.conftest import Call, call, unused_url
-from tests.faults.fake_server import FakeServer, listening, read_request, response
+from tests.faults.fake_server import DESCRIPTION, FakeServer, listening, read_request, response
 
 __all__ = ["call", "unused_url"]  # fixtures
 
-MODELS = {
+MODELS: dict[str, Any] = {
     "default": "2.0",
     "previous": "1.0",
     "canary": None,
@@ -116,6 +116,48 @@ def test_an_answer_is_told_in_full(admin: Admin) -> None:
     problem = {"code": "model_not_found", "got": "\x1b[2J\na", "expected": "b"}
     admin.answer = 404, json.dumps(problem).encode()
     assert run("model", "list", admin.url).stderr == "diagonalflip: [2J a. Expected b.\n"
+
+
+TERMINAL = "\x1b]0;a\x07\n\u202e"
+"""Commands to a terminal, and a line of its own."""
+PROBLEM = {"detail": TERMINAL}
+DEVICE = DESCRIPTION | {"device": TERMINAL}
+DAMAGED = MODELS | {"canary": TERMINAL, "models": [MODELS["models"][2] | {"fault": TERMINAL}]}
+
+
+@pytest.mark.parametrize(
+    ("words", "answer", "lines"),
+    [
+        ("info", (200, DEVICE), 12),
+        ("model list", (200, DAMAGED), 2),
+        ("model rollback", (200, DAMAGED), 1),
+        ("compare --requests 1", (500, PROBLEM), 5),
+    ],
+)
+def test_no_server_commands_a_terminal(
+    admin: Admin, words: str, answer: tuple[int, dict[str, Any]], lines: int
+) -> None:
+    admin.answer = answer[0], json.dumps(answer[1]).encode()
+    told = run(*words.split(), admin.url).stdout.split("\n")
+    assert [line for line in told if not line.isprintable()] == []
+    assert len(told) == lines + 1
+
+
+def test_the_reason_of_a_broken_promise_commands_no_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(check, "verdicts", lambda _: [check.Verdict("a", "b", False, TERMINAL)])
+    told = run("check").stdout.split("\n")
+    assert all(map(str.isprintable, told)), told
+
+
+@pytest.mark.parametrize("models", [None, [1], [{}], [{"version": None, "loaded": True}]])
+@pytest.mark.parametrize("words", ["list", "rollback"])
+def test_versions_of_another_form_are_an_error(admin: Admin, words: str, models: object) -> None:
+    admin.answer = 200, json.dumps(MODELS | {"models": models, "default": "1.0"}).encode()
+    result = run("model", words, admin.url)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("diagonalflip: An answer of another form: ")
 
 
 class Versions(Client):
