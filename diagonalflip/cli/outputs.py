@@ -19,6 +19,8 @@ from diagonalflip.wire import PIXELS
 
 Predictions = npt.NDArray[np.float32]
 
+STDOUT = "-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"
+"""Names of stdout, which is never replaced: a file may have more in it, as with ``>>``."""
 
 OutputForm = Literal["float32", "npy", "jsonl", "png"]
 SUFFIXES: dict[str, OutputForm] = {

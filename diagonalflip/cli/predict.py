@@ -17,7 +17,7 @@ from diagonalflip.cli import inputs, outputs
 from diagonalflip.cli.exits import UsageError, needs
 from diagonalflip.cli.inputs import PICTURES, Input, InputForm
 from diagonalflip.cli.notation import blocks_for, draw, draw_flip, read_images
-from diagonalflip.cli.outputs import OutputForm, opened, shortest
+from diagonalflip.cli.outputs import STDOUT, OutputForm, opened, shortest
 from diagonalflip.cli.progress import image_progress
 from diagonalflip.cli.target import Raw, Target
 from diagonalflip.client import Client, _answers, _files
@@ -73,9 +73,8 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
         with _predictor(target, local=local) as client:
             _show(client, numbers, wanted, as_json=as_json)
         return
-    to_stdout = output == "-"
-    if to_stdout and not output_to:
-        output_to = "jsonl"
+    if to_stdout := output in STDOUT:
+        output, output_to = "-", output_to or "jsonl"
     form = source_form or _form_of(source, inputs.SUFFIXES, "--input", "--from")
     to = output_to or _form_of(output, outputs.SUFFIXES, "--output", "--to")
     is_picture = form in PICTURES

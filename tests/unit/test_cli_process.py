@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from diagonalflip.cli.inputs import PIECE_IMAGES
+from diagonalflip.cli.outputs import STDOUT
 from tests.conftest import ROOT
 from tests.unit.test_cli_commands import NOWHERE, url
 
@@ -168,6 +169,16 @@ def test_no_word_of_ours_gets_into_a_file(url: str, tmp_path: Path, streams: str
     assert (tmp_path / "out.bin").stat().st_size == 2 * PIECE_IMAGES * 16
     assert run_in_shell(f"{work} --count 7", streams)[0] == 2  # what was there stays
     assert (tmp_path / "out.bin").stat().st_size == 2 * PIECE_IMAGES * 16
+
+
+@pytest.mark.parametrize("name", STDOUT)
+def test_stdout_by_any_name_is_no_file_to_replace(url: str, tmp_path: Path, name: str) -> None:
+    (tmp_path / "in.bin").write_bytes(b"\xb6")
+    (tmp_path / "all").write_bytes(b"before")
+    work = f"--url {url} predict --input {tmp_path}/in.bin --to npy --output {name}"
+    assert run_in_shell(work, f">> {tmp_path}/all") == (0, b"", b"")
+    assert (tmp_path / "all").read_bytes().startswith(b"before\x93NUMPY")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_streams_wait_even_if_another_program_has_changed_that() -> None:
