@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 import torch
 
-from diagonalflip.errors import DiagonalFlipError
+from diagonalflip.errors import DiagonalFlipError, ParityError
 from diagonalflip.inference.model import REFERENCE
 from diagonalflip.wire import MODEL, WIRE_VERSION
 from export import summary, verify
@@ -34,22 +34,22 @@ def export(output: Path, weights_file: Path, version: str) -> None:
     """Write every artifact to ``output``.
 
     All of them are checked before the first appears under its name, each at once in place of
-    an earlier one. A failed export also removes the earlier ones, so that nobody serves them.
+    an earlier one. If a check fails, the earlier ones are removed too, so that nobody serves them.
 
     Raises:
         ArtifactError: The weights cannot be used.
         ParityError: The artifacts do not agree.
         OSError: ``output`` cannot be written.
     """
+    net = load_net(weights_file)
     output.mkdir(parents=True, exist_ok=True)
     with _alone_in(output):
         try:
-            net = load_net(weights_file)
             with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as folder:
                 artifacts = _write(net, version, Path(folder))
                 for name in NAMES:
                     (Path(folder) / name).replace(output / name)
-        except DiagonalFlipError:
+        except ParityError:
             for name in NAMES:
                 (output / name).unlink(missing_ok=True)
             raise

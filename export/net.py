@@ -63,7 +63,7 @@ def load_net(weights_file: Path = WEIGHTS_FILE) -> DiagonalFlipNet:
     """
     try:
         tensors = json.loads(weights_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{weights_file}: {error}", "a readable JSON file") from error
     if not isinstance(tensors, dict):
         raise ArtifactError(f"a JSON {type(tensors).__name__}", "an object of named tensors")

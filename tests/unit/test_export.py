@@ -20,7 +20,9 @@ import onnx
 import onnxruntime
 import pytest
 
+from diagonalflip.errors import ArtifactError
 from diagonalflip.wire import WIRE_VERSION
+from export.__main__ import export as write_artifacts
 from export.archive import SOURCES
 from export.net import WEIGHTS_FILE
 from tests.conftest import ROOT, export
@@ -105,6 +107,13 @@ def test_no_path_of_the_machine_is_in_any_artifact(artifacts: Path) -> None:
     }
     for name, blob in blobs.items():
         assert not [trace for trace in traces - {"/"} if trace.encode() in blob], name
+
+
+def test_weights_that_cannot_be_read_leave_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / ARCHIVE).touch()
+    with pytest.raises(ArtifactError, match="no-weights"):
+        write_artifacts(tmp_path, tmp_path / "no-weights.json", "1.0")
+    assert [path.name for path in tmp_path.iterdir()] == [ARCHIVE]
 
 
 @pytest.mark.slow

@@ -56,7 +56,9 @@ def test_a_wrong_tensor_is_named(tmp_path: Path, change: dict[str, Any], told: s
     assert told in caught.value.got
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe\x00", b"[" * 9999]
+)
 def test_a_file_without_the_tensors_is_rejected(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "wrong.json"
     if content is not None:
