@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _write(net: DiagonalFlipNet, version: str, folder: Path) -> dict[str, Any]:
     """Write and compare all artifacts; return their sizes and digests."""
+    # Torch warns of its own internals, and of TorchScript, which TorchServe loads.
+    warnings.simplefilter("ignore")
     *files, manifest_file = (folder / name for name in NAMES)
     torchscript, onnx_file, x4_file, archive, reference_file = files
     write_torchscript(net, torchscript)

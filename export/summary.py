@@ -1,4 +1,4 @@
-"""Summarise an export for the person who ran it."""
+"""Summarise an export for the person who ran it, in ASCII, which every terminal has."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def network_table(net: DiagonalFlipNet, forward: Forward) -> str:
 
 
 def _draw(image: npt.NDArray[Any]) -> tuple[str, str]:
-    marks = "".join("██" if pixel else "··" for pixel in image)
+    marks = "".join("##" if pixel else ".." for pixel in image)
     return marks[:4], marks[4:]
 
 
@@ -44,7 +44,7 @@ def parity_report_lines(parity_report: dict[str, Any]) -> str:
     positions = parity_report["positions_per_batch_size"]
     lines = [f"  {IMAGES} images at {positions} positions in batches of {sizes}"]
     for pair, worst in parity_report["pairs"].items():
-        lines.append(f"  [✓] {pair:28} {worst['deviation']:.2e}  {worst['ulp']} ULP")
+        lines.append(f"  [ok] {pair:28} {worst['deviation']:.2e}  {worst['ulp']} ULP")
     margin = parity_report["margin"]
     by = f", by a margin of {margin:.4f}" if margin else ""
     lines.append(f"  flips {parity_report['flips']} of {IMAGES} images{by}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,8 @@ def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
     stack traces only and are left out. ``serialization_id`` is a hash over them.
     """
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # TorchScript is deprecated in favour of torch.export; TorchServe wants it.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        scripted = torch.jit.freeze(torch.jit.script(net))
-        torch.jit.save(scripted, buffer)
+    scripted = torch.jit.freeze(torch.jit.script(net))
+    torch.jit.save(scripted, buffer)
     with zipfile.ZipFile(buffer) as saved:
         members = {
             # The members' root folder is named after the file that torch thought it wrote.
@@ -42,17 +38,15 @@ def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
 def write_onnx(net: DiagonalFlipNet, path: Path) -> None:
     """Export ``net``, of any width, to one self-contained ONNX file with a dynamic batch axis."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 warns of its own internals
-        program: Any = torch.onnx.export(
-            net,
-            (torch.zeros(2, net.layer1.in_features),),
-            dynamo=True,
-            input_names=["pixels"],
-            output_names=["prediction"],
-            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-            verbose=False,
-        )
+    program: Any = torch.onnx.export(
+        net,
+        (torch.zeros(2, net.layer1.in_features),),
+        dynamo=True,
+        input_names=["pixels"],
+        output_names=["prediction"],
+        dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+        verbose=False,
+    )
     model = program.model_proto
     # "+cpu" or "+cu130": where the graph was made is no part of it.
     model.producer_version = model.producer_version.partition("+")[0]

@@ -100,10 +100,11 @@ def _exported(factory: pytest.TempPathFactory, name: str, *arguments: str) -> Pa
     return output
 
 
-def export(output: Path, *arguments: str, tree: Path = ROOT, hash_seed: str = "0") -> None:
+def export(output: Path, *arguments: str, tree: Path = ROOT, **variables: str) -> None:
     """Run ``python -m export``, from a checkout, in its own process."""
     command = (sys.executable, "-m", "export", "--output", output, *arguments)
-    finished = execute(*command, cwd=tree, PYTHONHASHSEED=hash_seed, PYTHONPATH="")
+    variables = {"PYTHONHASHSEED": "0", "PYTHONPATH": ""} | variables
+    finished = execute(*command, cwd=tree, **variables)
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 

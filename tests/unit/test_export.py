@@ -45,7 +45,8 @@ def test_an_export_elsewhere_has_the_same_bytes(artifacts: Path, tmp_path: Path)
     for name in ("diagonalflip", "export", "handlers"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     output = tree / "deep" / "output"
-    export(output, tree=tree, hash_seed="4242")
+    settings = {"PYTHONHASHSEED": "4242", "PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error"}
+    export(output, tree=tree, **settings)
     assert {path.name for path in artifacts.iterdir()} == set(FILES)
     for name in FILES:
         assert (artifacts / name).read_bytes() == (output / name).read_bytes(), name
