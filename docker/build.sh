@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . docker/engine.sh
 target=${TARGET:-cpu}
 image=${IMAGE:-diagonalflip:1.0.0-$target}
-options=(--target "$target" --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)")
+options=(--target "$target" --build-arg "REVISION=$(GIT_CEILING_DIRECTORIES=${PWD%/*} git rev-parse HEAD 2>/dev/null || echo unknown)")
 pins=(cpu.txt:onnxruntime)
 [ "$target" = gpu ] && pins=(serve.txt:torchserve torch.txt:torch)
 for each in "${pins[@]}"; do

@@ -111,7 +111,10 @@ def _sha256(path: Path) -> str:
 
 
 def _git(*arguments: str, at: Path = ROOT) -> str:
-    return subprocess.check_output(["git", *arguments], cwd=at, text=True).strip()
+    """Ask git of a checkout, but of none above it, and whatever its user has set."""
+    plain = ["git", "-c", "log.showSignature=false", "-c", "status.showUntrackedFiles=normal"]
+    here = os.environ | {"GIT_CEILING_DIRECTORIES": str(at.parent)}
+    return subprocess.check_output([*plain, *arguments], cwd=at, env=here, text=True).strip()
 
 
 def main() -> None:

@@ -97,6 +97,20 @@ def test_files_whose_folder_must_not_be_mounted_are_rejected(tmp_path: Path) -> 
         assert "docs/container.md" in finished.stderr
 
 
+def test_the_image_of_an_unpacked_archive_has_no_revision_of_a_repository_around_it(
+    tmp_path: Path,
+) -> None:
+    commit = ["-c", "user.name=a", "-c", "user.email=b", "commit", "--allow-empty", "-m", "c"]
+    for words in (["init"], commit):
+        run("git", "-C", tmp_path, *words)
+    for name in ("docker", "requirements", "export"):
+        shutil.copytree(ROOT / name, tmp_path / "unpacked" / name)
+    environment = os.environ | {"ENGINE": "echo", "CONTAINERS_CONF": "/dev/null"}
+    build = [tmp_path / "unpacked/docker/build.sh"]
+    printed = subprocess.run(build, env=environment, capture_output=True, text=True, check=True)
+    assert " REVISION=unknown " in printed.stdout
+
+
 def test_the_balancer_of_compose_is_understood_by_haproxy(tmp_path: Path) -> None:
     certificate, key = certify(tmp_path)
     pem = tmp_path / "edge.pem"

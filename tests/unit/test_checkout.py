@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from diagonalflip.server.http.static_files import pages
+from export.release import _git as git
 from tests.conftest import ROOT
+
+SIGNATURE = "\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n -----END PGP SIGNATURE-----\n\n"
 
 is_clone = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, check=False)
 
@@ -23,6 +26,28 @@ def test_a_clone_with_other_line_ends_has_the_same_bytes(tmp_path: Path) -> None
     picture = "docs/playground-walk.png"
     committed = subprocess.check_output(["git", "show", f"HEAD:{picture}"], cwd=ROOT)
     assert (tmp_path / "clone" / picture).read_bytes() == committed
+
+
+def test_a_release_is_of_its_checkout_whatever_git_is_set_to(tmp_path: Path) -> None:
+    """A signature would be part of the commit's date, and untracked weights part of a release."""
+    gpg = tmp_path / "gpg"
+    gpg.write_text("#!/bin/sh\necho gpg: Signature made >&2\n")
+    gpg.chmod(0o755)
+    settings = {"user.name": "a", "user.email": "b", "log.showSignature": "true"}
+    settings |= {"status.showUntrackedFiles": "no", "gpg.program": str(gpg)}
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    for setting in settings.items():
+        git("config", *setting, at=tmp_path)
+    git("commit", "--quiet", "--allow-empty", "--message", "c", "--no-gpg-sign", at=tmp_path)
+    signed = git("cat-file", "commit", "HEAD", at=tmp_path).replace("\n\n", SIGNATURE)
+    (tmp_path / "commit").write_text(signed)
+    commit = git("hash-object", "-w", "-t", "commit", "commit", at=tmp_path)
+    git("reset", "--quiet", commit, at=tmp_path)
+    assert git("log", "-1", "--format=%ct", at=tmp_path).isdecimal()
+    assert "?? gpg" in git("status", "--porcelain", at=tmp_path)
+    (tmp_path / "unpacked").mkdir()
+    with pytest.raises(subprocess.CalledProcessError):
+        git("rev-parse", "HEAD", at=tmp_path / "unpacked")
 
 
 def test_types_of_pages_are_not_the_host_s(monkeypatch: pytest.MonkeyPatch) -> None:
