@@ -191,7 +191,10 @@ $(MODEL_STORE)/%/manifest.json: export/weights-%.json $(SOURCES) | installed
 	@echo "==> Exporting version $* to $(MODEL_STORE)/$*"
 	@$(BIN)/python -m export --weights $< --model-version $* --output $(MODEL_STORE)/$*
 
+# Python 3.6, as RHEL 8 has, cannot even read what would reject it.
 installed:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 7) and sys.executable + " is Python " \
+	  + sys.version.split()[0] + ": install Python 3.11 or newer with venv, or name one with PYTHON=" or 0)'
 	@"$(PYTHON)" -m diagonalflip._processor
 	@$(INSTALL) .venv --project requirements/serve.txt requirements/torch.txt
 

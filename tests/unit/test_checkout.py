@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import mimetypes
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,19 @@ def test_a_release_is_of_its_checkout_whatever_git_is_set_to(tmp_path: Path) -> 
     (tmp_path / "unpacked").mkdir()
     with pytest.raises(subprocess.CalledProcessError):
         git("rev-parse", "HEAD", at=tmp_path / "unpacked")
+
+
+def test_a_python_that_cannot_read_the_installer_is_named(tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    as_old = "import sys; sys.version_info = (3, 6, 15); exec(sys.argv[1])"
+    runs = f"""exec '{sys.executable}' -c '{as_old}' "$2" """
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && {runs}\necho SyntaxError >&2; exit 1\n')
+    python.chmod(0o755)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    made = ["make", "installed", f"PYTHON={python}"]
+    finished = subprocess.run(made, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "install Python 3.11 or newer" in finished.stderr
+    assert "SyntaxError" not in finished.stderr
 
 
 def test_types_of_pages_are_not_the_host_s(monkeypatch: pytest.MonkeyPatch) -> None:
