@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ import typer
 
 from diagonalflip._loopback import is_loopback
 from diagonalflip.cli.exits import complain, say
-from diagonalflip.cli.target import AsJson, Target
+from diagonalflip.cli.target import AsJson, Raw, Target
 from diagonalflip.client import _answers
 from diagonalflip.client._endpoint import quoted
 from diagonalflip.errors import InsecureConnection, InvalidAnswer
@@ -20,17 +21,18 @@ DEFAULT_URL = "http://127.0.0.1:8083"
 EXPECTED = "the server's versions", ("default", "canary", "percent", "kept", "models")
 Told = Mapping[str, Any]
 
-Url = Annotated[str, typer.Argument(metavar="[URL]", help="The server's admin port.")]
+Url = Annotated[
+    str | None, typer.Argument(metavar="[URL]", help=f"The admin port; by default {DEFAULT_URL}.")
+]
 Version = Annotated[str, typer.Argument(help="A version of the model store.")]
 
 app = typer.Typer(help="Load, unload, switch and roll back versions of the model.")
 
 
 @app.command("list")
-def show(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+def show(context: typer.Context, url: Url = None, as_json: AsJson = False) -> None:
     """Show all versions of the model store."""
-    target: Target = context.obj
-    with target.raw(url) as server:
+    with _admin(context, url) as server:
         told = _answers.document(server.send(b"", {}, "/models", "GET"), *EXPECTED)
     _print(told, _table, as_json=as_json)
 
@@ -40,7 +42,7 @@ def _add_change(name: str, text: str) -> None:
 
     @app.command(name, help=text)
     def change(
-        context: typer.Context, version: Version, url: Url = DEFAULT_URL, as_json: AsJson = False
+        context: typer.Context, version: Version, url: Url = None, as_json: AsJson = False
     ) -> None:
         _change(context, url, f"{quoted(version)}/{name}", as_json=as_json)
 
@@ -55,7 +57,7 @@ def canary(
     context: typer.Context,
     version: Version,
     percent: Annotated[int, typer.Argument(min=0, max=100, help="0 ends it.")],
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Have a served version answer a share of the requests that name no version."""
@@ -63,16 +65,23 @@ def canary(
 
 
 @app.command()
-def rollback(context: typer.Context, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+def rollback(context: typer.Context, url: Url = None, as_json: AsJson = False) -> None:
     """End a canary, or else go back to the default before; repeated, it changes nothing."""
     if not _change(context, url, "rollback", as_json=as_json).get("changed", True):
         complain("there is nothing further to roll back to: name it by `model default VERSION`")
 
 
-def _change(context: typer.Context, url: str, change: str, *, as_json: bool) -> Any:
-    """Ask for a change, once: who does not know whether it was made looks at the list."""
+def _admin(context: typer.Context, url: str | None) -> AbstractContextManager[Raw]:
+    """Return the server to ask: the argument's, or that of ``--url``, but not the variable's."""
     target: Target = context.obj
-    with target.raw(url) as server:
+    source = context.find_root().get_parameter_source("url")
+    is_given = source is not None and source.name == "COMMANDLINE"
+    return target.raw(url or (target.url if is_given else DEFAULT_URL))
+
+
+def _change(context: typer.Context, url: str | None, change: str, *, as_json: bool) -> Any:
+    """Ask for a change, once: who does not know whether it was made looks at the list."""
+    with _admin(context, url) as server:
         address = urlsplit(server.url)
         if address.scheme == "http" and not is_loopback(address.hostname or ""):
             raise InsecureConnection(

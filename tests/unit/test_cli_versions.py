@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from diagonalflip import errors
-from diagonalflip.cli import check, target
+from diagonalflip.cli import check, model, target
 from diagonalflip.cli.app import app
 from diagonalflip.cli.exits import ExitCode
 from diagonalflip.client import Client
@@ -21,6 +21,7 @@ from diagonalflip.errors import InvalidAnswer
 from diagonalflip.message import Request
 from tests.faults.conftest import Call, call, unused_url
 from tests.faults.fake_server import DESCRIPTION, FakeServer, listening, read_request, response
+from tests.unit.test_cli_commands import NOWHERE
 
 __all__ = ["call", "unused_url"]  # fixtures
 
@@ -91,6 +92,18 @@ def test_a_change_is_asked_for_once(admin: Admin, arguments: list[str], path: st
     changed = run("--token", "t", "model", *arguments, admin.url)
     assert (changed.exit_code, changed.stdout) == (0, "default 2.0; also served: 1.0\n")
     assert admin.asked == [("POST", path, "Bearer t")]
+
+
+def test_the_admin_port_may_be_an_option_but_is_no_variable(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "DEFAULT_URL", admin.url)
+    monkeypatch.setenv("DIAGONALFLIP_URL", NOWHERE)
+    assert run("model", "list").exit_code == 0
+    assert run("--url", NOWHERE, "model", "rollback").exit_code == 3
+    assert run("--url", admin.url, "model", "list").exit_code == 0
+    assert run("--url", NOWHERE, "model", "list", admin.url).exit_code == 0
+    assert len(admin.asked) == 3
 
 
 def test_a_rejected_change_is_a_line_and_is_not_repeated(admin: Admin) -> None:
