@@ -62,7 +62,7 @@ def load_net(weights_file: Path = WEIGHTS_FILE) -> DiagonalFlipNet:
             superfluous, not numeric, not finite or of another shape.
     """
     try:
-        tensors = json.loads(weights_file.read_text(encoding="utf-8"))
+        tensors = json.loads(weights_file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{weights_file}: {error}", "a readable JSON file") from error
     if not isinstance(tensors, dict):

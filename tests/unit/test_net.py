@@ -71,6 +71,7 @@ def test_a_file_without_the_tensors_is_rejected(tmp_path: Path, content: bytes |
 def test_the_width_is_that_of_the_weights(tmp_path: Path, hidden: int) -> None:
     state = DiagonalFlipNet(hidden).state_dict()
     file = tmp_path / "weights.json"
-    file.write_text(json.dumps({name: tensor.tolist() for name, tensor in state.items()}))
+    text = json.dumps({name: tensor.tolist() for name, tensor in state.items()})
+    file.write_text(text, encoding="utf-8-sig")  # as some editors write it
     found = load_net(file).state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
