@@ -41,6 +41,9 @@ class Side:
             self.errors.append(f"{type(error).__name__}: {error}")
             return None
         self.seconds.append(time.perf_counter() - started)
+        if not np.isfinite(rows).all():  # it is neither 0 nor 1, and no JSON
+            self.errors.append("a prediction is not finite")
+            return None
         return rows
 
     @property

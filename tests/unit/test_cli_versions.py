@@ -174,7 +174,7 @@ def test_versions_of_another_form_are_an_error(admin: Admin, words: str, models:
 
 
 class Versions(Client):
-    """Clients of versions, of which one differs in one bit, and one fails."""
+    """Clients of versions, of which one differs in one bit, one fails, and one is broken."""
 
     def __init__(self, _url: str, *, version: str, **_: object) -> None:
         super().__init__()
@@ -184,6 +184,8 @@ class Versions(Client):
         rows = np.zeros((len(images), 4), np.float32)
         if self._named == "fails":
             raise InvalidAnswer("g", "e")
+        if self._named == "nan":
+            rows[0, 0] = np.nan
         if self._named == "differs":
             rows[3, 2] = 0.75
         return rows
@@ -191,7 +193,7 @@ class Versions(Client):
 
 @pytest.mark.parametrize(
     ("version", "code", "differing", "errors"),
-    [("same", 0, 0, 0), ("differs", 1, 7, 0), ("fails", 1, 0, 7)],
+    [("same", 0, 0, 0), ("differs", 1, 7, 0), ("fails", 1, 0, 7), ("nan", 1, 0, 7)],
 )
 def test_compare_counts_bits_and_errors(
     monkeypatch: pytest.MonkeyPatch, version: str, code: int, differing: int, errors: int
@@ -206,7 +208,8 @@ def test_compare_counts_bits_and_errors(
     assert found["largest_difference"] == (0.75 if differing else 0)
     shown = run(*arguments).stdout
     assert f"{differing} of " in shown
-    assert ("InvalidAnswer: G. Expected e." in shown) == bool(errors)
+    assert ("InvalidAnswer: G. Expected e." in shown) == (version == "fails")
+    assert ("is not finite" in shown) == (version == "nan")
 
 
 def test_compare_ends_where_no_server_is(unused_url: str) -> None:
