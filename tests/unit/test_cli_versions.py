@@ -25,6 +25,7 @@ from tests.unit.test_cli_commands import NOWHERE
 
 __all__ = ["call", "unused_url"]  # fixtures
 
+<<<<<<< HEAD
 MODELS: dict[str, Any] = {
     "default": "2.0",
     "previous": "1.0",
@@ -37,6 +38,15 @@ MODELS: dict[str, Any] = {
         {"version": "3.0", "loaded": False, "fault": "Damage. Expected none."},
     ],
 }
+=======
+MODELS: dict[str, Any] = {"default": "2.0", "previous": "1.0", "canary": None, "percent": 0}
+MODELS["kept"] = True
+MODELS["models"] = [
+    {"version": "1.0", "loaded": True, "digest": "a" * 64, "flips": 1, "signed": True},
+    {"version": "2.0", "loaded": True, "digest": "b" * 64, "flips": 16, "signed": False},
+    {"version": "3.0", "loaded": False, "fault": "Damage. Expected none."},
+]
+>>>>>>> 1954b81 (The command's tests of versions are shorter)
 
 
 class Admin:
@@ -79,19 +89,16 @@ def test_list_shows_every_version(admin: Admin) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "path"),
+    ("words", "path"),
     [
-        (["load", "2.0"], "/models/2.0/load"),
-        (["unload", "a/b"], "/models/a%2Fb/unload"),
-        (["default", "2.0"], "/models/2.0/default"),
-        (["canary", "1.0", "10"], "/models/1.0/canary/10"),
-        (["rollback"], "/models/rollback"),
+        *(("load 2.0", "2.0/load"), ("unload a/b", "a%2Fb/unload"), ("default 2.0", "2.0/default")),
+        *(("canary 1.0 10", "1.0/canary/10"), ("rollback", "rollback")),
     ],
 )
-def test_a_change_is_asked_for_once(admin: Admin, arguments: list[str], path: str) -> None:
-    changed = run("--token", "t", "model", *arguments, admin.url)
+def test_a_change_is_asked_for_once(admin: Admin, words: str, path: str) -> None:
+    changed = run("--token", "t", "model", *words.split(), admin.url)
     assert (changed.exit_code, changed.stdout) == (0, "default 2.0; also served: 1.0\n")
-    assert admin.asked == [("POST", path, "Bearer t")]
+    assert admin.asked == [("POST", f"/models/{path}", "Bearer t")]
 
 
 def test_the_admin_port_may_be_an_option_but_is_no_variable(
