@@ -22,7 +22,7 @@ import psutil
 import pytest
 import requests
 
-from benchmarks.running import variables
+from benchmarks.running import log_tail, variables
 from benchmarks.workloads import load_reference
 from diagonalflip.client._answers import agree
 from diagonalflip.server.settings import Settings, variable
@@ -96,7 +96,7 @@ class Server:
             self.printed.append(line)
             if re.search(pattern, line):
                 return line
-        pytest.fail(f"ended without {pattern!r}:\n{''.join(self.printed)}\n{read_logs(self.logs)}")
+        pytest.fail(f"ended without {pattern!r}:\n{''.join(self.printed)}\n{log_tail(self.logs)}")
 
     def wait_for_torchserve(self) -> Server:
         """Return the same server with TorchServe's ports, once that is ready or ready again."""
@@ -153,12 +153,8 @@ def run_server(
 ) -> Iterator[Server]:
     """``python -m diagonalflip.server``, from its start to its end whatever happens between.
 
-    Args:
-        artifacts: The model store.
-        logs: Folder of its logs.
-        through: A command that runs the server, in the same process.
-        settings: By the names that make takes, and other variables; ``TORCHSERVE="1"`` also waits
-            for TorchServe.
+    ``through`` is a command that runs it, in the same process. Settings have the names that make
+    takes, or are other variables; ``TORCHSERVE="1"`` also waits for TorchServe.
     """
     process = start(artifacts, logs, settings, *through)
     server = Server(process, logs)
@@ -200,14 +196,6 @@ def changed_worker(folder: Path, code: str) -> list[str]:
     main.rename(main.with_name("unchanged.py"))
     main.write_text(f"{code}\nfrom diagonalflip.server.worker.unchanged import main\nmain()\n")
     return ["env", "-C", str(folder)]
-
-
-def read_logs(logs: Path) -> str:
-    """The ends of all logs, to go with a failure."""
-    return "\n".join(
-        f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
-        for path in sorted(logs.glob("*.log"))
-    )
 
 
 @pytest.fixture(scope="session")
@@ -285,5 +273,5 @@ def pytest_runtest_makereport(
     report = yield
     running = getattr(item, "funcargs", {}).get("server")
     if report.failed and running is not None:  # type: ignore[attr-defined]
-        report.sections.append(("server logs", read_logs(running.logs)))  # type: ignore[attr-defined]
+        report.sections.append(("server logs", log_tail(running.logs)))  # type: ignore[attr-defined]
     return report

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.integration.conftest import read_logs, run_server, start
+from benchmarks.running import log_tail
+from tests.integration.conftest import run_server, start
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ def test_files_of_all_parts(artifacts: Path, tmp_path: Path) -> None:
         server.java.kill()
         server.read_until("TorchServe is ready")
     names = {path.name for path in tmp_path.glob("*.log") if path.stat().st_size}
-    assert {"access-0.log", "torchserve-worker.log"} <= names, read_logs(tmp_path)
+    assert {"access-0.log", "torchserve-worker.log"} <= names, log_tail(tmp_path)
     for name in names:
         line = (tmp_path / name).read_text().splitlines()[0]
         assert_now(json.loads(line)["time"] if name.startswith("access") else line.split()[0])
