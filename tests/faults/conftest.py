@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -18,20 +17,18 @@ Call = Callable[..., Any]
 """``call(url, operation, *arguments, given={}, **settings)``: ``given`` are named arguments."""
 
 
-def call_sync(
-    url: str, operation: str, *arguments: Any, given: Any = MappingProxyType({}), **settings: Any
-) -> Any:
+def call_sync(url: str, operation: str, *arguments: Any, given: Any = None, **settings: Any) -> Any:
     with Client(url, **settings) as client:
-        answer = getattr(client, operation)(*arguments, **given)
+        answer = getattr(client, operation)(*arguments, **(given or {}))
         return list(answer) if isinstance(answer, Iterator) else answer
 
 
 def call_async(
-    url: str, operation: str, *arguments: Any, given: Any = MappingProxyType({}), **settings: Any
+    url: str, operation: str, *arguments: Any, given: Any = None, **settings: Any
 ) -> Any:
     async def call() -> Any:
         async with AsyncClient(url, **settings) as client:
-            answer = getattr(client, operation)(*arguments, **given)
+            answer = getattr(client, operation)(*arguments, **(given or {}))
             if isinstance(answer, AsyncIterator):
                 return [part async for part in answer]
             return await answer

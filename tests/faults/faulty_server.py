@@ -112,14 +112,12 @@ async def _drip(writer: StreamWriter, data: bytes) -> bool:
     return True
 
 
-def instead(
-    status: int, headers: dict[str, str], body: bytes = b"", end: int | None = None
-) -> Fault:
+def instead(status: int, head: dict[str, str], body: bytes = b"", end: int | None = None) -> Fault:
     """Answer this, or its beginning, instead."""
 
     async def answer(reader: StreamReader, writer: StreamWriter) -> bool:
         await read_request(reader)
-        await send(writer, response(status, headers, body)[:end])
+        await send(writer, response(status, head, body)[:end])
         return end is None
 
     return answer
