@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from benchmarks.running import seconds_until
 from diagonalflip import Client
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.ports import free_ports
-from tests.conftest import ROOT
+from tests.conftest import ROOT, execute
 from tests.drills.load import Load, references
 from tests.integration.conftest import run_command
 
@@ -49,15 +48,10 @@ pytestmark = [
 
 def engine(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the container engine; its output and errors are in ``stdout``."""
-    script = '. docker/engine.sh && exec "$engine" "$@"'
-    return subprocess.run(
-        ["bash", "-c", script, "engine", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=check,
-    )
+    script = 'exec 2>&1; . docker/engine.sh && exec "$engine" "$@"'
+    finished = execute("bash", "-c", script, "engine", *arguments)
+    assert finished.returncode == 0 or not check, finished.stdout
+    return finished
 
 
 @pytest.fixture(scope="session")
@@ -65,10 +59,8 @@ def images() -> dict[str, str]:
     """Both targets, built; on a base of Debian's packages where no registry answers."""
     environment = dict(os.environ)
     if "BASE_IMAGE" not in environment and not _has_registry():
-        made = subprocess.run(
-            ["docker/debian-base.sh"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-        )
-        environment["BASE_IMAGE"] = made.stdout.strip()
+        made = subprocess.check_output(["docker/debian-base.sh"], cwd=ROOT, text=True)
+        environment["BASE_IMAGE"] = made.strip()
     names = {}
     for target in ("cpu", "gpu"):
         names[target] = f"localhost/diagonalflip:test-{target}"
@@ -121,14 +113,14 @@ class Container:
         return {each["pid"]: each["status"] for each in found}
 
 
+def given(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--env", f"FLIP_{setting}")]
+
+
 @contextmanager
 def running(image: str, folder: Path, *more: str) -> Iterator[Container]:
     token, port = tokens.add(folder / "access/tokens", "test"), free_ports()
-    settings = (
-        *("--env", "FLIP_TOKENS_FILE=/run/access/tokens"),
-        *("--env", "FLIP_PLAIN_HTTP=1"),
-        *("--env", "FLIP_DRAIN_S=2"),
-    )
+    settings = given("TOKENS_FILE=/run/access/tokens", "PLAIN_HTTP=1", "DRAIN_S=2")
     mounts = ("--volume", f"{folder / 'access'}:/run/access:ro")
     publish = ("--publish", f"127.0.0.1:{port}:8443")
     started = engine("run", "--detach", *publish, *RIGHTS, *settings, *mounts, *more, image)
@@ -154,7 +146,7 @@ def gpu_container(
 ) -> Iterator[Container]:
     """The image for GPUs, on a host without one."""
     folder = tmp_path_factory.mktemp("gpu")
-    with running(images["gpu"], folder, "--env", "FLIP_REQUIRE_GPU=0") as container:
+    with running(images["gpu"], folder, *given("REQUIRE_GPU=0")) as container:
         container.wait(container.is_complete)
         yield container
 
@@ -261,8 +253,7 @@ def test_what_dies_comes_back_and_leaves_no_zombies(gpu_container: Container, wo
 def test_a_stop_loses_no_request(images: dict[str, str], artifacts: Path, tmp_path: Path) -> None:
     tables = references(artifacts)
     with running(images["cpu"], tmp_path) as container, Load(container, tables) as load:
-        while load.tally.right < 100:
-            time.sleep(0.05)
+        load.answered(100)
         engine("stop", "--time", "40", container.id)
         state = json.loads(engine("inspect", container.id).stdout)[0]["State"]
     assert state["ExitCode"] == 0
@@ -270,10 +261,8 @@ def test_a_stop_loses_no_request(images: dict[str, str], artifacts: Path, tmp_pa
 
 
 def test_it_says_what_it_needs(images: dict[str, str]) -> None:
-
     def fail(target: str, *settings: str) -> str:
-        variables = [word for setting in settings for word in ("--env", f"FLIP_{setting}")]
-        finished = engine("run", "--rm", *RIGHTS, *variables, images[target], check=False)
+        finished = engine("run", "--rm", *RIGHTS, *given(*settings), images[target], check=False)
         assert finished.returncode == 2
         return finished.stdout
 
