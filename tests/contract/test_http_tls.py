@@ -96,7 +96,7 @@ def port(pair: tuple[Path, Path]) -> Iterator[TlsPort]:
     with contextlib.closing(TlsPort(*pair)) as there:
         yield there
         there.wait_for(lambda: not (there.server.connections or there.server._opening))
-        assert not (there.server._of_address or there.server._accepted)
+        assert (there.server._accepted, dict(there.server._of_address)) == (0, {})
         assert there.buffered == 0
 
 

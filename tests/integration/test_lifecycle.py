@@ -184,14 +184,8 @@ def test_a_setting_that_cannot_be_used_is_named(
 
 def test_the_last_line_of_json_says_why_it_does_not_start(artifacts: Path, tmp_path: Path) -> None:
     settings = {"LOG_FORMAT": "json", "MODEL_STORE": "/nowhere"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "diagonalflip.server"],
-        cwd=ROOT,
-        env=server_environment(artifacts, tmp_path, settings),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = server_environment(artifacts, tmp_path, settings)
+    ended = execute(sys.executable, "-m", "diagonalflip.server", **environment)
     last = json.loads(ended.stdout.splitlines()[-1])
     assert (ended.returncode, ended.stderr, last["level"]) == (2, "", "CRITICAL")
     assert last["message"].startswith("ArtifactError: /nowhere")

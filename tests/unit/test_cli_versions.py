@@ -25,7 +25,6 @@ from tests.unit.test_cli_commands import NOWHERE
 
 __all__ = ["call", "unused_url"]  # fixtures
 
-<<<<<<< HEAD
 MODELS: dict[str, Any] = {
     "default": "2.0",
     "previous": "1.0",
@@ -38,15 +37,6 @@ MODELS: dict[str, Any] = {
         {"version": "3.0", "loaded": False, "fault": "Damage. Expected none."},
     ],
 }
-=======
-MODELS: dict[str, Any] = {"default": "2.0", "previous": "1.0", "canary": None, "percent": 0}
-MODELS["kept"] = True
-MODELS["models"] = [
-    {"version": "1.0", "loaded": True, "digest": "a" * 64, "flips": 1, "signed": True},
-    {"version": "2.0", "loaded": True, "digest": "b" * 64, "flips": 16, "signed": False},
-    {"version": "3.0", "loaded": False, "fault": "Damage. Expected none."},
-]
->>>>>>> 1954b81 (The command's tests of versions are shorter)
 
 
 class Admin:

@@ -22,7 +22,8 @@ from diagonalflip.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from diagonalflip.inference import decoders, v2
+from diagonalflip.inference import decoders, reading, v2
+from diagonalflip.message import Operation, Request
 from diagonalflip.wire import JSON, OCTETS
 
 TEXT, BOM, UNSUPPORTED = "text/plain", b"\xef\xbb\xbf", UnsupportedMediaType
