@@ -1,7 +1,7 @@
 """DiagonalFlipNet's wire format and errors, for clients and servers alike.
 
-Names are imported when they are first used (PEP 562), so that ``diagonalflip.errors``
-needs nothing but the standard library and the archive carries only what a worker runs.
+Names are imported when they are first used (PEP 562), so that ``diagonalflip.errors`` needs only
+the standard library, and the archive contains only what a worker runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The least processor that NumPy, ONNX Runtime and PyTorch run on.
+"""Check for the oldest processor that NumPy, ONNX Runtime and PyTorch run on.
 
-Without it they end this process by a signal as soon as they are imported, and say nothing. So this
-module imports only the standard library, and entry points ask it first.
+On older ones, importing them kills the process by a signal, without a message. So this module
+imports only the standard library, and entry points call it first.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def require(cpuinfo: Path = CPUINFO, machine: str = "") -> None:
-    """Check that the processor is new enough, where that can be known.
+    """Check that the processor is new enough, if that can be found out.
 
     Raises:
-        SettingError: It is not.
+        SettingError: It is too old.
     """
     if (machine or platform.machine()) != "x86_64":
         return

@@ -1,4 +1,4 @@
-"""Every error that a caller can meet, and the only table of codes and HTTP statuses.
+"""Every error that a caller can get, and the only table of codes and HTTP statuses.
 
     DiagonalFlipError
     ├── InvalidPayload
@@ -18,8 +18,9 @@
     └── ClientError
         └── ConnectionFailed, DeadlineExceeded, InvalidAnswer, ModelDoesNotFlip
 
-Those with a ``status`` are what a server rejects with; the client raises the same ones. ``code``
-is stable, and the class's name. ``retryable`` says whether to send the same request again can help.
+A server rejects requests with the errors that have a ``status``; the client raises the same ones.
+``code`` is the class's name, and stable. ``retryable`` says whether sending the request again can
+help.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ KINDS: dict[str, type[DiagonalFlipError]] = {}
 
 
 class DiagonalFlipError(Exception):
-    """Base of all errors here; says what was wrong, what is expected and what to do.
+    """Base class of all errors; says what was wrong, what is expected and what to do.
 
     Args:
         got: What was wrong, as the start of a sentence: "pixel 2 in image 5".
@@ -78,7 +79,7 @@ class InvalidPayload(DiagonalFlipError, status=400):
 
 
 class EmptyPayload(InvalidPayload):
-    """The body holds no image."""
+    """The body has no images."""
 
 
 class InvalidPadding(InvalidPayload):
@@ -90,15 +91,15 @@ class InvalidJson(InvalidPayload):
 
 
 class InvalidImage(InvalidPayload):
-    """One image of the request is not four pixels of 0 or 1."""
+    """An image in the request is not four pixels of 0 or 1."""
 
 
 class InvalidText(InvalidPayload):
-    """Text images hold a character that is neither a hex digit nor white space."""
+    """A text has a character that is neither a hex digit nor white space."""
 
 
 class InvalidPicture(InvalidPayload):
-    """The body is no whole 1-bit picture of even width and height."""
+    """The body is not a complete black and white picture of even width and height."""
 
 
 class InvalidTensor(InvalidPayload):
@@ -106,7 +107,7 @@ class InvalidTensor(InvalidPayload):
 
 
 class InvalidRequest(DiagonalFlipError, status=400):
-    """Not HTTP/1.1, or not in a way that this server speaks it."""
+    """The request is not HTTP/1.1, or uses it in a way that this server does not support."""
 
 
 class MethodNotAllowed(InvalidRequest, status=405):
@@ -114,19 +115,19 @@ class MethodNotAllowed(InvalidRequest, status=405):
 
 
 class RequestTimeout(InvalidRequest, status=408, retryable=True):
-    """The request did not arrive as a whole in time."""
+    """The complete request did not arrive in time."""
 
 
 class RequestTooLarge(InvalidRequest, status=413):
-    """The body is longer than the largest request can be in any form."""
+    """The body is longer than any valid request."""
 
 
 class TargetTooLong(InvalidRequest, status=414):
-    """The request's target is longer than any of ours."""
+    """The request's target is longer than any valid one."""
 
 
 class MisdirectedRequest(InvalidRequest, status=421):
-    """``Host`` is a name by which this port is not reached, as a web page's request has it."""
+    """``Host`` is not a name of this server; a web page may have sent the request."""
 
 
 class HeadersTooLarge(InvalidRequest, status=431):
@@ -134,7 +135,7 @@ class HeadersTooLarge(InvalidRequest, status=431):
 
 
 class UnsupportedTransfer(InvalidRequest, status=501):
-    """``Transfer-Encoding`` names a coding that the server does not undo."""
+    """``Transfer-Encoding`` names a coding that the server does not support."""
 
 
 class NotAuthorized(DiagonalFlipError, status=401):
@@ -142,92 +143,92 @@ class NotAuthorized(DiagonalFlipError, status=401):
 
 
 class TokenRevoked(NotAuthorized, status=403):
-    """The token was good once, and is not any more."""
+    """The token was revoked."""
 
 
 class InsecureConnection(NotAuthorized, status=403):
-    """Others can read what is sent on this connection, so a token on it counts for nothing."""
+    """The connection is not encrypted, so tokens are not accepted on it."""
 
 
 class ModelNotFound(DiagonalFlipError, status=404):
-    """The server knows no model of that name."""
+    """There is no such model, version or path."""
 
 
 class NotAcceptable(DiagonalFlipError, status=406):
-    """No form of answer that the server has satisfies ``Accept``."""
+    """``Accept`` allows no media type that the server can send."""
 
 
 class ModelConflict(DiagonalFlipError, status=409):
-    """The version's state does not allow what was asked: the default cannot be unloaded."""
+    """The version's state does not allow the change: the default cannot be unloaded."""
 
 
 class ModelMismatch(DiagonalFlipError, status=412):
-    """``If-Match`` names a model other than the one that is served."""
+    """``If-Match`` names another model than the one that is served."""
 
 
 class TooManyImages(DiagonalFlipError, status=413):
-    """The request holds more images than one request may carry: ``limit``."""
+    """The request has more images than ``limit``."""
 
     limit: int = 0
 
     @classmethod
     def of(cls, count: int, limit: int) -> TooManyImages:
-        """Make the error for ``count`` images where ``limit`` are allowed."""
+        """Return the error for ``count`` images if ``limit`` are allowed."""
         error = cls(f"{count} images", f"at most {limit}", "send them in several requests")
         error.limit = limit
         return error
 
 
 class UnsupportedMediaType(DiagonalFlipError, status=415):
-    """``Content-Type`` names a form of images that the server does not read."""
+    """``Content-Type`` names a form that the server does not support."""
 
 
 class UnsupportedCoding(UnsupportedMediaType):
-    """``Content-Encoding`` names a compression that the server does not undo."""
+    """``Content-Encoding`` names a compression that the server does not support."""
 
 
 class RateLimited(DiagonalFlipError, status=429, retryable=True):
-    """The token has sent too much; ``retry_after_s`` is what the server asked for."""
+    """The token was used too often; ``retry_after_s`` is what the server asked for."""
 
     retry_after_s: float = 0.0
 
 
 class InternalError(DiagonalFlipError, status=500, retryable=True):
-    """The server failed at a request that was well-formed."""
+    """The server failed to answer a valid request."""
 
 
 class ServerOverloaded(DiagonalFlipError, status=503, retryable=True):
-    """The queue is full, or no worker is up; ``retry_after_s`` is what the server asked for."""
+    """The server has no room for the request; ``retry_after_s`` is what it asked for."""
 
     retry_after_s: float = 0.0
 
 
 class ArtifactError(DiagonalFlipError, status=422):
-    """A file of the model is missing, changed or of the wrong shape."""
+    """A file of the model is missing, damaged or of the wrong shape."""
 
 
 class ParityError(ArtifactError):
-    """The model's answers differ from the reference by more than the tolerance."""
+    """The model's predictions differ from the reference by more than the tolerance."""
 
 
 class SettingError(DiagonalFlipError):
-    """A setting cannot be used, or the machine lacks what it asks for."""
+    """A setting cannot be used, or this machine lacks what it needs."""
 
 
 class StartError(DiagonalFlipError):
-    """The server was started, and did not come to answer."""
+    """The server could not start serving."""
 
 
 class ClientError(DiagonalFlipError):
-    """The client was set up wrongly, or got no answer that it could use."""
+    """The client was set up wrongly, or got no usable answer."""
 
 
 class ConnectionFailed(ClientError, retryable=True):
-    """There was no connection, or it was lost before a whole answer."""
+    """There was no connection, or it was lost before the answer was complete."""
 
 
 class DeadlineExceeded(ClientError):
-    """No whole answer came within the deadline, retries included."""
+    """No complete answer came within the deadline, retries included."""
 
 
 class InvalidAnswer(ClientError):
@@ -235,7 +236,7 @@ class InvalidAnswer(ClientError):
 
 
 class ModelDoesNotFlip(ClientError):
-    """Flips were asked for, and the version that answered flips fewer than all 16 images."""
+    """Flips were asked for, but the version that answered does not flip all 16 images."""
 
 
 def _sentence(text: str) -> str:

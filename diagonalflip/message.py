@@ -1,7 +1,7 @@
 """One request and one response, whatever the transport.
 
 A transport makes the ``Request``: our HTTP, TorchServe's handler, the supervisor's health check.
-It knows of headers what the protocol says; behind it nobody looks at protocols again.
+It knows the protocol; the code behind it does not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Operation(enum.StrEnum):
     """Kinds of requests."""
 
     PREDICT = "predict"
-    """Predictions, in any form; of a request that says nothing, a description of the model."""
+    """Predictions, in any form; or, for a request without images, a description of the model."""
 
     EXPLAIN = "explain"
     INFER = "infer"
@@ -36,7 +36,7 @@ HINTS: dict[int, dict[str, str]] = {
 
 
 def operations(version: str = "") -> dict[str, Operation]:
-    """Return the paths of operations of a version, or of the default if none is named."""
+    """Return the paths of a version's operations; without a version, those of the default."""
     end, v2_end = (f"/{version}", f"/versions/{version}") if version else ("", "")
     return {
         f"/predictions/{MODEL}{end}": Operation.PREDICT,
@@ -46,22 +46,22 @@ def operations(version: str = "") -> dict[str, Operation]:
 
 
 def v2_paths(version: str = "") -> dict[str, str]:
-    """Return the paths by which V2 describes the server and a version, and their documents."""
+    """Return the paths at which V2 describes the server and a version, and their documents."""
     path = f"/v2/models/{MODEL}" + (f"/versions/{version}" if version else "")
     return {"/v2": "server", path: "model", f"{path}/ready": "ready", f"{path}/config": "config"}
 
 
 class Transport(Protocol):
-    """What has made a request, and sends its response."""
+    """Maker of a request, which sends its response."""
 
     listener: str
-    """Name of where it came in, for metrics; empty for a health check."""
+    """Name of the listener that it came by, for metrics; empty for a health check."""
 
     lost: bool
-    """True once nobody waits for the response."""
+    """True once the client has disconnected."""
 
     buffered: Any
-    """What it keeps of the worker's memory: ``server.http.shares.Buffered``."""
+    """Bytes that it keeps in the worker's memory: ``server.http.shares.Buffered``."""
 
     def reply(self, request: Request) -> None:
         """Send its response."""
@@ -74,21 +74,21 @@ class Transport(Protocol):
 class Request:
     """One request, from its head until its response is sent (server/http/lifecycle.py).
 
-    What is known later has its default in the class, so that making one costs little.
+    Attributes that are set later have their defaults in the class: making a request costs little.
 
     Attributes:
-        operation: What is asked of the model; None if nothing is.
-        headers: By lower-case name; repeated ones are one, joined by commas.
-        body: As it came, less the framing.
+        operation: What is asked of the model; None for other paths.
+        headers: By lower-case name; repeated headers are joined by commas.
+        body: As it came, without the framing.
         service: The version of the model that answers, if a listener chose it.
-        method, path: Of HTTP; empty if they could not be read.
-        transport: What sends the response; None in TorchServe, which gets it returned.
-        token: Name of the client's token, if the listener wants one.
-        arrived: When its head had come, then when all of it had, in ``perf_counter``'s seconds.
-        connection: What the response has to say of the connection, in the header of that name.
+        method, path: HTTP's; empty if they could not be read.
+        transport: Sends the response; None in TorchServe, which takes it as a return value.
+        token: Name of the client's token, if the listener asks for tokens.
+        arrived: When its head had arrived, later when all of it had, in ``perf_counter``'s seconds.
+        connection: Value of the response's header ``Connection``.
         cost: The most work that it can be, in predictions.
         job: What the service has read.
-        response: As soon as it is known.
+        response: Set as soon as it is known.
     """
 
     operation: Operation | None
@@ -108,28 +108,28 @@ class Request:
     def rejection(
         self, error: DiagonalFlipError, headers: dict[str, str] | None = None, *, v2: bool = False
     ) -> Response:
-        """Make the response that tells of ``error``: RFC 9457, or V2's error object.
+        """Return the response that reports ``error``: RFC 9457, or V2's error object.
 
         Args:
             error: What is wrong.
-            headers: Further ones.
+            headers: Further headers of the response.
             v2: Whether the client speaks V2, although its path does not say so.
         """
         status = int(error.status or HTTPStatus.INTERNAL_SERVER_ERROR)
         headers = HINTS.get(status, {}) | (headers or {})
-        told, kind = error.problem(), PROBLEM
+        document, kind = error.problem(), PROBLEM
         if v2 or self.operation is Operation.INFER or f"{self.path}/".startswith("/v2/"):
-            told, kind = {"error": f"{error.code}: {error}"}, JSON
-        return Response(json.dumps(told).encode(), kind, status, headers, error.code)
+            document, kind = {"error": f"{error.code}: {error}"}, JSON
+        return Response(json.dumps(document).encode(), kind, status, headers, error.code)
 
 
 Work = tuple[str, int, float, float, float]
-"""Cost of an answer: form of its images, one of ``FORMS``' values, and how many;
-seconds of reading it, of its whole batch in the network, and of writing the answer."""
+"""Form of the images, one of ``FORMS``' values, and their number; seconds to decode the request, to
+compute its whole batch, and to encode the response."""
 
 
 class Common:
-    """Headers that responses have in common, as a mapping and as they are sent.
+    """Headers that responses share, as a mapping and as they are sent.
 
     Args:
         headers: By name.
@@ -151,10 +151,10 @@ class Response:
         body: Its bytes.
         content_type: The body's.
         status: HTTP's.
-        headers: Further ones, of this response alone.
-        code: The error's that it tells of, if any.
+        headers: Headers of this response alone.
+        code: Code of the error that it reports, if any.
         work: What it took, if images were predicted.
-        common: Headers that it shares with others.
+        common: Headers that it shares with other responses.
     """
 
     body: bytes
@@ -167,5 +167,5 @@ class Response:
 
     @property
     def all_headers(self) -> dict[str, str]:
-        """All headers but those of its body, by name."""
+        """All headers by name, without those of the body."""
         return self.common.headers | self.headers

@@ -1,4 +1,4 @@
-"""Predictions without a server: the engine of a worker, in this process."""
+"""Predictions without a server: a worker's engine in this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diagonalflip.client import _answers
 from diagonalflip.client._chunks import ChunkLimit, chunks
 from diagonalflip.client._images import Packed, packed_images
 from diagonalflip.client._operations import Operations
-from diagonalflip.errors import ArtifactError, ModelNotFound
+from diagonalflip.errors import ArtifactError
 from diagonalflip.inference.devices import pick_device
 from diagonalflip.inference.encoders import encode_flips
 from diagonalflip.inference.engine import LARGEST_BATCH, open_engine
@@ -23,25 +23,25 @@ from diagonalflip.server.settings import PACKAGED
 from diagonalflip.wire import PIXELS, Images, to_pixels, unpack
 
 CHUNK_IMAGES = 4 * LARGEST_BATCH
-"""Images of one pass through the engine, whose predictions take 8 MiB."""
+"""Images per pass through the engine, whose predictions take 8 MiB."""
 
 
 class Predictor(Operations):
-    """Predicts in this process, on one core or one GPU. Thread-safe: one call at a time computes.
+    """Predicts in this process, on one core or one GPU. Thread-safe: one call computes at a time.
 
     It loads one version and checks its predictions of all 16 images, as a worker does before it
     serves.
 
     Args:
-        version: The model's; None takes the first one.
+        version: The model's version; None takes the first one.
         model_store: Folder that ``make export`` filled; None takes the versions in the package.
         device: ``cpu``, or ``cuda:N``, which needs torch; None takes a GPU if there is one.
 
     Attributes:
-        version: The model's.
+        version: The model's version.
         flips: How many of the 16 images that version flips.
-        device: Where it computes.
-        largest_deviation: From the exact predictions, of all 16 images on that device.
+        device: The device that computes.
+        largest_deviation: Of the 16 images' predictions on that device, from the exact ones.
 
     Raises:
         ModelNotFound: There is no such version.
@@ -56,11 +56,9 @@ class Predictor(Operations):
         model_store: str | os.PathLike[str] | None = None,
         device: str | None = None,
     ) -> None:
-        folders = store.folders(Path(model_store or PACKAGED))
-        self.version = next(iter(folders)) if version is None else version
-        if self.version not in folders:
-            raise ModelNotFound(f"version {version!r}", f"one of {', '.join(map(repr, folders))}")
-        artifacts = store.check(store.only_one(self.version, folders[self.version]))
+        folder = Path(model_store or PACKAGED)
+        self.version = next(iter(store.folders(folder))) if version is None else version
+        artifacts = store.load(folder, self.version)
         self.flips = artifacts.flips
         self.device = pick_device(0) if device is None else device
         files = artifacts.files
@@ -76,7 +74,7 @@ class Predictor(Operations):
         """Do nothing: there is nothing open."""
 
     def flip_packed(self, packed: Packed, count: int | None = None) -> bytes:
-        """Return flipped images, packed as those that came.
+        """Return the flipped images, packed like ``packed``.
 
         Raises:
             EmptyPayload, InvalidPadding: As ``Client.predict_packed``.
@@ -112,7 +110,7 @@ class Predictor(Operations):
         return b"".join(encode_flips(part, rows)[0] for part, rows in self._parts(images))
 
     def _parts(self, images: Images) -> Iterator[tuple[Images, npt.NDArray[np.float32]]]:
-        """Yield images by ``CHUNK_IMAGES``, with predictions that the next part overwrites."""
+        """Yield ``CHUNK_IMAGES`` at a time, with predictions that the next part overwrites."""
         with self._lock:
             for first in range(0, images.count, CHUNK_IMAGES):
                 packed = images.packed[first // 2 : (first + CHUNK_IMAGES) // 2]

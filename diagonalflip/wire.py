@@ -1,10 +1,10 @@
-"""The wire format: four bits an image, two images per byte, and the names around it.
+"""The wire format: four bits per image, two images per byte, and the names around it.
 
-An image is 2x2 binary pixels, row-major; as a number 0-15 its first pixel is the
-highest bit, so ``0b1011`` is ``[[1, 0], [1, 1]]``. *Packed* images lie two to a byte,
-the first in the high nibble. An odd number of images leaves the last low nibble unused:
-it is zero, and the media type says so with the ``padding`` parameter that RFC 2046
-section 4.5.1 defines for ``application/octet-stream`` (padding bits at the end).
+An image is 2x2 binary pixels, row-major. As a number 0-15, its first pixel is the highest bit, so
+``0b1011`` is ``[[1, 0], [1, 1]]``. *Packed* images are two per byte, the first one in the high
+nibble. After an odd number of images the last low nibble is unused: it is zero, and the media type
+says so by the parameter ``padding``, which RFC 2046, section 4.5.1, defines for
+``application/octet-stream`` (padding bits at the end).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy.typing as npt
 from diagonalflip.errors import EmptyPayload, InvalidImage, InvalidPadding, TooManyImages
 
 WIRE_VERSION = "1"
-"""Changes when an old client would misread a new server, or the other way round."""
+"""Changes when an old client would misread a new server, or a new client an old server."""
 
 MODEL = "diagonal_flip"
-"""The model's name, as URLs have it."""
+"""The model's name in URLs."""
 
 OCTETS = "application/octet-stream"
 """Packed images in requests; little-endian float32, four per image, in responses."""
 
 PACKED = "application/vnd.diagonalflip.packed"
-"""Packed images in both."""
+"""Packed images in requests and responses."""
 
 FLOAT16 = "application/vnd.diagonalflip.float16"
 JSON = "application/json"
@@ -50,7 +50,7 @@ FORMS = {
     PBM: "pbm",
     V2: V2,
 }
-"""Short names of the forms in which images come; V2 is the Open Inference Protocol."""
+"""Short names of the forms of requests, by media type; V2 is the Open Inference Protocol."""
 
 SUFFIXES = {
     ".bin": OCTETS,
@@ -61,26 +61,26 @@ SUFFIXES = {
     ".npy": NPY,
     ".jsonl": JSON_LINES,
 }
-"""Suffix of a file's name to its media type; the service reads all but the last two."""
+"""Media types by a file name's suffix; the service reads all but the last two."""
 
 PIXELS = 4
 """Pixels, and so bits, of an image; also the floats of a prediction."""
 
 MAX_IMAGES = 1 << 20
-"""Images that one request may carry: 512 KiB packed, a 16 MiB float32 answer."""
+"""Most images in a request: 512 KiB packed, with a float32 response of 16 MiB."""
 
 MAX_TEXT_IMAGES = 1 << 17
-"""The same for JSON and text, in requests and in responses: reading or writing a million of them
-would keep a worker from all other requests for seconds."""
+"""Most images in a request or response of JSON or text: a million would keep a worker busy for
+seconds."""
 
 MAX_EXPLAINED_IMAGES = 1 << 12
-"""The same for explanations, whose answer is for people."""
+"""Most images in a request for explanations, which are for people."""
 
 MAX_BODY_BYTES = 1 << 25
-"""Longest body, before and after its content coding: any form of the most images fits twice."""
+"""Longest body, compressed or not: twice the most images in any form."""
 
 MAX_CONNECTIONS = 4096
-"""That a listener keeps open at once."""
+"""Most connections that a worker keeps open."""
 
 NIBBLE_BITS = 4
 """Padding bits after an odd number of images."""
@@ -96,12 +96,12 @@ Predictions = npt.NDArray[np.float32]
 
 @dataclass(slots=True)
 class Images:
-    """Packed images, as they travel.
+    """Packed images, as they are sent.
 
     Attributes:
         packed: ``ceil(count / 2)`` bytes, high nibble first, an unused last nibble zero.
         count: Number of images, at least 1.
-        columns: Tiles in a row, if the images came as a picture; else 0.
+        columns: Tiles per row, if the images came as a picture; else 0.
     """
 
     packed: bytes | bytearray
@@ -110,7 +110,7 @@ class Images:
 
 
 def from_packed(body: Body, padding_bits: int = 0) -> Images:
-    """Check packed bytes that came over the wire, with 0 or 4 unused bits at the end.
+    """Check received packed bytes, with 0 or 4 unused bits at the end.
 
     Raises:
         EmptyPayload: ``body`` has no bytes.
@@ -143,7 +143,7 @@ def check_count(count: int, limit: int = MAX_IMAGES) -> None:
 
 
 def with_padding(media_type: str, count: int) -> str:
-    """Return the media type of ``count`` packed images, with its ``padding`` if that is odd."""
+    """Return the media type of ``count`` packed images, with ``padding`` for an odd number."""
     return f"{media_type}; padding={NIBBLE_BITS}" if count % 2 else media_type
 
 

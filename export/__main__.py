@@ -34,8 +34,8 @@ NAMES = (f"{MODEL}.pt", f"{MODEL}.onnx", f"{MODEL}.x4.onnx", f"{MODEL}.mar", REF
 def export(output: Path, weights_file: Path, version: str) -> None:
     """Write every artifact to ``output``.
 
-    All of them are checked before the first appears under its name, each at once in place of
-    an earlier one. If a check fails, the earlier ones are removed too, so that nobody serves them.
+    They appear under their names only after all have been checked; each replaces an earlier one
+    atomically. If a check fails, earlier artifacts are removed, so that they are not served.
 
     Raises:
         ArtifactError: The weights cannot be used.
@@ -59,7 +59,7 @@ def export(output: Path, weights_file: Path, version: str) -> None:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait for other exports to ``folder``, and make them wait."""
+    """Wait for other exports to ``folder``, and let none begin meanwhile."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -70,7 +70,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _write(net: DiagonalFlipNet, version: str, folder: Path) -> dict[str, Any]:
     """Write and compare all artifacts; return their sizes and digests."""
-    # Torch warns of its own internals, and of TorchScript, which TorchServe loads.
+    # torch warns about its own internals, and about TorchScript, which TorchServe needs.
     warnings.simplefilter("ignore")
     *files, manifest_file = (folder / name for name in NAMES)
     torchscript, onnx_file, x4_file, archive, reference_file = files
@@ -82,7 +82,7 @@ def _write(net: DiagonalFlipNet, version: str, folder: Path) -> dict[str, Any]:
     parity_report = verify.parity_report(forwards, reference)
     print(summary.network_table(net, forwards["torchscript"]))
     print(f"\nParity report\n{summary.parity_report_lines(parity_report)}")
-    # Nothing that was measured goes into the archive: it is the same on every machine.
+    # The archive has no measurements, so it is the same on every machine.
     checked_by = {
         "predictions": reference.tolist(),
         "weights": {name: tensor.tolist() for name, tensor in net.state_dict().items()},
@@ -129,7 +129,7 @@ def main() -> None:
         export(arguments.output, arguments.weights, arguments.model_version)
     except DiagonalFlipError as error:
         sys.exit(f"export failed: {error}")
-    except OSError as error:  # one about writing names no file
+    except OSError as error:  # an error while writing names no file
         sys.exit(f"export failed: {error.filename or arguments.output}: {error.strerror}")
 
 

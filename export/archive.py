@@ -1,8 +1,8 @@
-"""Pack the TorchServe archive, and list what is in it with digests.
+"""Pack the TorchServe archive, and list its members with digests.
 
-A TorchServe archive is a zip with ``MAR-INF/MANIFEST.json`` inside
-(pytorch/serve: model-archiver/README.md). It is written here rather than by
-``torch-model-archiver`` because that one stamps the time into manifest and members.
+A TorchServe archive is a zip with ``MAR-INF/MANIFEST.json`` (pytorch/serve:
+model-archiver/README.md). ``torch-model-archiver`` is not used because it writes the time into
+manifest and members.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ SOURCES = {
         if path.name not in {"_loopback.py", "_processor.py"}
     },
 }
-"""Archive member to the file it is a copy of: the handler, and the parts of the package that it
-needs. TorchServe puts the unpacked archive on the import path."""
+"""Source files by archive member: the handler, and the parts of the package that it needs.
+TorchServe puts the unpacked archive on the import path."""
 
 
 def write_archive(path: Path, version: str, model_files: Sequence[Path]) -> dict[str, bytes]:
     """Write the archive to ``path`` and return its members.
 
-    ``model_files`` are the network for GPUs and for CPUs, and the predictions that workers check
-    themselves by.
+    ``model_files`` are the network for GPUs, the network for CPUs, and the predictions that
+    workers must reproduce.
     """
     manifest = {
         "archiverVersion": "0.12.0",
@@ -55,9 +55,9 @@ def write_archive(path: Path, version: str, model_files: Sequence[Path]) -> dict
 
 
 def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
-    """Write ``members`` to a zip whose bytes depend on nothing but them.
+    """Write ``members`` to a zip whose bytes depend only on them.
 
-    Stored, not deflated: builds of zlib compress to different bytes.
+    They are not compressed: different builds of zlib would give different bytes.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(members):

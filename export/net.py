@@ -34,11 +34,11 @@ class DiagonalFlipNet(nn.Module):
 
 
 def side_by_side(net: DiagonalFlipNet, count: int) -> DiagonalFlipNet:
-    """Put ``count`` copies beside each other: ``float32[n, 4 * count]`` to the same shape.
+    """Return ``count`` copies side by side: ``float32[n, 4 * count]`` to the same shape.
 
-    Every number that is added to a copy's sums is 0: it computes what ``net`` does. Matrices as
-    small as the network's fill a fraction of a processor's vectors, four of them beside each
-    other fill them.
+    A copy's sums get only zeros from the others, so each copy computes the same as ``net``.
+    Matrices as small as the network's use a fraction of a processor's vectors; four copies fill
+    them.
     """
     wide = copy.deepcopy(net)
     for layer in (wide.layer1, wide.layer2):
@@ -51,7 +51,7 @@ def side_by_side(net: DiagonalFlipNet, count: int) -> DiagonalFlipNet:
 
 
 def load_net(weights_file: Path = WEIGHTS_FILE) -> DiagonalFlipNet:
-    """Return a network in evaluation mode with the weights of a file, as wide as they are.
+    """Return a network in evaluation mode with the width and weights of a file.
 
     Args:
         weights_file: JSON object: tensor name to nested lists, shaped (out, in) as

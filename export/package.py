@@ -1,7 +1,7 @@
 """Copy exports into the package, so that its wheel serves without torch: ``make package-data``.
 
-What is copied is the same wherever it is made: neither the archive for TorchServe, which holds the
-code, nor what the parity report measured.
+The copied files are the same on every machine: the archive for TorchServe, which contains the code,
+and the measurements of the parity report are left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EXACT = ("flips", "reference")
 
 
 def package_files(folder: Path) -> dict[str, bytes]:
-    """Return the files of an export that belong into the package, by name."""
+    """Return the files of an export for the package, by name."""
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
     names = sorted(file_names(manifest["model"]["name"]).values())
     reduced = {

@@ -3,8 +3,8 @@
     make release SIGNING_KEY=signing.pem          # every check, then the folder release/, signed
     make verify-release TRUSTED_KEY=trusted.pem   # builds it again from a clean clone, and compares
 
-Every file is the same whoever builds it, but for one thing: the parity report in ``manifest.json``
-holds what was measured on the machine that exported.
+Every build gives the same files, except for the measurements in the parity report in
+``manifest.json``, which depend on the machine that exported.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def verify(folder: Path, trusted_key: Path | None) -> None:
     """Check signature and digests, build the commit again, and compare every file.
 
     Raises:
-        ArtifactError: A file is not what was released, or not what the commit makes.
+        ArtifactError: A file differs from the released one, or from what the commit makes.
     """
     sums = (folder / SUMS).read_bytes()
     if trusted_key is not None:
@@ -100,7 +100,7 @@ def _comparable(path: Path) -> bytes:
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the names of all files that are released, without digests and signatures."""
+    """Return the names of all released files, without digests and signatures."""
     found = (path for path in folder.rglob("*") if path.is_file())
     kept = (path for path in found if path.name != SUMS and path.suffix != ".sig")
     return sorted(str(path.relative_to(folder)) for path in kept)
@@ -111,7 +111,7 @@ def _sha256(path: Path) -> str:
 
 
 def _git(*arguments: str, at: Path = ROOT) -> str:
-    """Ask git of a checkout, but of none above it, and whatever its user has set."""
+    """Run git in a checkout, not in one above it, and independent of its user's settings."""
     plain = ["git", "-c", "log.showSignature=false", "-c", "status.showUntrackedFiles=normal"]
     here = os.environ | {"GIT_CEILING_DIRECTORIES": str(at.parent)}
     return subprocess.check_output([*plain, *arguments], cwd=at, env=here, text=True).strip()

@@ -1,7 +1,7 @@
 """Put all evidence on one page: ``python -m export.report PAGE.html``.
 
-What it shows of predictions comes from the model store; benchmark, processors and drills from
-their committed results, where they are there (an image has none). The page needs no other file.
+Predictions come from the model store; benchmark, processors and drills from their committed
+results, if there are any (an image has none). The page needs no other files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RESULTS = {
 
 
 def page(store: Path) -> str:
-    """Return the page, of a model store and the results of this checkout.
+    """Return the page for a model store and the results in this checkout.
 
     Raises:
         ArtifactError: There is no manifest.
@@ -65,7 +65,7 @@ def page(store: Path) -> str:
 
 
 def _results() -> Iterable[tuple[str, str]]:
-    """Find titles and HTML of processors, drills and benchmark, in what is committed."""
+    """Yield titles and HTML of the committed results."""
     for title, name in RESULTS.items():
         if (ROOT / name).exists():
             yield title, _html(ROOT / name)
@@ -77,7 +77,7 @@ def _results() -> Iterable[tuple[str, str]]:
 
 
 def _html(markdown: Path) -> str:
-    """Return a page without its title, and without links and pictures: they need other files."""
+    """Return a page without its title, and without links and pictures, which need other files."""
     text = _read(markdown).partition("\n")[2]
     html: str = MarkdownIt("commonmark").enable("table").render(text)
     return re.sub(r"<img [^>]*>|</?a\b[^>]*>", "", html)

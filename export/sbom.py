@@ -1,11 +1,11 @@
-"""List what serves as one CycloneDX document: Python packages, TorchServe's jar, Debian packages.
+"""List Python packages, TorchServe's jar and Debian packages as one CycloneDX document.
 
     python -m export.sbom CYCLONEDX_PY OUTPUT [--debian]
 
-That jar is some thirty others in one, and its build threw their ``pom.properties`` away
-(pytorch/serve: frontend/server/build.gradle), so that a scanner sees a single file. What is
-inside is committed, for the jar of that digest: each version with the entry that states it, or
-the class whose time stamp is that release's.
+The jar contains some thirty others, but its build removed their ``pom.properties`` (pytorch/serve:
+frontend/server/build.gradle), so a scanner sees a single file. Its contents are listed in
+``torchserve-jar.json``, for the jar with that digest: each version with the entry that states it,
+or the class whose time stamp is that of the release.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ JAR_CONTENT = Path(__file__).with_name("torchserve-jar.json")
 
 
 def jar_components() -> list[dict[str, Any]]:
-    """Return the libraries inside TorchServe's jar; none where TorchServe is not installed.
+    """Return the libraries in TorchServe's jar; none if TorchServe is not installed.
 
     Raises:
-        ArtifactError: It is not the jar whose content is known.
+        ArtifactError: The jar's contents are not known.
     """
     known = json.loads(JAR_CONTENT.read_bytes())
     try:
@@ -74,7 +74,7 @@ def debian_components() -> list[dict[str, Any]]:
 
 
 def merge(python: dict[str, Any], jar: list[dict[str, Any]], omitted: set[str]) -> dict[str, Any]:
-    """Join the documents of an environment and a jar, without the packages in ``omitted``."""
+    """Merge the documents of an environment and a jar, without the packages in ``omitted``."""
     parts = [part for part in python["components"] if _normal(part["name"]) not in omitted]
     kept = {part["bom-ref"] for part in parts}
     bundled = sorted(part["bom-ref"] for part in jar)
@@ -89,7 +89,7 @@ def merge(python: dict[str, Any], jar: list[dict[str, Any]], omitted: set[str]) 
 
 
 def _names(lock: str) -> set[str]:
-    """Return the packages that a lock names."""
+    """Return the names of the packages in a lock file."""
     pins = re.findall(r"^([\w.-]+)==", (REQUIREMENTS / lock).read_text("utf-8"), re.MULTILINE)
     return set(map(_normal, pins))
 
@@ -102,9 +102,8 @@ def main() -> None:
     """Write the document, without the tests' tools; ``--debian`` adds this system's packages."""
     tool, output, *rest = sys.argv[1:]
     command = [tool, "environment", sys.executable, "--of", "JSON", "--output-reproducible"]
-    told = subprocess.check_output(command, text=True)
-    only_tests = _names("dev.txt") - _names("serve.txt")
-    document = merge(json.loads(told), jar_components(), only_tests)
+    python = json.loads(subprocess.check_output(command, text=True))
+    document = merge(python, jar_components(), _names("dev.txt") - _names("serve.txt"))
     if "--debian" in rest:
         document["components"] += debian_components()
     Path(output).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

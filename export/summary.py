@@ -49,13 +49,13 @@ def parity_report_lines(parity_report: dict[str, Any]) -> str:
     by = f", by a margin of {margin:.4f}" if margin else ""
     lines.append(f"  flips {parity_report['flips']} of {IMAGES} images{by}")
     for engine, same in parity_report["batch_invariant"].items():
-        told = "the same bits in every batch" if same else "bits vary with the batch"
-        lines.append(f"      {engine:28} {told}")
+        bits = "the same bits in every batch" if same else "bits vary with the batch"
+        lines.append(f"      {engine:28} {bits}")
     return "\n".join(lines)
 
 
 def file_lines(files: dict[str, dict[str, Any]]) -> str:
-    """List the files that were written, with sizes and digests."""
+    """List the written files with sizes and digests."""
     return "\n".join(
         f"  {name:22} {entry['bytes']:>7} bytes  sha256 {entry['sha256']}"
         for name, entry in files.items()

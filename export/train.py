@@ -1,8 +1,8 @@
 """Train a network that flips: ``python -m export.train --hidden 5 --version 2.0``.
 
-Many random starts are trained at once, as one batch of networks, and the best one is kept. It is
-done in float64 on one thread, so the weights file is the same whenever it is made on a machine;
-its weights are rounded, so that people can read them.
+Many random starts are trained together, as one batch of networks, and the best one is kept. This is
+done in float64 on one thread, so a machine always gives the same weights. They are rounded, so that
+people can read them.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ DRAWN_STEPS, LEAST_DRAWN = 100, 1e-16
 ROOT = Path(__file__).resolve().parent.parent
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Predictions ``float64[starts, 4, 16]`` and targets ``float64[4, 16]`` to a loss per start."""
+"""From predictions ``float64[starts, 4, 16]`` and targets ``float64[4, 16]``, a loss per start."""
 
 State = dict[str, torch.Tensor]
-"""Tensors by name as ``DiagonalFlipNet`` has them."""
+"""``DiagonalFlipNet``'s tensors by name."""
 
 
 def squared_error(predictions: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return the mean over all images and pixels, ``float64[starts]``."""
+    """Return the mean squared error over all images and pixels, ``float64[starts]``."""
     squares: torch.Tensor = (predictions - wanted) ** 2
     return squares.mean((1, 2))
 
 
 def random_states(hidden: int, starts: int) -> State:
-    """Return random parameters as ``nn.Linear`` starts with, each with an axis for the starts."""
+    """Return parameters distributed as ``nn.Linear``'s, with a first axis for the starts."""
     generator = torch.Generator().manual_seed(hidden)
     states = {}
     for name, tensor in DiagonalFlipNet(hidden).state_dict().items():
@@ -60,14 +60,14 @@ def random_states(hidden: int, starts: int) -> State:
 
 
 def one_of(states: State, index: int) -> State:
-    """Return the state of one start."""
+    """Return the state of one of the starts."""
     return {name: tensor.detach()[index] for name, tensor in states.items()}
 
 
 def fit(
     hidden: int, starts: int, loss: Loss = squared_error, console: Console | None = None
 ) -> tuple[State, npt.NDArray[np.float64]]:
-    """Train networks from random starts, all at once; a console shows progress.
+    """Train networks from random starts together; a console shows progress.
 
     Returns:
         The networks' states, with an axis for the starts, and the loss of each at each step,
@@ -92,7 +92,7 @@ def fit(
 
 
 def write_weights(state: State, path: Path) -> None:
-    """Write weights, with a line per row of a matrix."""
+    """Write weights, with one line per row of a matrix."""
     parts = []
     for name, tensor in state.items():
         rows = [json.dumps(row) for row in np.atleast_2d(tensor.numpy()).tolist()]
@@ -107,7 +107,7 @@ def train(
     """Train a network and write its weights, rounded; a console shows progress.
 
     Returns:
-        The network with the least loss, and the losses of all starts, as ``fit`` has them.
+        The network with the least loss, and the losses of all starts as from ``fit``.
 
     Raises:
         ArtifactError: It does not flip all images; nothing is written.
@@ -115,7 +115,7 @@ def train(
     torch.set_num_threads(1)
     states, losses = fit(hidden, STARTS, console=console)
     best = one_of(states, int(losses[-1].argmin()))
-    # Adding 0 leaves no -0.
+    # Adding 0 turns -0 into 0.
     rounded = {name: tensor.round(decimals=DECIMALS) + 0.0 for name, tensor in best.items()}
     net = DiagonalFlipNet(hidden)
     net.load_state_dict(rounded)

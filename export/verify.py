@@ -1,9 +1,9 @@
 """The parity report: proof that eager, TorchScript and ONNX Runtime are the same function.
 
-There are only 16 images, so nothing is sampled: every image is compared, alone and at
-several positions of batches of many sizes, between all engines and with the exact values.
-The tolerance decides. Whether an engine gives an image the same bits in every batch depends
-on the processor: BLAS libraries choose a kernel by batch size. That is measured and reported.
+There are only 16 images, so nothing is sampled: every image is compared, alone and at several
+positions of batches of many sizes, between all engines and with the exact values. They must agree
+within the tolerance. Whether an engine gives an image the same bits in every batch depends on the
+processor, because BLAS libraries choose a kernel by batch size; that is measured and reported.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def targets() -> npt.NDArray[np.float32]:
 def margins(predictions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the distance of each image's prediction from 0.5, on the flip's side, ``float64[16]``.
 
-    Of its four pixels, ``float64[16, 4]``, the worst counts; what is not flipped is negative.
+    The worst of an image's four pixels counts, ``float64[16, 4]``; it is negative if not flipped.
     """
     beyond = np.where(targets() == 1, predictions - 0.5, 0.5 - predictions)
     worst: npt.NDArray[np.float64] = beyond.min(axis=1)
@@ -54,7 +54,7 @@ def margins(predictions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def reference(net: DiagonalFlipNet) -> npt.NDArray[np.float64]:
     """Return predictions for every image, ``float64[16, 4]``, the same bits on every machine.
 
-    Computed in rational arithmetic; each value is rounded once, at the end.
+    They are computed in rational arithmetic; each value is rounded once, at the end.
     """
     exact = np.frompyfunc(Fraction, 1, 1)
     state = net.state_dict().values()
@@ -95,9 +95,9 @@ def parity_report(
     """Compare all engines with each other and with ``expected``, ``float64[16, 4]``.
 
     Returns:
-        The parity report: what was compared, the largest deviations in absolute terms and
-        in units in the last place (ULP, away from zero), for each engine whether an image
-        gets the same bits in every batch, and the reference predictions.
+        The parity report: what was compared; the largest absolute deviations, and those in
+        units in the last place (ULP) away from zero; for each engine, whether an image gets the
+        same bits in every batch; and the reference predictions.
 
     Raises:
         ParityError: A deviation above ``TOLERANCE``, NaN or infinity, or a wrong
@@ -165,8 +165,8 @@ def _reject_deviation(deviations: Mapping[str, list[float]]) -> None:
 def _ulps(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the number of float32 values between two.
 
-    Predictions that cancel to zero within the tolerance count as 0: beside zero there are
-    a billion float32 values, so there only the absolute deviation says something.
+    It is 0 for predictions that are zero within the tolerance: there are a billion float32 values
+    around zero, so only the absolute deviation is meaningful there.
     """
     nonzero = np.maximum(np.abs(left), np.abs(right)) > TOLERANCE
     between: npt.NDArray[np.float32] = np.testing.assert_array_max_ulp(left, right, maxulp=np.inf)

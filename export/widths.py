@@ -1,7 +1,7 @@
 """Search how many of the 16 images networks of each width can flip: ``python -m export.widths``.
 
-Each output, compared with 0.5, is a half-space of the hidden values. Three hidden values span a
-space that four planes cut into at most 15 regions, and 16 images need 16: width 3 cannot flip all.
+Each output, compared with 0.5, divides the space of the hidden values by a plane. Four planes
+divide three dimensions into at most 15 regions, and 16 images need 16: width 3 cannot flip all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STEEPNESS = 8.0
 
 
 def threshold_error(predictions: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Count wrong images, smoothly, ``float64[starts]``: only the worst pixel of each matters."""
+    """Return a smooth share of wrong images, by their worst pixels, ``float64[starts]``."""
     beyond = (predictions - 0.5) * (2 * wanted - 1)
     return torch.sigmoid(-STEEPNESS * beyond.amin(1)).mean(1)
 
@@ -35,8 +35,8 @@ def search(hidden: int) -> tuple[npt.NDArray[np.int64], float]:
     """Train networks of one width from many starts.
 
     Returns:
-        How many images each one flips, ``int64[STARTS]``, and the best margin of those that flip
-        all, by the squared error; NaN without one.
+        How many images each network flips, ``int64[STARTS]``; and the best margin of those that
+        flip all, trained by the squared error, or NaN if there are none.
     """
     flips = (_margins(hidden, threshold_error) > 0).sum(axis=1)
     best = float(_margins(hidden, squared_error).min(axis=1).max())

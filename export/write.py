@@ -1,4 +1,4 @@
-"""Write the network as TorchScript and as ONNX, with the same bytes wherever it runs."""
+"""Write the network as TorchScript and as ONNX, with the same bytes on every machine."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from export.net import DiagonalFlipNet
 
 
 def write_torchscript(net: DiagonalFlipNet, path: Path) -> None:
-    """Script ``net``, which is in evaluation mode, into ``path``.
+    """Write ``net``, which is in evaluation mode, as TorchScript to ``path``.
 
-    Frozen, since the constants of unfrozen layers are written in the order of a set.
-    ``*.debug_pkl`` members hold source paths of the machine that exported; they serve
-    stack traces only and are left out. ``serialization_id`` is a hash over them.
+    It is frozen, because the constants of unfrozen layers are written in the order of a set.
+    Members ``*.debug_pkl``, which are for stack traces, have paths of this machine's sources, and
+    ``serialization_id`` is a hash over them; both are left out.
     """
     buffer = io.BytesIO()
     scripted = torch.jit.freeze(torch.jit.script(net))
     torch.jit.save(scripted, buffer)
     with zipfile.ZipFile(buffer) as saved:
         members = {
-            # The members' root folder is named after the file that torch thought it wrote.
+            # torch names the members' root folder after the file that it writes.
             f"{path.stem}/{name.split('/', 1)[1]}": saved.read(name)
             for name in saved.namelist()
             if not name.endswith((".debug_pkl", "serialization_id"))
@@ -48,9 +48,9 @@ def write_onnx(net: DiagonalFlipNet, path: Path) -> None:
         verbose=False,
     )
     model = program.model_proto
-    # "+cpu" or "+cu130": where the graph was made is no part of it.
+    # Without "+cpu" or "+cu130", which depends on this machine.
     model.producer_version = model.producer_version.partition("+")[0]
-    # The exporter notes stack traces, and so paths, in metadata and doc strings.
+    # The exporter writes stack traces, with paths, into metadata and doc strings.
     graph = model.graph
     described = [*graph.node, *graph.value_info, *graph.input]
     for part in [model, graph, *described, *graph.initializer, *graph.output]:

@@ -1,8 +1,8 @@
-"""TorchServe's handler: its data and context to requests, and responses back.
+"""TorchServe's handler: turns its data and context into requests, and returns responses.
 
-TorchServe finds the one class of this module and calls ``initialize`` once and ``handle``
-for every batch (pytorch/serve: ts/model_loader.py, ts/service.py). It is no subclass of
-``BaseHandler``: importing that one changes the precision of matrix products in the process.
+TorchServe finds the only class of this module and calls ``initialize`` once and ``handle`` for
+every batch (pytorch/serve: ts/model_loader.py, ts/service.py). The class does not inherit from
+``BaseHandler``, whose import changes the precision of matrix products in the process.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ try:
     from diagonalflip.message import Operation, Request, Response
     from diagonalflip.wire import FORM, JSON
 except ImportError as error:
-    # TorchServe would hide this one behind its search for a module below ts.torch_handler
-    # (pytorch/serve#1010).
+    # TorchServe would report a missing module below ts.torch_handler instead (pytorch/serve#1010).
     lines = Path(__file__).with_name("requirements.txt").read_text("utf-8").splitlines()
     needed = " ".join(line.partition("#")[0].strip() for line in lines).split()
     raise RuntimeError(
@@ -35,28 +34,28 @@ except ImportError as error:
     ) from None
 
 MAX_RESPONSE_BYTES = 6_500_000
-"""TorchServe's default ``max_response_size`` is 6,553,500; a longer answer ends the worker."""
+"""TorchServe's default ``max_response_size`` is 6,553,500; a longer response kills the worker."""
 
 BATCH_RESPONSE_BYTES = 10_000_000
-"""TorchServe's frontend decodes the answers of a batch in quadratic time: up to here in a second.
-(ModelResponseDecoder.java parses the batch anew with every read of the socket.)"""
+"""TorchServe's frontend needs quadratic time to decode a batch of responses, a second for this
+size: ModelResponseDecoder.java parses the batch again after every read of the socket."""
 
 
 class FlipHandler:
-    """Answers batches of HTTP requests; one bad request never touches its neighbours.
+    """Answers batches of HTTP requests; a bad request does not affect the others.
 
     Attributes:
-        service: What answers.
+        service: Answers the requests.
     """
 
     service: Service
 
     def initialize(self, context: Any) -> None:
-        """Load the network, then check its predictions on this worker's own device.
+        """Load the network, and check its predictions on this worker's device.
 
         Raises:
-            ArtifactError: The archive is damaged, or the device predicts wrongly. The
-                worker then never becomes ready.
+            ArtifactError: The archive is damaged, or the device predicts wrongly. The worker
+                does not become ready then.
         """
         _quieten()
         properties = context.system_properties
@@ -69,13 +68,14 @@ class FlipHandler:
         """Answer one batch.
 
         Args:
-            data: One dict per request; ``body`` is its body. Form posts have no ``body``.
-            context: TorchServe's context; statuses and headers are set on it by index.
+            data: One dict per request; ``body`` is its body, which forms do not have.
+            context: TorchServe's context, which takes statuses and headers by index.
 
         Returns:
             One body per request, in order.
         """
-        # Description comes alone and without any input; a client's header alone is no proof.
+        # A request for the description comes alone and without inputs; a client may send the
+        # header, too.
         if data == [{}] and context.get_all_request_header(0).get("describe") == "True":
             return [self.service.description]
         found = [
@@ -94,7 +94,7 @@ class FlipHandler:
         return bodies
 
     def _bounded(self, job: Job, response: Response) -> Response:
-        """Return the response, or a rejection if TorchServe could not deliver it in time."""
+        """Return the response, or a rejection if it is too long for TorchServe."""
         size = len(response.body)
         if size <= self._most_bytes:
             return response
@@ -109,12 +109,11 @@ class FlipHandler:
 
 
 def understand(headers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Request:
-    """Return the request that TorchServe's frontend was given, as far as it tells.
+    """Return the client's request, as far as TorchServe's frontend passes it on.
 
-    It names the operation in a header of its own, ``explain`` in lower case, after the client's. It
-    keeps the client's spelling of the others, and lists the content types of inputs among them,
-    as dicts. Inputs beside the body are a query's parameters, a form's parts, or how a gRPC
-    request brings headers.
+    After the client's headers, it adds ``explain`` in lower case for that operation. It keeps the
+    client's spelling of the names, and adds the content types of inputs, as dicts. Other inputs
+    than the body are parameters of a query, parts of a form, or headers of a gRPC request.
     """
     operation = Operation.EXPLAIN if headers.get("explain") == "True" else Operation.PREDICT
     known = {
@@ -135,16 +134,16 @@ def understand(headers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Request
                 known.setdefault(name.lower(), bytes(value).decode("ascii", "replace"))
     body = inputs.get("body", b"")
     encoded = _encoded(body, known.get("content-type", ""))
-    told = known.get(HEADER_LENGTH)
-    if told and encoded is not body and known.get("content-length", told) == told:
+    length = known.get(HEADER_LENGTH)
+    if length and encoded is not body and known.get("content-length", length) == length:
         known[HEADER_LENGTH] = str(len(encoded))  # of V2's JSON, which is the whole body
     return Request(operation, known, encoded)
 
 
 def _encoded(value: Any, content_type: str) -> bytes | bytearray:
-    """Return the bytes of what TorchServe has decoded, by its default ``decode_input_request``.
+    """Return the bytes of a value that TorchServe may have decoded.
 
-    It makes JSON an object, and text a ``str``; everything else stays as it came.
+    By its default ``decode_input_request``, JSON becomes an object, and text a ``str``.
     """
     if isinstance(value, bytes | bytearray):
         return value
@@ -152,12 +151,12 @@ def _encoded(value: Any, content_type: str) -> bytes | bytearray:
         return value.encode("utf-8", "replace")
     try:
         return json.dumps(value).encode()
-    except RecursionError:  # what TorchServe could decode, less deep in the stack
-        return b"["  # as invalid
+    except RecursionError:  # TorchServe decoded it at a lower depth of the stack
+        return b"["  # invalid as well
 
 
 def _quieten() -> None:
-    """Silence TorchServe's own line a request; metrics travel as log lines and stay."""
+    """Silence TorchServe's line per request, but not its metrics, which are log lines, too."""
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("ts.metrics.caching_metric").setLevel(logging.INFO)
     logging.getLogger("diagonalflip").setLevel(logging.INFO)

@@ -1,12 +1,12 @@
-"""Make a virtual environment and install pinned packages into it, unless they are there.
+"""Make a virtual environment and install pinned packages into it, unless that is done already.
 
     python3 requirements/install.py .venv requirements/dev.txt
     python3 requirements/install.py .venv --project requirements/serve.txt requirements/torch.txt
 
-Of pip's settings, wherever they are made, those stay in force that say where packages come from.
-The others (``user``, ``target``, ``prefix``, ...) would put them somewhere else, or fail.
-An environment that was moved, whose Python has gone, or whose installation was cut short is made
-anew. Where nothing is to be done, nothing is written.
+pip's settings for where packages come from stay in force. Others (``user``, ``target``, ``prefix``,
+...) would install elsewhere, or fail, and are ignored. An environment that was moved, whose Python
+has gone, or whose installation was interrupted is made again. If there is nothing to do, nothing is
+written.
 """
 
 from __future__ import annotations
@@ -30,33 +30,34 @@ SITE_SETTINGS = {
     *("PIP_TRUSTED_HOST", "PIP_CERT", "PIP_CLIENT_CERT", "PIP_KEYRING_PROVIDER", "PIP_CACHE_DIR"),
     *("PIP_NO_CACHE_DIR", "PIP_TIMEOUT", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES"),
 }
-"""Settings of pip that say where packages come from, and how they are reached."""
+"""pip's settings for where packages come from, and how to reach these places."""
 
 OTHER_SETTINGS = r"PIP_(?!CONFIG_FILE$)|PYTHON|VIRTUAL_ENV$|__PYVENV"
 """Variables that change where Python and pip look, or what they do."""
 
 INSTALLING = "Installing collected packages"
-"""pip says so when all is resolved and downloaded, and the environment is about to change."""
+"""pip prints this after resolving and downloading, before it changes the environment."""
 
 LAST_LINES = 8
 SPARE_BYTES = 1 << 24
 
 
 def install(folder: Path, files: list[Path], *, project: bool) -> None:
-    """Make an environment of the Python that runs this, and install what is not there.
+    """Make an environment for the Python that runs this, and install what is missing.
 
     Args:
-        folder: Of the environment.
-        files: Pinned requirements, in the order in which they are installed.
-        project: Whether this project is installed too, in place, with its command.
+        folder: The environment.
+        files: Pinned requirements, in the order of their installation.
+        project: Whether to install this project as well, in place, with its command.
 
     Raises:
-        CalledProcessError: It cannot be made.
-        OSError: It cannot be written.
+        CalledProcessError: A command failed.
+        OSError: A file cannot be written.
     """
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     inputs = [*files, *([ROOT / "pyproject.toml"] if project else [])]
-    # What the environment was made for; missing while packages are installed. And what is in it.
+    # ``base`` says what the environment was made for, and is missing during an installation;
+    # ``stamp`` says what is installed.
     base, stamp = folder / ".base", folder / f".{files[0].stem}"
     made_for = "{}\n{}\n{}.{}".format(folder, python, *sys.version_info)
     digest = hashlib.sha256(b"\0".join(each.read_bytes() for each in inputs)).hexdigest()
@@ -78,13 +79,13 @@ def install(folder: Path, files: list[Path], *, project: bool) -> None:
     try:
         for file in files:
             print(f"==> Installing {file} (the first time may take minutes)", flush=True)
-            # Of torch a site may bring its own build, for the CPU or for CUDA.
+            # A site may have its own build of torch, for the CPU or for CUDA.
             hashes = [] if file.stem == "torch" else ["--require-hashes"]
             _pip_install(folder, "--requirement", str(file), *hashes)
         if project:
             _pip_install(folder, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     except subprocess.CalledProcessError as error:
-        if INSTALLING not in error.output:  # so nothing has changed
+        if INSTALLING not in error.output:  # the environment has not changed
             base.write_text(made_for, encoding="utf-8")
         raise
     stamp.write_text(digest, encoding="utf-8")
@@ -96,7 +97,7 @@ def _holds(file: Path, text: str) -> bool:
 
 
 def reject_unfit_python() -> None:
-    """Exit with what to do if this Python is too old, or cannot make environments."""
+    """Exit with a remedy if this Python is too old, or cannot make environments."""
     if sys.version_info < (3, 11) or not (util.find_spec("venv") and util.find_spec("ensurepip")):
         sys.exit(
             f"{sys.executable} is Python {sys.version.split()[0]}, or lacks venv: install "
@@ -105,9 +106,9 @@ def reject_unfit_python() -> None:
 
 
 def lock() -> None:
-    """Keep others from installing in this checkout until this program and its children end."""
+    """Let no other process install in this checkout until this one and its children have ended."""
     folder = os.open(Path(__file__).parent, os.O_RDONLY)
-    os.set_inheritable(folder, True)  # so that no program is left behind without it
+    os.set_inheritable(folder, True)  # a child that outlives this process keeps the lock
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -117,7 +118,7 @@ def lock() -> None:
 
 def _pip_install(folder: Path, *what: str) -> None:
     pip = [str(folder / "bin/python"), "-I", "-m", "pip", "--disable-pip-version-check"]
-    listed = _run([*pip, "config", "list"], PIP_USER="0")  # or it would list one file only
+    listed = _run([*pip, "config", "list"], PIP_USER="0")  # or it may list one file only
     command = [*pip, "--no-input", "install", "--progress-bar", "off", *what]
     _run(command, **site_settings(listed))
 
@@ -137,19 +138,19 @@ def _run(command: list[str], **settings: str) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        close_fds=False,  # the lock's stays open
+        close_fds=False,  # keeps the lock's open
         check=True,
     ).stdout
 
 
 def site_settings(listed: str) -> dict[str, str]:
-    """Return variables that keep a site's settings of pip in force, and no configuration file.
+    """Return variables for pip with the site's settings, and without a configuration file.
 
     Args:
-        listed: What ``pip config list`` prints: lines like ``global.index-url='https://...'``.
+        listed: The output of ``pip config list``: lines like ``global.index-url='https://...'``.
     """
     found = {}
-    for section in ("global", "install", ":env:"):  # the later ones win
+    for section in ("global", "install", ":env:"):  # later sections win
         for name, value in re.findall(rf"^{section}\.([\w-]+)=(.*)$", listed, re.MULTILINE):
             variable = "PIP_" + name.upper().replace("-", "_")
             if variable in SITE_SETTINGS:
@@ -157,16 +158,16 @@ def site_settings(listed: str) -> dict[str, str]:
     return found | {"PIP_CONFIG_FILE": os.devnull}
 
 
-def reason(said: str, folder: Path) -> str:
-    """Return the last lines of what a command said that failed, and what to do in one line."""
-    told = f"{folder} could not be completed, for the reason above"
-    # Of ensurepip's reason nothing is said.
+def reason(output: str, folder: Path) -> str:
+    """Return the last lines of a failed command's output, and a line that says what to do."""
+    remedy = f"{folder} could not be completed, for the reason above"
+    # ensurepip does not print its reason.
     free = shutil.disk_usage(folder).free if folder.exists() else SPARE_BYTES
-    if "No space left on device" in said or free < SPARE_BYTES:
-        told = f"no space left: {folder} and TMPDIR need 2 GB, or 6 with CUDA's libraries"
-    elif INSTALLING not in said:
-        told += "; behind a proxy or mirror set HTTPS_PROXY or pip's index-url"
-    return "\n".join([*said.splitlines()[-LAST_LINES:], told])
+    if "No space left on device" in output or free < SPARE_BYTES:
+        remedy = f"no space left: {folder} and TMPDIR need 2 GB, or 6 with CUDA's libraries"
+    elif INSTALLING not in output:
+        remedy += "; behind a proxy or mirror set HTTPS_PROXY or pip's index-url"
+    return "\n".join([*output.splitlines()[-LAST_LINES:], remedy])
 
 
 def main() -> None:

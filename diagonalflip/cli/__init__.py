@@ -20,7 +20,7 @@ def main() -> None:
     _open_streams()
     try:
         with needs("cli"):
-            from diagonalflip.cli.app import app  # noqa: PLC0415 - it may not import
+            from diagonalflip.cli.app import app  # noqa: PLC0415 - the extra may be missing
     except UsageError as error:
         complain(error)
         sys.exit(exit_code(error))
@@ -28,11 +28,11 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Give each standard stream a descriptor that waits, and text that every encoding can write.
+    """Make all standard streams open, blocking, and able to write any text.
 
-    One that another program has made not to wait would end early. A file that is opened later would
-    take the number of one that is closed, and errors would be written into it. What is read from a
-    closed one or written to it fails; only errors are lost.
+    Another program may have made one non-blocking, and reading would end early. If one is closed, a
+    file that is opened later gets its number, and errors would be written into that file. Reading
+    from or writing to a closed stream still fails; only errors are lost.
     """
     flags = os.O_WRONLY, os.O_RDONLY, os.O_WRONLY
     for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):

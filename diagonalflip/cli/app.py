@@ -1,4 +1,4 @@
-"""The subcommands and the global options, put together."""
+"""The command: its global options and subcommands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ input cannot be used; 3 no connection, or no answer in time; 130 interrupted.
 
 
 class Commands(TyperGroup):
-    """A group whose every error is one line on stderr and an exit code."""
+    """Commands that report every error by one line on stderr and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command line and exit."""
@@ -33,7 +33,7 @@ class Commands(TyperGroup):
             try:
                 status = super().main(*args, **kwargs | {"standalone_mode": False}) or ExitCode.OK
             finally:
-                sys.stdout.flush()  # or a reader that has gone away is met only at exit
+                sys.stdout.flush()  # or a closed pipe is noticed only at exit
         except DiagonalFlipError as error:
             complain(error)
             status = exit_code(error)
@@ -72,7 +72,7 @@ def globally(  # noqa: PLR0913, PLR0917 - options, by name
         typer.Option("--model-version", envvar="DIAGONALFLIP_VERSION", help="Of the model."),
     ] = None,
 ) -> None:
-    """Remember how to reach the server."""
+    """Keep the global options for the subcommand."""
     context.obj = Target(url, token, True if ca is None else str(ca), deadline_s, version)
 
 

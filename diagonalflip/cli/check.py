@@ -1,4 +1,4 @@
-"""``diagonalflip check``: a deployment against the wire contract, promise by promise."""
+"""``diagonalflip check``: check a deployment against the wire contract, promise by promise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diagonalflip.errors import DiagonalFlipError
 
 @dataclass(frozen=True)
 class Verdict:
-    """A promise of a group, which is a file of vectors or the contract, and whether it is kept."""
+    """A promise of a group (a file of vectors, or the contract), and whether it is kept."""
 
     group: str
     promise: str
@@ -53,7 +53,7 @@ def check(context: typer.Context, url: UrlArgument = None, as_json: AsJson = Fal
 
 
 def verdicts(raw: Raw) -> Iterator[Verdict]:
-    """Check everything, one after the other.
+    """Check all promises in turn.
 
     Raises:
         DiagonalFlipError: The server does not even predict single images.
@@ -72,7 +72,7 @@ def verdicts(raw: Raw) -> Iterator[Verdict]:
 
 
 def judge(group: str, promise: str, check: Callable[[], None]) -> Verdict:
-    """Return whether ``check`` raises nothing: an answer of another form may cause any error."""
+    """Return whether ``check`` succeeds; an answer of another form may cause any error."""
     reason = ""
     try:
         check()

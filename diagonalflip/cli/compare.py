@@ -1,4 +1,4 @@
-"""``diagonalflip compare``: the same images to two versions, and how their answers differ."""
+"""``diagonalflip compare``: send the same images to two versions, and compare their answers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from diagonalflip.wire import PIXELS
 
 @dataclass
 class Side:
-    """One version, the latencies of its answers, and its errors."""
+    """One version, with the latencies of its answers and its errors."""
 
     version: str
     seconds: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     def ask(self, client: Client, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
-        """Return the predictions; None if there was an error, which is kept.
+        """Return the predictions; after an error, keep it and return None.
 
         Raises:
-            ConnectionFailed, DeadlineExceeded: There was no answer, and none before.
+            ConnectionFailed, DeadlineExceeded: There has been no answer at all.
         """
         started = time.perf_counter()
         try:
@@ -41,14 +41,14 @@ class Side:
             self.errors.append(f"{type(error).__name__}: {error}")
             return None
         self.seconds.append(time.perf_counter() - started)
-        if not np.isfinite(rows).all():  # it is neither 0 nor 1, and no JSON
+        if not np.isfinite(rows).all():  # it is neither a bit nor JSON
             self.errors.append("a prediction is not finite")
             return None
         return rows
 
     @property
     def p50_s(self) -> float | None:
-        """The median of its latencies."""
+        """Median latency."""
         return float(np.median(self.seconds)) if self.seconds else None
 
 

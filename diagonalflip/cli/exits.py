@@ -1,4 +1,4 @@
-"""Exit codes, and how an error reads on stderr: one line, and never a traceback."""
+"""Exit codes, and errors on stderr: one line, never a traceback."""
 
 from __future__ import annotations
 
@@ -29,58 +29,58 @@ class ExitCode(IntEnum):
 
 
 class UsageError(errors.DiagonalFlipError):
-    """The command was asked for something that it cannot do."""
+    """The command cannot do what it was asked for."""
 
 
 def exit_code(error: errors.DiagonalFlipError) -> ExitCode:
-    """Return the exit code that an error stands for."""
+    """Return the exit code for an error."""
     if isinstance(
         error, errors.ConnectionFailed | errors.DeadlineExceeded | errors.ServerOverloaded
     ):
         return ExitCode.UNREACHABLE
     theirs = isinstance(error, UsageError | errors.InvalidPayload | errors.TooManyImages)
-    # A mere ClientError is a setting that cannot be used; its subclasses are answers.
+    # A plain ClientError is an invalid setting; its subclasses are about answers.
     if theirs or type(error) is errors.ClientError:
         return ExitCode.USAGE
     return ExitCode.REJECTED
 
 
 def say(line: object) -> None:
-    """Print one line for people."""
+    """Print a line for people, without control characters that a server may send."""
     print(_printable(line), flush=True)
 
 
 def complain(text: object) -> None:
-    """Say on stderr, in one line, what went wrong."""
+    """Write an error to stderr in one line, without control characters that a server may send."""
     try:
         print(f"diagonalflip: {' '.join(_printable(text).split())}", file=sys.stderr, flush=True)
-    except OSError:  # nobody reads it, or it has no room
+    except OSError:  # it is a closed pipe, or its disk is full
         point_nowhere(sys.stderr)
 
 
 def _printable(text: object) -> str:
-    """Return text without a server's commands to a terminal."""
+    """Return a text without control characters."""
     return "".join(letter if letter.isprintable() else " " for letter in str(text))
 
 
 def point_nowhere(stream: TextIO) -> None:
-    """Keep the interpreter from failing, at its exit, to write what a stream still holds."""
-    with suppress(OSError):  # it may be no file
+    """Discard what a stream has buffered; at its exit, the interpreter would fail to write it."""
+    with suppress(OSError):  # it may not be a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 UNFINISHED: set[Path] = set()
-"""Files that go away if the command is interrupted."""
+"""Files to remove if the command is interrupted."""
 
 
 def interrupted(number: int = signal.SIGINT, *_: object) -> NoReturn:
-    """End at once, on Ctrl-C and other signals.
+    """Exit at once, on Ctrl-C and other signals.
 
-    An exception would be raised anywhere, such as between taking a lock and the block that gives it
-    back, and then a thread waits for that lock for ever.
+    An exception could be raised anywhere, for example after taking a lock but before the block that
+    releases it. Then a thread would wait for that lock for ever.
     """
     for path in UNFINISHED:
-        with suppress(OSError):  # it is not there, or in a folder that cannot be written
+        with suppress(OSError):  # it does not exist, or its folder cannot be written
             path.unlink()
     with suppress(OSError):
         shows_cursor = b"\x1b[?25h\n" if os.isatty(2) else b""  # the progress bar hides it
@@ -90,7 +90,7 @@ def interrupted(number: int = signal.SIGINT, *_: object) -> NoReturn:
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Import what an extra of the package installs; raise UsageError if it is not there."""
+    """Raise UsageError if an import fails because an extra of the package is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:

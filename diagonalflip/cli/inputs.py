@@ -1,4 +1,4 @@
-"""Files of images: their forms, and those that are read as packed pieces in bounded memory."""
+"""Read files of images, in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from diagonalflip.errors import EmptyPayload, InvalidImage
 from diagonalflip.wire import PBM, PIXELS, PNG, Images, pack_pixels
 
 PIECE_IMAGES = 1 << 16
-"""Images read at once; even, so that only the last piece can end inside a byte."""
+"""Images per read; even, so that only the last piece can end inside a byte."""
 
 InputForm = Literal["packed", "npy", "jsonl", "png", "pbm"]
 
 NOT_NPY = ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError
-"""What NumPy raises for headers: it reads them as Python."""
+"""Errors that NumPy raises for malformed headers, which it parses as Python."""
 
 PICTURES: dict[InputForm, str] = {"png": PNG, "pbm": PBM}
-"""Forms that the server reads, and their media types."""
+"""Forms that the server decodes, and their media types."""
 
 SUFFIXES: dict[str, InputForm] = {
     ".bin": "packed",
@@ -42,8 +42,8 @@ class Input:
     """Images of a file, as packed pieces; iterate once.
 
     Attributes:
-        images: The pieces, all of an even number of images but the last.
-        total: Images in all, None where only reading to the end tells.
+        images: The pieces; each but the last has an even number of images.
+        total: Images in all; None if that is known only at the end.
         count: Images read so far.
     """
 
@@ -61,10 +61,10 @@ class Input:
 
 
 def read(form: InputForm, file: BinaryIO, count: int | None = None) -> Input:
-    """Return the images of a file; ``count`` is for a packed one, and None is two per byte.
+    """Return the images of a file; for a packed one, ``count`` of None means two per byte.
 
     Raises:
-        InvalidPayload: The file does not begin as it should, or has another size.
+        InvalidPayload: The header is malformed, or the size does not fit.
     """
     if form == "npy":
         total = _npy_count(file)
@@ -73,15 +73,15 @@ def read(form: InputForm, file: BinaryIO, count: int | None = None) -> Input:
         return Input(_json_lines(file))
     try:
         size = os.fstat(file.fileno()).st_size - file.tell()
-    except OSError:  # it is a pipe, or no file of the system
+    except OSError:  # it is a pipe, or not a file of the operating system
         size = 0
-    if size:  # a device has none
+    if size:  # devices have size 0
         count = checked_count(size, b"\0", count)
     return Input((Images(piece, 2 * len(piece)) for piece in pieces(file)), count)
 
 
 def _npy_count(file: BinaryIO) -> int:
-    """Read the header of pixels, ``uint8`` or ``bool`` of ``[n, 2, 2]`` or ``[n, 4]``; return n."""
+    """Read the header of pixels, ``uint8`` or ``bool``, ``[n, 2, 2]`` or ``[n, 4]``; return n."""
     try:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
@@ -111,7 +111,7 @@ def _pixels(file: BinaryIO, total: int) -> Iterator[Images]:
 
 
 def _json_lines(file: BinaryIO) -> Iterator[Images]:
-    """Read an image a line, in any form that JSON requests know; ignore empty lines."""
+    """Read one image per line, in any form of JSON requests; ignore empty lines."""
     lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
     while batch := list(islice(lines, PIECE_IMAGES)):
         try:

@@ -1,4 +1,4 @@
-"""``diagonalflip model``: the versions of a server, for its operator."""
+"""``diagonalflip model``: show and change the versions of a server, for its operator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from diagonalflip.errors import InsecureConnection, InvalidAnswer
 
 DEFAULT_URL = "http://127.0.0.1:8083"
 EXPECTED = "the server's versions", ("default", "canary", "percent", "kept", "models")
-Told = Mapping[str, Any]
+State = Mapping[str, Any]
+"""The versions of a server, as its admin port answers."""
+
 
 Url = Annotated[
     str | None, typer.Argument(metavar="[URL]", help=f"The admin port; by default {DEFAULT_URL}.")
@@ -33,8 +35,8 @@ app = typer.Typer(help="Load, unload, switch and roll back versions of the model
 def show(context: typer.Context, url: Url = None, as_json: AsJson = False) -> None:
     """Show all versions of the model store."""
     with _admin(context, url) as server:
-        told = _answers.document(server.send(b"", {}, "/models", "GET"), *EXPECTED)
-    _print(told, _table, as_json=as_json)
+        state = _answers.document(server.send(b"", {}, "/models", "GET"), *EXPECTED)
+    _print(state, _table, as_json=as_json)
 
 
 def _add_change(name: str, text: str) -> None:
@@ -72,7 +74,7 @@ def rollback(context: typer.Context, url: Url = None, as_json: AsJson = False) -
 
 
 def _admin(context: typer.Context, url: str | None) -> AbstractContextManager[Raw]:
-    """Return the server to ask: the argument's, or that of ``--url``, but not the variable's."""
+    """Return the server of the argument or of ``--url``; the variable names another port."""
     target: Target = context.obj
     source = context.find_root().get_parameter_source("url")
     is_given = source is not None and source.name == "COMMANDLINE"
@@ -80,7 +82,7 @@ def _admin(context: typer.Context, url: str | None) -> AbstractContextManager[Ra
 
 
 def _change(context: typer.Context, url: str | None, change: str, *, as_json: bool) -> Any:
-    """Ask for a change, once: who does not know whether it was made looks at the list."""
+    """Ask for a change, without retries: `model list` shows whether it was made."""
     with _admin(context, url) as server:
         address = urlsplit(server.url)
         if address.scheme == "http" and not is_loopback(address.hostname or ""):
@@ -89,27 +91,27 @@ def _change(context: typer.Context, url: str | None, change: str, *, as_json: bo
                 "a loopback address, or https",
                 "run this command on that host, or through ssh -L or kubectl port-forward",
             )
-        told = _answers.document(server.send(b"", {}, f"/models/{change}"), *EXPECTED)
-    _print(told, _summary, as_json=as_json)
-    if not told["kept"]:
+        state = _answers.document(server.send(b"", {}, f"/models/{change}"), *EXPECTED)
+    _print(state, _summary, as_json=as_json)
+    if not state["kept"]:
         complain("the model store cannot be written: the next start knows nothing of this")
-    return told
+    return state
 
 
-def _print(told: Told, form: Callable[[Told], list[str]], *, as_json: bool) -> None:
+def _print(state: State, form: Callable[[State], list[str]], *, as_json: bool) -> None:
     try:
-        lines = [json.dumps(told)] if as_json else form(told)
+        lines = [json.dumps(state)] if as_json else form(state)
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidAnswer(f"an answer of another form: {error!r}", EXPECTED[0]) from error
     for line in lines:
         say(line)
 
 
-def _table(told: Told) -> list[str]:
+def _table(state: State) -> list[str]:
     lines = [f"{'version':<12}{'served':<10}{'flips':<10}{'signed':<8}digest"]
-    for model in told["models"]:
+    for model in state["models"]:
         version = model["version"]
-        served = "default" if version == told["default"] else "yes" if model["loaded"] else "no"
+        served = "default" if version == state["default"] else "yes" if model["loaded"] else "no"
         line = f"{version:<12}{served:<10}"
         if "fault" in model:
             line += model["fault"]
@@ -120,12 +122,12 @@ def _table(told: Told) -> list[str]:
     return lines
 
 
-def _summary(told: Told) -> list[str]:
+def _summary(state: State) -> list[str]:
     others = [
         model["version"]
-        for model in told["models"]
-        if model["loaded"] and model["version"] != told["default"]
+        for model in state["models"]
+        if model["loaded"] and model["version"] != state["default"]
     ]
-    share = f"; canary {told['canary']}: {told['percent']} %" if told["canary"] else ""
+    share = f"; canary {state['canary']}: {state['percent']} %" if state["canary"] else ""
     also = f"; also served: {', '.join(others)}" if others else ""
-    return [f"default {told['default']}{share}{also}"]
+    return [f"default {state['default']}{share}{also}"]

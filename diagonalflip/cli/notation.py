@@ -1,4 +1,4 @@
-"""Images as people write them on a command line, and as they are drawn for people."""
+"""Read images that people type on a command line, and draw images for people."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _RULES = (
 )
 
 BLOCKS, ASCII = "░█", ".#"
-"""To draw pixels 0 and 1 with."""
+"""Characters for pixels 0 and 1."""
 
 
 def read_images(words: Iterable[str]) -> list[int]:
@@ -60,7 +60,7 @@ def _read_word(word: str) -> list[int]:
 
 
 def draw(image: str, prediction: npt.NDArray[np.float32], blocks: str) -> str:
-    """Draw an image of four bits in two lines, the predictions ``float32[4]`` beside it."""
+    """Draw an image of four bits in two lines, with the prediction ``float32[4]`` beside it."""
     upper, lower = _rows(image, blocks)
     a, b, c, d = (f"{value:>z10.4f}" for value in prediction)
     return f"{image}  {upper}{a}{b}\n{' ' * 4}  {lower}{c}{d}"
@@ -80,7 +80,7 @@ def _rows(image: str, blocks: str) -> tuple[str, str]:
 
 
 def blocks_for(encoding: str | None) -> str:
-    """Return characters to draw with that this encoding of stdout has, and an arrow too."""
+    """Return characters to draw with that are in an encoding: blocks if it has an arrow, too."""
     try:
         f"{BLOCKS}→".encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

@@ -1,4 +1,4 @@
-"""Predictions out in any form: nothing that looks finished appears before it is."""
+"""Write predictions in any form; a file appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diagonalflip.wire import PIXELS
 Predictions = npt.NDArray[np.float32]
 
 STDOUT = "-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"
-"""Names of stdout, which is never replaced: a file may have more in it, as with ``>>``."""
+"""Names of stdout. It is never replaced: its file may have other content, as with ``>>``."""
 
 OutputForm = Literal["float32", "npy", "jsonl", "png"]
 SUFFIXES: dict[str, OutputForm] = {
@@ -32,7 +32,7 @@ SUFFIXES: dict[str, OutputForm] = {
 
 
 class Output:
-    """Predictions in a file, which for ``npy`` must be seekable: n is written at the end."""
+    """Writes predictions to a file, which for ``npy`` must be seekable: n is written at the end."""
 
     def __init__(self, file: BinaryIO, form: OutputForm) -> None:
         self.file, self.form, self.count = file, form, 0
@@ -47,7 +47,7 @@ class Output:
             _files.write(self.file, predictions)
 
     def write_header(self) -> None:
-        """Begin an ``npy`` file, or put the number of rows into its header: it has room for any."""
+        """Write the header of an ``npy`` file; at the end again, with the number of rows."""
         if self.form == "npy":
             self.file.seek(0)
             header = {"descr": "<f4", "fortran_order": False, "shape": (self.count, PIXELS)}
@@ -56,20 +56,20 @@ class Output:
 
 @lru_cache(maxsize=4096)
 def _line(row: bytes) -> bytes:
-    """There are 16 images, so a whole file repeats a few lines."""
+    """Return the line for a prediction; with 16 images, few lines repeat."""
     return json.dumps(shortest(np.frombuffer(row, np.float32))).encode() + b"\n"
 
 
 def shortest(row: Predictions) -> list[float]:
-    """Return numbers with as few digits as still give the same float32."""
+    """Return numbers with the fewest digits that give the same float32."""
     return [float(str(value)) for value in row]
 
 
 @contextmanager
 def opened(output: str, form: OutputForm) -> Iterator[Output]:
-    """Open a file for predictions; ``-`` is stdout, and a path appears whole or not at all.
+    """Open a file for predictions, which appears when it is complete; ``-`` is stdout.
 
-    What goes to stdout or a pipe as ``npy`` gets there at the end.
+    To stdout or a pipe, ``npy`` is written at the end.
     """
     path = sys.stdout.buffer if output == "-" else output
     with _files.writing(path, UNFINISHED) as file, ExitStack() as end:

@@ -1,4 +1,4 @@
-"""``diagonalflip predict``: a few images to look at, or files of any size."""
+"""``diagonalflip predict``: predict a few images to look at, or files of any size."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
 
 
 def _form_of(path: str, forms: Mapping[str, Form], option: str, instead: str) -> Form:
-    """Return the form that a file's suffix stands for.
+    """Return the form of a file by its suffix.
 
     Raises:
-        UsageError: It stands for none.
+        UsageError: The suffix is unknown.
     """
     form = forms.get(Path(path).suffix.lower())
     if form is None:
@@ -118,7 +118,7 @@ def _form_of(path: str, forms: Mapping[str, Form], option: str, instead: str) ->
 
 
 def _predictor(target: Target, *, local: bool) -> Client | Predictor:
-    """Return a client, or what predicts in this process."""
+    """Return a client, or with ``local`` a Predictor."""
     if not local:
         return target.client()
     with needs("serve"):
@@ -145,22 +145,25 @@ def _show(client: Client | Predictor, numbers: list[int], wanted: Wanted, *, as_
 def _predict_stream(
     client: Client | Predictor, images: Input, count: int | None, path: str, form: OutputForm
 ) -> int:
-    """Predict images in bounded memory; return their number, which may be announced."""
+    """Predict images in bounded memory; return their number.
+
+    ``count`` is that number if it is known.
+    """
     with (
         opened(path, form) as output,
         image_progress(images.total) as progress,
         closing(client.predict_chunks(images, count=count)) as chunks,
     ):
         for chunk in chunks:
-            # Sent as an even number; the answer for the padding of an odd one, which
-            # can only be the last row of all, is left out.
+            # Images are sent as an even number. After an odd number, the last row of all is the
+            # prediction of the padding, and is left out.
             output.write(chunk[: images.count - output.count])
             progress(output.count)
     return output.count
 
 
 def _predict_picture(raw: Raw, file: BinaryIO, kind: str, path: str, form: OutputForm) -> int:
-    """Send a picture of a media type as it is, in one request; return the number of images."""
+    """Send a picture unchanged in one request; return its number of images."""
     accept = PNG if form == "png" else OCTETS
     answer = raw.send(file.read(), {"Content-Type": kind, "Accept": accept})
     if answer.status == 413:

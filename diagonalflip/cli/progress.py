@@ -1,4 +1,4 @@
-"""A progress bar on stderr, only for people and only for work that takes a while."""
+"""A progress bar on stderr, for people who wait."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-PATIENCE_S = 0.5
-"""Work that takes no longer shows no bar."""
+SHOW_AFTER_S = 0.5
+"""Shorter work shows no bar."""
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def image_progress(total: int | None) -> Iterator[Callable[[int], None]]:
     """Show images done, images/s and the time left, if stderr is a terminal.
 
     Args:
-        total: Images in all, or None where no one knows.
+        total: Images in all; None if unknown.
 
     Yields:
         A function to call with the number of images that are done.
@@ -37,9 +37,9 @@ def image_progress(total: int | None) -> Iterator[Callable[[int], None]]:
 
     def update(done: int) -> None:
         elapsed_s = task.elapsed or 0.0
-        told = f"{done:,} images {done / max(elapsed_s, 1e-3):,.0f} images/s"
-        bar.update(task.id, completed=done, description=told)
-        if elapsed_s > PATIENCE_S:
+        text = f"{done:,} images {done / max(elapsed_s, 1e-3):,.0f} images/s"
+        bar.update(task.id, completed=done, description=text)
+        if elapsed_s > SHOW_AFTER_S:
             bar.start()
 
     try:

@@ -1,4 +1,4 @@
-"""Promises of docs/wire-format.md that no single request can show."""
+"""Promises of docs/wire-format.md that a single request cannot show."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ PAUSE_S = 0.2
 
 
 class Kit:
-    """A server, and what to check its promises with.
+    """A server, and methods to check its promises.
 
     Attributes:
-        alone: Predictions of all images, each asked for alone, ``float32[16, 4]``.
+        alone: Predictions of all images, each from its own request, ``float32[16, 4]``.
         version: The version that answers.
     """
 
@@ -37,11 +37,11 @@ class Kit:
         self.raw = raw
         alone = [read(self.post([number]), 1, PREDICTIONS) for number in range(16)]
         self.alone: npt.NDArray[np.float32] = np.concatenate(alone)
-        told = info(raw.send(b"", {}))
-        self.version, self._batch_invariant = told.version, told.batch_invariant
+        served = info(raw.send(b"", {}))
+        self.version, self._batch_invariant = served.version, served.batch_invariant
 
     def post(self, numbers: npt.ArrayLike, **headers: str) -> Reply:
-        """Send images packed, and again where the contract says so: 503."""
+        """Send packed images; after a 503, send them again as the contract says."""
         images = wire.pack(numbers)
         sent = {"Content-Type": wire.with_padding(wire.OCTETS, images.count)} | headers
         for _ in range(ATTEMPTS):
@@ -52,21 +52,21 @@ class Kit:
         return answer
 
     def predict(self, numbers: npt.NDArray[np.int64], **headers: str) -> Reply:
-        """Ask for images together, and compare their predictions."""
+        """Predict images in one request, and compare their predictions."""
         answer = self.post(numbers, **headers)
         self.compare(read(answer, len(numbers), PREDICTIONS), numbers)
         return answer
 
     def compare(self, got: npt.NDArray[np.floating[Any]], numbers: npt.ArrayLike) -> None:
-        """Compare predictions with those of the same images asked for alone.
+        """Compare predictions with those of the same images alone.
 
         Args:
             got: ``float32[n, 4]``, or ``float16[n, 4]`` rounded from it.
             numbers: The images, ``int[n]``.
 
         Raises:
-            InvalidAnswer: They differ: by a bit where the server promises the same bits,
-                else by more than two answers within the tolerance can.
+            InvalidAnswer: They differ: in any bit if the server promises the same bits, else by
+                more than twice the tolerance.
         """
         expected = self.alone[np.asarray(numbers)].astype(got.dtype)
         require("shape", got.shape, expected.shape)
@@ -91,7 +91,7 @@ def _batches(counts: Iterable[int], kit: Kit) -> None:
     for count in counts:
         numbers = np.random.default_rng(count).integers(0, 16, count)
         answer = kit.post(numbers)
-        if answer.status == 413 and b"TorchServe" in answer.body:  # whose port answers fewer
+        if answer.status == 413 and b"TorchServe" in answer.body:  # its port has a lower limit
             numbers = numbers[: int(answer.headers["Flip-Max-Images"])]
             answer = kit.post(numbers)
         kit.compare(read(answer, len(numbers), PREDICTIONS), numbers)
@@ -141,7 +141,7 @@ def _own_digest(kit: Kit) -> None:
 
 def _concurrency(kit: Kit) -> None:
     def one(seed: int) -> None:
-        if seed % 4 == 3:  # a bad one among the good, which may share its batch
+        if seed % 4 == 3:  # a bad request, which may share a batch with good ones
             broken = kit.raw.send(b"", {"Content-Type": wire.OCTETS})
             require("status of an empty body", broken.status in (400, 503), True)
             return
@@ -168,4 +168,4 @@ PROMISES: dict[str, Callable[[Kit], None]] = {
     "If-Match takes the model's own digest and rejects another": _own_digest,
     f"{ROUNDS} requests from {THREADS} threads, some bad: each gets its own": _concurrency,
 }
-"""What is promised, and a check that raises InvalidAnswer if it is not so."""
+"""Promises, each with a check that raises InvalidAnswer if it is broken."""

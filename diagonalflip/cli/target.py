@@ -1,4 +1,4 @@
-"""The server that a subcommand asks: the global options, and what they make."""
+"""The server that a subcommand uses, by the global options."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 @dataclass
 class Raw:
-    """Single requests, for what the client hides: headers, forms of answers, rejections, pictures.
+    """Sends single requests, with headers and forms that the client does not offer.
 
     Attributes:
-        url: The server's, without a path of ours.
-        version: The model's; None asks the server's default.
+        url: The server's URL, without the path of an operation.
+        version: The model's version; None asks for the server's default.
     """
 
     url: str
@@ -43,14 +43,14 @@ class Raw:
     def send(
         self, body: bytes, headers: Mapping[str, str], path: str = PREDICTIONS, method: str = "POST"
     ) -> Reply:
-        """Send one request, once, without any ``Content-Type`` or ``Accept`` but in ``headers``.
+        """Send one request once, without ``Content-Type`` or ``Accept`` unless in ``headers``.
 
         Raises:
             ClientError: As ``Transport.send``.
         """
         paths = dict(zip(operations(), operations(quoted(self.version or "")), strict=True))
-        asked, mark, query = path.partition("?")
-        url = f"{self.url}{paths.get(asked, asked)}{mark}{query}"
+        plain, mark, query = path.partition("?")
+        url = f"{self.url}{paths.get(plain, plain)}{mark}{query}"
         sent = {"Accept-Encoding": "identity"} | dict(headers)
         deadline = Deadline(self.deadline_s)
         return self.transport.send(url, body, sent, deadline, MOST_BYTES, method=method)
@@ -67,7 +67,7 @@ class Target:
     version: str | None
 
     def client(self, url: str | None = None, version: str | None = None) -> Client:
-        """Return a client of ``url`` and a version, or of the global ones."""
+        """Return a client for a URL and a version; by default, for the global options'."""
         return Client(
             url or self.url,
             version=version or self.version,
@@ -78,7 +78,7 @@ class Target:
 
     @contextmanager
     def raw(self, url: str | None = None) -> Iterator[Raw]:
-        """Send single requests to ``url``, or to the global one, of the global version."""
+        """Yield a sender of single requests to ``url``, by default the global option's."""
         endpoint = Endpoint(url or self.url, MODEL, self.token, verify=self.verify)
         with closing(Transport(endpoint)) as transport:
             yield Raw(endpoint.base, transport, self.deadline_s, self.version)

@@ -1,4 +1,4 @@
-"""The golden vectors: how a request is made from one, and how its answer is judged."""
+"""The golden vectors: send the request of one, and compare the answer with its response."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diagonalflip.wire import JSON, MODEL, PIXELS, TOLERANCE
 Vector = Mapping[str, Any]
 FILES = ("predictions", "v2", "explanations")
 VERSION = "1.0"
-"""Version of the model whose predictions the vectors have."""
+"""Version of the model that has made the vectors' predictions."""
 
 PROBLEM_MEMBERS = {"type", "title", "status", "detail", "code", "got", "expected"}
 ROUNDED = 0.5e-6
@@ -28,7 +28,7 @@ ROUNDED = 0.5e-6
 
 
 def vectors() -> Iterator[tuple[str, Vector]]:
-    """Yield the name of the file and one vector of it, whose request has a path."""
+    """Yield each vector with the name of its file; its request has the file's path by default."""
     for name in FILES:
         text = (resources.files("diagonalflip") / f"vectors/{name}.json").read_text("utf-8")
         file = json.loads(text)
@@ -37,18 +37,18 @@ def vectors() -> Iterator[tuple[str, Vector]]:
 
 
 def ask(raw: Raw, vector: Vector, **headers: str) -> Reply:
-    """Send a vector's request, with other headers where that is said."""
+    """Send a vector's request; ``headers`` replace some of its own."""
     request = vector["request"]
     return raw.send(_body(request), request["headers"] | headers, request["path"])
 
 
 def check(raw: Raw, vector: Vector) -> None:
-    """Send a vector's request; raise DiagonalFlipError unless the answer is its ``response``."""
+    """Send a vector's request; raise DiagonalFlipError unless the answer is as expected."""
     compare(ask(raw, vector), vector["response"])
 
 
 def compare(answer: Reply, expected: Vector) -> None:
-    """Raise InvalidAnswer, which says where, unless an answer is a vector's ``response``."""
+    """Raise InvalidAnswer, which says where, unless an answer is the expected response."""
     require("status", answer.status, expected["status"])
     if "content_type" in expected:
         got, wanted = answer.headers.get("Content-Type", ""), expected["content_type"]
@@ -70,7 +70,7 @@ def require(what: str, got: object, expected: object) -> None:
 
 
 def require_close(got: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
-    """Raise InvalidAnswer unless numbers of one shape are close; NaN is close to nothing."""
+    """Raise InvalidAnswer unless numbers have the same shape and are close; NaN never is."""
     numbers, wanted = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     require("numbers of shape", numbers.shape, wanted.shape)
     wrong = np.argwhere(~(np.abs(numbers - wanted) <= tolerance))
@@ -178,4 +178,4 @@ BODIES: dict[str, Callable[[Reply, Vector], None]] = {
     "error": _v2_error,
     "explanations": _explanations,
 }
-"""How a body is compared, by the member of ``response`` that describes it."""
+"""Comparisons of bodies, by the member of ``response`` that describes them."""

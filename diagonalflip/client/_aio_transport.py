@@ -1,4 +1,4 @@
-"""HTTP by aiohttp; asyncio itself ends what takes too long."""
+"""HTTP by aiohttp, with deadlines by asyncio's timeouts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from diagonalflip.errors import ClientError, ConnectionFailed
 from diagonalflip.wire import Images
 
 _OF_PARENTS: list[aiohttp.ClientSession] = []
-"""Sessions from before a fork. Closing them would unregister the parent's connections, for both
-processes' event loops share what the kernel watches."""
+"""Sessions from before a fork, kept open: closing them would unregister the parent's connections,
+because parent and child share what the kernel watches for their event loops."""
 
 
 class AsyncTransport(Sender):
-    """Sends requests on kept connections of the running event loop; further requests queue."""
+    """Sends requests on kept connections of the running event loop; further requests wait."""
 
     def __init__(self, endpoint: Endpoint, connections: int) -> None:
         super().__init__(endpoint, connections)
@@ -33,11 +33,11 @@ class AsyncTransport(Sender):
         self._waiting: set[asyncio.Timeout] = set()
 
     async def close(self) -> None:
-        """Close all connections; calls that run end with ClientError."""
+        """Close all connections; calls that are running raise ClientError."""
         self._closed = True
         for scope in self._waiting:
-            scope.reschedule(0)  # it is over since the event loop began
-        await asyncio.sleep(0)  # now each knows
+            scope.reschedule(0)  # a moment in the past
+        await asyncio.sleep(0)  # let the timeouts take effect
         await self._leave()
 
     async def _leave(self) -> None:
@@ -99,7 +99,7 @@ class AsyncTransport(Sender):
         except (aiohttp.ClientError, OSError) as error:
             told = f"{self.endpoint.place}: {str(error) or repr(error)}"
             raise ConnectionFailed(told, "a whole answer", "check the server") from error
-        except RuntimeError as error:  # the interpreter exits, and no thread looks up names
+        except RuntimeError as error:  # at the interpreter's exit, no thread can resolve names
             raise ClientError(f"{error}", "a request before the program's exit") from error
 
     async def _sleep(self, seconds: float, _: Deadline) -> None:
@@ -119,7 +119,7 @@ class AsyncTransport(Sender):
                     enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(),  # the deadline's business
+                timeout=aiohttp.ClientTimeout(),  # none: there is the deadline
                 auto_decompress=False,
             )
         return self._session

@@ -1,4 +1,4 @@
-"""Reading what came back: a checked array, or the error that says what is wrong."""
+"""Read a server's response: a checked array, or the error that it stands for."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from diagonalflip.client._endpoint import FLIPS, Form, Reply
 from diagonalflip.wire import PIXELS, TOLERANCE, WIRE_VERSION
 
 WORKER_DIED = "Worker died."
-"""TorchServe's words in JSON for requests that were with a worker when it ended.
+"""TorchServe's message in JSON for the requests of a worker that has died.
 
 The status is 500, or 507 after SIGKILL, which TorchServe takes for a lack of memory.
 """
-
 
 Other = tuple[type[errors.DiagonalFlipError], str, str]
 OTHERS: dict[int, Other] = {
@@ -38,7 +37,7 @@ OTHERS: dict[int, Other] = {
         (errors.ConnectionFailed, "an answer from behind the gateway", "send it again"),
     ),
 }
-"""What statuses of TorchServe and of proxies mean; 520 to 524 are those of one large operator."""
+"""Errors for statuses of TorchServe and proxies; 520 to 524 are Cloudflare's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +45,17 @@ class ServerInfo:
     """Description of a server.
 
     Attributes:
-        version: The model's.
+        version: The model's version.
         flips: How many of the 16 images that version flips.
-        model_digest: SHA-256 (hex) of the model; what ``Client(model_digest=...)`` compares.
-        wire_version: The wire format's.
-        workers: Processes that the server was started with; None if it does not know.
+        model_digest: SHA-256 (hex) of the model, for ``Client(model_digest=...)``.
+        wire_version: The wire format's version.
+        workers: Number of workers that the server was started with; None if it does not know.
         device: ``cpu``, or ``cuda:0`` and so on, of the worker that answered.
-        device_name: What that device is.
-        runtime: What runs the network there.
-        max_images: That one request may carry.
-        max_explained_images: That one request to ``/explanations`` may carry.
-        largest_deviation: From the parity report, of all 16 images on that device.
+        device_name: The device's model name.
+        runtime: The library that runs the network.
+        max_images: Most images in one request.
+        max_explained_images: Most images in one request to ``/explanations``.
+        largest_deviation: Of the 16 images' predictions on that device, from the parity report.
         batch_invariant: Whether that worker gives an image the same bits in every batch.
     """
 
@@ -102,7 +101,7 @@ def read(reply: Reply, count: int, form: Form) -> npt.NDArray[Any]:
 
 
 def does_not_flip(version: object, flips: object) -> errors.ModelDoesNotFlip:
-    """Return the error of a version that was asked for flips, and flips fewer than all images."""
+    """Return the error for a version that was asked for flips but does not flip all images."""
     return errors.ModelDoesNotFlip(
         f"version {version}, which flips {flips} of 16 images",
         "a version that flips all of them",
@@ -119,8 +118,8 @@ def rejection(reply: Reply, count: int) -> errors.DiagonalFlipError:
     status = reply.status
     if status == errors.TooManyImages.status:
         return _too_many(reply, count)
-    told = problem.get("message") or problem.get("detail") or reply.headers.get("Location")
-    told = str(told or bytes(reply.body[:200]))
+    reason = problem.get("message") or problem.get("detail") or reply.headers.get("Location")
+    reason = str(reason or bytes(reply.body[:200]))
     kind = errors.KINDS.get(str(problem.get("code")))
     if kind is not None and kind.status == status:
         error = kind(*(str(problem.get(name, "")) for name in ("got", "expected", "action")))
@@ -129,7 +128,7 @@ def rejection(reply: Reply, count: int) -> errors.DiagonalFlipError:
         if status >= 500 and problem.get("message") == WORKER_DIED:
             other = (errors.InternalError, "an answer", "send it again")
         kind, expected, action = OTHERS.get(status, other)
-        error = kind(f"status {status}: {told}", expected, action)
+        error = kind(f"status {status}: {reason}", expected, action)
     if isinstance(error, errors.RateLimited | errors.ServerOverloaded):
         error.retry_after_s = _seconds(reply.headers.get("Retry-After", ""))
     return error
@@ -139,11 +138,11 @@ def info(reply: Reply) -> ServerInfo:
     """Return the description of a server.
 
     Raises:
-        DiagonalFlipError: The server rejected the request, or does not say everything.
+        DiagonalFlipError: The server rejected the request, or its answer lacks a field.
     """
     names = [field.name for field in fields(ServerInfo)]
-    told = document(reply, "a server's description", names)
-    return ServerInfo(**{name: told[name] for name in names})
+    found = document(reply, "a server's description", names)
+    return ServerInfo(**{name: found[name] for name in names})
 
 
 def document(reply: Reply, expected: str, members: Iterable[str]) -> dict[str, Any]:
@@ -201,18 +200,18 @@ def agree(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool
 
 
 def _too_many(reply: Reply, count: int) -> errors.DiagonalFlipError:
-    """Return an error that carries in ``limit`` how many images to send instead."""
+    """Return an error whose ``limit`` says how many images to send instead."""
     if count <= 1:
         return errors.InvalidAnswer(f"status 413 for {count} images", "status 200", _LOOK)
     published = number(reply, "Flip-Max-Images")
-    # Whoever rejects without a number, or with a senseless one, gets half.
+    # Without a number, or with a senseless one, send half.
     return errors.TooManyImages.of(count, published if 0 < published < count else count // 2)
 
 
 def number(reply: Reply, name: str) -> int:
-    """Return the number that a header has, 0 if that is none or a senseless one."""
-    told = reply.headers.get(name, "")
-    return int(told) if re.fullmatch("[0-9]{1,9}", told) else 0
+    """Return the number in a header; 0 if there is none, or a senseless one."""
+    text = reply.headers.get(name, "")
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
 
 
 def _media_type(text: str) -> tuple[str, str]:
@@ -223,7 +222,7 @@ def _media_type(text: str) -> tuple[str, str]:
 
 
 def _seconds(retry_after: str) -> float:
-    """Return ``Retry-After``, either seconds or a date, as seconds from now; 0 if it is neither."""
+    """Return ``Retry-After``, in seconds or as a date, as seconds from now; 0 if malformed."""
     if re.fullmatch(r"[0-9]+(\.[0-9]*)?", retry_after):
         return float(retry_after)
     try:

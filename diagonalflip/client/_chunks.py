@@ -1,4 +1,4 @@
-"""Cutting many images into requests that the server takes."""
+"""Cut many images into chunks that the server accepts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from diagonalflip.wire import Images, pack, unpack
 
 
 class ChunkLimit:
-    """Images that one request may carry; only ever falls. Shared by all threads.
+    """The most images in a request, which only decreases. Shared by all threads.
 
     Args:
-        images: Where to start; at least 1.
+        images: The first value; at least 1.
     """
 
     def __init__(self, images: int) -> None:
@@ -21,17 +21,17 @@ class ChunkLimit:
         self._lock = threading.Lock()
 
     def lower(self, images: int) -> None:
-        """Take over a limit that the server told, if it is a lower one."""
+        """Adopt the server's limit if it is lower."""
         with self._lock:
             self.images = min(self.images, images)
 
 
 class Rechunker:
-    """Packed bytes in pieces of any sizes in, chunks of whole bytes out; holds one chunk.
+    """Turns pieces of packed bytes of any sizes into chunks of whole bytes; keeps one chunk.
 
     Args:
-        limit: Images per chunk; read anew for every chunk, which may still be larger if the
-            limit falls under it, or under 2 images.
+        limit: Images per chunk, read again for every chunk. A chunk may be larger if the limit
+            decreases meanwhile, or is below 2 images.
         count: Images in all; None means two per byte.
     """
 
@@ -41,11 +41,11 @@ class Rechunker:
         self._total_bytes = 0
 
     def feed(self, piece: Packed) -> Iterator[Images]:
-        """Yield the chunks that a further piece fills; the last one is held back for its padding.
+        """Yield the chunks that a further piece fills; keep the last one, which may have padding.
 
         Raises:
             InvalidImage: The piece is no buffer of bytes.
-            InvalidPadding: These are more bytes than ``count`` images have.
+            InvalidPadding: There are more bytes than ``count`` images have.
         """
         rest = packed_bytes(piece).cast("B")
         self._total_bytes += len(rest)
@@ -65,7 +65,7 @@ class Rechunker:
         """Return the last chunk.
 
         Raises:
-            EmptyPayload: There was no byte.
+            EmptyPayload: There were no bytes.
             InvalidPadding: ``count`` fits another number of bytes, or the padding is not 0.
         """
         count = checked_count(self._total_bytes, self._held[-1:], self._count)
@@ -85,7 +85,7 @@ def chunks(
 async def chunks_async(
     pieces: Iterable[Packed] | AsyncIterable[Packed], limit: ChunkLimit, count: int | None
 ) -> AsyncGenerator[Images, None]:
-    """Yield ``chunks`` of pieces that may come with time."""
+    """Yield chunks of pieces that may come asynchronously."""
     if not isinstance(pieces, AsyncIterable):
         for images in chunks(pieces, limit, count):
             yield images
@@ -98,6 +98,6 @@ async def chunks_async(
 
 
 def split(images: Images, limit: int) -> list[Images]:
-    """Return images in several parts of at most ``limit`` each, which may be odd."""
+    """Cut images into parts of at most ``limit`` images, which may be odd."""
     numbers = unpack(images)
     return [pack(numbers[start : start + limit]) for start in range(0, images.count, limit)]

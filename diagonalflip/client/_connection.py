@@ -1,8 +1,8 @@
 """Connections whose reads and sends end at the deadline of the thread's call.
 
-A timeout of a socket begins anew with every byte that arrives, so a peer that sends one now and
-then would hold a call for ever (psf/requests#3099). Here each read and each piece that is sent has
-the time that is left.
+A socket's timeout starts again with every byte that arrives, so a server that sends slowly could
+hold a call for ever (psf/requests#3099). Here every read and every send has only the time that is
+left.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util import wait_for_write
 
 POLL_S = 0.1
-"""Longest delay until a call that has a connection notices that it was cancelled."""
+"""Longest delay until a call with a connection notices that it was cancelled."""
 
 FIRST_CONNECT_S = 0.25
 LONGEST_CONNECT_S = 2.0
-"""Longest wait for one address, and so until a call without a connection notices the same."""
+"""Longest wait for one address; so a call without a connection notices its cancellation, too."""
 
 PIECE_BYTES = 1 << 14
-"""Bytes that are sent at once: a record of TLS, which sends each with a timeout of its own."""
+"""Bytes per send: a TLS record, each of which is sent with a timeout of its own."""
 
 THREAD = threading.local()
-"""``deadline``: of the thread's call; urllib3 makes the connections that it has to reach."""
+"""``deadline``: that of the thread's call; urllib3 makes connections, and cannot pass it on."""
 
 
 class _Reading(io.RawIOBase):
-    """What arrives at a socket until the deadline of the thread's call."""
+    """Reads from a socket until the deadline of the thread's call."""
 
     is_at_end = False
 
@@ -57,7 +57,7 @@ class _Reading(io.RawIOBase):
 
 
 class _Response(http.client.HTTPResponse):
-    """A response that is read until the deadline."""
+    """A response that is read until the deadline of the thread's call."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -65,15 +65,15 @@ class _Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(self._reading)
 
     def begin(self) -> None:
-        """Read the head; a lost connection is no end of it, as it is to http.client."""
+        """Read the head; unlike http.client, do not take a lost connection for its end."""
         super().begin()
         if self._reading.is_at_end:
             raise http.client.RemoteDisconnected("the connection was lost in the answer's head")
-        if rest := self.headers.get_payload():  # with it, Content-Length would be overlooked
+        if rest := self.headers.get_payload():  # http.client takes headers after it for the body
             raise http.client.HTTPException(f"a line that is no header: {str(rest)[:60]!r}")
 
     def _read_status(self) -> tuple[str, int, str]:
-        """Skip interim responses, of which http.client knows but 100 (RFC 9110, section 15.2)."""
+        """Skip all interim responses; http.client skips only 100 (RFC 9110, section 15.2)."""
         while True:
             found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
             if not 100 <= found[1] < 200 or found[1] == 101:
@@ -82,7 +82,7 @@ class _Response(http.client.HTTPResponse):
 
 
 class Connection:
-    """A connection that sends a request's head and body together: one packet, read at once."""
+    """A connection that sends a request's head and body together, in one packet if possible."""
 
     response_class = _Response
     timeout: float
@@ -93,8 +93,8 @@ class Connection:
     def _new_conn(self) -> socket.socket:
         """Connect to the first of the host's addresses that answers, until the deadline.
 
-        urllib3 would give all of the time to one that is silent. Here each has a quarter of a
-        second, then twice as long when all are tried again, and so on.
+        urllib3 would wait for a silent one until the deadline. Here each has a quarter of a
+        second; then all are tried again with twice the time, and so on.
         """
         whole_s, seconds = self.timeout, FIRST_CONNECT_S
         while True:
@@ -103,7 +103,7 @@ class Connection:
                 sock: socket.socket = super()._new_conn()  # type: ignore[misc]
             except NewConnectionError:
                 raise
-            except ConnectTimeoutError:  # in urllib3 1, also the base of the other one
+            except ConnectTimeoutError:  # in urllib3 1, the base class of NewConnectionError
                 seconds = min(2 * seconds, LONGEST_CONNECT_S)
             else:
                 sock.settimeout(whole_s)
@@ -117,7 +117,7 @@ class Connection:
         super().endheaders(*args, **kwargs)  # type: ignore[misc]
 
     def send(self, data: bytes) -> None:
-        """Send bytes, with the head that waits for them, until the deadline."""
+        """Send bytes, together with a head that is waiting, until the deadline."""
         if self._is_head:
             self._head, self._is_head = data, False
             return
@@ -131,7 +131,7 @@ class Connection:
             super().send(data[start : start + PIECE_BYTES])  # type: ignore[misc]
 
     def getresponse(self) -> Any:
-        """Return the response; a request without a body is still to be sent."""
+        """Send the head of a request without a body; return the response."""
         if self._head is not None:
             self.send(b"")
         return super().getresponse()  # type: ignore[misc]

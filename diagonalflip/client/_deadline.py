@@ -1,4 +1,4 @@
-"""A call's remaining time, and its early end."""
+"""Deadlines of calls, and their cancellation."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import time
 from diagonalflip.errors import DeadlineExceeded
 
 LONGEST_WAIT_S = 1e6
-"""Longest single wait: the operating system's calls take no number of seconds much above it."""
+"""Longest single wait: the operating system's calls do not accept much longer timeouts."""
 
 
 class Deadline:
-    """A point in time that every part of one call shares.
+    """A point in time that all parts of one call share.
 
     Args:
-        seconds: From now on; positive, and infinite for none.
+        seconds: From now on; positive, and infinite for no deadline.
         cancelled: Ends the call early once it is set; shared by deadlines that end together.
 
     Attributes:
         end: In ``time.monotonic``'s seconds.
-        failure: Why the latest attempt failed, for ``exceeded`` to tell.
+        failure: Why the last attempt failed, for the message of ``exceeded``.
     """
 
     def __init__(self, seconds: float, cancelled: threading.Event | None = None) -> None:
@@ -30,7 +30,7 @@ class Deadline:
         self.failure: BaseException | None = None
 
     def restarted(self) -> Deadline:
-        """Return the same number of seconds from now on, cancelled together with this one."""
+        """Return a deadline with as many seconds from now on, cancelled together with this one."""
         return Deadline(self._seconds, self._cancelled)
 
     def cancel(self) -> None:
@@ -42,10 +42,10 @@ class Deadline:
         return 0.0 if self._cancelled.is_set() else max(0.0, self.end - time.monotonic())
 
     def check(self) -> float:
-        """Return the seconds that a call may wait now: those that are left, more than 0.
+        """Return the seconds that are left, which is how long a call may wait now.
 
         Raises:
-            DeadlineExceeded: None are.
+            DeadlineExceeded: None are left.
         """
         left_s = self.left_s()
         if left_s <= 0:
@@ -65,5 +65,5 @@ class Deadline:
         )
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, but not past the deadline or a cancellation."""
+        """Sleep, but not beyond the deadline or a cancellation."""
         self._cancelled.wait(min(seconds, self.left_s(), LONGEST_WAIT_S))

@@ -26,15 +26,15 @@ from diagonalflip.errors import ClientError
 from diagonalflip.wire import JSON, OCTETS, PACKED, PIXELS, Images, to_pixels, unpack, with_padding
 
 TRUST = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Variables that name certificates to trust, the first one that is set."""
+"""Variables that name trusted certificates; the first one that is set counts."""
 
 LONGEST_PROBLEM_BYTES = 1 << 16
-"""Bytes that are read of an answer that is not a prediction."""
+"""Most bytes that are read of an answer other than predictions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP response; ``headers`` ignores case, and ``body`` is bytes or a caller's memory."""
+    """An HTTP response; ``headers`` ignore case, and ``body`` is bytes or a caller's memory."""
 
     status: int
     headers: Mapping[str, str]
@@ -43,13 +43,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Form:
-    """A form of answer; there is one object of each.
+    """A form of answer; each form has only one object.
 
     Attributes:
-        media_type: What to accept.
-        bits: One image's in the body.
-        shape: One image's in the decoded answer.
-        dtype: The decoded answer's.
+        media_type: The value of ``Accept``.
+        bits: Bits per image in the body.
+        shape: Shape per image in the decoded answer.
+        dtype: Of the decoded answer.
     """
 
     media_type: str
@@ -58,15 +58,15 @@ class Form:
     dtype: type[Any] = object
 
     def content_type(self, count: int) -> str:
-        """Return the media type, with the padding of ``count`` images if this form is packed."""
+        """Return the media type of an answer for ``count`` images, with padding if it has some."""
         return with_padding(self.media_type, count) if self is FLIPS else self.media_type
 
     def length_bytes(self, count: int) -> int:
-        """Return the body's length for a number of images; of a description, the most."""
+        """Return the body's length for a number of images; for a description, the maximum."""
         return (self.bits * count + 7) // 8 if count else LONGEST_PROBLEM_BYTES
 
     def decode(self, body: Any, count: int) -> npt.NDArray[Any]:
-        """Return ``dtype[count, *shape]``, writable; predictions where they lie in ``body``."""
+        """Return ``dtype[count, *shape]``, writable; predictions are a view of ``body``."""
         if self is FLIPS:
             return to_pixels(unpack(Images(body, count)))
         return np.frombuffer(body, "<f4").astype(np.float32, copy=False).reshape(-1, PIXELS)
@@ -83,25 +83,24 @@ NO_IMAGES = Images(b"", 0)
 class Endpoint:
     """URL, headers, certificates, proxies and size of requests for predictions.
 
-    What the environment says of them is found out once, by ``requests``, for both clients.
-
-    The arguments are those of ``Client``.
+    ``requests`` reads the environment's settings once, for both clients. The arguments are those
+    of ``Client``.
 
     Attributes:
         base: URL of the server, without a password.
-        place: The same for an error's message, with the proxy that is asked.
-        url: Where to ask for predictions.
-        request: One to ``base``, as ``requests`` prepares it.
-        authorization: The header with the token, or with what the URL or ``~/.netrc`` says.
-        proxies: As in ``requests``. Neither these nor ``~/.netrc`` count for this machine.
-        proxy: The one that is asked, or None.
-        tls: What checks certificates, a proxy's too, read once; None without TLS.
-        version: That must answer, or None.
+        place: The same for error messages, with the proxy if there is one.
+        url: URL of the predictions.
+        request: A request to ``base``, prepared by ``requests``.
+        authorization: The header with the token, or with the password from URL or ``~/.netrc``.
+        proxies: As in ``requests``. For this machine, neither these nor ``~/.netrc`` are used.
+        proxy: The proxy for the URL, or None.
+        tls: Checks certificates, also a proxy's; read once. None without TLS.
+        version: The version that must answer, or None.
         limit: Images per request.
 
     Raises:
-        ClientError: ``url`` is no http or https URL, ``token`` fits into no header, or a file of
-            certificates cannot be used.
+        ClientError: ``url`` is no http or https URL, ``token`` does not fit into a header, or a
+            file of certificates cannot be used.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - settings, in the order of their use
@@ -143,15 +142,15 @@ class Endpoint:
                 "visible characters of ASCII",
                 "strip it: a file's last line ends with a line feed",
             )
-        told = self.request.headers.get("Authorization") if token is None else f"Bearer {token}"
-        self.authorization = {"Authorization": told} if told else {}
-        # The lengths that are checked are those of bodies that no one has compressed.
+        found = self.request.headers.get("Authorization") if token is None else f"Bearer {token}"
+        self.authorization = {"Authorization": found} if found else {}
+        # The length of an answer can be checked only if nothing compresses it.
         self._headers = {"Accept-Encoding": "identity"}
         if model_digest is not None:
             self._headers["If-Match"] = f'"{model_digest}"'
 
     def headers(self, images: Images, form: Form) -> dict[str, str]:
-        """Return the headers of a request, all but the token."""
+        """Return the headers of a request, without the token."""
         headers = self._headers | {"Accept": form.media_type}
         if images.count:
             headers["Content-Type"] = with_padding(OCTETS, images.count)
@@ -159,17 +158,17 @@ class Endpoint:
 
 
 def quoted(name: str) -> str:
-    """Return a name as a part of a path; one that is no text will not be found there."""
+    """Return a name as a segment of a path; for an invalid name, the server will answer 404."""
     return quote(name, safe="", errors="surrogatepass")
 
 
 def shown(url: object) -> str:
-    """Return a URL, with or without a scheme, less name and password, whatever is in those."""
+    """Return a URL, with or without a scheme, without name and password, even malformed ones."""
     return re.sub(r"^([\w+.-]+://)?.*@", r"\1", str(url))
 
 
 def _proxy(url: str | None) -> str | None:
-    """Return a proxy's URL with a scheme, http if it has none.
+    """Return a proxy's URL; without a scheme, it gets http.
 
     Raises:
         ClientError: It names no host.
@@ -187,10 +186,10 @@ def _proxy(url: str | None) -> str | None:
 
 
 def _trusted(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
-    """Return what checks certificates.
+    """Return the context that checks certificates.
 
-    With ``verify=True`` the variables count that ``requests`` and Python's ``ssl`` know; without
-    them it is certifi's file.
+    With ``verify=True``, trusted certificates come from the variables of ``requests`` and Python's
+    ``ssl``, else from certifi.
 
     Raises:
         ClientError: A file or folder of certificates cannot be used.
@@ -199,7 +198,7 @@ def _trusted(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLC
     if verify is True:
         set_ones = [(name, os.environ[name]) for name in TRUST if os.environ.get(name)]
         source, path = set_ones[0] if set_ones else ("certifi", certifi.where())
-    located = str(path or os.devnull)  # no name is no file, and never a reason not to check
+    located = str(path or os.devnull)  # an empty name must not turn the check off
     folder = located if Path(located).is_dir() else None
     try:
         context = ssl.create_default_context(
@@ -212,15 +211,15 @@ def _trusted(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLC
         if cert is not None:
             source, path = "cert", str(cert)
             chain, key = cert if isinstance(cert, tuple) else (cert, None)
-            context.load_cert_chain(chain, key, password="")  # or a terminal is asked for it
+            context.load_cert_chain(chain, key, password="")  # or OpenSSL asks at the terminal
     except OSError as error:
-        told = f"{source}={path!r}: {error}"
-        raise ClientError(told, "a file or folder of certificates, PEM") from error
+        got = f"{source}={path!r}: {error}"
+        raise ClientError(got, "a file or folder of certificates, PEM") from error
     return context
 
 
 class Copied:
-    """What is pickled and copied by the arguments that it was made with, the token among them.
+    """Pickles and copies an object by the arguments of its constructor, including the token.
 
     A copy has connections of its own.
     """
@@ -234,7 +233,7 @@ class Copied:
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return what makes a copy."""
+        """Return a function that makes a copy."""
         args, kwargs = self._made_with
         return partial(type(self), *args, **kwargs), ()
 

@@ -1,4 +1,4 @@
-"""Files of images in and of predictions out, in pieces."""
+"""Read files of images and write files of predictions, piece by piece."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Destination = str | os.PathLike[str] | BinaryIO
 
 
 def reading(source: Source) -> AbstractContextManager[BinaryIO]:
-    """Open the source; closed at the end if it was a path."""
+    """Open a source; at the end, close it if it is a path."""
     if isinstance(source, str | os.PathLike):
         return Path(source).open("rb")
     return nullcontext(source)
@@ -34,7 +34,7 @@ def pieces(file: BinaryIO) -> Iterator[bytes]:
     """Yield the rest of a file, piece by piece.
 
     Raises:
-        BlockingIOError: It has nothing yet and does not wait, which is no end.
+        BlockingIOError: It does not block, and has no data yet, which is not its end.
     """
     while piece := file.read(PIECE_BYTES):
         yield piece
@@ -44,18 +44,18 @@ def pieces(file: BinaryIO) -> Iterator[bytes]:
 
 @contextmanager
 def writing(destination: Destination, unfinished: set[Path] | None = None) -> Iterator[BinaryIO]:
-    """Open the destination; at a path, nothing appears until all is written.
+    """Open a destination; at a path, the file appears only when it is complete.
 
-    What was written so far lies beside it in a hidden ``.part`` file, which goes away on
-    any error, and stays if the process is killed. A file that is there keeps its mode and owner;
-    where it cannot be replaced, it is written over at the end.
+    Until then the data are in a hidden ``.part`` file beside it, which is removed after an error,
+    but stays if the process is killed. An existing file keeps its mode and owner; if it cannot be
+    replaced, it is overwritten at the end.
 
     Args:
-        destination: A path, or a file that is open.
-        unfinished: Has the path of the ``.part`` file meanwhile.
+        destination: A path, or an open file.
+        unfinished: Contains the path of the ``.part`` file meanwhile.
 
     Raises:
-        OSError: It cannot be written, which is known before anything is.
+        OSError: It cannot be written; raised before anything is written.
     """
     if not isinstance(destination, str | os.PathLike):
         yield destination
@@ -63,13 +63,13 @@ def writing(destination: Destination, unfinished: set[Path] | None = None) -> It
     path, is_file = Path(destination), True
     with suppress(FileNotFoundError):
         is_file = stat.S_ISREG(path.stat().st_mode)
-    if not is_file:  # /dev/stdout, a pipe: never to be replaced
+    if not is_file:  # such as /dev/stdout or a pipe, which must not be replaced
         with path.open("wb") as file:
             yield file
         return
     path = path.resolve()
     if path.exists():
-        path.open("ab").close()  # or it may not be written
+        path.open("ab").close()  # raises an error if it may not be written
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     unfinished = set() if unfinished is None else unfinished
     unfinished.add(part)
@@ -78,7 +78,7 @@ def writing(destination: Destination, unfinished: set[Path] | None = None) -> It
     except OSError as error:
         if not path.exists():
             raise type(error)(error.errno, error.strerror, str(path)) from error
-        with tempfile.TemporaryFile() as whole:  # the folder cannot be written, but the file
+        with tempfile.TemporaryFile() as whole:  # the file can be written, but not its folder
             yield whole
             whole.seek(0)
             _write_over(path, whole)
@@ -97,9 +97,9 @@ def writing(destination: Destination, unfinished: set[Path] | None = None) -> It
 
 
 def _replace(path: Path, part: Path) -> bool:
-    """Put a finished file in place; return False if what is there cannot be replaced.
+    """Move a finished file into place; return False if the old one cannot be replaced.
 
-    That is so for a file of another owner, and one that is mounted.
+    That is so if it has another owner or is a mount.
     """
     before = path.stat() if path.exists() else None
     try:
@@ -116,13 +116,13 @@ def _replace(path: Path, part: Path) -> bool:
 
 
 def _write_over(path: Path, file: BinaryIO) -> None:
-    """Write what is left of a file over another."""
+    """Overwrite a file with the rest of another."""
     with path.open("wb") as there:
         shutil.copyfileobj(file, there)
 
 
 def write(file: BinaryIO, data: bytes | npt.NDArray[np.float32]) -> None:
-    """Write all of bytes, or of ``float32[n, 4]`` little-endian, even to an unbuffered pipe."""
+    """Write all of bytes, or of ``float32[n, 4]`` as little-endian, even to an unbuffered pipe."""
     plain = data.astype("<f4", copy=False).data if isinstance(data, np.ndarray) else data
     rest: memoryview[Any] = memoryview(plain).cast("B")
     while rest:

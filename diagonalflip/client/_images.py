@@ -1,4 +1,4 @@
-"""Reads images in any form that a caller may pass."""
+"""Read images in all forms that callers may pass."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ Image = int | str | Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any]
 """A number 0-15, a bit string ``"1011"``, ``[1, 0, 1, 1]`` or ``[[1, 0], [1, 1]]``."""
 
 ImagesLike = Images | Packed | npt.NDArray[Any] | Iterable[Image]
-"""Everything that ``Client.predict`` takes."""
+"""Everything that ``Client.predict`` accepts."""
 
 _FORMS = 'a number 0 to 15, a bit string such as "1011", or 2x2 pixels of 0 or 1'
 _BIT_STRINGS = {f"{number:04b}": number for number in range(16)}
 _ALONE = [Images(bytes([number << NIBBLE_BITS]), 1) for number in range(16)]
-"""Each image packed, for small requests: NumPy takes 10 us."""
+"""Each image packed, for small requests: NumPy would take 10 us."""
 
 _SHAPES = ((PIXELS,), (2, 2))
 
 
 def to_images(images: ImagesLike) -> Images:
-    """Pack whatever a caller has: what ``Operations.predict`` says, of any library.
+    """Pack images in any form that ``Operations.predict`` lists, with arrays of any library.
 
-    Pixels may also be a table of four columns; a buffer is packed images if it is one of plain
-    bytes, and else an array.
+    Pixels may also be a table of four columns. A buffer of plain bytes is packed images; any other
+    buffer is an array.
 
     Raises:
         EmptyPayload: There is no image.
         InvalidImage: An image is malformed; the first one is named.
-        InvalidPadding: An ``Images`` whose count does not fit its bytes.
+        InvalidPadding: The count of an ``Images`` does not fit its bytes.
     """
     if isinstance(images, Images):
         return packed_images(images.packed, images.count)
@@ -60,7 +60,7 @@ def to_images(images: ImagesLike) -> Images:
     array = _as_array(images)
     if array is not None:
         return _from_array(array)
-    # Of a mapping or set, what is meant would be guessed.
+    # The meaning of a mapping or set would be a guess.
     if not isinstance(images, Iterable) or isinstance(images, str | Mapping | AbstractSet):
         got = f"an object of type {type(images).__name__}"
         if isinstance(images, str):
@@ -70,18 +70,18 @@ def to_images(images: ImagesLike) -> Images:
 
 
 def _as_array(images: Any) -> npt.NDArray[Any] | None:
-    """Return an array of any library, NumPy, pandas, PyTorch, Arrow or JAX; else None.
+    """Return an array or table of NumPy, pandas, PyTorch, Arrow, JAX and the like; else None.
 
-    Iterating would give a table's column names.
+    (Iterating over a table would yield the names of its columns.)
 
     Raises:
-        InvalidImage: Parts of it are masked, or its library does not give it to NumPy.
+        InvalidImage: Parts of it are masked, or its library cannot convert it for NumPy.
     """
     _reject_masked(images)
     try:
         if hasattr(images, "__array__") or hasattr(images, "__array_interface__"):
             if callable(getattr(images, "detach", None)):
-                images = images.detach().cpu()  # a tensor that wants a gradient, or lies on a GPU
+                images = images.detach().cpu()  # a tensor may need a gradient, or be on a GPU
             return np.asarray(images)
         return np.from_dlpack(images) if hasattr(images, "__dlpack__") else None
     except Exception as error:
@@ -90,13 +90,13 @@ def _as_array(images: Any) -> npt.NDArray[Any] | None:
 
 
 def _reject_masked(images: Any, where: str = "") -> None:
-    """Raise InvalidImage for a masked array: NumPy would read what is below the mask."""
+    """Raise InvalidImage for a masked array: NumPy would read the masked values."""
     if isinstance(images, np.ma.MaskedArray) and np.ma.is_masked(images):
         raise InvalidImage(f"masked pixels{where}", "images without a mask", "fill or drop them")
 
 
 def _is_bytes(view: memoryview) -> bool:
-    """Return whether a buffer is one of plain bytes, and no array."""
+    """Return whether a buffer is plain bytes, and not an array."""
     return view.ndim == 1 and view.format in ("B", "b", "c")
 
 
@@ -109,8 +109,8 @@ def packed_images(packed: Packed, count: int | None = None) -> Images:
 
     Raises:
         EmptyPayload: ``packed`` has no bytes.
-        InvalidImage: ``packed`` is no buffer of bytes.
-        InvalidPadding: ``count`` fits another number of bytes, or the padding is not 0.
+        InvalidImage: ``packed`` is not a buffer of bytes.
+        InvalidPadding: ``count`` does not fit the number of bytes, or the padding is not 0.
     """
     body = packed if isinstance(packed, bytes | bytearray) else packed_bytes(packed).tobytes()
     return Images(body, checked_count(len(body), body[-1:], count))
@@ -120,7 +120,7 @@ def packed_bytes(packed: Packed) -> memoryview:
     """Return packed images as bytes.
 
     Raises:
-        InvalidImage: This is no buffer of bytes: the bytes of another array are no packed images.
+        InvalidImage: It is not a buffer of plain bytes; other arrays are not packed images.
     """
     try:
         view = memoryview(packed)
@@ -169,7 +169,7 @@ def _from_array(array: npt.NDArray[Any]) -> Images:
 
 
 def _integers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return integers that NumPy has no type for as its own: a mixed table's, JAX's ``int4``."""
+    """Return an array with a NumPy integer type: of a mixed table, or of JAX's ``int4``."""
     if array.dtype.kind == "V" and array.dtype.name in ("int2", "int4", "uint2", "uint4"):
         return array.astype(np.int8)
     if array.dtype.kind == "O" and array.ndim > 1:
@@ -197,7 +197,7 @@ def _from_pixels(array: npt.NDArray[Any]) -> Images:
 
 
 def _from_items(items: list[Any]) -> Images:
-    """Uniform lists are read at numpy's speed, mixed ones one by one."""
+    """Pack a list: at once by NumPy if all items have the same form, else one by one."""
     kinds = set(map(type, items))
     if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
         for index, item in enumerate(items):

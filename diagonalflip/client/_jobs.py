@@ -1,4 +1,4 @@
-"""Jobs: more images than one request carries, as chunks that threads send."""
+"""Jobs: more images than one request may have, sent in chunks by threads."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from diagonalflip.wire import Images
 
 
 def threads(count: int) -> ThreadPoolExecutor:
-    """Return threads of the client."""
+    """Return a pool of threads for the client."""
     return ThreadPoolExecutor(count, thread_name_prefix="diagonalflip")
 
 
 def begin(pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-    """Begin work in a thread; at the interpreter's exit, where none starts, do it in this one."""
+    """Start work in a thread; at the interpreter's exit, when no thread can start, in this one."""
     try:
         return pool.submit(work, *arguments)
     except RuntimeError:
@@ -34,9 +34,9 @@ def begin(pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -
 def collect(
     transport: Transport, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
 ) -> Answer:
-    """Return the answers of any number of images as one array, ``out`` if there is one.
+    """Return the answers for any number of images as one array, ``out`` if given.
 
-    The deadline is for the whole job alone: it is cancelled at the end.
+    The deadline must belong to this job only: it is cancelled at the end.
     """
     limit = transport.endpoint.limit.images
     if images.count <= limit:
@@ -47,7 +47,7 @@ def collect(
     left = iter(starts)
 
     def work() -> None:
-        for start in left:  # each goes to one of the threads
+        for start in left:  # the threads share this iterator
             first, last = 2 * start, min(2 * (start + size), images.count)
             chunk = Images(bytes(packed[start : start + size]), last - first)
             transport.ask(chunk, form, deadline, answers[first:last])
@@ -58,18 +58,18 @@ def collect(
         for finished in as_completed(begun):
             finished.result()
     finally:
-        deadline.cancel()  # after a failure, or Ctrl-C, the others end too
+        deadline.cancel()  # after a failure or Ctrl-C, the other threads end, too
         pool.shutdown(cancel_futures=True)
     return answers
 
 
 class Window:
-    """Chunks of one job in flight; at most twice ``connections``, and their answers in order.
+    """Chunks of one job in flight, at most twice ``connections``; their answers come in order.
 
     Args:
         transport: Gets the answers.
-        form: The answers'.
-        deadline: For each chunk, from when it was added; at the end, all are cancelled.
+        form: Form of the answers.
+        deadline: For each chunk, from when it is added; cancelled at the end.
     """
 
     def __init__(self, transport: Transport, form: Form, deadline: Deadline) -> None:
@@ -85,12 +85,12 @@ class Window:
         self._pool.shutdown()
 
     def cancel(self) -> None:
-        """End what is still in flight, soon."""
+        """End the requests that are still in flight."""
         self._deadline.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def add(self, images: Images) -> Iterator[Future[Answer]]:
-        """Begin a chunk; yield what is to be taken before the next one."""
+        """Start a chunk; yield the answers to take before adding the next one."""
         deadline = self._deadline.restarted()
         self._begun.append(begin(self._pool, self._transport.ask, images, self._form, deadline))
         full = 2 * self._transport.connections
@@ -98,6 +98,6 @@ class Window:
             yield self._begun.popleft()
 
     def rest(self) -> Iterator[Future[Answer]]:
-        """Yield what is left after the last chunk."""
+        """Yield the answers that are left after the last chunk."""
         while self._begun:
             yield self._begun.popleft()

@@ -1,4 +1,4 @@
-"""Calls that travel in one request: those of several threads, or of one turn of the event loop."""
+"""Join small calls to one request: those of several threads, or of one turn of the event loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from diagonalflip.wire import Images, pack, unpack
 Send = Callable[[Images, Form, Deadline], Coroutine[Any, Any, Answer]]
 
 MOST_IMAGES = 1_024
-"""Largest call that is joined: to copy more takes longer than a request of its own."""
+"""Largest call that is joined: copying more would take longer than a request."""
 
 _MAKING = threading.Lock()
 
@@ -33,8 +33,8 @@ _MAKING = threading.Lock()
 class _AsyncCall(asyncio.Future[Answer]):
     """A call whose task waits for its answer.
 
-    It is a future instead of having one: thousands are made at once, and a third of their time is
-    what the garbage collector has to walk.
+    It is a future, and does not have one: thousands are made at once, and fewer objects save the
+    garbage collector a third of the time.
     """
 
     __slots__ = ("ends_at", "form", "images")
@@ -47,7 +47,7 @@ class _AsyncCall(asyncio.Future[Answer]):
         self.ends_at = time.monotonic() + deadline_s
 
     def set_running_or_notify_cancel(self) -> bool:
-        """Return False if nobody waits any more, as the other kind of future does."""
+        """Return False if nothing waits for it any more, as a ``concurrent.futures.Future``."""
         return not self.done()
 
 
@@ -65,8 +65,8 @@ C = TypeVar("C", _AsyncCall, _ThreadCall)
 class AsyncJoiner:
     """Joins calls of one turn and of the same form, up to the limit of a request.
 
-    The request runs to the latest of the calls' deadlines, and each call ends at its own. It is
-    cancelled when all of them are.
+    Each call ends at its own deadline, and the request at the latest of them. When all calls are
+    cancelled, so is the request.
     """
 
     def __init__(self, send: Send, limit: ChunkLimit, deadline_s: float) -> None:
@@ -87,7 +87,7 @@ class AsyncJoiner:
     async def _ask_first(
         self, images: Images, form: Form, loop: asyncio.AbstractEventLoop
     ) -> Answer:
-        """Let the others of this turn come in, then send all of them."""
+        """Wait for the other calls of this turn, then send all of them."""
         call = _AsyncCall(images, form, self._deadline_s, loop)
         self._waiting[loop, form] = waiting = [call]
         try:
@@ -111,7 +111,7 @@ class AsyncJoiner:
             joined.add_done_callback(self._running.discard)
 
     async def _joined(self, calls: Sequence[_AsyncCall], deadline: Deadline) -> None:
-        """Send calls, end each at its deadline, and the request when nobody waits any more."""
+        """Send calls, end each at its deadline, and the request after the last one."""
         sending = asyncio.create_task(_deliver(self._send, calls, deadline))
         try:
             for call in calls:  # the first one ends first
@@ -127,10 +127,10 @@ class AsyncJoiner:
 
 
 class ThreadJoiner:
-    """Sends calls at once while few requests are in flight, and joins those that come meanwhile.
+    """Sends calls at once while less than ``most`` requests are in flight, and joins the others.
 
-    A request runs to the latest of its calls' deadlines, and each call ends at its own. ``send``
-    never waits for an event loop. At most ``most`` requests are in flight.
+    Each call ends at its own deadline, and a request at the latest of them. ``send`` must not wait
+    for an event loop.
     """
 
     def __init__(self, send: Send, limit: ChunkLimit, most: int) -> None:
@@ -138,14 +138,14 @@ class ThreadJoiner:
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        """Count from 0 in a new process: after a fork the threads are the parent's."""
+        """Start again in a new process: after a fork, the threads are the parent's."""
         self._lock = threading.Lock()
         self._in_flight, self._waiting = 0, deque[_ThreadCall]()
         self._pool = threads(self._most)
         self._process = os.getpid()
 
     def close(self) -> None:
-        """End the threads, as soon as they have nothing to do."""
+        """End the threads as soon as they are idle."""
         self._pool.shutdown(wait=False)
 
     def ask(self, images: Images, form: Form, deadline: Deadline) -> Answer:
@@ -169,7 +169,7 @@ class ThreadJoiner:
             self._go_on()
 
     def _go_on(self) -> None:
-        """Send what has come together, now that a request less is in flight."""
+        """Send the calls that have come meanwhile, now that a request has ended."""
         with self._lock:
             calls = _take(self._waiting, self._limit)
             if not calls:
@@ -186,7 +186,7 @@ class ThreadJoiner:
 
 
 def _wait(call: _ThreadCall) -> Answer:
-    """Return the answer; after a deadline, or Ctrl-C, nothing is sent any more for this call."""
+    """Return the answer; after the deadline, or Ctrl-C, the call is not sent any more."""
     try:
         return call.result(call.deadline.check())
     except TimeoutError:
@@ -196,7 +196,7 @@ def _wait(call: _ThreadCall) -> Answer:
 
 
 def _take(waiting: deque[C], limit: ChunkLimit) -> Sequence[C]:
-    """Return the longest waiting calls that can travel together, and wait no more for them."""
+    """Remove the longest waiting calls that fit into one request, and return them."""
     calls, count = list[C](), 0
     while waiting:
         call = waiting[0]
@@ -211,7 +211,7 @@ def _take(waiting: deque[C], limit: ChunkLimit) -> Sequence[C]:
 
 
 async def _deliver(send: Send, calls: Sequence[Any], deadline: Deadline) -> None:
-    """Give each call its part of one answer, in memory of its own, or an exception of its own."""
+    """Give each call a copy of its part of the answer, or of the exception."""
     parts = [call.images for call in calls]
     try:
         answers = await send(join(parts), calls[0].form, deadline)
@@ -228,7 +228,7 @@ async def _deliver(send: Send, calls: Sequence[Any], deadline: Deadline) -> None
 
 
 def join(parts: Sequence[Images]) -> Images:
-    """Return all images of several, in their order."""
+    """Return the images of all parts in order."""
     if all(part.count == 1 for part in parts):
         return pack(np.frombuffer(b"".join(part.packed for part in parts), np.uint8) >> 4)
     return pack(np.concatenate([unpack(part) for part in parts]))

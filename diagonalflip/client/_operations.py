@@ -1,4 +1,4 @@
-"""The operations of everything that predicts, with a server or without one."""
+"""Operations that predict, with a server or without one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diagonalflip.wire import Images
 
 
 class Operations(ABC):
-    """What ``Client`` and ``Predictor`` do alike."""
+    """Operations that ``Client`` and ``Predictor`` share."""
 
     def __enter__(self) -> Self:
         return self
@@ -25,14 +25,14 @@ class Operations(ABC):
     def predict(
         self, images: ImagesLike, *, out: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.float32]:
-        """Return predictions, ``float32[n, 4]``, one row per image and in their order.
+        """Return predictions, ``float32[n, 4]``, one row per image in the same order.
 
         Args:
             images: ``int[n]`` numbers 0-15; pixels ``uint8[n, 2, 2]``; an iterable of
-                numbers, bit strings ``"1011"`` and 2x2 nested lists or arrays, in any
-                mixture; packed bytes (two images each); or ``Images``.
-            out: An array ``float32[n, 4]`` for the predictions, which is then returned. Memory that
-                is used again makes large jobs faster. After an error its content is undefined.
+                numbers, bit strings ``"1011"`` and 2x2 nested lists or arrays, also mixed;
+                packed bytes (two images per byte); or ``Images``.
+            out: An array ``float32[n, 4]`` for the predictions, which is returned. Using memory
+                again makes large jobs faster. After an error its content is undefined.
 
         Raises:
             ClientError: ``out`` is no such array.
@@ -63,13 +63,13 @@ class Operations(ABC):
         return self._predict(packed_images(packed, count), out)
 
     def flip(self, images: ImagesLike) -> npt.NDArray[np.uint8]:
-        """Return the images flipped at the diagonal, ``uint8[n, 2, 2]``, by a version that can.
+        """Return the images flipped at the diagonal, ``uint8[n, 2, 2]``.
 
         Args:
             images: As in ``predict``, and the same errors.
 
         Raises:
-            ModelDoesNotFlip: The version that answers flips fewer than all 16 images.
+            ModelDoesNotFlip: The version that answers does not flip all 16 images.
         """
         return self._flip(to_images(images))
 
@@ -77,19 +77,19 @@ class Operations(ABC):
     def predict_chunks(
         self, pieces: Iterable[Packed], *, count: int | None = None
     ) -> Generator[npt.NDArray[np.float32], None, None]:
-        """Yield predictions of any number of images, in order, in memory that does not grow.
+        """Yield predictions of any number of images, in order, with bounded memory.
 
         Args:
-            pieces: Packed images in pieces of any sizes; only the very last nibble of all
-                may be padding. Read as answers are taken.
+            pieces: Packed images in pieces of any sizes, which are read as answers are taken. Only
+                the last nibble of all may be padding.
             count: Images in all; None means two per byte.
 
         Yields:
-            ``float32[m, 4]``; m varies. ``close()`` ends what is still in flight.
+            ``float32[m, 4]``; m varies. ``close()`` ends requests that are still in flight.
 
         Raises:
             EmptyPayload: There is no image.
-            InvalidPadding: As ``predict_packed``; known only after the last piece.
+            InvalidPadding: As ``predict_packed``; raised after the last piece.
         """
 
     def predict_file(
@@ -103,10 +103,10 @@ class Operations(ABC):
         """Predict a file of packed images into a file of little-endian float32.
 
         Args:
-            source: Path, or binary file that is read from where it stands.
-            destination: Binary file, or path: it appears there whole or not at all.
+            source: Path, or binary file, which is read from its current position.
+            destination: Path, where the file appears only when it is complete; or binary file.
             count: Images in all; None means two per byte.
-            progress: Called with the number of images done so far, after every chunk.
+            progress: Called after every chunk with the number of images done so far.
 
         Returns:
             Number of images.
@@ -132,7 +132,7 @@ class Operations(ABC):
     def _predict(
         self, images: Images, out: npt.NDArray[np.float32] | None
     ) -> npt.NDArray[np.float32]:
-        """Return predictions, in ``out`` if there is such an array."""
+        """Return predictions, in ``out`` if given."""
 
     @abstractmethod
     def _flip(self, images: Images) -> npt.NDArray[np.uint8]:

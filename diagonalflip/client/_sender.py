@@ -1,7 +1,7 @@
-"""One request's worth of work: sent again where that helps, cut smaller if told so, checked.
+"""One chunk of work: sent, sent again if that helps, cut smaller if necessary, and checked.
 
-Both clients use this; only the transports differ. Its coroutines wait for nothing but the
-transport, so with one that blocks instead, ``run`` needs no event loop.
+Both clients use this, with different transports. The coroutines here wait only for the transport.
+If the transport blocks instead, ``run`` runs them without an event loop.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 
 STRANGERS_ATTEMPTS = 6
-"""Attempts to connect to what has never answered: a wrong address must not take a minute."""
+"""Attempts to connect to a server that has never answered: its address may be wrong."""
 
 PROBE_S = 5.0
-"""Longest wait for one answer while the server is coming up."""
+"""Longest wait for one answer while the server is starting."""
 
 Answer = npt.NDArray[Any]
 """``form.dtype[n, *form.shape]``"""
@@ -55,7 +55,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class Sender(ABC):
-    """Gets answers from a server, on kept connections; any number of threads or tasks."""
+    """Gets answers from a server on kept connections, for any number of threads or tasks."""
 
     def __init__(self, endpoint: Endpoint, connections: int = 1) -> None:
         self.endpoint, self.connections = endpoint, connections
@@ -65,13 +65,13 @@ class Sender(ABC):
     async def _exchange(
         self, images: Images, form: Form, deadline: Deadline, out: Answer | None, /
     ) -> Reply:
-        """Send one request and read its whole answer, whatever that is; maybe into ``out``.
+        """Send one request and read the whole answer, of any status; possibly into ``out``.
 
         Raises:
-            ConnectionFailed: The connection failed before a whole answer.
-            DeadlineExceeded: The deadline passed before a whole answer.
-            ClientError: The request cannot be sent: TLS, or a malformed URL or header; or
-                the client is closed.
+            ConnectionFailed: The connection failed before the answer was complete.
+            DeadlineExceeded: The deadline passed before the answer was complete.
+            ClientError: The request cannot be sent (TLS, or a malformed URL or header), or the
+                client is closed.
         """
 
     @abstractmethod
@@ -81,9 +81,9 @@ class Sender(ABC):
     async def answer(
         self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
     ) -> Answer:
-        """Return the answers of one chunk, in several requests if the server takes no such many.
+        """Return the answers for one chunk, in ``out`` if given.
 
-        They are in ``out`` if there is such an array.
+        If the server rejects so many images, they are sent in several requests.
         """
         limit = self.endpoint.limit
         if images.count <= limit.images:
@@ -112,7 +112,7 @@ class Sender(ABC):
         """Wait until the server predicts all 16 images, the same alone and together.
 
         Raises:
-            DeadlineExceeded: It did not by then; says how the last check failed.
+            DeadlineExceeded: It did not in time; the error says how the last check failed.
             InvalidAnswer: It answers, but wrongly.
         """
         deadline = Deadline(timeout_s)
@@ -125,7 +125,7 @@ class Sender(ABC):
                 if not (is_starting or error.retryable):
                     raise
                 if failure is None or deadline.left_s() > 0:
-                    failure = error  # else the check was cut short, which says nothing
+                    failure = error  # otherwise the check was cut short, which says nothing
                 pause_s = random.uniform(0.05, 0.25)  # noqa: S311
                 if pause_s >= deadline.left_s():
                     raise DeadlineExceeded(
@@ -142,7 +142,7 @@ class Sender(ABC):
             return Deadline(min(PROBE_S, deadline.check()))
 
         together = await self._once(pack(range(16)), PREDICTIONS, probe())
-        # These are sent again: a token may be allowed fewer requests in a second.
+        # With retries: a token may be allowed fewer requests per second.
         alone = [await self.answer(pack([n]), PREDICTIONS, probe()) for n in range(16)]
         _answers.check_all_16(together, alone)
 
@@ -169,10 +169,10 @@ class Sender(ABC):
         return reply
 
     async def _repeated(self, once: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
-        """Call a function until it succeeds or fails for good; then raise its own error.
+        """Call a function until it succeeds; raise its error if another attempt cannot help.
 
-        A pause is as long as ``Retry-After`` says, and a random part on top so that not all
-        clients come back at once. None ends after the deadline.
+        A pause is as long as ``Retry-After`` says plus a random part, so that not all clients come
+        back at once. There is no attempt after the deadline.
         """
         attempts, longest_s = 0, FIRST_PAUSE_S
         while True:

@@ -1,6 +1,6 @@
-"""HTTP by ``requests``, and urllib3 below it, with deadlines that hold against a server that drips.
+"""HTTP by ``requests`` and its urllib3, with deadlines that hold even if a server sends slowly.
 
-Deadlines bound everything but name resolution, which the operating system limits.
+Deadlines bound everything except name resolution, which the operating system limits.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from diagonalflip.errors import ClientError, ConnectionFailed
 from diagonalflip.wire import Images
 
 KEPT_CONNECTIONS = 64
-"""Connections that are kept at least: threads may need more at once than each of them does."""
+"""Least connections that are kept open: many threads may share a client."""
 
 
 class Transport(Sender):
-    """Sends requests on kept connections; any number of threads, each on one of its own."""
+    """Sends requests on kept connections; each thread uses one of its own."""
 
     def __init__(self, endpoint: Endpoint, connections: int = 1) -> None:
         super().__init__(endpoint, connections)
         self._process, self._opening = 0, threading.Lock()
 
     def close(self) -> None:
-        """Close idle connections at once, and those in use after their answers."""
+        """Close idle connections now, and others after their answers."""
         self._closed = True
         if self._process == os.getpid():
             self._pool.close()
@@ -50,7 +50,7 @@ class Transport(Sender):
     def ask(
         self, images: Images, form: Form, deadline: Deadline, out: Answer | None = None
     ) -> Answer:
-        """Return the answers of one chunk, which are in ``out`` if there is such an array."""
+        """Return the answers for one chunk, in ``out`` if given."""
         return run(self.answer(images, form, deadline, out))
 
     async def _exchange(
@@ -78,10 +78,10 @@ class Transport(Sender):
         method: str = "POST",
         into: memoryview | None = None,
     ) -> Reply:
-        """Send one request, to a URL below the endpoint's, and read its answer, whatever that is.
+        """Send one request to a URL below the endpoint's, and read its answer, of any status.
 
-        ``headers`` lack the token. Of an answer with status 200, at most ``most`` bytes are read;
-        ``into`` takes them if it has that length.
+        ``headers`` are without the token. At most ``most`` bytes of an answer with status 200 are
+        read, into ``into`` if it has the answer's length.
 
         Raises:
             ConnectionFailed, DeadlineExceeded, ClientError: As ``Sender._exchange``.
@@ -106,13 +106,13 @@ class Transport(Sender):
                 decode_content=False,
             )
             return _reply(response, most, into)
-        except ValueError as error:  # of requests and urllib3 too: a URL, or a proxy's
+        except ValueError as error:  # requests' and urllib3's as well: a malformed URL or proxy
             raise ClientError(shown(error), "a request", "check the client's settings") from error
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise self._failure(error, deadline) from error
 
     def _open(self) -> None:
-        """Make the connections of this process, which are its own."""
+        """Make this process's pool of connections; after a fork, the old one is the parent's."""
         with self._opening:
             if self._process == os.getpid():
                 return
@@ -120,10 +120,10 @@ class Transport(Sender):
             kept = max(self.connections, KEPT_CONNECTIONS)
             adapter, proxies = HTTPAdapter(pool_maxsize=kept), endpoint.proxies
             checks = endpoint.tls is None or endpoint.tls.verify_mode != ssl.CERT_NONE
-            if endpoint.proxy:  # the adapter keeps what it makes
+            if endpoint.proxy:  # the adapter will use this manager
                 adapter.proxy_manager_for(endpoint.proxy, proxy_ssl_context=endpoint.tls)
             pool: Any = adapter.get_connection_with_tls_context(endpoint.request, checks, proxies)
-            if endpoint.tls is not None:  # or each connection would read the files anew
+            if endpoint.tls is not None:  # or each connection would read the files again
                 pool.conn_kw["ssl_context"] = endpoint.tls
             pool.host = pool.host.replace("%25", "%")  # as in ``base``
             pool.ConnectionCls = type("Connection", (Connection, pool.ConnectionCls), {})
@@ -134,7 +134,7 @@ class Transport(Sender):
             self._pool, self._process = pool, os.getpid()
 
     def _failure(self, error: Exception, deadline: Deadline) -> ClientError:
-        """Return what a failed request is to the caller."""
+        """Return the client's error for a library's."""
         is_late = isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError)
         is_late &= not isinstance(error, urllib3.exceptions.NewConnectionError)
         if deadline.left_s() <= 0 or is_late:
@@ -147,7 +147,7 @@ class Transport(Sender):
 
 
 def _reply(response: Any, most: int, into: memoryview | None) -> Reply:
-    """Read a response, and give its connection back."""
+    """Read a response, and return its connection to the pool."""
     raw: http.client.HTTPResponse = response._original_response  # noqa: SLF001
     body: bytes | memoryview
     is_answer, is_whole = response.status == 200, False
@@ -163,14 +163,14 @@ def _reply(response: Any, most: int, into: memoryview | None) -> Reply:
         is_whole = raw.isclosed() or raw.length == 0
         return Reply(response.status, response.headers, body)
     finally:
-        # After an error TorchServe closes it too, maybe just when the next request is under way.
+        # TorchServe closes it after an error, possibly while the next request is being sent.
         if not (is_answer and is_whole):
             response.close()
         response.release_conn()
 
 
 def _reason(error: BaseException) -> BaseException:
-    """Return the system's own error from those of the libraries around it."""
+    """Return the operating system's error that caused a library's."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, OSError | http.client.HTTPException):

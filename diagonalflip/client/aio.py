@@ -1,4 +1,4 @@
-"""The client for asyncio, on aiohttp (extra ``aio``): many small requests in flight."""
+"""The client for asyncio, with aiohttp (extra ``aio``): many small requests in flight."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from diagonalflip.wire import MODEL, Images
 __all__ = ["AsyncClient"]
 
 JOB_CONNECTIONS = 4
-"""As many as ``Client`` has: more do not make a job faster."""
+"""As many as ``Client`` has; more do not make a job faster."""
 
 
 class AsyncClient(Copied):
@@ -37,10 +37,10 @@ class AsyncClient(Copied):
     Args:
         url, model, version, deadline_s, token, verify, cert, model_digest, images_per_request: As
             ``Client``'s.
-        connections: For all calls together, and so requests in flight; others queue. A job, which
-            is a call of more images than one request carries, has four of its own at most.
-        join_calls: Whether calls of one turn of the event loop travel in one request. A token's
-            rate counts requests.
+        connections: For all calls together, and so requests in flight; further calls wait. A job,
+            which is a call with more images than a request may have, uses up to four others.
+        join_calls: Whether calls of one turn of the event loop are joined to one request. A
+            token's rate counts requests.
     """
 
     def __init__(  # noqa: PLR0913 - settings, by keyword
@@ -77,7 +77,7 @@ class AsyncClient(Copied):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections, and end calls that run with ``ClientError``."""
+        """Close the connections; calls that are running raise ``ClientError``."""
         await self._transport.close()
         self._blocking.close()
 
@@ -100,7 +100,7 @@ class AsyncClient(Copied):
     ) -> AsyncGenerator[npt.NDArray[np.float32], None]:
         """Yield predictions, ``float32[m, 4]`` each, in order; see ``Client.predict_chunks``.
 
-        Threads get them: asyncio's streams are slow for large answers.
+        Threads receive them: asyncio's streams are slow for large answers.
         """
         window = Window(self._blocking, PREDICTIONS, Deadline(self._deadline_s))
         try:
@@ -145,7 +145,7 @@ class AsyncClient(Copied):
         return await self._transport.info(Deadline(self._deadline_s))
 
     async def wait_until_ready(self, timeout_s: float) -> None:
-        """Wait for a correct prediction of all 16 images; see ``Client.wait_until_ready``."""
+        """Wait for correct predictions of all 16 images; see ``Client.wait_until_ready``."""
         await self._transport.wait_until_ready(timeout_s)
 
     def _collect(self, images: Images, form: Form) -> Awaitable[Answer]:
@@ -156,7 +156,7 @@ class AsyncClient(Copied):
         return self._transport.answer(images, form, Deadline(self._deadline_s))
 
     async def _job(self, images: Images, form: Form) -> Answer:
-        """Do a job in threads; if it is cancelled, they end soon."""
+        """Do a job in threads, which end soon if it is cancelled."""
         deadline, pool = Deadline(self._deadline_s), threads(1)
         try:
             job = begin(pool, collect, self._blocking, images, form, deadline)
@@ -171,7 +171,7 @@ class AsyncClient(Copied):
 
 
 async def _pieces(file: BinaryIO, pool: ThreadPoolExecutor) -> AsyncGenerator[bytes, None]:
-    """Yield the rest of a file, which a thread reads: a pipe may have nothing for long."""
+    """Yield the rest of a file; a thread reads it, because a pipe may have no data for long."""
     rest = _files.pieces(file)
     while piece := await asyncio.wrap_future(begin(pool, next, rest, b"")):
         yield piece

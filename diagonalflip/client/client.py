@@ -24,39 +24,39 @@ __all__ = ["Client", "ServerInfo"]
 
 
 class Client(Copied, Operations):
-    """Predicts over HTTP. Thread-safe; connections are kept, so keep the client too.
+    """Predicts over HTTP. Thread-safe; connections are kept open, so keep the client.
 
-    Jobs of any size are cut into requests that the server takes; several travel at once;
-    what was lost is sent again, for predictions have no effects; every answer is checked.
+    Jobs of any size are cut into requests that the server accepts, and several are sent at once.
+    Lost requests are sent again, because predictions have no side effects. Every answer is checked.
 
     Args:
-        url: The server's: ``http://host:port``, and a path if it is behind one.
+        url: The server's URL: ``http://host:port``, with a path if a proxy adds one.
         model: Name of the model.
-        version: The model's; None asks the server's default.
-        deadline_s: Seconds that a call may take in all, queueing and retries included; ``inf`` has
-            no end. In ``predict_chunks`` and ``predict_file``, whose work has no bound, each chunk
-            has as many.
+        version: The model's version; None asks for the server's default.
+        deadline_s: Seconds that a call may take in all, including queueing and retries; ``inf`` for
+            no limit. In ``predict_chunks`` and ``predict_file`` it is the time for each chunk.
         connections: Requests in flight at once: chunks of one call, or small calls of threads.
         token: Sent as ``Authorization: Bearer``.
         verify: Whether to check the server's certificate, or the path of a CA bundle.
         cert: Path of the client's certificate; a pair if the key is in another file.
-        model_digest: SHA-256 (hex) of the only model whose answers are wanted.
-        images_per_request: Images per chunk; falls by itself to what the server takes.
-        join_calls: Whether small calls of several threads may travel in one request, while as many
-            requests as ``connections`` are in flight. A token's rate counts requests.
+        model_digest: SHA-256 (hex) of the only model that may answer.
+        images_per_request: Images per chunk; lowered automatically to what the server accepts.
+        join_calls: Whether small calls of several threads may be joined to one request, while
+            ``connections`` requests are in flight. A token's rate counts requests.
 
-    A client can be pickled and copied, as for another process; what is pickled holds the token.
+    A client can be pickled and copied, for example for another process. The pickle contains the
+    token.
 
     Raises:
         ClientError: A setting cannot be used.
 
-    All that predicts raises, besides what is said there:
-        ConnectionFailed: No connection, or it was lost again and again.
-        DeadlineExceeded: No whole answer within the deadline.
-        ServerOverloaded: 503, until no time was left to send again.
+    Besides their own errors, all methods that predict raise:
+        ConnectionFailed: There is no connection, or it was lost repeatedly.
+        DeadlineExceeded: No complete answer came within the deadline.
+        ServerOverloaded: The server answered 503 until no time was left.
         NotAuthorized, ModelNotFound, ModelMismatch: The server rejected the request.
-        InvalidAnswer: An answer of another form or length than was asked for.
-        InternalError: The server failed, again and again.
+        InvalidAnswer: An answer has another form or length than was asked for.
+        InternalError: The server failed repeatedly.
     """
 
     def __init__(  # noqa: PLR0913 - settings, by keyword
@@ -90,7 +90,7 @@ class Client(Copied, Operations):
         self.close()
 
     def close(self) -> None:
-        """Close the connections; the client is of no use afterwards."""
+        """Close the connections; the client cannot be used afterwards."""
         self._transport.close()
         self._joiner.close()
 
@@ -116,7 +116,7 @@ class Client(Copied, Operations):
             timeout_s: Seconds to wait at most.
 
         Raises:
-            DeadlineExceeded: It did not by then; says what came instead.
+            DeadlineExceeded: It did not in time; the error says how the last check failed.
             InvalidAnswer: It answers, but wrongly.
         """
         run(self._transport.wait_until_ready(timeout_s))

@@ -2,5 +2,5 @@
 
 import os
 
-# From 1.29 on, ONNX Runtime tells its maker what it runs, unless it is imported after this.
+# Turns off the telemetry that ONNX Runtime has from 1.29 on; it reads this when it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

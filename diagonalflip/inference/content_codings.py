@@ -9,14 +9,14 @@ from diagonalflip.wire import MAX_BODY_BYTES, Body
 
 GZIP = 31
 FORMATS = {"gzip": GZIP, "x-gzip": GZIP, "deflate": 15}
-"""Coding to the ``wbits`` of zlib: gzip's container, and zlib's."""
+"""zlib's ``wbits`` by coding: gzip's container, and zlib's."""
 
 MOST_INFLATED = 1032
-"""Bytes that one of deflate can stand for: https://zlib.net/zlib_tech.html"""
+"""Most bytes that one byte of deflate can become: https://zlib.net/zlib_tech.html"""
 
 
 def length_of(coding: str, body: Body) -> int:
-    """Return the most bytes that ``decoded`` gives: gzip says it (RFC 1952, section 2.3.1)."""
+    """Return the most bytes that ``decoded`` returns; gzip states it (RFC 1952, section 2.3.1)."""
     if FORMATS.get(coding.strip().lower()) == GZIP:
         return min(int.from_bytes(body[-4:], "little"), MAX_BODY_BYTES)
     return min(len(body) * MOST_INFLATED, MAX_BODY_BYTES)
@@ -26,9 +26,9 @@ def decoded(coding: str, body: Body, most: int = MAX_BODY_BYTES) -> Body:
     """Return the body before ``coding``, a ``Content-Encoding`` header, was applied.
 
     Raises:
-        InvalidPayload: It is not whole, or something follows it.
+        InvalidPayload: It is not complete, or has bytes after its end.
         RequestTooLarge: It is longer than ``most`` bytes.
-        UnsupportedCoding: Another coding, or several.
+        UnsupportedCoding: The coding is not supported, or there are several.
     """
     name = coding.strip().lower()
     if name in ("", "identity"):

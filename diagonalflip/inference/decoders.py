@@ -1,4 +1,4 @@
-"""Request bodies to packed images: one function a media type."""
+"""Decode request bodies into packed images: one function per media type."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ HEX_VALUES = bytes.maketrans(HEX_DIGITS, bytes([*range(16), *range(10, 16)]))
 WHITE_SPACE = b" \t\r\n"
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""UTF-8's mark, which editors and .NET write before a text."""
+"""UTF-8's mark, which some editors and .NET write before a text."""
 
 SPARE_COMMAS = 1000
-"""Commas of a JSON document that are not between pixels, at most."""
+"""Most commas of a JSON document that are not between pixels."""
 
 IMAGE_FORMS = 'a number 0-15, a string "1011", [1,0,1,1] or [[1,0],[1,1]]'
 
 NUMBERS: dict[int | str | bytes, int] = {}
-"""Each image in each form to its number: as Python has numbers and strings, and all as JSON. As
-JSON, ``1`` is neither ``true`` nor ``1.0``."""
+"""The number of each image in each form: numbers and strings as Python's, and all forms as JSON, in
+which ``1`` differs from ``true`` and ``1.0``."""
 
 for _number in range(16):
     _pixels = wire.to_pixels([_number])[0]
@@ -39,12 +39,12 @@ for _number in range(16):
 
 
 def decode(content_type: str, body: Body) -> Images:
-    """Read the images of a request by its ``Content-Type`` header, which is "" if absent.
+    """Decode the images of a request by its ``Content-Type`` header, which is "" if absent.
 
     Raises:
-        InvalidPayload: One of its kinds, naming what is wrong and where.
+        InvalidPayload: A subclass of it, which says what is wrong and where.
         TooManyImages: More than one request may carry.
-        UnsupportedMediaType: None of ``DECODERS`` is meant.
+        UnsupportedMediaType: There is no decoder for that type.
     """
     media_type = parse_media_type(content_type)
     decoder = DECODERS.get(media_type.name)
@@ -54,7 +54,7 @@ def decode(content_type: str, body: Body) -> Images:
 
 
 def unsupported(name: str) -> UnsupportedMediaType:
-    """Make the error for a media type that is none of ``DECODERS``."""
+    """Return the error for a media type that is not in ``DECODERS``."""
     return UnsupportedMediaType(
         f"Content-Type {name!r}" if name else "no Content-Type",
         " or ".join(DECODERS),
@@ -64,7 +64,7 @@ def unsupported(name: str) -> UnsupportedMediaType:
 
 
 def decode_packed(media_type: MediaType, body: Body) -> Images:
-    """Two images per byte, high nibble first; ``padding=4`` for an odd number."""
+    """Decode two images per byte, high nibble first; ``padding=4`` for an odd number."""
     padding = media_type.parameters.get("padding", "0")
     if not (padding.isascii() and padding.isdigit() and len(padding) < 4):
         raise errors.InvalidPadding(f"padding={padding!r}", "padding=0 or padding=4")
@@ -72,7 +72,7 @@ def decode_packed(media_type: MediaType, body: Body) -> Images:
 
 
 def decode_text(media_type: MediaType, body: Body) -> Images:
-    """One hex digit an image; white space is ignored."""
+    """Decode one hex digit per image; white space is ignored."""
     check_charset(media_type)
     body = body.removeprefix(BYTE_ORDER_MARK)
     wrong = body.translate(None, HEX_DIGITS + WHITE_SPACE)
@@ -88,7 +88,7 @@ def decode_text(media_type: MediaType, body: Body) -> Images:
 
 
 def decode_json(media_type: MediaType, body: Body) -> Images:
-    """``{"images": [...]}`` with each image in any of the forms of ``IMAGE_FORMS``."""
+    """Decode ``{"images": [...]}``, each image in any of ``IMAGE_FORMS``."""
     check_charset(media_type)
     if not body:
         raise EmptyPayload("a body of 0 bytes", '{"images": [...]}')
@@ -105,28 +105,28 @@ def decode_json(media_type: MediaType, body: Body) -> Images:
         raise InvalidJson(f'"images": {_describe(images)}', f"a list of images, each {IMAGE_FORMS}")
     check_count(len(images), MAX_TEXT_IMAGES)
     numbers = _numbers(images)
-    if body.count(b":") > 1:  # which no image has
+    if body.count(b":") > 1:  # valid images have none
         raise InvalidJson('"images" more than once', 'an object with the one key "images"')
     return pack(numbers)
 
 
 def load_json(body: Body) -> Any:
-    """Parse JSON, but none of more values than its images have pixels: it would take much memory.
+    """Parse JSON, unless it has so many values that it would take too much memory.
 
     Raises:
-        JSONDecodeError: It is no JSON; orjson's error.
-        TooManyImages: More than one request may carry.
+        JSONDecodeError: orjson's; it is not JSON.
+        TooManyImages: It has more values than the most images have pixels.
     """
     check_count((body.count(b",") - SPARE_COMMAS) // PIXELS, MAX_TEXT_IMAGES)
     return orjson.loads(body.removeprefix(BYTE_ORDER_MARK))
 
 
 def _numbers(images: list[Any]) -> list[int]:
-    """Return the number of each image; InvalidImage names the first that is malformed."""
+    """Return the number of each image; raise InvalidImage for the first malformed one."""
     keys = images if set(map(type, images)) <= {int, str} else map(orjson.dumps, images)
     try:
         numbers: list[Any] = list(map(NUMBERS.get, keys))
-    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+    except orjson.JSONEncodeError:  # orjson reads deeper nesting than it writes
         numbers = [NUMBERS.get(_dump(image)) for image in images]
     if None in numbers:
         index = numbers.index(None)
@@ -154,4 +154,4 @@ DECODERS: dict[str, Callable[[MediaType, Body], Images]] = {
     wire.PNG: decode_png,
     wire.PBM: decode_pbm,
 }
-"""Media type to decoder."""
+"""Decoder by media type."""

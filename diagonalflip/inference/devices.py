@@ -6,11 +6,11 @@ import os
 
 CPU = "cpu"
 GPU_NODES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
-"""Device files of NVIDIA's driver, its Jetson boards', WSL's and AMD's."""
+"""Device files of the drivers for NVIDIA's GPUs, Jetson boards, WSL and AMD's GPUs."""
 
 
 def has_gpu_driver() -> bool:
-    """Return whether a GPU's driver is loaded. Without one, importing torch is not worth it."""
+    """Return whether a GPU's driver is loaded; without one, torch need not be imported."""
     return any(map(os.path.exists, GPU_NODES))
 
 
@@ -18,8 +18,8 @@ def pick_device(gpu_id: int | str | None) -> str:
     """Return the device of a worker: workers take the GPUs that torch can use in turn.
 
     Args:
-        gpu_id: The worker's number, or what TorchServe assigned; None asks for the CPU.
-            TorchServe assigns 0 on a host without a GPU, too.
+        gpu_id: The worker's number, or the GPU that TorchServe assigned, which is 0 on a host
+            without a GPU as well; None asks for the CPU.
 
     Returns:
         As torch names it: ``cpu``, or ``cuda:N``.

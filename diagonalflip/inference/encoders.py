@@ -1,4 +1,4 @@
-"""Predictions to response bodies: one function a media type, and one for explanations."""
+"""Encode predictions into response bodies: one function per media type, one for explanations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diagonalflip.inference.pictures import encode_png
 from diagonalflip.wire import PIXELS, Images, Predictions
 
 Written = tuple[bytes, str, dict[str, str]]
-"""Body, ``Content-Type``, and further headers."""
+"""Body, its ``Content-Type``, and further headers."""
 
 FLIP_THRESHOLD = 0.5
 
@@ -30,18 +30,18 @@ HALVING = b64decode(
 )
 """An ONNX model of one node, which casts ``predictions`` (``float32[n, 4]``) to ``float16``.
 
-Of the oldest versions that know this (opset 13, IR 8), so no ONNX Runtime is too old for it.
-tests/unit/test_encode.py makes it anew: a worker needs no package ``onnx``."""
+It uses the oldest versions that have this operation (opset 13, IR 8), for any ONNX Runtime.
+tests/unit/test_encode.py builds it again: a worker does not need the package ``onnx``."""
 
 TABLE_HEADINGS = "image  prediction\n"
 
 
 @lru_cache(maxsize=256)
 def choose(accept: str, content_type: str) -> str:
-    """Choose the media type of the answer: what ``Accept`` ranks highest, else the request's own.
+    """Choose the media type of the response: what ``Accept`` ranks highest, else the request's.
 
     Raises:
-        NotAcceptable: ``accept`` rules out everything in ``ENCODERS``.
+        NotAcceptable: ``accept`` allows none of ``ENCODERS``.
     """
     sent = parse_media_type(content_type).name
     twin = wire.PNG if sent == wire.PBM else sent
@@ -53,29 +53,29 @@ def choose(accept: str, content_type: str) -> str:
 
 
 def encode_float32(_images: Images, predictions: Predictions) -> Written:
-    """Little-endian float32, four per image, in order."""
+    """Encode as little-endian float32, four per image, in order."""
     return predictions.astype("<f4", copy=False).tobytes(), wire.OCTETS, {}
 
 
 def encode_float16(_images: Images, predictions: Predictions) -> Written:
-    """Little-endian binary16, four per image, rounded to nearest even."""
+    """Encode as little-endian binary16, four per image, rounded to nearest even."""
     halves = _halving().run(["halves"], {"predictions": predictions})[0]
     return halves.astype("<f2", copy=False).tobytes(), wire.FLOAT16, {}
 
 
 def encode_flips(_images: Images, predictions: Predictions) -> Written:
-    """Thresholded outputs, packed as images are."""
+    """Encode outputs by their threshold, packed like images."""
     flips = wire.pack_pixels(predictions >= FLIP_THRESHOLD)
     return bytes(flips.packed), wire.with_padding(wire.PACKED, flips.count), {}
 
 
 def encode_json(_images: Images, predictions: Predictions) -> Written:
-    """``{"predictions": [[4 numbers], ...]}``; read as float32 they are exact."""
+    """Encode as ``{"predictions": [[4 numbers], ...]}``, exact when read as float32."""
     return dump({"predictions": predictions}), wire.JSON, {}
 
 
 def encode_text(images: Images, predictions: Predictions) -> Written:
-    """Write a table for people, by one formatting of all values."""
+    """Encode as a table for people; all values are formatted at once."""
     bits = [f"{number:04b}" for number in range(16)]
     cells: list[Any] = [None] * (images.count * (1 + PIXELS))
     cells[:: 1 + PIXELS] = map(bits.__getitem__, wire.unpack(images).tolist())
@@ -90,10 +90,10 @@ def encode_text(images: Images, predictions: Predictions) -> Written:
 def explain(
     images: Images, predictions: Predictions, weights: Mapping[str, npt.NDArray[np.float32]]
 ) -> Written:
-    """Write the network's steps for every image, in JSON.
+    """Encode the network's steps for every image as JSON.
 
     Args:
-        images: What was explained.
+        images: The images to explain.
         predictions: ``float32[n, 4]``, the network's.
         weights: By name; shaped (out, in).
     """
@@ -116,13 +116,13 @@ def explain(
 
 
 def dump(document: object) -> bytes:
-    """JSON; NumPy arrays become lists of the shortest numbers that are exact in their dtype."""
+    """Return JSON; NumPy arrays become lists of the shortest numbers exact in their dtype."""
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 @lru_cache(maxsize=1)
 def _halving() -> onnxruntime.InferenceSession:
-    """float32 to float16 by ONNX Runtime: NumPy converts one number at a time, 30 times as slow."""
+    """Open ``HALVING``. NumPy converts number by number, which takes 30 times as long."""
     return open_session(HALVING)
 
 
@@ -134,4 +134,4 @@ ENCODERS: dict[str, Callable[[Images, Predictions], Written]] = {
     wire.FLOAT16: encode_float16,
     wire.PACKED: encode_flips,
 }
-"""Media type to encoder."""
+"""Encoder by media type; the first is the default."""

@@ -1,11 +1,11 @@
-"""Packed images in, predictions out, on one device. Knows nothing of servers.
+"""Packed images in, predictions out, on one device, without any knowledge of servers.
 
-All requests of a call become one row of packed bytes, which is unpacked on the device (a byte
-are two images of float32 pixels) and passes through the network in chunks. A CPU computes by ONNX
-Runtime; a GPU by TorchScript (torch_engine.py), and only there torch is imported: it takes 200 MiB
-and a second. Only a few batch shapes ever run, and ``Engine.warm_up`` tries every image at every
-position of each: what it checks is all that can happen later. The tolerance decides; whether the
-bits of an answer depend on its batch is reported.
+The images of all requests are joined, unpacked on the device (a byte becomes eight float32 pixels),
+and pass through the network in chunks. A CPU computes by ONNX Runtime, a GPU by TorchScript
+(torch_engine.py); only there is torch imported, which takes 200 MiB and a second. Only a few batch
+shapes ever run, and ``Engine.warm_up`` checks every image at every position of each of them, so it
+covers everything that can happen later. A prediction must be within the tolerance; whether its bits
+depend on its batch is only reported.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from diagonalflip.wire import PIXELS, TOLERANCE, Images, Predictions, pack
 IMAGES_PER_BYTE = 2
 SMALLEST_BATCH = 16
 LARGEST_BATCH = 1 << 17
-"""Images a forward pass at most: what bounds the memory of a pass (2 MiB of pixels)."""
+"""Most images per forward pass; bounds its memory (2 MiB of pixels)."""
 
 OCTET_PIXELS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
 """The eight pixels of every byte, ``float32[256, 8]``."""
 
 CYCLES = [bytes(pack((np.arange(16) + first) % 16).packed) for first in range(16)]
-"""All 16 images, packed, beginning with each of them."""
+"""All 16 images in order, packed; each of the 16 rotations."""
 
 Chunk = tuple[int, int]
-"""The first of some packed bytes, and the batch size in images that they are run as."""
+"""Index of the chunk's first packed byte, and the batch size, in images, at which it runs."""
 
 
 def open_engine(torchscript: bytes, onnx: bytes, device: str) -> Engine:
-    """Open the engine for ``device``: of TorchScript for a GPU, of ONNX for a CPU.
+    """Open the engine for ``device``: with TorchScript for a GPU, with ONNX for a CPU.
 
     Raises:
         ArtifactError: The model cannot be loaded.
     """
     if device == CPU:
         return OnnxEngine(onnx)
-    from diagonalflip.inference.torch_engine import TorchEngine  # noqa: PLC0415 - torch is not for CPUs
+    from diagonalflip.inference.torch_engine import TorchEngine  # noqa: PLC0415 - torch is for GPUs
 
     return TorchEngine(torchscript, device)
 
 
 class Engine(ABC):
-    """A loaded network on one device. Not thread-safe: one engine a worker.
+    """A loaded network on one device. Not thread-safe: one engine per worker.
 
     Attributes:
-        device, device_name, runtime: Where it computes, what that is, and by what.
-        batch_sizes: Images of the batch shapes that run, ascending.
-        batch_invariant: Whether an image gets the same bits wherever it lies in whatever
-            batch; False until ``warm_up`` has found it so.
-        lanes: Chunks under way at a time.
+        device, device_name, runtime: The device, its model name, and the library that computes.
+        batch_sizes: Images in each of the batch shapes that run, ascending.
+        batch_invariant: Whether the bits of a prediction are the same in every batch and at every
+            position; set by ``warm_up``.
+        lanes: Number of chunks that are computed at the same time.
     """
 
     device: str = CPU
@@ -72,15 +72,15 @@ class Engine(ABC):
 
     @property
     def device_bytes(self) -> int | None:
-        """Memory of a GPU that is taken; None without one."""
+        """Bytes used on a GPU; None without a GPU."""
         return None
 
     def predict(self, requests: Sequence[Images]) -> list[Predictions]:
-        """Predict all requests in one pass; the images of one never meet those of another.
+        """Predict all requests in one pass.
 
         Returns:
-            For each request ``float32[count, 4]``, in order: views of memory that the next
-            call overwrites.
+            For each request, in order, ``float32[count, 4]``: a view of memory that the next call
+            overwrites.
         """
         if not requests:
             return []
@@ -94,7 +94,7 @@ class Engine(ABC):
         return answers
 
     def warm_up(self, reference: npt.NDArray[np.float64]) -> float:
-        """Run every batch shape on every lane, and check every image at every position of it.
+        """Run every batch shape on every lane, and check every image at every position in it.
 
         Args:
             reference: ``float64[16, 4]``, the parity report's predictions by image number.
@@ -103,7 +103,7 @@ class Engine(ABC):
             The largest absolute deviation from ``reference``.
 
         Raises:
-            ParityError: An answer deviates by more than ``TOLERANCE``, or is NaN.
+            ParityError: A prediction deviates by more than ``TOLERANCE``, or is NaN.
         """
         seen = self._predict_all(self.batch_sizes[0], first=0)[0].copy()
         deviation = np.abs(seen - reference).max()
@@ -136,7 +136,7 @@ class Engine(ABC):
         return self._forward(packed, chunks).reshape(-1, 16, PIXELS)
 
     def _chunks(self, total_bytes: int) -> list[Chunk]:
-        """Cut packed bytes into batches, the last one of the smallest shape that holds it."""
+        """Cut packed bytes into chunks; the last one runs in the smallest shape that holds it."""
         step = self.batch_sizes[-1] // IMAGES_PER_BYTE
         chunks = []
         for start in range(0, total_bytes, step):
@@ -160,8 +160,8 @@ class OnnxEngine(Engine):
     """The network on the CPU, by ONNX Runtime on one thread.
 
     Args:
-        model: ONNX: input ``pixels`` ``float32[n, 4 * k]``, output ``prediction`` of that
-            shape: k images side by side, a power of two.
+        model: ONNX with input ``pixels`` ``float32[n, 4 * k]`` and output ``prediction`` of the
+            same shape: k images side by side, a power of two.
     """
 
     runtime = "ONNX Runtime"
@@ -170,7 +170,7 @@ class OnnxEngine(Engine):
         super().__init__(LARGEST_BATCH)
         try:
             self._session = open_session(model)
-        except Exception as error:  # its errors have no common base but this
+        except Exception as error:  # ONNX Runtime's errors have no other common base
             got = f"the ONNX file: {str(error).splitlines()[0]}"
             raise ArtifactError(got, "ONNX", "run the export") from error
         self._images_per_row = self._session.get_inputs()[0].shape[1] // PIXELS
@@ -186,7 +186,7 @@ class OnnxEngine(Engine):
         for chunk in chunks:
             start, images = chunk
             part = octets[start : start + images // IMAGES_PER_BYTE]
-            # What is behind them in the last rows are pixels of other images; no copy is made.
+            # Old pixels may follow in the last rows; they do no harm. Mode "clip" saves a copy.
             OCTET_PIXELS.take(part, axis=0, out=self._pixels[: len(part)], mode="clip")
             if chunk not in self._bindings:
                 self._bindings[chunk] = self._bind(chunk)
@@ -194,7 +194,7 @@ class OnnxEngine(Engine):
         return self._answers[: IMAGES_PER_BYTE * len(packed)]
 
     def _bind(self, chunk: Chunk) -> onnxruntime.IOBinding:
-        """Tie a pass to the memory of pixels and answers: half of a small pass is saved."""
+        """Bind a pass to the memory of pixels and predictions, which halves a small pass's time."""
         start, images = chunk
         shape = images // self._images_per_row, self._images_per_row * PIXELS
         answers = self._answers[IMAGES_PER_BYTE * start :]
@@ -205,6 +205,6 @@ class OnnxEngine(Engine):
 
 
 def room_for(chunks: Sequence[Chunk]) -> int:
-    """Return the number of answers, including those of padding."""
+    """Return the number of predictions that the chunks give, including those of padding."""
     start, images = chunks[-1]
     return IMAGES_PER_BYTE * start + images

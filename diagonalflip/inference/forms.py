@@ -1,4 +1,4 @@
-"""A form with one file (RFC 7578), as ``curl -F`` and browsers send it: the file is the body."""
+"""Take the file out of a form (RFC 7578), as ``curl -F`` and browsers send it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AS_IT_IS = {
     "Content-Encoding": ("", "identity"),
     "Content-Transfer-Encoding": ("", "7bit", "8bit", "binary"),
 }
-"""Headers of a file that say how it is encoded, and their values for one that is not."""
+"""Headers that say how a file is encoded, and their values if it is not encoded."""
 
 
 def file_of(content_type: str, body: Body) -> tuple[str, Body]:
@@ -26,12 +26,12 @@ def file_of(content_type: str, body: Body) -> tuple[str, Body]:
         body: The form.
 
     Returns:
-        The file's media type, as ``file_type`` tells it, and its bytes.
+        The file's media type by ``file_type``, and its bytes.
 
     Raises:
-        InvalidPayload: No whole form, or not exactly one file in it.
-        UnsupportedCoding: The file is encoded, within the form.
-        UnsupportedMediaType: As ``file_type``, or the file is a form again.
+        InvalidPayload: The form is not complete, or has not exactly one file.
+        UnsupportedCoding: The file is encoded within the form.
+        UnsupportedMediaType: As ``file_type``, or the file is itself a form.
     """
     _, options = parse_options_header(content_type)
     try:
@@ -42,7 +42,7 @@ def file_of(content_type: str, body: Body) -> tuple[str, Body]:
         raise InvalidPayload(
             "a form with several parts, or with a long header", ONE_FILE
         ) from error
-    except ValueError as error:  # of the form or of its boundary
+    except ValueError as error:  # the form or its boundary is malformed
         raise InvalidPayload(f"a broken form: {error}", ONE_FILE) from error
     if not parts:
         raise InvalidPayload("a form without any part", ONE_FILE)

@@ -1,4 +1,4 @@
-"""Media types: reading ``Content-Type``, telling a file's, choosing by ``Accept`` (RFC 9110)."""
+"""Media types: parse ``Content-Type``, detect a file's, choose by ``Accept`` (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diagonalflip.errors import UnsupportedMediaType
 from diagonalflip.wire import FORMS, JSON, NPY, OCTETS, PBM, PNG, SUFFIXES, Body
 
 GENERIC = ("", OCTETS)
-"""What senders of files say of those that they know nothing of."""
+"""Types that clients send for files of unknown type."""
 
 BEGINNINGS = {
     PNG: re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -25,13 +25,13 @@ BEGINNINGS = {
     "application/zip": re.compile(rb"PK\x03\x04[\x0a\x14\x2d]\0"),
     "application/gzip": re.compile(rb"\x1f\x8b\x08[\0-\x1f].{4}[\0\2\4][\0-\x0d\xff]", re.DOTALL),
 }
-"""How files begin, by media type; each is too long for packed images to begin so by chance."""
+"""First bytes of files by media type; packed images are unlikely to begin so by chance."""
 
 MOST_BEGINNING = 1 << 12
-"""Bytes in which a beginning must be complete: a PBM's may have comments."""
+"""Bytes that are searched for a beginning: a PBM's may have comments."""
 
 
-@dataclass(frozen=True)  # whose attributes are read faster than a tuple's
+@dataclass(frozen=True)  # its attributes are faster than a NamedTuple's
 class MediaType:
     """``type/subtype`` in lower case, and its parameters with lower-case names."""
 
@@ -41,9 +41,9 @@ class MediaType:
 
 @lru_cache(maxsize=256)
 def parse_media_type(value: str) -> MediaType:
-    """Read a ``Content-Type``, or a range of ``Accept``; rubbish becomes an unknown type.
+    """Parse a ``Content-Type``, or a range of ``Accept``; a malformed one is an unknown type.
 
-    A parameter that comes twice has both values, which is none that anybody knows.
+    A parameter that is repeated gets both values, which makes it an unknown value.
     """
     name, *rest = value.split(";")
     parameters: dict[str, str] = {}
@@ -58,14 +58,14 @@ def file_type(declared: str, content: Body, name: str = "") -> str:
     """Return the media type of a file in a form.
 
     Args:
-        declared: Its ``Content-Type``. It wins unless it is generic, as curl's and browsers' is
-            for suffixes that they do not know.
+        declared: Its ``Content-Type``. It wins unless it is generic: curl and browsers send a
+            generic one for suffixes that they do not know.
         content: The file.
         name: Its name; "" if it is not known.
 
     Raises:
-        UnsupportedMediaType: A file's suffix and content say different things, or say
-            what is none of ``FORMS``.
+        UnsupportedMediaType: The file's suffix and content contradict each other, or its type is
+            not one of ``FORMS``.
     """
     if parse_media_type(declared).name not in GENERIC:
         return declared
@@ -90,7 +90,7 @@ def file_type(declared: str, content: Body, name: str = "") -> str:
 
 @lru_cache(maxsize=256)
 def _named(suffix: str) -> str:
-    """Return the media type of a suffix, the same on every host; "" if none is known."""
+    """Return the media type of a suffix, independent of the host; "" if it is unknown."""
     kind, coding = mimetypes.MimeTypes().guess_type(f"a{suffix}")
     return f"application/{coding}" if coding else SUFFIXES.get(suffix) or kind or ""
 
@@ -100,11 +100,11 @@ def negotiate(accept: str, offers: Sequence[str]) -> str | None:
     """Return the best of ``offers`` for an ``Accept`` header (RFC 9110, section 12.5.1).
 
     Args:
-        accept: The header; empty means anything.
-        offers: Media types the server can answer, the one it prefers first. Hashable.
+        accept: The header; empty accepts anything.
+        offers: Media types that the server can send, the preferred one first. Hashable.
 
     Returns:
-        One of ``offers``, or None if the client takes none of them.
+        One of ``offers``, or None if the client accepts none of them.
     """
     ranges = [parse_media_type(part) for part in accept.split(",") if part.strip()]
     if not ranges:
@@ -114,7 +114,7 @@ def negotiate(accept: str, offers: Sequence[str]) -> str | None:
 
 
 def _quality(offer: str, ranges: Sequence[MediaType]) -> float:
-    """Return the weight that the most specific range gives to ``offer``; 0 if none matches."""
+    """Return the weight of ``offer`` by the most specific range; 0 if no range matches."""
     kind = offer.partition("/")[0]
     for pattern in (offer, f"{kind}/*", "*/*"):
         weights = [_weight(r) for r in ranges if r.name == pattern]
@@ -132,7 +132,7 @@ def _weight(media_range: MediaType) -> float:
 
 
 def check_charset(media_type: MediaType) -> None:
-    """Raise UnsupportedMediaType for a text that is not said to be UTF-8."""
+    """Raise UnsupportedMediaType for a text that is declared as anything but UTF-8."""
     charset = media_type.parameters.get("charset", "utf-8").lower()
     if charset not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType(f"charset {charset!r}", "UTF-8")

@@ -26,7 +26,7 @@ class Model:
 
     @classmethod
     def read(cls, folder: Path, entry: Mapping[str, str]) -> Model:
-        """Read an unpacked archive, by the object ``model`` of its manifest.
+        """Read an unpacked archive; ``entry`` is the object ``model`` of its manifest.
 
         Raises:
             ArtifactError: A file is missing.

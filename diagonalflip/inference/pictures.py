@@ -1,4 +1,4 @@
-"""Pictures: sheets of 2x2 tiles, each an image on the way in and a prediction on the way out."""
+"""Pictures: sheets of 2x2 tiles, each an image in requests and a prediction in responses."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ CONVERT = "convert it, as ImageMagick's -monochrome does"
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 10_000
-"""Most chunks of a PNG; encoders write one for some kilobytes of data."""
+"""Most chunks of a PNG; encoders write one per some kilobytes of data."""
 
 COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
-"""A comment in a plain PBM. Pillow drops them too, but copies all the rest for each."""
+"""A comment in a plain PBM. Pillow would remove it too, but copies the rest for each comment."""
 
 ADAM7 = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
@@ -41,13 +41,13 @@ ADAM7 = (
 )
 """Passes of an interlaced PNG: first column and row, and steps (PNG, section 8.2)."""
 
-# What Pillow's decoders let out for damaged files.
+# Errors that Pillow's decoders raise for damaged files.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowError, IndexError)
 
 
 def decode_png(_media_type: MediaType, body: Body) -> Images:
     """Decode a PNG of bit depth 1, or 8 in black and white only; white, or sample 1, is 1."""
-    # ``_open`` says what is wrong with anything else.
+    # If it is no PNG, ``_open`` raises the error.
     chunks = _critical_chunks(body) if body[:8] == SIGNATURE else [body[8:]]
     plain = body[:8] + b"".join(chunks)
     sheet = _open(plain, "PNG")
@@ -58,7 +58,7 @@ def decode_png(_media_type: MediaType, body: Body) -> Images:
 
 
 def count_of(body: Body) -> int:
-    """Return the number of images in a PNG, by its head (PNG, section 11.2.2)."""
+    """Return the number of images in a PNG, from its first chunk (PNG, section 11.2.2)."""
     width, height = (int.from_bytes(body[at : at + 4], "big") for at in (16, 20))
     return width * height // PIXELS
 
@@ -74,18 +74,18 @@ def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
 
     Raises:
         EmptyPayload: ``body`` has no bytes.
-        InvalidPicture: Not a whole picture of that format, depth and size.
-        TooManyImages: More tiles than one request may carry; it is not decoded then.
+        InvalidPicture: Not a complete picture of that format, depth and size.
+        TooManyImages: More tiles than one request may carry; raised before decoding.
     """
     if not body:
         raise EmptyPayload("a body of 0 bytes", PICTURE)
     try:
         with warnings.catch_warnings():
-            # Pillow's guard against decompression bombs; ours below is narrower.
+            # Pillow's limit against decompression bombs; ours below is lower.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(body), formats=[format_name])
         width, height = picture.size
-        # Pillow tells no depth; a PNG's is byte 24, in its first chunk.
+        # Pillow does not tell the bit depth; a PNG's is byte 24, in its first chunk.
         is_grey = format_name == "PNG" and picture.mode == "L" and body[24] == 8
         is_binary = picture.mode == "1" or (picture.mode == "P" and body[24] == 1)
         if not (is_grey or is_binary) or width % 2 or height % 2:
@@ -107,11 +107,11 @@ def _open(body: Body, format_name: str) -> npt.NDArray[np.bool_]:
 
 
 def _critical_chunks(body: Body) -> list[Body]:
-    """Return the chunks of a PNG that make its pixels; others, such as long texts, are skipped.
+    """Return the critical chunks of a PNG; others, such as long texts, are skipped.
 
     Raises:
-        InvalidPicture: There are too many, a checksum is wrong, the last one is cut short or is
-            not the file's end, or they are in another order (PNG, section 5.6).
+        InvalidPicture: There are too many chunks, or one has a wrong checksum, is cut short, is
+            out of order (PNG, section 5.6) or follows the last one.
     """
     chunks: list[Body] = []
     seen: list[bytes] = []
@@ -120,7 +120,7 @@ def _critical_chunks(body: Body) -> list[Body]:
         if len(seen) == MAX_CHUNKS:
             raise InvalidPicture(f"more than {MAX_CHUNKS} chunks", PICTURE)
         name = bytes(view[at + 4 : at + 8])
-        if (name == b"IHDR") != (at == 8):  # whose size ``count_of`` takes
+        if (name == b"IHDR") != (at == 8):  # ``count_of`` takes the size from there
             raise InvalidPicture("the picture does not begin with its size", PICTURE)
         end = at + 12 + int.from_bytes(view[at : at + 4], "big")
         if end > len(body):
@@ -140,7 +140,7 @@ def _critical_chunks(body: Body) -> list[Body]:
 
 
 def _is_whole(body: Body, data: list[Body], height: int, width: int) -> bool:
-    """Return whether a PNG has data for all rows: Pillow takes absent ones for zeros."""
+    """Return whether a PNG has data for all rows; Pillow reads missing data as zeros."""
     depth, passes = body[24], ADAM7 if body[28] else ((0, 0, 1, 1),)
     sizes = [((width - x + dx - 1) // dx, (height - y + dy - 1) // dy) for x, y, dx, dy in passes]
     needed = sum(rows * (1 + (columns * depth + 7) // 8) for columns, rows in sizes if columns > 0)

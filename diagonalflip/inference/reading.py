@@ -1,4 +1,4 @@
-"""A request, read: a job with images for the network, or None where it says nothing."""
+"""Read a request: it becomes a job with images for the network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from diagonalflip.message import Operation, Request
 from diagonalflip.wire import MAX_EXPLAINED_IMAGES, MAX_IMAGES, Body, Images, check_count
 
 SAYING_WHAT = {"content-type", v2.HEADER_LENGTH}
-"""Headers that say what a body is; a body that is empty nevertheless is a mistake."""
+"""Headers that describe a body; with one of them, an empty body is an error."""
 
 EXPLANATION_COST = 64
-"""Explaining an image takes about as long as so many predictions."""
+"""Explaining an image takes about as long as 64 predictions."""
 
 UNWRAPPED_BYTES = 1 << 18
-"""Longest body that is taken out of its compression before it waits."""
+"""Longest body that is decompressed before it is queued."""
 
 
 @dataclass(slots=True)
@@ -29,12 +29,12 @@ class Job:
     """A request on its way through the network.
 
     Attributes:
-        request: What it was.
-        images: What is to be predicted.
-        write: Writes predictions ``float32[n, 4]`` in the form that was asked for; the steps
-            of an explanation from these and the weights.
-        form: In which they came, one of ``FORMS``' values.
-        decode_s: How long reading took.
+        request: The request.
+        images: The images to predict.
+        write: Encodes predictions ``float32[n, 4]`` in the form that was asked for; for an
+            explanation, it takes the weights as well.
+        form: The form of the images in the request, one of ``FORMS``' values.
+        decode_s: Seconds that reading took.
     """
 
     request: Request
@@ -45,17 +45,17 @@ class Job:
 
 
 def unwrap(request: Request, most: int = wire.MAX_BODY_BYTES) -> tuple[dict[str, str], Body]:
-    """Return a request's headers and body without its compression and its form.
+    """Return a request's headers and body, decompressed and taken out of a form.
 
-    V2 has no forms: their type is an error, which ``read`` raises.
+    V2 has no forms; ``read`` raises the error for their media type.
 
     Raises:
-        DiagonalFlipError: It is broken, or without its compression longer than ``most`` bytes.
+        DiagonalFlipError: The body is malformed, or decompressed longer than ``most`` bytes.
     """
     headers, body = request.headers, request.body
     content_type = headers.get("content-type", "")
     is_form = content_type != wire.OCTETS and parse_media_type(content_type).name == wire.FORM
-    if not is_form and "content-encoding" not in headers:  # as most are
+    if not is_form and "content-encoding" not in headers:  # the usual case
         return headers, body
     headers = dict(headers)
     body = content_codings.decoded(headers.pop("content-encoding", ""), body, most)
@@ -65,17 +65,17 @@ def unwrap(request: Request, most: int = wire.MAX_BODY_BYTES) -> tuple[dict[str,
 
 
 def cost_of(request: Request) -> int:
-    """Return the most work that a request can be, in predictions; a small body is unwrapped.
+    """Return the most work that a request can be, in predictions; unwrap a small body.
 
-    It is estimated by what decoding begins with, and is bounded by the length of the body, of a
-    PNG by the size in its head, of gzip by the length at its end.
+    The bound is what decoding begins with: the length of the body, for a PNG the size in its first
+    chunk, for gzip the length at its end.
     """
     try:
         request.headers, request.body = unwrap(request, UNWRAPPED_BYTES)
     except RequestTooLarge:
         pass
     except DiagonalFlipError:
-        return 1  # ``read`` says what is wrong with it
+        return 1  # ``read`` raises the error again
     headers, body = request.headers, request.body
     media_type = parse_media_type(headers.get("content-type", "")).name
     if "content-encoding" in headers:
@@ -89,12 +89,12 @@ def cost_of(request: Request) -> int:
 
 
 def read(request: Request, version: str, model_digest: str) -> Job | None:
-    """Read one request; return None if it says nothing, and so asks what is served.
+    """Read one request; return None if it has no images, and so asks for the description.
 
-    ``version`` is the model's that is served, and ``model_digest`` its SHA-256 (hex).
+    ``version`` is that of the served model, and ``model_digest`` its SHA-256 (hex).
 
     Raises:
-        DiagonalFlipError: One of those that travel over HTTP.
+        DiagonalFlipError: One with an HTTP status.
     """
     if "if-match" in request.headers:
         _check_model(request.headers["if-match"], model_digest)

@@ -1,4 +1,4 @@
-"""The engine's whole service: requests in, responses out, batched; the same for every port."""
+"""Turns requests into responses in batches, on every port alike."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from diagonalflip.wire import Predictions
 logger = logging.getLogger(__name__)
 
 ECHOED = (("x-request-id", "Flip-Request-Id"), ("traceparent", "traceparent"))
-"""Request header to response header; TorchServe overwrites ``X-Request-Id`` with its own."""
+"""Request headers to response headers; TorchServe replaces ``X-Request-Id`` with its own."""
 
 ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-"""Ids that may be echoed in a header: a line break there would kill the worker."""
+"""Ids that may be echoed in a header: a line break would kill TorchServe's worker."""
 
 
 class Service:
-    """A model, checked on one device.
+    """Answers requests by one version of the model, which it checks on its device first.
 
     Args:
         model: Its files.
-        device: Where to compute.
-        workers: How many workers there are, for the description; None if unknown.
+        device: The device to compute on.
+        workers: Number of workers, for the description; None if unknown.
 
     Attributes:
-        description: What is served, in JSON.
+        description: What is served, as JSON.
 
     Raises:
-        ArtifactError: The archive is damaged, or the device answers wrongly.
+        ArtifactError: A file is damaged, or the device computes wrongly.
     """
 
     cost = staticmethod(reading.cost_of)
@@ -90,9 +90,9 @@ class Service:
         logger.info("ready: %s", json.dumps(description))
 
     def documents(self, versions: Sequence[str]) -> dict[str, bytes]:
-        """Return what V2 tells of server, model and config, and the weights, by these names.
+        """Return V2's documents ``server``, ``model`` and ``config``, and ``weights``.
 
-        ``versions`` are all that are served, this one first.
+        ``versions`` are all that are served, with this one first.
         """
         platform = "onnxruntime_onnx" if self._device == CPU else "pytorch_libtorch"
         documents = v2.metadata(versions, platform) | {"weights": self._weights}
@@ -100,11 +100,11 @@ class Service:
 
     @property
     def device_bytes(self) -> int | None:
-        """Memory of the GPU that is taken; None without one."""
+        """Bytes used on the GPU; None without a GPU."""
         return self._engine.device_bytes
 
     def read(self, request: Request) -> Job | Response:
-        """Read one request: return a job for ``answer``, or the response already."""
+        """Read one request; return a job for ``answer``, or the response if there is no job."""
         started = perf_counter()
         try:
             job = reading.read(request, self._version, self._digest)
@@ -122,8 +122,8 @@ class Service:
         return job
 
     def answer(self, jobs: Sequence[Job]) -> list[Response]:
-        """Answer jobs by one pass through the network; in any thread."""
-        with self._lock:  # until all is written: the next pass overwrites its results
+        """Answer jobs by one pass through the network. Thread-safe."""
+        with self._lock:  # until all is encoded: the next pass overwrites the predictions
             started = perf_counter()
             try:
                 results = self._engine.predict([job.images for job in jobs])
@@ -136,7 +136,7 @@ class Service:
             ]
 
     def reject(self, request: Request, error: DiagonalFlipError) -> Response:
-        """Make the response to a request that cannot be answered: RFC 9457, or V2's error."""
+        """Return the response that reports an error: RFC 9457, or V2's error object."""
         headers = _echo(request)
         if isinstance(error, errors.TooManyImages):
             headers["Flip-Max-Images"] = str(error.limit)
@@ -190,6 +190,6 @@ def _reference(content: bytes) -> tuple[npt.NDArray[np.float64], dict[str, Any],
 
 
 def _our_fault(step: str, error: Exception) -> InternalError:
-    """Log the error that is being handled; raised further, it would fail the whole batch."""
+    """Log an unexpected error, and return one for the response."""
     logger.error("%s failed", step, exc_info=error)
     return InternalError(f"{step} failed", "an answer", "send it again, and tell us")

@@ -24,10 +24,10 @@ TENSORS = "one input, pixels FP32, UINT8 or BOOL [n, 4] or packed UINT8 [bytes]"
 
 
 def parameters_of(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a request or tensor, less those that are null.
+    """Return the parameters of a request or tensor, without those that are null.
 
     Raises:
-        InvalidTensor: They are no object.
+        InvalidTensor: They are not an object.
     """
     parameters = part.get("parameters")
     if parameters is None:
@@ -38,7 +38,7 @@ def parameters_of(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def images_of(tensor: dict[str, Any], binary: Body) -> Images:
-    """Return the images in a tensor, whose values may be all that is behind the JSON.
+    """Return the images in a tensor; its values are ``binary``, unless that is empty.
 
     Raises:
         InvalidTensor: It is not one of ``TENSORS``.
@@ -92,7 +92,7 @@ def _read_json(tensor: dict[str, Any]) -> npt.NDArray[Any]:
     flat: list[Any] = data if isinstance(data, list) else [data]
     while flat and set(map(type, flat)) == {list}:
         flat = list(chain.from_iterable(flat))
-    # NumPy would make all values as long as the longest text.
+    # With a text among them, NumPy would make every value as long as that text.
     if not set(map(type, flat)) <= {int, float, bool, list}:
         got = "no data" if data is None else "data that are not numbers"
         raise InvalidTensor(got, "numbers or booleans")

@@ -1,11 +1,10 @@
-"""The engine of a GPU: TorchScript, unpacking and copies on streams of its own.
+"""The engine for a GPU: TorchScript, with unpacking and copies on streams of its own.
 
-On a GPU everything of a lane is queued on a stream of its own: the copy of packed bytes from
-pinned memory, the pass through the network, and the copy of its answers into pinned memory.
-Two lanes in turn keep the copy of one chunk's answers (128 times as long as its packed bytes)
-under the computation of the next. A pass is half a dozen small kernels; as a CUDA graph, one for
-each batch size, the host launches them at once:
-https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+Each lane queues its work on its own stream: the copy of packed bytes from pinned memory, the pass
+through the network, and the copy of the predictions into pinned memory. Two lanes take turns, so
+that the copy of one chunk's predictions (128 times the size of its packed bytes) overlaps with the
+computation of the next chunk. A pass is half a dozen small kernels; as a CUDA graph, one per batch
+size, they are launched together: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from diagonalflip.inference.engine import IMAGES_PER_BYTE, Chunk, Engine, room_f
 from diagonalflip.wire import PIXELS, Predictions
 
 LARGEST_BATCH = 1 << 18
-"""4 MiB of answers, whose copy outlasts the next launch."""
+"""4 MiB of predictions, whose copy takes longer than the next launch."""
 
 WARM_UP_PASSES = 3
-"""Before a capture: TorchScript settles on its code in its first runs, cuBLAS on a workspace."""
+"""Before a capture: TorchScript optimizes its code in the first runs, cuBLAS takes a workspace."""
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 """``float32[n, 4]`` pixels to predictions of that shape."""
@@ -39,7 +38,9 @@ def count_gpus() -> int:
 
 
 class TorchEngine(Engine):
-    """The network on a GPU, by TorchScript of ``float32[n, 4]`` to that; the CPU works too.
+    """The network on a GPU, by TorchScript that maps ``float32[n, 4]`` to ``float32[n, 4]``.
+
+    The device may be the CPU as well.
 
     Raises:
         ArtifactError: ``model`` cannot be loaded.
@@ -56,7 +57,7 @@ class TorchEngine(Engine):
         torch.set_deterministic_debug_mode("error")
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        # Every worker would start a thread a core, and together they only disturb each other.
+        # Otherwise every worker starts a thread per core, and they slow each other down.
         torch.set_num_threads(1)
         self.device, place = device, torch.device(device)
         self._on_gpu = place.type == "cuda"
@@ -72,7 +73,7 @@ class TorchEngine(Engine):
 
     @property
     def device_bytes(self) -> int | None:
-        """Memory of the GPU that is taken."""
+        """Bytes used on the GPU; None on the CPU."""
         return int(torch.cuda.memory_reserved(self.device)) if self._on_gpu else None
 
     def _forward(self, packed: bytearray, chunks: Sequence[Chunk]) -> Predictions:
@@ -87,14 +88,14 @@ class TorchEngine(Engine):
                 first = IMAGES_PER_BYTE * start
                 part = octets[start : start + images // IMAGES_PER_BYTE]
                 self._lanes[turn % self.lanes].launch(part, self._rows[first : first + images])
-        finally:  # also of a failure: what is queued would write into the next call's rows
+        finally:  # also after a failure: queued work would write into the next call's rows
             for lane in self._lanes[: len(chunks)]:
                 lane.wait()
         return self._rows[: IMAGES_PER_BYTE * len(packed)].numpy()
 
 
 class Lane:
-    """Buffers on one device for one chunk of images at a time; on a CPU nothing is queued."""
+    """Buffers on one device for one chunk of images at a time; a CPU computes at once."""
 
     def __init__(self, network: Network, device: torch.device) -> None:
         self._network = network
@@ -105,27 +106,27 @@ class Lane:
         self._stream = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            # Weights and buffers come by the default stream, which this one ignores otherwise.
+            # The default stream copies weights and buffers to the device.
             self._stream.wait_stream(torch.cuda.default_stream(device))
 
     @torch.inference_mode()
     def launch(self, packed: torch.Tensor, rows: torch.Tensor) -> None:
-        """Queue one chunk, behind what was queued before.
+        """Queue one chunk.
 
         Args:
             packed: ``uint8[n / 2]`` on the host, pinned if the device is a GPU.
-            rows: ``float32[n, 4]`` likewise, for the answers. Neither may be touched
+            rows: ``float32[n, 4]`` likewise, for the predictions. Neither may be used
                 before ``wait`` has returned.
         """
         size = len(rows)
-        with torch.cuda.stream(self._stream):  # None changes nothing
+        with torch.cuda.stream(self._stream):  # None keeps the current stream
             self._packed[: len(packed)].copy_(packed, non_blocking=True)
             if size not in self._passes:
                 self._passes[size] = self._record(size)
             rows.copy_(self._passes[size](), non_blocking=True)
 
     def wait(self) -> None:
-        """Wait until all answers are there."""
+        """Wait for the predictions of all queued chunks."""
         if self._stream is not None:
             self._stream.synchronize()
 
@@ -146,7 +147,7 @@ class Lane:
         try:
             with torch.cuda.graph(graph, stream=self._stream):
                 predictions = run()
-        except RuntimeError as error:  # as right, and slower
+        except RuntimeError as error:  # correct without a graph too, but slower
             logger.warning("no CUDA graph for %d images: %s", size, str(error).splitlines()[0])
             return run
 

@@ -23,7 +23,7 @@ from diagonalflip.wire import JSON, MODEL, OCTETS, PIXELS, Body, Predictions
 HEADER_LENGTH = "inference-header-content-length"
 
 SPOKEN = ("", JSON)
-"""Types of V2's bodies; with binary tensors also ``OCTETS``. Triton's client names none."""
+"""Media types of V2's requests; with binary tensors also ``OCTETS``. Triton's client sends none."""
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration"]
 
@@ -31,22 +31,23 @@ REQUEST = 'a V2 inference request, JSON with "inputs"'
 
 
 def recognises(headers: Mapping[str, str], body: Body) -> bool:
-    """Return whether a request speaks V2; its path, which would tell, does not reach a worker."""
+    """Return whether a request speaks V2, by its headers and body."""
     return HEADER_LENGTH in headers or _inputs_document(headers, body) is not None
 
 
 def read(headers: Mapping[str, str], body: Body, *, strict: bool) -> V2Request | None:
-    """Read a V2 inference request; return None if it is none.
+    """Read a V2 inference request; return None for any other request.
 
     Args:
         headers: Request headers by lower-case name.
-        body: JSON, and after it the binary tensors if the headers give the JSON's length.
-        strict: Whether it must be one, as its path says.
+        body: JSON, followed by binary tensors if the headers give the JSON's length.
+        strict: Whether it must be a V2 request, because its path says so.
 
     Raises:
-        InvalidJson: The JSON before binary tensors is none, or ``strict`` and no V2 request.
+        InvalidJson: The JSON before binary tensors is malformed; or ``strict``, and the body is
+            not a V2 request.
         InvalidTensor, TooManyImages: As ``V2Request``.
-        UnsupportedMediaType: V2 under another type than its own, or ``strict`` and another type.
+        UnsupportedMediaType: The media type is not one of V2's.
     """
     if HEADER_LENGTH in headers:
         _check_type(headers, (*SPOKEN, OCTETS))
@@ -62,9 +63,9 @@ def read(headers: Mapping[str, str], body: Body, *, strict: bool) -> V2Request |
 
 
 def metadata(versions: Sequence[str], platform: str) -> dict[str, dict[str, Any]]:
-    """Describe the server, the model and its configuration; the first of its versions answers.
+    """Describe the server, the model and its configuration; the first version is the default.
 
-    The configuration is as Triton has it (model_config.proto in its repository ``common``).
+    The configuration has Triton's form (model_config.proto in its repository ``common``).
     """
     tensor = {"datatype": "FP32", "shape": [-1, PIXELS]}
     configured = {"data_type": "TYPE_FP32", "dims": [PIXELS]}
@@ -91,10 +92,10 @@ class V2Request:
     """One V2 inference request: a JSON object, and its binary tensors.
 
     Attributes:
-        images: What is to be predicted.
+        images: The images to predict.
 
     Raises:
-        InvalidTensor: Not exactly one documented input tensor, or no such output.
+        InvalidTensor: There is not exactly one documented input tensor, or an unknown output.
         InvalidPadding, TooManyImages: As ``images_of``.
     """
 
@@ -111,7 +112,7 @@ class V2Request:
             wire.check_count(self.images.count, wire.MAX_TEXT_IMAGES)
 
     def answer(self, version: str, predictions: Predictions) -> Written:
-        """Write predictions ``float32[n, 4]`` of a version."""
+        """Encode predictions ``float32[n, 4]`` of a version."""
         output: dict[str, Any] = {
             "name": "prediction",
             "datatype": "FP32",
@@ -130,7 +131,7 @@ class V2Request:
 
 
 def _inputs_document(headers: Mapping[str, str], body: Body) -> dict[str, Any] | None:
-    """Return the JSON object with the key ``inputs`` that a body may be."""
+    """Return the body as a JSON object if it has the key ``inputs``, else None."""
     media_type = parse_media_type(headers.get("content-type", "")).name
     if media_type not in SPOKEN or b'"inputs"' not in body:
         return None
@@ -162,17 +163,17 @@ def _check_type(headers: Mapping[str, str], spoken: Sequence[str]) -> None:
 
 
 def _object(body: Body, content_type: str) -> dict[str, Any]:
-    """Return the JSON object that a body is.
+    """Return the body as a JSON object.
 
     Raises:
-        InvalidJson: It is none. The error says where it breaks, and whether no type was named.
+        InvalidJson: It is not one. The error says where, and whether there was no media type.
         TooManyImages: As ``load_json``.
     """
     try:
         document = load_json(body)
     except orjson.JSONDecodeError as error:
-        untold = "" if content_type else "no Content-Type, and the body is no JSON: "
-        raise InvalidJson(f"{untold}{error}", REQUEST) from error
+        reason = "" if content_type else "no Content-Type, and the body is no JSON: "
+        raise InvalidJson(f"{reason}{error}", REQUEST) from error
     if not isinstance(document, dict):
         raise InvalidJson(f"a JSON {type(document).__name__}", REQUEST)
     return document

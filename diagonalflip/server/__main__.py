@@ -25,16 +25,16 @@ PATH = "/predictions/diagonal_flip"
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 STOPPED, UNUSABLE, GAVE_UP, NOT_STARTED = 0, 2, 3, 4
-"""Exit statuses: as asked; settings or a model that cannot be used, which another start does not
-change; no worker can start any more; it could not start."""
+"""Exit statuses: stopped as asked; settings or a model that cannot be used, so a restart would not
+help; no worker can be started any more; could not start."""
 
 logger = logging.getLogger("supervisor")
 
 
 def main() -> int:
     """Serve; return an exit status."""
-    # Else NumPy has a thread per core, here and in the workers, which serves nothing; and where
-    # there may be no more, OpenBLAS ends the process by Ctrl-C's signal, as if that were asked for.
+    # Otherwise NumPy has an idle thread per core, here and in the workers. If these threads cannot
+    # be started, OpenBLAS ends the process by SIGINT, which looks like a stop that was asked for.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     output, errors = logs.Output(1), logs.Output(2)
     complain: Callable[[str], None] = partial(print, file=errors)
@@ -63,10 +63,11 @@ def main() -> int:
 async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> None:
     started = time.monotonic()
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # whoever starts this may block them
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # the parent process may block them
     for number in STOPPING:
         loop.add_signal_handler(number, stop.set)
-    # Files are followed anyway; a terminal that is closed is a reason to stop, but not for nohup.
+    # Changed files are reloaded without it. A closed terminal is a reason to stop, unless nohup is
+    # used.
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         loop.add_signal_handler(signal.SIGHUP, stop.set if has_terminal else lambda: None)
     if ignored := host.ignored_variables():
@@ -75,7 +76,7 @@ async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool)
     reject_unsafe(settings)
     host.allow_many_files()
     try:
-        log_dir = settings.log_dir.absolute()  # the working directory may go
+        log_dir = settings.log_dir.absolute()  # the working directory may be removed later
     except FileNotFoundError as error:
         got = f"FLIP_LOG_DIR={settings.log_dir}, and the working directory is gone"
         raise SettingError(got, "an absolute path") from error
@@ -88,7 +89,7 @@ async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool)
     workers = Workers(settings, listeners)
     try:
         await workers.start()
-        # The workers read their code while this process reads the rest of its own.
+        # The workers import their modules while this process imports the rest of its own.
         from diagonalflip.server.supervisor.supervisor import Supervisor  # noqa: PLC0415
 
         def ready() -> None:
@@ -105,16 +106,16 @@ def _invitation(settings: Settings) -> str:
     urls = [settings.url, *([settings.public_url] if settings.tokens_file is not None else [])]
     data = '{"images": [11, "0110", [[1, 1], [0, 0]]]}'
     curl = f"curl {settings.url}{PATH} -H 'Content-Type: application/json' -d '{data}'"
-    told = f"Health and metrics: {settings.admin_url}. Ctrl-C stops it."
-    return "\n".join(["", *urls, "", f"  {curl}", "", told, "", ""])
+    admin = f"Health and metrics: {settings.admin_url}. Ctrl-C stops it."
+    return "\n".join(["", *urls, "", f"  {curl}", "", admin, "", ""])
 
 
 @contextlib.contextmanager
 def _foreground() -> Iterator[bool]:
-    """Take the terminal from make, if there is one, so that Ctrl-C reaches this process alone.
+    """Take the terminal from make, if there is one, so that Ctrl-C reaches this process only.
 
-    Otherwise make, in the same process group, would be interrupted too and report a
-    failure for what is a clean stop. Yields whether there is a terminal.
+    Otherwise make, in the same process group, would be interrupted too, and report a clean stop as
+    a failure. Yields whether there is a terminal.
     """
     owner = os.getpgrp()
     try:
@@ -122,7 +123,7 @@ def _foreground() -> Iterator[bool]:
         has_terminal = os.tcgetpgrp(terminal) == owner
     except OSError:
         has_terminal = False
-    # Any other program, as a script or an interactive Python, may want to read from it.
+    # Other programs, such as a script or an interactive Python, may want to read from it.
     if not has_terminal or owner == os.getpid() or "MAKELEVEL" not in os.environ:
         yield has_terminal
         return

@@ -1,4 +1,4 @@
-"""Health checks: predictions of all 16 images, compared with the model store's."""
+"""Health checks: predictions of all 16 images, compared with those in the model store."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ async def ask(  # noqa: PLR0913 - by keyword
     body: bytes = b"",
     tls: ssl.SSLContext | None = None,
 ) -> tuple[int, bytes]:
-    """Send one HTTP request on a connection of its own, whatever proxies there are.
+    """Send one HTTP request on a connection of its own, without proxies.
 
-    It goes to a port of a host, or to the path of a Unix socket.
+    ``port`` is a port of ``host``, or the path of a Unix socket.
 
     Returns:
-        Status and body of the answer.
+        Status and body of the response.
 
     Raises:
-        OSError: No connection, or no whole answer on it.
-        ValueError: What came is no HTTP.
+        OSError: No connection, or no complete response.
+        ValueError: The response is not HTTP.
     """
     if isinstance(port, Path):
         reader, writer = await asyncio.open_unix_connection(port)

@@ -1,4 +1,4 @@
-"""A log's file, and the forms of its lines."""
+"""Rotating log files, and the formats of their lines."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ LOG_BYTES = 1 << 26
 
 
 class UtcFormatter(logging.Formatter):
-    """Tells times as all logs here do: RFC 3339, in UTC with its offset, and milliseconds."""
+    """Writes times as all logs here do: RFC 3339 in UTC, with milliseconds."""
 
     converter = staticmethod(time.gmtime)
     default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03d+00:00"
 
 
 class JsonFormatter(UtcFormatter):
-    """Makes a JSON object of each record, with its traceback, but of those that are one."""
+    """Formats records as JSON, with tracebacks; records that are JSON already stay unchanged."""
 
     def __init__(self, part: str = "") -> None:
         super().__init__()
         self._part = part
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return a record as a line."""
         if getattr(record, "is_json", False):
             return record.getMessage()
-        told = {"time": self.formatTime(record), "level": record.levelname}
+        line = {"time": self.formatTime(record), "level": record.levelname}
         part = self._part or record.name
-        return json.dumps(told | {"part": part, "message": super().format(record)})
+        return json.dumps(line | {"part": part, "message": super().format(record)})
 
 
 class RotatingLog(RotatingFileHandler):
-    """A log that goes on without its folder, and on a full disk, where it loses lines."""
+    """A log file that survives the loss of its folder and a full disk, where it loses lines."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=LOG_BYTES, backupCount=1, delay=True)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line; to a new file if a cleaner or logrotate has taken the one before."""
+        """Write a line; to a new file if a cleaner or logrotate has moved the old one away."""
         with contextlib.suppress(OSError):
             if not self._is_there():
                 self.close()
@@ -52,7 +52,7 @@ class RotatingLog(RotatingFileHandler):
             super().emit(record)
 
     def _is_there(self) -> bool:
-        """Return whether the open file is the one of this name."""
+        """Return whether the open file still has this name."""
         try:
             found = Path(self.baseFilename).stat()
         except OSError:
@@ -60,7 +60,7 @@ class RotatingLog(RotatingFileHandler):
         return bool(self.stream) and os.path.samestat(found, os.fstat(self.stream.fileno()))
 
     def close(self) -> None:
-        """Close the file; on a full disk, what is left is lost."""
+        """Close the file; on a full disk, buffered lines are lost."""
         with contextlib.suppress(OSError):
             super().close()
 

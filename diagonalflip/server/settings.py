@@ -21,21 +21,21 @@ PACKAGED = Path(__file__).parent / "exports"
 """Versions that come with the package, without archives for TorchServe."""
 
 CHOICES = {"torchserve": ("0", "1"), "log_format": ("text", "json")}
-"""Texts that a setting may be."""
+"""Settings that may have only certain values."""
 
 PREFIX = "FLIP_"
-"""How every variable begins: others set plain names, as conda's compilers set ``HOST``."""
+"""Prefix of every variable: other programs set plain names, as conda's compilers set ``HOST``."""
 
 PLATFORM_PORT = "PORT"
-"""The only plain name that counts: platforms set it to the port that they send requests to."""
+"""The only variable without the prefix: platforms set it to the port that they send requests to."""
 
 HOSTS = {"public_port": "host", "admin_port": "admin_host"}
-"""Ports whose address is a setting, and that setting; all others are on loopback."""
+"""Ports with a configurable address, and its setting; all others are on loopback."""
 
 SERVICE_LINK = re.compile(
     rf"({PREFIX}\w*)?PORT=(tcp|udp|sctp)://|{PREFIX}(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)="
 )
-"""Variables that Kubernetes sets for a Service that is called ``flip`` or ``flip-grpc``."""
+"""Variables that Kubernetes sets for a Service named ``flip`` or ``flip-grpc``."""
 
 
 def _setting(default: Any, help_text: str, least: int = 0, most: int = 1 << 31) -> Any:
@@ -165,7 +165,7 @@ class Settings:
         return str(getattr(self, HOSTS[port])) if port in HOSTS else LOOPBACK
 
     def told(self, name: str, environment: Mapping[str, str] = os.environ) -> str:
-        """Return a setting with its value and, if it is set, with where it is set."""
+        """Return a setting's name and value for messages, and that it is set in the environment."""
         source, text = sources(environment).get(name, ("", ""))
         if source:
             return f"{source}={text} in the environment"
@@ -173,10 +173,10 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Read every setting that is in ``environment`` and not empty.
+        """Read all settings in ``environment`` that are not empty.
 
         Raises:
-            SettingError: A value cannot be used, or there is no such setting.
+            SettingError: A value is invalid, or a name is no setting.
         """
         given, values = sources(environment), dict[str, Any]()
         known = {entry.name: entry for entry in fields(cls)}
@@ -198,7 +198,7 @@ class Settings:
             elif name in CHOICES and text not in CHOICES[name]:
                 raise SettingError(got, f"{' or '.join(CHOICES[name])}, or nothing")
         if given.get("public_port") == (PLATFORM_PORT, str(cls.port)) and "port" not in given:
-            values["port"] = 0  # most platforms set PORT=8080, which is this one's default
+            values["port"] = 0  # most platforms set PORT=8080, the default of FLIP_PORT
         return cls(**values)
 
 
@@ -208,21 +208,22 @@ def variable(name: str) -> str:
 
 
 def service_links(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the variables, with their values, that would be settings and are a Service's."""
+    """Return ``NAME=value`` of variables that look like settings, but are set for a Service."""
     lines = sorted(f"{name}={value}" for name, value in environment.items())
     return [line for line in lines if SERVICE_LINK.match(line)]
 
 
 def sources(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Return the variable and the text of each setting that is set, unknown ones included."""
-    stripped = {name: text.strip() for name, text in environment.items()}  # of a file with CR LF
+    """Return variable and text of each setting that is set, including unknown ones."""
+    # Values that come from files may end in CR or LF.
+    stripped = {name: text.strip() for name, text in environment.items()}
     given = {
         name: text
         for name, text in stripped.items()
         if text and not SERVICE_LINK.match(f"{name}={text}")
     }
     found = {
-        name.removeprefix(PREFIX).swapcase(): (name, text)  # they are in upper case
+        name.removeprefix(PREFIX).swapcase(): (name, text)  # names in lower case are unknown
         for name, text in given.items()
         if name.startswith(PREFIX)
     }
@@ -233,7 +234,7 @@ def sources(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 
 
 def table() -> str:
-    """Return every setting with its default, one line each, by the name that make takes."""
+    """Return a line for each setting: its name for make, its default and its meaning."""
     lines = []
     for entry in fields(Settings):
         default = "" if entry.default is None else str(entry.default)

@@ -29,7 +29,7 @@ LINE = re.compile(r"([0-9a-f]{64}) ([A-Za-z0-9._-]{1,64})")
 """A line of a tokens' file: SHA-256 and name."""
 
 REVOKED = "revoked"
-"""In place of a name."""
+"""Stands in place of a name."""
 
 REMEDY = "run `make token NAME=someone TOKENS_FILE=tokens`"
 SCHEME = "bearer "
@@ -46,23 +46,23 @@ logger = logging.getLogger(__name__)
 
 
 class RejectionLog:
-    """Logs who was rejected, in a line of JSON each: not more than whoever reads keeps up with."""
+    """Logs rejections as lines of JSON, at most ``REJECTIONS_LOGGED`` per second."""
 
     def __init__(self) -> None:
         self._lines = 0
 
     def put(self, method: str, path: str, name: str, error: DiagonalFlipError) -> None:
-        """Log a rejection of a token with that name, if it has one."""
+        """Log a rejected request; ``name`` is its token's, or empty."""
         self._lines += 1
         if self._lines <= limits.REJECTIONS_LOGGED:
-            told = {
+            line = {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "token": name,
                 "method": method,
                 "path": path[:200],
                 "status": int(error.status or 0),
             }
-            logger.warning("rejected: %s", json.dumps(told))
+            logger.warning("rejected: %s", json.dumps(line))
 
     def tick(self) -> None:
         """Begin another second."""
@@ -72,10 +72,10 @@ class RejectionLog:
 
 
 class Authenticator:
-    """Decides over the requests of one worker's public listener.
+    """Admits or rejects the requests of one worker's public listener.
 
     Args:
-        rate: Requests that a token may send in a second.
+        rate: Most requests per second and token.
 
     Attributes:
         context: TLS for new connections; None for plain HTTP.
@@ -89,12 +89,12 @@ class Authenticator:
         self._log = RejectionLog()
 
     def renew(self, names: Mapping[str, str], pem: str | None) -> None:
-        """Take over other tokens, names by digest, and another certificate with its key."""
+        """Replace the tokens, names by digest, and the certificate with its key."""
         self.context = tls(pem) if pem is not None else None
         self._names = names
 
     def admits(self, request: Request) -> bool:
-        """Return whether a request may pass; else it has its response. Sets its token's name."""
+        """Set the name of a request's token; return whether it may pass, else set its response."""
         if request.path in HEALTH:
             return True
         error: DiagonalFlipError | None
@@ -115,10 +115,15 @@ class Authenticator:
         self._log.tick()
 
 
-def who(told: str, names: Mapping[str, str]) -> tuple[str, NotAuthorized | None]:
-    """Return the name that ``Authorization`` stands for, of ``names`` by digest; or an error."""
-    token = told[len(SCHEME) :].lstrip(" ") if told[: len(SCHEME)].lower() == SCHEME else ""
-    # By its digest: how long the look-up takes says nothing of the token.
+def who(header: str, names: Mapping[str, str]) -> tuple[str, NotAuthorized | None]:
+    """Return the name of the token in a header ``Authorization``, or an error.
+
+    Args:
+        header: Its value.
+        names: By the tokens' digests.
+    """
+    token = header[len(SCHEME) :].lstrip(" ") if header[: len(SCHEME)].lower() == SCHEME else ""
+    # By its digest: the time that the look-up takes reveals nothing about the token.
     name = names.get(hashlib.sha256(token.encode("latin-1")).hexdigest(), "")
     if not name or name == REVOKED:
         return name, WITHDRAWN if name else UNKNOWN
@@ -126,10 +131,10 @@ def who(told: str, names: Mapping[str, str]) -> tuple[str, NotAuthorized | None]
 
 
 def read_tokens(path: Path) -> dict[str, str]:
-    """Names by digest.
+    """Return names by digest.
 
     Raises:
-        SettingError: There is no such file, a line is of another form, or there is no token.
+        SettingError: The file cannot be read, has a malformed line, or has no token.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
@@ -143,7 +148,7 @@ def read_tokens(path: Path) -> dict[str, str]:
         found = LINE.fullmatch(text)
         if found is None:
             raise SettingError(f"line {number} of {path}", "a SHA-256 in hex and a name", REMEDY)
-        if tokens.get(found[1]) != REVOKED:  # wherever in the file that is said
+        if tokens.get(found[1]) != REVOKED:  # the order of the lines does not matter
             tokens[found[1]] = found[2]
     if not tokens:
         raise SettingError(f"there is no token in {path}", "at least one", REMEDY)
@@ -151,10 +156,10 @@ def read_tokens(path: Path) -> dict[str, str]:
 
 
 def tls(pem: str) -> ssl.SSLContext:
-    """Return TLS 1.3 and nothing older, with a certificate chain and its private key: ``pem``.
+    """Return TLS 1.3 and nothing older, with the certificate chain and private key in ``pem``.
 
     Raises:
-        SettingError: They do not belong together, or want a password; or there is no room for a
+        SettingError: They do not belong together, or need a password; or there is no room for a
             temporary file.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -179,10 +184,10 @@ def tls(pem: str) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def _file_of(content: str) -> Iterator[str]:
-    """Give the path of a file with that content: ``ssl`` takes certificates in no other way.
+    """Yield the path of a file with that content: ``ssl`` loads certificates only from files.
 
-    On Linux it is memory, so that no key lies on a disk, and no disk has to have room; unless the
-    kernel forbids that (``vm.memfd_noexec=2``).
+    On Linux the file is in memory, so no key is written to a disk, and a full disk does not matter;
+    unless the kernel forbids that (``vm.memfd_noexec=2``).
     """
     try:
         descriptor = os.memfd_create("pem")

@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection: the transport of its requests, which go the way of lifecycle.py.
+    """One client's connection: the transport of its requests, whose life is in lifecycle.py.
 
-    ``address`` is the client's, at the public listener.
+    ``address`` is the client's if it came to the public listener.
     """
 
     def __init__(self, server: HttpServer, listener: Listener, address: str = "") -> None:
         self._server, self._lifecycle, self._listener = server, server.lifecycle, listener
         self.listener, self.address = listener.name, address
         self._parser = Parser(self)
-        self._coming: Request | None = None  # its head has come, and its body comes
-        self._queue: deque[Request] = deque()  # those that have come, in their order
-        self._is_served = False  # the first of them is with the service
-        self._asks = False  # the client waits to be asked for the body of what comes
-        self._ended = self.lost = False  # the client sends no more; it is gone
-        self._paused = self._reading_paused = False  # it reads slowly; it is not listened to
-        self.finished = False  # the last answer is written
+        self._coming: Request | None = None  # its head has arrived, but not all of its body
+        self._queue: deque[Request] = deque()  # those that have arrived, in order
+        self._is_served = False  # the first of them is in the lifecycle's queue
+        self._asks = False  # the client waits for "100 Continue"
+        self._ended = self.lost = False  # the client sends no more; it has disconnected
+        self._paused = self._reading_paused = False  # the client reads slowly; we do not read
+        self.finished = False  # the last response is written
         self.buffered = Buffered(server.lifecycle.buffered, listener.name)
         self.deadline = inf  # in perf_counter's seconds
-        self.stuck = 0, 0.0  # for the server: how much was unsent when, the last time it changed
+        self.stuck = 0, 0.0  # unsent bytes, and since when there are so many
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin with a new client."""
+        """Start serving a new client."""
         self._transport = cast("asyncio.Transport", transport)
         self.get_extra_info = transport.get_extra_info
         self._server.connections.add(self)
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
             self.reject(ServerOverloaded("too many connections", f"at most {most}"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Forget the client, which is gone; what it still waits for is not computed."""
+        """Forget the client; requests that it still has in the queue are not computed."""
         self.lost = True
         self._server.forget(self)
         self._queue.clear()
@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
                 self.reject(error)
 
     def eof_received(self) -> bool:
-        """Take the client's end of sending; it still gets the answers it waits for."""
+        """Note that the client sends no more; it still gets the responses it waits for."""
         self._ended = True
         self._stop_reading()
         if not self._queue:
@@ -83,20 +83,20 @@ class Connection(asyncio.Protocol):
         return bool(self._queue)
 
     def pause_writing(self) -> None:
-        """Stop listening to a client that reads slowly."""
+        """Stop reading from a client that reads slowly."""
         self._paused = self._reading_paused = True
         self._transport.pause_reading()
         self.expect()
 
     def resume_writing(self) -> None:
-        """Go on with a client that has read."""
+        """Go on with a client that has read its responses."""
         self._paused = False
         self._answer_next()
         self._listen()
         self.expect()
 
     def admit(self, method: str, path: str, headers: dict[str, str]) -> bool:
-        """Make a request of a head that others may share; return whether its body is wanted."""
+        """Make a request of a head, which others may share; return whether its body is wanted."""
         request = self._coming = Request(None, headers, b"", None, method, path, self)
         self._lifecycle.admit(request, self._listener)
         if request.token:
@@ -104,17 +104,17 @@ class Connection(asyncio.Protocol):
         return request.response is None
 
     def ask_for_body(self) -> None:
-        """Ask the client for the body, but not before the answers that it is owed."""
+        """Send "100 Continue", but not before the responses that the client is owed."""
         self._asks = bool(self._queue)
         if not self._asks:
             self._transport.writelines([b"HTTP/1.1 100 Continue\r\n\r\n"])
 
     def receive(self, body: Body, connection: str) -> None:
-        """Answer a request, whole or rejected by its head; ``connection`` is for its response."""
+        """Answer a complete or rejected request; ``connection`` is a header of its response."""
         request, self._coming = cast("Request", self._coming), None
         self._asks = False
         if request.response is not None and request.response.status == HTTPStatus.UNAUTHORIZED:
-            connection = "close"  # a stranger keeps nothing of ours
+            connection = "close"  # a client without a token may not keep a connection
         request.body, request.connection = body, connection
         self._queue.append(request)
         self._answer_next()
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def reply(self, request: Request) -> None:
-        """Send the response to the first request, unless the client is gone."""
+        """Send the response to the first request, unless the client has disconnected."""
         if not self.lost:
             self._write(request)
             if self._queue:
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def expire(self) -> None:
-        """End what has passed its deadline, unless the client still sends as fast as it has to."""
+        """Time out a connection past its deadline, unless its client still sends fast enough."""
         parser = self._parser
         if self.unsent or self._transport.is_closing():
             self.abort()
@@ -156,21 +156,21 @@ class Connection(asyncio.Protocol):
 
     @property
     def unsent(self) -> int:
-        """Bytes of answers that the client has not read."""
+        """Bytes of responses that the client has not read."""
         return self._transport.get_write_buffer_size()
 
     def _answer_next(self) -> None:
-        """Answer what it can, in order, until one has to wait for the service."""
+        """Answer requests in order, until one has to wait for its batch."""
         while self._queue and not (self._is_served or self._paused):
             request, self._is_served = self._queue[0], True
             if request.response is not None or not self._lifecycle.put(request):
                 self._lifecycle.observe([request], None, perf_counter())
                 self._write(request)
         if self._is_served and not (self._paused or self._parser.is_awaited):
-            self.deadline = inf  # it is our turn
+            self.deadline = inf  # the client waits for us
 
     def _write(self, request: Request) -> None:
-        """Send the response; end the connection if either side wants that."""
+        """Send the first request's response; end the connection if either side wants that."""
         self._queue.popleft()
         self._is_served = False
         if self._transport.is_closing():
@@ -194,13 +194,13 @@ class Connection(asyncio.Protocol):
             self.expect()
 
     def _listen(self) -> None:
-        """Read on, if the client takes its answers and waits for none."""
+        """Resume reading, if the client reads its responses and waits for none."""
         if self._reading_paused and not (self._queue or self._paused or self._ended):
             self._reading_paused = False
             self._transport.resume_reading()
 
     def expect(self) -> None:
-        """Set how long the client may take, if it is its turn."""
+        """Set how long the client may take for its next step."""
         unsent = self.unsent if self._paused or self.finished else 0
         if unsent != self.buffered.unsent:
             self.buffered.set_unsent(unsent)
@@ -217,9 +217,9 @@ class Connection(asyncio.Protocol):
         self.deadline = perf_counter() + timeout_s
 
     def reject(self, error: DiagonalFlipError) -> None:
-        """Answer after the requests before, read no further, and end the connection."""
+        """Answer with an error after the requests before, stop reading, and end the connection."""
         request = self._coming
-        if request is None:  # not even a head
+        if request is None:  # its head is not complete
             request = Request(None, {}, path=self._parser.path, transport=self)
             request.arrived = perf_counter()
         self._stop_reading()
@@ -229,14 +229,14 @@ class Connection(asyncio.Protocol):
         self.expect()
 
     def _stop_reading(self) -> None:
-        """Ignore what the client still sends, and forget the request that is not whole."""
+        """Ignore what the client still sends, and forget the incomplete request."""
         self._parser.close()
         self._coming, self._asks = None, False
         kept = sum(len(request.body) for request in self._queue)
         self.buffered.add_body(kept - self.buffered.body)
 
     def _finish(self) -> None:
-        """End our side, and give the client its time to read; it may end its own later."""
+        """End our side, and give the client time to read; it may end its own side later."""
         self._queue.clear()
         self._stop_reading()
         self.finished = True

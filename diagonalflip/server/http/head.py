@@ -1,4 +1,4 @@
-"""Heads of HTTP/1.1 requests: what may be in them, and those that are known already."""
+"""Heads of HTTP/1.1 requests: what is valid, and a cache of those seen before."""
 
 from __future__ import annotations
 
@@ -28,33 +28,32 @@ TARGET = re.compile(
 """A path, or a URL with a host, or ``*``; no fragment (RFC 9112, section 3.2)."""
 
 KNOWN_HEADS, KNOWN_HEAD_BYTES = 1024, 1024
-"""Number and length of heads that are remembered, at most."""
+"""Most heads that are cached, and the greatest length of one."""
 
 IDS = re.compile(
     rb"\r\n([Tt]race(?:parent|state)|[Xx]-[Rr]equest-[Ii][Dd]|[Xx]-[Aa]mzn-[Tt]race-[Ii]d)"
     rb": ([!-~]{1,256})(?=\r\n[^ \t])"
 )
-"""Headers by which the heads of one client differ."""
+"""Headers that differ between requests of one client."""
 
 ID = re.compile(rb"[!-~]{1,256}")
-"""The value of one."""
+"""Value of such a header."""
 
 Head = tuple[str, str, dict[str, str], int]
 """Method, path and headers by lower-case name, and the body's length."""
 
 _known: dict[bytes, Head] = {}
-"""Heads by their bytes, less ``IDS``. A client sends the same one again and again, and reading it
-takes as long as predicting an image; what llhttp has read once, as a whole request, need not be
-read again."""
+"""Heads by their bytes without ``IDS``. A client sends the same head again and again, and parsing
+it takes as long as predicting an image. Only what llhttp has parsed as a whole request is here."""
 
 _around: dict[int, tuple[bytes, bytes, str, Head]] = {}
-"""The last known head of each length with one id: what is before the id and after it, its name,
-and what is known. With an id for every request, as traces have, looking for it takes longer than
-comparing the rest."""
+"""The last head found of each length with one id: the bytes before and after the id, its name, and
+the head. If every request has its own id, as with traces, comparing the bytes around it is faster
+than searching for it."""
 
 
 def find(raw: bytes) -> Head | None:
-    """Return what is known of a head, with the ids that it has itself."""
+    """Return a head from the cache, with the ids in ``raw``; None if it is not there."""
     around = _around.get(len(raw))
     if around is not None:
         before, after, name, known = around
@@ -81,37 +80,37 @@ def _with(known: Head, ids: dict[str, str]) -> Head:
 
 
 def remember(raw: bytes, head: Head) -> None:
-    """Take a head that llhttp has read as a whole request."""
+    """Cache a head that llhttp has parsed as a whole request."""
     method, path, headers, length = head
     parts, ids = _without_ids(raw)
     for name, value in ids.items():
         if headers.pop(name, "") != value:
-            return  # there are two of that name
+            return  # there are two headers of that name
     if len(_known) >= KNOWN_HEADS:
         forget()
     _known[b"".join(parts[::3])] = method, path, headers, length
 
 
 def forget() -> None:
-    """Know no head any more."""
+    """Empty the cache."""
     _known.clear()
     _around.clear()
 
 
 def _without_ids(raw: bytes) -> tuple[list[bytes], dict[str, str]]:
-    """Return a head cut into what is around ``IDS``, their names and values; and these.
+    """Split a head at ``IDS``; return the parts, and the ids by name.
 
-    It is whole, and there are no ids, if two have one name.
+    If two of them have the same name, the head stays whole, and there are no ids.
     """
     parts = IDS.split(raw)
-    if not parts[0].strip():  # it begins with them, so they are no headers
+    if not parts[0].strip():  # there is no request line before them
         return [raw], {}
     ids = {lower(parts[at]): parts[at + 1].decode() for at in range(1, len(parts), 3)}
     return (parts, ids) if len(parts) == 1 + 3 * len(ids) else ([raw], {})
 
 
 def check(method: str, version: str, target: bytes, headers: dict[str, str]) -> None:
-    """Raise what is wrong with a head that llhttp lets pass (RFC 9112; RFC 9110, section 14.5)."""
+    """Raise an error for a bad head that llhttp accepts (RFC 9112; RFC 9110, section 14.5)."""
     if method == "CONNECT":
         raise InvalidRequest("method CONNECT", "another", "this server is not a proxy")
     if target == b"*" and method != "OPTIONS":
@@ -126,31 +125,28 @@ def check(method: str, version: str, target: bytes, headers: dict[str, str]) -> 
     if host is not None and not HOST.fullmatch(host):
         raise InvalidRequest(f"Host {host[:100]!r}", "a name or an address, and a port")
     codings = elements(coding)
-    if codings[-1:] != ["chunked"]:  # nobody knows where the body ends
+    if codings[-1:] != ["chunked"]:  # the end of the body is unknown
         raise InvalidRequest(f"Transfer-Encoding {coding[:100]!r}", "chunked")
     if len(codings) > 1:
         raise UnsupportedTransfer(f"Transfer-Encoding {coding[:100]!r}", "chunked")
 
 
 def without_upgrade(method: str, target: bytes, version: str, headers: dict[str, str]) -> bytes:
-    """Return a head again, less the offer of another protocol.
-
-    The offer is ignored (RFC 9110, section 7.8), and the request read as if it were not there.
-    """
+    """Return the head without its header ``Upgrade``, which is ignored (RFC 9110, section 7.8)."""
     lines = [f"{name}: {value}" for name, value in headers.items() if name != "upgrade"]
     begin = f"{method} {target.decode('latin-1')} HTTP/{version}"
     return "\r\n".join([begin, *lines, "", ""]).encode("latin-1")
 
 
 def elements(value: str) -> list[str]:
-    """Return the elements of a header that is a list, in lower case (RFC 9110, section 5.6.1)."""
+    """Return the elements of a list header, in lower case (RFC 9110, section 5.6.1)."""
     stripped = (each.strip(" \t").lower() for each in value.split(","))
     return [each for each in stripped if each]
 
 
 @lru_cache(maxsize=256)
 def lower(name: bytes) -> str:
-    """Return a header's name as it is compared."""
+    """Return a header's name in lower case."""
     return name.decode("latin-1").lower()
 
 
@@ -158,21 +154,21 @@ def lower(name: bytes) -> str:
 def read_target(target: bytes) -> tuple[str, str]:
     """Return host and path of a request's target in any of its forms (RFC 9112, section 3.2).
 
-    The host is empty but in a URL. The path is decoded, without its query, and without a slash at
-    its end, which TorchServe's port ignores as well.
+    The host is empty unless the target is a URL. The path is decoded, without its query, and
+    without a slash at its end, which TorchServe ignores as well.
 
     Raises:
-        InvalidRequest: It has none of these forms.
+        InvalidRequest: The target has none of these forms.
     """
-    told = target.decode("latin-1")
-    parts = TARGET.fullmatch(told)
+    text = target.decode("latin-1")
+    parts = TARGET.fullmatch(text)
     if parts is None:
-        raise InvalidRequest(f"target {told[:100]!r}", "a path, or a URL with a host")
+        raise InvalidRequest(f"target {text[:100]!r}", "a path, or a URL with a host")
     return parts[1] or "", unquote(parts[2]).rstrip("/") or "/"
 
 
 def long_head(target: bytes) -> TargetTooLong | HeadersTooLarge:
-    """Return what to answer to a head that is too long: most of it may be its target."""
+    """Return the error for a head that is too long: 414 if most of it is its target."""
     expected = f"at most {limits.MAX_HEAD_BYTES} bytes"
     if len(target) > limits.MAX_HEAD_BYTES >> 1:
         return TargetTooLong("the target is too long", f"{expected} with all headers")
@@ -180,7 +176,7 @@ def long_head(target: bytes) -> TargetTooLong | HeadersTooLarge:
 
 
 def long_body(length: str) -> RequestTooLarge:
-    """Return what to answer to a body that is too long."""
+    """Return the error for a body that is too long."""
     return RequestTooLarge(
         f"a body of {length[:20]} bytes", f"at most {MAX_BODY_BYTES} bytes", "send fewer images"
     )

@@ -1,7 +1,7 @@
-"""Which hosts a request may name, against web pages that reach this host by a name of their own.
+"""Check which host a request names, against DNS rebinding.
 
-A page's name may resolve to 127.0.0.1 (DNS rebinding). Then a browser lets the page read what a
-port of this host answers, and sends the page's name in ``Host``.
+A web page's own name may resolve to 127.0.0.1. Then a browser lets the page read the responses of
+this host's ports, and sends the page's name in ``Host``.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ ANY = "*"
 
 
 class Hosts:
-    """The values of ``Host`` that one listener takes.
+    """The values of ``Host`` that one listener accepts.
 
-    Names of this host are always taken, and so is a request of HTTP/1.0 that names none. What else
-    is taken depends on the listener:
+    It accepts names of this host, and a request of HTTP/1.0 without ``Host``. What else it accepts
+    depends on the listener:
 
-    - one for this host takes the allowed names;
-    - a public one takes any name; or, if some are allowed, these, and any address: a probe asks by
-      address, and a page's name is none.
+    - one for this host: the allowed names;
+    - a public one: any name; or, if names are configured, these, and any address, because probes
+      ask by address, and a web page's name is never an address.
 
     Args:
         allowed: Names and addresses in lower case, without ports; ``*`` allows any.
@@ -39,7 +39,7 @@ class Hosts:
         self.rejection = lru_cache(maxsize=64)(self._rejection)
 
     def _rejection(self, value: str | None) -> MisdirectedRequest | None:
-        """Return the error for a value of ``Host``, None if it is taken."""
+        """Return the error for a value of ``Host``; None if it is accepted."""
         host = _plain(PORT.sub("", value or ""))
         if not host or self._takes_any or host in self._allowed or is_this_host(host):
             return None
@@ -53,10 +53,10 @@ class Hosts:
 
 
 def read_names(text: str) -> list[str]:
-    """Return the names of a list with commas, in lower case.
+    """Return the names of a comma-separated list, in lower case.
 
     Raises:
-        SettingError: One has a port, a scheme or the like.
+        SettingError: An element is no name or address; it may have a port or a scheme.
     """
     names = [_plain(each.strip()) for each in text.split(",") if each.strip()]
     for name in names:
@@ -69,16 +69,16 @@ def read_names(text: str) -> list[str]:
 
 
 def is_this_host(name: str) -> bool:
-    """Return whether a name or address is this host's, wherever it is resolved (RFC 6761, 6.3)."""
+    """Return whether a name or address always means this host (RFC 6761, section 6.3)."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     address = _address(name)
-    mapped = getattr(address, "ipv4_mapped", None)  # of a socket that listens on IPv4 and IPv6
+    mapped = getattr(address, "ipv4_mapped", None)  # a socket may listen on IPv4 and IPv6
     return address is not None and (mapped or address).is_loopback
 
 
 def _plain(host: str) -> str:
-    """Return a name or address as it is compared, however it is written."""
+    """Return a name or address in the form in which it is compared."""
     return host.lower().removesuffix(".").removeprefix("[").removesuffix("]")
 
 

@@ -2,8 +2,8 @@
 
 ``bytes → head → admit → body → put: cost, queued → taken, read → predicted → sent → observed``
 
-Bytes are those of a transport, such as connection.py; it calls ``admit`` and ``put``, and
-sends the response. All requests of a worker that wait when it is free are one batch.
+A transport, such as connection.py, reads the bytes, calls ``admit`` and ``put``, and sends the
+response. All requests that are queued when the worker is free form one batch.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPIN_S = 1e-4
-"""After a lone request, how long to look for the next one before sleeping: being woken up is
-a good part of a lone request's latency. Not under load, where the processor has better to do."""
+"""After a lone request, how long to poll for the next one before sleeping: waking up is a large
+part of a lone request's latency. Under load there is no polling."""
 
 FAULT = InternalError("the service failed", "an answer", "send it again")
 
@@ -40,13 +40,13 @@ class Lifecycle:
     """Takes the requests of all clients of a worker through their life.
 
     Args:
-        route: Sets operation and service of a request; or returns its response, if its head
-            suffices.
-        metrics: Observes every request that has a response.
+        route: Sets a request's operation and service, or returns its response if the head is
+            enough to answer it.
+        metrics: Observes every request once it has a response.
 
     Attributes:
-        buffered: Bytes that connections keep for clients; theirs to count.
-        queued_images: The work that waits.
+        buffered: Bytes that connections keep for clients; the connections count them.
+        queued_images: Predictions that are queued.
     """
 
     def __init__(self, route: Callable[[Request], Response | None], metrics: Metrics) -> None:
@@ -59,7 +59,7 @@ class Lifecycle:
         self.buffered = Shares()
 
     def admit(self, request: Request, listener: Listener) -> None:
-        """Decide by its head: it has a response now, or its body is wanted."""
+        """Answer a request by its head, or leave it without a response: its body is wanted."""
         request.arrived = perf_counter()
         try:
             misdirected = listener.hosts.rejection(request.headers.get("host"))
@@ -74,7 +74,7 @@ class Lifecycle:
             request.response = request.rejection(FAULT)
 
     def put(self, request: Request) -> bool:
-        """Queue a request that is whole; False if there is no room: it has its response then."""
+        """Queue a complete request; if there is no room, set its response and return False."""
         request.arrived = perf_counter()
         length = len(request.body)
         try:
@@ -101,7 +101,7 @@ class Lifecycle:
     def check(self, request: Request) -> None:
         """Queue a health check before all other requests, whatever is buffered.
 
-        It is part of the next batch: nobody answers it if there are no batches any more.
+        It goes with the next batch, so it stays unanswered if batches no longer run.
         """
         self._light.appendleft(request)
         if not self._scheduled:
@@ -112,7 +112,7 @@ class Lifecycle:
         asyncio.get_running_loop().call_soon(self._run)
 
     def _run(self) -> None:
-        """Answer one batch; the event loop reads what has arrived before the next one."""
+        """Answer one batch; before the next one, the event loop reads what has arrived."""
         self._scheduled = False
         answered = self._run_batch()
         if self._light or self._heavy:
@@ -122,7 +122,7 @@ class Lifecycle:
             self._spin()
 
     def _run_batch(self) -> int:
-        """Answer a batch, whatever fails: nothing of it may keep the next one from running."""
+        """Answer a batch; no failure in it may keep the next one from running."""
         self._in_batch = True
         started = perf_counter()
         batch = self._take()
@@ -131,12 +131,12 @@ class Lifecycle:
         self._send(batch)
         self._in_batch = False
         asked = [request for request in batch if request.transport.listener]
-        if asked:  # once the responses have left, which the event loop does after this
+        if asked:  # after the event loop has sent the responses
             asyncio.get_running_loop().call_soon(self.observe, asked, started, perf_counter())
         return len(batch)
 
     def _take(self) -> list[Request]:
-        """Take what is computed together: light requests, and one heavy one."""
+        """Take the requests to compute together: light ones, and at most one heavy one."""
         batch: list[Request] = []
         light, images = self._light, 0
         while light and len(batch) < limits.BATCH_REQUESTS:
@@ -151,7 +151,7 @@ class Lifecycle:
         return [request for request in batch if not request.transport.lost]
 
     def _read(self, batch: list[Request]) -> dict[Service, list[Request]]:
-        """Have each read by its service; return those that it predicts, by service."""
+        """Have services read their requests; return those to predict, by service."""
         read: dict[Service, list[Request]] = {}
         for request in batch:
             if request.transport.buffered.is_full:
@@ -170,7 +170,7 @@ class Lifecycle:
         return read
 
     def _predict(self, service: Service, requests: list[Request]) -> None:
-        """Have the jobs of one version go through its network together."""
+        """Predict the jobs of one version in one pass through its network."""
         try:
             responses = service.answer([request.job for request in requests])
             for request, response in zip(requests, responses, strict=True):
@@ -182,15 +182,15 @@ class Lifecycle:
 
     def _send(self, batch: list[Request]) -> None:
         for request in batch:
-            request.job = None  # which refers back: a cycle would keep the response for long
+            request.job = None  # it refers to the request: a cycle would keep both in memory
             try:
                 request.transport.reply(request)
-            except Exception:  # of one connection: the others go on
+            except Exception:  # one connection's fault must not stop the others
                 logger.exception("a response could not be sent")
                 request.transport.abort()
 
     def observe(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
-        """Tell observers of responses; a failure of theirs does not stop the service."""
+        """Tell observers about answered requests; if one fails, the service goes on."""
         try:
             self._metrics.add(requests, started, finished)
         except Exception:

@@ -1,7 +1,7 @@
-"""A small HTTP/1.1 server on asyncio: listeners, answers' heads, and deadlines.
+"""A small HTTP/1.1 server on asyncio: listeners, heads of responses, and deadlines.
 
-Why not a library: bare ASGI on uvicorn with this contract, service and queue had 1.9 times the
-latency of W1, 0.6 of the rate of W2 and W3, and 0.9 of W4 (docs/capacity.md).
+Why not a library: bare ASGI on uvicorn, with the same contract, service and queue, had 1.9 times
+the latency of W1, 0.6 of the rate of W2 and W3, and 0.9 of W4 (docs/capacity.md).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from diagonalflip.server.worker.metrics import PUBLIC, Metrics
 logger = logging.getLogger(__name__)
 
 CONNECTIONS_PER_ACCEPT = 16
-"""A worker accepts one client at a time, and one more for so many that it has."""
+"""A worker accepts one client at a time, and one more for every 16 connections that it has."""
 
 DRAIN_POLL_S = 0.02
 
@@ -39,9 +39,9 @@ class Listener:
 
     Args:
         name: For metrics.
-        sock: That listens, and does not block.
-        allowed: Names in ``Host`` that it takes, besides those that ``Hosts`` takes anyway.
-        authenticator: Knows its tokens and its certificate, if it is the public one.
+        sock: The socket, which must not block.
+        allowed: Names that it takes in ``Host``, besides those that ``Hosts`` always takes.
+        authenticator: Has the tokens and the certificate; None for the HTTP listener.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Listener:
 
 
 class HttpServer(ABC):
-    """Answers requests, those that ``route`` does not know by their service."""
+    """Serves HTTP; a request that ``route`` does not answer is answered by its service."""
 
     def __init__(self, metrics: Metrics, balance: Balance | None = None) -> None:
         self._balance = balance or Balance()
@@ -69,17 +69,17 @@ class HttpServer(ABC):
         self.draining = False
         self._begins: dict[tuple[int, Common], str] = {}  # of responses' heads, for a second
         self._opening: set[asyncio.Task[None]] = set()  # connections, until TLS is agreed on
-        self._accepted = 0  # connections, with those that are not open yet
+        self._accepted = 0  # connections, including those that are not open yet
         self._of_address: Counter[str] = Counter()  # connections of the public listener's clients
 
     @abstractmethod
     def route(self, request: Request) -> Response | None:
-        """Set operation and service of a request; or return the response, if its head suffices."""
+        """Set a request's operation and service, or return its response if the head is enough."""
 
     async def serve(self, listeners: Sequence[Listener], opened: Callable[[], None]) -> None:
-        """Serve until ``end`` or until it is cancelled, and close listeners and connections then.
+        """Serve until ``end`` or a cancellation, then close listeners and connections.
 
-        ``opened`` is called once clients are answered.
+        ``opened`` is called as soon as clients are served.
         """
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
@@ -99,24 +99,24 @@ class HttpServer(ABC):
                 connection.abort()
 
     def end(self) -> None:
-        """End ``serve`` and every connection; for another thread, after ``opened``."""
+        """End ``serve`` and every connection; may be called in any thread, after ``opened``."""
         self._loop.call_soon_threadsafe(self._ended.set)
 
     async def drain(self) -> None:
-        """Close the listeners for clients, and return when all who came in have been answered.
+        """Close the listeners; return when all connected clients have been answered.
 
-        Each is answered with ``Connection: close``; who asks nothing is let go after a moment.
+        Responses say ``Connection: close``; idle connections end after ``DRAIN_IDLE_S``.
         """
         self.draining = True
         self._balance.note(ABSENT)
         for listener in self._listeners:
             while self._accept(listener):
-                pass  # a client that waits to be accepted would be reset
+                pass  # closing the socket would reset clients that wait to be accepted
             self._close(listener)
         for connection in self.connections:
             connection.expect()
         getting_on = self._opening
-        while self._opening and getting_on:  # who says nothing of TLS is let go as well
+        while self._opening and getting_on:  # give up on handshakes that make no progress
             getting_on, _ = await asyncio.wait(
                 self._opening, timeout=limits.DRAIN_IDLE_S, return_when=asyncio.FIRST_COMPLETED
             )
@@ -124,13 +124,13 @@ class HttpServer(ABC):
             await asyncio.sleep(DRAIN_POLL_S)
 
     def head(self, response: Response, connection: str) -> bytes:
-        """Return status line and headers; ``connection`` is the header of that name."""
+        """Return status line and headers; ``connection`` is the value of that header."""
         kind = response.status, response.common
         begin = self._begins.get(kind)
         if begin is None:
             status, date = HTTPStatus(response.status), formatdate(usegmt=True)
             begin = f"HTTP/1.1 {status:d} {status.phrase}\r\ndate: {date}\r\n"
-            begin += f"cache-control: no-store\r\n{kind[1].lines}"  # all of it is of now
+            begin += f"cache-control: no-store\r\n{kind[1].lines}"
             self._begins[kind] = begin
         lines = f"{begin}content-length: {len(response.body)}\r\n"
         if response.content_type:
@@ -154,16 +154,16 @@ class HttpServer(ABC):
             listener.sock.close()
 
     def _welcome(self, listener: Listener) -> None:
-        """Accept clients, unless they should wait for another worker."""
+        """Accept clients, unless another worker should."""
         self._note()
         if self._balance.accepts():
             self._accept(listener)
 
     def _accept(self, listener: Listener) -> bool:
-        """Accept some of those who wait; return whether more may.
+        """Accept some of the clients that wait; return False if none is left.
 
-        One client in each turn of the loop is too slow under load, when a turn takes tens of
-        milliseconds and hundreds connect together.
+        One client per turn of the event loop is too slow under load, when a turn takes tens of
+        milliseconds and hundreds of clients connect at once.
         """
         try:
             for _ in range(1 + len(self.connections) // CONNECTIONS_PER_ACCEPT):
@@ -184,7 +184,7 @@ class HttpServer(ABC):
         except BlockingIOError:
             return False
         except ConnectionAbortedError:
-            pass  # this client is gone; others may wait
+            pass  # this client has disconnected; others may wait
         except OSError:
             logger.exception("no further client for a second")
             self._loop.remove_reader(listener.sock)
@@ -197,26 +197,26 @@ class HttpServer(ABC):
             self._balance.note(self._accepted)
 
     def _is_crowded(self, address: str) -> bool:
-        """Return whether a further client, of ``address``, would take the room of others."""
+        """Return whether a further client of ``address`` would leave no room for others."""
         most, of_address = self.most_connections, self._of_address[address]
         return self._accepted >= most + limits.TOLD_FILES or of_address >= (most + 1) // 2
 
     async def _open(
         self, connection: Connection, accepted: socket.socket, listener: Listener
     ) -> None:
-        """Begin with a client; return once TLS is agreed on, if the listener has a certificate."""
+        """Start serving a client; with TLS, return when the handshake is over."""
         protocol: Tls | Connection = connection
         if listener.authenticator is not None and listener.authenticator.context is not None:
             protocol = Tls(connection, listener.authenticator.context)
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, accepted)
-        except OSError:  # a client that is gone
+        except OSError:  # the client has disconnected
             protocol.connection_lost(None)
         if isinstance(protocol, Tls) and not await protocol.settle():
             self.metrics.failed_handshakes += 1
 
     def forget(self, connection: Connection) -> None:
-        """Count a connection no longer."""
+        """Stop counting a connection that has ended."""
         self.connections.discard(connection)
         self._accepted -= 1
         self._note()
@@ -227,7 +227,7 @@ class HttpServer(ABC):
                 del self._of_address[address]
 
     def _every_second(self) -> None:
-        self._loop.call_later(1.0, self._every_second)  # whatever happens below
+        self._loop.call_later(1.0, self._every_second)  # first: the rest may fail
         self._begins.clear()
         now = perf_counter()
         buffered = self.lifecycle.buffered
@@ -235,7 +235,7 @@ class HttpServer(ABC):
             if connection.deadline < now:
                 connection.expire()
             elif buffered.is_short(connection.listener) and _is_stalled(connection, now):
-                connection.abort()  # or stalled clients would take the room of all
+                connection.abort()  # or stalled clients would leave no room for others
         for listener in self._listeners:
             if listener.authenticator is not None:
                 listener.authenticator.tick()
@@ -243,7 +243,7 @@ class HttpServer(ABC):
 
 
 def _is_stalled(connection: Connection, now: float) -> bool:
-    """Return whether the client has read nothing for long, of what it is owed."""
+    """Return whether the client has unread responses, and has read nothing for a while."""
     unsent = connection.unsent
     if unsent != connection.stuck[0]:
         connection.stuck = unsent, now

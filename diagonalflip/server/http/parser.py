@@ -1,4 +1,4 @@
-"""HTTP/1.1 requests out of a client's bytes, by llhttp (httptools); heads, bodies are bounded."""
+"""Parse a client's bytes into HTTP/1.1 requests of bounded size, with llhttp (httptools)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from diagonalflip.server.http.connection import Connection
 
 ONCE = {"content-type", "inference-header-content-length", "if-match"}
-"""Headers whose repetition nobody understands; others are lists (RFC 9110, section 5.3), or
-nothing to us."""
+"""Headers that may not be repeated with another value. Others are lists (RFC 9110, section 5.3),
+or have no meaning here."""
 
 BLANKS = b" \t"
 
@@ -24,12 +24,12 @@ class Parser:
     """Reads the requests of one connection.
 
     Args:
-        connection: What is told of them; errors that it raises come out of ``feed``.
+        connection: Gets the requests; errors that it raises are raised by ``feed``.
 
     Attributes:
-        is_awaited: True while the client owes the rest of a request, whose head is not rejected.
-        is_closed: True if nothing more is read.
-        body_bytes: How much has come of the last body, and behind the end of reading.
+        is_awaited: True while the rest of a request is to come, whose head was not rejected.
+        is_closed: True once nothing more is read.
+        body_bytes: Bytes that have arrived of the last body, or after parsing has ended.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -39,10 +39,10 @@ class Parser:
         self.body_bytes = self._seen_bytes = 0
 
     def feed(self, data: bytes) -> None:
-        """Read on.
+        """Parse further bytes.
 
         Raises:
-            DiagonalFlipError: This is to be rejected, and what follows cannot be read.
+            DiagonalFlipError: The request is to be rejected; what follows cannot be parsed.
         """
         end = -1 if self._in_request else data.find(b"\r\n\r\n", 0, head.KNOWN_HEAD_BYTES)
         raw = data[: end + 4] if end > 0 else b""
@@ -64,7 +64,7 @@ class Parser:
             head.remember(raw, (self._method, self._path, dict(self._headers), self.body_bytes))
 
     def _read(self, data: bytes) -> None:
-        """Have llhttp read; of heads, which it keeps while they are not whole, piece by piece."""
+        """Have llhttp parse the bytes, heads in pieces: it keeps those that are not complete."""
         while data and not self.is_closed:
             in_body = self._in_request and not self._in_head
             size = len(data) if in_body else limits.MAX_HEAD_BYTES
@@ -75,7 +75,7 @@ class Parser:
                 self._llhttp.feed_data(piece)
             except httptools.HttpParserUpgrade as upgrade:
                 new = head.without_upgrade(self._method, self._url, self._version, self._headers)
-                self._llhttp = httptools.HttpRequestParser(self)  # for this one is at its end
+                self._llhttp = httptools.HttpRequestParser(self)  # the old one parses no more
                 self._in_request = self._in_head = False
                 data = new + piece[upgrade.args[0] :] + data
             except httptools.HttpParserCallbackError as error:
@@ -87,34 +87,34 @@ class Parser:
 
     @property
     def path(self) -> str:
-        """Path of the request whose head has begun; empty if there is none that can be read."""
+        """Path of the request whose head has begun; empty if it cannot be read yet."""
         try:
             return head.read_target(self._url)[1] if self._in_head else ""
         except InvalidRequest:
             return ""
 
     def gets_on(self, seconds: float) -> bool:
-        """Return whether enough for so many seconds has come since this was asked last."""
-        come, self._seen_bytes = self.body_bytes - self._seen_bytes, self.body_bytes
-        return come > seconds * limits.BYTES_PER_S
+        """Return whether enough bytes for so many seconds have arrived since the last call."""
+        new, self._seen_bytes = self.body_bytes - self._seen_bytes, self.body_bytes
+        return new > seconds * limits.BYTES_PER_S
 
     def close(self) -> None:
-        """Read no more. What has come, and what refers back, is freed now."""
+        """Parse no more, and free what was read and what refers to the connection."""
         if not self.is_closed:
             self.is_closed, self.is_awaited = True, False
             self._forget()
             del self._llhttp, self._connection
 
     def _forget(self) -> None:
-        """Have nothing of a request."""
+        """Forget the request that was read."""
         self._url = b""
         self._headers: dict[str, str] = {}
-        self._body = bytearray()  # a list would keep an object for each piece, of a byte maybe
+        self._body = bytearray()  # not a list of pieces, which may have a byte each
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         if self.is_closed:
-            raise InvalidRequest("a request behind the last one", "none")
+            raise InvalidRequest("a request after the last one", "none")
         self._forget()
         self._length = self._head_bytes = self.body_bytes = self._seen_bytes = 0
         self._in_request = self._in_head = self.is_awaited = True
@@ -126,7 +126,7 @@ class Parser:
         self._bound(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; several of one name are a list, and trailers do not count."""
+        """Take a header; several of one name form a list, and trailers are ignored."""
         self._bound(len(name) + len(value))
         if self._in_head:
             key, new = head.lower(name), value.strip(BLANKS).decode("latin-1")
@@ -154,7 +154,7 @@ class Parser:
         if self._llhttp.should_upgrade():
             return
         host, self._path = head.read_target(self._url)
-        if host:  # it counts, and not the header (RFC 9112, section 3.2.2)
+        if host:  # it replaces the header (RFC 9112, section 3.2.2)
             headers["host"] = host
         if not self._connection.admit(self._method, self._path, headers):
             self.is_awaited = False
@@ -168,12 +168,12 @@ class Parser:
 
     @property
     def _expects(self) -> bool:
-        """True if the client waits for a word before it sends the body."""
-        told = self._headers.get("expect", "").lower() == "100-continue"
-        return told and self._version != "1.0"
+        """True if the client waits for "100 Continue" before it sends the body."""
+        is_asked = self._headers.get("expect", "").lower() == "100-continue"
+        return is_asked and self._version != "1.0"
 
     def _kept(self) -> str:
-        """Return what the response has to say of the connection, in the header of that name."""
+        """Return the value of the response's header ``Connection``; empty for none."""
         is_unread = not self.is_awaited and (
             "transfer-encoding" in self._headers
             or int(self._headers.get("content-length", "0")[:18]) > limits.IGNORED_BODY_BYTES
@@ -183,7 +183,7 @@ class Parser:
             return "close"
         if self._version != "1.0":
             return ""
-        # HTTP/1.0 keeps no connection of which nothing is said, and knows no codings.
+        # HTTP/1.0 closes connections unless told otherwise, and knows no transfer codings.
         ends = "transfer-encoding" in self._headers or "close" in head.elements(
             self._headers.get("connection", "")
         )

@@ -1,4 +1,4 @@
-"""HTTP of one worker: which path is answered by what.
+"""HTTP of one worker: what answers which path.
 
 All workers accept from the same sockets. A batch is whatever has arrived when the worker is free,
 so an idle worker answers at once and batches grow with the load.
@@ -26,7 +26,7 @@ from diagonalflip.wire import JSON, MODEL, OCTETS, pack
 
 CALLS = ("GET", "HEAD", "POST", "PUT")
 PROBES = ("GET", "HEAD")
-"""Methods of what is asked, and of what is only looked at."""
+"""Methods of operations, and of pages."""
 
 ALL_IMAGES = bytes(pack(np.arange(16)).packed)
 
@@ -35,7 +35,7 @@ Answers = dict[str, dict[str, Any]]
 ``predictions``, the body in hex."""
 
 Page = Response | Callable[[], Response]
-"""What answers a path, always in the same way or as things are."""
+"""A fixed response, or what makes the response from the current state."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Served:
 
     Attributes:
         services: By version.
-        default: The version that answers where none is named.
-        canary: The version that answers some of these instead, if any.
+        default: The version that answers requests that name none.
+        canary: The version that answers some of these requests instead, if any.
         percent: Its share of them.
     """
 
@@ -56,7 +56,7 @@ class Served:
 
 
 class HealthCheck:
-    """Transport of a health check of services by version: all answers are told together."""
+    """Transport of a health check of services by version; it reports all answers together."""
 
     listener, lost, buffered = "", False, Buffered(Shares(), "")
 
@@ -77,20 +77,20 @@ class HealthCheck:
             self._done(self._answers)
 
     def abort(self) -> None:
-        """There is no connection."""
+        """Do nothing: there is no connection."""
 
 
 class WorkerServer(HttpServer):
     """The HTTP of one worker.
 
     Args:
-        served: The versions of the model; their services are called in the event loop's thread.
-        pages: Answers that are known, by path.
-        publish: Takes all measurements, every second.
+        served: The versions of the model; their services run in the event loop's thread.
+        pages: Fixed responses by path.
+        publish: Called every second with all measurements.
 
     Attributes:
-        ready: Whether to say that clients should come here.
-        workers: Figures of every worker, for people.
+        ready: Whether to answer readiness probes with 200.
+        workers: Figures of every worker, for ``/status``.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class WorkerServer(HttpServer):
         self.show(served)
 
     def show(self, served: Served) -> None:
-        """Serve these versions from the next request on; those under way are answered as before."""
+        """Serve these versions from the next request on; earlier requests keep theirs."""
         self.served = served
         self._canary = served.services.get(served.canary or "")
         self._turn = 0
@@ -148,7 +148,7 @@ class WorkerServer(HttpServer):
             self.lifecycle.check(request)
 
     def route(self, request: Request) -> Response | None:
-        """Set operation and service of a request; or return the response, if its head suffices."""
+        """Set a request's operation and service, or return its response if the head is enough."""
         method, path = request.method, request.path
         known = self._operations.get(path)
         if known is not None:
@@ -166,14 +166,14 @@ class WorkerServer(HttpServer):
         return page if isinstance(page, Response) else page()
 
     def _healthy(self) -> Response:
-        """Return whether clients should come here."""
+        """Return the response to a readiness probe."""
         if self.ready:
             return Response(b'{"status": "Healthy", "ready": true}', JSON)
         stopping, later = b'{"status": "Stopping", "ready": false}', {"retry-after": "1"}
         return Response(stopping, JSON, HTTPStatus.SERVICE_UNAVAILABLE, later)
 
     def _chosen(self) -> Any:
-        """Return the canary in its share of turns, evenly spread, else the default version."""
+        """Return the canary for its share of requests, evenly spread, else the default version."""
         before, self._turn = self._turn, (self._turn + self.served.percent) % 100
         is_turn = self._turn < before or self.served.percent == 100
         return self._canary if is_turn else self.served.services[self.served.default]
@@ -190,12 +190,12 @@ class WorkerServer(HttpServer):
 
     def _status(self) -> Response:
         """Return the status of every worker, for people."""
-        told = {"ready": self.ready, "workers": self.workers}
-        return Response(json.dumps(told).encode(), JSON)
+        status = {"ready": self.ready, "workers": self.workers}
+        return Response(json.dumps(status).encode(), JSON)
 
 
 def unserved(request: Request, allowed: Sequence[str]) -> Response:
-    """Return the answer to OPTIONS, or to a method that a path does not allow."""
+    """Return the response to OPTIONS, or to a method that a path does not allow."""
     headers = {"allow": ", ".join([*allowed, "OPTIONS"])}
     if request.method == "OPTIONS":
         return Response(b"", "", headers=headers)

@@ -1,4 +1,4 @@
-"""What a worker buffers for clients: bodies that come, and answers that are not read."""
+"""Bytes that a worker buffers for clients: bodies that arrive, and responses not read yet."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from diagonalflip.server.http import limits
 
 
 def full() -> ServerOverloaded:
-    """Make a new one each time: raised twice, it would keep the frames of both for ever."""
+    """Return a new error each time: one that is raised twice keeps the frames of both alive."""
     return ServerOverloaded("the server is full", "less work", "send it again later")
 
 
 class Shares:
-    """Bytes by listener and client.
+    """Buffered bytes by listener and client.
 
-    Each listener has a share of its own, so that a flood at one leaves the other its room. While
-    more than half of it is in use, no client may have more than a quarter.
+    Each listener has its own share, so a flood at one leaves room at the other. While more than
+    half of a share is in use, no client may have more than a quarter of it.
 
     Attributes:
-        by_listener: Each listener's, by its name.
-        by_token: Those of the public listener's clients, which may have many connections.
-        count: How many listeners share ``BUFFERED_BYTES``.
+        by_listener: Bytes by the name of the listener.
+        by_token: Bytes by the token's name: such a client may have many connections.
+        count: Number of listeners that share ``BUFFERED_BYTES``.
     """
 
     def __init__(self) -> None:
@@ -36,11 +36,11 @@ class Shares:
 
 
 class Buffered:
-    """Bytes that one connection keeps: part of its listener's share, and of its client's.
+    """Bytes buffered for one connection; they count in its listener's and its client's share.
 
     Attributes:
-        body, unsent: Bytes of requests' bodies, and of answers that the client has not read.
-        token: Name of the client's token; without one, the connection is a client of its own.
+        body, unsent: Bytes of requests' bodies, and of responses that the client has not read.
+        token: Name of the client's token; without a token, each connection is its own client.
     """
 
     def __init__(self, shares: Shares, listener: str) -> None:
@@ -50,7 +50,7 @@ class Buffered:
 
     @property
     def is_full(self) -> bool:
-        """True while the client has more than it may."""
+        """True while the client's share is used up."""
         shares = self._shares
         most, used = limits.BUFFERED_BYTES // shares.count, shares.by_listener[self._listener]
         if used <= most // 2:
@@ -59,23 +59,23 @@ class Buffered:
         return used > most or own > most // 4
 
     def take(self, length: int) -> None:
-        """Count bytes of a body that have come; raises ServerOverloaded if there is no room."""
+        """Count bytes of a body that have arrived; raise ServerOverloaded if there is no room."""
         self.add_body(length)
         if self.is_full:
             raise full()
 
     def add_body(self, length: int) -> None:
-        """Count bytes of bodies; fewer, if it is negative."""
+        """Add to the bytes of bodies; ``length`` may be negative."""
         self.body += length
         self._add(length)
 
     def set_unsent(self, length: int) -> None:
-        """Count so many bytes of answers."""
+        """Set the bytes of responses that are not sent."""
         self._add(length - self.unsent)
         self.unsent = length
 
     def belong_to(self, token: str) -> None:
-        """Count it with all that the client with that token has."""
+        """Count the connection among those of the client with that token."""
         if token != self.token:
             kept = self.body + self.unsent
             self._add(-kept)

@@ -1,8 +1,8 @@
 """TLS of one connection: a protocol to the network's transport, a transport to the connection.
 
-asyncio and uvloop have TLS of their own, whose buffers keep the size of the largest data that they
-have seen until the connection ends: 0.6 MiB for one that has sent 200 kB, 20 MiB for one that got
-16 MiB. These buffers hold one record.
+The buffers of asyncio's and uvloop's own TLS keep their largest size until the connection ends:
+0.6 MiB after a request of 200 kB, 20 MiB after a response of 16 MiB. The buffers here hold one
+record.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from diagonalflip.server.http.connection import Connection
 
 RECORD_BYTES = 1 << 14
-"""Most that a record of TLS holds (RFC 8446, section 5.1)."""
+"""Most bytes in a TLS record (RFC 8446, section 5.1)."""
 
 
 class Tls(asyncio.Protocol):
-    """TLS between a client and a protocol that knows nothing of it.
+    """TLS between a client and a protocol that does not know of it.
 
-    The protocol is told that the connection is made once the handshake is done, and in any case
-    that it is lost. It writes by ``writelines`` alone; what else is asked of its transport, the
-    network's does. It gets the network's own to tell a client of plain HTTP what is wrong.
+    The protocol's ``connection_made`` is called after the handshake, its ``connection_lost`` in any
+    case. It may write by ``writelines`` only; other methods of its transport are the network's. To
+    answer a client that speaks plain HTTP, it gets the network's transport itself.
 
     Attributes:
         is_open: Whether the handshake has succeeded.
@@ -40,10 +40,10 @@ class Tls(asyncio.Protocol):
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._settled = asyncio.Event()  # the handshake has succeeded or failed
         self.is_open = False
-        self._has_ended = self._is_ended = False  # we have said that we send no more; the client
+        self._has_ended = self._is_ended = False  # we send no more; the client sends no more
 
     async def settle(self) -> bool:
-        """Return whether the handshake succeeds in its time; if not, end the connection."""
+        """Return whether the handshake succeeds in time; if not, end the connection."""
         try:
             async with asyncio.timeout(limits.HANDSHAKE_S):
                 await self._settled.wait()
@@ -52,7 +52,7 @@ class Tls(asyncio.Protocol):
         return self.is_open
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin with a new client."""
+        """Start with a new client, and use the network's transport for all but writing."""
         network = self._transport = cast("asyncio.Transport", transport)
         self.abort, self.is_closing = network.abort, network.is_closing
         self.pause_reading, self.resume_reading = network.pause_reading, network.resume_reading
@@ -61,9 +61,9 @@ class Tls(asyncio.Protocol):
         self.get_extra_info = network.get_extra_info
 
     def data_received(self, data: bytes) -> None:
-        """Decrypt, and pass on all that has come together."""
+        """Decrypt bytes, and pass the plain text on in one piece."""
         if self._has_ended or self._is_ended:
-            self._protocol.data_received(data)  # which ignores and counts it
+            self._protocol.data_received(data)  # it ignores and counts them
             return
         received, view = [], memoryview(data)
         try:
@@ -76,7 +76,7 @@ class Tls(asyncio.Protocol):
                             return
                         received.append(self._ssl.read(RECORD_BYTES))
                         if not received[-1]:
-                            break  # the client's end, behind which nothing counts
+                            break  # the client sends no more; ignore what follows
         except ssl.SSLError as error:
             self._fail(error)
             return
@@ -95,7 +95,7 @@ class Tls(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass on that the connection has ended, maybe before it was made."""
+        """Pass on that the connection has ended, maybe during the handshake."""
         self._settled.set()
         self._protocol.connection_lost(exc)
         del self._protocol  # each refers to the other
@@ -111,7 +111,7 @@ class Tls(asyncio.Protocol):
             self._protocol.resume_writing()
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
-        """Encrypt a record at a time, and send; what is short is one record."""
+        """Encrypt record by record, and send; short data goes into one record."""
         parts, encrypted = list(list_of_data), []
         if sum(map(len, parts)) <= RECORD_BYTES:
             parts = [b"".join(parts)]
@@ -125,12 +125,12 @@ class Tls(asyncio.Protocol):
         self._transport.writelines(encrypted)
 
     def write_eof(self) -> None:
-        """Say that nothing more comes; go on receiving."""
+        """Tell the client that nothing more comes; go on receiving."""
         self._end()
         self._transport.write_eof()
 
     def close(self) -> None:
-        """Say that nothing more comes, and close the connection when that is sent."""
+        """Tell the client that nothing more comes; close the connection when that is sent."""
         self._end()
         self._transport.close()
 
@@ -143,7 +143,7 @@ class Tls(asyncio.Protocol):
             self._protocol.connection_made(cast("asyncio.Transport", self))
 
     def _fail(self, error: ssl.SSLError) -> None:
-        """End with a client that does not speak TLS, or not ours."""
+        """End the connection of a client that does not speak TLS, or no version of ours."""
         if error.reason != "HTTP_REQUEST":
             self._send()
             self._transport.close()
@@ -159,7 +159,7 @@ class Tls(asyncio.Protocol):
 
     def _end(self) -> None:
         if self.is_open and not self._has_ended:
-            with contextlib.suppress(ssl.SSLError):  # the client's own end may come later, or never
+            with contextlib.suppress(ssl.SSLError):  # the client's close_notify may never come
                 self._ssl.unwrap()
             self._send()
         self._has_ended = True

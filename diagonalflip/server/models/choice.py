@@ -21,11 +21,11 @@ class Choice:
     """An operator's choice.
 
     Attributes:
-        default: Version that answers where none is named.
-        previous: The default before it, which a rollback brings back, once.
+        default: The version that answers requests that name none.
+        previous: The default before it, to which a rollback returns, once.
         unloaded: Versions of the store that are not served.
-        canary: The version that answers some requests in place of the default, if any.
-        percent: Its share of the requests that name no version.
+        canary: The version that answers some of these requests instead, if any.
+        percent: Its share of them.
     """
 
     default: str
@@ -36,18 +36,24 @@ class Choice:
 
 
 def read_choice(model_store: Path, versions: Sequence[str], default: str = "") -> Choice:
-    """Return what was chosen; the first version is the default until another one is.
+    """Return the operator's choice; without one, the first version is the default.
+
+    Args:
+        model_store: Folder of exports.
+        versions: All of its versions.
+        default: Replaces the chosen default, unless it is empty.
 
     Raises:
-        ArtifactError: The choice cannot be read, or the default is not in the store.
-        SettingError: ``default``, which goes before what was chosen, is not in the store.
+        ArtifactError: The choice cannot be read, or its default is not in the store.
+        SettingError: ``default`` is not in the store.
     """
     path, choice = model_store / CHOICE, Choice(versions[0])
     try:
         kept = orjson.loads(store.read(path))
         percent = range(101).index(kept.pop("percent", 0))
         unloaded = tuple(map(str, kept.pop("unloaded")))
-        names = {name: each and str(each) for name, each in kept.items()}  # 2.0 may be a number
+        # People may write 2.0 as a number.
+        names = {name: each and str(each) for name, each in kept.items()}
         choice = Choice(**names, unloaded=unloaded, percent=percent)
     except FileNotFoundError:
         pass
@@ -67,12 +73,12 @@ def read_choice(model_store: Path, versions: Sequence[str], default: str = "") -
 
 
 def write_choice(model_store: Path, choice: Choice) -> None:
-    """Keep a choice, at once in place of the one before."""
+    """Write a choice; it replaces the one before atomically."""
     path = model_store / CHOICE
     new = path.with_suffix(".new")
     with new.open("wb") as file:
         options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
         file.write(orjson.dumps(choice, option=options))
         file.flush()
-        os.fsync(file.fileno())  # or after a power cut it may be empty, under its new name
+        os.fsync(file.fileno())  # or the renamed file may be empty after a power cut
     new.replace(path)

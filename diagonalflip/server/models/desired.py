@@ -1,4 +1,4 @@
-"""What every worker is to serve."""
+"""The versions that every worker is to serve."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from diagonalflip.server.models.store import Artifacts
 
 
 class Desired:
-    """What every worker is to serve: versions by name, and which of them answers what.
+    """The versions that every worker is to serve, and which of them is default and canary.
 
-    A canary that is not among the versions is none.
+    There is no canary if it is not among the versions.
 
     Attributes:
-        number: Grows with each.
-        content: As the channel carries it.
+        number: Unique and ascending.
+        content: The message of the control channel.
     """
 
     _numbers = itertools.count(1)
@@ -42,8 +42,8 @@ class Desired:
         """Compare a worker's answers to a health check with the parity reports.
 
         Args:
-            answers: By version, as ``http.routes.Answers`` has them.
-            device: ``cuda`` if the CPU does not count, where a GPU could not be used or was lost.
+            answers: By version, as in ``http.routes.Answers``.
+            device: ``cuda`` if a GPU is required; None accepts any.
 
         Raises:
             ParityError: A version is missing, or an answer is wrong.

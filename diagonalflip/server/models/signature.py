@@ -1,7 +1,7 @@
-"""Signatures (Ed25519) of files, in a file beside each: made offline, verified before serving.
+"""Ed25519 signatures of files, each in a file beside it: made offline, verified before serving.
 
-A manifest names every artifact by its digest, so its signature is the whole export's. OpenSSL
-verifies the same: ``openssl pkeyutl -verify -rawin -pubin -inkey trusted.pem -in manifest.json
+A manifest has the digest of every artifact, so its signature covers the whole export. OpenSSL
+verifies it as well: ``openssl pkeyutl -verify -rawin -pubin -inkey trusted.pem -in manifest.json
 -sigfile manifest.json.sig``.
 """
 
@@ -30,7 +30,7 @@ def sign(file: Path, private_key: Path) -> None:
     """Write a file's signature beside it.
 
     Raises:
-        SettingError: The key is not an Ed25519 private key in PEM, without a password.
+        SettingError: The key is no Ed25519 private key in PEM, or needs a password.
         OSError: A file cannot be read or written.
     """
     try:
@@ -46,7 +46,7 @@ def verify(file: Path, content: bytes, public_key: Path) -> None:
     """Check that a trusted key has signed the content of a file.
 
     Raises:
-        ArtifactError: There is no signature, or it is of other content or of another key.
+        ArtifactError: There is no signature, or it is for other content or by another key.
         SettingError: The key is not an Ed25519 public key in PEM.
     """
     try:

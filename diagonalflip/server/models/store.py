@@ -14,14 +14,14 @@ from typing import Any
 
 import orjson
 
-from diagonalflip.errors import ArtifactError
+from diagonalflip.errors import ArtifactError, ModelNotFound
 from diagonalflip.inference.model import REFERENCE
 from diagonalflip.wire import TOLERANCE
 
 MANIFEST = "manifest.json"
 
 OTHERS = re.compile(r"\..*|lost\+found")
-"""Folders that are no exports: hidden ones, as a ConfigMap's ``..data``, and the file system's."""
+"""Folders that are not exports: hidden ones, such as a ConfigMap's ``..data``, and ext4's."""
 
 REMEDY = "move its folder out of the model store, and export it again by `make export`"
 
@@ -31,15 +31,15 @@ class Artifacts:
     """One exported version, checked.
 
     Attributes:
-        folder: Where it lies.
+        folder: The version's folder in the store.
         model: Model name, as in the URL.
         version: Model version.
         reference: Predictions by image number, 16 rows of 4, from the parity report.
         digest: SHA-256 (hex) of the TorchScript file, as clients see it.
         flips: How many of the 16 images the version flips.
         signed: Whether a trusted key has signed it.
-        files: What workers load, as it was checked: ``torchscript``, ``onnx``, ``reference``.
-        archive: TorchServe's archive, as it was checked; None in the package's own store.
+        files: Checked content of the files for workers: ``torchscript``, ``onnx``, ``reference``.
+        archive: Checked content of TorchServe's archive; None in the package's own store.
     """
 
     folder: Path
@@ -54,10 +54,10 @@ class Artifacts:
 
 
 def read(path: Path) -> bytes:
-    """Return the content of a regular file: to open a pipe is to wait for whoever writes to it.
+    """Return the content of a regular file; opening a pipe would wait for its writer.
 
     Raises:
-        OSError: It cannot be read, or is something else.
+        OSError: It cannot be read, or is not a regular file.
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
@@ -65,7 +65,7 @@ def read(path: Path) -> bytes:
 
 
 def exports(model_store: Path) -> list[Path]:
-    """Return the exports in ``model_store`` in the order of their names, or itself if it is one.
+    """Return the exports in ``model_store``, sorted by name; or itself, if it is an export.
 
     Raises:
         ArtifactError: There is none, or the store cannot be read.
@@ -80,13 +80,13 @@ def exports(model_store: Path) -> list[Path]:
         raise ArtifactError(
             f"there is no {MANIFEST} in or below {model_store}", "an export", "run `make export`"
         )
-    # 2.0 and a link to it, such as ``latest``, which is before it in this order, are one.
+    # A version and a link to it, such as ``latest``, which sorts first, are one export.
     unique = {each.resolve(): each for each in sorted(found, key=_version_key)}
     return sorted(unique.values(), key=_version_key)
 
 
 def _is_export(folder: Path) -> bool:
-    """Return whether a folder has a manifest; ``check`` says why it cannot be looked for."""
+    """Return whether a folder has a manifest; if that is unknown, ``check`` raises the error."""
     try:
         return (folder / MANIFEST).exists()
     except OSError:
@@ -94,13 +94,13 @@ def _is_export(folder: Path) -> bool:
 
 
 def _version_key(folder: Path) -> list[tuple[int, str]]:
-    """Have versions sorted as people do: 2.0 before 10.0."""
+    """Return a key that sorts versions as people do: 2.0 before 10.0."""
     parts = re.findall(r"\d+|\D+", folder.name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def version_of(folder: Path) -> str:
-    """Return the version of an export; the folder's name, if its manifest cannot be read."""
+    """Return the version of an export; if its manifest cannot be read, the folder's name."""
     try:
         return str(orjson.loads(read(folder / MANIFEST))["model"]["version"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -108,7 +108,7 @@ def version_of(folder: Path) -> str:
 
 
 def folders(model_store: Path) -> dict[str, list[Path]]:
-    """Return the folders that hold each version, which should be one; raise as ``exports``."""
+    """Return the folders with each version, which should be only one; raise as ``exports``."""
     found: dict[str, list[Path]] = {}
     for folder in exports(model_store):
         found.setdefault(version_of(folder), []).append(folder)
@@ -116,10 +116,10 @@ def folders(model_store: Path) -> dict[str, list[Path]]:
 
 
 def only_one(version: str, folders: Sequence[Path]) -> Path:
-    """Return the folder that holds a version.
+    """Return the folder with a version.
 
     Raises:
-        ArtifactError: Several do, and nobody knows which of them is meant.
+        ArtifactError: There are several.
     """
     if len(folders) > 1:
         got = f"version {version} is in {' and in '.join(map(str, folders))}"
@@ -127,8 +127,19 @@ def only_one(version: str, folders: Sequence[Path]) -> Path:
     return folders[0]
 
 
+def load(model_store: Path, version: str, trusted_key: Path | None = None) -> Artifacts:
+    """Find and check a version; raise ModelNotFound, or as ``exports`` and ``check``."""
+    found = folders(model_store)
+    if version not in found:
+        known = ", ".join(map(repr, found))
+        raise ModelNotFound(f"version {version!r:.40}", f"one of {known}")
+    return check(only_one(version, found[version]), trusted_key)
+
+
 def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
-    """Check every artifact of an export by its manifest, which the key, if any, must have signed.
+    """Check every artifact of an export against its manifest.
+
+    With a trusted key, the manifest must be signed by it.
 
     Raises:
         ArtifactError: A file is missing, unreadable, or not what was exported or signed.
@@ -137,7 +148,7 @@ def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
     try:
         raw = read(folder / MANIFEST)
         if trusted_key is not None:
-            from diagonalflip.server.models import signature  # noqa: PLC0415 - 8 MiB, for those who sign
+            from diagonalflip.server.models import signature  # noqa: PLC0415 - 8 MiB that few need
 
             signature.verify(folder / MANIFEST, raw, trusted_key)
         manifest: dict[str, Any] = orjson.loads(raw)
@@ -167,7 +178,7 @@ def check(folder: Path, trusted_key: Path | None = None) -> Artifacts:
         )
         _check_agreement(artifacts, parity_report.get("largest_deviation", 0.0))
     except OSError as error:
-        got = f"{error.filename or folder}: {error.strerror}"  # one about reading names no file
+        got = f"{error.filename or folder}: {error.strerror}"  # an error while reading has no name
         raise ArtifactError(got, "a file", REMEDY) from error
     except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ArtifactError(
@@ -182,7 +193,7 @@ def file_names(model: str) -> dict[str, str]:
 
 
 def _check_agreement(artifacts: Artifacts, largest_deviation: float) -> None:
-    """Check that parity report and archive are of the very files that workers load."""
+    """Check that parity report and archive belong to the files that workers load."""
     reference = orjson.loads(artifacts.files["reference"])["predictions"]
     if reference != artifacts.reference or not largest_deviation <= TOLERANCE:
         raise ArtifactError(

@@ -1,4 +1,4 @@
-"""The versions of the model: which are served, which is the default, and how that changes."""
+"""The versions of the model: which are served, which is the default, and changes of both."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ logger = logging.getLogger(__name__)
 
 
 class Models:
-    """The versions of a model store, and what workers serve of them.
+    """The versions of a model store, and those that workers serve.
 
-    A change is made by all workers, or raises an error and is made by none: ModelNotFound (there is
+    Either all workers make a change, or none does and it raises an error: ModelNotFound (there is
     no such version), ModelConflict (its state does not allow it), ArtifactError (it is damaged, or
     answers wrongly) or ServerOverloaded (no worker is up).
 
     Args:
         model_store: Folder of exports.
-        apply: Has all workers serve other versions, or raises why they cannot.
-        default: The default version at the start; empty takes what was chosen last.
+        apply: Has all workers serve other versions; raises an error if they cannot.
+        default: The default version at the start; empty takes the last choice.
         trusted_key: Public key that must have signed every version, if any.
 
     Attributes:
@@ -54,7 +54,7 @@ class Models:
         self._changing = asyncio.Lock()
         self.kept = True
         self.changed: Callable[[], Awaitable[None]] | None = None
-        # A version that was served stands for these files while this process lives.
+        # While this process runs, a version that was served may not get other files.
         self._files: dict[str, Mapping[str, bytes]] = {}
         folders = store.folders(model_store)
         choice = read_choice(model_store, list(folders), default)
@@ -72,7 +72,7 @@ class Models:
 
     @property
     def default(self) -> Artifacts:
-        """The version that answers where none is named."""
+        """The version that answers requests that name none."""
         return self.desired.versions[self.desired.choice.default]
 
     @property
@@ -81,28 +81,31 @@ class Models:
         return list(self.desired.versions.values())
 
     def document(self) -> dict[str, Any]:
-        """All versions of the store, as JSON has them."""
+        """Return all versions of the store, for JSON."""
         models, desired = [], self.desired
         folders = {version: [each.folder] for version, each in desired.versions.items()}
-        with contextlib.suppress(ArtifactError):  # the store is gone, and what is served is not
+        with contextlib.suppress(ArtifactError):  # the store may be gone
             folders |= store.folders(self._store)
         for version, places in folders.items():
             loaded = desired.versions.get(version)
-            told: dict[str, Any] = {"version": version, "loaded": loaded is not None}
+            model: dict[str, Any] = {"version": version, "loaded": loaded is not None}
             try:
                 folder = store.only_one(version, places)
                 found = loaded or store.check(folder, self._trusted_key)
             except (ArtifactError, SettingError) as error:
-                told["fault"] = str(error)
+                model["fault"] = str(error)
             else:
-                told |= {"digest": found.digest, "flips": found.flips, "signed": found.signed}
-            models.append(told)
+                model |= {"digest": found.digest, "flips": found.flips, "signed": found.signed}
+            models.append(model)
         chosen = asdict(desired.choice)
         del chosen["unloaded"]
         return {**chosen, "kept": self.kept, "models": models}
 
     def leave_out(self, faults: Mapping[str, str]) -> bool:
-        """Serve no version that workers cannot load; False if that is none, or the default."""
+        """Stop serving versions that workers cannot load; return False if that does not help.
+
+        That is so if there are none, or if the default is among them.
+        """
         desired = self.desired
         if not faults or desired.choice.default in faults:
             return False
@@ -114,7 +117,7 @@ class Models:
         return True
 
     async def load(self, version: str) -> None:
-        """Serve a version of the store as well; it is checked here and by every worker."""
+        """Serve a further version; it is checked here and by every worker."""
         async with self._changing:
             found = await asyncio.to_thread(self._checked, version)
             versions = self.desired.versions | {version: found}
@@ -122,7 +125,7 @@ class Models:
             await self._apply(replace(self.desired.choice, unloaded=unloaded), versions)
 
     async def unload(self, version: str) -> None:
-        """Serve a version no more."""
+        """Stop serving a version."""
         async with self._changing:
             self._must_serve(version)
             choice = self.desired.choice
@@ -135,7 +138,7 @@ class Models:
             await self._apply(replace(choice, previous=previous, unloaded=unloaded), rest)
 
     async def make_default(self, version: str) -> None:
-        """Have a version answer where none is named. It is loaded and checked already."""
+        """Have a loaded version answer requests that name none."""
         async with self._changing:
             self._must_serve(version)
             choice = self.desired.choice
@@ -143,7 +146,7 @@ class Models:
                 await self._apply(Choice(version, choice.default, choice.unloaded))
 
     async def make_canary(self, version: str, percent: int) -> None:
-        """Have a version answer a share of the requests that name none; a share of 0 ends it."""
+        """Have a loaded version answer a share of the requests that name none; 0 ends that."""
         async with self._changing:
             self._must_serve(version)
             choice = self.desired.choice
@@ -153,9 +156,9 @@ class Models:
             await self._apply(replace(choice, canary=canary, percent=percent))
 
     async def rollback(self) -> None:
-        """Undo the last change, once: end a canary; without one, go back to the default before.
+        """Undo the last change: end a canary; without one, return to the previous default.
 
-        Nothing is left to go back to then, so that a repetition changes nothing.
+        There is no previous default then, so a repetition changes nothing.
         """
         async with self._changing:
             before = self.desired.choice
@@ -167,7 +170,7 @@ class Models:
                 await self._apply(choice)
 
     async def _apply(self, choice: Choice, versions: dict[str, Artifacts] | None = None) -> None:
-        """Have all workers serve these; after a failure all serve what they did."""
+        """Have all workers serve these; if that fails, they serve the same as before."""
         desired = Desired(versions or self.desired.versions, choice)
         await self._apply_to_workers(desired)
         self._serve(desired)
@@ -181,17 +184,13 @@ class Models:
             await self.changed()
 
     def _serve(self, desired: Desired) -> None:
-        """Take what all workers serve now."""
+        """Note what all workers serve now."""
         self.desired = desired
         self._files |= {version: each.files for version, each in desired.versions.items()}
 
     def _checked(self, version: str) -> Artifacts:
-        """Return a version of the store, checked."""
-        folders = store.folders(self._store)
-        if version not in folders:
-            raise ModelNotFound(f"version {version[:32]}", f"one of {', '.join(folders)}")
-        folder = store.only_one(version, folders[version])
-        found = store.check(folder, self._trusted_key)
+        """Check and return a version of the store."""
+        found = store.load(self._store, version, self._trusted_key)
         if found.files != self._files.get(version, found.files):
             got = f"version {version} is another model than before"
             remedy = "export it with a version number of its own"

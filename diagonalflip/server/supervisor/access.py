@@ -1,6 +1,6 @@
-"""The public listener's files: tokens and certificate, checked before workers are told of them.
+"""The public listener's files: tokens and certificate.
 
-Workers get their content, and never see a file that cannot be used.
+They are checked here, and workers get the content of valid files only.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class AccessFiles:
 
     Args:
         settings: Checked by ``reject_unsafe``.
-        tokens_file: The tokens, which are set.
+        tokens_file: ``settings.tokens_file``, which is set.
 
     Attributes:
-        content: ``tokens``, names by digest, and ``pem``, chain and key; None without TLS.
+        content: ``tokens``, names by digest; and ``pem``, chain and key, None without TLS.
         expires_at: When the first certificate of the chain expires, in seconds since 1970; None
             without TLS.
 
@@ -49,8 +49,8 @@ class AccessFiles:
         self._read_pair()
 
     def changed(self) -> bool:
-        """Read changed files; return whether one can be used, and differs."""
-        # Taken before they are read: a file that is still being written is read again.
+        """Read changed files; return whether the content is valid and differs."""
+        # Before the files are read: one that is being written is read again.
         stamps = self._stamps()
         if stamps == self._seen:
             return False
@@ -66,7 +66,7 @@ class AccessFiles:
         return True
 
     def _read_tokens(self) -> None:
-        """Read them; from a pipe, as a shell's ``<(command)`` is, only once: then it is empty."""
+        """Read the tokens; a pipe, such as a shell's ``<(command)``, can be read only once."""
         if not (self.content["tokens"] and is_pipe(self._tokens)):
             with readable(self._tokens):
                 self.content = self.content | {"tokens": read_tokens(self._tokens)}
@@ -80,14 +80,14 @@ class AccessFiles:
                 self._note_expiry(pem)
 
     def _note_expiry(self, pem: str) -> None:
-        """Tell when the first certificate of a chain expires."""
-        from cryptography import x509  # noqa: PLC0415 - 8 MiB, for those who have a certificate
+        """Note and log when the first certificate of a chain expires."""
+        from cryptography import x509  # noqa: PLC0415 - 8 MiB that few need
 
         try:
             chain = x509.load_pem_x509_certificates(pem.encode())
             begins = max(each.not_valid_before_utc for each in chain)
             expires = min(each.not_valid_after_utc for each in chain)
-        except ValueError as error:  # OpenSSL reads more than this
+        except ValueError as error:  # OpenSSL accepts more than cryptography does
             logger.warning("When the certificate expires is not known: %s", error)
             self.expires_at = None
             return
@@ -104,9 +104,9 @@ class AccessFiles:
             logger.info("The certificate expires at %s, in %d days", day, left.days)
 
     def _stamps(self) -> list[tuple[int, ...]]:
-        """Return what differs after a file was changed, replaced or made readable.
+        """Return values that differ after a file was changed, replaced or made readable.
 
-        It is of the file that a path leads to now, whichever folder on the way was exchanged.
+        Links are followed, so a folder on the way may be exchanged as well.
         """
         stamps: list[tuple[int, ...]] = []
         for path in (self._tokens, *self._pair):
@@ -128,7 +128,7 @@ def _pem(path: Path) -> str:
 
 
 def is_pipe(path: Path) -> bool:
-    """Return whether a file is a pipe; why it cannot be looked at is told by who reads it."""
+    """Return whether a file is a pipe; if that is unknown, reading it will raise the error."""
     try:
         return path.is_fifo()
     except OSError:
@@ -137,7 +137,7 @@ def is_pipe(path: Path) -> bool:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Raise a SettingError that says who needs a file and how, if it may not be read."""
+    """Turn a PermissionError into a SettingError that says which user must be able to read."""
     try:
         yield
     except (PermissionError, SettingError) as error:

@@ -59,10 +59,10 @@ class Health:
     Attributes:
         torchserve: TorchServe, if it is on.
         access: Tokens and certificate of the public listener, if it is on.
-        started: Whether every worker has been ready since the start.
-        draining: Whether a stop was asked for.
-        degraded: Whether workers are missing, and for long.
-        reachable: Whether the ports of clients answer.
+        started: Whether all workers have become ready after the start.
+        draining: Whether the service is stopping.
+        degraded: Whether workers have been missing for some time.
+        reachable: Whether the clients' ports answer.
     """
 
     workers: Workers
@@ -81,14 +81,14 @@ class Health:
 
 
 class Changes(Lifecycle):
-    """Makes changes of the model's versions, while the event loop goes on answering probes."""
+    """Makes changes of the model's versions; meanwhile the event loop goes on answering probes."""
 
     def __init__(self, route: Callable[[Request], Response | None], metrics: Metrics) -> None:
         super().__init__(route, metrics)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, request: Request) -> bool:
-        """Begin a change; the response is sent when it is made."""
+        """Start a change; the response is sent when it is done."""
         task = asyncio.get_running_loop().create_task(self._make(request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -106,17 +106,17 @@ class Changes(Lifecycle):
 
 
 def is_local(peer: Sequence[Any] | None, own: Sequence[Any]) -> bool:
-    """Return whether a connection begins on this host, by both ends' addresses: first the host.
+    """Return whether a connection comes from this host, by both ends' addresses (host first).
 
-    A client that had gone before it was accepted has no address any more.
+    A client that had disconnected before it was accepted has no address.
     """
     return peer is not None and (is_this_host(peer[0]) or peer[0] == own[0])
 
 
 class AdminServer(HttpServer):
-    """Answers probes and scrapes out of ``health``; has operators change the model's versions.
+    """Answers probes and scrapes from ``health``, and lets operators change the model's versions.
 
-    Without a file of their tokens, nobody may.
+    Without a file of operators' tokens, no changes are allowed.
 
     Raises:
         SettingError: That file cannot be used.
@@ -132,7 +132,7 @@ class AdminServer(HttpServer):
         self._rejections = RejectionLog()
 
     def route(self, request: Request) -> Response | None:
-        """Return the response; of versions and their changes, the request gets a service."""
+        """Return a request's response; for versions and their changes, set a service instead."""
         method, path, headers = request.method, request.path, request.headers
         pages: dict[str, Callable[[], Response | None]] = {
             "/v2/health/live": lambda: Response(b'{"live": true}', JSON),
@@ -162,15 +162,15 @@ class AdminServer(HttpServer):
             before = self._health.models.desired
             await change()
             changed = self._health.models.desired is not before
-            told = "" if changed else ": nothing to change"
-            logger.info("%s, by %s%s", path.lstrip("/"), name, told)
+            outcome = "" if changed else ": nothing to change"
+            logger.info("%s, by %s%s", path.lstrip("/"), name, outcome)
             return await self._tell(changed=changed)
 
         request.service = make
         return None
 
     def _change(self, path: str) -> Callable[[], Awaitable[None]] | None:
-        """Return the change that a path stands for, if any."""
+        """Return the change that a path asks for, if any."""
         models = self._health.models
         match path.split("/"):
             case ["", "models", "rollback"]:
@@ -190,37 +190,37 @@ class AdminServer(HttpServer):
         self._rejections.tick()
 
     def _operator(self, request: Request) -> tuple[str, NotAuthorized | None]:
-        """Return the name of who asks, and why that may not be.
+        """Return the operator's name, and the error if the change is not allowed.
 
         Raises:
             SettingError: The file of tokens cannot be read.
         """
-        told = cast("Connection", request.transport).get_extra_info
-        if not is_local(told("peername"), told("sockname")):
+        info = cast("Connection", request.transport).get_extra_info
+        if not is_local(info("peername"), info("sockname")):
             return "", NOT_LOCAL
         if self._operators_file is None:
             return "", NotAuthorized("changes need FLIP_OPERATORS_FILE", "a file", OPERATORS)
         return who(request.headers.get("authorization", ""), self._operators())
 
     def _operators(self) -> dict[str, str]:
-        """Return names by the digests of tokens; raise SettingError if the file cannot be used."""
+        """Return names by tokens' digests; raise SettingError if the file cannot be used."""
         path = self._operators_file
         if path is None:
             return {}
-        if is_pipe(path):  # it is read for each change
+        if is_pipe(path):  # the file is read again for each change
             raise SettingError(f"FLIP_OPERATORS_FILE={path} is a pipe", "a file", OPERATORS)
         with readable(path):
             return read_tokens(path)
 
     async def _tell(self, **more: bool) -> Response:
-        """Return all versions, read beside the event loop and once at a time: a disk may hang."""
+        """Return all versions, read by one thread at a time: the disk may hang."""
         async with self._reading:
             document = await asyncio.to_thread(self._health.models.document)
         return Response(json.dumps(document | more).encode(), JSON)
 
     def _ready(self) -> Response:
         health, torchserve = self._health, self._health.torchserve
-        told = {
+        status = {
             "ready": health.ready,
             "degraded": health.degraded,
             "draining": health.draining,
@@ -233,5 +233,5 @@ class AdminServer(HttpServer):
                 "grpc_port": torchserve.settings.grpc_port,
             },
         }
-        status = HTTPStatus.OK if health.ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return Response(json.dumps(told).encode(), JSON, status, HINTS.get(status, {}))
+        code = HTTPStatus.OK if health.ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return Response(json.dumps(status).encode(), JSON, code, HINTS.get(code, {}))

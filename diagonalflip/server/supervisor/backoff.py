@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 STABLE_S = 60.0
-"""A part that was ready for this long is started again at once."""
+"""A part that was ready for at least this long is restarted at once."""
 
 LONGEST_S = 15.0
 
@@ -14,7 +14,7 @@ class RestartBackoff:
     """Delays between restarts of one part: 0, 1, 3, 7, 15, 15, ... seconds.
 
     Attributes:
-        failed_starts: How many times in a row the part has ended without ever being ready.
+        failed_starts: How many times in a row the part has ended without becoming ready.
     """
 
     def __init__(self) -> None:

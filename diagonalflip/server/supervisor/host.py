@@ -19,8 +19,8 @@ from diagonalflip.inference.devices import has_gpu_driver
 from diagonalflip.server.settings import Settings, service_links
 
 HARMFUL = re.compile(r"(PYTHON|TS_)\w*|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|JDK_JAVA_OPTIONS")
-"""Variables that would change a child: another torch for a worker, another configuration for
-TorchServe (``TS_CONFIG_FILE`` wins over its command line), options that Java rejects with ours."""
+"""Variables that would change a child process: another torch for a worker, another configuration
+for TorchServe (``TS_CONFIG_FILE`` wins over its command line), options that conflict with ours."""
 
 FOLDER_BYTES = 50
 """Longest path of a temporary folder: the path of a Unix socket has at most 103 bytes on
@@ -32,26 +32,26 @@ PLAIN_PATH = re.compile(r"[\w./+-]+")
 GPU_TIMEOUT_S = 60.0
 
 OPEN_FILES = 1 << 14
-"""For a worker: one per connection, and some to spare."""
+"""Wanted per process: one per connection, and some to spare."""
 
 MOST_WORKERS = 2
-"""Workers by default: the second is worth another core and outlives the first, and
-each takes 100 MiB."""
+"""Workers by default: the second uses another core, and serves while the first restarts. Each
+takes 100 MiB."""
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def count_cores() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment for Java and the workers: as given, without what would change them.
+    """Return the environment for Java and the workers, without harmful variables.
 
-    OpenTelemetry's specification has empty variables of its own mean nothing; its exporter fails.
+    Empty variables of OpenTelemetry mean nothing by its specification, but make its exporter fail.
     """
     return {
         name: value
@@ -61,27 +61,27 @@ def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, 
 
 
 def ignored_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """List those of Java and TorchServe that do not reach them, and those of a Service."""
+    """List variables for Java and TorchServe that are not passed on, and those of a Service."""
     harmful = [each for each in environment if HARMFUL.fullmatch(each)]
     named = sorted(each for each in harmful if not each.startswith("PYTHON"))
     return named + service_links(environment)
 
 
 def private_folder(room: int) -> tempfile.TemporaryDirectory[str]:
-    """Make a folder for TorchServe's files and sockets: in ``$TMPDIR``, if that will do.
+    """Make a folder for TorchServe's files and sockets, in ``$TMPDIR`` if that is suitable.
 
-    Its path has to be short and plain, and where another one allows it, programs may lie there.
+    Its path must be short and plain. A folder from which programs may run is preferred.
 
     Args:
-        room: How many bytes must fit into it. They are written once: no other way tells a quota, or
-            a limit of a file's size.
+        room: Bytes that must fit into it. They are written for a try: only that finds a quota or a
+            limit of a file's size.
 
     Raises:
         SettingError: No temporary folder has that room.
     """
     reasons = []
     parents = ["/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108 - made privately
-    with contextlib.suppress(FileNotFoundError):  # no folder can be written
+    with contextlib.suppress(FileNotFoundError):  # Python finds no folder that it can write to
         parents.insert(0, tempfile.gettempdir())
     for parent in sorted(parents, key=lambda parent: not takes_programs(parent)):
         if len(os.fsencode(parent)) > FOLDER_BYTES or not PLAIN_PATH.fullmatch(parent):
@@ -103,7 +103,7 @@ def private_folder(room: int) -> tempfile.TemporaryDirectory[str]:
 
 
 def takes_programs(folder: str | Path) -> bool:
-    """Return whether netty's library for Unix sockets can be used in a folder; for Linux alone."""
+    """Return whether a folder can hold netty's library for Unix sockets, which is Linux's only."""
     try:
         return sys.platform == "linux" and not os.statvfs(folder).f_flag & os.ST_NOEXEC
     except OSError:
@@ -111,7 +111,7 @@ def takes_programs(folder: str | Path) -> bool:
 
 
 def count_gpus() -> int:
-    """Return how many GPUs torch can use, as ``CUDA_VISIBLE_DEVICES`` lets it; 0 without a driver.
+    """Return how many GPUs torch can use, within ``CUDA_VISIBLE_DEVICES``; 0 without a driver.
 
     Raises:
         SettingError: The driver does not answer.
@@ -137,7 +137,7 @@ def count_gpus() -> int:
 
 
 def count_workers(settings: Settings) -> int:
-    """Return how many workers there should be: as set, else one per GPU, else a few.
+    """Return the number of workers: as set, else one per GPU, else ``MOST_WORKERS`` at most.
 
     Raises:
         SettingError: A GPU is required and missing, or its driver does not answer.
@@ -155,9 +155,9 @@ def count_workers(settings: Settings) -> int:
 
 
 def allow_many_files() -> None:
-    """Raise the soft limit of open files, for children too, to ``OPEN_FILES`` or what is allowed.
+    """Raise the soft limit of open files, which children inherit, to at most ``OPEN_FILES``.
 
-    Shells start with 1,024, and a worker takes four times as many connections.
+    Shells set 1,024, and a worker takes four times as many connections.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
@@ -167,9 +167,10 @@ def allow_many_files() -> None:
 
 
 def die_with_parent() -> None:
-    """End a child with this process, even if this is killed. Runs in the child, before its program.
+    """Have Linux end a child process with its parent, even if that is killed.
 
-    Only Linux can do this; elsewhere a killed supervisor leaves its children running.
+    Call it in the child, before its program. On other systems it does nothing: there a killed
+    supervisor leaves its children running.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,6 +1,6 @@
-"""Logs: lines to read and a file per part, or every line of every part as JSON on standard output.
+"""Logs: text and a file per part, or every line of every part as JSON on standard output.
 
-Nothing that serves waits for who reads them: a thread writes, and lines that find its queue full
+Serving never waits for a reader of logs: a thread writes them, and when its queue is full, lines
 are dropped and counted.
 """
 
@@ -26,18 +26,18 @@ LAST_LINES = 20
 """Lines of each part that are kept for an error's message."""
 
 WAITING_LINES = 4096
-"""For a reader that stalls; then lines are dropped."""
+"""Length of the queue; further lines are dropped."""
 
 FINISH_TIMEOUT_S = 1.0
-"""Longest wait, at the end of this process, for its last lines to be read."""
+"""Longest wait for the last lines to be read before this process exits."""
 
 
 class Output:
-    """A stream of lines to a descriptor whose reader may stall, or be gone.
+    """A stream of lines to a descriptor whose reader may stall or have exited.
 
     Args:
-        descriptor: A file or pipe; anything else that this process writes there goes through
-            the same object, or lines may break into each other.
+        descriptor: A file or pipe. Everything that this process writes there must go through this
+            object, or lines may be interleaved.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -47,14 +47,14 @@ class Output:
         threading.Thread(target=self._forward, name="output", daemon=True).start()
 
     def write(self, line: str) -> None:
-        """Have a line, with its end, written; return at once."""
+        """Queue a line, which includes its line feed; return at once."""
         try:
             self._lines.put_nowait(line)
         except queue.Full:
             self._dropped += 1
 
     def finish(self) -> None:
-        """Wait until all is written, for ``FINISH_TIMEOUT_S`` at most."""
+        """Wait until everything is written, for ``FINISH_TIMEOUT_S`` at most."""
         done = self._lines.all_tasks_done
         with done:
             done.wait_for(lambda: not self._lines.unfinished_tasks, FINISH_TIMEOUT_S)
@@ -65,17 +65,17 @@ class Output:
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 logging.getLogger(__name__).warning("%d lines dropped: nobody read", dropped)
-            with contextlib.suppress(OSError):  # a full disk, or no reader any more
+            with contextlib.suppress(OSError):  # the disk is full, or the reader has exited
                 while data:
                     try:
                         data = data[os.write(self._descriptor, data) :]
-                    except BlockingIOError:  # who has the pipe too made it so
+                    except BlockingIOError:  # another process has made the pipe non-blocking
                         select.select([], [self._descriptor], [])
             self._lines.task_done()
 
 
 def configure(log_format: str, output: Output) -> None:
-    """Send what this process logs to ``output``."""
+    """Send this process's logs to ``output``."""
     handler = logging.StreamHandler(output)
     handler.setFormatter(
         JsonFormatter() if log_format == JSON else logging.Formatter("==> %(message)s")
@@ -84,23 +84,23 @@ def configure(log_format: str, output: Output) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of logs; warn if it cannot be written, which is no reason not to serve."""
+    """Make the folder of logs; if that fails, warn, and serve nevertheless."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "worker.log").open("ab").close()  # it may be another user's
+        (folder / "worker.log").open("ab").close()  # it may belong to another user
     except OSError as error:
-        why = f"FLIP_LOG_DIR={folder}: {error.filename}: {error.strerror}"
-        logging.getLogger(__name__).warning("No logs are kept: %s", why)
+        reason = f"FLIP_LOG_DIR={folder}: {error.filename}: {error.strerror}"
+        logging.getLogger(__name__).warning("No logs are kept: %s", reason)
 
 
 class Part:
-    """A part of the service that logs to its standard output and error.
+    """The log of a part of the service, which writes to its standard output and error.
 
-    Its lines go to its own file in the folder of logs; or, as JSON, to standard output: those that
-    are JSON as they are, any other (Java's warnings) as a message.
+    Its lines go to its own file in the folder of logs; or, with ``FLIP_LOG_FORMAT=json``, to
+    standard output: lines of JSON unchanged, others (Java's warnings) as messages.
 
     Attributes:
-        writer: Descriptor for the part's processes.
+        writer: Descriptor for the processes of this part.
     """
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -115,11 +115,11 @@ class Part:
         threading.Thread(target=self._forward, args=(reader,), daemon=True).start()
 
     def close(self) -> None:
-        """Take nothing more from processes that are still to be started."""
+        """Close the descriptor; processes that have inherited it may go on writing."""
         os.close(self.writer)
 
     def last_error(self) -> str:
-        """Return the last line that names an error with its reason; else what was last said."""
+        """Return the last line with an error and its reason; without one, the last three lines."""
         lines = [*self._last]
         for index, line in reversed([*enumerate(lines)]):
             # Java could not start; the reason is in the next line, or in the two before.
@@ -134,18 +134,18 @@ class Part:
     def _forward(self, reader: int) -> None:
         with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                if said := line.strip():
-                    told = _record(said)
-                    self._last.extend(str(told.get("message", said)).splitlines())
-                    self._logger.info("%s", said, extra={"is_json": bool(told)})
+                if text := line.strip():
+                    record = _record(text)
+                    self._last.extend(str(record.get("message", text)).splitlines())
+                    self._logger.info("%s", text, extra={"is_json": bool(record)})
         for handler in self._logger.handlers:
             handler.close()
 
 
 def _record(line: str) -> dict[str, Any]:
-    """Return what a line tells if it is JSON; some that are none begin as if they were."""
+    """Return a line's JSON object; empty if it is not JSON, though it may look like it."""
     with contextlib.suppress(ValueError):
         if line.startswith("{"):
-            told: dict[str, Any] = json.loads(line)
-            return told
+            record: dict[str, Any] = json.loads(line)
+            return record
     return {}

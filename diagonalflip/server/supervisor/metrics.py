@@ -1,4 +1,4 @@
-"""The page of metrics: what the supervisor knows, and what workers publish."""
+"""The page of metrics: the supervisor's own, and those that workers publish."""
 
 from __future__ import annotations
 
@@ -65,23 +65,24 @@ FAMILIES: dict[str, tuple[Kind, str, str]] = {
     "resident_memory_bytes": (Gauge, "The worker's memory.", "worker"),
     "device_memory_bytes": (Gauge, "Memory that the worker has taken of its GPU.", "worker"),
 }
-"""Kind, meaning and labels of each family. Workers publish those from the durations on."""
+"""Kind, meaning and labels of each family. From ``request_duration_seconds`` on, they are the
+workers'."""
 
 BOUNDS = {"batch_images": IMAGES, "batch_requests": REQUESTS}
-"""Bounds of these histograms' buckets; all others have ``SECONDS``."""
+"""Buckets of these histograms; all others have ``SECONDS``."""
 
 
 class Page(Collector):
-    """Everything, as ``prometheus_client`` has it."""
+    """All metrics, as a collector of ``prometheus_client``."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Return the page in the form that ``accept`` likes best, and its media type."""
+        """Return the page in the format that ``accept`` prefers, and its media type."""
         try:
             encode, media_type = choose_encoder(accept)
-        except TypeError:  # it asks for a version that is no number
+        except TypeError:  # its version is no number
             encode, media_type = choose_encoder("")
         return encode(self), media_type
 
@@ -94,8 +95,8 @@ class Page(Collector):
             for name, measured in page["families"].items():
                 for labels, value in measured:
                     samples[name].append(([str(page["worker"]), *labels], value))
-        for name, (kind, told, label_names) in FAMILIES.items():
-            family = kind(f"diagonalflip_{name}", told, labels=label_names.split())
+        for name, (kind, meaning, label_names) in FAMILIES.items():
+            family = kind(f"diagonalflip_{name}", meaning, labels=label_names.split())
             for labels, value in samples[name]:
                 if isinstance(family, Histogram):
                     buckets = _buckets(BOUNDS.get(name, SECONDS), value)
@@ -105,7 +106,7 @@ class Page(Collector):
             yield family
 
     def _of_the_supervisor(self) -> defaultdict[str, list[tuple[list[str], Any]]]:
-        """Return label values and value of each sample that no worker publishes, by family."""
+        """Return label values and value of the supervisor's own samples, by family."""
         health, workers, torchserve = self._health, self._health.workers, self._health.torchserve
         samples: defaultdict[str, list[tuple[list[str], Any]]] = defaultdict(list)
         for name, value in (
@@ -132,10 +133,10 @@ class Page(Collector):
 
 def _buckets(bounds: Sequence[float], state: dict[str, Any]) -> list[Any]:
     """Return bounds and cumulative counts, some with an exemplar."""
-    told = {
+    exemplars = {
         place: [Exemplar({"trace_id": trace_id}, value)]
         for place, trace_id, value in state["exemplars"]
     }
     counts = enumerate(accumulate(state["counts"]))
     named = [*map(str, bounds), "+Inf"]
-    return [(named[place], count, *told.get(place, [])) for place, count in counts]
+    return [(named[place], count, *exemplars.get(place, [])) for place, count in counts]

@@ -1,4 +1,4 @@
-"""Ports: the sockets of those that are ours, and numbers for those that are left open."""
+"""Ports: sockets for our own, and free numbers for TorchServe's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diagonalflip.server.settings import HOSTS, LOOPBACK, Settings, variable
 BACKLOG = 2048
 
 SO_ATTACH_FILTER = 26
-"""Linux's asm-generic/socket.h; Python has no name for it."""
+"""From Linux's asm-generic/socket.h; Python does not define it."""
 
 DROP_SYN = struct.pack(
     "=" + 4 * "HBBI",
@@ -33,10 +33,10 @@ DROP_SYN = struct.pack(
 
 
 def open_ports(settings: Settings) -> tuple[Settings, dict[str, socket.socket]]:
-    """Listen on all ports that are ours; if one is 0, on a free one.
+    """Listen on all our ports; for port 0, on a free one.
 
     Returns:
-        The settings, with the ports that were chosen; and the sockets by the ports' names.
+        The settings with the chosen ports, and the sockets by the ports' names.
 
     Raises:
         StartError: A port is taken, or its address is not this host's.
@@ -53,12 +53,12 @@ def open_ports(settings: Settings) -> tuple[Settings, dict[str, socket.socket]]:
 
 
 def listen(address: tuple[str, int]) -> socket.socket:
-    """Return a socket that listens on a host and port, by IPv4 if it can, and does not block."""
-    # The zone of fe80::1%eth0 is in what is found; bind would drop it.
+    """Return a non-blocking socket that listens on a host and port, by IPv4 if possible."""
+    # ``getaddrinfo`` keeps the zone of fe80::1%eth0, which ``bind`` would drop.
     found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
     family, _, _, _, place = min(found, key=lambda each: each[0])
     listener = socket.socket(family)
-    # Connections that linger after a crash must not keep the next start from the port.
+    # Connections that linger after a crash must not prevent the next start.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(place)
@@ -71,22 +71,22 @@ def listen(address: tuple[str, int]) -> socket.socket:
 
 
 def take_no_more(listener: socket.socket) -> None:
-    """Let no further client connect; those who have can still be accepted.
+    """Let no further client connect; clients that have connected can still be accepted.
 
-    Whoever connects between the last ``accept`` and ``close`` would be reset after it sent its
-    request. Without its SYN it sends it again after a second, when the port is closed.
+    A client that connects between the last ``accept`` and ``close`` would be reset after it has
+    sent its request. If its SYN is dropped, it sends it again a second later, to a closed port.
     """
     program = ctypes.create_string_buffer(DROP_SYN)
-    with contextlib.suppress(OSError):  # not on every system: there the gap stays
+    with contextlib.suppress(OSError):  # other systems cannot do this
         pointer = struct.pack("@HP", len(DROP_SYN) // 8, ctypes.addressof(program))
         listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)
 
 
 def require_addresses(settings: Settings) -> None:
-    """Check that every address that is set can be looked up.
+    """Check that the configured addresses resolve.
 
     Raises:
-        StartError: One cannot.
+        StartError: One does not.
     """
     for name in ("host", "admin_host"):
         address = getattr(settings, name)
@@ -102,7 +102,7 @@ def require_addresses(settings: Settings) -> None:
 
 
 def reject_unsafe(settings: Settings) -> None:
-    """Raise a SettingError if something were public without tokens and TLS, or hosts no names."""
+    """Raise a SettingError for a public listener without tokens or TLS, or invalid host names."""
     read_names(settings.allowed_hosts)
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise SettingError("only one of FLIP_TLS_CERT and FLIP_TLS_KEY is set", "both or none")
@@ -141,10 +141,10 @@ def _cannot_listen(name: str, settings: Settings, error: OSError) -> StartError:
 
 
 def free_ports(count: int = 1) -> int:
-    """Return the first of ``count`` ports in a row on loopback that nobody listens on now.
+    """Return the first of ``count`` consecutive ports of loopback that are free now.
 
-    None of those that systems give to outgoing connections: until its server binds it, such a
-    port may be some client's (Linux: 32768 and up; macOS and RFC 6335: 49152 and up).
+    Ports that systems give to outgoing connections (Linux: 32768 and up; macOS and RFC 6335: 49152
+    and up) are left out: a client could get one before the server binds it.
     """
     for _ in range(1_000):
         first = 10_000 + secrets.randbelow(22_768 - count)

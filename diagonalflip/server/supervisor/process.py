@@ -15,34 +15,34 @@ from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor import host
 from diagonalflip.server.worker.channel import Channel
 
-if TYPE_CHECKING:  # it would import NumPy, before the workers are started
+if TYPE_CHECKING:  # it imports NumPy, for which starting the workers should not wait
     from diagonalflip.server.models.desired import Desired
 
 PACKAGE_PARENT = Path(__file__).resolve().parents[3]
-"""Working directory of the workers, so that they import this very package."""
+"""Working directory of the workers, so that they import the same package."""
 
 SAFE_PATH = ["-P"] if Path(sysconfig.get_path("purelib")).resolve() == PACKAGE_PARENT else []
-"""Where the package is installed, the working directory stays off the import path: a module there
-that is called as one of the standard library would be imported in its place."""
+"""If the package is installed, keeps the working directory off the import path: site-packages
+may have modules with names of the standard library's."""
 
 PROGRAM = [sys.executable, *SAFE_PATH, "-m", "diagonalflip.server.worker"]
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 27)}
-"""Has glibc keep the memory of large answers, which it would give back to the kernel and map anew
-for each: 500 page faults for an answer of 2 MiB, more time than its predictions take."""
+"""Makes glibc keep the memory of large responses. Otherwise it returns it to the kernel and maps
+it again for each response: 500 page faults for 2 MiB, more time than the predictions take."""
 
 HANG_TIMEOUT_S = 1.0
-"""A worker that owes an answer and used no processor for this long, twice in a row, hangs."""
+"""A worker that owes an answer and uses no processor time in two such intervals hangs."""
 
 BUSY_TIMEOUT_S = 60.0
-"""Longest wait for a busy worker's answer; its longest queue takes less."""
+"""Longest wait for a busy worker's answer; even a full queue takes less."""
 
 CHANGE_TIMEOUT_S = 30.0
-"""For a worker to load and check a version."""
+"""Longest time for a worker to load and check a version."""
 
 
 class WorkerEndedError(Exception):
-    """The worker's process has ended; or it is killed, for the reason that this says."""
+    """Raised when a worker's process has ended, or must be killed for the reason given."""
 
 
 class Worker:
@@ -50,9 +50,9 @@ class Worker:
 
     Attributes:
         number: From 0.
-        ready: Whether its last health check was right.
-        checked_at: When, in seconds of ``time.monotonic``; None before that.
-        revision: Number of the versions that it serves; 0 before it serves.
+        ready: Whether it passed its last health check.
+        checked_at: When it passed one last, in ``time.monotonic``'s seconds; None if never.
+        revision: ``Desired.number`` of what it serves; 0 before it serves.
         page: Its last measurements.
     """
 
@@ -69,9 +69,9 @@ class Worker:
     async def start(
         cls, number: int, arguments: Sequence[str], descriptors: Sequence[int], output: int
     ) -> Self:
-        """Start a worker, or raise OSError.
+        """Start a worker; raise OSError if that fails.
 
-        It gets the descriptors that are among its arguments, and logs to another, ``output``.
+        It inherits ``descriptors``, which its arguments name, and logs to ``output``.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -86,8 +86,8 @@ class Worker:
                     stdout=output,
                     stderr=output,
                     pass_fds=[theirs.fileno(), *descriptors],
-                    # Ctrl-C is the supervisor's to handle. No session of its own: Linux gives each
-                    # session as much processor time as any other (sched(7), autogroups).
+                    # The supervisor handles Ctrl-C. No session of its own: Linux shares out
+                    # processor time by session (sched(7), autogroups).
                     process_group=0,
                 )
             except OSError:
@@ -109,7 +109,7 @@ class Worker:
         return future.result()
 
     async def prepare(self, desired: Desired, timeout_s: float) -> dict[str, str]:
-        """Have it load versions; return why it cannot, by version.
+        """Have it load versions; return by version why it cannot.
 
         Raises:
             WorkerEndedError: It ended.
@@ -119,12 +119,12 @@ class Worker:
             return dict(await self.ask("prepare", "prepared", desired.content, desired.number))
 
     async def commit(self, desired: Desired) -> None:
-        """Have it serve the versions that it has prepared; raise as ``prepare`` does."""
+        """Have it serve the prepared versions; raise as ``prepare`` does."""
         try:
             async with asyncio.timeout(CHANGE_TIMEOUT_S):
                 await self.ask("commit", "committed", None, desired.number)
         except TimeoutError:
-            self.process.kill()  # it would go on with what it had
+            self.process.kill()  # or it would go on with the old versions
             raise
         self.revision = desired.number
 
@@ -144,20 +144,20 @@ class Worker:
                     answers: dict[str, Any] = await asked
                     return answers
                 worked_s.append(_work_s(self.process.pid))
-                # Once without work could be this machine's own pause.
+                # One interval without work could be a pause of the whole machine.
                 if worked_s[-1] in worked_s[:-2]:
                     break
         finally:
-            asked.cancel()  # or nobody would take its error, when this is cancelled
+            asked.cancel()  # or its error would be lost if this task is cancelled
         raise TimeoutError
 
     async def ended(self, timeout_s: float) -> bool:
-        """Return whether it has ended, after at most so many seconds."""
+        """Wait for its end, for at most so many seconds; return whether it has ended."""
         await asyncio.wait({self._listening}, timeout=timeout_s)
         return self._listening.done()
 
     async def reap(self) -> str:
-        """End it at once, unless it has closed its channel; return how it ended."""
+        """Kill it unless it has closed its channel; wait for its end, and return the status."""
         if not await self.ended(0):
             self.process.kill()
         self.channel.close()
@@ -165,7 +165,7 @@ class Worker:
         return f"ended with status {status}"
 
     async def _listen(self) -> None:
-        """Take its messages until it closes the channel."""
+        """Receive its messages until it closes the channel."""
         while message := await self.channel.receive():
             key = message["message"], message["number"]
             if message["message"] == "metrics":
@@ -175,10 +175,10 @@ class Worker:
 
 
 def arguments(settings: Settings, counts: int, listeners: Mapping[str, int]) -> list[str]:
-    """Return the arguments of every worker.
+    """Return the arguments that all workers get.
 
-    ``counts`` is the descriptor of ``balance.share``, and ``listeners`` those of the sockets that
-    it accepts clients from, by name.
+    ``counts`` is the descriptor of ``balance.share``, and ``listeners`` has those of the sockets
+    from which workers accept clients, by name.
     """
     given = [f"--workers={settings.workers}", f"--counts={counts}"]
     given += [f"--listener={name}={descriptor}" for name, descriptor in listeners.items()]
@@ -195,7 +195,7 @@ def arguments(settings: Settings, counts: int, listeners: Mapping[str, int]) -> 
 
 def _work_s(pid: int) -> float:
     """Return the processor time that a process has used."""
-    import psutil  # noqa: PLC0415 - once the workers are started
+    import psutil  # noqa: PLC0415 - after the workers are started
 
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)

@@ -30,7 +30,7 @@ TICK_S = 0.5
 PORT_CHECK_S = 10.0
 PORT_CHECK_TIMEOUT_S = 5.0
 MAX_PORT_FAILURES = 3
-"""Failed checks through a port, in a row, after which the service is not ready."""
+"""Consecutive failed checks through the clients' ports, after which the service is not ready."""
 
 LIVE = "/v2/health/live"
 
@@ -41,9 +41,9 @@ class Supervisor:
     """Serves until it is asked to stop.
 
     Args:
-        settings: What to serve, with the ports that were chosen.
+        settings: With the ports that were chosen.
         listeners: The sockets of the clients' ports, by name.
-        workers: Started, and waiting for what to serve.
+        workers: They are started, and wait for ``serve``.
 
     Raises:
         SettingError: A file of tokens or certificates cannot be used, or TorchServe is missing.
@@ -57,7 +57,7 @@ class Supervisor:
         self._complete_at = time.monotonic()
         self._port_failures = 0
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if settings.tls_cert else None
-        if self._tls is not None:  # whom a certificate is for is the clients' to verify
+        if self._tls is not None:  # verifying the certificate is up to the clients
             self._tls.check_hostname, self._tls.verify_mode = False, ssl.CERT_NONE
         tokens_file = settings.tokens_file
         self._access = AccessFiles(settings, tokens_file) if tokens_file is not None else None
@@ -78,16 +78,16 @@ class Supervisor:
     async def run(
         self, admin: socket.socket, stop: asyncio.Event, ready: Callable[[], None]
     ) -> None:
-        """Serve until ``stop`` is set, and end in order.
+        """Serve until ``stop`` is set, then drain.
 
         Args:
             admin: The socket of the admin port.
-            stop: Asks for the end.
+            stop: Set to stop the service.
             ready: Called when all workers are ready.
 
         Raises:
-            GaveUpError: No worker can start any more.
-            StartError: No worker could, at the start.
+            GaveUpError: No worker can be started any more.
+            StartError: The workers did not become ready.
         """
         settings = self._settings
         listener = Listener("admin", admin, read_names(settings.allowed_hosts))
@@ -101,7 +101,7 @@ class Supervisor:
         answering.cancel()
 
     async def _serve(self, ready: Callable[[], None]) -> None:
-        """Start, and serve until this is cancelled; raise as ``run`` does."""
+        """Start, and serve until cancelled; raise as ``run`` does."""
         workers = self._workers
         while True:
             workers.serve(self._models.desired, self._access.content if self._access else None)
@@ -129,7 +129,7 @@ class Supervisor:
         """Wait until every worker is ready.
 
         Raises:
-            StartError: A worker cannot serve, or time is over.
+            StartError: A worker cannot serve, or is not ready in time.
         """
         workers, timeout_s = self._workers, self._settings.start_timeout_s
         with contextlib.suppress(TimeoutError):
@@ -143,7 +143,7 @@ class Supervisor:
             raise StartError(got, expected, f"see the logs in {self._settings.log_dir}")
 
     async def _every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do something again and again; its failures are logged."""
+        """Do something at an interval; log its failures."""
         while True:
             await asyncio.sleep(seconds)
             try:
@@ -152,7 +152,7 @@ class Supervisor:
                 logger.exception("the supervisor failed")
 
     async def _tick(self) -> None:
-        """Follow files, share figures, and note for how long workers are missing."""
+        """Reload changed files, share figures, reap orphans, and update ``degraded``."""
         if self._access is not None and self._access.changed():
             self._workers.access = self._access.content
             self._workers.broadcast("access", self._access.content)
@@ -185,7 +185,7 @@ class Supervisor:
         self._health.reachable = self._port_failures < MAX_PORT_FAILURES
 
     async def _drain(self, serving: asyncio.Task[None]) -> None:
-        """First not ready, then no new connections, then what was accepted is finished."""
+        """Become not ready, then accept no connections, then finish the accepted requests."""
         settings = self._settings
         self._health.draining = True
         self._workers.broadcast("not_ready")
@@ -195,18 +195,19 @@ class Supervisor:
         for listener in self._listeners.values():
             take_no_more(listener)
             listener.close()
-        serving.cancel()  # TorchServe does not drain, and takes seconds to end
+        serving.cancel()  # TorchServe cannot drain, and takes seconds to exit
         await self._workers.drain(settings.stop_timeout_s)
         await asyncio.gather(serving, return_exceptions=True)
 
     def _reap_orphans(self) -> None:
-        """Reap the workers of a dead Java, which the first process of a container inherits."""
+        """Reap the workers of a dead Java: process 1 of a container becomes their parent."""
         if os.getpid() != 1:
             return
         ours = {worker.process.pid for worker in self._workers.living}
         if self._torchserve is not None and self._torchserve.process is not None:
             ours.add(self._torchserve.process.pid)
         which = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        with contextlib.suppress(ChildProcessError):  # there is none
+        with contextlib.suppress(ChildProcessError):  # there are no children
+            # Our own children are waited for where they were started.
             while (ended := os.waitid(os.P_ALL, 0, which)) and ended.si_pid not in ours:
-                os.waitpid(ended.si_pid, 0)  # whoever started one of ours waits for it
+                os.waitpid(ended.si_pid, 0)

@@ -1,8 +1,7 @@
-"""Tokens of the public listener: a file of SHA-256 digests, so that reading it lets nobody in.
+"""Tokens of the public listener, in a file of SHA-256 digests: who reads it learns no token.
 
 ``make token NAME=someone TOKENS_FILE=tokens`` prints a new token once and adds its line, ``DIGEST
-NAME``. Two lines of one name are both valid, so that tokens are exchanged without a gap: a second
-token says that the first one goes on.
+NAME``. Several lines of one name are all valid, so a token can be replaced without a gap.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def add(path: Path, name: str) -> str:
 
 
 def lines_of(path: Path, name: str) -> list[int]:
-    """Return the numbers, from 1, of the lines that make tokens of that name valid."""
+    """Return the numbers, from 1, of the lines with tokens of that name."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     found = [LINE.fullmatch(line.partition("#")[0].strip()) for line in lines]
     return [number for number, each in enumerate(found, 1) if each and each[2] == name]
@@ -61,8 +60,8 @@ def main() -> int:
     if older:
         *first, last = older
         lines = f"lines {', '.join(first)} and {last}" if first else f"line {last}"
-        told = f"{len(older) + 1} tokens of {name} are valid now. Delete {lines} of {path}"
-        print(f"{told} when nobody uses the older ones any more.", file=sys.stderr)
+        valid = f"{len(older) + 1} tokens of {name} are valid now. Delete {lines} of {path}"
+        print(f"{valid} when nobody uses the older ones any more.", file=sys.stderr)
     return 0
 
 

@@ -1,7 +1,7 @@
 """TorchServe, beside the workers: started, checked by predictions, restarted alone.
 
-It is as its own documents have it: its Java, its worker process, and the archive of each version.
-Nothing else waits for it, or ends because of it.
+It is a stock TorchServe: its Java, its worker processes, and the archive of each version. Nothing
+else waits for it or ends because of it.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ logger = logging.getLogger(__name__)
 MANAGEMENT_TIMEOUT_S = 30.0
 CHECK_TIMEOUT_S = 10.0
 MAX_FAILED_CHECKS = 3
-"""In a row; then TorchServe is started again."""
+"""Consecutive failed checks after which TorchServe is restarted."""
 
 WORKERS_OF_DEFAULT = 2
-"""While one answers a batch, the other reads the next: 1.4 times the requests per second.
-It is the default version of TorchServe's start: a switch is to start no process."""
+"""While one answers a batch, the other reads the next: 1.4 times the requests per second. Only the
+version that is the default when TorchServe starts has two, so a switch starts no process."""
 
 ROOM = 8
-"""Room for its files, in sizes of the archives: with what it unpacks and compiles it takes 5."""
+"""Room for its files, as a multiple of the archives' size: unpacked and compiled, they take 5."""
 
 POLL_S = 0.1
 STOP_TIMEOUT_S = 10.0
@@ -56,7 +56,7 @@ PORTS = ("torchserve_port", "metrics_port", "grpc_port", "grpc_management_port")
 
 
 class EndedError(Exception):
-    """TorchServe has ended, or does not predict."""
+    """Raised when TorchServe has ended, or does not predict."""
 
 
 class TorchServe:
@@ -64,8 +64,8 @@ class TorchServe:
 
     Attributes:
         ready: Whether its last predictions were right.
-        restarts: How many times it was started again.
-        process: Java, from each start to its end.
+        restarts: Number of restarts.
+        process: Java; None while it does not run.
         settings: With the ports of its last start.
     """
 
@@ -75,18 +75,18 @@ class TorchServe:
         self.settings = settings
         self._wanted, self._installed, self._models = settings, installed, models
         self.process: Process | None = None
-        self._workers: dict[str, int] = {}  # of each version that it knows
-        self._is_up = False  # it has predicted since its start
+        self._workers: dict[str, int] = {}  # number by version
+        self._is_up = False  # it has predicted since its last start
         self._management: int | Path = 0
         self._following = asyncio.Lock()
         self._backoff = RestartBackoff()
         self._output = logs.Part("java", settings)
 
     async def run(self) -> None:
-        """Run it for ever."""
+        """Run it, and restart it whenever it has ended."""
         while True:
             try:
-                default = self._models.default  # first: TorchServe's default is the first one
+                default = self._models.default  # TorchServe's default is the first version
                 others = (each for each in self._models.loaded if each.archive and each != default)
                 served = [default, *others]
                 room = ROOM * sum(len(each.archive or b"") for each in served)
@@ -106,7 +106,7 @@ class TorchServe:
             await asyncio.sleep(delay_s)
 
     async def _stop(self) -> None:
-        """Stop Java and its workers, by force where asking does not help."""
+        """Stop Java and its workers; kill them if they do not exit in time."""
         self.ready = self._is_up = False
         if self.process is None:
             return
@@ -120,9 +120,9 @@ class TorchServe:
         self.process = None
 
     async def follow(self) -> None:
-        """Serve the same versions, as far as it knew them at its start."""
+        """Have it serve the versions that workers serve, of those that it knew at its start."""
         if not self._is_up:
-            return  # it is told at the end of its start
+            return  # this is called again at the end of its start
         async with self._following:
             served = {each.version for each in self._models.loaded}
             for version, workers in self._workers.items():
@@ -132,13 +132,13 @@ class TorchServe:
                 await self._manage(f"/models/{MODEL}/{default}/set-default")
 
     async def _scale(self, version: str, workers: int) -> None:
-        """Have so many workers of a version."""
+        """Set the number of workers of a version."""
         scale = f"min_worker={workers}&max_worker={workers}&synchronous=true"
         if await self._manage(f"/models/{MODEL}/{version}?{scale}"):
             self._workers[version] = workers
 
     async def _manage(self, path: str) -> bool:
-        """Send a PUT to TorchServe's management; return whether it did that."""
+        """Send a PUT to TorchServe's management; return whether it succeeded."""
         try:
             async with asyncio.timeout(MANAGEMENT_TIMEOUT_S):
                 status, answer = await health.ask(self._management, "PUT", path)
@@ -146,12 +146,12 @@ class TorchServe:
             logger.error("TorchServe goes on as before: no answer to PUT %s: %r", path, error)  # noqa: TRY400
             return False
         if status not in (200, 202):
-            told = answer[:200].decode(errors="replace")
-            logger.error("TorchServe goes on as before: PUT %s: %s", path, told)
+            reason = answer[:200].decode(errors="replace")
+            logger.error("TorchServe goes on as before: PUT %s: %s", path, reason)
         return status in (200, 202)
 
     async def _run(self, scratch: Path, served: Sequence[Artifacts]) -> None:
-        """Run it once; raise why it has to be started again."""
+        """Run it once; raise an error that says why it must be restarted."""
         started = time.monotonic()
         await self._start(scratch, served)
         timeout_s = self.settings.start_timeout_s
@@ -200,9 +200,9 @@ class TorchServe:
         return True
 
     async def _start(self, scratch: Path, served: Sequence[Artifacts]) -> None:
-        """Start Java itself, not the ``torchserve`` command.
+        """Start Java itself, not the command ``torchserve``.
 
-        That one hides Java's exit status, and leaves Java running when it is killed
+        The command hides Java's exit status, and leaves Java running when it is killed
         (pytorch/serve: ts/model_server.py).
         """
         ports: dict[str, Any] = {
@@ -230,7 +230,7 @@ class TorchServe:
             stdin=DEVNULL,
             stdout=self._output.writer,
             stderr=self._output.writer,
-            # A group of its own: Ctrl-C is ours to handle, and the group can be swept.
+            # A group of its own: Ctrl-C does not reach it, and the whole group can be killed.
             start_new_session=True,
             preexec_fn=host.die_with_parent,
         )

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Installed(NamedTuple):
-    """An installed TorchServe: the program Java, and the folder that the package ``ts`` lies in."""
+    """An installed TorchServe: the program Java, and the folder with the package ``ts``."""
 
     java: Path
     home: Path
@@ -33,7 +33,7 @@ class Installed(NamedTuple):
 def find_torchserve(settings: Settings, *, has_archive: bool = True) -> Installed | None:
     """Return the TorchServe to run; None if it is off, or cannot run and was not asked for.
 
-    It cannot run either if the default version has no archive that it could serve.
+    It cannot run either if the default version has no archive.
 
     Raises:
         SettingError: It was asked for, and is not installed or has nothing to serve.
@@ -78,8 +78,8 @@ def _folder_of(package: str, distribution: str = "") -> Path:
 def count_numbered_gpus() -> int:
     """Return how many GPUs TorchServe can use.
 
-    It knows only numbers, and fails on the names that MIG and Kubernetes set: there it computes on
-    the CPU.
+    It takes only numbers, and fails on the names that MIG and Kubernetes set: with these it
+    computes on the CPU.
     """
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if devices and not all(each.strip().isdecimal() for each in devices.split(",")):
@@ -88,7 +88,7 @@ def count_numbered_gpus() -> int:
 
 
 def environment(settings: Settings, scratch: Path, gpus: int) -> dict[str, str]:
-    """Return the variables of Java, which hands them on to its workers."""
+    """Return the environment of Java, which passes it on to its workers."""
     folder = str(settings.log_dir.resolve())
     variables = host.child_environment()
     # Java waits for nvidia-smi where nothing is set.
@@ -126,7 +126,7 @@ def command(installed: Installed, config: Path, settings: Settings) -> list[str]
         f"-Dmodel_server_home={installed.home}",
         f"-Djava.io.tmpdir={config.parent}",
         f"-Dlog4j.configurationFile={(HERE / 'log4j2.xml').as_uri()}",
-        "-Djava.net.preferIPv4Stack=true",  # all is on 127.0.0.1; a worker looks it up as such
+        "-Djava.net.preferIPv4Stack=true",  # everything is on 127.0.0.1, which workers look up
         f"-Dflip.json={'info' if settings.log_format == logs.JSON else 'off'}",
         "-XX:+ExitOnOutOfMemoryError",
         "-XX:+UseSerialGC",  # measured beside G1: under half of the memory, and more requests/s

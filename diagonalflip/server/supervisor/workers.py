@@ -18,7 +18,7 @@ from diagonalflip.server.supervisor.backoff import RestartBackoff
 from diagonalflip.server.supervisor.logs import Part
 from diagonalflip.server.supervisor.process import Worker, WorkerEndedError
 
-if TYPE_CHECKING:  # it would import NumPy, before the workers are started
+if TYPE_CHECKING:  # it imports NumPy, for which starting the workers should not wait
     from diagonalflip.server.models.desired import Desired
 
 RESULTS = ("passed", "wrong", "unanswered")
@@ -29,29 +29,29 @@ SERVABLE = "a version that every worker can serve"
 LISTENERS = {"port": "http", "public_port": "public"}
 
 MAX_FAILED_STARTS = 6
-"""In a row, of every worker; then the service gives up."""
+"""Consecutive failed starts of every worker, after which the service gives up."""
 
 logger = logging.getLogger(__name__)
 
 
 class GaveUpError(Exception):
-    """No worker can start."""
+    """Raised when no worker can be started."""
 
 
 class Workers:
-    """Keeps as many workers as there should be.
+    """Keeps the configured number of workers running.
 
     Args:
-        settings: What to serve, and where.
-        listeners: What every worker accepts clients from, by the names of the ports.
+        settings: The number of workers, and what they need to know.
+        listeners: The sockets from which workers accept clients, by the names of the ports.
 
     Attributes:
-        desired: What they serve; nothing until ``serve``.
-        access: Tokens and certificate of the public listener, for the channel; None without.
-        checks: How many health checks, by result.
-        restarts: How many workers were started again.
-        fault: What is wrong with a worker's predictions; empty when they were right last.
-        faults: Why versions cannot be loaded, by version.
+        desired: The versions to serve; None until ``serve``.
+        access: Tokens and certificate of the public listener, for the channel; None without it.
+        checks: Number of health checks by result.
+        restarts: Number of restarts of workers.
+        fault: Why a worker cannot serve; empty once a worker has become ready again.
+        faults: By version, why it cannot be loaded.
     """
 
     def __init__(self, settings: Settings, listeners: Mapping[str, socket.socket]) -> None:
@@ -75,37 +75,37 @@ class Workers:
         self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start all; each waits for ``serve``."""
+        """Start all workers; each waits for ``serve``."""
         self._keepers = [asyncio.create_task(self._keep(each)) for each in range(self.count)]
         await self.until(lambda: len(self._workers) + self.restarts >= self.count)
 
     def serve(self, desired: Desired, access: dict[str, Any] | None) -> None:
-        """Have them serve for the first time, or another time if they could not."""
+        """Have the workers start to serve; once more if they could not."""
         self.desired, self.access, self.fault, self.faults = desired, access, "", {}
         self._changed.set()
 
     @property
     def living(self) -> list[Worker]:
-        """Those whose process has not ended, by number."""
+        """Workers whose process runs, in the order of their numbers."""
         return [self._workers[number] for number in sorted(self._workers)]
 
     @property
     def ready(self) -> int:
-        """How many are ready."""
+        """Number of workers that are ready."""
         return sum(worker.ready for worker in self.living)
 
     @property
     def gave_up(self) -> bool:
-        """True once no worker can start."""
+        """True once no worker can be started."""
         return all(each.failed_starts >= MAX_FAILED_STARTS for each in self._backoffs)
 
     @property
     def last_error(self) -> str:
-        """The last line in which a worker told of an error."""
+        """The last error that a worker reported or logged."""
         return self.fault or self._output.last_error()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds, which a worker's start, check or end can make so."""
+        """Wait for a condition; it is looked at after a worker's start, check and end."""
         while not condition():
             self._changed.clear()
             await self._changed.wait()
@@ -116,7 +116,7 @@ class Workers:
             worker.channel.send(name, content)
 
     def share_status(self) -> None:
-        """Tell each worker the figures of all, for the page."""
+        """Send each worker the figures of all, for the page."""
         known = [worker for worker in self.living if worker.page]
         status = [{"worker": worker.number, **worker.page["recent"]} for worker in known]
         for worker in self.living:
@@ -124,10 +124,10 @@ class Workers:
                 worker.channel.offer("status", status)
 
     async def apply(self, desired: Desired) -> None:
-        """Have all workers serve other versions: all of them, or none.
+        """Have all workers serve other versions, or none of them.
 
-        A worker shows them only after every worker has loaded and checked them. A worker that
-        ends meanwhile gets them at its next start.
+        A worker serves them only after every worker has loaded and checked them. A worker that
+        exits meanwhile gets them at its next start.
 
         Raises:
             ServerOverloaded: No worker is up.
@@ -153,14 +153,14 @@ class Workers:
             await asyncio.gather(*committed, return_exceptions=True)
 
     async def drain(self, timeout_s: float) -> None:
-        """Have all workers answer what has come in and end; wait for that."""
+        """Have all workers answer the requests that have arrived and exit; wait for that."""
         for keeper in self._keepers:
             keeper.cancel()
         self.broadcast("drain")
         await asyncio.gather(*(worker.ended(timeout_s) for worker in self.living))
 
     async def end(self) -> None:
-        """End all that are left, at once."""
+        """Kill the workers that are left."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
@@ -170,7 +170,7 @@ class Workers:
         os.close(self._counts)
 
     async def _keep(self, number: int) -> None:
-        """Run one worker after the other, for ever."""
+        """Run a worker, and restart it whenever it has ended."""
         backoff = self._backoffs[number]
         while True:
             reason = await self._run(number, backoff)
@@ -209,7 +209,7 @@ class Workers:
         return reason or outcome
 
     async def _bring_up(self, worker: Worker) -> None:
-        """Have a new worker serve what is desired, and check that."""
+        """Have a new worker serve the desired versions, and check it."""
         await self.until(lambda: self.desired)
         if self.access is not None:
             worker.channel.send("access", self.access)
@@ -232,7 +232,7 @@ class Workers:
         desired, revision = self.desired, worker.revision
         try:
             answers = await worker.check()
-            # In a change of versions nobody knows which of them have answered.
+            # During a change of versions it is not known which of them have answered.
             if desired and desired is self.desired and revision == desired.number:
                 desired.check(answers, "cuda" if self._settings.require_gpu else None)
         except ParityError as error:

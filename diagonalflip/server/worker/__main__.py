@@ -1,7 +1,7 @@
 """One worker: holds every served version of the model, and answers clients.
 
-The supervisor starts it, with the sockets that it listens on, and speaks to it by a control channel
-(diagonalflip/server/worker/channel.py). It ends with that channel.
+The supervisor starts it with its listening sockets and a control channel
+(diagonalflip/server/worker/channel.py). It exits when that channel closes.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from diagonalflip.server.worker.metrics import PUBLIC, Metrics
 from diagonalflip.server.worker.observers import observers
 
 COLLECT_AFTER = 50_000
-"""New objects until the cycle collector looks; a request in flight has about ten."""
+"""New objects before the cycle collector runs; a request in flight has about ten."""
 
 FLUSH_TIMEOUT_S = 2.0
-"""Longest wait, at the end, for traces and logs to be written."""
+"""Longest wait for traces and logs to be written before the worker exits."""
 
 logger = logging.getLogger("worker")
 
@@ -54,7 +54,7 @@ class Worker:
         self._authenticator = Authenticator(arguments.token_rate) if arguments.token_rate else None
 
     async def run(self) -> None:
-        """Do what the supervisor asks for, until it asks for the end or has ended itself."""
+        """Follow the supervisor's messages, until it asks the worker to drain or has exited."""
         self._channel = await Channel.open(socket.socket(fileno=self._arguments.channel))
         async with asyncio.TaskGroup() as self._tasks:
             while message := await self._channel.receive():
@@ -81,7 +81,7 @@ class Worker:
             server.ready = False
 
     async def _prepare(self, number: int, desired: dict[str, Any]) -> None:
-        """Load what is missing, and say which of it cannot be loaded."""
+        """Load the versions that are missing; report those that cannot be loaded."""
         async with self._changing:
             loaded = self._served.services if self._served is not None else {}
             arguments = (desired, loaded, self._arguments.number, self._arguments.workers)
@@ -99,7 +99,7 @@ class Worker:
         self._channel.send("committed", number=number)
 
     async def _open(self, served: Served) -> None:
-        """Begin to serve."""
+        """Start serving clients."""
         arguments = self._arguments
         service = served.services[served.default]
         metrics = Metrics(arguments.number, lambda: service.device_bytes)
@@ -124,7 +124,7 @@ class Worker:
         await opened.wait()
 
     async def _leave(self) -> None:
-        """Answer what has come in, then write what observers still hold."""
+        """Answer the requests that have arrived, then have observers write what they hold."""
         if self._server is None:
             return
         self._server.ready = False
@@ -136,10 +136,10 @@ class Worker:
 
 
 def _spare_collector() -> None:
-    """Keep Python's cycle collector away from what stays, and from requests in flight.
+    """Keep Python's cycle collector away from imported modules and from requests in flight.
 
-    A full collection walks everything that was imported, for tens of milliseconds in which
-    nobody is answered, and a batch of 100 requests holds enough objects to set one off.
+    A full collection visits every imported object. It takes tens of milliseconds in which no
+    client is answered, and a batch of 100 requests has enough objects to start one.
     """
     gc.collect()
     gc.freeze()
@@ -147,7 +147,7 @@ def _spare_collector() -> None:
 
 
 async def _run(arguments: argparse.Namespace) -> None:
-    """Run a worker; its end is the process's."""
+    """Run a worker, and exit the process with it."""
     try:
         await Worker(arguments).run()
     except Exception:
@@ -156,7 +156,7 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 
 def _exit(status: int) -> None:
-    """End at once; the end of the event loop or the interpreter would wait for observers."""
+    """Exit at once; a normal exit would wait for the observers' threads."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -19,10 +19,10 @@ class AccessLog:
     """Writes a line for each request.
 
     Args:
-        path: The file. A disk that is full stops logging, not serving.
+        path: The file. A full disk stops the log, not the service.
 
     Raises:
-        OSError: It cannot be opened.
+        OSError: The file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,15 +30,16 @@ class AccessLog:
         self._handler = RotatingLog(path)
 
     def add(self, requests: Sequence[Request], _started: float | None, finished: float) -> None:
-        """Take the requests of one batch, or one that no batch answered; times in seconds."""
-        moment = datetime.fromtimestamp(time() - perf_counter() + finished, UTC)  # it may be set
-        told = moment.isoformat(timespec="milliseconds")
+        """Log the requests of one batch, or one that no batch answered; times in seconds."""
+        # Computed each time: the clock may be set.
+        moment = datetime.fromtimestamp(time() - perf_counter() + finished, UTC)
+        answered_at = moment.isoformat(timespec="milliseconds")
         lines = []
         for request in requests:
             response = cast("Response", request.response)
             form, images = response.work[:2] if response.work is not None else ("", 0)
             line = {
-                "time": told,
+                "time": answered_at,
                 "request_id": request.headers.get("x-request-id", "")[:128],
                 "listener": request.transport.listener,
                 "token": request.token,

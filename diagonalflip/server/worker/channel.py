@@ -1,16 +1,17 @@
-"""The control channel between the supervisor and one worker: JSON objects, a line each.
+"""The control channel between the supervisor and one worker: JSON objects, one per line.
 
 To the worker:
 
     access   tokens and certificate of the public listener
-    prepare  load these versions, and check them on this worker's device; say whether it can
-    commit   serve the versions that were prepared; the first time, begin to serve
+    prepare  load these versions, and check them on this worker's device; report faults
+    commit   serve the prepared versions; the first time, start serving
     check    predict the 16 images by every version, through the queue of clients' requests
     status   figures of all workers, for the page
     not_ready, drain
 
-To the supervisor: prepared, committed and checked, each with the number that was asked with, and
-metrics every second. When either end closes the channel, the other one knows that it has ended.
+To the supervisor: prepared, committed and checked, each with the number of the message that it
+answers, and metrics every second. When the channel closes, each end knows that the other has
+exited.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import orjson
 
 MAX_MESSAGE_BYTES = 1 << 26
 UNREAD_BYTES = 1 << 20
-"""Bytes that the other end has not read, beyond which messages that repeat are left out."""
+"""Unread bytes beyond which messages that are repeated anyway are not sent."""
 
 Message = dict[str, Any]
 
@@ -36,7 +37,7 @@ class Channel:
 
     @classmethod
     async def open(cls, connection: socket.socket) -> Self:
-        """Take over one socket of a pair."""
+        """Return a channel on one socket of a pair, which it will own."""
         return cls(*await asyncio.open_unix_connection(sock=connection, limit=MAX_MESSAGE_BYTES))
 
     def send(self, name: str, content: Any = None, *, number: int = 0) -> None:

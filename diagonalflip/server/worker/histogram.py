@@ -1,4 +1,4 @@
-"""Counts of values by size, cheap to add to."""
+"""Histograms to which adding a value is cheap."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-")
 
 
 class Histogram:
-    """Counts of values by size.
+    """Counts of values by bucket.
 
     Args:
-        bounds: The largest value of each bucket, ascending; one more takes what is larger.
+        bounds: The largest value of each bucket, ascending; one more bucket takes larger values.
 
     Attributes:
-        add, extend: Take a value, or several.
+        add, extend: Add a value, or several.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -33,11 +33,11 @@ class Histogram:
         self.add, self.extend = self._waiting.append, self._waiting.extend
 
     def mark(self, value: float, traceparent: str) -> None:
-        """Have a trace, if that is one, stand for the values like ``value``."""
+        """Make a trace the exemplar of the bucket that ``value`` falls into."""
         self._exemplars[bisect_left(self._bounds, value)] = traceparent, value
 
     def fold(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """Sort in what was added since the last time, and return it."""
+        """Count the values that were added since the last call, and return them."""
         values = np.array(self._waiting)
         del self._waiting[:]
         if values.size:
@@ -47,7 +47,7 @@ class Histogram:
         return values
 
     def state(self) -> dict[str, Any]:
-        """Return counts by bucket, the sum, and exemplars: place, trace id, value."""
+        """Return counts by bucket, the sum, and exemplars: bucket's index, trace id, value."""
         exemplars = [
             (place, found[1], value)
             for place, (traceparent, value) in self._exemplars.items()

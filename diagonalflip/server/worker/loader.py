@@ -1,4 +1,4 @@
-"""Loads versions of the model from what the control channel brings."""
+"""Loads versions of the model from messages of the control channel."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def load(
     Args:
         desired: ``default``, ``canary`` and ``percent``; and ``versions``, each with ``name``,
             ``version`` and, in base64, ``FILES``.
-        loaded: Services that are there already, by version.
-        number: The worker's, which chooses its device.
-        workers: How many there are.
+        loaded: Services that are loaded already, by version.
+        number: The worker's number, which selects its device.
+        workers: Number of workers.
 
     Returns:
-        What can be served; and, by version, why another cannot be loaded or predicts wrongly.
+        What can be served; and by version, why one cannot be loaded or predicts wrongly.
     """
     services, faults = dict[str, Any](), dict[str, str]()
     for each in desired["versions"]:

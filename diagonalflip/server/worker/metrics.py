@@ -1,7 +1,7 @@
 """Measurements of the requests that a worker answers.
 
-Where requests pass, a measurement is one entry of a list; once a second the lists are folded into
-histograms, and sent to the supervisor, which makes a page for Prometheus of them
+On the way of a request, a measurement is one more entry of a list. Once a second the lists are
+folded into histograms and sent to the supervisor, which makes a page for Prometheus of them
 (supervisor/metrics.py). ``prometheus_client``'s own histograms would take a tenth of a small
 request's time.
 """
@@ -24,24 +24,25 @@ from diagonalflip.server.worker.histogram import Histogram
 from diagonalflip.wire import FORMS
 
 HTTP, PUBLIC = "http", "public"
-"""Listeners by which requests come in."""
+"""Names of the listeners."""
 
 SECONDS = [round(25e-6 * 2**step, 7) for step in range(20)]
-"""Bounds of times: a lone request takes 100 us, a batch under load some ms, overload seconds."""
+"""Buckets of durations: a lone request takes 100 us, a batch under load some ms, overload
+seconds."""
 
 IMAGES = [float(4**step) for step in range(11)]
 REQUESTS = [float(2**step) for step in range(8)]
 
 
 class Observer(Protocol):
-    """Receiver of every request that was answered: traces, the access log."""
+    """Receiver of every answered request: traces, the access log."""
 
     def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
         """Take the requests of one batch, or one that no batch answered.
 
         Args:
             requests: With their responses.
-            started: When the batch began, in ``perf_counter``'s seconds; None if there was none.
+            started: When the batch began, in ``perf_counter``'s seconds; None without a batch.
             finished: When it was answered.
         """
 
@@ -54,14 +55,14 @@ class Metrics:
 
     Args:
         worker: Its number.
-        device_bytes: How much memory of a GPU is taken; None without one.
+        device_bytes: Returns the bytes that it uses on a GPU; None without a GPU.
 
     Attributes:
-        buffered_bytes, queued_images: As they are now.
-        rejected: How many, by code.
-        observers: Receivers of every batch as well.
-        connections: How many are open, by listener.
-        failed_handshakes: TLS handshakes that failed.
+        buffered_bytes, queued_images: Current values.
+        rejected: Number of rejected requests by code.
+        observers: They get every batch as well.
+        connections: Number of open connections by listener.
+        failed_handshakes: Number of failed TLS handshakes.
         recent: Between the last two folds: requests and images per second, requests per batch,
             p50 and p99 of durations.
     """
@@ -89,13 +90,13 @@ class Metrics:
 
     def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
         """Take at least one request, as any ``Observer`` does."""
-        passes: dict[float, list[int]] = {}  # more than one if versions had a pass each
+        passes: dict[float, list[int]] = {}  # images by pass; each version has a pass of its own
         key, duration, is_marked = None, self._queue, False
         for request in requests:
             response = cast("Response", request.response)
             if response.code:
                 self.rejected[response.code] += 1
-            if request.operation is None:  # nothing was asked of the model
+            if request.operation is None:  # the path is not the model's
                 continue
             if key != (new := (request.transport.listener, request.operation, response.status)):
                 key, duration, is_marked = new, self._durations[new], False
@@ -121,7 +122,7 @@ class Metrics:
             observer.add(requests, started, finished)
 
     def fold(self) -> None:
-        """Sort in what was added, and note how much that was."""
+        """Fold the lists into the histograms, and update ``recent``."""
         durations = [histogram.fold() for histogram in self._durations.values()]
         batches = self._batch_requests.fold()
         images = self._batch_images.fold()
@@ -139,7 +140,7 @@ class Metrics:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return all of it: by family, a list of label values (less the worker's) and the value."""
+        """Return everything: by family, a list of label values (without the worker's) and value."""
         alone: dict[str, Any] = {
             "queue_seconds": self._queue.state(),
             "decode_seconds": self._decode.state(),

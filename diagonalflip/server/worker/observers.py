@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def traces_wanted() -> bool:
-    """Read from OpenTelemetry's variables whether traces are on, and can be sent as they say."""
+    """Return whether OpenTelemetry's variables turn traces on, by a protocol that is supported."""
     places = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or EXPORTER
     off = exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
@@ -31,21 +31,21 @@ def traces_wanted() -> bool:
 
 
 def observers(number: int, access_log: Path | None) -> list[Observer]:
-    """Return those that are asked of worker ``number``: logs in a folder, and traces."""
-    asked: list[Observer] = []
+    """Return the observers of worker ``number``: an access log in that folder, and traces."""
+    found: list[Observer] = []
     if access_log is not None:
         try:
             access_log.mkdir(parents=True, exist_ok=True)
-            asked.append(AccessLog(access_log / f"access-{number}.log"))
+            found.append(AccessLog(access_log / f"access-{number}.log"))
         except OSError as error:
             logger.error("No access log: %s", error)  # noqa: TRY400
     try:
         if traces_wanted():
             from diagonalflip.server.worker.traces import Traces  # noqa: PLC0415 - an optional extra
 
-            asked.append(Traces())
+            found.append(Traces())
     except ImportError:
         logger.warning("OTEL_* asks for traces, and diagonalflip[traces] is not installed")
     except ValueError as error:  # such as a queue of no spans
         logger.warning("No traces: %s, as OTEL_* asks for", error)
-    return asked
+    return found

@@ -1,4 +1,4 @@
-"""Traces by OpenTelemetry, where its standard variables ask for them: ``OTEL_*``.
+"""Traces by OpenTelemetry, if its standard variables ``OTEL_*`` ask for them.
 
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
@@ -24,9 +24,9 @@ FLUSH_MS = 2000
 
 
 class Traces:
-    """Makes a span of each request below its ``traceparent``, its steps below that.
+    """Makes a span for each request, child of its ``traceparent``, with a child for each step.
 
-    A batch is a span of a trace of its own; the pass through the network links to it.
+    A batch is a span in a trace of its own; the step ``forward`` links to it.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Traces:
         self._callers = TraceContextTextMapPropagator()
 
     def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
-        """Take the requests of one batch, or one that no batch answered: that is no span."""
+        """Trace the requests of one batch; a request that no batch answered has no span."""
         if started is None:
             return
         self._epoch_ns = time_ns() - int(perf_counter() * 1e9)  # the clock may have been set
@@ -65,7 +65,7 @@ class Traces:
             if response.work is not None:
                 form, images, decode_s, forward_s, encode_s = response.work
                 span.set_attributes({"flip.form": form, "flip.images": images})
-                # A batch is read, then computed, then written; of each only the length is known.
+                # A batch is decoded, computed, then encoded; only the durations are known.
                 steps.append(("decode", started, started + decode_s))
                 steps.append(("forward", finished - encode_s - forward_s, finished - encode_s))
                 steps.append(("encode", finished - encode_s, finished))
@@ -77,7 +77,7 @@ class Traces:
             span.end(self._ns(finished))
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the spans that are left."""
         self._provider.force_flush(FLUSH_MS)
 
     def _ns(self, seconds: float) -> int:
@@ -85,6 +85,9 @@ class Traces:
 
 
 def _resource() -> Resource:
-    """Return what the spans are of; ``Resource.create`` would have ours win over the variables'."""
+    """Return the spans' resource: the variables' attributes, else ours.
+
+    With ``Resource.create`` alone, ours would win.
+    """
     ours = {"service.name": "diagonalflip", "service.instance.id": str(uuid4())}
     return Resource.create(ours | dict(OTELResourceDetector().detect().attributes))
