@@ -197,11 +197,11 @@ def test_a_bar_shows_only_for_long_work_and_for_people(
     (tmp_path / "in.bin").write_bytes(bytes(1000))
     words = f"--url {url} predict --input {tmp_path}/in.bin --output {tmp_path}/out.bin"
     monkeypatch.setenv("COLUMNS", "200")
-    for is_terminal, patience_s in ((True, 60), (False, -1), (True, -1)):
+    for is_terminal, show_after_s in ((True, 60), (False, -1), (True, -1)):
         monkeypatch.setattr("sys.stderr.isatty", lambda shown=is_terminal: shown)
-        monkeypatch.setattr(progress, "PATIENCE_S", patience_s)
+        monkeypatch.setattr(progress, "SHOW_AFTER_S", show_after_s)
         with pytest.raises(SystemExit, match="0"):
             app(words.split())
         shown = capsys.readouterr().err
-        assert bool(shown) == (is_terminal and patience_s < 0)
+        assert bool(shown) == (is_terminal and show_after_s < 0)
     assert all(part in shown for part in ("2,000 images", "images/s", "left"))
