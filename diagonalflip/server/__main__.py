@@ -36,6 +36,10 @@ def main() -> int:
     # Otherwise NumPy has an idle thread per core, here and in the workers. If these threads cannot
     # be started, OpenBLAS ends the process by SIGINT, which looks like a stop that was asked for.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    # Sockets would get the numbers of standard streams that are closed, and logs would go there.
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(spare)
     output, errors = logs.Output(1), logs.Output(2)
     complain: Callable[[str], None] = partial(print, file=errors)
     try:

@@ -57,7 +57,7 @@ class RotatingLog(RotatingFileHandler):
             found = Path(self.baseFilename).stat()
         except OSError:
             return False
-        return bool(self.stream) and os.path.samestat(found, os.fstat(self.stream.fileno()))
+        return self.stream is not None and os.path.samestat(found, os.fstat(self.stream.fileno()))
 
     def close(self) -> None:
         """Close the file; on a full disk, buffered lines are lost."""

@@ -317,6 +317,25 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
         os.close(writer)
 
 
+def test_its_standard_streams_are_closed(artifacts: Path, folder: Path) -> None:
+    port = free_ports()
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', sys.executable, "-m", "diagonalflip.server"],
+        cwd=ROOT,
+        env=server_environment(artifacts, folder / "logs", {"PORT": str(port)}),
+    )
+    try:
+        while not is_ready(port):  # the test's own time limit ends this
+            assert process.poll() is None, "it ended"
+        streams = {str(Path(f"/proc/{process.pid}/fd/{each}").readlink()) for each in range(3)}
+        assert streams == {os.devnull}, "no log goes into a socket"
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 def is_ready(port: int) -> bool:
     with contextlib.suppress(requests.RequestException):
         return requests.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5).ok
