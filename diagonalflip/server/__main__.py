@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import contextlib
 import logging
 import os
@@ -40,6 +41,7 @@ def main() -> int:
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(spare)
+    atexit.unregister(logging.shutdown)  # it would wait for a log on a disk that hangs
     output, errors = logs.Output(1), logs.Output(2)
     complain: Callable[[str], None] = partial(print, file=errors)
     try:

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -115,6 +116,22 @@ def test_ctrl_c_in_a_terminal_is_a_clean_end_of_make(versions: Path, tmp_path: P
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_log_on_a_disk_that_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """As one of a network: here a pipe that nobody opens for reading."""
+    os.mkfifo(tmp_path / "worker.log")
+    settings = {"WORKERS": "1", "TORCHSERVE": "0", "START_TIMEOUT_S": "10"}
+    with run_server(PACKAGED, tmp_path, **settings) as server:
+        output = os.open(f"/proc/{server.workers[0].pid}/fd/1", os.O_WRONLY | os.O_NONBLOCK)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(output, b"\n")
+        os.close(output)
+        server.workers[0].kill()
+        server.read_until("worker 0 .*starting another")
+        assert_serves(server)
+        assert server.stop(signal.SIGTERM) == 0
 
 
 STARTS_IT = """

@@ -157,8 +157,8 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 def _exit(status: int) -> None:
     """Exit at once; a normal exit would wait for the observers' threads."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(BlockingIOError):  # the supervisor does not read
+        sys.stdout.flush()
     os._exit(status)
 
 
@@ -179,6 +179,7 @@ def main() -> None:
     # A service manager may signal every process of a service. Only the supervisor ends workers.
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
+    os.set_blocking(1, False)  # clients must not wait if the supervisor does not read the logs
     part, handler = f"worker {arguments.number}", logging.StreamHandler(sys.stdout)
     text = logging.Formatter(f"{part} %(levelname)s: %(message)s")
     handler.setFormatter(JsonFormatter(part) if arguments.json_logs else text)
