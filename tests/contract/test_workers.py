@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -235,6 +236,20 @@ async def test_a_worker_that_has_ended_keeps_no_other_from_accepting(serve: Serv
         first.process.kill()
         await until(lambda: served.workers.restarts == 1)
         assert not Balance(clients, 1).is_ahead
+
+
+@asynchronous
+async def test_a_worker_is_started_again_where_no_thread_can_be(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there are as many as there may be."""
+    async with serve("right") as served:
+        (first,) = await served.until_ready()
+        with monkeypatch.context() as full:
+            full.delattr(threading.Thread, "start")
+            first.process.kill()
+            await until(lambda: served.workers.restarts == 1)
+        assert first not in await served.until_ready()
 
 
 @asynchronous

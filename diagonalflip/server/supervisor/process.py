@@ -41,6 +41,9 @@ CHANGE_TIMEOUT_S = 30.0
 """Longest time for a worker to load and check a version."""
 
 
+REAP_POLL_S = 0.01
+
+
 class WorkerEndedError(Exception):
     """Raised when a worker's process has ended, or must be killed for the reason given."""
 
@@ -161,8 +164,9 @@ class Worker:
         if not await self.ended(0):
             self.process.kill()
         self.channel.close()
-        status = await asyncio.to_thread(self.process.wait)
-        return f"ended with status {status}"
+        while self.process.poll() is None:  # noqa: ASYNC110 - there may be no room for a thread
+            await asyncio.sleep(REAP_POLL_S)
+        return f"ended with status {self.process.returncode}"
 
     async def _listen(self) -> None:
         """Receive its messages until it closes the channel."""
