@@ -87,7 +87,9 @@ def make_folder(folder: Path) -> None:
     """Make the folder of logs; if that fails, warn, and serve nevertheless."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "worker.log").open("ab").close()  # it may belong to another user
+        # The file may belong to another user; a pipe must not block.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+        os.close(os.open(folder / "worker.log", flags, 0o666))
     except OSError as error:
         reason = f"FLIP_LOG_DIR={folder}: {error.filename}: {error.strerror}"
         logging.getLogger(__name__).warning("No logs are kept: %s", reason)
