@@ -200,9 +200,12 @@ def test_plain_http_is_told_to_ask_by_https(port: TlsPort, others: int, status: 
 
 def test_a_handshake_has_a_limit_of_time(port: TlsPort, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "HANDSHAKE_S", 0.1)
-    with port.connect_public() as silent:
-        end_of(silent)
-    assert port.metrics.failed_handshakes == 1
+    for said, failed in ((b"", 0), (b"\x16", 1)):
+        with port.connect_public() as client:
+            client.sendall(said)
+            end_of(client)
+        port.wait_for(lambda: not port.server._opening)
+        assert port.metrics.failed_handshakes == failed, "a balancer's probe is none"
 
 
 def test_handshakes_leave_descriptors_to_the_worker_itself(

@@ -212,7 +212,7 @@ class HttpServer(ABC):
             await self._loop.connect_accepted_socket(lambda: protocol, accepted)
         except OSError:  # the client has disconnected
             protocol.connection_lost(None)
-        if isinstance(protocol, Tls) and not await protocol.settle():
+        if isinstance(protocol, Tls) and await protocol.settle():
             self.metrics.failed_handshakes += 1
 
     def forget(self, connection: Connection) -> None:

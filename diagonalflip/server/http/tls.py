@@ -39,17 +39,20 @@ class Tls(asyncio.Protocol):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._settled = asyncio.Event()  # the handshake has succeeded or failed
-        self.is_open = False
+        self.is_open = self._has_begun = False  # the client has sent something
         self._has_ended = self._is_ended = False  # we send no more; the client sends no more
 
     async def settle(self) -> bool:
-        """Return whether the handshake succeeds in time; if not, end the connection."""
+        """Wait for the end of the handshake; return whether it has failed.
+
+        Balancers' probes, which connect and send nothing, do not count as failures.
+        """
         try:
             async with asyncio.timeout(limits.HANDSHAKE_S):
                 await self._settled.wait()
         except TimeoutError:
             self.abort()
-        return self.is_open
+        return self._has_begun and not self.is_open
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start with a new client, and use the network's transport for all but writing."""
@@ -136,6 +139,7 @@ class Tls(asyncio.Protocol):
 
     def _shake_hands(self) -> None:
         if not self.is_open:
+            self._has_begun = True
             self._ssl.do_handshake()
             self.is_open = True
             self._settled.set()
