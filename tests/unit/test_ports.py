@@ -32,6 +32,21 @@ def test_a_name_may_have_an_ipv6_address_alone(monkeypatch: pytest.MonkeyPatch) 
             assert listener.getsockname()[0] == address
 
 
+def test_all_addresses_are_those_of_ipv4_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class AsOnBsd(socket.socket):
+        """So it is on Linux with net.ipv6.bindv6only=1."""
+
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            self.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+    with monkeypatch.context() as system:
+        system.setattr(socket, "socket", AsOnBsd)
+        listener = listen(("::", 0))
+    with listener, socket.create_connection(("127.0.0.1", listener.getsockname()[1])):
+        listener.accept()[0].close()
+
+
 @pytest.mark.parametrize("address", ["192.0.2.1", "fe80::1"])  # that one without a zone
 def test_an_address_that_is_not_here_is_rejected(address: str) -> None:
     with pytest.raises(OSError, match=r"assign|Invalid") as caught:

@@ -60,6 +60,8 @@ def listen(address: tuple[str, int]) -> socket.socket:
     listener = socket.socket(family)
     # Connections that linger after a crash must not prevent the next start.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:  # whatever the system's default is, :: takes IPv4 too
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     try:
         listener.bind(place)
         listener.listen(BACKLOG)
