@@ -100,7 +100,8 @@ class AsyncTransport(Sender):
             told = f"{self.endpoint.place}: {str(error) or repr(error)}"
             raise ConnectionFailed(told, "a whole answer", "check the server") from error
         except RuntimeError as error:  # at the interpreter's exit, no thread can resolve names
-            raise ClientError(f"{error}", "a request before the program's exit") from error
+            expected = "one event loop at a time, before the program's exit"
+            raise ClientError(f"{error}", expected) from error
 
     async def _sleep(self, seconds: float, _: Deadline) -> None:
         async with self.waiting():

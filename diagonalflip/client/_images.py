@@ -203,7 +203,7 @@ def _from_items(items: list[Any]) -> Images:
         for index, item in enumerate(items):
             _reject_masked(item, f" in image {index}")
     if str not in kinds:
-        array = np.empty(0)
+        array: npt.NDArray[Any] = np.empty(0)
         with suppress(Exception):  # images of several forms, or what their library does not give
             array = np.array(items)
         if kinds <= {int} and array.dtype.kind == "i":
