@@ -81,10 +81,13 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
     counted = count and form != "packed"
     in_terminal = to_stdout and to != "jsonl" and sys.stdout.isatty()
     draws = to == "png" and not is_picture
+    both = [Path(each) for each in (source, output) if Path(each).is_file()]
+    replaces_images = len(both) == 2 and both[0].samefile(both[1])
     for is_nonsense, got, expected in (
         (wanted == "flips", "--as flips with --input", "images on the command line"),
         (local and is_picture, "--local with a picture", "packed images, .npy or JSON lines"),
         (draws, f"PNG cannot be made from {form}", "a PNG or PBM"),
+        (replaces_images, "an output that is the input", "another file"),
         (counted, f"--count with {form}", "it with packed images only"),
         (to_stdout and as_json, "--json while predictions go to stdout", "--output FILE"),
         (in_terminal, f"{to} cannot be shown in a terminal", "--output FILE, or a pipe"),
