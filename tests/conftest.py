@@ -46,7 +46,7 @@ def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
 
 
 def execute(
-    *command: object, cwd: Path = ROOT, text: str | None = None, **variables: str
+    *command: object, cwd: Path | str = ROOT, text: str | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, with some text to read and with further variables."""
     words, env = list(map(str, command)), os.environ | variables

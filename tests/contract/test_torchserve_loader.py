@@ -40,7 +40,7 @@ def test_a_package_that_is_not_installed_is_named_with_what_to_do(
     unpacked_archive: Path, module: str
 ) -> None:
     command, path = (sys.executable, "-c", MISSING.format(module)), str(unpacked_archive)
-    failed = execute(*command, cwd=Path("/"), PYTHONPATH=path)
+    failed = execute(*command, cwd="/", PYTHONPATH=path)
     *_, line = failed.stderr.splitlines()
     assert line.startswith(f"RuntimeError: The archive cannot be loaded: import of {module} ")
     installs = line.partition("pip install ")[2].split()

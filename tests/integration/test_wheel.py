@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*command: str, **settings: str) -> str:
-    finished = execute(sys.executable, *command, cwd=Path("/"), **settings)
+    finished = execute(sys.executable, *command, cwd="/", **settings)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout
 

@@ -39,7 +39,7 @@ class Version:
         """Return the value of every step by its name, as one computes by hand."""
         sums, output = self.sums(PIXELS[image]), self.predictions[image]
         errors = (output - TARGETS[image]) ** 2
-        steps = {}
+        steps: dict[str, float] = {}
         for name, values in zip("shye", (sums, np.maximum(sums, 0), output, errors), strict=True):
             steps |= {f"{name}{index}": float(value) for index, value in enumerate(values)}
         return steps | {"m": float(errors.mean())}
