@@ -319,11 +319,8 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
 
 def test_its_standard_streams_are_closed(artifacts: Path, folder: Path) -> None:
     port = free_ports()
-    process = subprocess.Popen(
-        ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', sys.executable, "-m", "diagonalflip.server"],
-        cwd=ROOT,
-        env=server_environment(artifacts, folder / "logs", {"PORT": str(port)}),
-    )
+    closing = 'exec "$0" "$@" <&- >&- 2>&-'
+    process = start(artifacts, folder / "logs", {"PORT": str(port)}, "sh", "-c", closing)
     try:
         while not is_ready(port):  # the test's own time limit ends this
             assert process.poll() is None, "it ended"

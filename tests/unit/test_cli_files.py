@@ -88,8 +88,6 @@ def test_a_summary_for_machines(run: Run, tmp_path: Path) -> None:
     assert summary == {"images": 2, "output": str(output)}
 
 
-<<<<<<< HEAD
-=======
 def test_images_are_not_replaced_by_their_predictions(tmp_path: Path) -> None:
     images, link = tmp_path / "in.bin", tmp_path / "link.bin"
     images.write_bytes(b"\xb6")
@@ -99,25 +97,6 @@ def test_images_are_not_replaced_by_their_predictions(tmp_path: Path) -> None:
     assert result.stderr == "diagonalflip: An output that is the input. Expected another file.\n"
 
 
-@pytest.mark.parametrize("suffix", [".bin", ".npy", ".jsonl"])
-def test_a_job_that_ends_early_leaves_what_was_there(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suffix: str
-) -> None:
-    def fail(_: Client, pieces: inputs.Input, **__: object) -> Iterator[npt.NDArray[np.float32]]:
-        list(pieces)
-        yield TABLE
-        raise errors.ConnectionFailed("a", "b")
-
-    images, output = tmp_path / "in.bin", tmp_path / f"out{suffix}"
-    images.write_bytes(bytes(16))
-    output.write_bytes(b"before")
-    monkeypatch.setattr(Client, "predict_chunks", fail)
-    assert run_at(NOWHERE, "predict", "--input", images, "--output", output).exit_code == 3
-    assert output.read_bytes() == b"before"
-    assert sorted(tmp_path.iterdir()) == [images, output]
-
-
->>>>>>> 5e514a2 (predict does not replace its images by their predictions)
 @pytest.mark.parametrize(
     ("form", "content", "message"),
     [
