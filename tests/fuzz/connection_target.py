@@ -114,6 +114,7 @@ class Exchange:
             name=HTTP, hosts=Hosts("a", is_public=False), authenticator=None
         )
         self._connection = Connection(self._server, listener)
+        self._server._accepted = 1
         self._transport = Transport(self._connection, self._loop)
         _set_running_loop(cast("asyncio.AbstractEventLoop", self._loop))
         rejected, started = METRICS.rejected.total(), thread_time_ns()
@@ -184,6 +185,7 @@ class Exchange:
         assert not self._transport.misused, self._transport.misused
         assert self._connection.lost
         assert not self._server.connections
+        assert self._server._accepted == 0
         assert not lifecycle._scheduled
         assert not lifecycle._light
         assert not lifecycle._heavy

@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 import requests
 
-from benchmarks.running import log_tail, process
+from benchmarks.running import TORCHSERVE_ANSWER_BYTES, log_tail, process
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor.ports import free_ports
 from diagonalflip.server.supervisor.torchserve_command import find_torchserve
-from diagonalflip.wire import JSON, OCTETS, PNG, TEXT
-from tests.integration.conftest import PATH, TORCHSERVE_BYTES, Oracle, Server, new_folder
-from tests.integration.test_cobatch import picture_case
+from diagonalflip.wire import JSON, OCTETS, TEXT
+from tests.integration.conftest import PATH, Oracle, Server, new_folder, run_command
 from tests.integration.test_predictions import assert_predicts, packed_request
 
 pytestmark = pytest.mark.slow
@@ -35,41 +34,25 @@ grpc_inference_port={3}
 grpc_management_port={4}
 """
 INFER = "/v2/models/diagonal_flip/infer"
-EXPLAIN = "/explanations/diagonal_flip"
 PIXELS = (
     b'{"id": "7", "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1, 4], "data": %s}]}'
 )
-BINARY_OUT = b'{"parameters": {"binary_data_output": true}, '
 LENGTH = "Inference-Header-Content-Length"
-HEAD = b'{"inputs": [{"name": "packed", "datatype": "UINT8", "shape": [1], "parameters": '
-HEAD += b'{"binary_data_size": 1}}]}'
 FORM = "multipart/form-data; boundary=b"
 WORDS = b'{"images": [11, "0110"]}'
 
 
-def part(content: bytes, kind: str, name: str = "a", more: str = "") -> bytes:
+def part(content: bytes, kind: str, name: str = "a") -> bytes:
     head = f'--b\r\nContent-Disposition: form-data; name="data"; filename="{name}"\r\n'
-    return f"{head}Content-Type: {kind}\r\n{more}\r\n".encode() + content + b"\r\n--b--\r\n"
+    return f"{head}Content-Type: {kind}\r\n\r\n".encode() + content + b"\r\n--b--\r\n"
 
 
-Asked = tuple[str, str, bytes, dict[str, str]]  # path, content type, body, and further headers
-REQUESTS: dict[str, Asked] = {
+# Path, content type, body, and further headers; what is no golden vector.
+REQUESTS: dict[str, tuple[str, str, bytes, dict[str, str]]] = {
     "packed": (PATH, OCTETS, b"\xb6", {}),
-    "packed for JSON": (PATH, OCTETS, b"\xb6", {"Accept": JSON}),
-    "an odd number": (PATH, f"{OCTETS}; padding=4", b"\xb6\x90", {}),
-    "JSON": (PATH, JSON, b'{"images": [11, "0110", [[1, 1], [0, 0]], [0, 0, 0, 1]]}', {}),
-    "JSON in UTF-8": (PATH, f"{JSON}; charset=utf-8", b'{"images": [11]}', {}),
-    "a list": (PATH, JSON, b"[11, 6]", {}),
-    "text": (PATH, TEXT, b"b6 c", {}),
-    "a picture": (PATH, PNG, picture_case(np.arange(4)).body, {}),
-    "JSON after a byte order mark": (PATH, JSON, b"\xef\xbb\xbf" + WORDS, {}),
     "JSON in capitals": (PATH, "Application/JSON", WORDS, {}),
     "JSON, compressed": (PATH, JSON, gzip.compress(WORDS), {"Content-Encoding": "gzip"}),
-    "JSON in Latin-1": (PATH, f"{JSON}; charset=iso-8859-1", WORDS, {}),
     "text after a byte order mark": (PATH, TEXT, b"\xef\xbb\xbfb6", {}),
-    "text in UTF-8": (PATH, f"{TEXT}; charset=utf-8", b"b6\r\n", {}),
-    "text in Latin-1": (PATH, f"{TEXT}; charset=iso-8859-1", b"b6", {}),
-    "text for floats": (PATH, TEXT, b"b6 c", {"Accept": OCTETS}),
     "text, compressed": (PATH, TEXT, zlib.compress(b"b6"), {"Content-Encoding": "deflate"}),
     "a form": (PATH, FORM, part(b"\xb6", OCTETS), {}),
     "a form with JSON": (PATH, FORM, part(WORDS, JSON), {}),
@@ -78,12 +61,9 @@ REQUESTS: dict[str, Asked] = {
     "a form with a PBM": (PATH, FORM, part(b"P1 2 2 1011", OCTETS, "a.pbm"), {}),
     "a form with V2": (PATH, FORM, part(PIXELS % b"[1, 0, 1, 1]", JSON), {}),
     "a form with an archive": (PATH, FORM, part(b"PK\3\4\x14\0\0\0", OCTETS, "a.zip"), {}),
-    "V2": (INFER, JSON, PIXELS % b"[1, 0, 1, 1]", {}),
     "V2 in floats": (INFER, JSON, PIXELS % b"[1.0, 0e0, 1E0, -0.0]", {}),
     "V2 in booleans": (INFER, JSON, PIXELS % b"[true, false, 1, -0]", {}),
-    "V2 of no type": (INFER, "", PIXELS % b"[1, 0, 1, 1]", {}),
     "V2 with nulls": (INFER, JSON, b'{"id": null, ' + (PIXELS % b"[1, 0, 1, 1]")[12:], {}),
-    "V2, binary answer": (INFER, JSON, BINARY_OUT + (PIXELS % b"[1, 0, 1, 1]")[1:], {}),
     "V2 that tells its length": (INFER, JSON, PIXELS % b"[1,0,1,1]", {LENGTH: "100"}),
     "V2 that tells a wrong length": (INFER, JSON, PIXELS % b"[1,0,1,1]", {LENGTH: "99"}),
     "V2 with a fraction": (INFER, JSON, PIXELS % b"[1, 0, 1, 0.9999999999999999]", {}),
@@ -91,28 +71,16 @@ REQUESTS: dict[str, Asked] = {
     "V2 with NaN": (INFER, JSON, PIXELS % b"[1, 0, 1, NaN]", {}),
     "V2 with a comma too many": (INFER, JSON, PIXELS % b"[1, 0, 1, 1,]", {}),
     "V2 with half a character": (INFER, JSON, b'{"id": "\\ud800", ' + (PIXELS % b"1")[12:], {}),
-    "V2 in binary": (INFER, OCTETS, HEAD + b"\xb6", {LENGTH: str(len(HEAD))}),
-    "an explanation": (EXPLAIN, JSON, b'{"images": [11]}', {}),
-    "an explanation of text": (EXPLAIN, TEXT, b"b6", {}),
     "a version": (f"{PATH}/1.0", OCTETS, b"\xb6", {}),
-    "nothing": (PATH, OCTETS, b"", {}),
-    "no JSON": (PATH, JSON, b'{"images": [', {}),
     "JSON of a string": (PATH, JSON, b'"b6"', {}),
-    "no UTF-8": (PATH, JSON, b"\xff\xfe{}", {}),
-    "a wrong image": (PATH, JSON, b'{"images": [3, 16]}', {}),
     "a fraction": (PATH, JSON, b'{"images": [3.0]}', {}),
     "a large integer": (PATH, JSON, b'{"images": [%b]}' % (b"9" * 400), {}),
     "NaN": (PATH, JSON, b'{"images": [NaN]}', {}),
     "an image twice": (PATH, JSON, b'{"images": [3], "images": [4]}', {}),
     "infinity": (PATH, JSON, b'{"images": [1e400]}', {}),
     "null": (PATH, JSON, b"null", {}),
-    "a number": (PATH, JSON, b"11", {}),
     "half a character": (PATH, JSON, b'["\\ud800"]', {}),
-    "no hex digits": (PATH, TEXT, "ä".encode(), {}),
     "text that is no UTF-8": (PATH, TEXT, b"\xff", {}),
-    "a wrong type": (PATH, "application/pdf", b"\xb6", {}),
-    "a wrong tensor": (INFER, JSON, PIXELS % b"[1, 0, 2, 1]", {}),
-    "an answer that nobody can give": (PATH, OCTETS, b"\xb6", {"Accept": "image/gif"}),
 }
 
 
@@ -157,6 +125,10 @@ def content(response: requests.Response) -> Any:
     return code or (kind, document)
 
 
+def test_the_conformance_kit_passes(stock: str) -> None:
+    run_command("check", stock)
+
+
 @pytest.mark.parametrize("name", REQUESTS)
 def test_it_answers_as_the_http_listener_does(stock: str, running: Server, name: str) -> None:
     got, wanted = ask(stock, name), ask(running.base, name)
@@ -166,7 +138,7 @@ def test_it_answers_as_the_http_listener_does(stock: str, running: Server, name:
 
 
 def test_sixteen_maximal_answers_at_once_keep_nobody_waiting(stock: str, oracle: Oracle) -> None:
-    numbers = np.random.default_rng(4).integers(0, 16, TORCHSERVE_BYTES // 16)
+    numbers = np.random.default_rng(4).integers(0, 16, TORCHSERVE_ANSWER_BYTES // 16)
     body, content_type = packed_request(numbers)
     expected = oracle(numbers)
 

@@ -170,14 +170,15 @@ def of_a_file(packed: bytes) -> mmap.mmap:
     return memory
 
 
+VIEW: Any = memoryview  # of arrays, too
 ELEVEN, SIX = [[1, 0], [1, 1]], [[0, 1], [1, 0]]
 BOTH = np.array([ELEVEN, SIX])
 READ = [
     *(kind(b"\xb6") for kind in (bytes, bytearray, memoryview, of_a_file)),
-    memoryview(b"\xb6\x00")[::2],
+    VIEW(b"\xb6\x00")[::2],
     # Other buffers are arrays.
-    *(memoryview(each) for each in (BOTH, BOTH.astype(bool), np.array([11, 6], np.uint16))),
-    *(memoryview(BOTH[::-1])[::-1], array.array("q", [11, 6]), array.array("B", [11, 6])),
+    *(VIEW(each) for each in (BOTH, BOTH.astype(bool), np.array([11, 6], np.uint16))),
+    *(VIEW(BOTH[::-1])[::-1], array.array("q", [11, 6]), array.array("B", [11, 6])),
     *(np.ma.array([11, 6]), np.ma.array(BOTH, mask=False)),
     *(
         kind(values)
@@ -214,7 +215,7 @@ def test_the_libraries_themselves(library: str, kind: str, values: Any) -> None:
 @pytest.mark.parametrize(
     "packed",
     [
-        *(PIXELS, np.array([11, 6]), memoryview(np.array([182])), array.array("q", [182])),
+        *(PIXELS, np.array([11, 6]), VIEW(np.array([182])), array.array("q", [182])),
         *("b6", 182, [182], None, np.array([182.0]), np.zeros((1, 1), np.uint8)),
     ],
 )
@@ -233,13 +234,16 @@ def test_an_open_file_is_rejected_and_stays_usable(tmp_path: Path) -> None:
         assert file.read() == b"\xb6"
 
 
+EMPTY: list[Any] = [[], (), b"", np.array([], int), np.zeros((0, 2, 2), int)]
+
+
 @pytest.mark.parametrize(
     ("images", "error"),
     [
-        *((each, EmptyPayload) for each in ([], (), b"", np.array([], int))),
-        (np.zeros((0, 2, 2), int), EmptyPayload),
+        *((each, EmptyPayload) for each in EMPTY),
         *((each, InvalidImage) for each in ("1011", 11, None, 1.5)),
-        *(([each], InvalidImage) for each in (16, -1, 1 << 70, True, 1.0, None, {}, b"\x01")),
+        *(([each], InvalidImage) for each in (16, -1, 1 << 70, True, 1.0, None, b"\x01")),
+        ([{}], InvalidImage),
         *(([each], InvalidImage) for each in ("101", "10 1", "2011", [1, 0], [[1, 0], [1, 2]])),
         *((each, InvalidImage) for each in (ELEVEN, [[[1, 0], [1]]], [3, [[1, 0], [1, 0.5]]])),
         *((each, InvalidImage) for each in ([3, True], ["1011", 16], {11: 1, "x": 2})),

@@ -52,7 +52,8 @@ async def test_each_form_has_a_request_of_its_own_and_an_invalid_image_none(
     async with AsyncClient(url) as client:
         calls = [client.predict([1]), client.flip([2]), client.predict([16])]
         calls += [client.predict([3]), client.flip([4])]
-        first, second, invalid, *others = await asyncio.gather(*calls, return_exceptions=True)
+        found: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+    first, second, invalid, *others = found
     assert sorted(server.counts) == [2, 2]
     assert isinstance(invalid, errors.InvalidImage)
     assert np.array_equal([first, others[0]], TABLE[[[1], [3]]])
