@@ -59,8 +59,8 @@ def install(folder: Path, files: list[Path], *, project: bool) -> None:
     # ``base`` says what the environment was made for, and is missing during an installation;
     # ``stamp`` says what is installed.
     base, stamp = folder / ".base", folder / f".{files[0].stem}"
-    made_for = "{}\n{}\n{}.{}".format(folder, python, *sys.version_info)
-    digest = hashlib.sha256(b"\0".join(each.read_bytes() for each in inputs)).hexdigest()
+    made_for = os.fsencode("{}\n{}\n{}.{}".format(folder, python, *sys.version_info))
+    digest = hashlib.sha256(b"\0".join(each.read_bytes() for each in inputs)).hexdigest().encode()
 
     def is_sound() -> bool:
         return _holds(base, made_for) and os.access(folder / "bin/python", os.X_OK)
@@ -86,14 +86,14 @@ def install(folder: Path, files: list[Path], *, project: bool) -> None:
             _pip_install(folder, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     except subprocess.CalledProcessError as error:
         if INSTALLING not in error.output:  # the environment has not changed
-            base.write_text(made_for, encoding="utf-8")
+            base.write_bytes(made_for)
         raise
-    stamp.write_text(digest, encoding="utf-8")
-    base.write_text(made_for, encoding="utf-8")
+    stamp.write_bytes(digest)
+    base.write_bytes(made_for)
 
 
-def _holds(file: Path, text: str) -> bool:
-    return file.is_file() and file.read_text(encoding="utf-8") == text
+def _holds(file: Path, content: bytes) -> bool:
+    return file.is_file() and file.read_bytes() == content
 
 
 def reject_unfit_python() -> None:

@@ -100,7 +100,7 @@ class Checkout:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    return Checkout(tmp_path / "a checkout")
+    return Checkout(tmp_path / "a chéckout")
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,8 @@ def test_what_is_complete_is_left_alone(installed: Checkout) -> None:
     for file in installed.folder.rglob("requirements/*"):
         os.utime(file)
     before = {each: each.lstat().st_mtime_ns for each in installed.folder.rglob("*")}
-    assert installed.install() == ""
+    installed.environment |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    assert installed.install() == ""  # in any locale
     assert {each: each.lstat().st_mtime_ns for each in installed.folder.rglob("*")} == before
 
 
@@ -184,10 +185,14 @@ def test_what_was_cut_short_is_made_anew(checkout: Checkout, with_signal: signal
     assert checkout.value() == "2"
 
 
-@pytest.mark.parametrize("change", ["moved", "without its Python", "with another Python"])
+@pytest.mark.parametrize(
+    "change", ["moved", "damaged", "without its Python", "with another Python"]
+)
 def test_what_no_longer_fits_is_made_anew(installed: Checkout, tmp_path: Path, change: str) -> None:
     if change == "moved":
         installed.folder = installed.folder.rename(tmp_path / "moved")
+    elif change == "damaged":  # as when the power fails
+        (installed.folder / ".venv/.base").write_bytes(b"\xff")
     elif change == "without its Python":
         for python in (installed.folder / ".venv/bin").glob("python*"):
             python.unlink()
