@@ -77,13 +77,24 @@ def test_why_nothing_is_sent_is_told_unless_that_was_asked_for(
     assert caplog.messages == [f"No traces: OTEL_* {told}"] * bool(told)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("BSP_MAX_QUEUE_SIZE", "-1", "max_queue_size"),
+        ("PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "gcp", "Requested component 'gcp'"),
+    ],
+)
 def test_variables_that_cannot_be_used_cost_traces_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    value: str,
+    told: str,
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    monkeypatch.setenv(f"OTEL_{name}", value)
     assert observers(0, None) == []
-    assert "No traces: max_queue_size" in caplog.messages[-1]
+    assert f"No traces: {told}" in caplog.messages[-1]
 
 
 def test_spans_have_the_time_of_a_clock_that_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
