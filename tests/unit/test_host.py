@@ -10,7 +10,7 @@ import pytest
 
 from diagonalflip.errors import SettingError
 from diagonalflip.server.settings import Settings
-from diagonalflip.server.supervisor import host
+from diagonalflip.server.supervisor import host, torchserve_command
 
 
 def test_children_get_nothing_that_changes_them() -> None:
@@ -34,6 +34,15 @@ def test_a_folder_whose_path_some_program_would_not_take_is_not_used(
         assert Path(folder).parent != tmp_path / parent
         assert len(folder) + 30 <= 103
         assert Path(folder).stat().st_mode & 0o777 == 0o700
+
+
+def test_java_finds_torchserve_below_a_folder_with_an_umlaut() -> None:
+    """Its names of files are in the locale's encoding, and its properties in Latin-1."""
+    home = Path("/home/jörg")
+    installed = torchserve_command.Installed(home / "java", home)
+    told = torchserve_command.configuration(Settings(), [], installed, 0, "")
+    assert r"metrics_config=/home/j\u00f6rg/ts/configs/metrics.yaml" in told.splitlines()
+    assert torchserve_command.environment(Settings(), home, 0)["LC_ALL"] == "C.UTF-8"
 
 
 def test_no_folder_that_can_be_written_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -100,6 +101,7 @@ def environment(settings: Settings, scratch: Path, gpus: int) -> dict[str, str]:
         **dict.fromkeys(("TEMP", "TMPDIR"), str(scratch)),
         **dict.fromkeys(("LOG_LOCATION", "METRICS_LOCATION"), folder),
         "OMP_NUM_THREADS": "1",
+        "LC_ALL": "C.UTF-8",  # or Java finds none of its files below a folder with an umlaut
     }
 
 
@@ -112,7 +114,8 @@ def configuration(
         "archives": ",".join(archives),
         "gpus": gpus,
         "management": management,
-        "metrics_config": installed.home / "ts/configs/metrics.yaml",
+        # Java reads Latin-1 with escapes, which are those of JSON.
+        "metrics_config": json.dumps(str(installed.home / "ts/configs/metrics.yaml"))[1:-1],
         "max_body_bytes": MAX_BODY_BYTES,
         "first_worker_port": free_ports(len(archives) + 1),  # the default version has two
     }
