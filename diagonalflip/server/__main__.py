@@ -69,7 +69,9 @@ def main() -> int:
 async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool) -> None:
     started = time.monotonic()
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # the parent process may block them
+    # The parent process may block signals, or ignore the one by which children's ends are known.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in STOPPING:
         loop.add_signal_handler(number, stop.set)
     # Changed files are reloaded without it. A closed terminal is a reason to stop, unless nohup is
