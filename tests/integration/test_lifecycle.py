@@ -100,6 +100,15 @@ def test_it_serves_without_torchserve(artifacts: Path, tmp_path: Path, torchserv
         assert len(told) == (not torchserve)
 
 
+def test_a_port_of_torchserve_that_is_taken_is_named(artifacts: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with run_server(artifacts, tmp_path, TORCHSERVE="", GRPC_PORT=port) as server:
+            told = server.read_until("TorchServe: .*starting it again")
+            assert f"FLIP_GRPC_PORT={port} in the environment: Address already in use" in told
+            assert_serves(server)
+
+
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_is_a_clean_end_of_make(versions: Path, tmp_path: Path) -> None:
     pid, terminal = pty.fork()

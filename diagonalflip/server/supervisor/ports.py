@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import struct
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +51,15 @@ def open_ports(settings: Settings) -> tuple[Settings, dict[str, socket.socket]]:
             raise _cannot_listen(name, settings, error) from error
     numbers: dict[str, Any] = {name: each.getsockname()[1] for name, each in listeners.items()}
     return replace(settings, **numbers), listeners
+
+
+def require_free(names: Collection[str], settings: Settings) -> None:
+    """Check that others can listen on the ports of those names; raises StartError if not."""
+    for name in names:
+        try:
+            listen((settings.host_of(name), getattr(settings, name))).close()
+        except OSError as error:
+            raise _cannot_listen(name, settings, error) from error
 
 
 def listen(address: tuple[str, int]) -> socket.socket:

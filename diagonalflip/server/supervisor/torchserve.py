@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diagonalflip.errors import ParityError, SettingError
+from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.server import health
 from diagonalflip.server.http.routes import ALL_IMAGES
 from diagonalflip.server.models.store import Artifacts
@@ -26,7 +26,7 @@ from diagonalflip.server.models.versions import Models
 from diagonalflip.server.settings import LOOPBACK, Settings
 from diagonalflip.server.supervisor import host, logs
 from diagonalflip.server.supervisor.backoff import RestartBackoff
-from diagonalflip.server.supervisor.ports import free_ports
+from diagonalflip.server.supervisor.ports import free_ports, require_free
 from diagonalflip.server.supervisor.torchserve_command import (
     Installed,
     command,
@@ -95,7 +95,7 @@ class TorchServe:
                         await self._run(Path(scratch), served)
                     finally:
                         await self._stop()
-            except (EndedError, ParityError, SettingError, OSError) as error:
+            except (EndedError, DiagonalFlipError, OSError) as error:
                 reason = str(error)
             except Exception:
                 logger.exception("TorchServe")
@@ -215,6 +215,7 @@ class TorchServe:
             management = f"http://{LOOPBACK}:{port}"
             logger.warning("TorchServe's management is on %s: any user here can use it", management)
         self.settings = settings = replace(self._wanted, **ports)
+        require_free(PORTS, settings)  # Java would not say which one is taken
         self._workers = {each.version: 1 for each in served}  # as the archives say
         archives = {f"{MODEL}-{each.version}.mar": each.archive for each in served if each.archive}
         store, config = scratch / "store", scratch / "config.properties"
