@@ -161,8 +161,11 @@ def test_docs_and_manifests_name_settings_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("host", "reached"),
     [
-        *(("127.0.0.2", "127.0.0.2"), ("0.0.0.0", "127.0.0.1"), ("fe80::1", "[fe80::1]")),
-        *(("::", "[::1]"), ("::1", "[::1]")),
+        ("127.0.0.2", "127.0.0.2"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "127.0.0.1"),
+        ("::1", "[::1]"),
+        ("fe80::1", "[fe80::1]"),
     ],
 )
 def test_the_urls_are_some_that_this_machine_can_reach(host: str, reached: str) -> None:
