@@ -68,7 +68,7 @@ class Predictor(Operations):
         except (ImportError, RuntimeError, AssertionError) as error:  # torch's
             got = f"device {self.device!r} cannot load it: {error}"
             raise ArtifactError(got, "cpu, or cuda:N of a GPU that torch finds") from error
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}  # by process: a fork may copy a locked one
 
     def __exit__(self, *_: object) -> None:
         """Do nothing: there is nothing open."""
@@ -111,7 +111,7 @@ class Predictor(Operations):
 
     def _parts(self, images: Images) -> Iterator[tuple[Images, npt.NDArray[np.float32]]]:
         """Yield ``CHUNK_IMAGES`` at a time, with predictions that the next part overwrites."""
-        with self._lock:
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
             for first in range(0, images.count, CHUNK_IMAGES):
                 packed = images.packed[first // 2 : (first + CHUNK_IMAGES) // 2]
                 part = Images(packed, min(CHUNK_IMAGES, images.count - first))

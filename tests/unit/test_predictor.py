@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +91,17 @@ def test_threads_do_not_disturb_each_other(flipping: Predictor) -> None:
     table = flipping.predict(range(16))
     for each, answer in zip(numbers, answers, strict=True):
         assert np.abs(answer - table[each]).max() <= 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_waits_for_none_of_its_parents_threads(flipping: Predictor) -> None:
+    flipping.predict([1])
+    with flipping._locks[os.getpid()]:
+        child = os.fork()
+        if not child:
+            signal.alarm(10)
+            os._exit(len(flipping.predict([1, 2, 3])))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 
 
 def test_a_file_of_any_length_is_predicted(flipping: Predictor, tmp_path: Path) -> None:
