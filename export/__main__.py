@@ -19,10 +19,10 @@ import onnx
 import onnxruntime
 import torch
 
-from diagonalflip.errors import DiagonalFlipError, ParityError
+from diagonalflip.errors import ParityError
 from diagonalflip.inference.model import REFERENCE
 from diagonalflip.wire import MODEL, WIRE_VERSION
-from export import summary, verify
+from export import ending, summary, verify
 from export.archive import digest, write_archive
 from export.net import WEIGHTS_FILE, DiagonalFlipNet, load_net, side_by_side
 from export.write import write_onnx, write_torchscript
@@ -125,12 +125,11 @@ def main() -> None:
         "--model-version", type=model_version, default="1.0", help="as clients see it"
     )
     arguments = parser.parse_args()
-    try:
-        export(arguments.output, arguments.weights, arguments.model_version)
-    except DiagonalFlipError as error:
-        sys.exit(f"export failed: {error}")
-    except OSError as error:  # an error while writing names no file
-        sys.exit(f"export failed: {error.filename or arguments.output}: {error.strerror}")
+    with ending("export"):
+        try:
+            export(arguments.output, arguments.weights, arguments.model_version)
+        except OSError as error:  # an error while writing names no file
+            sys.exit(f"export failed: {error.filename or arguments.output}: {error.strerror}")
 
 
 def model_version(text: str) -> str:

@@ -20,9 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from diagonalflip.errors import ArtifactError, DiagonalFlipError
+from diagonalflip.errors import ArtifactError
 from diagonalflip.server.models import signature
 from diagonalflip.server.models.store import exports
+from export import ending
 from export.__main__ import MANIFEST, export
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--verify", action="store_true", help="compare with a new build")
     parser.add_argument("--trusted", type=Path, help="public key that must have signed it")
     arguments = parser.parse_args()
-    try:
+    with ending("release"):
         if arguments.verify:
             verify(arguments.folder, arguments.trusted)
             print(f"{arguments.folder} is what its commit makes")
@@ -134,8 +135,6 @@ def main() -> None:
             if arguments.sign is not None:
                 sign(arguments.folder, arguments.sign)
             print(f"\nReleased to {arguments.folder}")
-    except (DiagonalFlipError, OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"release failed: {error}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import re
-import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +21,7 @@ from markdown_it import MarkdownIt
 
 from diagonalflip.errors import ArtifactError
 from diagonalflip.server.models.store import MANIFEST, exports
+from export import ending
 from export.verify import all_pixels, targets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,10 +94,8 @@ def main() -> None:
     parser.add_argument("--model-store", type=Path, default=os.environ.get("FLIP_MODEL_STORE"))
     arguments = parser.parse_args()
     store = arguments.model_store or ROOT / "model_store"
-    try:
+    with ending("report"):
         arguments.page.write_text(page(store), encoding="utf-8")
-    except (ArtifactError, OSError) as error:
-        sys.exit(f"report failed: {error}")
     print(f"Written to {arguments.page}")
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from diagonalflip.errors import ArtifactError
+from export import ending
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
 JAR_CONTENT = Path(__file__).with_name("torchserve-jar.json")
@@ -111,4 +112,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending("sbom"):
+        main()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from diagonalflip.errors import ArtifactError
+from export import ending
 from export.__main__ import model_version
 from export.net import DiagonalFlipNet
 from export.verify import IMAGES, all_pixels, margins, reference, targets
@@ -171,11 +171,9 @@ def main() -> None:
     arguments = parser.parse_args()
     weights = ROOT / f"export/weights-{arguments.version}.json"
     picture = ROOT / f"docs/training-{arguments.version}.svg"
-    try:
+    with ending("training"):
         trained, losses = train(arguments.hidden, weights, Console(stderr=True))
-    except ArtifactError as error:
-        sys.exit(f"training failed: {error}")
-    draw(trained, losses, picture)
+        draw(trained, losses, picture)
     margin = margins(reference(trained)).min()
     print(f"All {IMAGES} images are flipped, by a margin of {margin:.4f} or more.")
     print(f"Written: {weights.relative_to(ROOT)}, {picture.relative_to(ROOT)}")

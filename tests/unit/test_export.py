@@ -22,6 +22,7 @@ import pytest
 
 from diagonalflip.errors import ArtifactError
 from diagonalflip.wire import WIRE_VERSION
+from export import ending
 from export.__main__ import export as write_artifacts
 from export.archive import SOURCES
 from export.net import WEIGHTS_FILE
@@ -108,6 +109,20 @@ def test_no_path_of_the_machine_is_in_any_artifact(artifacts: Path) -> None:
     }
     for name, blob in blobs.items():
         assert not [trace for trace in traces - {"/"} if trace.encode() in blob], name
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), "^130$"),
+        (ArtifactError("a", "b"), "^x failed: A. Expected b.$"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "c"), "^x failed: .* c$"),
+        (subprocess.CalledProcessError(1, ["git"]), "^x failed: .*git.* exit status 1"),
+    ],
+)
+def test_a_program_ends_without_a_traceback(error: BaseException, said: str) -> None:
+    with pytest.raises(SystemExit, match=said), ending("x"):
+        raise error
 
 
 def test_weights_that_cannot_be_read_leave_what_was_there(tmp_path: Path) -> None:
