@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import warnings
@@ -45,6 +46,8 @@ def export(output: Path, weights_file: Path, version: str) -> None:
     net = load_net(weights_file)
     output.mkdir(parents=True, exist_ok=True)
     with _alone_in(output):
+        for left in output.glob(".export-*"):  # of one that was killed
+            shutil.rmtree(left)
         try:
             with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as folder:
                 artifacts = _write(net, version, Path(folder))

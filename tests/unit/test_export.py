@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -130,6 +131,16 @@ def test_weights_that_cannot_be_read_leave_what_was_there(tmp_path: Path) -> Non
     with pytest.raises(ArtifactError, match="no-weights"):
         write_artifacts(tmp_path, tmp_path / "no-weights.json", "1.0")
     assert [path.name for path in tmp_path.iterdir()] == [ARCHIVE]
+
+
+def test_what_a_killed_export_has_left_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".export-killed").mkdir()
+    monkeypatch.setattr(f"{write_artifacts.__module__}._write", Mock(side_effect=OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_artifacts(tmp_path, WEIGHTS_FILE, "1.0")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
