@@ -94,7 +94,8 @@ def _change(context: typer.Context, url: str | None, change: str, *, as_json: bo
         state = _answers.document(server.send(b"", {}, f"/models/{change}"), *EXPECTED)
     _print(state, _summary, as_json=as_json)
     if not state["kept"]:
-        complain("the model store cannot be written: the next start knows nothing of this")
+        reason = "the model store cannot be written, or FLIP_DEFAULT_VERSION says otherwise"
+        complain(f"the next start knows nothing of this: {reason}")
     return state
 
 

@@ -272,6 +272,13 @@ def test_a_damaged_choice_is_an_error_with_its_file(tmp_path: Path, content: str
         read_choice(tmp_path, ["1.0"])
 
 
+def test_a_default_that_the_next_start_undoes_is_told(versions: Path) -> None:
+    models = Models(versions, AsyncMock(), default="1.0")
+    for change, kept in ((models.make_default("2.0"), False), (models.rollback(), True)):
+        asyncio.run(change)
+        assert told(models, "kept") == [kept]
+
+
 def test_a_version_may_be_a_number_in_its_manifest(versions: Path) -> None:
     """No worker could serve it by a name that is a text."""
     change_manifest(versions / "2.0", lambda manifest: manifest["model"].update(version=2.0))

@@ -33,7 +33,7 @@ class Models:
         trusted_key: Public key that must have signed every version, if any.
 
     Attributes:
-        kept: Whether the choice could be written into the store.
+        kept: Whether the next start takes the choice over.
         desired: What every worker serves now.
         changed: Called after every change, if set.
 
@@ -49,7 +49,7 @@ class Models:
         default: str = "",
         trusted_key: Path | None = None,
     ) -> None:
-        self._store, self._trusted_key = model_store, trusted_key
+        self._store, self._trusted_key, self._given = model_store, trusted_key, default
         self._apply_to_workers = apply
         self._changing = asyncio.Lock()
         self.kept = True
@@ -176,7 +176,7 @@ class Models:
         self._serve(desired)
         try:
             await asyncio.to_thread(write_choice, self._store, desired.choice)
-            self.kept = True
+            self.kept = self._given in {"", desired.choice.default}
         except OSError as error:
             logger.warning("The choice of versions is lost at the next start: %s", error)
             self.kept = False
