@@ -233,13 +233,13 @@ def test_a_choice_is_kept_and_the_first_version_is_the_default_before(tmp_path: 
     chosen = Choice("2.0", "1.0", ("3.0",), "1.0", 10)
     write_choice(tmp_path, chosen)
     assert read_choice(tmp_path, versions) == chosen
-    assert read_choice(tmp_path, versions, "1.0") == Choice("1.0", "2.0")
+    assert read_choice(tmp_path, versions, "1.0") == Choice("1.0", "2.0", ("3.0",))
     assert read_choice(tmp_path, versions, "2.0") == chosen
     with pytest.raises(SettingError, match=r"FLIP_DEFAULT_VERSION=4\.0"):
         read_choice(tmp_path, versions, "4.0")
     with pytest.raises(ArtifactError, match=r"Default 2\.0"):
         read_choice(tmp_path, ["1.0"])
-    assert read_choice(tmp_path, ["1.0"], "1.0") == Choice("1.0")
+    assert read_choice(tmp_path, ["1.0"], "1.0") == Choice("1.0", unloaded=("3.0",))
     by_hand = '{"default": 2.0, "previous": 1.0, "unloaded": [3.0], "canary": 1.0, "percent": 10}'
     (tmp_path / CHOICE).write_text(by_hand)
     assert read_choice(tmp_path, versions) == chosen

@@ -65,7 +65,8 @@ def read_choice(model_store: Path, versions: Sequence[str], default: str = "") -
     if default and default not in versions:
         raise SettingError(f"FLIP_DEFAULT_VERSION={default} in the environment", known)
     if default not in {"", choice.default}:
-        return Choice(default, choice.default if choice.default in versions else None)
+        previous = choice.default if choice.default in versions else None
+        return Choice(default, previous, choice.unloaded)
     if choice.default not in versions:
         remedy = "export that version again, or set FLIP_DEFAULT_VERSION"
         raise ArtifactError(f"default {choice.default} in {path}", known, remedy)
