@@ -152,7 +152,10 @@ def test_a_bad_request_is_rejected_and_changes_no_byte_of_its_neighbours(
 V2 = b'{"inputs": [{"name": "packed", "datatype": "UINT8", "shape": [1], "data": [182]}]}'
 
 
-def test_a_forms_file_that_torchserve_decodes_by_default_is_read(handler: FlipHandler) -> None:
+def test_what_torchserve_decodes_by_default_is_read(handler: FlipHandler) -> None:
+    """Of text, and of a form's file; of all else in tests/contract/test_torchserve_loader.py."""
+    decoded, given = (ask(handler, of_type("text/plain", each))[0] for each in ("b6 9", b"b6 9"))
+    assert same(decoded, given)
     part = {"Content-Type": "multipart/form-data; boundary=b", "data": {"content-type": JSON}}
     bodies = handler.handle([{"data": json.loads(V2)}], batch([part]))
     assert bodies == [ask(handler, of_type(JSON, V2))[0].body]
