@@ -17,7 +17,7 @@ import certifi
 import numpy as np
 import numpy.typing as npt
 import requests
-from requests.utils import select_proxy
+from requests.utils import prepend_scheme_if_needed, select_proxy
 from urllib3.util import parse_url
 
 from diagonalflip._loopback import is_loopback
@@ -182,7 +182,7 @@ def _proxy(url: str | None) -> str | None:
         host = None
     if not host:
         raise ClientError(f"the proxy {shown(url)}", "a URL such as http://host:3128") from None
-    return url
+    return prepend_scheme_if_needed(url, "http")  # as requests spells it
 
 
 def _trusted(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:

@@ -11,14 +11,12 @@ from tests.faults.fake_server import FakeServer, listening
 
 pytestmark = pytest.mark.slow
 
-CALLS = 300
-
 FORKED = """
 import asyncio, os, sys
 from diagonalflip import AsyncClient, Client
 from tests.faults.fake_server import TABLE
 
-url, kind, calls = sys.argv[1], sys.argv[2], int(sys.argv[3])
+url, kind = sys.argv[1:]
 
 async def ask(client, number):
     return await client.predict([number])
@@ -36,7 +34,7 @@ child = os.fork()
 if child == 0:
     loop = asyncio.new_event_loop()
 number = 3 if child else 5
-wrong = sum(not (predict(number) == TABLE[number]).all() for _ in range(calls))
+wrong = sum(not (predict(number) == TABLE[number]).all() for _ in range(300))
 if child == 0:
     os._exit(wrong > 0)
 _, status = os.waitpid(child, 0)
@@ -66,7 +64,7 @@ asyncio.run(end())
 @pytest.mark.parametrize("kind", ["Client", "AsyncClient"])
 def test_parent_and_child_never_see_each_others_answers(kind: str) -> None:
     with listening(FakeServer().serve) as url:
-        finished = execute(sys.executable, "-c", FORKED, url, kind, CALLS)
+        finished = execute(sys.executable, "-c", FORKED, url, kind)
     assert finished.returncode == 0, finished.stderr
 
 

@@ -88,7 +88,7 @@ def test_the_certificate_of_a_proxy_is_checked(
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name)
-    monkeypatch.setenv("all_proxy", url)
+    monkeypatch.setenv("all_proxy", url.replace("https", "HTTPS"))
     assert np.array_equal(call("http://flip.invalid", "predict", [1], verify=verify), TABLE[[1]])
     with pytest.raises(ClientError, match="CERTIFICATE_VERIFY_FAILED"):
         call("http://flip.invalid", "predict", [1])

@@ -183,8 +183,11 @@ def test_a_folder_that_is_not_made_is_told(
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "other/worker.log").mkdir(parents=True)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe/worker.log")
     logs.make_folder(tmp_path / "new/folder")
     assert not caplog.messages
-    for folder in (tmp_path / "file", Path("/proc/nothing"), tmp_path / "other"):
+    unusable = [tmp_path / name for name in ("file", "other", "pipe")]
+    for folder in (*unusable, Path("/proc/nothing")):
         logs.make_folder(folder)
         assert f"FLIP_LOG_DIR={folder}" in caplog.messages[-1]
