@@ -65,19 +65,19 @@ test-all: test ## then test hosts, failures, installing, the docs' commands and 
 ifdef WEIGHTS
 export: installed ## write and prove TorchScript, ONNX and archive (of WEIGHTS as VERSION, else of all)
 	@$(BIN)/python -m export --weights "$(WEIGHTS)" --model-version "$(VERSION)" \
-	  --output "$(MODEL_STORE)/$(VERSION)"
+	  --output "$$FLIP_MODEL_STORE/$(VERSION)"
 else
 export: $(EXPORTS)
 endif
 
 package-data: $(EXPORTS) ## copy the exports into the package, whose wheel serves them
-	@$(BIN)/python -m export.package $(MODEL_STORE)
+	@$(BIN)/python -m export.package "$$FLIP_MODEL_STORE"
 
 train: installed-dev ## train a network of width HIDDEN that flips, as VERSION
 	@$(BIN)/python -m export.train --hidden "$(or $(HIDDEN),5)" --version "$(or $(VERSION),2.0)"
 
 sign: installed ## sign every version in the model store with SIGNING_KEY
-	@$(BIN)/python -m diagonalflip.server.models.signature "$(SIGNING_KEY)" $(MODEL_STORE)/*/manifest.json
+	@$(BIN)/python -m diagonalflip.server.models.signature "$(SIGNING_KEY)" "$$FLIP_MODEL_STORE"/*/manifest.json
 
 release: installed-dev ## run every check, then write all artifacts to release/, signed with SIGNING_KEY
 	@.ci/run
@@ -185,11 +185,12 @@ lock: installed-dev ## pin the newest packages of requirements/*.in
 
 # All that an export writes; versions, choices, signatures and logs of others are not ours to remove.
 clean: ## remove the exports that `make export` makes again, and nothing else
-	rm -f $(foreach each,$(EXPORTS),$(each) $(addprefix $(dir $(each))diagonal_flip.,mar onnx pt x4.onnx) $(dir $(each))reference.json)
+	rm -f $(foreach name,manifest.json reference.json $(addprefix diagonal_flip.,mar onnx pt x4.onnx), \
+	  $(foreach each,$(EXPORTS),"$(dir $(each))$(name)"))
 
 $(MODEL_STORE)/%/manifest.json: export/weights-%.json $(SOURCES) | installed
-	@echo "==> Exporting version $* to $(MODEL_STORE)/$*"
-	@$(BIN)/python -m export --weights $< --model-version $* --output $(MODEL_STORE)/$*
+	@echo "==> Exporting version $* to $$FLIP_MODEL_STORE/$*"
+	@$(BIN)/python -m export --weights $< --model-version $* --output "$$FLIP_MODEL_STORE/$*"
 
 # Python 3.6, as RHEL 8 has, cannot even read what would reject it.
 installed:

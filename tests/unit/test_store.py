@@ -395,22 +395,27 @@ def test_a_version_number_stays_with_the_model_that_was_served(versions: Path, n
     assert {each.version for each in models.loaded} == {"1.0", "2.0"}
 
 
-def test_cleaning_removes_what_the_project_exports_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("store", ["model_store", "R&D's(1)"])
+def test_cleaning_removes_what_the_project_exports_and_nothing_else(
+    tmp_path: Path, store: str
+) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copytree(ROOT / "export", tmp_path / "export")
     ours = [f"diagonal_flip.{kind}" for kind in ("mar", "onnx", "pt", "x4.onnx")]
     ours += ["manifest.json", "reference.json"]
     for version in ("1.0", "2.0", "3.1", "2.0.bak"):
-        folder = tmp_path / "model_store" / version
+        folder = tmp_path / store / version
         folder.mkdir(parents=True)
         for name in (*ours, "manifest.json.sig"):
             (folder / name).touch()
-    for path in (tmp_path / "model_store" / CHOICE, tmp_path / "logs"):
+    for path in (tmp_path / store / CHOICE, tmp_path / "R"):
         path.touch()
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        ["make", "clean", f"MODEL_STORE={store}"], cwd=tmp_path, check=True, capture_output=True
+    )
     gone = before - {path for path in tmp_path.rglob("*") if path.is_file()}
-    exports = [tmp_path / "model_store" / version for version in ("1.0", "2.0")]
+    exports = [tmp_path / store / version for version in ("1.0", "2.0")]
     assert gone == {folder / name for folder in exports for name in ours}
 
 
