@@ -182,7 +182,8 @@ def _proxy(url: str | None) -> str | None:
         host = None
     if not host:
         raise ClientError(f"the proxy {shown(url)}", "a URL such as http://host:3128") from None
-    return prepend_scheme_if_needed(url, "http")  # as requests spells it
+    spelled: str = prepend_scheme_if_needed(url, "http")  # type: ignore[no-untyped-call]
+    return spelled
 
 
 def _trusted(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:

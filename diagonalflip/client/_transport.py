@@ -120,7 +120,8 @@ class Transport(Sender):
             kept = max(self.connections, KEPT_CONNECTIONS)
             adapter, proxies = HTTPAdapter(pool_maxsize=kept), endpoint.proxies
             checks = endpoint.tls is None or endpoint.tls.verify_mode != ssl.CERT_NONE
-            if (endpoint.proxy or "").startswith("https:"):  # the adapter will use this manager
+            if endpoint.proxy and endpoint.proxy.startswith("https:"):
+                # The adapter will use this manager.
                 adapter.proxy_manager_for(endpoint.proxy, proxy_ssl_context=endpoint.tls)
             pool: Any = adapter.get_connection_with_tls_context(endpoint.request, checks, proxies)
             if endpoint.tls is not None:  # or each connection would read the files again
