@@ -161,6 +161,7 @@ def test_probes_ask_for_paths_that_are_there() -> None:
         assert status(endpoint["path"]) == 200
     startup = container["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] >= Settings().start_timeout_s
+    assert int(dockerfile(r"--start-period=(\d+)s")) >= Settings().start_timeout_s
 
 
 def test_there_is_time_to_drain() -> None:
