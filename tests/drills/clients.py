@@ -12,7 +12,7 @@ from diagonalflip.wire import OCTETS
 from tests.drills.service import Service
 
 SLOW_CLIENTS = 100
-PATIENCE_S = 90.0
+WAIT_TIMEOUT_S = 90.0
 PAUSE_S = 1.0  # of a client that was rejected, as ``Retry-After`` asks
 HEAVY = bytes(2048)  # to be explained: much work for the service, little for who sends it
 REJECTED = "503 Retry-After"
@@ -77,7 +77,7 @@ async def slow_clients(service: Service) -> Counter[str]:
             answer.cancel()
             ending = "gone"
         else:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(WAIT_TIMEOUT_S):
                 ending = ((await answer).split() or [b"", b"closed"])[1].decode()
         endings[f"{kind}: {ending}"] += 1
         writer.close()

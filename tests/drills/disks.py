@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.running import model_store
 from diagonalflip.server.models import store
 from diagonalflip.server.models.choice import CHOICE
-from tests.drills.scene import CALM_S, PATIENCE_S, Scene, SkippedError
+from tests.drills.scene import CALM_S, WAIT_TIMEOUT_S, Scene, SkippedError
 
 TORCHSERVE_MIB = 8  # room for TorchServe's temporary files
 
@@ -61,8 +61,8 @@ def temporary_cleaned(scene: Scene) -> None:
         scene.broken(service, lambda: service.proven() < 2)
         for worker in service.java().children():
             worker.kill()
-        took_s = service.wait(lambda: service.restarted("torchserve"), PATIENCE_S)
-        took_s += service.wait(service.healthy, PATIENCE_S)
+        took_s = service.wait(lambda: service.restarted("torchserve"), WAIT_TIMEOUT_S)
+        took_s += service.wait(service.healthy, WAIT_TIMEOUT_S)
         scene.notes.append(f"its workers dead, it was ready again after {took_s:.0f} s")
 
 

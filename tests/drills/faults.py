@@ -18,7 +18,7 @@ from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor import tokens
 from diagonalflip.server.supervisor.torchserve_command import find_torchserve
 from tests.drills import clients, disks
-from tests.drills.scene import CALM_S, PATIENCE_S, Scene, SkippedError
+from tests.drills.scene import CALM_S, WAIT_TIMEOUT_S, Scene, SkippedError
 
 IDLE_CONNECTIONS = 1000
 SWITCHES = 50
@@ -57,7 +57,7 @@ def worker_missing(scene: Scene) -> None:
         scene.demand(service.ready(), "not ready with one worker")
         scene.demand(service.metric("degraded") == 1, "no metric says that it is degraded")
         scene.demand(scene.tally.lost == lost, "the missing worker lost a request")
-        service.wait(service.healthy, PATIENCE_S)
+        service.wait(service.healthy, WAIT_TIMEOUT_S)
         scene.recovered_s = time.monotonic() - started
         scene.demand(service.metric("degraded") == 0, "degraded after it has recovered")
     scene.demand(not scene.tally.rejected, "a request was rejected")
@@ -83,16 +83,16 @@ def java_dead(scene: Scene) -> None:
         java.write_text("#!/bin/sh\nexit 1\n")
         java.chmod(0o755)
         service.java().kill()
-        scene.detected_s = service.wait(lambda: not service.serves(), PATIENCE_S)
+        scene.detected_s = service.wait(lambda: not service.serves(), WAIT_TIMEOUT_S)
         scene.demand(service.metric("torchserve_ready") == 0, "the metric says that it is ready")
-        service.wait(lambda: service.restarted("torchserve", times), PATIENCE_S)
+        service.wait(lambda: service.restarted("torchserve", times), WAIT_TIMEOUT_S)
         log = (service.folder / "output.log").read_text()
         delays = re.findall(r"starting it again in (\d+) s", log)
         scene.demand(delays == DELAYS[:times], f"restarts after {delays} s")
         scene.demand(service.ready(), "not ready without TorchServe")
         java.unlink()
         java.symlink_to(installed.java)
-        scene.recovered_s = service.wait(service.healthy, PATIENCE_S)
+        scene.recovered_s = service.wait(service.healthy, WAIT_TIMEOUT_S)
     scene.demand_no_loss()
 
 
@@ -190,7 +190,7 @@ def versions_switched(scene: Scene) -> None:
             change = "rollback" if turn % 2 else f"{version}/default"
             url = f"{service.at('ADMIN_PORT').url}/models/{change}"
             started = time.monotonic()
-            changed = requests.post(url, headers=headers, timeout=PATIENCE_S, proxies=DIRECT)
+            changed = requests.post(url, headers=headers, timeout=WAIT_TIMEOUT_S, proxies=DIRECT)
             longest_s = max(longest_s, time.monotonic() - started)
             served = changed.json().get("default", changed.text)
             scene.demand(served == version, f"{served} is the default instead of {version}")

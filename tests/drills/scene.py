@@ -12,7 +12,7 @@ from benchmarks.running import ours
 from tests.drills.load import Load, Tables, Tally
 from tests.drills.service import Service
 
-PATIENCE_S = 300.0
+WAIT_TIMEOUT_S = 300.0
 """Until a test gives up: TorchServe may take 100 s to start beside a load on a busy machine."""
 
 CALM_S = 1.0  # of load before and after what is done
@@ -53,12 +53,12 @@ class Scene:
 
         The limit holds only in long drills: tests assert no times.
         """
-        self.detected_s = service.wait(detected, PATIENCE_S)
-        self.recovered_s = self.detected_s + service.wait(service.healthy, PATIENCE_S)
+        self.detected_s = service.wait(detected, WAIT_TIMEOUT_S)
+        self.recovered_s = self.detected_s + service.wait(service.healthy, WAIT_TIMEOUT_S)
         if self.long:
             self.demand(self.recovered_s <= limit_s, f"recovered only after {limit_s:g} s")
 
-    def demand_no_wait(self, limit_s: float, short_limit_s: float = PATIENCE_S) -> None:
+    def demand_no_wait(self, limit_s: float, short_limit_s: float = WAIT_TIMEOUT_S) -> None:
         """Note a fault if a request took longer; in short drills only far longer."""
         limit_s = limit_s if self.long else short_limit_s
         longest_s = self.tally.longest_s
