@@ -72,6 +72,7 @@ def install(folder: Path, files: list[Path], *, project: bool) -> None:
     if is_sound() and _holds(stamp, digest):
         return
     if not is_sound():
+        reject_link(folder, base)
         again = " anew: it was moved or cut short, or its Python has changed"
         print(f"==> Making {folder.name}{again * folder.exists()}", flush=True)
         _run([sys.executable, "-I", "-m", "venv", "--clear", str(folder)])
@@ -94,6 +95,14 @@ def install(folder: Path, files: list[Path], *, project: bool) -> None:
 
 def _holds(file: Path, content: bytes) -> bool:
     return file.is_file() and file.read_bytes() == content
+
+
+def reject_link(folder: Path, base: Path) -> None:
+    """Raise FileExistsError if an environment is another checkout's, which may run from it."""
+    if folder.is_symlink() and base.exists():
+        owner = Path(os.fsdecode(base.read_bytes().partition(b"\n")[0]))
+        if owner != folder and owner.exists() and owner.samefile(folder):
+            raise FileExistsError(f"it is a link to that of {owner.parent}: remove the link")
 
 
 def reject_unfit_python() -> None:

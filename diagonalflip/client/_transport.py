@@ -10,6 +10,7 @@ import os
 import ssl
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,10 @@ class Transport(Sender):
                 adapter.proxy_manager_for(endpoint.proxy, proxy_ssl_context=endpoint.tls)
             pool: Any = adapter.get_connection_with_tls_context(endpoint.request, checks, proxies)
             if endpoint.tls is not None:  # or each connection would read the files again
-                pool.conn_kw["ssl_context"] = endpoint.tls
+                pool.conn_kw["ssl_context"] = tls = endpoint.tls
+                # urllib3 1 does not pass the server's name if it is an address.
+                named = partial(tls.wrap_socket, server_hostname=pool.host)
+                tls.wrap_socket = named  # type: ignore[method-assign]
             pool.host = pool.host.replace("%25", "%")  # as in ``base``
             pool.ConnectionCls = type("Connection", (Connection, pool.ConnectionCls), {})
             agent = {"User-Agent": endpoint.request.headers["User-Agent"]}

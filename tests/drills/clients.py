@@ -9,7 +9,7 @@ from collections import Counter
 
 from benchmarks.driver import PATH
 from diagonalflip.wire import OCTETS
-from tests.drills.service import Service
+from tests.drills.load import Target
 
 SLOW_CLIENTS = 100
 WAIT_TIMEOUT_S = 90.0
@@ -19,7 +19,7 @@ REJECTED = "503 Retry-After"
 ERRORS = (OSError, asyncio.IncompleteReadError, TimeoutError)
 
 
-async def burst(service: Service, count: int) -> tuple[Counter[str], float]:
+async def burst(service: Target, count: int) -> tuple[Counter[str], float]:
     """Return statuses of ``count`` requests sent at once, and seconds of the slowest rejection."""
     found: Counter[str] = Counter()
     rejected_s = [0.0]
@@ -39,7 +39,7 @@ async def burst(service: Service, count: int) -> tuple[Counter[str], float]:
     return found, max(rejected_s)
 
 
-async def drive(service: Service, connections: int, seconds: float) -> Counter[str]:
+async def drive(service: Target, connections: int, seconds: float) -> Counter[str]:
     """Return how often each status came to clients that send again soon."""
     found: Counter[str] = Counter()
     deadline = time.monotonic() + seconds
@@ -59,7 +59,7 @@ async def drive(service: Service, connections: int, seconds: float) -> Counter[s
     return found
 
 
-async def slow_clients(service: Service) -> Counter[str]:
+async def slow_clients(service: Target) -> Counter[str]:
     """Return how connections of slow clients end."""
     endings: Counter[str] = Counter()
     head = _head(service, PATH, 1000)
@@ -92,7 +92,7 @@ async def slow_clients(service: Service) -> Counter[str]:
     return endings
 
 
-async def _ask(service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+async def _ask(service: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
     """Send a heavy request, and return the status of its answer."""
     path = PATH.replace("predictions", "explanations")
     writer.write(_head(service, path, len(HEAVY)) + HEAVY)
@@ -102,7 +102,7 @@ async def _ask(service: Service, reader: asyncio.StreamReader, writer: asyncio.S
     return f"{status} Retry-After" if b"retry-after: 1\r\n" in head else status
 
 
-def _head(service: Service, path: str, length: int) -> bytes:
+def _head(service: Target, path: str, length: int) -> bytes:
     return (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {service.token}\r\n"
         f"Content-Type: {OCTETS}\r\nAccept: {OCTETS}\r\n"

@@ -205,6 +205,16 @@ def test_what_no_longer_fits_is_made_anew(installed: Checkout, tmp_path: Path, c
     assert str(installed.folder) in (installed.folder / ".venv/bin/pip").read_text()
 
 
+def test_the_environment_of_another_checkout_is_left_alone(
+    installed: Checkout, tmp_path: Path
+) -> None:
+    owner, installed.folder = installed.folder, tmp_path / "another"
+    shutil.copytree(owner / "requirements", installed.folder / "requirements")
+    (installed.folder / ".venv").symlink_to(owner / ".venv")
+    assert f"a link to that of {owner}: remove the link" in installed.install(status=1)
+    assert installed.value() == "1"
+
+
 def test_what_pip_cannot_find_is_said_and_harms_nothing(installed: Checkout) -> None:
     tiny = installed.folder / "requirements/tiny.txt"
     good = tiny.read_text()

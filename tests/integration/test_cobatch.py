@@ -6,12 +6,12 @@ connections of their own. What a request should get is known before it is sent.
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
 import urllib.parse
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPResponse
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.both_ports
 CLIENTS = 32
 
 Numbers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 
 
 class Case(NamedTuple):
@@ -128,12 +129,7 @@ def make_case(random: np.random.Generator) -> Case:
     return case._replace(headers=accept | case.headers | junk)
 
 
-def check(
-    server: Server,
-    case: Case,
-    response: http.client.HTTPResponse,
-    expected: npt.NDArray[np.float32],
-) -> None:
+def check(server: Server, case: Case, response: HTTPResponse, expected: Floats) -> None:
     status, headers, body = response.status, response.headers, response.read()
     rejection = case.rejection
     if case.images is not None and not server.delivers(16 * len(case.images)):
@@ -158,7 +154,7 @@ def test_no_request_suffers_from_its_batch(server: Server, oracle: Oracle, reque
 
     def client(seed: int) -> None:
         random = np.random.default_rng(seed)
-        connection = http.client.HTTPConnection(address, timeout=120)
+        connection = HTTPConnection(address, timeout=120)
         for _ in range(requests):
             case = make_case(random)
             headers = {name: value.encode("latin-1") for name, value in case.headers.items()}

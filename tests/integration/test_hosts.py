@@ -147,9 +147,7 @@ HOSTS = {
     "options for Java": ForTorchServe(
         dict.fromkeys(("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS"), "-Xmx1k")
     ),
-    "another TorchServe": ForTorchServe(
-        {"TS_CONFIG_FILE": "/etc/hosts", "TS_NUMBER_OF_GPU": "none"}
-    ),
+    "other TorchServe": ForTorchServe({"TS_CONFIG_FILE": "/etc/hosts", "TS_NUMBER_OF_GPU": "none"}),
     "a GPU by its UUID": ForTorchServe({"CUDA_VISIBLE_DEVICES": f"GPU-{DEVICE}"}),
     "a MIG device": ForTorchServe({"CUDA_VISIBLE_DEVICES": f"MIG-{DEVICE}"}),
     "no device files": ForTorchServe({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}),
