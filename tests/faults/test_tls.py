@@ -120,7 +120,8 @@ def test_a_key_with_a_password_is_an_error_and_no_question(pair: tuple[Path, Pat
     child, terminal = pty.fork()
     if not child:
         os.chdir(pair[0].parent)
-        os.execve(sys.executable, [sys.executable, "-c", made], {"PYTHONPATH": str(ROOT)})  # noqa: S606 - no shell is needed
+        variables = {"PYTHONPATH": str(ROOT), "PYTHON_COLORS": "0"}
+        os.execve(sys.executable, [sys.executable, "-c", made], variables)  # noqa: S606 - no shell is needed
     said = b""
     with suppress(OSError):  # of a terminal that nobody has open any more
         while b"pass phrase" not in said and (piece := os.read(terminal, 1 << 16)):
