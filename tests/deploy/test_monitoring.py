@@ -171,8 +171,8 @@ def monitored(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     lie = folder / "lie"
     (folder / "checkout").mkdir()
     through = changed_worker(folder / "checkout", LIAR.format(lie=str(lie)))
-    command = ["prometheus", "--storage.tsdb.path=data", "--enable-feature=exemplar-storage"]
-    command.append(f"--web.listen-address=127.0.0.1:{port}")
+    command = ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data"]
+    command += ["--enable-feature=exemplar-storage", f"--web.listen-address=127.0.0.1:{port}"]
     with run_server(artifacts, folder / "logs", through=through, **settings) as server:
         targets = [server.operations.removeprefix("http://")]
         scrape["scrape_configs"][0]["static_configs"] = [{"targets": targets}]

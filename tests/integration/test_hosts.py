@@ -318,7 +318,8 @@ def test_nobody_reads_its_logs(artifacts: Path, folder: Path) -> None:
 def test_its_standard_streams_are_closed(artifacts: Path, folder: Path) -> None:
     port = free_ports()
     closing = 'exec "$0" "$@" <&- >&- 2>&-'
-    process = start(artifacts, folder / "logs", {"PORT": str(port)}, "sh", "-c", closing)
+    through, to = ("sh", "-c", closing), subprocess.DEVNULL
+    process = start(artifacts, folder / "logs", {"PORT": str(port)}, *through, to=to)
     try:
         while not is_ready(port):  # the test's own time limit ends this
             assert process.poll() is None, "it ended"
