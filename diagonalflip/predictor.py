@@ -56,9 +56,8 @@ class Predictor(Operations):
         model_store: str | os.PathLike[str] | None = None,
         device: str | None = None,
     ) -> None:
-        folder = Path(model_store or PACKAGED)
-        self.version = next(iter(store.folders(folder))) if version is None else version
-        artifacts = store.load(folder, self.version)
+        artifacts = store.load(Path(model_store or PACKAGED), version)
+        self.version = artifacts.version
         self.flips = artifacts.flips
         self.device = pick_device(0) if device is None else device
         files = artifacts.files

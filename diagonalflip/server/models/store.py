@@ -127,9 +127,10 @@ def only_one(version: str, folders: Sequence[Path]) -> Path:
     return folders[0]
 
 
-def load(model_store: Path, version: str, trusted_key: Path | None = None) -> Artifacts:
-    """Find and check a version; raise ModelNotFound, or as ``exports`` and ``check``."""
+def load(model_store: Path, version: str | None, trusted_key: Path | None = None) -> Artifacts:
+    """Find and check a version, None for the first; raise ModelNotFound, or as ``check``."""
     found = folders(model_store)
+    version = next(iter(found)) if version is None else version
     if version not in found:
         known = ", ".join(map(repr, found))
         raise ModelNotFound(f"version {version!r:.40}", f"one of {known}")
