@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import urllib3.util.connection
 
 from diagonalflip import Client, ServerInfo, errors
 from diagonalflip.errors import DiagonalFlipError
@@ -220,6 +221,21 @@ def test_an_address_that_is_silent_does_not_keep_from_the_next(
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
         with within(DEADLINE_S + SLACK_S):
             got = call(f"http://flip.invalid:{port}", "predict", NUMBERS, deadline_s=30)
+    assert np.array_equal(got, TABLE[NUMBERS])
+
+
+def test_a_slow_route_is_no_silent_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection by satellite takes longer than an address may at first."""
+    connect = urllib3.util.connection.create_connection
+
+    def connect_slowly(address: Any, timeout: float, *args: Any, **kwargs: Any) -> socket.socket:
+        if timeout < 1.5:
+            raise TimeoutError
+        return connect(address, timeout, *args, **kwargs)
+
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", connect_slowly)
+    with faulty() as server:
+        got = call_sync(server.url, "predict", NUMBERS, deadline_s=30)
     assert np.array_equal(got, TABLE[NUMBERS])
 
 

@@ -168,6 +168,17 @@ def test_a_log_goes_on_when_its_file_was_taken(
             take(file.parent)
 
 
+def test_a_log_is_whole_where_the_numbers_of_files_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some network file systems: the open file never seems to be the one of that name."""
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    with part(Settings(log_dir=tmp_path)) as (_, writer):
+        os.write(writer, b"one\ntwo\nthree\n")
+    lines = (tmp_path / "part.log").read_text().splitlines()
+    assert [line.split()[-1] for line in lines] == ["one", "two", "three"]
+
+
 def test_a_full_disk_ends_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a file still held when it was closed cannot be written either."""
     failed: list[object] = []
