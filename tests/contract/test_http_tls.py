@@ -213,7 +213,7 @@ def test_handshakes_leave_descriptors_to_the_worker_itself(
 ) -> None:
     """Without any, it could not load the next certificate, and ended."""
     monkeypatch.setattr(limits, "HANDSHAKE_S", 1000.0)
-    monkeypatch.setattr(limits, "TOLD_FILES", 0)
+    monkeypatch.setattr(limits, "EXCESS_CONNECTIONS", 0)
     monkeypatch.setattr(port.server, "most_connections", 2)
     with port.connect_public(), Port.connect(port) as second, Port.connect(port) as third:
         assert third.recv(1) == b""

@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif not (parser.is_awaited or parser.is_closed):
             self._transport.close()
-        elif parser.gets_on(limits.REQUEST_S if parser.is_awaited else limits.LINGER_S):
+        elif parser.makes_progress(limits.REQUEST_S if parser.is_awaited else limits.LINGER_S):
             self.expect()
         elif parser.is_closed:
             self.abort()

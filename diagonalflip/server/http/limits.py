@@ -74,9 +74,9 @@ IGNORED_BYTES = 1 << 28
 SPARE_FILES = 100
 """Files that a worker opens besides its connections."""
 
-TOLD_FILES = 50
-"""Of these, for clients above the limit of connections, which are answered 503; further clients are
-closed at once."""
+EXCESS_CONNECTIONS = 50
+"""Connections above the limit that are answered 503; their files are of the spare ones. Further
+connections are closed at once."""
 
 
 def most_connections() -> int:

@@ -115,9 +115,9 @@ class HttpServer(ABC):
             self._close(listener)
         for connection in self.connections:
             connection.expect()
-        getting_on = self._opening
-        while self._opening and getting_on:  # give up on handshakes that make no progress
-            getting_on, _ = await asyncio.wait(
+        completed = self._opening
+        while self._opening and completed:  # give up on handshakes that make no progress
+            completed, _ = await asyncio.wait(
                 self._opening, timeout=limits.DRAIN_IDLE_S, return_when=asyncio.FIRST_COMPLETED
             )
         while any(each.unsent or not each.finished for each in self.connections):  # noqa: ASYNC110
@@ -199,7 +199,7 @@ class HttpServer(ABC):
     def _is_crowded(self, address: str) -> bool:
         """Return whether a further client of ``address`` would leave no room for others."""
         most, of_address = self.most_connections, self._of_address[address]
-        return self._accepted >= most + limits.TOLD_FILES or of_address >= (most + 1) // 2
+        return self._accepted >= most + limits.EXCESS_CONNECTIONS or of_address >= (most + 1) // 2
 
     async def _open(
         self, connection: Connection, accepted: socket.socket, listener: Listener

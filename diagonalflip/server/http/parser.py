@@ -93,7 +93,7 @@ class Parser:
         except InvalidRequest:
             return ""
 
-    def gets_on(self, seconds: float) -> bool:
+    def makes_progress(self, seconds: float) -> bool:
         """Return whether enough bytes for so many seconds have arrived since the last call."""
         new, self._seen_bytes = self.body_bytes - self._seen_bytes, self.body_bytes
         return new > seconds * limits.BYTES_PER_S

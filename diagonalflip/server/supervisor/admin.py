@@ -139,7 +139,7 @@ class AdminServer(HttpServer):
             "/v2/health/ready": self._ready,
             "/ping": self._ready,
             "/metrics": lambda: Response(*self._page.render(headers.get("accept", ""))),
-            "/models": partial(setattr, request, "service", self._tell),
+            "/models": partial(setattr, request, "service", self._list_models),
         }
         if path in pages:
             return pages[path]() if method in PROBES else unserved(request, PROBES)
@@ -164,7 +164,7 @@ class AdminServer(HttpServer):
             changed = self._health.models.desired is not before
             outcome = "" if changed else ": nothing to change"
             logger.info("%s, by %s%s", path.lstrip("/"), name, outcome)
-            return await self._tell(changed=changed)
+            return await self._list_models(changed=changed)
 
         request.service = make
         return None
@@ -212,7 +212,7 @@ class AdminServer(HttpServer):
         with readable(path):
             return read_tokens(path)
 
-    async def _tell(self, **more: bool) -> Response:
+    async def _list_models(self, **more: bool) -> Response:
         """Return all versions, read by one thread at a time: the disk may hang."""
         async with self._reading:
             document = await asyncio.to_thread(self._health.models.document)
