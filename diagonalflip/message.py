@@ -10,10 +10,19 @@ import enum
 import json
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from diagonalflip.errors import DiagonalFlipError
 from diagonalflip.wire import JSON, MODEL, PROBLEM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diagonalflip.wire import Images
+
+
+Written = tuple[bytes, str, dict[str, str]]
+"""A response's body, its ``Content-Type``, and further headers."""
 
 
 class Operation(enum.StrEnum):
@@ -87,8 +96,11 @@ class Request:
         arrived: When its head had arrived, later when all of it had, in ``perf_counter``'s seconds.
         connection: Value of the response's header ``Connection``.
         cost: The most work that it can be, in predictions.
-        job: What the service has read.
-        response: Set as soon as it is known.
+        images: The images to predict, once the service has read them.
+        form: Their form in the request, one of ``FORMS``' values.
+        write: Encodes images and their predictions, ``float32[n, 4]``, in the form that was asked
+            for.
+        response: None until it is known.
     """
 
     operation: Operation | None
@@ -102,8 +114,10 @@ class Request:
     arrived: float = field(default=0.0, init=False)
     connection: str = field(default="", init=False)
     cost: int = field(default=0, init=False)
-    job: Any = field(default=None, init=False)
-    response: Response | None = field(default=None, init=False)
+    images: Images = field(default=None, init=False)  # type: ignore[assignment]
+    form: str = field(default="", init=False)
+    write: Callable[..., Written] = field(default=None, init=False)  # type: ignore[assignment]
+    response: Response = field(default=None, init=False)  # type: ignore[assignment]
 
     def rejection(
         self, error: DiagonalFlipError, headers: dict[str, str] | None = None, *, v2: bool = False
@@ -123,9 +137,13 @@ class Request:
         return Response(json.dumps(document).encode(), kind, status, headers, error.code)
 
 
-Work = tuple[str, int, float, float, float]
-"""Form of the images, one of ``FORMS``' values, and their number; seconds to decode the request, to
-compute its whole batch, and to encode the response."""
+@dataclass(slots=True, eq=False)
+class Times:
+    """Seconds that a batch took to be decoded, computed and encoded."""
+
+    decode_s: float
+    forward_s: float
+    encode_s: float
 
 
 class Common:
@@ -133,11 +151,16 @@ class Common:
 
     Args:
         headers: By name.
+        lines: The same, if they are known.
     """
 
-    def __init__(self, headers: dict[str, str]) -> None:
+    def __init__(self, headers: dict[str, str], lines: str = "") -> None:
         self.headers = headers
-        self.lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.lines = lines or "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+
+    def also(self, name: str, value: str) -> Common:
+        """Return these headers and another one."""
+        return Common(self.headers | {name: value}, f"{self.lines}{name}: {value}\r\n")
 
 
 NOTHING_COMMON = Common({})
@@ -153,8 +176,8 @@ class Response:
         status: HTTP's.
         headers: Headers of this response alone.
         code: Code of the error that it reports, if any.
-        work: What it took, if images were predicted.
         common: Headers that it shares with other responses.
+        times: Those of its batch, the same object for all of it; None without predictions.
     """
 
     body: bytes
@@ -162,8 +185,8 @@ class Response:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     code: str = ""
-    work: Work | None = None
     common: Common = NOTHING_COMMON
+    times: Times | None = None
 
     @property
     def all_headers(self) -> dict[str, str]:

@@ -19,7 +19,6 @@ try:
     from diagonalflip.inference.devices import pick_device
     from diagonalflip.inference.media_types import file_type
     from diagonalflip.inference.model import Model
-    from diagonalflip.inference.reading import Job
     from diagonalflip.inference.service import Service
     from diagonalflip.inference.v2 import HEADER_LENGTH
     from diagonalflip.message import Operation, Request, Response
@@ -78,14 +77,14 @@ class FlipHandler:
         # header, too.
         if data == [{}] and context.get_all_request_header(0).get("describe") == "True":
             return [self.service.description]
-        found = [
-            self.service.read(understand(context.get_all_request_header(index), inputs))
+        requests = [
+            understand(context.get_all_request_header(index), inputs)
             for index, inputs in enumerate(data)
         ]
-        answers = iter(self.service.answer([job for job in found if isinstance(job, Job)]))
+        self.service.answer(requests)
         bodies = []
-        for index, job in enumerate(found):
-            response = self._bounded(job, next(answers)) if isinstance(job, Job) else job
+        for index, request in enumerate(requests):
+            response = self._bounded(request)
             context.set_response_status(response.status, HTTPStatus(response.status).phrase, index)
             context.set_response_content_type(index, response.content_type)
             for name, value in response.all_headers.items():
@@ -93,19 +92,20 @@ class FlipHandler:
             bodies.append(response.body)
         return bodies
 
-    def _bounded(self, job: Job, response: Response) -> Response:
+    def _bounded(self, request: Request) -> Response:
         """Return the response, or a rejection if it is too long for TorchServe."""
+        response = request.response
         size = len(response.body)
         if size <= self._most_bytes:
             return response
-        limit = max(1, job.images.count * self._most_bytes // size)
+        limit = max(1, request.images.count * self._most_bytes // size)
         error = TooManyImages(
             f"a response of {size} bytes",
             f"at most {self._most_bytes} bytes by TorchServe",
             f"send {limit} images at most, or use port 8080, which has no such limit",
         )
         error.limit = limit
-        return self.service.reject(job.request, error)
+        return self.service.reject(request, error)
 
 
 def understand(headers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import orjson
 
 from diagonalflip import errors, wire
 from diagonalflip.errors import EmptyPayload, InvalidImage, InvalidJson, UnsupportedMediaType
-from diagonalflip.inference.media_types import MediaType, check_charset, parse_media_type
+from diagonalflip.inference.media_types import check_charset, parse_media_type
 from diagonalflip.inference.pictures import decode_pbm, decode_png
 from diagonalflip.wire import MAX_TEXT_IMAGES, PIXELS, Body, Images, check_count, pack
 
@@ -23,6 +24,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 SPARE_COMMAS = 1000
 """Most commas of a JSON document that are not between pixels."""
+
+Decoder = Callable[[Body], Images]
 
 IMAGE_FORMS = 'a number 0-15, a string "1011", [1,0,1,1] or [[1,0],[1,1]]'
 
@@ -38,19 +41,33 @@ for _number in range(16):
     NUMBERS |= dict.fromkeys(_simple, _number)
 
 
-def decode(content_type: str, body: Body) -> Images:
-    """Decode the images of a request by its ``Content-Type`` header, which is "" if absent.
+def decoder_of(content_type: str) -> Decoder:
+    """Return the decoder for a ``Content-Type`` header, which is "" if absent.
+
+    The decoder raises InvalidPayload (a subclass of it, which says what is wrong and where), or
+    TooManyImages.
 
     Raises:
-        InvalidPayload: A subclass of it, which says what is wrong and where.
-        TooManyImages: More than one request may carry.
-        UnsupportedMediaType: There is no decoder for that type.
+        InvalidPadding: The parameter ``padding`` is not a number.
+        UnsupportedMediaType: There is no decoder for that type or charset.
     """
     media_type = parse_media_type(content_type)
     decoder = DECODERS.get(media_type.name)
     if decoder is None:
         raise unsupported(media_type.name)
-    return decoder(media_type, body)
+    if decoder is wire.from_packed:
+        padding = media_type.parameters.get("padding", "0")
+        if not (padding.isascii() and padding.isdigit() and len(padding) < 4):
+            raise errors.InvalidPadding(f"padding={padding!r}", "padding=0 or padding=4")
+        return partial(wire.from_packed, padding_bits=int(padding))
+    if decoder in (decode_text, decode_json):
+        check_charset(media_type)
+    return decoder
+
+
+def decode(content_type: str, body: Body) -> Images:
+    """Decode the images of a request; raise what ``decoder_of`` and its decoder do."""
+    return decoder_of(content_type)(body)
 
 
 def unsupported(name: str) -> UnsupportedMediaType:
@@ -63,17 +80,8 @@ def unsupported(name: str) -> UnsupportedMediaType:
     )
 
 
-def decode_packed(media_type: MediaType, body: Body) -> Images:
-    """Decode two images per byte, high nibble first; ``padding=4`` for an odd number."""
-    padding = media_type.parameters.get("padding", "0")
-    if not (padding.isascii() and padding.isdigit() and len(padding) < 4):
-        raise errors.InvalidPadding(f"padding={padding!r}", "padding=0 or padding=4")
-    return wire.from_packed(body, int(padding))
-
-
-def decode_text(media_type: MediaType, body: Body) -> Images:
+def decode_text(body: Body) -> Images:
     """Decode one hex digit per image; white space is ignored."""
-    check_charset(media_type)
     body = body.removeprefix(BYTE_ORDER_MARK)
     wrong = body.translate(None, HEX_DIGITS + WHITE_SPACE)
     if wrong:
@@ -87,9 +95,8 @@ def decode_text(media_type: MediaType, body: Body) -> Images:
     return pack(np.frombuffer(digits, dtype=np.uint8))
 
 
-def decode_json(media_type: MediaType, body: Body) -> Images:
+def decode_json(body: Body) -> Images:
     """Decode ``{"images": [...]}``, each image in any of ``IMAGE_FORMS``."""
-    check_charset(media_type)
     if not body:
         raise EmptyPayload("a body of 0 bytes", '{"images": [...]}')
     try:
@@ -146,9 +153,9 @@ def _describe(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-DECODERS: dict[str, Callable[[MediaType, Body], Images]] = {
-    wire.OCTETS: decode_packed,
-    wire.PACKED: decode_packed,
+DECODERS: dict[str, Decoder] = {
+    wire.OCTETS: wire.from_packed,
+    wire.PACKED: wire.from_packed,
     wire.JSON: decode_json,
     wire.TEXT: decode_text,
     wire.PNG: decode_png,

@@ -17,10 +17,10 @@ from diagonalflip.errors import NotAcceptable
 from diagonalflip.inference.engine import open_session
 from diagonalflip.inference.media_types import negotiate, parse_media_type
 from diagonalflip.inference.pictures import encode_png
+from diagonalflip.message import Written
 from diagonalflip.wire import PIXELS, Images, Predictions
 
-Written = tuple[bytes, str, dict[str, str]]
-"""Body, its ``Content-Type``, and further headers."""
+Encoder = Callable[[Images, Predictions], Written]
 
 FLIP_THRESHOLD = 0.5
 
@@ -36,7 +36,6 @@ tests/unit/test_encode.py builds it again: a worker does not need the package ``
 TABLE_HEADINGS = "image  prediction\n"
 
 
-@lru_cache(maxsize=256)
 def choose(accept: str, content_type: str) -> str:
     """Choose the media type of the response: what ``Accept`` ranks highest, else the request's.
 
@@ -126,7 +125,7 @@ def _halving() -> onnxruntime.InferenceSession:
     return open_session(HALVING)
 
 
-ENCODERS: dict[str, Callable[[Images, Predictions], Written]] = {
+ENCODERS: dict[str, Encoder] = {
     wire.OCTETS: encode_float32,
     wire.JSON: encode_json,
     wire.TEXT: encode_text,

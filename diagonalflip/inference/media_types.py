@@ -95,13 +95,12 @@ def _named(suffix: str) -> str:
     return f"application/{coding}" if coding else SUFFIXES.get(suffix) or kind or ""
 
 
-@lru_cache(maxsize=256)
 def negotiate(accept: str, offers: Sequence[str]) -> str | None:
     """Return the best of ``offers`` for an ``Accept`` header (RFC 9110, section 12.5.1).
 
     Args:
         accept: The header; empty accepts anything.
-        offers: Media types that the server can send, the preferred one first. Hashable.
+        offers: Media types that the server can send, the preferred one first.
 
     Returns:
         One of ``offers``, or None if the client accepts none of them.

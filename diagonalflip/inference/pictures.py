@@ -14,7 +14,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from diagonalflip.errors import EmptyPayload, InvalidPicture
-from diagonalflip.inference.media_types import MediaType
 from diagonalflip.wire import (
     MAX_IMAGES,
     PIXELS,
@@ -45,7 +44,7 @@ ADAM7 = (
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, OverflowError, IndexError)
 
 
-def decode_png(_media_type: MediaType, body: Body) -> Images:
+def decode_png(body: Body) -> Images:
     """Decode a PNG of bit depth 1, or 8 in black and white only; white, or sample 1, is 1."""
     # If it is no PNG, ``_open`` raises the error.
     chunks = _critical_chunks(body) if body[:8] == SIGNATURE else [body[8:]]
@@ -63,7 +62,7 @@ def count_of(body: Body) -> int:
     return width * height // PIXELS
 
 
-def decode_pbm(_media_type: MediaType, body: Body) -> Images:
+def decode_pbm(body: Body) -> Images:
     """Decode a PBM, plain (P1) or raw (P4); bit 1, which is black, is pixel 1."""
     plain = COMMENT.sub(b"", body) if body[:2] == b"P1" else body
     return _from_sheet(~_open(plain, "PPM"))

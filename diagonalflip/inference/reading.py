@@ -1,18 +1,17 @@
-"""Read a request: it becomes a job with images for the network."""
+"""Read a request: what images it has, and in what form their predictions are asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 
 from diagonalflip import wire
 from diagonalflip.errors import DiagonalFlipError, ModelMismatch, NotAcceptable, RequestTooLarge
 from diagonalflip.inference import content_codings, decoders, encoders, forms, pictures, v2
-from diagonalflip.inference.encoders import Written
 from diagonalflip.inference.media_types import negotiate, parse_media_type
 from diagonalflip.message import Operation, Request
-from diagonalflip.wire import MAX_EXPLAINED_IMAGES, MAX_IMAGES, Body, Images, check_count
+from diagonalflip.wire import MAX_EXPLAINED_IMAGES, MAX_IMAGES, Body, check_count
+
+PREDICT, EXPLAIN, INFER = Operation  # looking a member up takes as long as calling a function
 
 SAYING_WHAT = {"content-type", v2.HEADER_LENGTH}
 """Headers that describe a body; with one of them, an empty body is an error."""
@@ -22,26 +21,6 @@ EXPLANATION_COST = 64
 
 UNWRAPPED_BYTES = 1 << 18
 """Longest body that is decompressed before it is queued."""
-
-
-@dataclass(slots=True)
-class Job:
-    """A request on its way through the network.
-
-    Attributes:
-        request: The request.
-        images: The images to predict.
-        write: Encodes predictions ``float32[n, 4]`` in the form that was asked for; for an
-            explanation, it takes the weights as well.
-        form: The form of the images in the request, one of ``FORMS``' values.
-        decode_s: Seconds that reading took.
-    """
-
-    request: Request
-    images: Images
-    write: Callable[..., Written]
-    form: str
-    decode_s: float = 0.0
 
 
 def unwrap(request: Request, most: int = wire.MAX_BODY_BYTES) -> tuple[dict[str, str], Body]:
@@ -59,7 +38,7 @@ def unwrap(request: Request, most: int = wire.MAX_BODY_BYTES) -> tuple[dict[str,
         return headers, body
     headers = dict(headers)
     body = content_codings.decoded(headers.pop("content-encoding", ""), body, most)
-    if body and is_form and request.operation is not Operation.INFER:
+    if body and is_form and request.operation is not INFER:
         headers["content-type"], body = forms.file_of(content_type, body)
     return headers, body
 
@@ -83,15 +62,18 @@ def cost_of(request: Request) -> int:
         count = MAX_IMAGES if media_type in (wire.PNG, wire.FORM) else 2 * length
     else:
         count = pictures.count_of(body) if media_type == wire.PNG else 2 * len(body)
-    if request.operation is Operation.EXPLAIN:
+    if request.operation is EXPLAIN:
         return min(count, MAX_EXPLAINED_IMAGES) * EXPLANATION_COST
     return min(count, MAX_IMAGES)
 
 
-def read(request: Request, version: str, model_digest: str) -> Job | None:
-    """Read one request; return None if it has no images, and so asks for the description.
+def read(request: Request, version: str, model_digest: str) -> bool:
+    """Set ``images``, ``form`` and ``write`` of a request; ``write`` stays None for explanations.
 
     ``version`` is that of the served model, and ``model_digest`` its SHA-256 (hex).
+
+    Returns:
+        False if it has no images, and so asks for the description.
 
     Raises:
         DiagonalFlipError: One with an HTTP status.
@@ -100,24 +82,38 @@ def read(request: Request, version: str, model_digest: str) -> Job | None:
         _check_model(request.headers["if-match"], model_digest)
     headers, body = unwrap(request)
     content_type, accept = headers.get("content-type", ""), headers.get("accept", "")
-    form = wire.FORMS.get(parse_media_type(content_type).name, "")
-    if request.operation is Operation.EXPLAIN:
-        images = decoders.decode(content_type, body)
-        check_count(images.count, MAX_EXPLAINED_IMAGES)
-        return Job(request, images, partial(encoders.explain, images), form)
-    is_empty = not body and request.operation is Operation.PREDICT
+    request.form = wire.FORMS.get(parse_media_type(content_type).name, "")
+    if request.operation is EXPLAIN:
+        request.images = decoders.decode(content_type, body)
+        check_count(request.images.count, MAX_EXPLAINED_IMAGES)
+        return True
+    is_empty = not body and request.operation is PREDICT
     if is_empty and (request.method in ("GET", "HEAD") or not headers.keys() & SAYING_WHAT):
         if negotiate(accept, (wire.JSON,)) is None:
             raise NotAcceptable(f"Accept {accept[:100]!r}", wire.JSON)
-        return None
-    inference = v2.read(headers, body, strict=request.operation is Operation.INFER)
+        return False
+    inference = v2.read(headers, body, strict=request.operation is INFER)
     if inference is not None:
-        return Job(request, inference.images, partial(inference.answer, version), wire.V2)
+        request.images, request.form = inference.images, wire.V2
+        request.write = lambda _, predictions: inference.answer(version, predictions)
+        return True
+    decode, request.write, most = forms_of(content_type, accept)
+    request.images = decode(body)
+    check_count(request.images.count, most)
+    return True
+
+
+@lru_cache(maxsize=256)
+def forms_of(content_type: str, accept: str) -> tuple[decoders.Decoder, encoders.Encoder, int]:
+    """Return decoder and encoder by a request's headers, and the most images for the encoder.
+
+    Raises:
+        InvalidPadding, UnsupportedMediaType: As ``decoder_of``.
+        NotAcceptable: As ``choose``.
+    """
     media_type = encoders.choose(accept, content_type)
-    images = decoders.decode(content_type, body)
-    if media_type in (wire.JSON, wire.TEXT):
-        check_count(images.count, wire.MAX_TEXT_IMAGES)
-    return Job(request, images, partial(encoders.ENCODERS[media_type], images), form)
+    most = wire.MAX_TEXT_IMAGES if media_type in (wire.JSON, wire.TEXT) else MAX_IMAGES
+    return decoders.decoder_of(content_type), encoders.ENCODERS[media_type], most
 
 
 def _check_model(wanted: str, model_digest: str) -> None:

@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 from collections.abc import Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -18,16 +19,14 @@ from diagonalflip import errors, wire
 from diagonalflip.errors import DiagonalFlipError, InternalError
 from diagonalflip.inference import content_codings, decoders, encoders, reading, v2
 from diagonalflip.inference.devices import CPU
-from diagonalflip.inference.encoders import Written
 from diagonalflip.inference.engine import open_engine
 from diagonalflip.inference.model import REFERENCE, Model
-from diagonalflip.inference.reading import Job
-from diagonalflip.message import Common, Operation, Request, Response, Work
+from diagonalflip.message import Common, Operation, Request, Response, Times, Written
 from diagonalflip.wire import Predictions
 
 logger = logging.getLogger(__name__)
 
-ECHOED = (("x-request-id", "Flip-Request-Id"), ("traceparent", "traceparent"))
+ECHOED = {"x-request-id": "Flip-Request-Id", "traceparent": "traceparent"}
 """Request headers to response headers; TorchServe replaces ``X-Request-Id`` with its own."""
 
 ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -60,6 +59,7 @@ class Service:
         reference, weights, flips = _reference(model.reference)
         deviation = self._engine.warm_up(reference)
         self._weights = {name: np.array(each, np.float32) for name, each in weights.items()}
+        self._explain = partial(encoders.explain, weights=self._weights)
         headers = {
             "Flip-Model-Version": self._version,
             "Flip-Model-Digest": self._digest,
@@ -103,37 +103,48 @@ class Service:
         """Bytes used on the GPU; None without a GPU."""
         return self._engine.device_bytes
 
-    def read(self, request: Request) -> Job | Response:
-        """Read one request; return a job for ``answer``, or the response if there is no job."""
-        started = perf_counter()
-        try:
-            job = reading.read(request, self._version, self._digest)
-        except DiagonalFlipError as error:
-            return self.reject(request, error)
-        except Exception as error:
-            return self.reject(request, _our_fault("reading the request", error))
-        decode_s = perf_counter() - started
-        if job is None:
-            work = ("", 0, decode_s, 0.0, 0.0)
-            response = self._good(request, (self.description, wire.JSON, {}), work)
-            response.work = None
-            return response
-        job.decode_s = decode_s
-        return job
-
-    def answer(self, jobs: Sequence[Job]) -> list[Response]:
-        """Answer jobs by one pass through the network. Thread-safe."""
+    def answer(self, requests: Sequence[Request]) -> None:
+        """Set the response of each request, by one pass through the network. Thread-safe."""
         with self._lock:  # until all is encoded: the next pass overwrites the predictions
             started = perf_counter()
+            read = [request for request in requests if self._read(request)]
+            decoded = perf_counter()
             try:
-                results = self._engine.predict([job.images for job in jobs])
+                predictions = self._engine.predict([request.images for request in read])
             except Exception as error:
                 fault = _our_fault("the forward pass", error)
-                return [self.reject(job.request, fault) for job in jobs]
-            forward_s = perf_counter() - started
-            return [
-                self._write(job, rows, forward_s) for job, rows in zip(jobs, results, strict=True)
-            ]
+                for request in read:
+                    request.response = self.reject(request, fault)
+                return
+            computed = perf_counter()
+            bodies = list(map(self._write, read, predictions))
+            times = Times(decoded - started, computed - decoded, perf_counter() - computed)
+        common = self._common.also("Server-Timing", _server_timing(times))
+        for request, written in zip(read, bodies, strict=True):
+            if written is not None:
+                request.response = _good(request, written, common, times)
+
+    def _read(self, request: Request) -> bool:
+        """Read one request; return whether it is to be predicted, else set its response."""
+        try:
+            if reading.read(request, self._version, self._digest):
+                if request.write is None:
+                    request.write = self._explain
+                return True
+            request.response = _good(request, (self.description, wire.JSON, {}), self._common)
+        except DiagonalFlipError as error:
+            request.response = self.reject(request, error)
+        except Exception as error:
+            request.response = self.reject(request, _our_fault("reading the request", error))
+        return False
+
+    def _write(self, request: Request, predictions: Predictions) -> Written | None:
+        """Encode predictions ``float32[n, 4]``; if that fails, set the response."""
+        try:
+            return request.write(request.images, predictions)
+        except Exception as error:
+            request.response = self.reject(request, _our_fault("writing the answer", error))
+            return None
 
     def reject(self, request: Request, error: DiagonalFlipError) -> Response:
         """Return the response that reports an error: RFC 9457, or V2's error object."""
@@ -146,36 +157,32 @@ class Service:
         speaks_v2 = predicts and v2.recognises(request.headers, request.body)
         return request.rejection(error, headers, v2=speaks_v2)
 
-    def _write(self, job: Job, rows: Predictions, forward_s: float) -> Response:
-        started = perf_counter()
-        explains = job.request.operation is Operation.EXPLAIN
-        try:
-            written = job.write(rows, self._weights) if explains else job.write(rows)
-        except Exception as error:
-            return self.reject(job.request, _our_fault("writing the answer", error))
-        encode_s = perf_counter() - started
-        work = (job.form, job.images.count, job.decode_s, forward_s, encode_s)
-        return self._good(job.request, written, work)
 
-    def _good(self, request: Request, written: Written, work: Work) -> Response:
-        body, content_type, headers = written
-        _, images, decode_s, forward_s, encode_s = work
-        headers["Flip-Images"] = str(images)
-        headers["Server-Timing"] = (
-            f"decode;dur={1e3 * decode_s:.3f}, forward;dur={1e3 * forward_s:.3f}, "
-            f"encode;dur={1e3 * encode_s:.3f}"
-        )
-        headers |= _echo(request)
-        return Response(body, content_type, headers=headers, work=work, common=self._common)
+def _good(
+    request: Request, written: Written, common: Common, times: Times | None = None
+) -> Response:
+    """Return the response with a body, which is of predictions if there are ``times``."""
+    body, content_type, headers = written
+    headers["Flip-Images"] = str(request.images.count) if times is not None else "0"
+    headers |= _echo(request)
+    return Response(body, content_type, 200, headers, "", common, times)
+
+
+def _server_timing(times: Times) -> str:
+    """Return the value of that header (https://www.w3.org/TR/server-timing), in milliseconds."""
+    return (
+        f"decode;dur={1e3 * times.decode_s:.3f}, forward;dur={1e3 * times.forward_s:.3f}, "
+        f"encode;dur={1e3 * times.encode_s:.3f}"
+    )
 
 
 def _echo(request: Request) -> dict[str, str]:
     headers = request.headers
-    return {
-        spelling: headers[name]
-        for name, spelling in ECHOED
-        if name in headers and ECHOABLE.fullmatch(headers[name])
-    }
+    found = {}
+    for name, spelling in ECHOED.items():
+        if name in headers and ECHOABLE.fullmatch(headers[name]):
+            found[spelling] = headers[name]
+    return found
 
 
 def _reference(content: bytes) -> tuple[npt.NDArray[np.float64], dict[str, Any], int]:

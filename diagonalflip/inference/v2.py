@@ -15,9 +15,10 @@ import orjson
 from diagonalflip import wire
 from diagonalflip.errors import InvalidJson, InvalidTensor, TooManyImages, UnsupportedMediaType
 from diagonalflip.inference.decoders import load_json
-from diagonalflip.inference.encoders import Written, dump
+from diagonalflip.inference.encoders import dump
 from diagonalflip.inference.media_types import parse_media_type
 from diagonalflip.inference.tensors import TENSORS, images_of, parameters_of
+from diagonalflip.message import Written
 from diagonalflip.wire import JSON, MODEL, OCTETS, PIXELS, Body, Predictions
 
 HEADER_LENGTH = "inference-header-content-length"

@@ -14,7 +14,6 @@ from dataclasses import replace
 from email.message import Message
 from http.client import parse_headers
 from threading import Event, Thread
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -83,16 +82,15 @@ class Echo:
     def cost(self, request: Request) -> int:
         return 2 * len(request.body)
 
-    def read(self, request: Request) -> SimpleNamespace:
+    def answer(self, requests: Sequence[Request]) -> None:
         alone: Any = None  # or it would keep the connection
-        self.requests.append(replace(request, transport=alone))
-        return SimpleNamespace(body=bytes(request.body))
-
-    def answer(self, jobs: Sequence[SimpleNamespace]) -> list[Response]:
+        for request in requests:
+            body = bytes(request.body)
+            self.requests.append(replace(request, body=body, transport=alone))
+            request.response = Response(body, "text/plain")
         self.begun.set()
         self.go_on.wait(30)
-        self.batches.append(len(jobs))
-        return [Response(job.body, "text/plain") for job in jobs]
+        self.batches.append(len(requests))
 
 
 class Untimed(WorkerServer):
@@ -135,7 +133,7 @@ class Port:
 
     @property
     def buffered(self) -> int:
-        return self.server.lifecycle.buffered.by_listener.total()
+        return self.server.lifecycle.buffered
 
     def do(self, work: Callable[..., Any], *given: object) -> Any:
         """Have the server's own thread do something, once it has read what was sent before."""

@@ -129,9 +129,8 @@ def fail(*_: object) -> Any:
     [
         ("server.lifecycle", "_route", fail),
         ("echo", "cost", fail),
-        ("echo", "read", fail),
         ("echo", "answer", fail),
-        ("echo", "answer", lambda _: []),
+        ("echo", "answer", lambda _: None),
         ("metrics", "add", fail),
         ("server", "head", fail),
         ("", "check", fail),

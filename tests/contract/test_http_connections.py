@@ -11,12 +11,11 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from threading import Event
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from diagonalflip.message import Response
+from diagonalflip.message import Request
 from diagonalflip.server.http import limits
 from tests.contract.conftest import CONTINUE, PING, POST, Port, post, read
 
@@ -180,9 +179,9 @@ def test_who_waits_behind_its_own_request_is_not_idle(
     answer, lifecycle = port.echo.answer, port.server.lifecycle
     schedule = lifecycle._schedule
 
-    def then_wedged(jobs: Sequence[SimpleNamespace]) -> list[Response]:
+    def then_wedged(requests: Sequence[Request]) -> None:
         monkeypatch.setattr(lifecycle, "_schedule", lambda: None)
-        return answer(jobs)
+        answer(requests)
 
     monkeypatch.setattr(port.echo, "answer", then_wedged)
     client.sendall(post(b"a") + post(b"b"))

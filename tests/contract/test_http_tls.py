@@ -21,7 +21,6 @@ from benchmarks.running import certify
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.tls import Tls
 from diagonalflip.server.supervisor.ports import listen
-from diagonalflip.server.worker.metrics import PUBLIC
 from tests.contract.conftest import BEARER, Port, post, read
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
@@ -236,8 +235,8 @@ def test_what_a_client_does_not_read_is_counted(port: TlsPort) -> None:
     with port.connect() as stalled:
         stalled.sendall(post(body, BEARER))
         lifecycle = port.server.lifecycle
-        counted = lifecycle.buffered.by_listener
-        port.wait_for(lambda: not lifecycle.queued_images and counted[PUBLIC] > 1 << 20)
+        _, public = lifecycle.shares
+        port.wait_for(lambda: not lifecycle.queued_images and public.used > 1 << 20)
         assert read(stalled).body == body
 
 

@@ -20,6 +20,7 @@ from diagonalflip.server.http import limits
 from diagonalflip.server.http.connection import Connection
 from diagonalflip.server.http.hosts import Hosts
 from diagonalflip.server.http.routes import Served, WorkerServer
+from diagonalflip.server.http.shares import Share
 from diagonalflip.server.worker.metrics import HTTP, Metrics
 from diagonalflip.wire import MAX_BODY_BYTES
 from tests.fuzz.source import Execution, Source, repeat
@@ -111,8 +112,9 @@ class Exchange:
         self._loop = Loop()
         self._server = WorkerServer(Served({"1.0": self}, "1.0"), METRICS, pages={})
         listener: Any = SimpleNamespace(
-            name=HTTP, hosts=Hosts("a", is_public=False), authenticator=None
+            name=HTTP, hosts=Hosts("a", is_public=False), authenticator=None, share=Share()
         )
+        self._server.lifecycle.shares = [listener.share]
         self._connection = Connection(self._server, listener)
         self._server._accepted = 1
         self._transport = Transport(self._connection, self._loop)
@@ -139,12 +141,10 @@ class Exchange:
     def cost(self, request: Request) -> int:
         return 2 * len(request.body)
 
-    def read(self, request: Request) -> Request:
-        self.seen.append((request.headers, bytes(request.body)))
-        return request
-
-    def answer(self, jobs: Sequence[Request]) -> list[Response]:
-        return [Response(b"answer", "text/plain") for _ in jobs]
+    def answer(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self.seen.append((request.headers, bytes(request.body)))
+            request.response = Response(b"answer", "text/plain")
 
     def _feed(self, stream: bytes, cuts: Sequence[tuple[int, int]]) -> None:
         places = sorted((place % (len(stream) + 1), action) for place, action in cuts)
@@ -190,7 +190,7 @@ class Exchange:
         assert not lifecycle._light
         assert not lifecycle._heavy
         assert lifecycle.queued_images == 0
-        assert lifecycle.buffered.by_listener.total() == 0
+        assert lifecycle.buffered == 0
         assert self.disturbed or not self._connection._queue
 
 

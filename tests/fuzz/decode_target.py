@@ -129,20 +129,20 @@ def run(data: bytes) -> Execution:
     """Reads one request, and rejects it if it must be; then both are checked."""
     asked = request(data)
     headers, body = asked.headers, asked.body
-    found, rejected = None, False
+    has_images = rejected = False
     started = thread_time_ns()
     try:
-        found = reading.read(asked, "1.0", DIGEST)
+        has_images = reading.read(asked, "1.0", DIGEST)
     except DiagonalFlipError as error:
         rejected = True
         response = Service.reject(cast("Service", None), asked, error)
         assert error.status in STATUSES, error
         assert isinstance(json.loads(response.body), dict)
     ns = thread_time_ns() - started
-    if found is not None:
-        check(found.images)
+    if has_images:
+        check(asked.images)
         explains = asked.operation is Operation.EXPLAIN
-        cost = found.images.count * (reading.EXPLANATION_COST if explains else 1)
+        cost = asked.images.count * (reading.EXPLANATION_COST if explains else 1)
         assert cost <= reading.cost_of(asked)
     length = len(body) + sum(map(len, headers.values()))
     return Execution(form(headers, body), length, ns, rejected)

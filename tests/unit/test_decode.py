@@ -78,7 +78,7 @@ def test_a_get_without_a_body_asks_what_is_served_whatever_its_type() -> None:
     """Many programs name a type with every request."""
     for method in ("GET", "HEAD"):
         request = Request(Operation.PREDICT, {"content-type": JSON}, method=method)
-        assert reading.read(request, "1.0", "") is None
+        assert not reading.read(request, "1.0", "")
         with pytest.raises(InvalidJson):
             reading.read(replace(request, body=b"{}"), "1.0", "")
 

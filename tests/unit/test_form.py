@@ -110,9 +110,9 @@ def test_packed_images_may_begin_in_any_way(name: str) -> None:
 
 def test_without_a_form_nobody_looks_at_the_content() -> None:
     for content in CONTENTS.values():
-        job = read(Request(Operation.PREDICT, {"content-type": OCTETS}, content), "", "")
-        assert job is not None
-        assert job.images.packed == content
+        request = Request(Operation.PREDICT, {"content-type": OCTETS}, content)
+        assert read(request, "", "")
+        assert request.images.packed == content
 
 
 @pytest.mark.parametrize("declared", GENERIC)
@@ -163,9 +163,8 @@ def test_a_large_form_in_a_compression_is_read_as_a_small_one() -> None:
         headers = {"content-type": TYPE, "content-encoding": "gzip"}
         request = Request(Operation.PREDICT, headers, gzip.compress(body))
         cost_of(request)
-        job = read(request, "1.0", "")
-        assert job is not None
-        assert (job.form, unpack(job.images).tolist()) == ("v2", [11, 6])
+        assert read(request, "1.0", "")
+        assert (request.form, unpack(request.images).tolist()) == ("v2", [11, 6])
 
 
 @pytest.mark.parametrize(

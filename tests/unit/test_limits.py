@@ -12,7 +12,7 @@ import pytest
 
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.connection import Connection
-from diagonalflip.server.http.shares import Shares
+from diagonalflip.server.http.shares import Share
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ from diagonalflip.server.http.shares import Shares
     ],
 )
 def test_each_wait_has_its_time(unsent: int, state: set[str], seconds: float) -> None:
-    server: Any = MagicMock(lifecycle=MagicMock(buffered=Shares()), draining="leaving" in state)
-    connection = Connection(server, MagicMock())
+    server: Any = MagicMock(draining="leaving" in state)
+    connection = Connection(server, MagicMock(share=Share()))
     connection._transport = MagicMock(get_write_buffer_size=lambda: unsent)
     connection._paused, connection.finished = unsent > 0, "finished" in state
     connection._parser.is_awaited = "in request" in state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
-from collections.abc import Iterator
+from contextlib import suppress
 from typing import cast
 from unittest.mock import MagicMock
 
@@ -13,10 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diagonalflip.errors import DiagonalFlipError, HeadersTooLarge
-from diagonalflip.server.http import head as heads
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.connection import Connection
-from diagonalflip.server.http.head import KNOWN_HEADS
+from diagonalflip.server.http.head import KNOWN_HEAD_BYTES
 from diagonalflip.server.http.parser import Parser
 from diagonalflip.wire import MAX_BODY_BYTES
 
@@ -43,10 +42,25 @@ IDS = [
     *("x-request-id: b\r\ntracestate: c=d", "x-request-id: e\r\nX-Request-ID: f"),
     *("traceparent: \xff", "x: traceparent: g", "x: y\r\n z", "x: y"),
 ]
-OWN = "POST / HTTP/1.1\r\nHost: a\r\n{}\r\nContent-Length: 1\r\n\r\nb"
+POST = "POST / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n"
+OWN = POST.format("{}\r\nContent-Length: 1") + "b"
+LENGTHS = [
+    "1",
+    "01",
+    "+1",
+    "0x1",
+    "1 ",
+    " 1",
+    "-1",
+    "1, 1",
+    "1\r\ncontent-length: 1",
+    "9" * 20,
+    "1_0",
+]
 REQUESTS = [
     *(head.format(len(body)).encode() + body for head in HEADS for body in BODIES),
     *(OWN.format(each).encode("latin-1") for each in IDS),
+    *(POST.format(f"Content-Length: {each}").encode() + b"b" for each in LENGTHS),
     b"\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n",
     b"\r\nX-Request-Id: a\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n",
     b"\n\r\nX-Request-Id: a\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -84,20 +98,13 @@ class Recorder:
             self.parser.close()
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_known() -> Iterator[None]:
-    heads.forget()
-    yield
-    heads.forget()
-
-
 def events(pieces: list[bytes], *, forget: bool) -> list[Event]:
     recorder = Recorder()
     parser = recorder.parser
     try:
         for piece in pieces:
             if forget:
-                heads.forget()
+                parser._known = None
             if not parser.is_closed:
                 parser.feed(piece)
     except DiagonalFlipError as error:
@@ -126,23 +133,27 @@ def test_what_is_remembered_is_read_alike(requests: list[bytes], cuts: list[int]
         assert events(pieces, forget=False) == events(pieces, forget=True)
 
 
-def test_the_same_head_is_one_with_other_bodies_and_ids() -> None:
-    head = HEADS[0].format(2).encode()
-    found = events([head + b"ab", head + b"cd", head + b"e", b"f", head + b"ab"], forget=False)
-    assert [event[0] for event in found[1::2]] == [b"ab", b"cd", b"ef", b"ab"]
-    assert list(heads._known) == [head]
-    pieces = [OWN.format(f"traceparent: {number}").encode() for number in range(9)]
-    found = events(pieces, forget=False)
-    assert [event[2]["traceparent"] for event in found[:-1:2]] == [str(n) for n in range(9)]  # type: ignore[index]
-    assert len(heads._known) == 2
+def test_the_same_head_is_known_with_other_bodies_ids_and_lengths() -> None:
+    head = POST.format("traceparent: {}\r\nX-Request-Id: {}\r\nContent-Length: {}")
+    recorder = Recorder()
+    recorder.parser.feed(head.format(1, 2, 1).encode() + b"a")
+    recorder.parser._llhttp = MagicMock(feed_data=None)  # it is not needed any more
+    for body in (b"b", b"", bytes(1234), b"\r\n\r\n"):
+        recorder.events.clear()
+        trace, length = "t" * (1 + len(body) % 9), str(len(body))
+        recorder.parser.feed(head.format(trace, "i", length).encode() + body)
+        headers = {"host": "a", "traceparent": trace, "x-request-id": "i", "content-length": length}
+        assert recorder.events == [("POST", "/", headers), (body, "")]
 
 
 @pytest.mark.parametrize("head", [*HEADS[3:6], HEADS[7]])
 def test_what_says_more_than_it_asks_is_read_each_time(head: str) -> None:
-    for body in BODIES:
-        events([head.format(len(body)).encode() + body], forget=False)
-    events([CHUNKED], forget=False)
-    assert not heads._known
+    recorder = Recorder()
+    with suppress(DiagonalFlipError):
+        for body in BODIES[:2]:
+            if not recorder.parser.is_closed:
+                recorder.parser.feed(head.format(len(body)).encode() + body)
+    assert recorder.parser._known is None
 
 
 @pytest.mark.parametrize(("more", "connection"), [(0, ""), (1, "close")])
@@ -152,7 +163,7 @@ def test_a_long_body_that_is_not_wanted_ends_the_connection_after_a_known_head_t
     body = bytes(limits.IGNORED_BODY_BYTES + more)
     request, recorder = HEADS[0].format(len(body)).encode() + body, Recorder()
     recorder.parser.feed(request)
-    assert heads._known
+    assert recorder.parser._known
     monkeypatch.setattr(recorder, "admit", lambda *_: False)
     recorder.parser.feed(request)
     assert [event for event in recorder.events if len(event) == 2] == [
@@ -185,12 +196,11 @@ def test_a_body_in_small_chunks_takes_about_as_much_memory_as_it_has_bytes() -> 
         tracemalloc.stop()
 
 
-def test_memory_of_heads_is_bounded() -> None:
-    for number in range(3 * KNOWN_HEADS):
-        events([f"GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n".encode()], forget=False)
-    assert len(heads._known) <= KNOWN_HEADS
-    events([b"GET / HTTP/1.1\r\nx: " + bytes([97]) * 2000 + b"\r\n\r\n"], forget=False)
-    assert all(len(head) <= heads.KNOWN_HEAD_BYTES for head in heads._known)
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_long_head_is_not_remembered(extra: int) -> None:
+    start, recorder = b"GET / HTTP/1.1\r\nHost: a\r\nx: ", Recorder()
+    recorder.parser.feed(start.ljust(KNOWN_HEAD_BYTES - 4 + extra, b"a") + b"\r\n\r\n")
+    assert bool(recorder.parser._known) is not bool(extra)
 
 
 def test_the_host_of_a_target_counts_and_not_the_header() -> None:

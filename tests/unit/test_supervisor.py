@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from diagonalflip.message import Operation, Request, Response
+from diagonalflip.message import Operation, Request, Response, Times
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor import supervisor
 from diagonalflip.server.supervisor.admin import Health
@@ -23,6 +23,7 @@ from diagonalflip.server.supervisor.supervisor import Supervisor
 from diagonalflip.server.supervisor.torchserve import EndedError, TorchServe
 from diagonalflip.server.supervisor.workers import RESULTS
 from diagonalflip.server.worker.metrics import HTTP, Metrics
+from diagonalflip.wire import pack
 from tests.conftest import ROOT, asynchronous
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -33,6 +34,7 @@ def answered(**response: Any) -> Request:
     """A request that came in at 1 s, and has its response."""
     request = Request(Operation.PREDICT, {}, transport=SimpleNamespace(listener=HTTP))
     request.arrived, request.response = 1.0, Response(b"", "", **response)
+    request.images, request.form = pack([11, 6]), "packed"
     return request
 
 
@@ -236,12 +238,12 @@ def test_the_live_figures_are_per_second(monkeypatch: pytest.MonkeyPatch) -> Non
     clock = iter([100.0, 102.0, 102.0, 106.0, 106.0])  # a fold reads it twice
     monkeypatch.setattr("diagonalflip.server.worker.metrics.perf_counter", lambda: next(clock))
     metrics = Metrics()
-    work = ("packed", 8, 0.0, 0.0, 0.0)
-    metrics.add([answered(work=work)] * 10, 1.0, 1.5)
+    times = Times(0.0, 0.0, 0.0)
+    metrics.add([answered(times=times)] * 10, 1.0, 1.5)
     metrics.fold()
-    assert (metrics.recent["requests"], metrics.recent["images"]) == (5.0, 40.0)
+    assert (metrics.recent["requests"], metrics.recent["images"]) == (5.0, 10.0)
     assert metrics.recent["p50_s"] == metrics.recent["p99_s"] == 0.5
-    metrics.add([answered(work=work)] * 4, 1.0, 1.5)
+    metrics.add([answered(times=times)] * 4, 1.0, 1.5)
     metrics.fold()
     assert metrics.recent["requests"] == 1.0
 

@@ -10,7 +10,7 @@ import os
 import re
 import ssl
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,7 +85,7 @@ class Authenticator:
         self.context: ssl.SSLContext | None = None
         self._names: Mapping[str, str] = {}
         self._rate = rate
-        self._requests: Counter[str] = Counter()
+        self._requests: defaultdict[str, int] = defaultdict(int)
         self._log = RejectionLog()
 
     def renew(self, names: Mapping[str, str], pem: str | None) -> None:

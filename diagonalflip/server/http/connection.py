@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from diagonalflip.errors import DiagonalFlipError, RequestTimeout, ServerOverloaded
-from diagonalflip.message import Request, Response
+from diagonalflip.message import Request
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.parser import Parser
 from diagonalflip.server.http.shares import Buffered
@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
         self._ended = self.lost = False  # the client sends no more; it has disconnected
         self._paused = self._reading_paused = False  # the client reads slowly; we do not read
         self.finished = False  # the last response is written
-        self.buffered = Buffered(server.lifecycle.buffered, listener.name)
+        self.buffered = Buffered(listener.share)
         self.deadline = inf  # in perf_counter's seconds
         self.stuck = 0, 0.0  # unsent bytes, and since when there are so many
 
@@ -176,13 +176,15 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             self._finish()
             return
-        response, connection = cast("Response", request.response), request.connection
+        response, connection = request.response, request.connection
         if self._server.draining and not self._queue:
             connection = "close"
         if request.body:
             self.buffered.add_body(-len(request.body))
         head = self._server.head(response, connection)
-        self._transport.writelines([head] if request.method == "HEAD" else [head, response.body])
+        body = response.body if request.method != "HEAD" else b""
+        is_short = len(body) <= limits.JOINED_BYTES
+        self._transport.writelines([head + body] if is_short else [head, body])
         if connection == "close" or (self._ended and not self._queue):
             self._finish()
             return

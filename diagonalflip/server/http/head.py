@@ -27,86 +27,66 @@ TARGET = re.compile(
 )
 """A path, or a URL with a host, or ``*``; no fragment (RFC 9112, section 3.2)."""
 
-KNOWN_HEADS, KNOWN_HEAD_BYTES = 1024, 1024
-"""Most heads that are cached, and the greatest length of one."""
+KNOWN_HEAD_BYTES = 1024
+"""Greatest length of a head that is remembered."""
 
-IDS = re.compile(
-    rb"\r\n([Tt]race(?:parent|state)|[Xx]-[Rr]equest-[Ii][Dd]|[Xx]-[Aa]mzn-[Tt]race-[Ii]d)"
-    rb": ([!-~]{1,256})(?=\r\n[^ \t])"
+VARYING = re.compile(
+    rb"\r\n([Cc]ontent-[Ll]ength|[Tt]race(?:parent|state)|[Xx]-[Rr]equest-[Ii][Dd]"
+    rb"|[Xx]-[Aa]mzn-[Tt]race-[Ii]d): ([!-~]{1,256})(?=\r\n[^ \t])"
 )
 """Headers that differ between requests of one client."""
 
-ID = re.compile(rb"[!-~]{1,256}")
+VALUE = re.compile(rb"[!-~]{1,256}")
 """Value of such a header."""
 
-Head = tuple[str, str, dict[str, str], int]
-"""Method, path and headers by lower-case name, and the body's length."""
 
-_known: dict[bytes, Head] = {}
-"""Heads by their bytes without ``IDS``. A client sends the same head again and again, and parsing
-it takes as long as predicting an image. Only what llhttp has parsed as a whole request is here."""
+class KnownHead:
+    """The head of a connection's last request, to recognise the next one like it.
 
-_around: dict[int, tuple[bytes, bytes, str, Head]] = {}
-"""The last head found of each length with one id: the bytes before and after the id, its name, and
-the head. If every request has its own id, as with traces, comparing the bytes around it is faster
-than searching for it."""
+    A client sends the same head again and again, and parsing it takes as long as predicting an
+    image. Only the values of ``VARYING`` headers may differ.
 
+    Args:
+        raw: The head, as a part of a whole request that llhttp has parsed.
+        method, path, headers: What llhttp has found in it.
 
-def find(raw: bytes) -> Head | None:
-    """Return a head from the cache, with the ids in ``raw``; None if it is not there."""
-    around = _around.get(len(raw))
-    if around is not None:
-        before, after, name, known = around
-        if raw.startswith(before) and raw.endswith(after):
-            value = raw[len(before) : -len(after)]
-            if ID.fullmatch(value):
-                return _with(known, {name: value.decode()})
-    found = _known.get(raw)
-    if found is not None:
-        return found
-    parts, ids = _without_ids(raw)
-    found = _known.get(b"".join(parts[::3]))
-    if found is None or not ids or not found[2].keys().isdisjoint(ids):
-        return None
-    if len(ids) == 1:
-        value, after = parts[2:]
-        _around[len(raw)] = raw[: -len(value + after)], after, lower(parts[1]), found
-    return _with(found, ids)
-
-
-def _with(known: Head, ids: dict[str, str]) -> Head:
-    method, path, headers, length = known
-    return method, path, headers | ids, length
-
-
-def remember(raw: bytes, head: Head) -> None:
-    """Cache a head that llhttp has parsed as a whole request."""
-    method, path, headers, length = head
-    parts, ids = _without_ids(raw)
-    for name, value in ids.items():
-        if headers.pop(name, "") != value:
-            return  # there are two headers of that name
-    if len(_known) >= KNOWN_HEADS:
-        forget()
-    _known[b"".join(parts[::3])] = method, path, headers, length
-
-
-def forget() -> None:
-    """Empty the cache."""
-    _known.clear()
-    _around.clear()
-
-
-def _without_ids(raw: bytes) -> tuple[list[bytes], dict[str, str]]:
-    """Split a head at ``IDS``; return the parts, and the ids by name.
-
-    If two of them have the same name, the head stays whole, and there are no ids.
+    Attributes:
+        method, path: These.
     """
-    parts = IDS.split(raw)
-    if not parts[0].strip():  # there is no request line before them
-        return [raw], {}
-    ids = {lower(parts[at]): parts[at + 1].decode() for at in range(1, len(parts), 3)}
-    return (parts, ids) if len(parts) == 1 + 3 * len(ids) else ([raw], {})
+
+    def __init__(self, raw: bytes, method: str, path: str, headers: dict[str, str]) -> None:
+        self.method, self.path = method, path
+        self._raw, self._headers = raw, headers
+        self._size = len(raw) + int(headers.get("content-length", "0"))
+        found = list(VARYING.finditer(raw))
+        if any(headers[lower(each[1])] != each[2].decode() for each in found):
+            found = []  # there are several headers of that name
+        ends = [0, *(each.end(2) for each in found)]
+        self._varying = [
+            (lower(each[1]), raw[end : each.start(2)])
+            for each, end in zip(found, ends, strict=False)
+        ]
+        self._end = raw[ends[-1] :]
+
+    def read(self, data: bytes) -> tuple[dict[str, str], int] | None:
+        """Return headers of a request, and the length of its head; None if it is not alike."""
+        if len(data) == self._size and data.startswith(self._raw):
+            return self._headers, len(self._raw)
+        headers, at = dict(self._headers), 0
+        for name, before in self._varying:
+            if not data.startswith(before, at):
+                return None
+            at += len(before)
+            value = data[at : data.find(b"\r", at)]
+            if not VALUE.fullmatch(value):
+                return None
+            headers[name] = value.decode()
+            at += len(value)
+        if not data.startswith(self._end, at):
+            return None
+        at, length = at + len(self._end), headers.get("content-length", "0")
+        is_whole = length.isdigit() and len(length) < 9 and at + int(length) == len(data)
+        return (headers, at) if is_whole else None
 
 
 def check(method: str, version: str, target: bytes, headers: dict[str, str]) -> None:

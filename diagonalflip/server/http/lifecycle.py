@@ -1,6 +1,6 @@
 """The life of a request, from its head to its observers, in the order of the methods below.
 
-``bytes → head → admit → body → put: cost, queued → taken, read → predicted → sent → observed``
+``bytes → head → admit → body → put: cost, queued → taken → predicted → sent → observed``
 
 A transport, such as connection.py, reads the bytes, calls ``admit`` and ``put``, and sends the
 response. All requests that are queued when the worker is free form one batch.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from diagonalflip.errors import InternalError
 from diagonalflip.message import Request, Response
 from diagonalflip.server.http import limits
-from diagonalflip.server.http.shares import Shares, full
+from diagonalflip.server.http.shares import Share, full
 from diagonalflip.server.worker.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Lifecycle:
         metrics: Observes every request once it has a response.
 
     Attributes:
-        buffered: Bytes that connections keep for clients; the connections count them.
+        shares: Bytes that connections keep for clients, of each listener.
         queued_images: Predictions that are queued.
     """
 
@@ -56,7 +56,12 @@ class Lifecycle:
         self.queued_images = 0
         self._scheduled = self._in_batch = False
         self._spin_until = 0.0
-        self.buffered = Shares()
+        self.shares: list[Share] = []
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that connections keep for clients."""
+        return sum(share.used for share in self.shares)
 
     def admit(self, request: Request, listener: Listener) -> None:
         """Answer a request by its head, or leave it without a response: its body is wanted."""
@@ -68,7 +73,7 @@ class Lifecycle:
             elif request.path == "*" and request.method == "OPTIONS":
                 request.response = Response(b"", "", headers=OPTIONS)
             elif listener.authenticator is None or listener.authenticator.admits(request):
-                request.response = self._route(request)
+                request.response = self._route(request)  # type: ignore[assignment]
         except Exception:
             logger.exception("a request could not be routed")
             request.response = request.rejection(FAULT)
@@ -117,7 +122,7 @@ class Lifecycle:
         answered = self._run_batch()
         if self._light or self._heavy:
             self._schedule()
-        elif answered == 1 and not self.buffered.by_listener.total():
+        elif answered == 1 and not self.buffered:
             self._spin_until = perf_counter() + SPIN_S
             self._spin()
 
@@ -126,7 +131,7 @@ class Lifecycle:
         self._in_batch = True
         started = perf_counter()
         batch = self._take()
-        for service, requests in self._read(batch).items():
+        for service, requests in self._by_service(batch).items():
             self._predict(service, requests)
         self._send(batch)
         self._in_batch = False
@@ -139,50 +144,37 @@ class Lifecycle:
         """Take the requests to compute together: light ones, and at most one heavy one."""
         batch: list[Request] = []
         light, images = self._light, 0
-        while light and len(batch) < limits.BATCH_REQUESTS:
+        most, most_images = limits.BATCH_REQUESTS, limits.BATCH_IMAGES
+        while light and len(batch) < most and images + light[0].cost <= most_images:
             images += light[0].cost
-            if images > limits.BATCH_IMAGES:
-                break
             batch.append(light.popleft())
         if self._heavy:
             batch.append(self._heavy.popleft())
-        for request in batch:
-            self.queued_images -= request.cost
+            images += batch[-1].cost
+        self.queued_images -= images
         return [request for request in batch if not request.transport.lost]
 
-    def _read(self, batch: list[Request]) -> dict[Service, list[Request]]:
-        """Have services read their requests; return those to predict, by service."""
-        read: dict[Service, list[Request]] = {}
+    def _by_service(self, batch: list[Request]) -> dict[Service, list[Request]]:
+        """Return the requests by version; reject those of clients that have no room any more."""
+        found: dict[Service, list[Request]] = {}
         for request in batch:
             if request.transport.buffered.is_full:
                 request.response = request.rejection(full())
-                continue
-            try:
-                job = request.service.read(request)
-            except Exception:
-                logger.exception("a request could not be read")
-                job = request.rejection(FAULT)
-            if isinstance(job, Response):
-                request.response = job
             else:
-                request.job = job
-                read.setdefault(request.service, []).append(request)
-        return read
+                found.setdefault(request.service, []).append(request)
+        return found
 
     def _predict(self, service: Service, requests: list[Request]) -> None:
-        """Predict the jobs of one version in one pass through its network."""
+        """Have one version answer its requests by one pass through its network."""
         try:
-            responses = service.answer([request.job for request in requests])
-            for request, response in zip(requests, responses, strict=True):
-                request.response = response
+            service.answer(requests)
         except Exception:
             logger.exception("the service failed")
-            for request in requests:
-                request.response = request.rejection(FAULT)
+        for request in requests:
+            request.response = request.response or request.rejection(FAULT)
 
     def _send(self, batch: list[Request]) -> None:
         for request in batch:
-            request.job = None  # it refers to the request: a cycle would keep both in memory
             try:
                 request.transport.reply(request)
             except Exception:  # one connection's fault must not stop the others

@@ -42,6 +42,9 @@ beyond are answered 503 (shares.py)."""
 UNSENT_BYTES = 1 << 15
 """Unread bytes beyond which a client's responses count as buffered, and reading from it stops."""
 
+JOINED_BYTES = 1 << 12
+"""Longest body that is copied to be sent in one piece with its head, which is faster."""
+
 REJECTIONS_LOGGED = 10
 """Per second: anybody can cause rejections, so their log is bounded."""
 

@@ -16,13 +16,14 @@ from email.utils import formatdate
 from http import HTTPStatus
 from time import perf_counter
 
-from diagonalflip.message import Common, Request, Response
+from diagonalflip.message import Request, Response
 from diagonalflip.server.http import limits
 from diagonalflip.server.http.authentication import Authenticator
 from diagonalflip.server.http.balance import ABSENT, Balance
 from diagonalflip.server.http.connection import Connection
 from diagonalflip.server.http.hosts import Hosts, is_this_host
 from diagonalflip.server.http.lifecycle import Lifecycle
+from diagonalflip.server.http.shares import Share
 from diagonalflip.server.http.tls import Tls
 from diagonalflip.server.worker.metrics import PUBLIC, Metrics
 
@@ -55,6 +56,7 @@ class Listener:
         # A proxy may stand before the public one.
         is_public = name == PUBLIC or not is_this_host(sock.getsockname()[0])
         self.hosts = Hosts(allowed, is_public=is_public)
+        self.share = Share()
 
 
 class HttpServer(ABC):
@@ -67,7 +69,7 @@ class HttpServer(ABC):
         self.lifecycle = Lifecycle(self.route, metrics)
         self.connections: set[Connection] = set()
         self.draining = False
-        self._begins: dict[tuple[int, Common], str] = {}  # of responses' heads, for a second
+        self._begins: dict[int, str] = {}  # of responses' heads by status, for a second
         self._opening: set[asyncio.Task[None]] = set()  # connections, until TLS is agreed on
         self._accepted = 0  # connections, including those that are not open yet
         self._of_address: Counter[str] = Counter()  # connections of the public listener's clients
@@ -84,9 +86,10 @@ class HttpServer(ABC):
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._listeners = list(listeners)
-        self.lifecycle.buffered.count = len(listeners)
+        self.lifecycle.shares = [listener.share for listener in listeners]
         self._balance.note(0)
         for listener in self._listeners:
+            listener.share.listeners = len(listeners)
             self._listen(listener)
         self._every_second()
         opened()
@@ -125,14 +128,13 @@ class HttpServer(ABC):
 
     def head(self, response: Response, connection: str) -> bytes:
         """Return status line and headers; ``connection`` is the value of that header."""
-        kind = response.status, response.common
-        begin = self._begins.get(kind)
+        begin = self._begins.get(response.status)
         if begin is None:
             status, date = HTTPStatus(response.status), formatdate(usegmt=True)
             begin = f"HTTP/1.1 {status:d} {status.phrase}\r\ndate: {date}\r\n"
-            begin += f"cache-control: no-store\r\n{kind[1].lines}"
-            self._begins[kind] = begin
-        lines = f"{begin}content-length: {len(response.body)}\r\n"
+            begin += "cache-control: no-store\r\n"
+            self._begins[response.status] = begin
+        lines = f"{begin}{response.common.lines}content-length: {len(response.body)}\r\n"
         if response.content_type:
             lines += f"content-type: {response.content_type}\r\n"
         for name, value in response.headers.items():
@@ -230,11 +232,10 @@ class HttpServer(ABC):
         self._loop.call_later(1.0, self._every_second)  # first: the rest may fail
         self._begins.clear()
         now = perf_counter()
-        buffered = self.lifecycle.buffered
         for connection in list(self.connections):
             if connection.deadline < now:
                 connection.expire()
-            elif buffered.is_short(connection.listener) and _is_stalled(connection, now):
+            elif connection.buffered.share.is_short and _is_stalled(connection, now):
                 connection.abort()  # or stalled clients would leave no room for others
         for listener in self._listeners:
             if listener.authenticator is not None:

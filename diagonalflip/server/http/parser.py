@@ -36,6 +36,7 @@ class Parser:
         self._connection = connection
         self._llhttp = httptools.HttpRequestParser(self)
         self._in_request = self._in_head = self.is_awaited = self.is_closed = False
+        self._known: head.KnownHead | None = None
         self.body_bytes = self._seen_bytes = 0
 
     def feed(self, data: bytes) -> None:
@@ -44,24 +45,22 @@ class Parser:
         Raises:
             DiagonalFlipError: The request is to be rejected; what follows cannot be parsed.
         """
-        end = -1 if self._in_request else data.find(b"\r\n\r\n", 0, head.KNOWN_HEAD_BYTES)
-        raw = data[: end + 4] if end > 0 else b""
-        known = head.find(raw) if raw else None
-        if known is not None:
-            method, path, headers, length = known
-            if len(raw) + length == len(data):
-                if self._connection.admit(method, path, headers):
-                    self._connection.buffered.take(length)
-                    self._connection.receive(data[len(raw) :], "")
-                else:
-                    is_short = length <= limits.IGNORED_BODY_BYTES
-                    self._connection.receive(b"", "" if is_short else "close")
-                return
+        is_new, known, connection = not self._in_request, self._known, self._connection
+        if is_new and known is not None and (found := known.read(data)) is not None:
+            headers, end = found
+            if connection.admit(known.method, known.path, headers):
+                connection.buffered.take(len(data) - end)
+                connection.receive(data[end:], "")
+            else:
+                is_short = len(data) - end <= limits.IGNORED_BODY_BYTES
+                connection.receive(b"", "" if is_short else "close")
+            return
         self._said: str | None = None  # of the connection, to the last that has come whole
         self._read(data)
-        is_alone = raw and self._said == "" and len(raw) + self.body_bytes == len(data)
+        end = data.find(b"\r\n\r\n", 0, head.KNOWN_HEAD_BYTES) + 4
+        is_alone = is_new and self._said == "" and end + self.body_bytes == len(data)
         if is_alone and "expect" not in self._headers:
-            head.remember(raw, (self._method, self._path, dict(self._headers), self.body_bytes))
+            self._known = head.KnownHead(data[:end], self._method, self._path, self._headers)
 
     def _read(self, data: bytes) -> None:
         """Have llhttp parse the bytes, heads in pieces: it keeps those that are not complete."""
@@ -103,6 +102,7 @@ class Parser:
         if not self.is_closed:
             self.is_closed, self.is_awaited = True, False
             self._forget()
+            self._known = None
             del self._llhttp, self._connection
 
     def _forget(self) -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from diagonalflip.message import Operation, Request, Response, operations, v2_pa
 from diagonalflip.server.http.authentication import HEALTH
 from diagonalflip.server.http.balance import Balance
 from diagonalflip.server.http.listener import HttpServer
-from diagonalflip.server.http.shares import Buffered, Shares
+from diagonalflip.server.http.shares import Buffered, Share
 from diagonalflip.server.worker.metrics import HTTP, PUBLIC, Metrics
 from diagonalflip.wire import JSON, MODEL, OCTETS, pack
 
@@ -58,7 +58,7 @@ class Served:
 class HealthCheck:
     """Transport of a health check of services by version; it reports all answers together."""
 
-    listener, lost, buffered = "", False, Buffered(Shares(), "")
+    listener, lost, buffered = "", False, Buffered(Share())
 
     def __init__(self, services: Mapping[str, Any], done: Callable[[Answers], None]) -> None:
         self._versions = {service: version for version, service in services.items()}
@@ -66,7 +66,7 @@ class HealthCheck:
 
     def reply(self, request: Request) -> None:
         """Take the answer of one version."""
-        response = cast("Response", request.response)
+        response = request.response
         self._answers[self._versions[request.service]] = {
             "status": response.status,
             "device": response.common.headers.get("Flip-Device"),
@@ -182,7 +182,7 @@ class WorkerServer(HttpServer):
         """Publish what was measured."""
         metrics = self.metrics
         metrics.fold()
-        metrics.buffered_bytes = self.lifecycle.buffered.by_listener.total()
+        metrics.buffered_bytes = self.lifecycle.buffered
         metrics.queued_images = self.lifecycle.queued_images
         metrics.connections = Counter(dict.fromkeys((HTTP, PUBLIC), 0))
         metrics.connections.update(connection.listener for connection in self.connections)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 
 from diagonalflip.errors import ServerOverloaded
 from diagonalflip.server.http import limits
@@ -13,50 +13,50 @@ def full() -> ServerOverloaded:
     return ServerOverloaded("the server is full", "less work", "send it again later")
 
 
-class Shares:
-    """Buffered bytes by listener and client.
+class Share:
+    """Bytes buffered for one listener's clients, so a flood at one leaves room at the other.
 
-    Each listener has its own share, so a flood at one leaves room at the other. While more than
-    half of a share is in use, no client may have more than a quarter of it.
+    While more than half of the share is in use, no client may have more than a quarter of it.
 
     Attributes:
-        by_listener: Bytes by the name of the listener.
+        used: Bytes in use.
         by_token: Bytes by the token's name: such a client may have many connections.
-        count: Number of listeners that share ``BUFFERED_BYTES``.
+        listeners: Number of listeners that share ``BUFFERED_BYTES``.
     """
 
     def __init__(self) -> None:
-        self.by_listener: Counter[str] = Counter()
-        self.by_token: Counter[str] = Counter()
-        self.count = 1
+        self.used, self.listeners = 0, 1
+        self.by_token: defaultdict[str, int] = defaultdict(int)
 
-    def is_short(self, listener: str) -> bool:
-        """Return whether more than half of a listener's share is in use."""
-        return self.by_listener[listener] > limits.BUFFERED_BYTES // self.count // 2
+    @property
+    def is_short(self) -> bool:
+        """True while more than half of the share is in use."""
+        return self.used > limits.BUFFERED_BYTES // self.listeners // 2
 
 
 class Buffered:
     """Bytes buffered for one connection; they count in its listener's and its client's share.
 
     Attributes:
+        share: Its listener's.
         body, unsent: Bytes of requests' bodies, and of responses that the client has not read.
         token: Name of the client's token; without a token, each connection is its own client.
     """
 
-    def __init__(self, shares: Shares, listener: str) -> None:
-        self._shares, self._listener = shares, listener
+    def __init__(self, share: Share) -> None:
+        self.share = share
         self.token = ""
         self.body = self.unsent = 0
 
     @property
     def is_full(self) -> bool:
         """True while the client's share is used up."""
-        shares = self._shares
-        most, used = limits.BUFFERED_BYTES // shares.count, shares.by_listener[self._listener]
-        if used <= most // 2:
+        share = self.share
+        most = limits.BUFFERED_BYTES // share.listeners
+        if share.used <= most // 2:
             return False
-        own = shares.by_token[self.token] if self.token else self.body + self.unsent
-        return used > most or own > most // 4
+        own = share.by_token[self.token] if self.token else self.body + self.unsent
+        return share.used > most or own > most // 4
 
     def take(self, length: int) -> None:
         """Count bytes of a body that have arrived; raise ServerOverloaded if there is no room."""
@@ -83,6 +83,6 @@ class Buffered:
             self._add(kept)
 
     def _add(self, length: int) -> None:
-        self._shares.by_listener[self._listener] += length
+        self.share.used += length
         if self.token:
-            self._shares.by_token[self.token] += length
+            self.share.by_token[self.token] += length

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter, time
-from typing import cast
 
 import orjson
 
-from diagonalflip.message import Request, Response
+from diagonalflip.message import Request
 from diagonalflip.server.rotating import RotatingLog
 
 
@@ -36,8 +35,7 @@ class AccessLog:
         answered_at = moment.isoformat(timespec="milliseconds")
         lines = []
         for request in requests:
-            response = cast("Response", request.response)
-            form, images = response.work[:2] if response.work is not None else ("", 0)
+            response = request.response
             line = {
                 "time": answered_at,
                 "request_id": request.headers.get("x-request-id", "")[:128],
@@ -47,8 +45,8 @@ class AccessLog:
                 "path": request.path[:200],
                 "operation": request.operation or "",
                 "version": response.common.headers.get("Flip-Model-Version", ""),
-                "form": form,
-                "images": images,
+                "form": request.form if response.times else "",
+                "images": request.images.count if response.times else 0,
                 "status": response.status,
                 "code": response.code,
                 "bytes": len(response.body),

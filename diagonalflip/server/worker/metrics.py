@@ -13,13 +13,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from time import perf_counter
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
 
 from diagonalflip.errors import KINDS
-from diagonalflip.message import Operation, Request, Response
+from diagonalflip.message import Operation, Request, Times
 from diagonalflip.server.worker.histogram import Histogram
 from diagonalflip.wire import FORMS
 
@@ -79,7 +79,7 @@ class Metrics:
         self._queue, self._decode = Histogram(SECONDS), Histogram(SECONDS)
         self._forward, self._encode = Histogram(SECONDS), Histogram(SECONDS)
         self._batch_images, self._batch_requests = Histogram(IMAGES), Histogram(REQUESTS)
-        self._images = Counter(dict.fromkeys(FORMS.values(), 0))
+        self._images = dict.fromkeys(FORMS.values(), 0)
         self.rejected = Counter({code: 0 for code, kind in KINDS.items() if kind.status})
         self._busy_s = 0.0
         self.observers: list[Observer] = []
@@ -90,10 +90,10 @@ class Metrics:
 
     def add(self, requests: Sequence[Request], started: float | None, finished: float) -> None:
         """Take at least one request, as any ``Observer`` does."""
-        passes: dict[float, list[int]] = {}  # images by pass; each version has a pass of its own
+        batches: dict[Times, list[int]] = {}  # of each version, with their numbers of images
         key, duration, is_marked = None, self._queue, False
         for request in requests:
-            response = cast("Response", request.response)
+            response = request.response
             if response.code:
                 self.rejected[response.code] += 1
             if request.operation is None:  # the path is not the model's
@@ -102,20 +102,19 @@ class Metrics:
                 key, duration, is_marked = new, self._durations[new], False
             seconds = finished - request.arrived
             duration.add(seconds)
-            if response.work is not None:
-                form, images, decode_s, forward_s, encode_s = response.work
-                self._images[form] += images
-                self._decode.add(decode_s)
-                self._encode.add(encode_s)
-                passes.setdefault(forward_s, []).append(images)
+            if response.times is not None:
+                self._images[request.form] += request.images.count
+                batches.setdefault(response.times, []).append(request.images.count)
             if not is_marked and "traceparent" in response.headers:  # the first waited longest
                 is_marked = True
                 duration.mark(seconds, response.headers["traceparent"])
         if started is not None:
             self._queue.extend([started - request.arrived for request in requests])
             self._busy_s += finished - started
-        for forward_s, counts in passes.items():
-            self._forward.add(forward_s)
+        for times, counts in batches.items():
+            self._decode.add(times.decode_s)
+            self._forward.add(times.forward_s)
+            self._encode.add(times.encode_s)
             self._batch_images.add(sum(counts))
             self._batch_requests.add(len(counts))
         for observer in self.observers:

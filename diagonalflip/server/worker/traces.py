@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from http import HTTPStatus
 from time import perf_counter, time_ns
-from typing import cast
 from uuid import uuid4
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -18,7 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from diagonalflip.message import Request, Response
+from diagonalflip.message import Request
 
 FLUSH_MS = 2000
 
@@ -45,7 +44,7 @@ class Traces:
         batch.end(self._ns(finished))
         link = Link(batch.get_span_context())
         for request in requests:
-            arrived, response = request.arrived, cast("Response", request.response)
+            arrived, response = request.arrived, request.response
             span = self._tracer.start_span(
                 str(request.operation),
                 context=self._callers.extract(request.headers),
@@ -62,13 +61,14 @@ class Traces:
                 span.set_attribute("flip.code", response.code)
                 if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # below: a client's error
                     span.set_status(Status(StatusCode.ERROR, response.code))
-            if response.work is not None:
-                form, images, decode_s, forward_s, encode_s = response.work
-                span.set_attributes({"flip.form": form, "flip.images": images})
+            if (times := response.times) is not None:
+                span.set_attribute("flip.form", request.form)
+                span.set_attribute("flip.images", request.images.count)
                 # A batch is decoded, computed, then encoded; only the durations are known.
-                steps.append(("decode", started, started + decode_s))
-                steps.append(("forward", finished - encode_s - forward_s, finished - encode_s))
-                steps.append(("encode", finished - encode_s, finished))
+                computed = finished - times.encode_s
+                steps.append(("decode", started, started + times.decode_s))
+                steps.append(("forward", computed - times.forward_s, computed))
+                steps.append(("encode", computed, finished))
             for step, begin, end in steps:
                 links = [link] if step == "forward" else []
                 start_ns = self._ns(begin)
