@@ -23,6 +23,8 @@ from diagonalflip.wire import PIXELS, Predictions
 LARGEST_BATCH = 1 << 18
 """4 MiB of predictions, whose copy takes longer than the next launch."""
 
+BATCH_SIZES = [1 << bits for bits in range(4, LARGEST_BATCH.bit_length())]
+
 WARM_UP_PASSES = 3
 """Before a capture: TorchScript optimizes its code in the first runs, cuBLAS takes a workspace."""
 
@@ -50,7 +52,7 @@ class TorchEngine(Engine):
     lanes = 2
 
     def __init__(self, model: bytes, device: str) -> None:
-        super().__init__(LARGEST_BATCH)
+        super().__init__(BATCH_SIZES, most_padding=LARGEST_BATCH)
         # cuBLAS reads this when it is first used; without it, it may not be deterministic:
         # https://docs.pytorch.org/docs/stable/notes/randomness.html
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

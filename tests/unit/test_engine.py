@@ -16,7 +16,14 @@ from diagonalflip.client._answers import agree
 from diagonalflip.errors import ArtifactError, ParityError
 from diagonalflip.inference import devices
 from diagonalflip.inference.devices import CPU, pick_device
-from diagonalflip.inference.engine import LARGEST_BATCH, Chunk, Engine, OnnxEngine, open_engine
+from diagonalflip.inference.engine import (
+    LARGEST_BATCH,
+    MOST_PADDING,
+    Chunk,
+    Engine,
+    OnnxEngine,
+    open_engine,
+)
 from diagonalflip.inference.model import Model
 from diagonalflip.inference.torch_engine import TorchEngine
 from diagonalflip.wire import Images, pack
@@ -38,6 +45,11 @@ def engine(model: Model, reference: Exact, request: pytest.FixtureRequest) -> En
         engine = open_engine(model.torchscript, model.onnx, CPU)
     assert engine.warm_up(reference) <= 1e-6
     return engine
+
+
+@pytest.fixture(scope="module")
+def onnx_engine(model: Model) -> OnnxEngine:
+    return OnnxEngine(model.onnx)
 
 
 @pytest.fixture
@@ -82,6 +94,15 @@ def test_no_shape_but_the_proven_ones_is_ever_run(
     for count in (1, 15, 17, 1000, LARGEST_BATCH - 1, LARGEST_BATCH + 1, 3 * LARGEST_BATCH):
         engine.predict([pack(np.zeros(count, np.uint8))])
     assert sizes == set(engine.batch_sizes)
+
+
+@given(st.integers(1, 3 * LARGEST_BATCH))
+def test_a_cpu_computes_few_images_besides_those_asked_for(onnx_engine: Engine, count: int) -> None:
+    chunks, end = onnx_engine._chunks((count + 1) // 2), 0
+    for start, images in chunks:
+        assert start == end
+        end = start + images // 2
+    assert 0 <= 2 * end - count <= max(15, min(count // 4, MOST_PADDING))
 
 
 ALL, FOURTH, LAST = slice(None), slice(3, 4), slice(-1, None)
