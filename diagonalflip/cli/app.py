@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,12 @@ class Commands(TyperGroup):
         sys.exit(int(status))
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"diagonalflip {metadata.version('diagonalflip')}")
+        raise typer.Exit
+
+
 app = typer.Typer(cls=Commands, help=HELP, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -71,6 +78,10 @@ def globally(  # noqa: PLR0913, PLR0917 - options, by name
         str | None,
         typer.Option("--model-version", envvar="DIAGONALFLIP_VERSION", help="Of the model."),
     ] = None,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Of this command."),
+    ] = False,
 ) -> None:
     """Keep the global options for the subcommand."""
     context.obj = Target(url, token, True if ca is None else str(ca), deadline_s, version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -152,13 +153,32 @@ def test_the_access_log_goes_on_when_a_cleaner_has_taken_its_folder(
     log = AccessLog(file)
     port.metrics.observers = [log]
     port.ask(post(b"a"))
-    port.do(int)  # it is observed
+    port.wait_for(lambda: file.exists() and file.read_bytes())
     shutil.rmtree(file.parent)
     monkeypatch.setattr(access, "time", lambda: 0.0)  # and somebody has set the clock
     port.ask(PING)
     port.do(log.close)
     [line] = map(json.loads, file.read_text().splitlines())
     assert (line["path"], line["time"][:4]) in (("/ping", "1969"), ("/ping", "1970"))
+
+
+def test_an_access_log_whose_disk_hangs_drops_lines_and_stops_nobody(
+    port: Port, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(access, "WAITING_BATCHES", 1)
+    log, hangs = AccessLog(tmp_path / "access.log"), threading.Event()
+    emit = log._handler.emit
+    monkeypatch.setattr(log._handler, "emit", lambda record: hangs.wait(30) and emit(record))
+    port.metrics.observers = [log]
+    for _ in range(5):
+        assert port.ask(PING).status == 200
+    hangs.set()
+    port.wait_for(log._waiting.empty)
+    port.ask(PING)
+    port.do(log.close)
+    written = len((tmp_path / "access.log").read_text().splitlines())
+    assert 1 < written < 6
+    assert f"{6 - written} lines of the access log were dropped" in caplog.text
 
 
 def test_every_answer_is_a_line_of_the_access_log(port: Port, tmp_path: Path) -> None:

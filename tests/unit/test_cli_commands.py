@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def url() -> Iterator[str]:
 def run(url: str) -> Run:
     """The command, asking that server."""
     return partial(run_at, url)
+
+
+def test_the_command_tells_its_version_without_a_server() -> None:
+    assert (
+        run_at(NOWHERE, "--version").stdout == f"diagonalflip {metadata.version('diagonalflip')}\n"
+    )
 
 
 def test_predict_shows_an_image_after_another(run: Run) -> None:

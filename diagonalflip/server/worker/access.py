@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import queue
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from logging.handlers import QueueListener
 from pathlib import Path
 from time import perf_counter, time
 
@@ -13,12 +15,17 @@ import orjson
 from diagonalflip.message import Request
 from diagonalflip.server.rotating import RotatingLog
 
+WAITING_BATCHES = 256
+"""Batches, of at most 128 lines, that wait for the disk; those of further ones are dropped."""
+
+logger = logging.getLogger(__name__)
+
 
 class AccessLog:
-    """Writes a line for each request.
+    """Has a thread write a line for each request.
 
     Args:
-        path: The file. A full disk stops the log, not the service.
+        path: The file. A full disk, or one that hangs, stops the log, not the service.
 
     Raises:
         OSError: The file cannot be opened.
@@ -26,7 +33,10 @@ class AccessLog:
 
     def __init__(self, path: Path) -> None:
         path.open("ab").close()
-        self._handler = RotatingLog(path)
+        self._handler, self._dropped = RotatingLog(path), 0
+        self._waiting: queue.Queue[logging.LogRecord] = queue.Queue(WAITING_BATCHES)
+        self._listener = QueueListener(self._waiting, self._handler)
+        self._listener.start()
 
     def add(self, requests: Sequence[Request], _started: float | None, finished: float) -> None:
         """Log the requests of one batch, or one that no batch answered; times in seconds."""
@@ -54,8 +64,16 @@ class AccessLog:
             }
             lines.append(orjson.dumps(line).decode())
         record = logging.LogRecord("access", logging.INFO, "", 0, "\n".join(lines), None, None)
-        self._handler.handle(record)
+        try:
+            self._waiting.put_nowait(record)
+        except queue.Full:
+            self._dropped += len(lines)
+            return
+        if self._dropped:
+            logger.warning("%d lines of the access log were dropped", self._dropped)
+            self._dropped = 0
 
     def close(self) -> None:
         """Write what is left."""
+        self._listener.stop()
         self._handler.close()
