@@ -321,6 +321,26 @@ def test_an_ended_connection_is_freed_without_the_cycle_collector(port: Port) ->
         gc.enable()
 
 
+def test_what_is_rejected_at_once_while_the_worker_drains_gets_its_answer(
+    port: Port,
+    client: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The answer ends the connection while its request is still being parsed."""
+    client.sendall(PING)
+    assert read(client).status == 200
+    monkeypatch.setattr(limits, "QUEUED_IMAGES", 0)
+    drained = port.drain()
+    port.wait_for(lambda: port.server.draining)
+    client.sendall(post(b"a"))
+    assert read(client).status == 503
+    assert client.recv(1) == b""
+    client.close()
+    port.wait_for(drained.done, ticking=True)
+    assert not caplog.records
+
+
 def test_a_drain_answers_all_who_had_come(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many wait to be accepted: more than are accepted in one turn of the loop."""
     accept, gone = socket.socket.accept, itertools.cycle([False, True])

@@ -59,7 +59,7 @@ class Parser:
         self._read(data)
         end = data.find(b"\r\n\r\n", 0, head.KNOWN_HEAD_BYTES) + 4
         is_alone = is_new and self._said == "" and end + self.body_bytes == len(data)
-        if is_alone and "expect" not in self._headers:
+        if is_alone and not self.is_closed and "expect" not in self._headers:
             self._known = head.KnownHead(data[:end], self._method, self._path, self._headers)
 
     def _read(self, data: bytes) -> None:
