@@ -86,7 +86,7 @@ def decode_text(body: Body) -> Images:
     wrong = body.translate(None, HEX_DIGITS + WHITE_SPACE)
     if wrong:
         raise errors.InvalidText(
-            f"{wrong[:1]!r} at byte {body.index(wrong[:1])}",
+            f"{bytes(wrong[:1])!r} at byte {body.index(wrong[:1])}",
             "hex digits, one per image, and white space",
             f"if it is JSON, say so, by Content-Type: {wire.JSON}",
         )

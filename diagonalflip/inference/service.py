@@ -68,6 +68,8 @@ class Service:
             "Flip-Device": device.partition(":")[0],
         }
         self._common = Common(headers)
+        # A description takes none of these steps.
+        self._described = self._common.also("Server-Timing", _server_timing(Times(0.0, 0.0, 0.0)))
         description = {
             "model": model.name,
             "version": self._version,
@@ -131,7 +133,7 @@ class Service:
                 if request.write is None:
                     request.write = self._explain
                 return True
-            request.response = _good(request, (self.description, wire.JSON, {}), self._common)
+            request.response = _good(request, (self.description, wire.JSON, {}), self._described)
         except DiagonalFlipError as error:
             request.response = self.reject(request, error)
         except Exception as error:

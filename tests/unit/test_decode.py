@@ -62,6 +62,7 @@ def test_utf_8_may_be_announced_in_other_ways(content_type: str, body: bytes) ->
         *((each, b"\xb0", UNSUPPORTED, f"Expected .*{JSON}.*{OCTETS}") for each in OTHERS),
         ("", b"\xb0", UNSUPPORTED, "No Content-Type"),
         *((TEXT, each, InvalidText, r"^b'g' at byte 3\.") for each in (b"b6 g", BOM + b"b6 gxg")),
+        (TEXT, bytearray(b"b6 g"), InvalidText, r"^b'g' at byte 3\."),
         (TEXT, body_of(11), InvalidText, f"JSON, say so, by Content-Type: {JSON}"),
         (TEXT, b" \r\n", EmptyPayload, "0 images"),
         (TEXT, b"b" * wire.MAX_TEXT_IMAGES + b"b", TooManyImages, str(wire.MAX_TEXT_IMAGES)),

@@ -222,6 +222,7 @@ def test_describe_says_what_is_served_and_how(handler: FlipHandler) -> None:
         beside, asked, _ = ask(handler, GOOD["odd"], Request(b"", headers), GOOD["even"])
         assert asked[:3] == ((200, "OK"), JSON, body) == ask(handler, Request(b"", headers))[0][:3]
         assert same(beside, ask(handler, GOOD["odd"])[0])
+        assert asked.headers.keys() == beside.headers.keys()
     description = json.loads(body)
     told = [description[name] for name in ("model", "device", "runtime", "workers")]
     assert told == ["diagonal_flip", "cpu", "ONNX Runtime", None]
