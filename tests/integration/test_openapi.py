@@ -133,8 +133,13 @@ NOT_TRIED = {
 
 def check(schema: Any, operation_id: str, status: str, response: requests.Response) -> None:
     assert str(response.status_code) == {"default": "431"}.get(status, status), response.text
-    # Schema, Content-Type and headers, as the document gives them for this status.
     schema.find_operation_by_id(operation_id).validate_response(response)
+    method, path = OPERATIONS[operation_id]
+    described = resolve(DOCUMENT["paths"][path][method]["responses"][status])
+    for name, header in described.get("headers", {}).items():
+        value, expected = response.headers.get(name), resolve(header)
+        assert value or not expected.get("required"), name
+        assert value is None or re.search(expected["schema"].get("pattern", ""), value), name
     if "problem+json" in response.headers["Content-Type"]:
         assert response.json()["status"] == response.status_code
 
