@@ -93,10 +93,10 @@ class FlipHandler:
         return bodies
 
     def _bounded(self, request: Request) -> Response:
-        """Return the response, or a rejection if it is too long for TorchServe."""
+        """Return the response, or a rejection if its predictions are too long for TorchServe."""
         response = request.response
         size = len(response.body)
-        if size <= self._most_bytes:
+        if response.times is None or size <= self._most_bytes:
             return response
         limit = max(1, request.images.count * self._most_bytes // size)
         error = TooManyImages(

@@ -216,6 +216,18 @@ def test_torchserve_logs_no_line_a_request_but_its_metrics(
     assert logging.getLogger("ts.metrics.caching_metric").isEnabledFor(logging.INFO)
 
 
+def test_only_predictions_are_bounded_by_what_torchserve_takes(
+    handler: FlipHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large a batch may be: an error is short, and what is served fits."""
+    asked = Request(b"", {}), BAD["padding"][0], GOOD["even"]
+    before = ask(handler, *asked)
+    monkeypatch.setattr(handler, "_most_bytes", 1)
+    described, rejected, bounded = ask(handler, *asked)
+    assert (same(described, before[0]), same(rejected, before[1])) == (True, True)
+    assert (bounded.status[0], bounded.headers["Flip-Max-Images"]) == (413, "1")
+
+
 def test_describe_says_what_is_served_and_how(handler: FlipHandler) -> None:
     (body,) = handler.handle([{}], batch([{"describe": "True"}]))
     for headers in ({}, {"Accept": "*/*"}, {"describe": "True"}):  # a client may send that, too
