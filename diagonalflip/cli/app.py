@@ -54,7 +54,10 @@ class Commands(TyperGroup):
 
 def _show_version(is_asked: bool) -> None:
     if is_asked:
-        typer.echo(f"diagonalflip {metadata.version('diagonalflip')}")
+        try:
+            typer.echo(f"diagonalflip {metadata.version('diagonalflip')}")
+        except metadata.PackageNotFoundError:  # it runs from a checkout
+            typer.echo("diagonalflip, not installed")
         raise typer.Exit
 
 
