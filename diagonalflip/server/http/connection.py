@@ -111,8 +111,7 @@ class Connection(asyncio.Protocol):
 
     def receive(self, body: Body, connection: str) -> None:
         """Answer a complete or rejected request; ``connection`` is a header of its response."""
-        request, self._coming = cast("Request", self._coming), None
-        self._asks = False
+        request, self._coming, self._asks = cast("Request", self._coming), None, False
         if request.response is not None and request.response.status == HTTPStatus.UNAUTHORIZED:
             connection = "close"  # a client without a token may not keep a connection
         request.body, request.connection = body, connection

@@ -1,4 +1,4 @@
-"""Heads of HTTP/1.1 requests: what is valid, and a cache of those seen before."""
+"""Heads of HTTP/1.1 requests: what is valid, and how the next one like the last is recognised."""
 
 from __future__ import annotations
 

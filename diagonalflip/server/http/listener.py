@@ -132,8 +132,7 @@ class HttpServer(ABC):
         if begin is None:
             status, date = HTTPStatus(response.status), formatdate(usegmt=True)
             begin = f"HTTP/1.1 {status:d} {status.phrase}\r\ndate: {date}\r\n"
-            begin += "cache-control: no-store\r\n"
-            self._begins[response.status] = begin
+            begin = self._begins[response.status] = f"{begin}cache-control: no-store\r\n"
         lines = f"{begin}{response.common.lines}content-length: {len(response.body)}\r\n"
         if response.content_type:
             lines += f"content-type: {response.content_type}\r\n"

@@ -16,9 +16,17 @@ from diagonalflip.message import Request
 from diagonalflip.server.rotating import RotatingLog
 
 WAITING_BATCHES = 256
-"""Batches, of at most 128 lines, that wait for the disk; those of further ones are dropped."""
+"""Batches that wait for the disk; the lines of further ones are dropped, and counted."""
 
 logger = logging.getLogger(__name__)
+
+
+class Writer(QueueListener):
+    """Writes what is queued; stopping it waits for room in the queue."""
+
+    def enqueue_sentinel(self) -> None:
+        """Queue the end; Python 3.11 would raise ``queue.Full``."""
+        self.queue.put(None)  # type: ignore[attr-defined]
 
 
 class AccessLog:
@@ -35,8 +43,8 @@ class AccessLog:
         path.open("ab").close()
         self._handler, self._dropped = RotatingLog(path), 0
         self._waiting: queue.Queue[logging.LogRecord] = queue.Queue(WAITING_BATCHES)
-        self._listener = QueueListener(self._waiting, self._handler)
-        self._listener.start()
+        self._writer = Writer(self._waiting, self._handler)
+        self._writer.start()
 
     def add(self, requests: Sequence[Request], _started: float | None, finished: float) -> None:
         """Log the requests of one batch, or one that no batch answered; times in seconds."""
@@ -67,13 +75,13 @@ class AccessLog:
         try:
             self._waiting.put_nowait(record)
         except queue.Full:
+            if not self._dropped:  # once: it may happen many times a second
+                logger.warning("The disk is too slow for the access log: lines are dropped")
             self._dropped += len(lines)
-            return
-        if self._dropped:
-            logger.warning("%d lines of the access log were dropped", self._dropped)
-            self._dropped = 0
 
     def close(self) -> None:
-        """Write what is left."""
-        self._listener.stop()
+        """Write what is left; say how many lines were dropped."""
+        if self._dropped:
+            logger.warning("%d lines of the access log were dropped", self._dropped)
+        self._writer.stop()
         self._handler.close()
