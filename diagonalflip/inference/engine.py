@@ -2,8 +2,8 @@
 
 The images of all requests are joined, unpacked on the device (a byte becomes eight float32 pixels),
 and pass through the network in chunks. A CPU computes by ONNX Runtime, a GPU by TorchScript
-(torch_engine.py); only there is torch imported, which takes 200 MiB and a second. Only a few batch
-shapes ever run, and ``Engine.warm_up`` checks every image at every position of each of them, so it
+(torch_engine.py); only there is torch imported, which takes 200 MiB and a second. Only the shapes
+in ``Engine.batch_sizes`` run, and ``warm_up`` checks every image at every position of each, so it
 covers everything that can happen later. A prediction must be within the tolerance; whether its bits
 depend on its batch is only reported.
 """
