@@ -113,7 +113,7 @@ def markdown(found: Found) -> str:
 def main() -> int:
     """Run the benchmark; 1 if a goal is missed."""
     parser = machine.parser(__doc__, RESULTS)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as scratch,

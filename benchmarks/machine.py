@@ -19,6 +19,9 @@ from benchmarks.servers import PEERS
 from diagonalflip.server.settings import Settings
 from diagonalflip.server.supervisor.torchserve_command import find_torchserve
 
+WRITTEN = (":!README.md", ":!docs", ":!benchmarks/results")
+"""Pages that benchmarks write, as git leaves them out."""
+
 OURS = ("torchserve", "torch", "numpy")
 THEIRS = {
     "servers": [
@@ -76,8 +79,10 @@ def write(page: Path, title: str, figures: str) -> None:
 
 
 def commit() -> str:
-    """Return the commit that is measured."""
-    return _output(["git", "-C", str(ROOT), "describe", "--always", "--dirty"])
+    """Return the commit that is measured; pages that benchmarks write do not change it."""
+    git = ["git", "-C", str(ROOT)]
+    changes = ["status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN]
+    return _output([*git, "describe", "--always"]) + "-dirty" * bool(_output([*git, *changes]))
 
 
 def cpu_model() -> str:

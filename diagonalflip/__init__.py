@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from diagonalflip.predictor import Predictor
     from diagonalflip.wire import MAX_IMAGES, WIRE_VERSION, Images, pack, to_pixels, unpack
 
+__version__ = "1.0.0"
+
 __all__ = [
     "MAX_IMAGES",
     "WIRE_VERSION",

@@ -139,8 +139,9 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Times:
-    """Seconds that a batch took to be decoded, computed and encoded."""
+    """When a batch began, in ``perf_counter``'s seconds; how long its steps took, in this order."""
 
+    started: float
     decode_s: float
     forward_s: float
     encode_s: float

@@ -12,13 +12,13 @@ import os
 import platform
 import re
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 
 import jinja2
 import numpy as np
 from markdown_it import MarkdownIt
 
+from diagonalflip import __version__
 from diagonalflip.errors import ArtifactError
 from diagonalflip.server.models.store import MANIFEST, exports
 from export import ending
@@ -49,7 +49,7 @@ def page(store: Path) -> str:
         manifest["predictions"] = np.array(manifest["parity_report"]["reference"])
         manifest["errors"] = (manifest["predictions"] - targets()) ** 2
     environment = {
-        "diagonalflip": metadata.version("diagonalflip"),
+        "diagonalflip": __version__,
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     } | manifests[0]["versions"]

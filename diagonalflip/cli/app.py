@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from diagonalflip import __version__
 from diagonalflip.cli import check, compare, info, model, predict, serve
 from diagonalflip.cli.exits import ExitCode, complain, exit_code, point_nowhere
 from diagonalflip.cli.notation import READING
@@ -54,10 +54,7 @@ class Commands(TyperGroup):
 
 def _show_version(is_asked: bool) -> None:
     if is_asked:
-        try:
-            typer.echo(f"diagonalflip {metadata.version('diagonalflip')}")
-        except metadata.PackageNotFoundError:  # it runs from a checkout
-            typer.echo("diagonalflip, not installed")
+        typer.echo(f"diagonalflip {__version__}")
         raise typer.Exit
 
 

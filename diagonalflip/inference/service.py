@@ -68,8 +68,8 @@ class Service:
             "Flip-Device": device.partition(":")[0],
         }
         self._common = Common(headers)
-        # A description takes none of these steps.
-        self._described = self._common.also("Server-Timing", _server_timing(Times(0.0, 0.0, 0.0)))
+        no_steps = Times(0.0, 0.0, 0.0, 0.0)  # a description takes none of them
+        self._described = self._common.also("Server-Timing", _server_timing(no_steps))
         description = {
             "model": model.name,
             "version": self._version,
@@ -120,7 +120,8 @@ class Service:
                 return
             computed = perf_counter()
             bodies = list(map(self._write, read, predictions))
-            times = Times(decoded - started, computed - decoded, perf_counter() - computed)
+            encode_s = perf_counter() - computed
+            times = Times(started, decoded - started, computed - decoded, encode_s)
         common = self._common.also("Server-Timing", _server_timing(times))
         for request, written in zip(read, bodies, strict=True):
             if written is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from diagonalflip import __version__
 from diagonalflip.message import Request
 from diagonalflip.server.http.authentication import HEALTH
 from diagonalflip.server.settings import PREFIX, Settings
@@ -97,6 +98,7 @@ def test_the_oldest_version_is_the_one_that_we_claim() -> None:
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
 def test_images_are_those_that_make_image_builds(overlay: str) -> None:
     version = dockerfile(r"ARG VERSION=(\S+)")
+    assert version == __version__
     image = load(ROOT / f"deploy/kubernetes/overlays/{overlay}/kustomization.yaml")["images"][0]
     assert image["name"] == pod()["containers"][0]["image"]
     assert image["newTag"] == f"{version}-{overlay}"

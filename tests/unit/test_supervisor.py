@@ -238,7 +238,7 @@ def test_the_live_figures_are_per_second(monkeypatch: pytest.MonkeyPatch) -> Non
     clock = iter([100.0, 102.0, 102.0, 106.0, 106.0])  # a fold reads it twice
     monkeypatch.setattr("diagonalflip.server.worker.metrics.perf_counter", lambda: next(clock))
     metrics = Metrics()
-    times = Times(0.0, 0.0, 0.0)
+    times = Times(0.0, 0.0, 0.0, 0.0)
     metrics.add([answered(times=times)] * 10, 1.0, 1.5)
     metrics.fold()
     assert (metrics.recent["requests"], metrics.recent["images"]) == (5.0, 10.0)

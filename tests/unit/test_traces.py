@@ -12,9 +12,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from diagonalflip.message import Operation, Request, Response
+from diagonalflip.message import Operation, Request, Response, Times
 from diagonalflip.server.worker import traces
 from diagonalflip.server.worker.observers import observers, traces_wanted
+from diagonalflip.wire import Images
 
 
 def resource(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, Any]:
@@ -107,13 +108,41 @@ def test_spans_have_the_time_of_a_clock_that_was_set(monkeypatch: pytest.MonkeyP
     assert abs(tracer.start_span.call_args.kwargs["start_time"]) < 60e9
 
 
-def test_a_rejected_request_is_a_span_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The spans of one that is answered are in tests/integration/test_observed.py."""
+def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """Return what keeps the spans of the next ``Traces``."""
     kept = InMemorySpanExporter()
     monkeypatch.setattr(traces, "OTLPSpanExporter", lambda: kept)
     monkeypatch.setattr(traces, "BatchSpanProcessor", SimpleSpanProcessor)
+    return kept
+
+
+def request() -> Request:
     listener = cast("Any", SimpleNamespace(listener="http"))
-    bad, full = (Request(Operation.PREDICT, {}, transport=listener) for _ in range(2))
+    return Request(Operation.PREDICT, {}, transport=listener)
+
+
+def test_the_second_version_of_a_batch_begins_after_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept, now, seconds = exported(monkeypatch), perf_counter(), (0.25, 0.5, 0.125)
+    one, two = asked = request(), request()
+    for each, started in ((one, now), (two, now + 1)):
+        each.images, each.arrived = Images(b"", 0), now
+        each.response = Response(b"", "", times=Times(started, *seconds))
+    traces.Traces().add(asked, now, now + 2)
+    began = [
+        {span.name: span.start_time or 0 for span in kept.get_finished_spans()[first : first + 4]}
+        for first in (1, 6)
+    ]
+    assert began[0].keys() == {"queue", "decode", "forward", "encode"}
+    assert began[1].pop("queue") == began[0].pop("queue")
+    assert {round((began[1][name] - began[0][name]) / 1e6) for name in began[0]} == {1000}
+    assert round((began[0]["forward"] - began[0]["decode"]) / 1e6) == 250
+
+
+def test_a_rejected_request_is_a_span_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spans of one that is answered are in tests/integration/test_observed.py."""
+    kept, bad, full = exported(monkeypatch), request(), request()
     bad.response = Response(b"", "", 400, code="empty_payload")
     full.response = Response(b"", "", 503, code="server_overloaded")
     now, made = perf_counter(), traces.Traces()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from prometheus_client.core import HistogramMetricFamily as Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from diagonalflip import __version__
 from diagonalflip.server.worker.metrics import IMAGES, REQUESTS, SECONDS
 from diagonalflip.wire import WIRE_VERSION
 
@@ -88,7 +88,7 @@ class Page(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families, for ``prometheus_client``."""
-        build = {"version": metadata.version("diagonalflip"), "wire_version": WIRE_VERSION}
+        build = {"version": __version__, "wire_version": WIRE_VERSION}
         yield InfoMetricFamily("diagonalflip_build", "What runs.", build)
         samples = self._of_the_supervisor()
         for page in [worker.page for worker in self._health.workers.living if worker.page]:

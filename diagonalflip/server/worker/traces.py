@@ -56,19 +56,20 @@ class Traces:
                 },
             )
             context = set_span_in_context(span)
-            steps = [("queue", arrived, started)]
+            times = response.times
+            steps = [("queue", arrived, started if times is None else times.started)]
             if response.code:
                 span.set_attribute("flip.code", response.code)
                 if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # below: a client's error
                     span.set_status(Status(StatusCode.ERROR, response.code))
-            if (times := response.times) is not None:
+            if times is not None:
                 span.set_attribute("flip.form", request.form)
                 span.set_attribute("flip.images", request.images.count)
-                # A batch is decoded, computed, then encoded; only the durations are known.
-                computed = finished - times.encode_s
-                steps.append(("decode", started, started + times.decode_s))
-                steps.append(("forward", computed - times.forward_s, computed))
-                steps.append(("encode", computed, finished))
+                decoded = times.started + times.decode_s
+                computed = decoded + times.forward_s
+                steps.append(("decode", times.started, decoded))
+                steps.append(("forward", decoded, computed))
+                steps.append(("encode", computed, computed + times.encode_s))
             for step, begin, end in steps:
                 links = [link] if step == "forward" else []
                 start_ns = self._ns(begin)
