@@ -108,6 +108,9 @@ async def _serve(settings: Settings, output: logs.Output, *, has_terminal: bool)
         await Supervisor(settings, listeners, workers).run(admin, stop, ready)
     finally:
         await workers.end()
+        for number in STOPPING:  # nothing is left to stop: a second one must not end this by force
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _invitation(settings: Settings) -> str:

@@ -141,7 +141,12 @@ def test_too_many_connections_are_a_503(port: Port) -> None:
 def test_an_address_takes_half_of_the_public_listener_and_no_other(
     guarded: Port, opened: contextlib.ExitStack
 ) -> None:
+    """Only this host's own may have more: the supervisor asks for health through this port."""
     guarded.server.most_connections = 4
+
+    def connect(source: str = "127.0.0.2") -> socket.socket:
+        there = socket.create_connection(guarded.public, 30, (source, 0))
+        return opened.enter_context(there)
 
     def is_served(client: socket.socket) -> bool:
         client.sendall(PING)
@@ -149,12 +154,15 @@ def test_an_address_takes_half_of_the_public_listener_and_no_other(
             return client.recv(1000).startswith(b"HTTP/1.1 200 ")
         return False
 
-    clients = [opened.enter_context(guarded.connect_public()) for _ in range(3)]
+    clients = [connect() for _ in range(3)]
     assert [is_served(client) for client in clients] == [True, True, False]
+    assert is_served(connect("127.0.0.1"))
     assert guarded.ask(PING).status == 200, "the HTTP listener is for others"
     clients[0].close()
     # Its end is on its way.
-    guarded.wait_for(lambda: is_served(opened.enter_context(guarded.connect_public())))
+    guarded.wait_for(lambda: is_served(connect()))
+    here = guarded.server.most_connections = 8
+    assert all(is_served(connect("127.0.0.1")) for _ in range(here // 2 + 1))
 
 
 def test_without_descriptors_clients_wait(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ from diagonalflip.server.http import limits
 from diagonalflip.server.http.authentication import HEALTH
 from diagonalflip.server.worker import access
 from diagonalflip.server.worker.access import AccessLog
+from diagonalflip.server.worker.observers import observers
 from diagonalflip.wire import JSON
 from tests.contract.conftest import BEARER, PATH, PING, Answer, Port, post, read
 
@@ -160,6 +162,14 @@ def test_the_access_log_goes_on_when_a_cleaner_has_taken_its_folder(
     port.do(log.close)
     [line] = map(json.loads, file.read_text().splitlines())
     assert (line["path"], line["time"][:4]) in (("/ping", "1969"), ("/ping", "1970"))
+
+
+def test_a_pipe_in_the_place_of_the_access_log_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / "access-0.log")
+    assert observers(0, tmp_path) == []
+    assert "No access log" in caplog.text
 
 
 def test_an_access_log_whose_disk_hangs_drops_lines_and_stops_nobody(

@@ -154,7 +154,7 @@ def serve(versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
             team = Workers(Settings(**given), {"port": listener})
             models = Models(versions, team.apply)
             await team.start()
-            team.serve(models.desired, None)
+            team.serve(models.desired)
             try:
                 yield Served(team, models, listener.getsockname()[1], events)
             finally:
@@ -407,6 +407,20 @@ async def test_a_worker_has_its_own_process_group_and_ends_with_its_channel(serv
         await until(lambda: worker.process.returncode is not None)
         assert worker.process.returncode == 0
         assert served.killed == 0
+
+
+@asynchronous
+async def test_a_worker_that_is_restarted_before_a_drain_is_not_ready(serve: Serve) -> None:
+    async with serve(real=1) as served:
+        (worker,) = await served.until_ready()
+        served.workers.announce("not_ready")
+        worker.process.kill()
+        await until(lambda: worker not in served.workers.living)
+        await served.until_ready()  # it answers rightly
+        status, body = await health.ask(served.port, "GET", "/v2/health/ready")
+        assert (status, json.loads(body)["ready"]) == (503, False)
+        status, _ = await health.ask(served.port, "GET", "/v2/health/live")
+        assert status == 200
 
 
 @asynchronous

@@ -8,6 +8,7 @@ import pty
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,6 +35,19 @@ def test_a_stop_leaves_nothing(artifacts: Path, tmp_path: Path, number: signal.S
         assert len(processes) == 2 + 3, "workers, Java, and its workers"
         assert server.stop(number) == 0
         assert not psutil.wait_procs(processes, timeout=10)[1], "left running"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_asks_again_and_again_gets_a_clean_stop(
+    artifacts: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with run_server(artifacts, tmp_path, WORKERS="1") as server:
+        for _ in range(5000):
+            server.process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                assert server.process.wait(0.004) == 0
+                break
+        assert server.process.returncode == 0
 
 
 @pytest.mark.slow

@@ -57,8 +57,8 @@ def test_an_error_has_its_traceback_in_json_too() -> None:
 
 def test_the_last_error_is_kept_for_messages(tmp_path: Path) -> None:
     with part(Settings(log_dir=tmp_path)) as (opened, writer):
-        assert opened.last_error() == "no part wrote anything"
-        os.write(writer, b"one\ntwo\n")
+        assert opened.last_error() == "no part wrote an error"
+        os.write(writer, b"worker 0 INFO: ready\none\n" + b'{"level": "INFO"}\ntwo\n')
         wait_for(tmp_path / "part.log", " two\n")
         assert opened.last_error() == "one / two"
         os.write(writer, b"ValueError: why\n" + b"later\n" * (logs.LAST_LINES - 1))

@@ -227,7 +227,7 @@ async def test_nobody_connects_once_it_stops_and_who_came_is_accepted(watching: 
                 with pytest.raises(BlockingIOError):
                     shared.accept()
 
-        workers.broadcast, workers.drain = lambda _: None, drain
+        workers.announce, workers.drain = lambda _: None, drain
         serving = asyncio.create_task(watching._every(60, watching._tick))
         await watching._drain(serving)
         assert serving.cancelled()

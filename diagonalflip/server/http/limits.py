@@ -67,6 +67,9 @@ STALLED_S = 10.0
 DRAIN_IDLE_S = 1.0
 """How long a stopping worker waits for the next request of an idle connection."""
 
+DRAIN_POLL_S = 0.02
+"""How often a stopping worker looks whether all clients are answered."""
+
 LINGER_S = 5.0
 """Time for a rejected client to read the response: closing at once could reset the connection
 before that. Extended while the client sends at ``BYTES_PER_S``: many read only after sending."""

@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 CONNECTIONS_PER_ACCEPT = 16
 """A worker accepts one client at a time, and one more for every 16 connections that it has."""
 
-DRAIN_POLL_S = 0.02
-
 
 class Listener:
     """A listening socket for clients.
@@ -124,7 +122,7 @@ class HttpServer(ABC):
                 self._opening, timeout=limits.DRAIN_IDLE_S, return_when=asyncio.FIRST_COMPLETED
             )
         while any(each.unsent or not each.finished for each in self.connections):  # noqa: ASYNC110
-            await asyncio.sleep(DRAIN_POLL_S)
+            await asyncio.sleep(limits.DRAIN_POLL_S)
 
     def head(self, response: Response, connection: str) -> bytes:
         """Return status line and headers; ``connection`` is the value of that header."""
@@ -170,7 +168,7 @@ class HttpServer(ABC):
             for _ in range(1 + len(self.connections) // CONNECTIONS_PER_ACCEPT):
                 accepted, address = listener.sock.accept()
                 host = address[0] if listener.name == PUBLIC else ""
-                if self._is_crowded(host):
+                if self._is_crowded(host, accepted):
                     accepted.close()
                     continue
                 self._accepted += 1
@@ -197,10 +195,12 @@ class HttpServer(ABC):
         if not self.draining:
             self._balance.note(self._accepted)
 
-    def _is_crowded(self, address: str) -> bool:
+    def _is_crowded(self, address: str, accepted: socket.socket) -> bool:
         """Return whether a further client of ``address`` would leave no room for others."""
         most, of_address = self.most_connections, self._of_address[address]
-        return self._accepted >= most + limits.EXCESS_CONNECTIONS or of_address >= (most + 1) // 2
+        if of_address >= (most + 1) // 2 and accepted.getsockname()[0] != address:
+            return True  # this host's own may have all, as at the HTTP listener
+        return self._accepted >= most + limits.EXCESS_CONNECTIONS
 
     async def _open(
         self, connection: Connection, accepted: socket.socket, listener: Listener

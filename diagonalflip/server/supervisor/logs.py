@@ -121,7 +121,10 @@ class Part:
         os.close(self.writer)
 
     def last_error(self) -> str:
-        """Return the last line with an error and its reason; without one, the last three lines."""
+        """Return the last line with an error and its reason; without one, the last three.
+
+        Lines of the level INFO do not count.
+        """
         lines = [*self._last]
         for index, line in reversed([*enumerate(lines)]):
             # Java could not start; the reason is in the next line, or in the two before.
@@ -131,14 +134,15 @@ class Part:
                 return " / ".join(lines[max(0, index - 2) : index + 1])
             if "Error" in line or "Exception" in line:
                 return line
-        return " / ".join(lines[-3:]) or f"no {self._logger.name} wrote anything"
+        return " / ".join(lines[-3:]) or f"no {self._logger.name} wrote an error"
 
     def _forward(self, reader: int) -> None:
         with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if text := line.strip():
                     record = _record(text)
-                    self._last.extend(str(record.get("message", text)).splitlines())
+                    if record.get("level") != "INFO" and " INFO: " not in text:
+                        self._last.extend(str(record.get("message", text)).splitlines())
                     self._logger.info("%s", text, extra={"is_json": bool(record)})
         for handler in self._logger.handlers:
             handler.close()

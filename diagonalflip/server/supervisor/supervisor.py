@@ -103,8 +103,10 @@ class Supervisor:
     async def _serve(self, ready: Callable[[], None]) -> None:
         """Start, and serve until cancelled; raise as ``run`` does."""
         workers = self._workers
+        if self._access is not None:
+            workers.announce("access", self._access.content)
         while True:
-            workers.serve(self._models.desired, self._access.content if self._access else None)
+            workers.serve(self._models.desired)
             try:
                 await self._all_ready()
                 break
@@ -154,8 +156,7 @@ class Supervisor:
     async def _tick(self) -> None:
         """Reload changed files, share figures, reap orphans, and update ``degraded``."""
         if self._access is not None and self._access.changed():
-            self._workers.access = self._access.content
-            self._workers.broadcast("access", self._access.content)
+            self._workers.announce("access", self._access.content)
         self._workers.share_status()
         self._reap_orphans()
         now, missing = time.monotonic(), self._workers.count - self._workers.ready
@@ -188,7 +189,7 @@ class Supervisor:
         """Become not ready, then accept no connections, then finish the accepted requests."""
         settings = self._settings
         self._health.draining = True
-        self._workers.broadcast("not_ready")
+        self._workers.announce("not_ready")
         logger.info("Stopping: not ready any more")
         await asyncio.sleep(settings.drain_s)
         logger.info("Finishing what was accepted, for %d s at most", settings.stop_timeout_s)

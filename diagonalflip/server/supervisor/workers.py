@@ -47,7 +47,6 @@ class Workers:
 
     Attributes:
         desired: The versions to serve; None until ``serve``.
-        access: Tokens and certificate of the public listener, for the channel; None without it.
         checks: Number of health checks by result.
         restarts: Number of restarts of workers.
         fault: Why a worker cannot serve; empty once a worker has become ready again.
@@ -57,7 +56,7 @@ class Workers:
     def __init__(self, settings: Settings, listeners: Mapping[str, socket.socket]) -> None:
         self.count = settings.workers
         self.desired: Desired | None = None
-        self.access: dict[str, Any] | None = None
+        self._announced: dict[str, Any] = {}
         self.checks = dict.fromkeys(RESULTS, 0)
         self.restarts = 0
         self.fault, self.faults = "", dict[str, str]()
@@ -79,9 +78,9 @@ class Workers:
         self._keepers = [asyncio.create_task(self._keep(each)) for each in range(self.count)]
         await self.until(lambda: len(self._workers) + self.restarts >= self.count)
 
-    def serve(self, desired: Desired, access: dict[str, Any] | None) -> None:
+    def serve(self, desired: Desired) -> None:
         """Have the workers start to serve; once more if they could not."""
-        self.desired, self.access, self.fault, self.faults = desired, access, "", {}
+        self.desired, self.fault, self.faults = desired, "", {}
         self._changed.set()
 
     @property
@@ -110,8 +109,9 @@ class Workers:
             self._changed.clear()
             await self._changed.wait()
 
-    def broadcast(self, name: str, content: Any = None) -> None:
-        """Send a message to every worker."""
+    def announce(self, name: str, content: Any = None) -> None:
+        """Send a message to every worker, and later to those that are started."""
+        self._announced[name] = content
         for worker in self.living:
             worker.channel.send(name, content)
 
@@ -156,7 +156,7 @@ class Workers:
         """Have all workers answer the requests that have arrived and exit; wait for that."""
         for keeper in self._keepers:
             keeper.cancel()
-        self.broadcast("drain")
+        self.announce("drain")
         await asyncio.gather(*(worker.ended(timeout_s) for worker in self.living))
 
     async def end(self) -> None:
@@ -210,9 +210,9 @@ class Workers:
 
     async def _bring_up(self, worker: Worker) -> None:
         """Have a new worker serve the desired versions, and check it."""
+        for name, content in self._announced.items():
+            worker.channel.send(name, content)
         await self.until(lambda: self.desired)
-        if self.access is not None:
-            worker.channel.send("access", self.access)
         while not worker.revision:
             desired = self.desired
             assert desired is not None  # noqa: S101 - it was waited for

@@ -30,7 +30,7 @@ from diagonalflip.server.http.static_files import pages
 from diagonalflip.server.rotating import JsonFormatter
 from diagonalflip.server.worker.channel import Channel
 from diagonalflip.server.worker.loader import load
-from diagonalflip.server.worker.metrics import PUBLIC, Metrics
+from diagonalflip.server.worker.metrics import PUBLIC, Metrics, Observer
 from diagonalflip.server.worker.observers import observers
 
 COLLECT_AFTER = 50_000
@@ -51,6 +51,8 @@ class Worker:
         self._prepared: dict[int, Served] = {}  # the last one, by its number
         self._served: Served | None = None
         self._server: WorkerServer | None = None
+        self._ready = True
+        self._observers: list[Observer] | None = None
         self._authenticator = Authenticator(arguments.token_rate) if arguments.token_rate else None
 
     async def run(self) -> None:
@@ -65,6 +67,8 @@ class Worker:
                     self._tasks.create_task(self._commit(number))
                 elif name == "access" and self._authenticator is not None:
                     self._authenticator.renew(content["tokens"], content["pem"])
+                elif name == "not_ready":
+                    self._not_ready()
                 elif name == "drain":
                     break
                 elif self._server is not None:
@@ -77,12 +81,19 @@ class Worker:
             server.check(lambda answers: self._channel.send("checked", answers, number=number))
         elif name == "status":
             server.workers = content
-        elif name == "not_ready":
-            server.ready = False
+
+    def _not_ready(self) -> None:
+        """Answer readiness probes with 503 from now on, or as soon as clients are served."""
+        self._ready = False
+        if self._server is not None:
+            self._server.ready = False
 
     async def _prepare(self, number: int, desired: dict[str, Any]) -> None:
         """Load the versions that are missing; report those that cannot be loaded."""
         async with self._changing:
+            if self._observers is None:  # in a thread: opening a file may take long
+                log = self._arguments.number, self._arguments.access_log
+                self._observers = await asyncio.to_thread(observers, *log)
             loaded = self._served.services if self._served is not None else {}
             arguments = (desired, loaded, self._arguments.number, self._arguments.workers)
             served, faults = await asyncio.to_thread(load, *arguments)
@@ -103,7 +114,7 @@ class Worker:
         arguments = self._arguments
         service = served.services[served.default]
         metrics = Metrics(arguments.number, lambda: service.device_bytes)
-        metrics.observers = observers(arguments.number, arguments.access_log)
+        metrics.observers = self._observers or []
         listeners = []
         for listener in arguments.listener:
             name, _, descriptor = listener.partition("=")
@@ -118,6 +129,7 @@ class Worker:
             balance=Balance(counts(arguments.counts), arguments.number),
             publish=lambda state: self._channel.offer("metrics", state),
         )
+        self._server.ready = self._ready
         _spare_collector()
         opened = asyncio.Event()
         self._tasks.create_task(self._server.serve(listeners, opened.set))
@@ -125,9 +137,9 @@ class Worker:
 
     async def _leave(self) -> None:
         """Answer the requests that have arrived, then have observers write what they hold."""
+        self._not_ready()
         if self._server is None:
             return
-        self._server.ready = False
         await self._server.drain()
         closing = [asyncio.to_thread(observer.close) for observer in self._server.metrics.observers]
         with contextlib.suppress(TimeoutError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -40,7 +41,8 @@ class AccessLog:
     """
 
     def __init__(self, path: Path) -> None:
-        path.open("ab").close()
+        # A pipe that nobody reads must not block.
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666))
         self._handler, self._dropped = RotatingLog(path), 0
         self._waiting: queue.Queue[logging.LogRecord] = queue.Queue(WAITING_BATCHES)
         self._writer = Writer(self._waiting, self._handler)
