@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +96,10 @@ class Predictor(Operations):
             out = np.empty((images.count, PIXELS), np.float32)
         _answers.check_out(out, images.count)
         first = 0
-        for part, rows in self._parts(images):
-            out[first : first + part.count] = rows
-            first += part.count
+        with closing(self._parts(images)) as parts:
+            for part, rows in parts:
+                out[first : first + part.count] = rows
+                first += part.count
         return out
 
     def _flip(self, images: Images) -> npt.NDArray[np.uint8]:
@@ -106,10 +108,16 @@ class Predictor(Operations):
     def _flip_packed(self, images: Images) -> bytes:
         if self.flips != 16:
             raise _answers.does_not_flip(self.version, self.flips)
-        return b"".join(encode_flips(part, rows)[0] for part, rows in self._parts(images))
+        with closing(self._parts(images)) as parts:
+            return b"".join(encode_flips(part, rows)[0] for part, rows in parts)
 
-    def _parts(self, images: Images) -> Iterator[tuple[Images, npt.NDArray[np.float32]]]:
-        """Yield ``CHUNK_IMAGES`` at a time, with predictions that the next part overwrites."""
+    def _parts(
+        self, images: Images
+    ) -> Generator[tuple[Images, npt.NDArray[np.float32]], None, None]:
+        """Yield ``CHUNK_IMAGES`` at a time, with predictions that the next part overwrites.
+
+        Close it: while it waits, which the traceback of Ctrl-C may make it do, it has the lock.
+        """
         with self._locks.setdefault(os.getpid(), threading.Lock()):
             for first in range(0, images.count, CHUNK_IMAGES):
                 packed = images.packed[first // 2 : (first + CHUNK_IMAGES) // 2]

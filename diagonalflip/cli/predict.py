@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -81,13 +83,11 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
     counted = count and form != "packed"
     in_terminal = to_stdout and to != "jsonl" and sys.stdout.isatty()
     draws = to == "png" and not is_picture
-    both = [Path(each) for each in (source, output) if Path(each).is_file()]
-    replaces_images = len(both) == 2 and both[0].samefile(both[1])
     for is_nonsense, got, expected in (
         (wanted == "flips", "--as flips with --input", "images on the command line"),
         (local and is_picture, "--local with a picture", "packed images, .npy or JSON lines"),
         (draws, f"PNG cannot be made from {form}", "a PNG or PBM"),
-        (replaces_images, "an output that is the input", "another file"),
+        (_is_one_file(source, output), "an output that is the input", "another file"),
         (counted, f"--count with {form}", "it with packed images only"),
         (to_stdout and as_json, "--json while predictions go to stdout", "--output FILE"),
         (in_terminal, f"{to} cannot be shown in a terminal", "--output FILE, or a pipe"),
@@ -105,6 +105,16 @@ def predict(  # noqa: PLR0913, PLR0917 - options, by name
     if as_json:
         seconds = round(time.monotonic() - started, 3)
         typer.echo(json.dumps({"images": done, "seconds": seconds, "output": output}))
+
+
+def _is_one_file(source: str, output: str) -> bool:
+    """Return whether predictions would be written to the file that images are read from."""
+    try:
+        first = os.fstat(sys.stdin.fileno()) if source == "-" else Path(source).stat()
+        second = os.fstat(sys.stdout.fileno()) if output == "-" else Path(output).stat()
+    except (OSError, ValueError):  # there is none yet, or it has no descriptor
+        return False
+    return stat.S_ISREG(first.st_mode) and os.path.samestat(first, second)
 
 
 def _form_of(path: str, forms: Mapping[str, Form], option: str, instead: str) -> Form:

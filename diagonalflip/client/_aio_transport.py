@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED
@@ -36,16 +36,19 @@ class AsyncTransport(Sender):
         """Close all connections; calls that are running raise ClientError."""
         self._closed = True
         for scope in self._waiting:
-            scope.reschedule(0)  # a moment in the past
+            with suppress(RuntimeError):  # it is over already
+                scope.reschedule(0)  # a moment in the past
         await asyncio.sleep(0)  # let the timeouts take effect
-        await self._leave()
+        if (session := self._dropped()) is not None:
+            await session.close()
 
-    async def _leave(self) -> None:
-        """Close the session, unless it is that of a parent."""
-        if self._session is not None and self._owner[0] != os.getpid():
-            _OF_PARENTS.append(self._session)
-        elif self._session is not None:
-            await self._session.close()
+    def _dropped(self) -> aiohttp.ClientSession | None:
+        """Forget the session; return it if it is to be closed, unlike that of a parent."""
+        session, self._session = self._session, None
+        if session is not None and self._owner[0] != os.getpid():
+            _OF_PARENTS.append(session)
+            return None
+        return session
 
     @asynccontextmanager
     async def waiting(self, seconds: float | None = None) -> AsyncIterator[None]:
@@ -110,10 +113,11 @@ class AsyncTransport(Sender):
     async def _connected(self) -> aiohttp.ClientSession:
         """Return the session of this process and its running event loop."""
         owner = os.getpid(), asyncio.get_running_loop()
-        if self._session is None or self._owner != owner:
-            await self._leave()
-            self._owner = owner
-            self._session = aiohttp.ClientSession(
+        session = self._session
+        if session is None or self._owner != owner:
+            dropped, self._owner = self._dropped(), owner
+            # Before anything is waited for: other tasks take this one.
+            self._session = session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=self.connections,
                     ssl=self.endpoint.tls or True,
@@ -123,7 +127,9 @@ class AsyncTransport(Sender):
                 timeout=aiohttp.ClientTimeout(),  # none: there is the deadline
                 auto_decompress=False,
             )
-        return self._session
+            if dropped is not None:
+                await dropped.close()
+        return session
 
 
 def _closed() -> ClientError:

@@ -106,7 +106,8 @@ class Connection:
             except ConnectTimeoutError:  # in urllib3 1, the base class of NewConnectionError
                 seconds = min(2 * seconds, LONGEST_CONNECT_S)
             else:
-                sock.settimeout(whole_s)
+                # For TLS's handshake; 0 would mean not to wait.
+                sock.settimeout(max(0.001, min(THREAD.deadline.left_s(), whole_s)))
                 return sock
             finally:
                 self.timeout = whole_s

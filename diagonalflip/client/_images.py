@@ -226,5 +226,8 @@ def _number(index: int, item: Any) -> int:
                 pixels = np.array([item if array is None else array])
                 number = int(unpack(_from_pixels(pixels))[0])
     if not 0 <= number <= 15:
-        raise InvalidImage(f"{repr(item)[:60]} at index {index}", _FORMS)
+        shown = f"a {type(item).__name__}"
+        with suppress(Exception):  # Python does not write numbers of more than 4,300 digits
+            shown = repr(item)[:60]
+        raise InvalidImage(f"{shown} at index {index}", _FORMS)
     return number

@@ -22,13 +22,29 @@ def threads(count: int) -> ThreadPoolExecutor:
 
 
 def begin(pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-    """Start work in a thread; at the interpreter's exit, when no thread can start, in this one."""
+    """Start work in a thread; in this one if none can start, as at the interpreter's exit."""
+    job = _Job(work)
     try:
-        return pool.submit(work, *arguments)
-    except RuntimeError:
+        return pool.submit(job, *arguments)
+    except RuntimeError:  # the pool may have queued it nevertheless, for a thread that starts later
         done: Future[Any] = Future()
-        done.set_result(work(*arguments))
+        done.set_result(job(*arguments))
         return done
+
+
+class _Job:
+    """Work that is done once, by whoever calls this first."""
+
+    def __init__(self, work: Callable[..., Any]) -> None:
+        self._work = [work]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Do the work, unless it was begun already."""
+        try:
+            work = self._work.pop()
+        except IndexError:
+            return None
+        return work(*arguments)
 
 
 def collect(

@@ -27,7 +27,8 @@ Send = Callable[[Images, Form, Deadline], Coroutine[Any, Any, Answer]]
 MOST_IMAGES = 1_024
 """Largest call that is joined: copying more would take longer than a request."""
 
-_MAKING = threading.Lock()
+_MAKING: dict[int, threading.Lock] = {}
+"""By process: a fork may copy a locked one."""
 
 
 class _AsyncCall(asyncio.Future[Answer]):
@@ -151,7 +152,7 @@ class ThreadJoiner:
     def ask(self, images: Images, form: Form, deadline: Deadline) -> Answer:
         """Return the answer, ``form.dtype[n, *form.shape]``, or raise what ``send`` does."""
         if self._process != os.getpid():
-            with _MAKING:
+            with _MAKING.setdefault(os.getpid(), threading.Lock()):
                 if self._process != os.getpid():
                     self._begin_anew()
         call = None

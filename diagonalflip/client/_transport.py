@@ -40,7 +40,8 @@ class Transport(Sender):
 
     def __init__(self, endpoint: Endpoint, connections: int = 1) -> None:
         super().__init__(endpoint, connections)
-        self._process, self._opening = 0, threading.Lock()
+        self._process = 0
+        self._opening: dict[int, threading.Lock] = {}  # by process: a fork may copy a locked one
 
     def close(self) -> None:
         """Close idle connections now, and others after their answers."""
@@ -90,6 +91,7 @@ class Transport(Sender):
         if self._closed:
             raise ClientError("the client is closed", "an open one", "make another Client")
         left_s = deadline.check()
+        outer = getattr(THREAD, "deadline", deadline)  # of a call that a signal interrupted
         THREAD.deadline = deadline
         try:
             if self._process != os.getpid():
@@ -111,10 +113,12 @@ class Transport(Sender):
             raise ClientError(shown(error), "a request", "check the client's settings") from error
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise self._failure(error, deadline) from error
+        finally:
+            THREAD.deadline = outer
 
     def _open(self) -> None:
         """Make this process's pool of connections; after a fork, the old one is the parent's."""
-        with self._opening:
+        with self._opening.setdefault(os.getpid(), threading.Lock()):
             if self._process == os.getpid():
                 return
             endpoint = self.endpoint

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import BinaryIO, Self
 
 import numpy as np
@@ -125,14 +132,12 @@ class AsyncClient(Copied):
     ) -> int:
         """Return the number of images predicted; see ``Client.predict_file``."""
         done = 0
-        with (
-            _files.reading(source) as images,
-            _files.writing(destination) as output,
-            threads(1) as pool,
-        ):
-            pieces = _pieces(images, pool)
-            answers = self.predict_chunks(pieces, count=count)
-            async with aclosing(pieces), aclosing(answers):
+        with _files.reading(source) as images, _files.writing(destination) as output:
+            async with (
+                _thread() as pool,
+                aclosing(_pieces(images, pool)) as pieces,
+                aclosing(self.predict_chunks(pieces, count=count)) as answers,
+            ):
                 async for predictions in answers:
                     await asyncio.wrap_future(begin(pool, _files.write, output, predictions))
                     done += len(predictions)
@@ -168,6 +173,19 @@ class AsyncClient(Copied):
     async def _answered(self, answer: Future[Answer]) -> Answer:
         async with self._transport.waiting():
             return await asyncio.wrap_future(answer)
+
+
+@asynccontextmanager
+async def _thread() -> AsyncIterator[ThreadPoolExecutor]:
+    """Yield a pool of one thread; at the end, wait for its work, while other tasks go on."""
+    pool = threads(1)
+    try:
+        yield pool
+    finally:
+        try:
+            await asyncio.wrap_future(begin(pool, int))  # behind everything else
+        finally:
+            pool.shutdown(wait=False)
 
 
 async def _pieces(file: BinaryIO, pool: ThreadPoolExecutor) -> AsyncGenerator[bytes, None]:

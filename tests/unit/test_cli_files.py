@@ -6,6 +6,8 @@ import asyncio
 import io
 import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -214,3 +216,21 @@ def test_a_bar_shows_only_for_long_work_and_for_people(
         shown = capsys.readouterr().err
         assert bool(shown) == (is_terminal and show_after_s < 0)
     assert all(part in shown for part in ("2,000 images", "images/s", "left"))
+
+
+def test_images_are_not_appended_to(tmp_path: Path) -> None:
+    images = tmp_path / "in.bin"
+    images.write_bytes(b"\xb6")
+    command = [sys.executable, "-m", "diagonalflip.cli", "--url", NOWHERE, "predict", "--input"]
+    with images.open("rb") as stdin, images.open("ab") as stdout:
+        for source, form in ((str(images), ["--to", "float32"]), ("-", ["--from", "packed"])):
+            finished = subprocess.run(
+                [*command, source, *form],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            assert (finished.returncode, images.read_bytes()) == (2, b"\xb6"), finished.stderr
+            assert "An output that is the input" in finished.stderr

@@ -68,7 +68,7 @@ def test_lists_of_mixed_forms(mixed: list[tuple[int, str]]) -> None:
 
 @pytest.mark.parametrize("where", [0, 7, 19])
 def test_the_first_bad_image_is_named(where: int) -> None:
-    for good, bad in ((3, 16), ("0011", "0012"), (nested(3), [[1, 0], [1, 7]])):
+    for good, bad in ((3, 16), (3, 10**5000), ("0011", "0012"), (nested(3), [[1, 0], [1, 7]])):
         images = [good] * where + [bad] + [good] * (20 - where)
         with pytest.raises(InvalidImage, match=rf"\b{where}\b"):
             to_images(images)

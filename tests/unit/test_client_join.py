@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import weakref
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 
@@ -170,3 +172,43 @@ def test_a_client_may_be_used_in_another_loop_after_one_that_broke_off(url: str)
 
     asyncio.run(break_off())
     assert np.array_equal(np.concatenate(asyncio.run(go_on())), TABLE[[2, 3]])
+
+
+def test_each_loop_has_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    close, transport = aiohttp.ClientSession.close, AsyncClient()._transport
+    seen = list[aiohttp.ClientSession]()
+
+    async def close_slowly(session: aiohttp.ClientSession) -> None:
+        await asyncio.sleep(0)
+        await close(session)
+
+    async def connect() -> None:
+        seen.extend(await asyncio.gather(*(transport._connected() for _ in range(3))))
+
+    async def end() -> None:
+        await connect()
+        await transport.close()
+
+    monkeypatch.setattr(aiohttp.ClientSession, "close", close_slowly)
+    for work in (connect, connect, end):
+        asyncio.run(work())
+    assert len(set(seen)) == 3
+    assert all(session.closed for session in seen)
+
+
+@asynchronous
+async def test_a_client_can_be_closed_at_the_moment_of_a_deadline() -> None:
+    transport = AsyncClient()._transport
+
+    async def hold() -> None:
+        async with transport.waiting(0.01):
+            await asyncio.sleep(30)
+
+    holding = asyncio.create_task(hold())
+    await asyncio.sleep(0)
+    time.sleep(0.02)  # noqa: ASYNC251 - the loop is busy while the deadline passes
+    for _ in range(2):  # its callback has run, and the task has not
+        await asyncio.sleep(0)
+    await transport.close()
+    with pytest.raises((TimeoutError, errors.ClientError)):
+        await holding

@@ -113,6 +113,28 @@ def test_a_source_that_waits_does_not_stop_the_event_loop(url: str) -> None:
     assert asyncio.run(predict()) == 2
 
 
+def test_a_call_that_is_cancelled_while_it_reads_does_not_stop_the_event_loop(url: str) -> None:
+    began, ready, waited = threading.Event(), threading.Event(), list[bool]()
+
+    def read(_: int) -> bytes:
+        began.set()
+        waited.append(ready.wait(5))
+        return b""
+
+    async def cancel() -> None:
+        async with AsyncClient(url) as client:
+            source: Any = SimpleNamespace(read=read)
+            job = asyncio.ensure_future(client.predict_file(source, io.BytesIO()))
+            assert await asyncio.to_thread(began.wait, 30)
+            job.cancel()
+            asyncio.get_running_loop().call_later(0.1, ready.set)
+            with pytest.raises(asyncio.CancelledError):
+                await job
+
+    asyncio.run(cancel())
+    assert waited == [True]
+
+
 def test_a_destination_need_not_say_how_much_it_took(call: Call, url: str) -> None:
     written: list[bytes] = []
 

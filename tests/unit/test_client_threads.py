@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,8 +16,10 @@ import pytest
 from diagonalflip import AsyncClient, Client, errors
 from diagonalflip.client import aio
 from diagonalflip.client._chunks import ChunkLimit
+from diagonalflip.client._connection import THREAD, Connection
 from diagonalflip.client._deadline import Deadline
 from diagonalflip.client._endpoint import FLIPS, PREDICTIONS, Form
+from diagonalflip.client._jobs import begin, threads
 from diagonalflip.client._join import ThreadJoiner
 from diagonalflip.wire import Images, pack, unpack
 from tests.faults.fake_server import TABLE, FakeServer, expected_flips
@@ -166,3 +171,47 @@ def test_every_thread_gets_its_own_answers(
         list(pool.map(work, range(12)))
     assert (len(server.counts) < 12 * 20 * 3) == joins
     assert not caplog.text  # a connection that is thrown away is told
+
+
+def test_work_that_no_thread_can_be_started_for_is_done_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done, pool = list[int](), threads(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError))
+        begin(pool, done.append, 1).result()
+        assert done == [1]
+    begin(pool, done.append, 2).result()
+    pool.shutdown()
+    assert done == [1, 2]
+
+
+def test_a_fork_waits_for_none_that_made_connections(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Client(url, join_calls=False) as client:
+        opening = client._transport._opening
+        with opening.setdefault(os.getpid(), threading.Lock()):
+            monkeypatch.setattr("os.getpid", lambda: 1)
+            assert np.array_equal(client.predict([3]), TABLE[[3]])
+
+
+def test_a_call_in_a_signals_handler_leaves_the_interrupted_one_its_deadline(url: str) -> None:
+    outer = THREAD.deadline = Deadline(WAIT_S)
+    with Client(url, deadline_s=30) as client:
+        client.predict([3])
+    assert THREAD.deadline is outer
+
+
+def test_a_handshake_has_the_time_that_connecting_has_left() -> None:
+    class Slow:
+        timeout = 5.0
+
+        def _new_conn(self) -> socket.socket:
+            THREAD.deadline.end -= 3
+            return socket.socket()
+
+    connection: Any = type("Connecting", (Connection, Slow), {})()
+    THREAD.deadline = Deadline(5.0)
+    with connection._new_conn() as made:
+        assert 0 < made.gettimeout() <= 2

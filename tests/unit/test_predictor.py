@@ -142,3 +142,18 @@ def test_the_command_predicts_without_a_server(tmp_path: Path, flipping: Predict
     assert np.abs(np.load(output) - wanted).max() <= 1e-6
     picture = run(app, [*nowhere, "--input", "picture.png", "--output", str(output)])
     assert (picture.exit_code, "--local with a picture" in picture.output) == (2, True)
+
+
+def test_an_interrupted_call_keeps_nobody_waiting(
+    flipping: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diagonalflip.predictor.encode_flips", interrupted)
+    try:
+        flipping.flip_packed(b"\xb6")
+    except KeyboardInterrupt:  # whose traceback has all frames
+        assert not flipping._locks[os.getpid()].locked()
+    else:
+        pytest.fail("it was not interrupted")
