@@ -53,7 +53,21 @@ def test_a_pipeline_is_bounded_and_answered_in_order(port: Port, client: socket.
         assert found.body == b"%d" % answered
         answered += 1
     assert (found.status, found.headers["connection"]) == (503, "close")
-    assert answered >= limits.PIPELINED_REQUESTS
+    assert answered > limits.PIPELINED_REQUESTS
+    assert client.recv(1) == b""
+
+
+def test_a_pipeline_that_is_too_long_by_one_has_no_answer_too_many(
+    port: Port, client: socket.socket
+) -> None:
+    port.hold(client, b"first")
+    sent = 1 + limits.PIPELINED_REQUESTS + 1  # the first of them is being answered
+    client.sendall(post(b"a") * sent)
+    port.echo.go_on.set()
+    assert read(client).body == b"first"
+    found = [read(client).status for _ in range(sent)]
+    assert (set(found[:-1]), found[-1]) == ({200}, 503)
+    assert client.recv(1) == b""
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import socket
+import struct
 from collections.abc import Iterator
 from threading import Event
 
@@ -163,6 +164,20 @@ def test_an_address_takes_half_of_the_public_listener_and_no_other(
     guarded.wait_for(lambda: is_served(connect()))
     here = guarded.server.most_connections = 8
     assert all(is_served(connect("127.0.0.1")) for _ in range(here // 2 + 1))
+
+
+def test_a_client_that_is_gone_leaves_no_body(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its request may wait for long, in a queue that has no room for a hundred of its kind."""
+    monkeypatch.setattr(port.server.lifecycle, "_schedule", lambda: None)
+    waiting = port.server.lifecycle._light
+    with port.connect() as client:
+        client.sendall(post(b"a"))
+        port.wait_for(lambda: waiting)
+        assert waiting[0].body == b"a"
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    port.wait_for(lambda: not port.server.connections)
+    assert waiting[0].body == b""
+    port.do(port.server.lifecycle._run_batch)
 
 
 def test_without_descriptors_clients_wait(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:

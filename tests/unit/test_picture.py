@@ -160,9 +160,41 @@ def test_very_many_chunks_or_comments_take_no_longer_than_their_bytes() -> None:
     with pytest.raises(InvalidPicture, match="chunks"):
         decoders.decode(PNG, joined([WHOLE[0], chunk(b"tEXt") * 5_000_000, *WHOLE[1:]]))
     assert time.thread_time() - started < 1
-    content = b"P1 2 2\n1 0" + b"#\n" * (1 << 20) + b"1#1\r1 # the end"
+    content = b"P1 2 2\n1 0" + b"#\n" * 9_998 + b"1#1\r1 # the end"
     assert unpack(decoders.decode(PBM, content)).tolist() == [11]
-    assert time.thread_time() - started < 6
+    for body in (
+        b"P1 2 2\n1 0" + b"#\n" * (1 << 24) + b"11",
+        b"P4\n" + b" " * (1 << 25) + b"2 2\n\x80\xc0",
+        b"P4 2 2" + b"\n#" * (1 << 24) + b"\n\x80\xc0",
+        b"P4 2" + b"#\n" * (1 << 24) + b"2\n\x80\xc0",
+    ):
+        with pytest.raises(InvalidPicture):
+            decoders.decode(PBM, body)
+    assert time.thread_time() - started < 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P4\n# a 2\n2\t2\n\x80\xc0",
+        b"P4 2#\n2 \x80\xc0",
+        b"P1#c\n2 2#\n1011",
+        b"P1\r\n2 2\r\n10\r\n11",
+    ],
+)
+def test_blanks_and_comments_in_a_header(content: bytes) -> None:
+    assert unpack(decoders.decode(PBM, content)).tolist() == [11]
+
+
+def test_data_without_their_checksum_are_not_whole() -> None:
+    data = zlib.compress(b"\0\x80\0\xc0")
+    for cut, is_good in ((data, True), (data[:-1], False), (data[:-4], False)):
+        body = joined([next(chunks(2, 2)), chunk(b"IDAT", cut), WHOLE[-1]])
+        if is_good:
+            assert unpack(decoders.decode(PNG, body)).tolist() == [11]
+            continue
+        with pytest.raises(InvalidPicture):
+            decoders.decode(PNG, body)
 
 
 @pytest.mark.parametrize(("content_type", "write"), WRITERS[:3])

@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start serving a new client."""
         self._transport = cast("asyncio.Transport", transport)
-        self.get_extra_info = transport.get_extra_info
+        self.get_extra_info, self.abort = transport.get_extra_info, self._transport.abort
         self._server.connections.add(self)
         self._transport.set_write_buffer_limits(limits.UNSENT_BYTES)
         self.expect()
@@ -56,6 +56,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Forget the client; requests that it still has in the queue are not computed."""
         self.lost = True
+        if self._is_served:  # the lifecycle may keep it for long
+            self._queue[0].body = b""
         self._server.forget(self)
         self._queue.clear()
         self._stop_reading()
@@ -114,12 +116,12 @@ class Connection(asyncio.Protocol):
         request, self._coming, self._asks = cast("Request", self._coming), None, False
         if request.response is not None and request.response.status == HTTPStatus.UNAUTHORIZED:
             connection = "close"  # a client without a token may not keep a connection
+        if len(self._queue) > (most := limits.PIPELINED_REQUESTS):
+            error = ServerOverloaded("too many requests behind each other", f"at most {most}")
+            request.response, connection = request.rejection(error), "close"
         request.body, request.connection = body, connection
         self._queue.append(request)
         self._answer_next()
-        most = limits.PIPELINED_REQUESTS
-        if len(self._queue) > most + 1:
-            raise ServerOverloaded("too many requests behind each other", f"at most {most}")
         if connection == "close":
             self._stop_reading()
         elif len(self._queue) > 1:
@@ -132,10 +134,6 @@ class Connection(asyncio.Protocol):
             self._write(request)
             if self._queue:
                 self._answer_next()
-
-    def abort(self) -> None:
-        """End the connection at once."""
-        self._transport.abort()
 
     def expire(self) -> None:
         """Time out a connection past its deadline, unless its client still sends fast enough."""
