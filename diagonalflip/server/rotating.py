@@ -14,6 +14,15 @@ LOG_BYTES = 1 << 26
 """Largest size of a log; the previous one is kept as ``.1``."""
 
 
+def require_log(path: Path) -> None:
+    """Raise OSError if a log cannot be written, such as one of another user; make it if need be.
+
+    A pipe that nobody reads raises it, too, and does not block.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+    os.close(os.open(path, flags, 0o666))
+
+
 class UtcFormatter(logging.Formatter):
     """Writes times as all logs here do: RFC 3339 in UTC, with milliseconds."""
 

@@ -56,8 +56,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Forget the client; requests that it still has in the queue are not computed."""
         self.lost = True
-        if self._is_served:  # the lifecycle may keep it for long
-            self._queue[0].body = b""
+        for request in self._queue:  # the lifecycle may keep the first one for long
+            request.body = b""
         self._server.forget(self)
         self._queue.clear()
         self._stop_reading()

@@ -17,7 +17,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from diagonalflip.server.rotating import JsonFormatter, RotatingLog, UtcFormatter
+from diagonalflip.server.rotating import JsonFormatter, RotatingLog, UtcFormatter, require_log
 from diagonalflip.server.settings import Settings
 
 TEXT, JSON = "text", "json"
@@ -87,9 +87,7 @@ def make_folder(folder: Path) -> None:
     """Make the folder of logs; if that fails, warn, and serve nevertheless."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # The file may belong to another user; a pipe must not block.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
-        os.close(os.open(folder / "worker.log", flags, 0o666))
+        require_log(folder / "worker.log")
     except OSError as error:
         reason = f"FLIP_LOG_DIR={folder}: {error.filename}: {error.strerror}"
         logging.getLogger(__name__).warning("No logs are kept: %s", reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from time import perf_counter, time
 import orjson
 
 from diagonalflip.message import Request
-from diagonalflip.server.rotating import RotatingLog
+from diagonalflip.server.rotating import RotatingLog, require_log
 
 WAITING_BATCHES = 256
 """Batches that wait for the disk; the lines of further ones are dropped, and counted."""
@@ -41,8 +40,7 @@ class AccessLog:
     """
 
     def __init__(self, path: Path) -> None:
-        # A pipe that nobody reads must not block.
-        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666))
+        require_log(path)
         self._handler, self._dropped = RotatingLog(path), 0
         self._waiting: queue.Queue[logging.LogRecord] = queue.Queue(WAITING_BATCHES)
         self._writer = Writer(self._waiting, self._handler)
